@@ -1,0 +1,1 @@
+"""Moves arrays between ranks: no formats, no science."""

@@ -1,0 +1,1 @@
+"""Formats and stores: NIfTI, gradient tables, the staged file, the journal."""

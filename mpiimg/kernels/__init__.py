@@ -1,0 +1,1 @@
+"""Numbers only: arrays and scalars in, arrays out. No MPI, no files, no globals."""

@@ -1,0 +1,1 @@
+"""plan decides, run runs, recipes list the stages of a pipeline."""

@@ -1,0 +1,1 @@
+"""Phantoms with known truth, any size, made rank by rank."""

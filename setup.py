@@ -1,0 +1,37 @@
+"""Install mpiimg: `pip install .` for plain mpi4py and h5py, `pip install .[mpich]` for MPI from a wheel."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+here = pathlib.Path(__file__).parent
+version = re.search(r'__version__ = "(.+)"', (here / "mpiimg" / "__init__.py").read_text()).group(1)
+
+setup(
+    name="mpiimg",
+    version=version,
+    description="Scientific image pipelines as MPI programs: diffusion MRI and sky surveys on HPC clusters",
+    long_description=(here / "README.md").read_text() if (here / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="BSD-3-Clause",
+    python_requires=">=3.11",
+    packages=find_packages(include=["mpiimg", "mpiimg.*"]),
+    scripts=sorted(str(p.relative_to(here)) for p in (here / "bin").glob("mpiimg-*")),
+    install_requires=[
+        "dipy>=1.12",
+        "h5py>=3.10",
+        "isal>=1.6",
+        "matplotlib",
+        "mpi4py>=4",
+        "nibabel>=5",
+        "numba>=0.60",
+        "numpy>=1.26",
+        "scipy>=1.11",
+        "tqdm",
+    ],
+    extras_require={
+        "mpich": ["mpich"],
+        "test": ["pytest", "pytest-mpi", "ruff"],
+    },
+)

@@ -1,0 +1,1 @@
+"""Obvious loop versions of every kernel: slow, short, and easy to believe."""
