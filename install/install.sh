@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# make install: .venv (MPI=wheel) or .venv-mpi (MPI=system), from the repository's folder.
+#
+#   install/install.sh wheel|system     install, or do nothing where nothing has changed
+#   install/install.sh possible         exit 0 if MPI=system can be installed here, else say why not
+#
+# Variables: PYTHON, WARM, APT, CACHE; for system also MPICC, HDF5_PKGCONFIG_NAME, HDF5_DIR. See docs/install.md.
+
+cd "$(dirname "$0")/.."
+. install/common.sh
+. install/venv.sh
+. install/system.sh
+CACHE=${CACHE:-.cache}
+
+# A digest of all that an environment is made from; with the site's MPI and HDF5 in it for MPI=system.
+digest_inputs() {
+    { cat setup.py constraints.txt install/*; ls bin; printf '%s\n' "$@"; } | sha256sum | cut -d' ' -f1
+}
+
+is_current() { [ -e "$1/.installed" ] && [ "$(cat "$1/.installed")" = "$2" ]; }
+
+# The project itself, in place, with all else from wheels.
+install_project() {
+    local pip=$1 extras=$2
+    "$pip" install -qq --only-binary :all: --no-build-isolation --use-pep517 -c constraints.txt -e ".[$extras]"
+}
+
+install_build_tools() { "$1" -m pip install -qq --only-binary :all: -c constraints.txt pip setuptools wheel; }
+
+install_wheel() {
+    local venv=.venv digest
+    digest=$(digest_inputs wheel)
+    ensure_venv $venv
+    if ! is_current $venv "$digest"; then
+        say "installing into $venv: MPI from a wheel, serial h5py"
+        rm -f $venv/.installed
+        install_build_tools $venv/bin/python
+        install_project $venv/bin/pip mpich,test
+        $venv/bin/python install/check_mpi.py wheel
+        echo "$digest" >$venv/.installed
+    fi
+    warm $venv
+}
+
+install_system() {
+    local venv=.venv-mpi digest folder
+    if [ -x $venv/bin/python ]; then require_site $venv/bin/python; else require_python "${PYTHON:-python3}"; require_site "${PYTHON:-python3}"; fi
+    ensure_venv $venv
+    folder=$(wheel_folder $venv/bin/python)
+    digest=$(digest_inputs "$folder" "$MPICC")
+    if ! is_current $venv "$digest"; then
+        say "installing into $venv: $mpi_flavour $mpi_version of $MPICC, parallel HDF5 $hdf5_version"
+        rm -f $venv/.installed
+        install_build_tools $venv/bin/python
+        install_site_wheels $venv/bin/pip "$folder"
+        install_project $venv/bin/pip test
+        write_launcher $venv
+        $venv/bin/python install/check_mpi.py system
+        remember_site
+        echo "$digest" >$venv/.installed
+    fi
+    warm $venv
+}
+
+# Compile every kernel now, so that no run of many ranks starts with a cold cache.
+warm() {
+    local venv=$1 digest
+    [ "${WARM:-1}" != 0 ] || return 0
+    digest=$(cat mpiimg/kernels/*.py | sha256sum)
+    [ ! -e "$venv/.warmed" ] || [ "$(cat "$venv/.warmed")" != "$digest" ] || return 0
+    say "compiling the kernels (WARM=0 leaves it to the first run)"
+    "$venv/bin/python" -m mpiimg.kernels.warm
+    echo "$digest" >"$venv/.warmed"
+}
+
+case "${1:-}" in
+wheel) install_wheel ;;
+system) install_system ;;
+possible)
+    may_install_packages && exit 0
+    recall_site
+    list_lacking "${PYTHON:-python3}"
+    [ -z "$lacking" ] || { echo "missing: $lacking"; exit 1; }
+    ;;
+*) fail "MPI=${1:-} is neither wheel nor system" ;;
+esac
