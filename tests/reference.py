@@ -1,1 +1,81 @@
 """Obvious loop versions of every kernel: slow, short, and easy to believe."""
+
+import decimal
+
+import numpy as np
+
+
+def tensor_fit(signal, design, weighted=True, min_signal=1e-4, digits=50):
+    """Return the seven tensor parameters of one voxel, worked out to `digits` decimal digits.
+
+    Least squares of the log-signal by normal equations; if `weighted`, once more
+    with the squared signals that the first fit predicts as weights.
+    """
+    with decimal.localcontext() as context:
+        context.prec = digits
+        rows = [[decimal.Decimal(float(x)) for x in row] for row in design]
+        logs = [decimal.Decimal(max(float(s), min_signal)).ln() for s in signal]
+        beta = _least_squares(rows, logs, [decimal.Decimal(1)] * len(rows))
+        if weighted:
+            fitted = [sum(x * b for x, b in zip(row, beta, strict=True)) for row in rows]
+            beta = _least_squares(rows, logs, [(2 * value).exp() for value in fitted])
+        return [float(b) for b in beta]
+
+
+def _least_squares(rows, values, weights):
+    """Solve weighted normal equations by Gauss-Jordan elimination."""
+    m = len(rows[0])
+    extended = [[*row, value] for row, value in zip(rows, values, strict=True)]
+    a = [
+        [sum(w * row[i] * row[j] for w, row in zip(weights, extended, strict=True)) for j in range(m + 1)]
+        for i in range(m)
+    ]
+    for i in range(m):
+        a[i] = [x / a[i][i] for x in a[i]]
+        for k in range(m):
+            if k != i:
+                a[k] = [x - a[k][i] * y for x, y in zip(a[k], a[i], strict=True)]
+    return [row[m] for row in a]
+
+
+def tensor_maps(parameters, min_diffusivity):
+    """Return fa, md, ad, rd, eigenvalues and v1 (up to sign) of one voxel, by numpy's eigh."""
+    xx, xy, yy, xz, yz, zz = parameters[:6]
+    values, vectors = np.linalg.eigh(np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]))
+    l3, l2, l1 = np.maximum(values, min_diffusivity)
+    spread = (l1 - l2) ** 2 + (l2 - l3) ** 2 + (l3 - l1) ** 2
+    fa = np.sqrt(spread / 2 / (l1**2 + l2**2 + l3**2))
+    return fa, (l1 + l2 + l3) / 3, l1, (l2 + l3) / 2, (l1, l2, l3), vectors[:, 2]
+
+
+def tensor_residual(signal, design, parameters):
+    """Return the root mean square of signal minus exp(design parameters), of one voxel."""
+    squares = 0.0
+    for value, row in zip(signal, design, strict=True):
+        squares += (value - np.exp(sum(x * p for x, p in zip(row, parameters, strict=True)))) ** 2
+    return np.sqrt(squares / len(signal))
+
+
+def diffusion_signal(s0, tensor, bval, bvec):
+    """S0 exp(-b g'Dg) voxel by voxel; `tensor` (6, nz, ny, nx) as Dxx, Dxy, Dyy, Dxz, Dyz, Dzz."""
+    signal = np.empty(s0.shape)
+    for index in np.ndindex(s0.shape):
+        xx, xy, yy, xz, yz, zz = (float(element[index]) for element in tensor)
+        matrix = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+        signal[index] = s0[index] * np.exp(-bval * (bvec @ matrix @ bvec))
+    return signal
+
+
+def bspline_field(lattice, spacing, x, y, z):
+    """A cubic B-spline at one point: the sum over all knots of coefficient times three hat-like bumps."""
+    from scipy.interpolate import BSpline
+
+    bump = BSpline.basis_element(np.arange(-2.0, 3.0), extrapolate=False)
+    total = 0.0
+    for index, coefficient in np.ndenumerate(lattice):
+        weights = [
+            np.nan_to_num(bump((position + 1) / spacing + 1 - knot))
+            for position, knot in zip((z, y, x), index, strict=True)
+        ]
+        total += coefficient * np.prod(weights)
+    return total
