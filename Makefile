@@ -1,0 +1,56 @@
+# mpiimg: make help says what there is, docs/install.md says more.
+
+MPI ?= wheel
+OUT ?= demo
+RANKS ?= 1 2 3 4
+MPI_TIMEOUT ?= 300
+
+VENV := $(if $(filter system,$(MPI)),.venv-mpi,.venv)
+
+# What the install scripts and the tests read; empty where nobody set it.
+export PYTHON WARM APT CACHE MPICC HDF5_PKGCONFIG_NAME HDF5_DIR RANKS MPI_TIMEOUT
+
+.PHONY: help install demo test test-long lint bench clean distclean
+
+help:
+	@echo 'make install              .venv: MPI and all else from wheels, no root'
+	@echo 'make install MPI=system   .venv-mpi: mpi4py and h5py on the MPI and parallel HDF5 of this machine'
+	@echo 'make demo [OUT=demo]      simulate a subject, process it and real data, show a picture'
+	@echo 'make test                 all tests, on both installs, on $(RANKS) ranks'
+	@echo 'make test-long            the slow variants'
+	@echo 'make lint                 ruff'
+	@echo 'make bench                speed, with the peers in the same run'
+	@echo 'make clean                remove what was compiled (.cache stays)'
+	@echo 'make distclean            remove the installs and .cache as well'
+	@echo
+	@echo 'Variables: PYTHON=python3.12  WARM=0 (do not compile the kernels now)  APT=0 (install no Debian packages)'
+	@echo '           CACHE=.cache  and for MPI=system: MPICC=  HDF5_PKGCONFIG_NAME=  HDF5_DIR='
+	@echo '           and for make test: RANKS="1 2 3 4"  MPI_TIMEOUT=300 (seconds for one run under MPI)'
+
+install:
+	@install/install.sh $(MPI)
+
+demo: install
+	@$(VENV)/bin/python -m mpiimg.demo $(OUT)
+
+test:
+	@tests/run.sh "not long"
+
+test-long:
+	@tests/run.sh long
+
+lint:
+	@install/install.sh wheel
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+
+bench:
+	@install/install.sh wheel
+	@.venv/bin/python benchmarks/run.py
+
+clean:
+	rm -rf build *.egg-info .pytest_cache .ruff_cache .venv/.warmed .venv-mpi/.warmed
+	find mpiimg tests benchmarks install -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf .venv .venv-mpi .cache

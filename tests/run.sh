@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# make test and make test-long: both installs, ruff, then the tests in blocks, of which each says what it is.
+# The first block that fails ends the run and is named.
+#
+#   tests/run.sh "not long"|long        the tests to run, as pytest's -m takes it
+#
+# Variables: RANKS, MPI_TIMEOUT, and those of the install (docs/install.md).
+
+cd "$(dirname "$0")/.."
+. install/common.sh
+SELECTED=$1
+RANKS=${RANKS:-1 2 3 4}
+MPI_TIMEOUT=${MPI_TIMEOUT:-300}
+
+loudly() {
+    printf '\n%s\n' '!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!'
+    printf '!! %s\n' "$@"
+    printf '%s\n\n' '!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!'
+}
+
+# block TITLE COMMAND...: run it under its title. Pytest's 5 is "no test selected", which a block may well have.
+block() {
+    local title=$1 code=0
+    shift
+    printf '\n==== %s\n' "$title"
+    "$@" </dev/null || code=$?
+    [ $code = 0 ] || [ $code = 5 ] || {
+        [ $code != 124 ] || printf '\nno end within %s seconds\n' "$MPI_TIMEOUT"
+        printf '\nFAILED: %s (exit code %s)\n' "$title" "$code" >&2
+        exit 1
+    }
+}
+
+has_tests() { compgen -G "$1/test_*.py" >/dev/null; }
+
+mpi_tests() {
+    local venv=$1 ranks
+    for ranks in $RANKS; do
+        block "MPI tests, $venv, $ranks ranks" env MPIIMG_TEST_RANKS="$ranks" \
+            timeout -k 10 "$MPI_TIMEOUT" "$venv/bin/mpiexec" -n "$ranks" \
+            "$venv/bin/python" -m pytest -q --with-mpi -m "$SELECTED" tests/mpi
+    done
+}
+
+tool_tests() {
+    has_tests tests/tools || return 0
+    block "tool tests, $1" "$1/bin/python" -m pytest -m "$SELECTED" tests/tools
+}
+
+# The same settings for ranks that pytest starts and for pytest on ranks: they stand in launch.py.
+load_mpi_settings() {
+    eval "$(cd tests && ../.venv/bin/python -c 'import launch, shlex
+for name, value in launch.MPI_SETTINGS.items():
+    print("export", shlex.quote(f"{name}={value}"))')"
+    export OMP_NUM_THREADS=1
+}
+
+# Programs that nobody here wrote, to compare with.
+install_peers() {
+    ! command -v dwi2tensor >/dev/null || return 0
+    if may_install_packages && (install_packages mrtrix3); then return 0; fi
+    loudly "MRtrix3 is not installed: the tests that compare with it are SKIPPED." \
+        "(On Debian, as root: apt-get install --no-install-recommends mrtrix3)"
+}
+
+install/install.sh wheel
+if why=$(install/install.sh possible); then
+    installs=".venv .venv-mpi"
+    install/install.sh system
+else
+    installs=.venv
+fi
+install_peers
+load_mpi_settings
+
+block "ruff" make --no-print-directory lint
+for venv in $installs; do mpi_tests $venv; done
+block "serial tests, .venv" .venv/bin/python -m pytest -m "$SELECTED" --ignore=tests/mpi --ignore=tests/tools tests
+for venv in $installs; do tool_tests $venv; done
+
+[ "$installs" != .venv ] ||
+    loudly "MPI=system cannot be installed here: ALL TESTS ON PARALLEL HDF5 WERE SKIPPED." "$why"
+printf '\nAll blocks passed, on: %s\n' "$installs"
