@@ -79,3 +79,55 @@ def bspline_field(lattice, spacing, x, y, z):
         ]
         total += coefficient * np.prod(weights)
     return total
+
+
+def median_filter(volume, radius):
+    """Return, for each voxel, the middle element of the sorted cube around it, edges mirrored."""
+    padded = np.pad(volume, radius, mode="symmetric")
+    result = np.empty_like(volume)
+    window = 2 * radius + 1
+    for z, y, x in np.ndindex(volume.shape):
+        cube = padded[z : z + window, y : y + window, x : x + window]
+        result[z, y, x] = sorted(cube.ravel())[window**3 // 2]
+    return result
+
+
+def otsu(image, bins=256):
+    """Return the bin edge that splits a float32 image with the largest variance between the classes."""
+    counts, edges = np.histogram(image, bins)
+    best, threshold = -1.0, edges[0]
+    for split in range(1, bins):
+        below, above = counts[:split], counts[split:]
+        if below.sum() == 0 or above.sum() == 0:
+            continue
+        mean_below = (below * edges[1 : split + 1]).sum() / below.sum()
+        mean_above = (above * edges[split + 1 :]).sum() / above.sum()
+        variance = float(below.sum()) * float(above.sum()) * (mean_below - mean_above) ** 2
+        if variance > best:
+            best, threshold = variance, edges[split - 1]
+    return threshold
+
+
+def nonlocal_means(volume, sigma, mask, patch_radius=1, block_radius=5, rician=True):
+    """Voxelwise non-local means of a whole (z, y, x) volume, noise level by z-slice: one patch pair at a time."""
+    padded = np.pad(np.asarray(volume, float), block_radius, mode="reflect")
+    level = np.pad(np.asarray(sigma, float), block_radius, mode="reflect")
+    reach = block_radius - patch_radius
+    out = np.zeros(volume.shape)
+
+    def patch(centre):
+        return padded[tuple(slice(c - patch_radius, c + patch_radius + 1) for c in centre)]
+
+    for voxel in np.argwhere(mask):
+        centre = voxel + block_radius
+        weights = total = 0.0
+        for index in np.ndindex(*(2 * reach + 1,) * 3):
+            moved = centre + np.array(index) - reach
+            s = level[moved[0] - patch_radius : moved[0] + patch_radius + 1].mean()
+            distance = ((patch(centre) - patch(moved)) ** 2).mean()
+            weight = np.exp(-distance / (np.sqrt(2.0) * s**2))
+            weights += weight
+            total += weight * padded[tuple(moved)] ** 2
+        bias = 2.0 * level[centre[0]] ** 2 if rician else 0.0
+        out[tuple(voxel)] = np.sqrt(max(total / weights - bias, 0.0))
+    return out
