@@ -38,7 +38,7 @@ mpi_tests() {
     for ranks in $RANKS; do
         block "MPI tests, $venv, $ranks ranks" env MPIIMG_TEST_RANKS="$ranks" \
             timeout -k 10 "$MPI_TIMEOUT" "$venv/bin/mpiexec" -n "$ranks" \
-            "$venv/bin/python" -m pytest -q --with-mpi -m "$SELECTED" tests/mpi
+            "$venv/bin/python" -m pytest -q --color=no --with-mpi -m "$SELECTED" tests/mpi
     done
 }
 
