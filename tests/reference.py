@@ -109,7 +109,7 @@ def otsu(image, bins=256):
 
 
 def nonlocal_means(volume, sigma, mask, patch_radius=1, block_radius=5, rician=True):
-    """Voxelwise non-local means of a whole (z, y, x) volume, noise level by z-slice: one patch pair at a time."""
+    """Voxelwise non-local means of a whole (z, y, x) volume, noise level by slice: one pair at a time."""
     padded = np.pad(np.asarray(volume, float), block_radius, mode="reflect")
     level = np.pad(np.asarray(sigma, float), block_radius, mode="reflect")
     reach = block_radius - patch_radius

@@ -1,0 +1,490 @@
+"""Voxelwise non-local means of one chunk of one volume (dipy's ``method="classic"``).
+
+Each voxel becomes the square root of a weighted mean of squares over its search block; the weight of
+another voxel falls with the distance between the patches around the two. The kernel goes offset by offset:
+squared differences, box sums over the patch, weight, accumulate. Its vectors of sixteen voxels along x are
+written out (:class:`Lanes`), with every fused multiply-add named: so no loop has a scalar tail with other
+roundings, and the value of a voxel does not depend on where a tile or chunk starts.
+
+References
+----------
+P. Coupe et al., "An optimized blockwise nonlocal means denoising filter for 3-D magnetic resonance images",
+IEEE Trans. Med. Imaging 27, 425 (2008). M. Descoteaux et al., "Impact of Rician adapted non-local means
+filtering on HARDI", MICCAI 2008.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import NamedTuple
+
+import llvmlite.ir as ir
+import numpy as np
+from numba import types
+from numba.core import cgutils
+from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
+
+from mpiimg.kernels.jit import kernel
+
+#: Voxels along x in one vector.
+LANES = 16
+
+#: Slices denoised together: two more are read for their patches, so more slices share more work,
+#: up to what 32 vector registers hold.
+PLANES = 4
+
+#: Rows and vectors along x of a tile, at most: what is read again for each offset stays near the core.
+TILE_ROWS = 16
+TILE_VECTORS = 4
+
+#: 2**x - 1 over x on [-1/2, 1/2], highest power first: with it 2**x is good to 2e-7.
+EXP2_COEFFICIENTS = tuple(
+    np.float32(c) for c in (0.0013264726, 0.009671513, 0.055507336, 0.24022242, 0.693147)
+)
+
+#: Adding 1.5 x 2**23 rounds a small float32 to an integer, and leaves that integer in its low bits.
+ROUND_TO_INTEGER = np.float32(1.5 * 2**23)
+
+#: Weights end at 2**-125, the last power of two before float32 loses digits.
+MOST_HALVINGS = np.float32(125.0)
+
+
+# --- Sixteen float32 in one value ---------------------------------------------------------------------------
+
+
+class Lanes(types.Type):
+    """Sixteen float32 side by side: +, - and * act lane by lane, each rounded on its own.
+
+    LLVM makes of it one 512-bit register, two of 256 bits or four of 128, with the same bits.
+    """
+
+    def __init__(self):
+        super().__init__(name=f"float32x{LANES}")
+
+
+lanes = Lanes()
+FLOATS = ir.VectorType(ir.FloatType(), LANES)
+INTEGERS = ir.VectorType(ir.IntType(32), LANES)
+
+
+@register_model(Lanes)
+class LanesModel(models.PrimitiveModel):
+    """Held as one LLVM vector."""
+
+    def __init__(self, manager, frontend_type):
+        super().__init__(manager, frontend_type, FLOATS)
+
+
+def _define_operator(function, instruction):
+    @infer_global(function)
+    class LanesOperator(ConcreteTemplate):
+        key = function
+        cases = [signature(lanes, lanes, lanes)]  # noqa: RUF012
+
+    @lower_builtin(function, lanes, lanes)
+    def lower(context, builder, sig, args):
+        # A flag of its own keeps `contract` away: which product is fused must not depend on its place.
+        return getattr(builder, instruction)(*args, flags=("nsz",))
+
+
+_define_operator(operator.add, "fadd")
+_define_operator(operator.sub, "fsub")
+_define_operator(operator.mul, "fmul")
+
+
+def _address(context, builder, array_type, array, index):
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), FLOATS.as_pointer())
+
+
+@intrinsic
+def load(typingctx, array, index):
+    """Return `array[index : index + 16]` of a flat float32 array, unchecked."""
+
+    def codegen(context, builder, sig, args):
+        return builder.load(_address(context, builder, sig.args[0], *args), align=4)
+
+    return lanes(array, types.intp), codegen
+
+
+@intrinsic
+def store(typingctx, array, index, value):
+    """Set `array[index : index + 16]` of a flat float32 array, unchecked."""
+
+    def codegen(context, builder, sig, args):
+        builder.store(args[2], _address(context, builder, sig.args[0], *args[:2]), align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, lanes), codegen
+
+
+@intrinsic
+def splat(typingctx, scalar):
+    """Return one float32 in all lanes."""
+
+    def codegen(context, builder, sig, args):
+        nothing = ir.Constant(FLOATS, ir.Undefined)
+        first = builder.insert_element(nothing, args[0], ir.Constant(ir.IntType(32), 0))
+        return builder.shuffle_vector(first, nothing, ir.Constant(INTEGERS, [0] * LANES))
+
+    return lanes(types.float32), codegen
+
+
+@intrinsic
+def fma(typingctx, a, b, c):
+    """Return a * b + c, rounded once."""
+
+    def codegen(context, builder, sig, args):
+        function_type = ir.FunctionType(FLOATS, [FLOATS] * 3)
+        name = f"llvm.fma.v{LANES}f32"
+        return builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), args)
+
+    return lanes(lanes, lanes, lanes), codegen
+
+
+@intrinsic
+def lesser(typingctx, a, b):
+    """Return a where a < b, else b: b where a is not a number."""
+
+    def codegen(context, builder, sig, args):
+        return builder.select(builder.fcmp_ordered("<", *args, flags=("nsz",)), *args)
+
+    return lanes(lanes, lanes), codegen
+
+
+@intrinsic
+def times_power_of_two(typingctx, value, exponent):
+    """Return value * 2**n, n being the integer in the low bits of `exponent`."""
+
+    def codegen(context, builder, sig, args):
+        bits, low_bits = (builder.bitcast(arg, INTEGERS) for arg in args)
+        shifted = builder.shl(low_bits, ir.Constant(INTEGERS, [23] * LANES))
+        return builder.bitcast(builder.add(bits, shifted), FLOATS)
+
+    return lanes(lanes, lanes), codegen
+
+
+# --- Patches of 3 x 3 x 3 voxels: sixteen centres at once ---------------------------------------------------
+
+
+class Tile(NamedTuple):
+    """Extent of a tile, and the strides of its buffers in elements."""
+
+    rows: int
+    vectors: int
+    row: int  # of the image copy, halo included
+    plane: int
+    out_row: int  # of the sums, one a centre
+    out_plane: int
+
+
+@kernel
+def _squared_difference(image, here, there):
+    difference = load(image, here) - load(image, there)
+    return difference * difference
+
+
+@kernel
+def _three_plane_sums(image, here, there, plane):
+    """Return, for each of four slices, the squared differences summed over it and its two neighbours."""
+    d0 = _squared_difference(image, here, there)
+    d1 = _squared_difference(image, here + plane, there + plane)
+    d2 = _squared_difference(image, here + 2 * plane, there + 2 * plane)
+    d3 = _squared_difference(image, here + 3 * plane, there + 3 * plane)
+    d4 = _squared_difference(image, here + 4 * plane, there + 4 * plane)
+    d5 = _squared_difference(image, here + 5 * plane, there + 5 * plane)
+    return d0 + d1 + d2, d1 + d2 + d3, d2 + d3 + d4, d3 + d4 + d5
+
+
+@kernel
+def _sum_over_z_and_y(image, here, there, tile, sums):
+    """Fill `sums` with squared differences summed over 3 slices x 3 rows, down the rows of each vector.
+
+    `here` and `there` are the first corner of the first patch and of the patch it is compared with.
+    """
+    offset = there - here
+    for x in range(0, LANES * tile.vectors, LANES):
+        k = here + x
+        a0, a1, a2, a3 = _three_plane_sums(image, k, k + offset, tile.plane)
+        k += tile.row
+        b0, b1, b2, b3 = _three_plane_sums(image, k, k + offset, tile.plane)
+        for y in range(tile.rows):
+            k += tile.row
+            c0, c1, c2, c3 = _three_plane_sums(image, k, k + offset, tile.plane)
+            o = x + y * tile.out_row
+            store(sums, o, a0 + b0 + c0)
+            store(sums, o + tile.out_plane, a1 + b1 + c1)
+            store(sums, o + 2 * tile.out_plane, a2 + b2 + c2)
+            store(sums, o + 3 * tile.out_plane, a3 + b3 + c3)
+            a0, a1, a2, a3 = b0, b1, b2, b3
+            b0, b1, b2, b3 = c0, c1, c2, c3
+
+
+@kernel
+def _weight(distance, rate, furthest):
+    """Return 2**(distance * rate): the integer part goes to the exponent, the rest into a polynomial."""
+    c5, c4, c3, c2, c1 = EXP2_COEFFICIENTS
+    distance = lesser(distance, furthest)
+    rounded = fma(distance, rate, splat(ROUND_TO_INTEGER))
+    rest = fma(distance, rate, splat(ROUND_TO_INTEGER) - rounded)
+    power = fma(rest, splat(c5), splat(c4))
+    power = fma(rest, power, splat(c3))
+    power = fma(rest, power, splat(c2))
+    power = fma(rest, power, splat(c1))
+    power = fma(rest, power, splat(np.float32(1.0)))
+    return times_power_of_two(power, rounded)
+
+
+@kernel
+def _add_weighted(sums, squares, there, first, rate, tile, weights, totals):
+    """Add one offset's weights, and weights times squares, over the rows of one slice.
+
+    `there` is where the offset leads in `squares`, `first` where the slice starts in the sums.
+    """
+    furthest = splat(-MOST_HALVINGS / rate)
+    rate = splat(rate)
+    for y in range(tile.rows):
+        for x in range(0, LANES * tile.vectors, LANES):
+            o = first + y * tile.out_row + x
+            weight = _weight(load(sums, o) + load(sums, o + 1) + load(sums, o + 2), rate, furthest)
+            store(weights, o, load(weights, o) + weight)
+            store(totals, o, fma(weight, load(squares, there + y * tile.row + x), load(totals, o)))
+
+
+@kernel
+def _accumulate_offsets(image, squares, rates, radius, tile, sums, weights, totals):
+    """Sum weights, and weights times squares, over all offsets up to `radius`, in a fixed order."""
+    weights[:] = np.float32(0.0)
+    totals[:] = np.float32(0.0)
+    corner = radius * (tile.plane + tile.row + 1)
+    centre = (radius + 1) * (tile.plane + tile.row + 1)
+    for dz in range(-radius, radius + 1):
+        for dy in range(-radius, radius + 1):
+            for dx in range(-radius, radius + 1):
+                offset = dz * tile.plane + dy * tile.row + dx
+                _sum_over_z_and_y(image, corner, corner + offset, tile, sums)
+                for z in range(PLANES):
+                    there = centre + z * tile.plane + offset
+                    rate = rates[z + radius + 1 + dz]
+                    _add_weighted(sums, squares, there, z * tile.out_plane, rate, tile, weights, totals)
+
+
+@kernel
+def _bounds(mask):
+    """Return first and end of the rows, and of the columns, that hold any of a (z, y, x) mask."""
+    y0, y1, x0, x1 = mask.shape[1], 0, mask.shape[2], 0
+    for z in range(mask.shape[0]):
+        for y in range(mask.shape[1]):
+            for x in range(mask.shape[2]):
+                if mask[z, y, x]:
+                    y0, y1 = min(y0, y), max(y1, y + 1)
+                    x0, x1 = min(x0, x), max(x1, x + 1)
+    return y0, y1, x0, x1
+
+
+@kernel
+def _copy_tile(padded, tile, image, squares):
+    """Copy a tile with its halo, and its squares; what lies beyond `padded` is never used, but finite."""
+    depth, height, width = padded.shape
+    for z in range(image.size // tile.plane):
+        for y in range(height):
+            o = z * tile.plane + y * tile.row
+            for x in range(min(width, tile.row)):
+                value = padded[min(z, depth - 1), y, x]
+                image[o + x] = value
+                squares[o + x] = value * value
+
+
+@kernel
+def _denoise_tile(mask, weights, totals, bias, tile, out):
+    """Write the denoised value of the tile's masked centres."""
+    for z in range(mask.shape[0]):
+        for y in range(mask.shape[1]):
+            for x in range(mask.shape[2]):
+                if mask[z, y, x]:
+                    o = z * tile.out_plane + y * tile.out_row + x
+                    square = totals[o] / weights[o] - bias[z]
+                    out[z, y, x] = np.float32(math.sqrt(square if not square < 0 else np.float32(0.0)))
+
+
+@kernel
+def _denoise_small_patches(padded, rates, bias, mask, block_radius, out):
+    """Denoise with patches of 3 x 3 x 3: tiles of four slices, bounded by their part of the mask."""
+    nz, ny = mask.shape[:2]
+    halo = 2 * block_radius
+    out_row = LANES * TILE_VECTORS
+    out_plane = TILE_ROWS * out_row
+    row = out_row + LANES * ((halo + LANES - 1) // LANES)
+    plane = (TILE_ROWS + halo) * row
+    image = np.zeros((PLANES + halo) * plane + 4 * LANES, np.float32)
+    squares = np.zeros_like(image)
+    sums = np.zeros(PLANES * out_plane + 4 * LANES, np.float32)
+    weights = np.zeros_like(sums)
+    totals = np.zeros_like(sums)
+    # Two columns of each row of sums belong to the patches at its end.
+    width = out_row - 2
+    for z0 in range(0, nz, PLANES):
+        z1 = min(z0 + PLANES, nz)
+        slice_rates = np.empty(PLANES + halo, np.float32)
+        for z in range(PLANES + halo):
+            slice_rates[z] = rates[min(z0 + z, rates.size - 1)]
+        for strip in range(0, ny, TILE_ROWS):
+            first, end, left, right = _bounds(mask[z0:z1, strip : strip + TILE_ROWS])
+            y0, y1 = strip + first, strip + end
+            for x0 in range(left, right, width):
+                x1 = min(x0 + width, right)
+                vectors = (x1 - x0 + 2 + LANES - 1) // LANES
+                tile = Tile(y1 - y0, vectors, row, plane, out_row, out_plane)
+                _copy_tile(padded[z0 : z1 + halo, y0 : y1 + halo, x0:], tile, image, squares)
+                _accumulate_offsets(
+                    image, squares, slice_rates, block_radius - 1, tile, sums, weights, totals
+                )
+                box = mask[z0:z1, y0:y1, x0:x1]
+                _denoise_tile(box, weights, totals, bias[z0:z1], tile, out[z0:z1, y0:y1, x0:x1])
+
+
+# --- Patches of any size: one centre at a time --------------------------------------------------------------
+
+
+@kernel
+def _patch_distance(padded, here, there, radius):
+    """Return the sum of squared differences between two patches, in float64."""
+    total = 0.0
+    for dz in range(-radius, radius + 1):
+        for dy in range(-radius, radius + 1):
+            for dx in range(-radius, radius + 1):
+                a = padded[here[0] + dz, here[1] + dy, here[2] + dx]
+                b = padded[there[0] + dz, there[1] + dy, there[2] + dx]
+                difference = float(a) - float(b)
+                total += difference * difference
+    return total
+
+
+@kernel
+def _denoise_any_patches(padded, rates, bias, mask, patch_radius, block_radius, out):
+    """Denoise with patches of any size, the plain way: slow, in float64."""
+    reach = block_radius - patch_radius
+    for z, y, x in np.ndindex(mask.shape):
+        if not mask[z, y, x]:
+            continue
+        here = (z + block_radius, y + block_radius, x + block_radius)
+        weights = 0.0
+        total = 0.0
+        for dz in range(-reach, reach + 1):
+            for dy in range(-reach, reach + 1):
+                for dx in range(-reach, reach + 1):
+                    there = (here[0] + dz, here[1] + dy, here[2] + dx)
+                    distance = _patch_distance(padded, here, there, patch_radius)
+                    weight = math.exp(math.log(2.0) * rates[there[0]] * distance)
+                    weights += weight
+                    total += weight * float(padded[there]) ** 2
+        square = total / weights - bias[z]
+        out[z, y, x] = np.float32(math.sqrt(square if not square < 0 else 0.0))
+
+
+# --- What the stage calls -----------------------------------------------------------------------------------
+
+
+def nonlocal_means(
+    padded: np.ndarray,
+    sigma: np.ndarray,
+    mask: np.ndarray,
+    patch_radius: int = 1,
+    block_radius: int = 5,
+    rician: bool = True,
+) -> np.ndarray:
+    """Denoise the masked voxels of one chunk by voxelwise non-local means.
+
+    Parameters
+    ----------
+    padded : (nz + 2B, ny + 2B, nx + 2B) float32 array, B = `block_radius`
+        The chunk with its halo; the edges of the whole volume are mirrored without repeating the edge
+        (``np.pad`` ``reflect``).
+    sigma : (nz + 2B,) float64 array
+        Noise level of each slice, in the unit of `padded`, extended in the same way.
+    mask : (nz, ny, nx) bool array
+        The voxels to denoise. It restricts centres only: all of `padded` is searched.
+    patch_radius : int
+        Patches are (2 `patch_radius` + 1)**3 voxels. A radius of 1 is fast, any other is not.
+    block_radius : int
+        A patch moves inside a block of (2 B + 1)**3 voxels, so its centre moves by up to
+        B - `patch_radius`.
+    rician : bool
+        Subtract the bias 2 sigma**2 of Rician noise from the mean square; below it the result is 0.
+
+    Returns
+    -------
+    (nz, ny, nx) float32 array
+        Denoised values, 0 outside the mask. A voxel's bits do not depend on the chunk's extent nor on the
+        rest of the mask. Where sigma is 0 on all slices of a voxel's own patch, there is no noise to remove
+        and the value is that of the input (dipy gives 0).
+
+    Raises
+    ------
+    ValueError
+        If shapes or radii do not fit together, or a noise level is negative or not finite.
+
+    Notes
+    -----
+    w = exp(-d / (n sqrt(2) s**2)), d the sum of squared differences of two patches of n voxels, s the mean
+    sigma over the moving patch; the result is sqrt(max(sum(w x**2) / sum(w) - 2 sigma**2, 0)), sigma that of
+    the centre. Not-a-number and infinite voxels spoil what they touch; replace them first.
+
+    References
+    ----------
+    Coupe et al. 2008 and Descoteaux et al. 2008, as named in this module; the weights and the reach are
+    those of dipy's ``nlmeans(method="classic")``.
+    """
+    padded = np.ascontiguousarray(padded, np.float32)
+    sigma = np.asarray(sigma, np.float64)
+    mask = np.ascontiguousarray(mask, bool)
+    _validate(padded, sigma, mask, patch_radius, block_radius)
+
+    level = _mean_over_patch(sigma, patch_radius)
+    # A patch without noise resembles its equals only: the rate is large, and finite for float32.
+    with np.errstate(divide="ignore"):
+        decay = 1.0 / ((2 * patch_radius + 1) ** 3 * math.sqrt(2.0) * level**2)
+    rates = (-np.clip(decay / math.log(2.0), 1e-30, 1e30)).astype(np.float32)
+    inner = slice(block_radius, block_radius + mask.shape[0])
+    bias = np.where(rician, 2.0 * sigma[inner] ** 2, 0.0).astype(np.float32)
+
+    out = np.zeros(mask.shape, np.float32)
+    if patch_radius == 1:
+        _denoise_small_patches(padded, rates, bias, mask, block_radius, out)
+    else:
+        _denoise_any_patches(padded, rates, bias, mask, patch_radius, block_radius, out)
+    noiseless = (level[inner] == 0)[:, None, None] & mask
+    if noiseless.any():
+        out[noiseless] = padded[(inner, *(slice(block_radius, -block_radius),) * 2)][noiseless]
+    return out
+
+
+def _mean_over_patch(sigma, radius):
+    """Return the mean of `sigma` over a patch about each slice, added from the lowest slice up."""
+    width = 2 * radius + 1
+    level = np.zeros_like(sigma)
+    for start in range(width):
+        level[radius : sigma.size - radius] += sigma[start : sigma.size - 2 * radius + start]
+    return level / width
+
+
+def _validate(padded, sigma, mask, patch_radius, block_radius):
+    if patch_radius < 0 or block_radius <= patch_radius:
+        raise ValueError(
+            f"block_radius must be larger than patch_radius, and that not negative: "
+            f"got {block_radius} and {patch_radius}"
+        )
+    if padded.ndim != 3 or mask.ndim != 3:
+        raise ValueError(f"padded and mask must be (z, y, x): got shapes {padded.shape} and {mask.shape}")
+    expected = tuple(n + 2 * block_radius for n in mask.shape)
+    if padded.shape != expected:
+        raise ValueError(
+            f"padded must be the mask's shape {mask.shape} plus {block_radius} on each side, {expected}: "
+            f"got {padded.shape}"
+        )
+    if sigma.shape != expected[:1]:
+        raise ValueError(f"sigma must have one value a padded slice, {expected[:1]}: got {sigma.shape}")
+    if not np.all(np.isfinite(sigma) & (sigma >= 0)):
+        raise ValueError("sigma must be finite and not negative")
