@@ -92,13 +92,14 @@ has_python_headers() {
 sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' 2>/dev/null
 }
 
-# Names of the Debian packages for what find_site and has_python_headers did not find.
+# Names of the Debian packages for what find_site and has_python_headers did not find. None for an MPI or HDF5
+# that the user named and Debian does not have.
 site_packages() {
-    local python=$1
+    local python=$1 asked="${MPICC:-} ${HDF5_PKGCONFIG_NAME:-} ${HDF5_DIR:-}"
     if ! find_site; then
-        case "${MPICC:-}${HDF5_PKGCONFIG_NAME:-}" in
-        *mpich*) echo gcc libc6-dev pkgconf mpich libmpich-dev libhdf5-mpich-dev ;;
-        *) echo gcc libc6-dev pkgconf openmpi-bin libopenmpi-dev libhdf5-openmpi-dev ;;
+        case "$asked" in
+        "  " | *[.-]openmpi*) echo gcc libc6-dev pkgconf openmpi-bin libopenmpi-dev libhdf5-openmpi-dev ;;
+        *[.-]mpich*) echo gcc libc6-dev pkgconf mpich libmpich-dev libhdf5-mpich-dev ;;
         esac
     fi
     has_python_headers "$python" || "$python" -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])'
@@ -114,16 +115,18 @@ list_lacking() {
 
 # Find everything that MPI=system needs; install Debian's where that is allowed, else name what is missing.
 require_site() {
-    local python=$1
+    local python=$1 packages
     recall_site
     list_lacking "$python"
-    if [ -n "$lacking" ] && may_install_packages; then
-        # shellcheck disable=SC2046  # names of packages are words of their own
-        install_packages $(site_packages "$python")
+    [ -n "$lacking" ] || return 0
+    packages=$(site_packages "$python" | xargs)
+    if [ -n "$packages" ] && may_install_packages; then
+        # shellcheck disable=SC2086  # names of packages are words of their own
+        install_packages $packages
         list_lacking "$python"
     fi
-    [ -z "$lacking" ] || fail "MPI=system is not possible, missing: $lacking." \
-        "On Debian, as root: apt-get install $(site_packages "$python" | xargs)"
+    [ -z "$lacking" ] ||
+        fail "MPI=system is not possible, missing: $lacking.${packages:+ On Debian, as root: apt-get install $packages}"
 }
 
 pinned() { sed -n "s/^$1==//p" constraints.txt; }
