@@ -1,0 +1,248 @@
+"""The one home of COMM_WORLD: start, agreed failure, signals, watchdog, exit."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import logging
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
+
+log = logging.getLogger("mpiimg")
+
+#: Tag of the message by which a rank warns the others that it cannot go on.
+WARNING_TAG = 75
+
+#: Environment variables by which launchers tell a process its rank, before MPI is initialised.
+RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
+
+
+def launched_rank() -> int:
+    """Return this process's rank as its launcher says, without starting MPI; 0 where nothing launched it."""
+    for name in RANK_VARIABLES:
+        if name in os.environ:
+            return int(os.environ[name])
+    return 0
+
+
+def refuse_singletons(size: int, environment=os.environ) -> None:
+    """Refuse to run as many separate copies where one job of many ranks was meant.
+
+    With an --mpi that does not fit, srun starts every rank as a world of its
+    own, without a word. Serial runs, mpiexec inside sbatch and real one-rank
+    steps are left alone.
+    """
+    tasks = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
+    told_alone = "1" in (environment.get("PMI_SIZE"), environment.get("OMPI_COMM_WORLD_SIZE"))
+    if size == 1 and tasks > 1 and not told_alone:
+        raise BadInput(
+            f"srun started {tasks} tasks, but MPI sees each as a run of its own; "
+            "use srun --mpi=pmi2 with the MPI from the wheel, --mpi=pmix with the site's Open MPI"
+        )
+
+
+def refuse_two_mpi_libraries(maps: str = "/proc/self/maps") -> None:
+    """Refuse to run where two MPI libraries share the process."""
+    try:
+        with open(maps) as lines:
+            paths = {line.split()[-1] for line in lines if ".so" in line}
+    except OSError:
+        return
+    found = {
+        os.path.realpath(p) for p in paths if os.path.basename(p).startswith(("libmpi.so", "libmpich.so"))
+    }
+    if len(found) > 1:
+        raise BadInput(
+            f"two MPI libraries in one process ({', '.join(sorted(found))}): "
+            "build mpi4py and h5py against one of them (see docs/install.md)"
+        )
+
+
+def world():
+    """Start MPI and return the communicator of all ranks."""
+    from mpi4py import MPI
+
+    refuse_singletons(MPI.COMM_WORLD.size)
+    refuse_two_mpi_libraries()
+    return MPI.COMM_WORLD
+
+
+def on_root(comm, function: Callable, *arguments) -> Any:
+    """Call `function` on rank 0 and return its result, or raise its exception, on every rank. Collective."""
+    outcome = None
+    if comm.rank == 0:
+        try:
+            outcome = function(*arguments), None
+        except Exception as error:
+            outcome = None, error
+    result, error = comm.bcast(outcome)
+    if error is not None:
+        raise error
+    return result
+
+
+class Agreement:
+    """What ranks must know of each other before they exchange data or go on.
+
+    A rank that fails, or is asked by a signal to stop, warns the others with
+    an empty message each; all look for one at every chunk boundary, where
+    that costs nothing, and meet in :meth:`settle` before the next exchange.
+    Nobody is left waiting in a collective, and all unwind together.
+    """
+
+    GO, STOP, BAD, FAIL = range(4)
+
+    def __init__(self, comm):
+        self._comm = comm.Dup()
+        self._warned = False
+        self._error: Exception | None = None
+        self._report = ""
+        self.stop_requested = False
+
+    def record(self, error: Exception, where: str) -> None:
+        """Remember that this rank failed, and warn the others."""
+        if self._error is None:
+            self._error = error
+            text = "".join(traceback.format_exception(error)).rstrip()
+            self._report = f"rank {self._comm.rank} on {socket.gethostname()}, {where}:\n{text}"
+        self._warn()
+
+    def interrupted(self) -> bool:
+        """Say whether this rank should leave its chunks and settle."""
+        if self.stop_requested:
+            self._warn()
+        return self._error is not None or self.stop_requested or self._comm.Iprobe(tag=WARNING_TAG)
+
+    def settle(self) -> None:
+        """Go on if every rank can; else raise the same exception on all. Collective.
+
+        Raises
+        ------
+        BadInput : a rank met input that cannot be used
+        RunFailed : a rank raised anything else
+        RunStopped : a signal asked for it
+        """
+        state = self.GO
+        if self._error is not None:
+            state = self.BAD if isinstance(self._error, BadInput) else self.FAIL
+        elif self.stop_requested:
+            state = self.STOP
+        states = np.empty(self._comm.size, dtype=np.uint8)
+        self._comm.Allgather(np.array([2 * state + self._warned], dtype=np.uint8), states)
+        for _ in range(int((states & 1).sum()) - self._warned):
+            self._comm.recv(tag=WARNING_TAG)
+        self._warned = False
+        worst = int(states.max()) >> 1
+        if worst == self.GO:
+            return
+        if worst == self.STOP:
+            raise RunStopped
+        speaker = int(np.argmax(states >> 1 == worst))
+        error, report = self._comm.bcast((str(self._error), self._report), speaker)
+        raise BadInput(error) if worst == self.BAD else RunFailed(report)
+
+    def _warn(self) -> None:
+        # A rank that was warned need not warn: whoever warned it has told all.
+        if not self._warned and not self._comm.Iprobe(tag=WARNING_TAG):
+            self._warned = True
+            for other in range(self._comm.size):
+                if other != self._comm.rank:
+                    self._comm.isend(None, other, WARNING_TAG)
+
+
+@contextlib.contextmanager
+def stop_on_signals(agreement: Agreement):
+    """Turn SIGTERM, SIGUSR1 and the first SIGINT into a request to stop at the next chunk boundary."""
+
+    def request(number, frame):
+        if number == signal.SIGINT and agreement.stop_requested:
+            raise KeyboardInterrupt
+        agreement.stop_requested = True
+
+    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    before = {number: signal.signal(number, request) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Watchdog:
+    """End this process, with a traceback of what it waits for, when nothing happens for too long.
+
+    The launcher then ends the job. Armed around every chunk and collective
+    by calling it; `seconds` must exceed the longest of them.
+    """
+
+    def __init__(self, seconds: float):
+        self._seconds = seconds
+
+    def __call__(self) -> None:
+        if self._seconds:
+            faulthandler.dump_traceback_later(self._seconds, exit=True)
+
+    def cancel(self) -> None:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def guard(comm, function: Callable[[], int | None]) -> int:
+    """Run `function` on every rank and return the exit status; speak once.
+
+    BadInput, RunFailed and RunStopped are raised by all ranks alike. Anything
+    else is an error inside an exchange, in which the others may wait for ever:
+    print it and abort the job.
+    """
+    try:
+        return int(function() or Exit.DONE)
+    except BadInput as error:
+        say(comm, f"mpiimg: error: {error}")
+        return Exit.BAD_INPUT
+    except RunFailed as error:
+        say(comm, f"mpiimg: failed: {error}")
+        return Exit.FAILED
+    except RunStopped as error:
+        say(comm, f"mpiimg: stopped: {error}")
+        return Exit.STOPPED
+    except BaseException:
+        sys.stderr.write(f"mpiimg: rank {comm.rank} on {socket.gethostname()} aborts the job:\n")
+        traceback.print_exc()
+        sys.stderr.flush()
+        comm.Abort(Exit.FAILED)
+        raise
+
+
+def say(comm, text: str) -> None:
+    """Print `text` on stderr, once for all ranks."""
+    if comm.rank == 0:
+        print(text, file=sys.stderr, flush=True)
+
+
+def memory_per_rank(comm) -> int:
+    """Return the bytes that a rank may use: the least share of what SLURM, a cgroup or the node gives. Collective."""
+    from mpi4py import MPI
+
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    share = _node_memory() * 9 // 10 // node.size
+    node.Free()
+    return comm.allreduce(share, MPI.MIN)
+
+
+def _node_memory(environment=os.environ) -> int:
+    """Return the bytes that this job may use on this node."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    if environment.get("SLURM_MEM_PER_NODE", "").isdigit():
+        limits.append(int(environment["SLURM_MEM_PER_NODE"]) << 20)
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError), open(path) as file:
+            limits.append(int(file.read()))
+    return min(limits)

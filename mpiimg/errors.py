@@ -1,0 +1,27 @@
+"""The ways a run ends, and the exceptions that lead there."""
+
+from __future__ import annotations
+
+import enum
+
+
+class Exit(enum.IntEnum):
+    """Exit status of every tool."""
+
+    DONE = 0
+    FAILED = 1
+    BAD_INPUT = 2
+    PARTIAL = 3
+    STOPPED = 75
+
+
+class BadInput(Exception):
+    """What the user gave cannot be used: one line that says what, where, and what to do. Exit 2."""
+
+
+class RunFailed(Exception):
+    """A rank raised while it worked; all ranks have agreed to end. Carries the report. Exit 1."""
+
+
+class RunStopped(Exception):
+    """A signal asked the run to end at a chunk boundary; it can be resumed. Exit 75."""

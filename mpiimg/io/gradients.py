@@ -1,0 +1,127 @@
+"""b-values and gradient directions, in FSL's text format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mpiimg.errors import BadInput
+
+#: How far the length of a bvec may be from 1, as in dipy.
+UNIT_TOLERANCE = 0.01
+
+#: b-value above which a single tensor no longer describes the signal well, s/mm^2.
+TENSOR_B_LIMIT = 1500.0
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """The diffusion weighting of every volume.
+
+    Parameters
+    ----------
+    bvals : (V,) s/mm^2; 0 where the bvec of an unweighted volume is no unit vector, as dipy does
+    bvecs : (V, 3) in FSL's frame: voxel axes, x negated where the affine's determinant is positive
+    b0_threshold : volumes at or below it count as unweighted, s/mm^2
+    """
+
+    bvals: tuple[float, ...]
+    bvecs: tuple[tuple[float, float, float], ...]
+    b0_threshold: float
+
+    @property
+    def b0(self) -> tuple[int, ...]:
+        """Numbers of the unweighted volumes, ascending."""
+        return tuple(v for v, b in enumerate(self.bvals) if b <= self.b0_threshold)
+
+    def up_to(self, b_max: float | None) -> tuple[int, ...]:
+        """Numbers of the volumes whose b-value is at most `b_max` (all without one), ascending."""
+        return tuple(v for v, b in enumerate(self.bvals) if b_max is None or b <= b_max)
+
+
+def read_gradients(
+    bvals_path: Path, bvecs_path: Path, volumes: int, b0_threshold: float = 50.0, normalise: bool = False
+) -> tuple[Gradients, list[str]]:
+    """Read and check a gradient table.
+
+    Parameters
+    ----------
+    bvals_path : V numbers in any layout, s/mm^2
+    bvecs_path : 3 rows of V numbers (FSL) or V rows of 3
+    volumes : V, what the image has
+    b0_threshold : s/mm^2
+    normalise : rescale bvecs that are not of unit length, with a warning
+
+    Returns
+    -------
+    gradients, warnings
+
+    Raises
+    ------
+    BadInput : a file that cannot be read, wrong counts, a weighted volume without unit bvec, no b0
+    """
+    bvals = _numbers(bvals_path, "b-values").ravel()
+    bvecs = _numbers(bvecs_path, "gradient directions")
+    if bvals.size != volumes:
+        raise BadInput(
+            f"{bvals_path}: {bvals.size} b-values for an image of {volumes} volumes; give the file that "
+            "belongs to this image"
+        )
+    if bvecs.shape == (3, volumes):
+        bvecs = bvecs.T
+    elif bvecs.shape != (volumes, 3):
+        raise BadInput(
+            f"{bvecs_path}: {bvecs.shape[0]} rows of {bvecs.shape[1]} numbers; "
+            f"an image of {volumes} volumes needs 3 rows of {volumes} or {volumes} rows of 3"
+        )
+    if not np.isfinite(bvals).all() or bvals.min() < 0:
+        raise BadInput(f"{bvals_path}: b-values must be finite and not negative (s/mm^2)")
+    if not (bvals <= b0_threshold).any():
+        raise BadInput(
+            f"{bvals_path}: no volume with b <= {b0_threshold:g} s/mm^2 (lowest is {bvals.min():g}); "
+            "a b0 is needed, raise --b0-threshold if that one is meant"
+        )
+    bvecs = np.where(np.isnan(bvecs), 0.0, bvecs)
+    length = np.sqrt((bvecs**2).sum(axis=1))
+    off = np.abs(length - 1) > UNIT_TOLERANCE
+    weighted = bvals > b0_threshold
+    warnings = []
+    bad = np.flatnonzero(off & weighted)
+    if bad.size and not (normalise and (length[bad] > 0).all()):
+        v = bad[0]
+        remedy = (
+            "--normalise-bvecs rescales it" if length[v] > 0 else "give its direction or leave the volume out"
+        )
+        raise BadInput(
+            f"{bvecs_path}: the bvec of volume {v} (b = {bvals[v]:g}) has length {length[v]:.4g}, not 1; {remedy}"
+        )
+    if bad.size:
+        bvecs[bad] /= length[bad, None]
+        off[bad] = False
+        warnings.append(f"{bvecs_path}: {bad.size} bvecs were rescaled to unit length")
+    bvals, bvecs = np.where(off, 0.0, bvals), np.where(off[:, None], 0.0, bvecs)
+    table = Gradients(tuple(bvals.tolist()), tuple(map(tuple, bvecs.tolist())), float(b0_threshold))
+    return table, warnings
+
+
+def _numbers(path: Path, what: str) -> np.ndarray:
+    try:
+        text = Path(path).read_text().replace(",", " ")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: cannot read {what}: {getattr(error, 'strerror', None) or error}") from None
+    rows = [line.split() for line in text.splitlines() if line.strip()]
+    try:
+        numbers = [[float(word) for word in row] for row in rows]
+    except ValueError as error:
+        raise BadInput(f"{path}: {what} must be plain numbers: {error}") from None
+    if not numbers or len({len(row) for row in numbers}) != 1:
+        raise BadInput(f"{path}: {what} must be rows of equally many numbers")
+    return np.array(numbers)
+
+
+def gradients_text(bvals: np.ndarray, bvecs: np.ndarray) -> tuple[bytes, bytes]:
+    """Return a gradient table as FSL writes it: one row of b-values, three rows of directions."""
+    rows = [" ".join(f"{x:.8f}" for x in row) for row in np.asarray(bvecs).T]
+    return (" ".join(f"{b:g}" for b in bvals) + "\n").encode(), ("\n".join(rows) + "\n").encode()

@@ -1,0 +1,266 @@
+"""Who owns what: the chunk grid of the data and the partition of the run. Pure arithmetic, no MPI.
+
+A box is a tuple of half-open (start, stop) bounds, one pair an axis. The chunk
+grid is a pure function of stage and data shape; only the partition knows how
+many ranks there are.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+
+Box = tuple[tuple[int, int], ...]
+
+
+def box_shape(box: Box) -> tuple[int, ...]:
+    """Return the number of items along each axis of `box`."""
+    return tuple(stop - start for start, stop in box)
+
+
+def box_size(box: Box) -> int:
+    """Return the number of items in `box`."""
+    return math.prod(box_shape(box))
+
+
+def box_slices(box: Box, origin: Box | None = None) -> tuple[slice, ...]:
+    """Return slices that select `box` from an array whose first item lies at the start of `origin`."""
+    starts = (0,) * len(box) if origin is None else tuple(start for start, _ in origin)
+    return tuple(slice(a - s, b - s) for (a, b), s in zip(box, starts, strict=True))
+
+
+def intersections(boxes: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarray]:
+    """Intersect many boxes with one.
+
+    Parameters
+    ----------
+    boxes : (n, axes, 2) int64
+    box : Box of as many axes
+
+    Returns
+    -------
+    which : (m,) indices of the boxes that meet `box`, ascending
+    common : (m, axes, 2) the parts they share
+    """
+    one = np.asarray(box, dtype=np.int64).reshape(1, -1, 2)
+    common = np.empty_like(boxes)
+    np.maximum(boxes[..., 0], one[..., 0], out=common[..., 0])
+    np.minimum(boxes[..., 1], one[..., 1], out=common[..., 1])
+    which = np.flatnonzero((common[..., 1] > common[..., 0]).all(axis=1))
+    return which, common[which]
+
+
+@dataclass(frozen=True)
+class ChunkGrid:
+    """The data cut into chunks along some named axes; chunks are numbered in C order.
+
+    Parameters
+    ----------
+    axes : one letter an axis that is cut, e.g. "vz"
+    shape : items along each of them
+    block : items a chunk has along each of them; the last chunk of an axis may have fewer
+    """
+
+    axes: str
+    shape: tuple[int, ...]
+    block: tuple[int, ...]
+
+    def __post_init__(self):
+        if not len(self.axes) == len(self.shape) == len(self.block) or min(self.block) < 1:
+            raise ValueError(f"grid over {self.axes!r}: shape {self.shape} and block {self.block} do not fit")
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Chunks along each axis."""
+        return tuple(-(-n // b) for n, b in zip(self.shape, self.block, strict=True))
+
+    def __len__(self) -> int:
+        return math.prod(self.counts)
+
+    def bounds(self, chunk: int) -> Box:
+        """Return the box of chunk number `chunk` in the axes of the grid."""
+        place = np.unravel_index(chunk, self.counts)
+        return tuple(
+            (int(i) * b, min((int(i) + 1) * b, n))
+            for i, b, n in zip(place, self.block, self.shape, strict=True)
+        )
+
+
+def blocks_along(length: int, at_most: int, thinnest: int = 1) -> int:
+    """Return a block thickness that cuts `length` into at most `at_most` blocks, none thinner than `thinnest`."""
+    return max(1, min(length, max(thinnest, -(-length // at_most))))
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A run of consecutive items for each rank.
+
+    `cuts` holds ranks + 1 ascending numbers: rank r owns items cuts[r] to cuts[r + 1].
+    """
+
+    cuts: tuple[int, ...]
+
+    @classmethod
+    def even(cls, items: int, ranks: int) -> Partition:
+        """Give every rank as many items as any other, or one more."""
+        share, rest = divmod(items, ranks)
+        return cls(tuple(rank * share + min(rank, rest) for rank in range(ranks + 1)))
+
+    @classmethod
+    def balanced(
+        cls,
+        weights: Sequence[int],
+        ranks: int,
+        sizes: Sequence[int] | None = None,
+        max_bytes: int | None = None,
+    ) -> Partition:
+        """Make the heaviest rank as light as it can be, each rank holding at most `max_bytes` of `sizes`.
+
+        Parameters
+        ----------
+        weights : (items,) non-negative integers: the work in each item
+        ranks : how many parts
+        sizes : (items,) bytes each item takes where it is owned; with max_bytes only
+        max_bytes : what a rank may hold
+
+        Raises
+        ------
+        ValueError : no partition of consecutive items keeps within max_bytes
+        """
+        heights = [0, *accumulate(int(w) for w in weights)]
+        fill = [0, *accumulate(int(s) for s in sizes)] if max_bytes is not None else None
+        if heights[-1] == 0:
+            heights = list(range(len(heights)))
+        low, high = -(-heights[-1] // ranks), heights[-1]
+        best = _cut_below(heights, high, ranks, fill, max_bytes)
+        if best is None:
+            raise ValueError(
+                f"{ranks} ranks of {max_bytes} bytes cannot hold {fill[-1]} bytes in whole chunks"
+            )
+        while low < high:
+            middle = (low + high) // 2
+            cuts = _cut_below(heights, middle, ranks, fill, max_bytes)
+            if cuts is None:
+                low = middle + 1
+            else:
+                best, high = cuts, middle
+        return cls(tuple(_cut_below(heights, low, ranks, fill, max_bytes) or best))
+
+    @property
+    def ranks(self) -> int:
+        return len(self.cuts) - 1
+
+    def owned(self, rank: int) -> range:
+        """Return the items of `rank`."""
+        return range(self.cuts[rank], self.cuts[rank + 1])
+
+    def owner(self, item: int) -> int:
+        """Return the rank that owns `item`."""
+        return bisect_right(self.cuts, item) - 1
+
+    def owners(self) -> np.ndarray:
+        """Return the owner of every item, (items,) int64."""
+        return np.repeat(np.arange(self.ranks), np.diff(self.cuts))
+
+    def grow(self, halo: int) -> tuple[tuple[int, int], ...]:
+        """Return each rank's bounds with `halo` more items on both sides, clipped; empty ranks stay empty."""
+        last = self.cuts[-1]
+        return tuple(
+            (max(a - halo, 0), min(b + halo, last)) if b > a else (a, a)
+            for a, b in zip(self.cuts[:-1], self.cuts[1:], strict=True)
+        )
+
+
+def _cut_below(heights, limit, ranks, fill, max_bytes):
+    """Cut greedily so that no part weighs more than `limit`; None where that takes more than `ranks` parts."""
+    items = len(heights) - 1
+    cuts = [0]
+    for _ in range(ranks):
+        start = cuts[-1]
+        stop = bisect_right(heights, heights[start] + limit) - 1
+        if fill is not None:
+            stop = min(stop, bisect_right(fill, fill[start] + max_bytes) - 1)
+        cuts.append(min(stop, items))
+    return cuts if cuts[-1] == items else None
+
+
+def box_in_array(
+    axes: str,
+    shape: Sequence[int],
+    bounds: Mapping[str, tuple[int, int]],
+    halo: Mapping[str, int] | None = None,
+) -> Box:
+    """Return the part of an array that belongs to a chunk: bounded along the chunk's axes, whole along the others.
+
+    Parameters
+    ----------
+    axes : one letter an axis of the array
+    shape : of the array
+    bounds : of the chunk, by axis
+    halo : items more on both sides, by axis; clipped at the array's ends
+    """
+    halo = halo or {}
+    box = []
+    for axis, length in zip(axes, shape, strict=True):
+        start, stop = bounds.get(axis, (0, length))
+        h = halo.get(axis, 0)
+        box.append((max(start - h, 0), min(stop + h, length)))
+    return tuple(box)
+
+
+def runs(indices: Iterable[int]) -> tuple[tuple[int, int], ...]:
+    """Return ascending `indices` as half-open runs: 0, 1, 2, 7 gives (0, 3), (7, 8)."""
+    found: list[list[int]] = []
+    for i in indices:
+        if found and found[-1][1] == i:
+            found[-1][1] = i + 1
+        else:
+            found.append([i, i + 1])
+    return tuple((a, b) for a, b in found)
+
+
+@dataclass(frozen=True)
+class PieceTable:
+    """Ragged keyed pieces laid end to end in one flat array, in the order of their producers.
+
+    Extents are known before any piece is made, so every rank can say where a
+    piece lies. A producer is a chunk of the stage that makes the pieces; a key
+    gathers the pieces that the next stage works on together.
+
+    Parameters
+    ----------
+    producers : (pieces,) chunk that makes each piece, ascending
+    keys : (pieces,) key of each piece
+    lengths : (pieces,) items in each piece
+    """
+
+    producers: tuple[int, ...]
+    keys: tuple[int, ...]
+    lengths: tuple[int, ...]
+
+    def __post_init__(self):
+        if list(self.producers) != sorted(self.producers):
+            raise ValueError("pieces must be listed in the order of their producers")
+        if not len(self.producers) == len(self.keys) == len(self.lengths):
+            raise ValueError("producers, keys and lengths must be equally many")
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """Where each piece starts; one more number than pieces, the last is the length of the flat array."""
+        return (0, *accumulate(self.lengths))
+
+    def of_producer(self, chunk: int) -> Box:
+        """Return the part of the flat array that chunk `chunk` of the producing stage fills."""
+        offsets = self.offsets
+        first, last = (np.searchsorted(self.producers, chunk, side) for side in ("left", "right"))
+        return ((offsets[first], offsets[last]),)
+
+    def of_key(self, key: int) -> tuple[Box, ...]:
+        """Return where the pieces of `key` lie, in the order of their producers."""
+        offsets = self.offsets
+        return tuple(((offsets[i], offsets[i + 1]),) for i, k in enumerate(self.keys) if k == key)

@@ -1,0 +1,262 @@
+"""What a run will do: which rank owns which chunks, what is kept where, and what that costs.
+
+A plan is a pure function of shapes, stages, ranks and memory. The chunks are
+the data's: the plan may group and place them, never cut them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mpiimg.errors import BadInput
+from mpiimg.io.nifti import Image
+from mpiimg.io.store import Array
+from mpiimg.partition import Partition, box_size, intersections
+from mpiimg.stages.stage import Stage
+
+#: Bytes that one rank gathers from others at a time.
+IN_FLIGHT = 64 << 20
+
+#: Resident bytes of a rank with the libraries of a pipeline loaded, before it holds any data.
+BASELINE = 200 << 20
+
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The stages of a pipeline, each built when its turn comes from what is known by then.
+
+    Parameters
+    ----------
+    tool : name of the program
+    stem : that outputs and the work folder begin with
+    inputs : arrays that lie in files which any rank may read in any order
+    steps : called as step(values), return a Stage, or None where there is nothing to do
+    values : known from headers and parameters: with these alone, steps give upper bounds for the plan
+    documents : called as documents(values), returns small files by name, written at the end
+    parameters : of the run, for run.json
+    sources : of the run, for run.json and to tell one run from another
+    record : name of the file that says how the run went
+    warnings : to be said at the start
+    staged_outputs : arrays whose staged file is a result: its name and the attributes of its dataset
+    """
+
+    tool: str
+    stem: str
+    inputs: Mapping[str, Image]
+    steps: Sequence[Callable[[Values], Stage | None]]
+    values: Values
+    documents: Callable[[Values], dict[str, bytes]]
+    parameters: Mapping[str, Any]
+    sources: Mapping[str, Any]
+    record: str
+    warnings: tuple[str, ...] = ()
+    staged_outputs: Mapping[str, tuple[str, dict]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a run has: ranks, bytes of memory a rank, and whether it may stage arrays on disk."""
+
+    ranks: int
+    memory: int
+    in_memory: bool = False
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where an array is during a run: block boxes and owners, and which stores hold it."""
+
+    array: Array
+    boxes: np.ndarray = field(repr=False)
+    owners: np.ndarray = field(repr=False)
+    memory: bool
+    staged: bool
+
+    def share(self, ranks: int) -> int:
+        """Return the most bytes of it that a rank keeps in memory."""
+        if not self.memory:
+            return 0
+        items = np.prod(self.boxes[..., 1] - self.boxes[..., 0], axis=1)
+        held = np.bincount(self.owners, weights=items, minlength=ranks).max(initial=0)
+        return int(held) * np.dtype(self.array.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Section:
+    """The plan of one stage.
+
+    Parameters
+    ----------
+    stage, kind : what runs
+    partition : of its chunks over the ranks
+    batch : chunks that a rank gathers inputs for, or writes, at once
+    placements : of the arrays that it writes
+    peak : bytes a rank needs at most while it runs, arrays of other stages included
+    read, written : bytes from and to files, all ranks together
+    """
+
+    stage: str
+    kind: str
+    partition: Partition
+    batch: int
+    placements: tuple[Placement, ...]
+    peak: int
+    read: int
+    written: int
+
+    @property
+    def chunks(self) -> int:
+        return self.partition.cuts[-1]
+
+
+def bind(stage: Stage, resources: Resources, placed: Mapping[str, Placement], todo: Iterable[int]) -> Section:
+    """Decide how `stage` runs, given where earlier arrays are and which chunks are still to do.
+
+    Raises
+    ------
+    BadInput : the run may not stage and a rank cannot hold its share
+    """
+    numbers = np.fromiter(todo, dtype=np.int64)
+    weights = np.ones(len(stage.grid), dtype=np.int64)
+    if len(numbers):
+        work = np.asarray(stage.weights) if stage.weights is not None else weights
+        # A chunk that is done still costs a little: it is read and checked.
+        weights[numbers] += 1_000_000 * work[numbers] // max(1, work.max(initial=0))
+    partition = Partition.balanced(weights.tolist(), resources.ranks)
+    owners = partition.owners()
+
+    held = sum(placement.share(resources.ranks) for placement in placed.values())
+    working = _working_bytes(stage)
+    placements = []
+    for array in stage.writes:
+        boxes = stage.output_boxes(array)
+        in_memory = Placement(array, boxes, owners, True, not resources.in_memory)
+        need = BASELINE + held + in_memory.share(resources.ranks) + working
+        if need <= resources.memory or resources.in_memory:
+            placements.append(in_memory)
+            held += in_memory.share(resources.ranks)
+        else:
+            placements.append(dataclasses.replace(in_memory, memory=False))
+    peak = BASELINE + held + working
+    if peak > resources.memory:
+        raise BadInput(
+            f"stage {stage.name} needs {_megabytes(peak)} MB a rank and has {_megabytes(resources.memory)}; "
+            + ("leave out --in-memory, or " if resources.in_memory else "")
+            + "use more ranks on more nodes, or raise --memory"
+        )
+    from_files = [need for need in stage.reads if not _in_memory(need.array.name, placed)]
+    read = sum(_need_bytes(stage, need, number) for need in from_files for number in numbers)
+    written = sum(array.nbytes for array in stage.writes) if not resources.in_memory else 0
+    batch = max(1, IN_FLIGHT // max(1, _chunk_bytes(stage)))
+    return Section(stage.name, stage.kind, partition, batch, tuple(placements), peak, read, written)
+
+
+def moved_bytes(stage: Stage, section: Section, placed: Mapping[str, Placement], todo: Iterable[int]) -> int:
+    """Return the bytes that ranks send each other to bring the inputs of `stage` to its chunks' owners."""
+    total = 0
+    owners = section.partition.owners()
+    needs = [need for need in stage.reads if _in_memory(need.array.name, placed)]
+    for number in todo:
+        for need in needs:
+            placement = placed[need.array.name]
+            item = np.dtype(need.array.dtype).itemsize
+            for box in need.boxes(stage.chunk(number)):
+                which, common = intersections(placement.boxes, box)
+                foreign = placement.owners[which] != owners[number]
+                total += int(np.prod(common[foreign, :, 1] - common[foreign, :, 0], axis=1).sum()) * item
+    return total
+
+
+def static_plan(recipe: Recipe, resources: Resources) -> list[tuple[Stage, Section]]:
+    """Plan a whole recipe from its headers alone: upper bounds where the data will decide."""
+    placed: dict[str, Placement] = {}
+    plan = []
+    stages = static_stages(recipe)
+    for stage in stages:
+        for name in set(placed) - still_read(stages, stage.name):
+            del placed[name]
+        section = bind(stage, resources, placed, range(len(stage.grid)))
+        placed.update({placement.array.name: placement for placement in section.placements})
+        plan.append((stage, section))
+    return plan
+
+
+def static_stages(recipe: Recipe) -> list[Stage]:
+    """Build every stage from what is known before the run, alternatives included."""
+    return [stage for step in recipe.steps if (stage := step(recipe.values)) is not None]
+
+
+def still_read(stages: Sequence[Stage], name: str) -> set[str]:
+    """Return the names of arrays that stage `name` of `stages` or a later one reads."""
+    here = [stage.name for stage in stages].index(name)
+    return {need.array.name for stage in stages[here:] for need in stage.reads}
+
+
+def output_names(recipe: Recipe) -> list[str]:
+    """Return the names of all files that a run writes."""
+    images = [stage.output for stage in static_stages(recipe) if stage.kind == "sink"]
+    staged = [name for name, _ in recipe.staged_outputs.values()]
+    return [*images, *staged, *recipe.documents(recipe.values), recipe.record]
+
+
+def work_bytes(recipe: Recipe) -> int:
+    """Return an upper bound of what the work folder takes on disk: staged arrays and outputs."""
+    return sum(array.nbytes for stage in static_stages(recipe) for array in stage.writes)
+
+
+def describe(plan: list[tuple[Stage, Section]], resources: Resources) -> str:
+    """Return the plan as a table."""
+    lines = [
+        f"{resources.ranks} ranks, {_megabytes(resources.memory)} MB a rank; upper bounds where the data decide",
+        f"{'stage':<18}{'kind':<9}{'chunks':>8}{'a rank':>8}{'batch':>7}{'read MB':>10}{'staged MB':>11}{'peak MB':>9}",
+    ]
+    for stage, section in plan:
+        most = max(np.diff(section.partition.cuts))
+        lines.append(
+            f"{stage.name:<18}{stage.kind:<9}{section.chunks:>8}{most:>8}{section.batch:>7}"
+            f"{_megabytes(section.read):>10}{_megabytes(section.written):>11}{_megabytes(section.peak):>9}"
+        )
+    return "\n".join(lines)
+
+
+def _in_memory(name: str, placed: Mapping[str, Placement]) -> bool:
+    return name in placed and placed[name].memory
+
+
+def _need_bytes(stage: Stage, need, number: int) -> int:
+    items = sum(box_size(box) for box in need.boxes(stage.chunk(int(number))))
+    return items * np.dtype(need.array.dtype).itemsize
+
+
+def _chunk_bytes(stage: Stage) -> int:
+    """Return the bytes that the largest chunk reads and writes."""
+    middle = len(stage.grid) // 2
+    samples = {0, middle, len(stage.grid) - 1} & set(range(len(stage.grid)))
+    reads = max((sum(_need_bytes(stage, need, n) for need in stage.reads) for n in samples), default=0)
+    writes = max(
+        (
+            sum(
+                box_size(stage.output_box(a, stage.chunk(n))) * np.dtype(a.dtype).itemsize
+                for a in stage.writes
+            )
+            for n in samples
+        ),
+        default=0,
+    )
+    return reads + writes
+
+
+def _working_bytes(stage: Stage) -> int:
+    """Return what a rank needs beside the arrays it holds: a batch in flight, and a chunk at work in float64."""
+    return IN_FLIGHT + 4 * _chunk_bytes(stage)
+
+
+def _megabytes(count: int) -> int:
+    return -(-count // (1 << 20))

@@ -1,0 +1,128 @@
+"""Noise level: PIESNO slice by slice where there is a noise background, else dipy's estimate volume by volume.
+
+Both are dipy's functions, each called on one chunk.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mpiimg.errors import BadInput
+from mpiimg.io.nifti import Image
+from mpiimg.io.store import Array
+from mpiimg.partition import ChunkGrid
+from mpiimg.stages.image import finite, slice_grid
+from mpiimg.stages.stage import Need, Parameter, Stage, reduction
+
+PAPER = "PIESNO: Koay et al. 2009, doi:10.1016/j.jmr.2009.03.005"
+
+PARAMETERS = (
+    Parameter(
+        "sigma",
+        "auto",
+        "noise level of the magnitude image: a number, or how to estimate it: piesno (slice by slice, from the "
+        "background), estimate (volume by volume, from local differences), auto (piesno, or estimate where the "
+        "background was zeroed)",
+        str,
+        "image units",
+        metavar="auto|estimate|piesno|NUMBER",
+    ),
+    Parameter(
+        "coils", None, "receiver coils of the noise distribution (piesno: 1; estimate: no correction)", int
+    ),
+)
+
+#: Share of exact zeros outside the mask above which the background is not noise.
+MOST_ZEROS = 0.10
+
+#: Coil numbers that dipy has a correction for.
+ESTIMATE_COILS = (0, 1, 4, 6, 8, 12, 16, 20, 24, 32, 64)
+
+
+def parse(text: str) -> str | float:
+    """Return the method, or the number that the user gave.
+
+    Raises
+    ------
+    BadInput : neither
+    """
+    if text in ("auto", "piesno", "estimate"):
+        return text
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 < number < np.inf:
+        raise BadInput(f"--sigma {text}: give auto, piesno, estimate or a positive number")
+    return number
+
+
+def background(image: Image, dwi: Array, mask: Array, method: str) -> Stage:
+    """Count exact zeros outside the mask: released data often have their background zeroed."""
+
+    def partial(chunk, block, mask_block):
+        outside = mask_block == 0
+        return np.count_nonzero(outside), np.count_nonzero(block[0][outside] == 0)
+
+    def finish(rows):
+        outside, zeros = rows.sum(axis=0)
+        share = zeros / outside if outside else 1.0
+        if share <= MOST_ZEROS:
+            return {"noise_method": "piesno"}
+        said = f"{share:.0%} of the voxels outside the mask are exact zeros: no noise background for PIESNO"
+        if method == "piesno":
+            raise BadInput(f"{image.path}: {said}; use --sigma estimate or --sigma NUMBER")
+        return {
+            "noise_method": "estimate",
+            "warnings": [
+                f"{image.path}: {said}; the noise level is estimated volume by volume, a biased guess"
+            ],
+        }
+
+    grid = slice_grid(dwi.shape, np.dtype(dwi.dtype).itemsize)
+    return reduction(
+        "background", grid, (Need(dwi), Need(mask)), partial, ((2,), "int64"), finish, {"method": method}
+    )
+
+
+def piesno(image: Image, dwi: Array, coils: int) -> Stage:
+    """Estimate the noise of each slice from the voxels whose signal over all volumes is noise alone."""
+
+    def partial(chunk, block):
+        from dipy.denoise.noise_estimate import piesno
+
+        values = finite(image.scaled(block[:, 0]))
+        return piesno(np.moveaxis(values, 0, -1), coils)
+
+    def finish(rows):
+        good = np.isfinite(rows) & (rows > 0)
+        if not good.any():
+            raise BadInput(
+                f"{image.path}: PIESNO finds no noise in any slice; use --sigma estimate or a number"
+            )
+        warnings = []
+        if not good.all():
+            warnings = [
+                f"{image.path}: PIESNO finds no noise in {np.count_nonzero(~good)} slices; "
+                "they take the median of the others"
+            ]
+        sigma = np.where(good, rows, np.median(rows[good]))
+        return {"sigma": sigma[None, :], "warnings": warnings}
+
+    grid = ChunkGrid("z", (image.shape[-3],), (1,))
+    return reduction("piesno", grid, (Need(dwi),), partial, ((), "float64"), finish, {"coils": coils})
+
+
+def estimate(image: Image, dwi: Array, coils: int) -> Stage:
+    """Estimate the noise of each volume from the differences between neighbours."""
+
+    def partial(chunk, block):
+        from dipy.denoise.noise_estimate import estimate_sigma
+
+        return estimate_sigma(finite(image.scaled(block[0])).astype(np.float64), N=coils)[0]
+
+    def finish(rows):
+        return {"sigma": np.asarray(rows)[:, None]}
+
+    grid = ChunkGrid("v", (image.shape[0],), (1,))
+    return reduction("noise", grid, (Need(dwi),), partial, ((), "float64"), finish, {"coils": coils})
