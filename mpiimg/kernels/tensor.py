@@ -16,11 +16,11 @@ import numpy as np
 from mpiimg.kernels.jit import kernel
 from mpiimg.kernels.vmath import exp64, log64
 
-#: Voxels in a block: its logs and weights stay in the L2 cache at 300 volumes.
-LANES = 32
+#: Voxels in a block: its logs and weights stay in the L2 cache (1 MiB) up to 1000 volumes.
+LANES = 64
 
-#: Volumes whose normal equations are added in one pass over the sums.
-_GROUP = 4
+#: Volumes that one pass over the sums of a block takes in; :func:`_accumulate` spells them out.
+_GROUP = 8
 
 #: A pivot of the Cholesky factor below this part of its diagonal element means
 #: that the normal equations have lost too many digits: the voxel is solved by QR.
@@ -53,13 +53,15 @@ class TensorMaps(NamedTuple):
 
 
 class _Scaled(NamedTuple):
-    """A design matrix made ready for the kernels: columns near 1, volumes padded to groups."""
+    """A design matrix made ready for the kernels, with diffusion columns near 1."""
 
-    #: The design with its diffusion columns divided by `scale`, shape (padded volumes, 7).
+    #: The design with its diffusion columns divided by `scale`, shape (V, 7).
     rows: np.ndarray
-    #: Products of two columns, packed lower triangle, shape (padded volumes, 28).
+    #: Grouped (see :func:`_grouped`): the rows, for sums X' r.
+    columns: np.ndarray
+    #: Grouped: products of two columns, packed lower triangle, for sums X' W X.
     products: np.ndarray
-    #: Pseudo-inverse of the design, transposed, shape (padded volumes, 7).
+    #: Grouped: the pseudo-inverse of the rows.
     inverse: np.ndarray
     #: A power of two, so that dividing by it is exact.
     scale: float
@@ -141,7 +143,7 @@ def fit_wls(signal: np.ndarray, design: np.ndarray, min_signal: float = 1e-4) ->
     Chung, Lu and Henry, NeuroImage 33 (2006) 531; dipy `wls_fit_tensor`.
     """
     signal, scaled = _prepare(signal, design, min_signal)
-    parameters = _wls(signal, scaled.rows, scaled.products, scaled.inverse, float(min_signal))
+    parameters = _wls(signal, *scaled[:4], float(min_signal))
     parameters[:6] /= scaled.scale
     return parameters
 
@@ -170,15 +172,20 @@ def _scale(design: np.ndarray) -> _Scaled:
             f"the gradients determine {rank} of a tensor's 7 unknowns: "
             "six directions and a second b-value (usually b=0) are needed"
         )
-    volumes = len(rows)
-    padding = ((0, -volumes % _GROUP), (0, 0))
     q, r = np.tril_indices(7)
     return _Scaled(
-        rows=np.pad(rows, padding),
-        products=np.pad(rows[:, q] * rows[:, r], padding),
-        inverse=np.pad(np.linalg.pinv(rows).T, padding),
+        rows=rows,
+        columns=_grouped(rows),
+        products=_grouped(rows[:, q] * rows[:, r]),
+        inverse=_grouped(np.linalg.pinv(rows).T),
         scale=scale,
     )
+
+
+def _grouped(coefficients: np.ndarray) -> np.ndarray:
+    """Turn (V, m) into (groups, m, _GROUP), with zeros after the last volume."""
+    padded = np.pad(coefficients, ((0, -len(coefficients) % _GROUP), (0, 0)))
+    return np.ascontiguousarray(padded.reshape(-1, _GROUP, coefficients.shape[1]).swapaxes(1, 2))
 
 
 @kernel
@@ -186,24 +193,24 @@ def _ols(signal, inverse, min_signal):
     """Return the (7, n) ordinary fit in scaled units."""
     n = signal.shape[1]
     parameters = np.empty((7, n))
-    logs = np.zeros((inverse.shape[0], LANES))
+    logs = np.zeros((inverse.shape[0] * _GROUP, LANES))
     beta = np.empty((7, LANES))
     for start in range(0, n, LANES):
         width = min(LANES, n - start)
         _load_logs(signal, start, width, min_signal, logs)
-        _project(inverse, logs, beta)
+        _accumulate(inverse, logs, beta)
         _store(beta, width, start, parameters)
     return parameters
 
 
 @kernel
-def _wls(signal, rows, products, inverse, min_signal):
+def _wls(signal, rows, columns, products, inverse, min_signal):
     """Return the (7, n) weighted fit in scaled units."""
-    volumes, n = signal.shape
+    n = signal.shape[1]
     parameters = np.empty((7, n))
     # Rows past the last volume stay zero in both.
-    logs = np.zeros((rows.shape[0], LANES))
-    weights = np.zeros((rows.shape[0], LANES))
+    logs = np.zeros((inverse.shape[0] * _GROUP, LANES))
+    weights = np.zeros_like(logs)
     beta = np.empty((7, LANES))
     matrix = np.empty((28, LANES))
     correction = np.empty((7, LANES))
@@ -211,9 +218,10 @@ def _wls(signal, rows, products, inverse, min_signal):
     for start in range(0, n, LANES):
         width = min(LANES, n - start)
         _load_logs(signal, start, width, min_signal, logs)
-        _project(inverse, logs, beta)
-        _weigh(rows, beta, volumes, logs, weights)
-        _add_normal_equations(rows, products, logs, weights, matrix, correction)
+        _accumulate(inverse, logs, beta)
+        _weigh(rows, beta, logs, weights)
+        _accumulate(products, weights, matrix)
+        _accumulate(columns, logs, correction)
         _solve_cholesky(matrix, correction, safe)
         for lane in range(width):
             if safe[lane] == 0.0:
@@ -228,36 +236,49 @@ def _wls(signal, rows, products, inverse, min_signal):
 @kernel
 def _load_logs(signal, start, width, min_signal, logs):
     """Fill `logs` with the logarithms of a block of voxels; lanes past `width` take log 1."""
+    if width == LANES:
+        for volume in range(signal.shape[0]):
+            _clamped_logs(signal[volume, start : start + LANES], min_signal, logs[volume])
+        return
+    padded = np.ones(LANES, signal.dtype)
     for volume in range(signal.shape[0]):
-        row = logs[volume]
-        source = signal[volume, start : start + width]
-        if width == LANES:
-            for lane in range(LANES):
-                row[lane] = source[lane]
-        else:
-            for lane in range(LANES):
-                row[lane] = source[lane] if lane < width else 1.0
-        for lane in range(LANES):
-            value = row[lane]
-            row[lane] = log64(min_signal if value < min_signal else value)
+        for lane in range(width):
+            padded[lane] = signal[volume, start + lane]
+        _clamped_logs(padded, min_signal, logs[volume])
 
 
 @kernel
-def _project(inverse, logs, beta):
-    """Set beta to the pseudo-inverse applied to the logs, volumes added in order."""
-    beta[:] = 0.0
-    for volume in range(0, inverse.shape[0], _GROUP):
-        y0, y1, y2, y3 = logs[volume], logs[volume + 1], logs[volume + 2], logs[volume + 3]
-        for q in range(7):
-            p0, p1 = inverse[volume, q], inverse[volume + 1, q]
-            p2, p3 = inverse[volume + 2, q], inverse[volume + 3, q]
-            total = beta[q]
-            for lane in range(LANES):
-                total[lane] = total[lane] + p0 * y0[lane] + p1 * y1[lane] + p2 * y2[lane] + p3 * y3[lane]
+def _clamped_logs(values, min_signal, logs):
+    for lane in range(LANES):
+        value = np.float64(values[lane])
+        logs[lane] = log64(min_signal if value < min_signal else value)
 
 
 @kernel
-def _weigh(rows, beta, volumes, logs, weights):
+def _accumulate(coefficients, values, totals):
+    """Set totals (m, lanes) to the sum over volumes, in order, of coefficient times value.
+
+    coefficients are grouped; values have shape (groups * _GROUP, LANES). Each total is
+    loaded and stored once a group, and rows that share a base address cost one check for overlap.
+    """
+    totals[:] = 0.0
+    groups, rows, _ = coefficients.shape
+    values = values.reshape(groups, _GROUP * LANES)
+    for group in range(groups):
+        v = values[group]
+        for row in range(rows):
+            c = coefficients[group, row]
+            c0, c1, c2, c3, c4, c5, c6, c7 = c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]
+            total = totals[row]
+            for lane in range(LANES):
+                value = total[lane] + c0 * v[lane] + c1 * v[LANES + lane]
+                value = value + c2 * v[2 * LANES + lane] + c3 * v[3 * LANES + lane]
+                value = value + c4 * v[4 * LANES + lane] + c5 * v[5 * LANES + lane]
+                total[lane] = value + c6 * v[6 * LANES + lane] + c7 * v[7 * LANES + lane]
+
+
+@kernel
+def _weigh(rows, beta, logs, weights):
     """Set the weights from the ordinary fit `beta`, and turn logs into weighted residuals.
 
     A weight is the square of the predicted signal over the largest in its voxel,
@@ -265,39 +286,24 @@ def _weigh(rows, beta, volumes, logs, weights):
     keeps rounding errors relative to the correction.
     """
     peak = np.full(LANES, -np.inf)
-    b0, b1, b2, b3, b4, b5, b6 = beta[0], beta[1], beta[2], beta[3], beta[4], beta[5], beta[6]
-    for volume in range(volumes):
-        x0, x1, x2, x3 = rows[volume, 0], rows[volume, 1], rows[volume, 2], rows[volume, 3]
-        x4, x5, x6 = rows[volume, 4], rows[volume, 5], rows[volume, 6]
+    b = beta.reshape(7 * LANES)
+    for volume in range(rows.shape[0]):
+        x = rows[volume]
+        x0, x1, x2, x3, x4, x5, x6 = x[0], x[1], x[2], x[3], x[4], x[5], x[6]
         predicted = weights[volume]
         for lane in range(LANES):
-            value = x0 * b0[lane] + x1 * b1[lane] + x2 * b2[lane] + x3 * b3[lane]
-            value = value + x4 * b4[lane] + x5 * b5[lane] + x6 * b6[lane]
-            predicted[lane] = value
-            peak[lane] = value if value > peak[lane] else peak[lane]
-    for volume in range(volumes):
+            value = x0 * b[lane] + x1 * b[LANES + lane] + x2 * b[2 * LANES + lane]
+            value = value + x3 * b[3 * LANES + lane] + x4 * b[4 * LANES + lane]
+            predicted[lane] = value + x5 * b[5 * LANES + lane] + x6 * b[6 * LANES + lane]
+        for lane in range(LANES):
+            peak[lane] = predicted[lane] if predicted[lane] > peak[lane] else peak[lane]
+    for volume in range(rows.shape[0]):
         y, w = logs[volume], weights[volume]
         for lane in range(LANES):
             residual = y[lane] - w[lane]
             weight = exp64(2.0 * (w[lane] - peak[lane]))
             w[lane] = weight
             y[lane] = weight * residual
-
-
-@kernel
-def _add_normal_equations(rows, products, residuals, weights, matrix, right):
-    """Set matrix to X' W X (packed lower triangle) and right to X' (W residual), a column a lane."""
-    matrix[:] = 0.0
-    right[:] = 0.0
-    for volume in range(0, rows.shape[0], _GROUP):
-        w0, w1, w2, w3 = weights[volume], weights[volume + 1], weights[volume + 2], weights[volume + 3]
-        for t in range(28):
-            p0, p1 = products[volume, t], products[volume + 1, t]
-            p2, p3 = products[volume + 2, t], products[volume + 3, t]
-            total = matrix[t]
-            for lane in range(LANES):
-                total[lane] = total[lane] + p0 * w0[lane] + p1 * w1[lane] + p2 * w2[lane] + p3 * w3[lane]
-    _project(rows, residuals, right)
 
 
 @kernel
@@ -594,10 +600,10 @@ def fit_residual(signal: np.ndarray, design: np.ndarray, parameters: np.ndarray)
 @kernel
 def _residual(signal, design, parameters):
     volumes, n = signal.shape
-    result = np.empty(n)
+    result = np.empty((1, n))
     beta = np.zeros((7, LANES))
-    total = np.empty(LANES)
-    predicted = np.empty(LANES)
+    measured = np.zeros(LANES)
+    total = np.empty((1, LANES))
     for start in range(0, n, LANES):
         width = min(LANES, n - start)
         for q in range(7):
@@ -605,16 +611,23 @@ def _residual(signal, design, parameters):
                 beta[q, lane] = parameters[q, start + lane]
         total[:] = 0.0
         for volume in range(volumes):
-            predicted[:] = 0.0
-            for q in range(7):
-                x = design[volume, q]
-                for lane in range(LANES):
-                    predicted[lane] += x * beta[q, lane]
-            for lane in range(LANES):
-                predicted[lane] = exp64(predicted[lane])
             for lane in range(width):
-                difference = signal[volume, start + lane] - predicted[lane]
-                total[lane] += difference * difference
-        for lane in range(width):
-            result[start + lane] = np.sqrt(total[lane] / volumes)
-    return result
+                measured[lane] = signal[volume, start + lane]
+            _add_squares(measured, design[volume], beta, total[0])
+        for lane in range(LANES):
+            total[0, lane] = np.sqrt(total[0, lane] / volumes)
+        _store(total, width, start, result)
+    return result[0]
+
+
+@kernel
+def _add_squares(measured, row, beta, total):
+    """Add the squares of the measured minus the fitted signals of one volume."""
+    x0, x1, x2, x3, x4, x5, x6 = row[0], row[1], row[2], row[3], row[4], row[5], row[6]
+    b = beta.reshape(7 * LANES)
+    for lane in range(LANES):
+        value = x0 * b[lane] + x1 * b[LANES + lane] + x2 * b[2 * LANES + lane]
+        value = value + x3 * b[3 * LANES + lane] + x4 * b[4 * LANES + lane]
+        value = value + x5 * b[5 * LANES + lane] + x6 * b[6 * LANES + lane]
+        difference = measured[lane] - exp64(value)
+        total[lane] += difference * difference
