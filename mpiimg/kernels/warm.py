@@ -1,0 +1,37 @@
+"""Compile every kernel once, so that ranks find them in numba's cache: `python -m mpiimg.kernels.warm`."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from mpiimg.kernels import median, nlmeans, otsu, tensor
+
+
+def compile_all() -> None:
+    """Call each kernel on a tiny input of each type that the stages give it."""
+    block = np.random.default_rng(0).random((7, 6, 5), dtype=np.float32)
+    median.median_filter(block, 1)
+    otsu.threshold(otsu.histogram(block, np.float32(0), np.float32(1)), np.float32(0), np.float32(1))
+
+    inside = np.ones((2, 3, 4), dtype=bool)
+    for patch, search in ((1, 5), (2, 5)):
+        padded = np.ones((2 + 2 * search, 3 + 2 * search, 4 + 2 * search), dtype=np.float32)
+        for rician in (True, False):
+            nlmeans.nonlocal_means(padded, np.ones(len(padded)), inside, patch, search, rician)
+
+    bvecs = np.vstack([np.zeros((1, 3)), np.eye(3), (1 - np.eye(3)) / np.sqrt(2)])
+    design = tensor.design_matrix(np.array([0.0] + [1000.0] * 6), bvecs)
+    for dtype in (np.float32, np.float64):
+        signal = np.exp(-np.ones((7, 3))).astype(dtype)
+        for fitter in (tensor.fit_ols, tensor.fit_wls):
+            parameters = fitter(signal, design)
+            tensor.tensor_maps(parameters, tensor.min_diffusivity(design))
+            tensor.fit_residual(signal, design, parameters)
+
+
+if __name__ == "__main__":
+    started = time.perf_counter()
+    compile_all()
+    print(f"kernels ready in {time.perf_counter() - started:.1f} s")
