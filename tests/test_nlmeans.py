@@ -47,6 +47,11 @@ def assert_close(result, expected, sigma, mask):
     assert np.all(error <= 1e-5 * np.maximum(expected**2, 2 * sigma**2))
 
 
+def assert_same_bits(result, expected):
+    """Assert that two float32 arrays are the same to the last bit, signs of zero included."""
+    np.testing.assert_array_equal(result.view(np.int32), np.ascontiguousarray(expected).view(np.int32))
+
+
 def noisy(shape, seed=0, sigma=25.0):
     """Return a Rician magnitude with steps and slopes, bright half-way and dark at one end."""
     rng = np.random.default_rng(seed)
@@ -111,26 +116,27 @@ def test_does_not_depend_on_the_unit(scale):
     assert_close(result.astype(np.float32), expected, 25.0, mask)
 
 
-def blocks(mask, padded, sigma, thickness, block_radius):
+def blocks(mask, padded, sigma, thickness, patch_radius, block_radius):
     """Denoise z-blocks of a volume one by one, each from its own copy with halo, and join them."""
     parts = []
     for z in range(0, mask.shape[0], thickness):
         part = np.ascontiguousarray(mask[z : z + thickness])
         halo = slice(z, z + len(part) + 2 * block_radius)
-        parts.append(nonlocal_means(padded[halo].copy(), sigma[halo].copy(), part, 1, block_radius))
+        parts.append(
+            nonlocal_means(padded[halo].copy(), sigma[halo].copy(), part, patch_radius, block_radius)
+        )
     return np.concatenate(parts)
 
 
+@pytest.mark.parametrize("radii", [(1, 5), (1, 3), (2, 3)])
 @pytest.mark.parametrize("thickness", [1, 2, 3, 5, PLANES + 2, 13])
-def test_bits_do_not_depend_on_the_z_blocks(thickness):
+def test_bits_do_not_depend_on_the_z_blocks(thickness, radii):
     shape = (13, 21, LANES * TILE_VECTORS + 15)
-    padded = np.pad(noisy(shape), 5, mode="reflect")
-    sigma = np.pad(np.linspace(10.0, 50.0, shape[0]), 5, mode="reflect")
+    padded = np.pad(noisy(shape), radii[1], mode="reflect")
+    sigma = np.pad(np.linspace(10.0, 50.0, shape[0]), radii[1], mode="reflect")
     mask = np.random.default_rng(4).random(shape) < 0.2
-    whole = nonlocal_means(padded, sigma, mask)
-    np.testing.assert_array_equal(
-        blocks(mask, padded, sigma, thickness, 5).view(np.int32), whole.view(np.int32)
-    )
+    whole = nonlocal_means(padded, sigma, mask, *radii)
+    assert_same_bits(blocks(mask, padded, sigma, thickness, *radii), whole)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -144,7 +150,7 @@ def test_bits_do_not_depend_on_the_rest_of_the_mask(seed):
     subset[: corner[0]], subset[:, : corner[1]], subset[:, :, : corner[2]] = False, False, False
     subset[tuple(corner)] = True
     part = denoise(volume, 25.0, subset)
-    np.testing.assert_array_equal(part.view(np.int32), np.where(subset, whole, 0).view(np.int32))
+    assert_same_bits(part, np.where(subset, whole, np.float32(0.0)))
 
 
 def test_bits_do_not_depend_on_the_place_in_the_volume():
@@ -157,7 +163,7 @@ def test_bits_do_not_depend_on_the_place_in_the_volume():
         window = tuple(slice(a, a + n + 10) for a, n in zip((z, y, x), shape, strict=True))
         inner = tuple(slice(a, a + n) for a, n in zip((z, y, x), shape, strict=True))
         cut = nonlocal_means(padded[window].copy(), sigma[window[0]], np.ones(shape, bool))
-        np.testing.assert_array_equal(cut.view(np.int32), whole[inner].view(np.int32))
+        assert_same_bits(cut, whole[inner])
 
 
 @pytest.mark.parametrize("radii", [(1, 5), (0, 2)])

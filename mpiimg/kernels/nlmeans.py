@@ -35,8 +35,11 @@ LANES = 16
 #: up to what 32 vector registers hold.
 PLANES = 4
 
+#: Offsets along x whose weights are added together: the sums are then loaded and stored a third as often.
+TOGETHER = 3
+
 #: Rows and vectors along x of a tile, at most: what is read again for each offset stays near the core.
-TILE_ROWS = 16
+TILE_ROWS = 12
 TILE_VECTORS = 4
 
 #: 2**x - 1 over x on [-1/2, 1/2], highest power first: with it 2**x is good to 2e-7.
@@ -178,6 +181,7 @@ class Tile(NamedTuple):
     plane: int
     out_row: int  # of the sums, one a centre
     out_plane: int
+    out_size: int
 
 
 @kernel
@@ -238,19 +242,33 @@ def _weight(distance, rate, furthest):
 
 
 @kernel
-def _add_weighted(sums, squares, there, first, rate, tile, weights, totals):
-    """Add one offset's weights, and weights times squares, over the rows of one slice.
+def _patch_distance(sums, o):
+    return load(sums, o) + load(sums, o + 1) + load(sums, o + 2)
 
-    `there` is where the offset leads in `squares`, `first` where the slice starts in the sums.
+
+@kernel
+def _add_weighted(sums, squares, there, count, rates, tile, weights, totals):
+    """Add the weights, and weights times squares, of `count` (1 to 3) offsets that follow along x.
+
+    `there` is where the first of them leads in `squares`, `sums` holds three offsets whatever the count.
     """
-    furthest = splat(-MOST_HALVINGS / rate)
-    rate = splat(rate)
-    for y in range(tile.rows):
+    second, third = min(1, count - 1), min(2, count - 1)
+    for z in range(PLANES):
+        furthest = splat(-MOST_HALVINGS / rates[z])
+        rate = splat(rates[z])
         for x in range(0, LANES * tile.vectors, LANES):
-            o = first + y * tile.out_row + x
-            weight = _weight(load(sums, o) + load(sums, o + 1) + load(sums, o + 2), rate, furthest)
-            store(weights, o, load(weights, o) + weight)
-            store(totals, o, fma(weight, load(squares, there + y * tile.row + x), load(totals, o)))
+            o = x + z * tile.out_plane
+            k = there + x + z * tile.plane
+            for _ in range(tile.rows):
+                weight0 = _weight(_patch_distance(sums, o), rate, furthest)
+                weight1 = _weight(_patch_distance(sums, o + tile.out_size), rate, furthest)
+                weight2 = _weight(_patch_distance(sums, o + 2 * tile.out_size), rate, furthest)
+                store(weights, o, load(weights, o) + (weight0 + weight1 + weight2))
+                total = fma(weight0, load(squares, k), load(totals, o))
+                total = fma(weight1, load(squares, k + second), total)
+                store(totals, o, fma(weight2, load(squares, k + third), total))
+                o += tile.out_row
+                k += tile.row
 
 
 @kernel
@@ -261,14 +279,17 @@ def _accumulate_offsets(image, squares, rates, radius, tile, sums, weights, tota
     corner = radius * (tile.plane + tile.row + 1)
     centre = (radius + 1) * (tile.plane + tile.row + 1)
     for dz in range(-radius, radius + 1):
+        slice_rates = rates[radius + 1 + dz :]
         for dy in range(-radius, radius + 1):
-            for dx in range(-radius, radius + 1):
+            for dx in range(-radius, radius + 1, TOGETHER):
+                count = min(TOGETHER, radius + 1 - dx)
                 offset = dz * tile.plane + dy * tile.row + dx
-                _sum_over_z_and_y(image, corner, corner + offset, tile, sums)
-                for z in range(PLANES):
-                    there = centre + z * tile.plane + offset
-                    rate = rates[z + radius + 1 + dz]
-                    _add_weighted(sums, squares, there, z * tile.out_plane, rate, tile, weights, totals)
+                for i in range(count):
+                    part = sums[i * tile.out_size :]
+                    _sum_over_z_and_y(image, corner, corner + offset + i, tile, part)
+                # Past the reach: infinitely far, so of the smallest weight there is.
+                sums[count * tile.out_size :] = np.inf
+                _add_weighted(sums, squares, centre + offset, count, slice_rates, tile, weights, totals)
 
 
 @kernel
@@ -310,24 +331,36 @@ def _denoise_tile(mask, weights, totals, bias, tile, out):
 
 
 @kernel
+def _aligned_zeros(size, index):
+    """Return float32 zeros of which element `index` lies on a 64-byte boundary."""
+    zeros = np.zeros(size + LANES, np.float32)
+    skip = -(zeros.ctypes.data // zeros.itemsize + index) % LANES
+    return zeros[skip : skip + size]
+
+
+@kernel
 def _denoise_small_patches(padded, rates, bias, mask, block_radius, out):
     """Denoise with patches of 3 x 3 x 3: tiles of four slices, bounded by their part of the mask."""
     nz, ny = mask.shape[:2]
     halo = 2 * block_radius
-    out_row = LANES * TILE_VECTORS
+    # One vector more than is used keeps rows and slices off multiples of the cache's 4 KiB.
+    out_row = LANES * (TILE_VECTORS + 1)
     out_plane = TILE_ROWS * out_row
-    row = out_row + LANES * ((halo + LANES - 1) // LANES)
+    out_size = PLANES * out_plane
+    row = LANES * (TILE_VECTORS + (halo + LANES - 1) // LANES)
     plane = (TILE_ROWS + halo) * row
-    image = np.zeros((PLANES + halo) * plane + 4 * LANES, np.float32)
-    squares = np.zeros_like(image)
-    sums = np.zeros(PLANES * out_plane + 4 * LANES, np.float32)
-    weights = np.zeros_like(sums)
-    totals = np.zeros_like(sums)
+    size = (PLANES + halo) * plane + LANES * PLANES
+    # Aligned are the first patch's corner and the first centre, where most loads start.
+    image = _aligned_zeros(size, block_radius - 1)
+    squares = _aligned_zeros(size, block_radius)
+    sums = _aligned_zeros(TOGETHER * out_size + LANES, 0)
+    weights = _aligned_zeros(out_size, 0)
+    totals = _aligned_zeros(out_size, 0)
+    slice_rates = np.empty(PLANES + halo, np.float32)
     # Two columns of each row of sums belong to the patches at its end.
-    width = out_row - 2
+    width = LANES * TILE_VECTORS - 2
     for z0 in range(0, nz, PLANES):
         z1 = min(z0 + PLANES, nz)
-        slice_rates = np.empty(PLANES + halo, np.float32)
         for z in range(PLANES + halo):
             slice_rates[z] = rates[min(z0 + z, rates.size - 1)]
         for strip in range(0, ny, TILE_ROWS):
@@ -336,7 +369,7 @@ def _denoise_small_patches(padded, rates, bias, mask, block_radius, out):
             for x0 in range(left, right, width):
                 x1 = min(x0 + width, right)
                 vectors = (x1 - x0 + 2 + LANES - 1) // LANES
-                tile = Tile(y1 - y0, vectors, row, plane, out_row, out_plane)
+                tile = Tile(y1 - y0, vectors, row, plane, out_row, out_plane, out_size)
                 _copy_tile(padded[z0 : z1 + halo, y0 : y1 + halo, x0:], tile, image, squares)
                 _accumulate_offsets(
                     image, squares, slice_rates, block_radius - 1, tile, sums, weights, totals
@@ -349,7 +382,7 @@ def _denoise_small_patches(padded, rates, bias, mask, block_radius, out):
 
 
 @kernel
-def _patch_distance(padded, here, there, radius):
+def _any_patch_distance(padded, here, there, radius):
     """Return the sum of squared differences between two patches, in float64."""
     total = 0.0
     for dz in range(-radius, radius + 1):
@@ -376,7 +409,7 @@ def _denoise_any_patches(padded, rates, bias, mask, patch_radius, block_radius, 
             for dy in range(-reach, reach + 1):
                 for dx in range(-reach, reach + 1):
                     there = (here[0] + dz, here[1] + dy, here[2] + dx)
-                    distance = _patch_distance(padded, here, there, patch_radius)
+                    distance = _any_patch_distance(padded, here, there, patch_radius)
                     weight = math.exp(math.log(2.0) * rates[there[0]] * distance)
                     weights += weight
                     total += weight * float(padded[there]) ** 2
