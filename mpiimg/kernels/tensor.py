@@ -611,8 +611,9 @@ def _residual(signal, design, parameters):
                 beta[q, lane] = parameters[q, start + lane]
         total[:] = 0.0
         for volume in range(volumes):
+            values = signal[volume, start : start + width]
             for lane in range(width):
-                measured[lane] = signal[volume, start + lane]
+                measured[lane] = values[lane]
             _add_squares(measured, design[volume], beta, total[0])
         for lane in range(LANES):
             total[0, lane] = np.sqrt(total[0, lane] / volumes)
