@@ -250,7 +250,7 @@ def _chunk_bytes(stage: Stage) -> int:
         ),
         default=0,
     )
-    return reads + writes
+    return reads + writes + stage.output_bytes
 
 
 def _working_bytes(stage: Stage) -> int:

@@ -317,15 +317,17 @@ class Executor:
 
     def _write_round(self, stage: Stage, numbers: list[list[int]], descriptor: int, position: int) -> int:
         """Make and write the bytes of one round of chunks; return where the next round begins."""
-        mine = numbers[self.comm.rank]
-        data = b""
+        members = []
         blocks = self._gather(stage, numbers)
-        try:
-            for number in mine:
-                self.watchdog()
-                data += stage.work(stage.chunk(number), *blocks(number))
-        except Exception as error:
-            self.agreement.record(error, f"stage {stage.name}, chunk {number}")
+        for number in numbers[self.comm.rank]:
+            if self.agreement.interrupted():
+                break
+            self.watchdog()
+            try:
+                members.append(stage.work(stage.chunk(number), *blocks(number)))
+            except Exception as error:
+                self.agreement.record(error, f"stage {stage.name}, chunk {number}")
+        data = b"".join(members)
         sizes = self.comm.allgather(len(data))
         start = position + sum(sizes[: self.comm.rank])
         self._guarded(lambda: write_fully(descriptor, data, start), f"stage {stage.name}")

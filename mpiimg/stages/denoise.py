@@ -19,8 +19,8 @@ PARAMETERS = (
     Parameter("residual", False, "also write the input minus the denoised image", bool),
 )
 
-#: z-blocks of a volume, and the slices that one has at least: halos of five slices are read twice.
-BLOCKS, THINNEST = 8, 4
+#: z-blocks of a volume; each has a multiple of the four slices that the kernel works on at once.
+BLOCKS, SLICES_AT_ONCE = 8, 4
 
 
 def denoise(
@@ -41,7 +41,8 @@ def denoise(
     sigma : (V or 1, nz or 1) noise level by volume or slice, image units
     """
     volumes, depth, height, width = image.shape
-    grid = ChunkGrid("vz", (volumes, depth), (1, blocks_along(depth, BLOCKS, THINNEST)))
+    thickness = blocks_along(-(-depth // SLICES_AT_ONCE), BLOCKS) * SLICES_AT_ONCE
+    grid = ChunkGrid("vz", (volumes, depth), (1, min(thickness, depth)))
     sigma = np.broadcast_to(sigma, (volumes, depth))
     radius = block_radius
     rows, columns = (reflect(-radius, n + radius, n, edge=False) for n in (height, width))

@@ -133,7 +133,17 @@ def write_dense(
         return gzip_member(np.ascontiguousarray(work(chunk, *blocks), dtype=little).tobytes())
 
     head = gzip_member(output_header(image, components, dtype, f"mpiimg {mpiimg.__version__}"))
-    return Stage(f"write-{name}", "sink", grid, reads, work=compress, output=name, head=head)
+    largest = grid.block[-1] * image.shape[-2] * image.shape[-1] * little.itemsize
+    return Stage(
+        f"write-{name}",
+        "sink",
+        grid,
+        reads,
+        work=compress,
+        output=name,
+        head=head,
+        output_bytes=largest,
+    )
 
 
 def sidecar(**fields) -> bytes:

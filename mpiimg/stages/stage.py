@@ -123,6 +123,7 @@ class Stage:
         returns values for the stages after it
     blocks : for a source: yields the blocks of all chunks in order, on the rank that reads
     output, head : for a sink: name of the file and the bytes it begins with
+    output_bytes : for a sink: the most bytes that the work on a chunk returns
     """
 
     name: str
@@ -139,6 +140,7 @@ class Stage:
     blocks: Callable[[], Iterator[np.ndarray]] | None = None
     output: str = ""
     head: bytes = b""
+    output_bytes: int = 0
 
     def chunk(self, number: int) -> Chunk:
         return Chunk(number, self.grid.axes, self.grid.bounds(number))
