@@ -240,8 +240,8 @@ def main(name: str, arguments: list[str] | None = None) -> int:
 
 
 def _run(name: str, args: argparse.Namespace, comm) -> int:
-    from mpiimg.pipeline.plan import Resources, describe, static_plan
-    from mpiimg.pipeline.run import Options, run
+    from mpiimg.pipeline.plan import Options, Resources, describe, static_plan
+    from mpiimg.pipeline.run import run
 
     tool = TOOLS[name]
     found = runtime.on_root(comm, tool.inspect, args)
@@ -250,8 +250,7 @@ def _run(name: str, args: argparse.Namespace, comm) -> int:
     memory = _bytes(args.memory) if args.memory else runtime.memory_per_rank(comm)
     if args.plan:
         resources = Resources(comm.size, memory, args.in_memory)
-        if comm.rank == 0:
-            print(describe(static_plan(recipe, resources), resources))
+        runtime.say(comm, describe(static_plan(recipe, resources), resources), sys.stdout)
         return Exit.DONE
     options = Options(
         out=Path(args.out) if "out" in args else Path(args.staged).parent,

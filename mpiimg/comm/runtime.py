@@ -221,10 +221,22 @@ def guard(comm, function: Callable[[], int | None]) -> int:
         raise
 
 
-def say(comm, text: str) -> None:
-    """Print `text` on stderr, once for all ranks."""
+def say(comm, text: str, stream=None) -> None:
+    """Print `text` once for all ranks; on stderr, where nothing else is said."""
     if comm.rank == 0:
-        print(text, file=sys.stderr, flush=True)
+        print(text, file=stream or sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def progress(comm, name: str, total: int, shown: bool):
+    """Draw a line with chunks done, rate and time left, of rank 0's share; yields what to call for a step."""
+    if not (shown and comm.rank == 0):
+        yield lambda count: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=f"{name:<16}", unit=" chunks", mininterval=0.5) as bar:
+        yield bar.update
 
 
 def memory_per_rank(comm) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,32 @@ class Recipe:
     record: str
     warnings: tuple[str, ...] = ()
     staged_outputs: Mapping[str, tuple[str, dict]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run, as against what.
+
+    Parameters
+    ----------
+    out : folder of the results, made if missing
+    memory : bytes a rank
+    force : overwrite results that are there
+    in_memory : stage nothing on disk; a run that dies starts over
+    keep_work : leave the staged arrays and marks when done
+    progress : draw a line a stage on stderr
+    timeout : seconds without a finished chunk or exchange after which a rank ends the job
+    sync_every : seconds between syncs of the marks
+    """
+
+    out: Path
+    memory: int
+    force: bool = False
+    in_memory: bool = False
+    keep_work: bool = False
+    progress: bool = False
+    timeout: float = 3600.0
+    sync_every: float = 5.0
 
 
 @dataclass(frozen=True)

@@ -1,78 +1,22 @@
-"""The one executor: runs the stages of a recipe on all ranks, marks what is done, and publishes the results."""
+"""Run a recipe: make room for it, execute it on all ranks, publish the results."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import hashlib
 import json
 import logging
-import os
-import resource
 import shutil
-import socket
-import time
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
 import mpiimg
-from mpiimg.comm.redistribute import Traffic, redistribute
-from mpiimg.comm.runtime import Agreement, Watchdog, on_root, say, stop_on_signals
+from mpiimg.comm.runtime import on_root, stop_on_signals
 from mpiimg.errors import BadInput, RunStopped
-from mpiimg.io.journal import Journal, Mark, checksum, read_marks
 from mpiimg.io.nifti import free_bytes
-from mpiimg.io.raw import write_fully
-from mpiimg.io.store import MemoryStore, StagedStore, describe_staged
-from mpiimg.partition import Box, Partition, box_size
-from mpiimg.pipeline.plan import (
-    IN_FLIGHT,
-    Placement,
-    Recipe,
-    Resources,
-    Section,
-    bind,
-    output_names,
-    static_stages,
-    still_read,
-    work_bytes,
-)
-from mpiimg.stages.stage import Need, Stage
+from mpiimg.io.store import describe_staged
+from mpiimg.pipeline.executor import Executor, digest
+from mpiimg.pipeline.plan import Options, Recipe, output_names, work_bytes
 
 log = logging.getLogger("mpiimg")
-
-#: Tags of the messages by which a source hands blocks to their owners, or tells them that it gives up.
-BLOCK_TAG, GIVE_UP_TAG = 1, 2
-
-#: Blocks that a source may be ahead of completed sends.
-BLOCKS_AHEAD = 2
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How to run, as against what.
-
-    Parameters
-    ----------
-    out : folder of the results, made if missing
-    memory : bytes a rank
-    force : overwrite results that are there
-    in_memory : stage nothing on disk; a run that dies starts over
-    keep_work : leave the staged arrays and marks when done
-    progress : draw a line a stage on stderr
-    timeout : seconds without a finished chunk or exchange after which a rank ends the job
-    sync_every : seconds between syncs of the marks
-    """
-
-    out: Path
-    memory: int
-    force: bool = False
-    in_memory: bool = False
-    keep_work: bool = False
-    progress: bool = False
-    timeout: float = 3600.0
-    sync_every: float = 5.0
 
 
 def run(recipe: Recipe, comm, options: Options) -> Path:
@@ -85,8 +29,9 @@ def run(recipe: Recipe, comm, options: Options) -> Path:
     RunStopped : a signal asked for it; likewise
     """
     work = options.out / "work" / f"{recipe.stem}.{recipe.tool.removeprefix('mpiimg-')}"
+    target = _agreed_cpu_target(comm)
     made = on_root(comm, _prepare, recipe, options, work)
-    executor = Executor(recipe, comm, options, work)
+    executor = Executor(recipe, comm, options, work, target)
     try:
         with stop_on_signals(executor.agreement):
             executor.execute()
@@ -110,471 +55,27 @@ def run(recipe: Recipe, comm, options: Options) -> Path:
     return options.out
 
 
-class Executor:
-    """Runs stages one after the other; holds the stores, the marks and the values found so far."""
+def _agreed_cpu_target(comm) -> str:
+    """Return the CPU that all ranks compile for. Collective.
 
-    def __init__(self, recipe: Recipe, comm, options: Options, work: Path):
-        self.recipe, self.comm, self.options, self.work = recipe, comm, options, work
-        self.values = dict(recipe.values)
-        self.traffic = Traffic()
-        self.agreement = Agreement(comm)
-        self.watchdog = Watchdog(options.timeout)
-        self.resources = Resources(comm.size, options.memory, options.in_memory)
-        self.memory = MemoryStore(comm.rank, self._exchange)
-        self.staged = None if options.in_memory else StagedStore(work, comm)
-        self.journal = None
-        self.marks: dict[tuple[str, str], dict[int, Mark]] = {}
-        self.placed: dict[str, Placement] = {}
-        self.files = {name: image.open() for name, image in recipe.inputs.items()}
-        self.provenance = {
-            name: _digest("input", image.identity, image.shape) for name, image in recipe.inputs.items()
-        }
-        self.timings: list[dict] = []
-        self.warnings = list(recipe.warnings)
-        self._stages = static_stages(recipe)
-        self._cpu_target = self._agreed_cpu_target()
+    Raises
+    ------
+    BadInput : they differ, and so would their results
+    """
+    from mpiimg.kernels.jit import cpu_target
 
-    def execute(self) -> None:
-        """Run every stage of the recipe. Collective."""
-        warnings, self.warnings = self.warnings, []
-        self._warn(warnings)
-        if self.staged is not None:
-            marks = on_root(self.comm, lambda: list(read_marks(self.work / "journal")))
-            for mark in marks:
-                self.marks.setdefault((mark.stage, mark.provenance), {})[mark.chunk] = mark
-            self.journal = Journal(
-                self.work / "journal", self.comm.rank, self.staged.sync, self.options.sync_every
-            )
-        for step in self.recipe.steps:
-            stage = step(self.values)
-            if stage is not None:
-                self._run(stage)
-        self.watchdog.cancel()
-
-    def report(self) -> dict:
-        """Return what run.json says of the run so far. Collective."""
-        return {
-            "tool": self.recipe.tool,
-            "version": mpiimg.__version__,
-            "parameters": dict(self.recipe.parameters),
-            "inputs": dict(self.recipe.sources),
-            "warnings": self.warnings,
-            "ranks": self.comm.size,
-            "hosts": sorted(set(self.comm.allgather(socket.gethostname()))),
-            "cpu_target": self._cpu_target,
-            "in_memory": self.options.in_memory,
-            "libraries": _versions(),
-            "stages": self.timings,
-        }
-
-    def close(self) -> None:
-        """Release files. Collective."""
-        if self.staged is not None:
-            self.staged.close()
-        self.abandon()
-
-    def abandon(self) -> None:
-        """Release what this rank can release alone, after a failure."""
-        self.watchdog.cancel()
-        if self.journal is not None:
-            with contextlib.suppress(OSError):
-                self.journal.sync()
-            self.journal.close()
-            self.journal = None
-        if self.staged is not None:
-            self.staged.abandon()
-        for file in self.files.values():
-            file.close()
-
-    def _run(self, stage: Stage) -> None:
-        started, moved = time.monotonic(), self.traffic.bytes_sent
-        cpu = time.process_time()
-        kept = still_read(self._stages, stage.name) | set(self.recipe.staged_outputs)
-        for name in set(self.placed) - kept:
-            self._drop(name)
-        provenance = self._provenance(stage)
-        if stage.kind == "sink":
-            done = set()
-            section = bind(stage, self.resources, self.placed, range(len(stage.grid)))
-            self._run_sink(stage, section)
-        else:
-            done = self._done_before(stage, provenance)
-            todo = [n for n in range(len(stage.grid)) if n not in done]
-            section = bind(stage, self.resources, self.placed, todo)
-            self._create(section)
-            self._restore(stage, section, done)
-            if stage.kind == "source":
-                self._run_source(stage, section, todo, provenance)
-            else:
-                self._run_chunks(stage, section, todo, provenance)
-            if self.journal is not None:
-                self._guarded(self.journal.sync, f"stage {stage.name}, marks")
-            # The other ranks' blocks are in the staged files only once all have settled.
-            self._settle()
-            self.provenance.update(dict.fromkeys((array.name for array in stage.writes), provenance))
-            if stage.finish is not None:
-                found = stage.finish(self._everything(stage))
-                self._warn(found.pop("warnings", []))
-                self.values.update(found)
-        self._time(stage, section, started, cpu, moved, len(done))
-
-    def _run_chunks(self, stage: Stage, section: Section, todo: Sequence[int], provenance: str) -> None:
-        todo_of = _by_rank(todo, section.partition)
-        with self._progress(stage.name, len(todo_of[self.comm.rank])) as tick:
-            for number, blocks in self._inputs(stage, section, todo_of):
-                chunk = stage.chunk(number)
-                self.watchdog()
-                try:
-                    results = stage.work(chunk, *blocks)
-                    self._keep(stage, section, number, results, provenance)
-                except Exception as error:
-                    self.agreement.record(error, f"stage {stage.name}, chunk {number} {chunk.bounds}")
-                tick(1)
-        self._settle()
-
-    def _run_source(self, stage: Stage, section: Section, todo: Sequence[int], provenance: str) -> None:
-        """Read a stream on one rank and hand each block to its owner, no more than a few blocks ahead."""
-        if not todo:
-            return
-        wanted = set(todo)
-        if self.comm.rank == 0:
-            self._hand_out(stage, section, wanted, provenance)
-        else:
-            self._take(stage, section, wanted, provenance)
-        self._settle()
-
-    def _hand_out(self, stage: Stage, section: Section, wanted: set[int], provenance: str) -> None:
-        pending, last = [], max(wanted)
-        owners = section.partition.owners()
-        number = -1
-        try:
-            with self._progress(stage.name, last + 1) as tick:
-                for number, block in enumerate(stage.blocks()):
-                    self.watchdog()
-                    tick(1)
-                    if self.agreement.interrupted():
-                        break
-                    if number in wanted and owners[number] == 0:
-                        self._keep(stage, section, number, (block,), provenance)
-                    elif number in wanted:
-                        pending.append((self.comm.Isend(block, owners[number], BLOCK_TAG), block))
-                    wanted.discard(number)
-                    while len(pending) > BLOCKS_AHEAD:
-                        pending.pop(0)[0].Wait()
-                    if number == last:
-                        break
-        except Exception as error:
-            self.agreement.record(error, f"stage {stage.name}, chunk {number + 1}")
-        # Owners that still wait for a block are told that it will not come.
-        for owner in {int(owners[n]) for n in wanted} - {0}:
-            self.comm.send(None, owner, GIVE_UP_TAG)
-        for request, _ in pending:
-            request.Wait()
-
-    def _take(self, stage: Stage, section: Section, wanted: set[int], provenance: str) -> None:
-        from mpi4py import MPI
-
-        array = stage.writes[0]
-        failed = False
-        for number in section.partition.owned(self.comm.rank):
-            if number not in wanted:
-                continue
-            self.watchdog()
-            status = MPI.Status()
-            self.comm.Probe(source=0, status=status)
-            if status.Get_tag() == GIVE_UP_TAG:
-                self.comm.recv(source=0, tag=GIVE_UP_TAG)
-                break
-            box = stage.output_box(array, stage.chunk(number))
-            block = np.empty([b - a for a, b in box], array.dtype)
-            self.comm.Recv(block, 0, BLOCK_TAG)
-            if failed:
-                continue  # the reader has been warned; what it had already sent must be received
-            try:
-                self._keep(stage, section, number, (block,), provenance)
-            except Exception as error:
-                failed = True
-                self.agreement.record(error, f"stage {stage.name}, chunk {number}")
-
-    def _run_sink(self, stage: Stage, section: Section) -> None:
-        """Write the bytes of all chunks in order: ranks take consecutive runs, round by round."""
-        path = self.work / "outputs" / stage.output
-        on_root(self.comm, path.write_bytes, stage.head)
-        position, chunks = len(stage.head), len(stage.grid)
-        step = self.comm.size * section.batch
-        descriptor = os.open(path, os.O_WRONLY)
-        try:
-            with self._progress(stage.name, -(-chunks // self.comm.size)) as tick:
-                for first in range(0, chunks, step):
-                    part = Partition.even(min(step, chunks - first), self.comm.size)
-                    numbers = [[first + i for i in part.owned(rank)] for rank in range(self.comm.size)]
-                    position = self._write_round(stage, numbers, descriptor, position)
-                    tick(len(numbers[self.comm.rank]))
-            self._guarded(lambda: os.fdatasync(descriptor), f"stage {stage.name}")
-        finally:
-            os.close(descriptor)
-        self._settle()
-
-    def _write_round(self, stage: Stage, numbers: list[list[int]], descriptor: int, position: int) -> int:
-        """Make and write the bytes of one round of chunks; return where the next round begins."""
-        members = []
-        blocks = self._gather(stage, numbers)
-        for number in numbers[self.comm.rank]:
-            if self.agreement.interrupted():
-                break
-            self.watchdog()
-            try:
-                members.append(stage.work(stage.chunk(number), *blocks(number)))
-            except Exception as error:
-                self.agreement.record(error, f"stage {stage.name}, chunk {number}")
-        data = b"".join(members)
-        sizes = self.comm.allgather(len(data))
-        start = position + sum(sizes[: self.comm.rank])
-        self._guarded(lambda: write_fully(descriptor, data, start), f"stage {stage.name}")
-        return position + sum(sizes)
-
-    def _inputs(self, stage: Stage, section: Section, todo_of: list[list[int]]) -> Iterator[tuple[int, list]]:
-        """Yield this rank's chunks with what their work reads; stop early where the ranks must settle.
-
-        What all ranks can hold at once is exchanged before the first chunk,
-        and then nobody waits for anybody; the rest goes in rounds.
-        """
-        exchanged = [need for need in stage.reads if need.array.name in self.memory]
-        at_once = max(
-            (sum(self._bytes(stage, need, numbers) for need in exchanged) for numbers in todo_of), default=0
+    targets = sorted(set(comm.allgather(cpu_target())))
+    if len(targets) > 1:
+        raise BadInput(
+            f"the nodes have different CPUs ({', '.join(targets)}), whose results differ in the last bit; "
+            "add --portable, or ask for nodes of one kind"
         )
-        batch = max(map(len, todo_of)) if at_once <= IN_FLIGHT else section.batch
-        rounds = -(-max(map(len, todo_of)) // max(1, batch)) if exchanged else 1
-        if not exchanged:
-            batch = len(todo_of[self.comm.rank])
-        for k in range(rounds):
-            numbers = [theirs[k * batch : (k + 1) * batch] for theirs in todo_of]
-            blocks = self._gather(stage, numbers)
-            for number in numbers[self.comm.rank]:
-                if self.agreement.interrupted():
-                    break
-                try:
-                    found = blocks(number)
-                except Exception as error:
-                    self.agreement.record(error, f"stage {stage.name}, input of chunk {number}")
-                    break
-                yield number, found
-
-    def _gather(self, stage: Stage, numbers: list[list[int]]):
-        """Exchange what the chunks `numbers` of each rank read from memory; return a reader of one chunk's blocks."""
-        held: dict[tuple[str, Box], np.ndarray] = {}
-        in_memory = [need for need in stage.reads if need.array.name in self.memory]
-        if in_memory:
-            self._settle()
-        for need in in_memory:
-            wanted = [self._unique_boxes(stage, need, theirs) for theirs in numbers]
-            found = self.memory.collect(need.array.name, wanted)
-            held.update(
-                ((need.array.name, box), block)
-                for box, block in zip(wanted[self.comm.rank], found, strict=True)
-            )
-
-        def read(number: int) -> list:
-            return [
-                need.join([self._read(held, need, box) for box in need.boxes(stage.chunk(number))])
-                for need in stage.reads
-            ]
-
-        return read
-
-    def _read(self, held: dict, need: Need, box: Box) -> np.ndarray:
-        name = need.array.name
-        if (name, box) in held:
-            return held[name, box]
-        if name in self.files:
-            return self.files[name].read(box)
-        wanted = [[]] * self.comm.size
-        wanted[self.comm.rank] = [box]
-        return self.staged.collect(name, wanted)[0]
-
-    def _unique_boxes(self, stage: Stage, need: Need, numbers: Sequence[int]) -> list[Box]:
-        return list(dict.fromkeys(box for n in numbers for box in need.boxes(stage.chunk(n))))
-
-    def _bytes(self, stage: Stage, need: Need, numbers: Sequence[int]) -> int:
-        items = sum(box_size(box) for box in self._unique_boxes(stage, need, numbers))
-        return items * np.dtype(need.array.dtype).itemsize
-
-    def _keep(
-        self, stage: Stage, section: Section, number: int, blocks: Sequence[np.ndarray], provenance: str
-    ):
-        """Put the blocks of a finished chunk where the plan wants them, and mark it."""
-        blocks = [
-            np.ascontiguousarray(block, dtype=array.dtype)
-            for array, block in zip(stage.writes, blocks, strict=True)
-        ]
-        for placement, block in zip(section.placements, blocks, strict=True):
-            if placement.staged:
-                self.staged.write(placement.array.name, number, block)
-            if placement.memory:
-                self.memory.write(placement.array.name, number, block)
-        if self.journal is not None:
-            self.journal.mark(stage.name, number, provenance, blocks)
-
-    def _create(self, section: Section) -> None:
-        for placement in section.placements:
-            array = placement.array
-            if placement.memory:
-                self.memory.create(array, placement.boxes, placement.owners)
-            if placement.staged and array.name not in self.staged:
-                self.staged.create(array, placement.boxes, placement.owners)
-            elif placement.staged:
-                self.staged.assign(array.name, placement.owners)
-            self.placed[array.name] = placement
-
-    def _done_before(self, stage: Stage, provenance: str) -> set[int]:
-        """Return the chunks that an earlier run marked and whose bytes are still what it wrote. Collective."""
-        marks = self.marks.get((stage.name, provenance), {})
-        if not marks:
-            return set()
-        marked = sorted(marks)
-        part = Partition.even(len(marked), self.comm.size)
-        for array in stage.writes:
-            boxes = stage.output_boxes(array)
-            self.staged.create(array, boxes, np.zeros(len(boxes), dtype=np.int64))
-        good = []
-        for i in part.owned(self.comm.rank):
-            self.watchdog()
-            blocks = [self.staged.read(array.name, marked[i]) for array in stage.writes]
-            if tuple((checksum(block), block.nbytes) for block in blocks) == marks[marked[i]].blocks:
-                good.append(marked[i])
-        done = {number for numbers in self.comm.allgather(good) for number in numbers}
-        if len(done) < len(marked):
-            say(
-                self.comm,
-                f"mpiimg: warning: stage {stage.name}: {len(marked) - len(done)} chunks were altered "
-                "since they were marked, and are computed again",
-            )
-        return done
-
-    def _restore(self, stage: Stage, section: Section, done: set[int]) -> None:
-        """Bring the blocks of chunks that are done from the staged file to their owners' memory."""
-        for placement in section.placements:
-            if placement.memory and done:
-                for number in section.partition.owned(self.comm.rank):
-                    if number in done:
-                        block = self.staged.read(placement.array.name, number)
-                        self.memory.write(placement.array.name, number, block)
-
-    def _everything(self, stage: Stage) -> np.ndarray:
-        """Return the whole of the array that `stage` wrote, on every rank. Collective."""
-        array = stage.writes[0]
-        wanted = [[tuple((0, n) for n in array.shape)]] * self.comm.size
-        store = self.memory if array.name in self.memory else self.staged
-        return store.collect(array.name, wanted)[0]
-
-    def _drop(self, name: str) -> None:
-        self.memory.drop(name)
-        if self.staged is not None:
-            self.staged.drop(name)
-        del self.placed[name]
-
-    def _exchange(self, blocks, boxes, owners, wanted, dtype):
-        self.watchdog()
-        return redistribute(blocks, boxes, owners, wanted, dtype, self.comm, self.traffic)
-
-    def _warn(self, warnings: Sequence[str]) -> None:
-        for warning in warnings:
-            say(self.comm, f"mpiimg: warning: {warning}")
-        self.warnings += warnings
-
-    def _guarded(self, function, where: str) -> None:
-        try:
-            function()
-        except Exception as error:
-            self.agreement.record(error, where)
-
-    def _settle(self) -> None:
-        self.watchdog()
-        self.agreement.settle()
-
-    def _provenance(self, stage: Stage) -> str:
-        """Return a hash of all that the bytes of this stage's chunks depend on."""
-        inputs = [self.provenance[need.array.name] for need in stage.reads]
-        grid = (stage.grid.axes, stage.grid.shape, stage.grid.block)
-        return _digest(stage.name, dict(stage.parameters), mpiimg.__version__, self._cpu_target, inputs, grid)
-
-    def _agreed_cpu_target(self) -> str:
-        from mpiimg.kernels.jit import cpu_target
-
-        targets = sorted(set(self.comm.allgather(cpu_target())))
-        if len(targets) > 1:
-            raise BadInput(
-                f"the nodes have different CPUs ({', '.join(targets)}), whose results differ in the last bit; "
-                "add --portable, or ask for nodes of one kind"
-            )
-        return targets[0]
-
-    def _time(self, stage: Stage, section: Section, started, cpu, moved, done: int) -> None:
-        """Note what a stage took, over all ranks. Collective."""
-        mine = {
-            "seconds": time.monotonic() - started,
-            "cpu_seconds": time.process_time() - cpu,
-            "bytes_moved": self.traffic.bytes_sent - moved,
-            "peak_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        }
-        every = self.comm.allgather(mine)
-        entry = {
-            "stage": stage.name,
-            "chunks": len(stage.grid),
-            "resumed_chunks": done,
-            "seconds": round(max(e["seconds"] for e in every), 4),
-            "cpu_seconds": round(sum(e["cpu_seconds"] for e in every), 4),
-            "bytes_moved": sum(e["bytes_moved"] for e in every),
-            "peak_rss_a_rank": max(e["peak_rss"] for e in every),
-            "planned": {"peak_a_rank": section.peak, "read": section.read, "staged": section.written},
-        }
-        self.timings.append(entry)
-        if self.comm.rank == 0:
-            log.info(
-                "%-18s %6d chunks %8.2f s %8.2f CPU-s %9.1f MB moved",
-                stage.name,
-                entry["chunks"],
-                entry["seconds"],
-                entry["cpu_seconds"],
-                entry["bytes_moved"] / 1e6,
-            )
-
-    @contextlib.contextmanager
-    def _progress(self, name: str, total: int):
-        """Draw a line with chunks done, rate and time left, of rank 0's share, where someone watches."""
-        if not (self.options.progress and self.comm.rank == 0):
-            yield lambda count: None
-            return
-        from tqdm import tqdm
-
-        with tqdm(total=total, desc=f"{name:<16}", unit=" chunks", mininterval=0.5) as bar:
-            yield bar.update
-
-
-def _by_rank(numbers: Sequence[int], partition: Partition) -> list[list[int]]:
-    """Return which of `numbers` each rank owns."""
-    owners = partition.owners()
-    shares: list[list[int]] = [[] for _ in range(partition.ranks)]
-    for number in numbers:
-        shares[owners[number]].append(number)
-    return shares
-
-
-def _digest(*parts) -> str:
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    names = ("numpy", "numba", "scipy", "h5py", "mpi4py", "nibabel", "dipy", "isal")
-    return {name: version(name) for name in names}
+    return targets[0]
 
 
 def _request(recipe: Recipe) -> str:
     """Return a hash of what is asked for: the same command on the same input gives the same."""
-    return _digest(recipe.tool, mpiimg.__version__, dict(recipe.parameters), dict(recipe.sources))
+    return digest(recipe.tool, mpiimg.__version__, dict(recipe.parameters), dict(recipe.sources))
 
 
 def _prepare(recipe: Recipe, options: Options, work: Path) -> list[Path]:
