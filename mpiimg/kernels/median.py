@@ -1,15 +1,17 @@
 """Exact median filter of a volume, a z-block at a time.
 
 A box of outputs (a tile) is filtered at once. Its values become codes of 12
-bits that keep their order and fill all codes about evenly. The upper six bits
-of each median are found by counting, for the few levels that matter, how many
-values of every window lie below the level: box sums that run over whole planes.
-The lower six bits come from histograms of columns that slide along y, summed
-over the columns under a window. Values that share the code of the median are
-then looked up in the columns that hold them: the result is exact.
+bits, which keep their order and are about equally frequent: the upper six bits
+are a bucket, the lower six a bin of the bucket. Every column of the window
+(window x window values along z and y) has its histogram, which slides along y.
+Buckets are counted cumulatively: a bucket's count takes in all buckets below
+it, so that the bucket of a median is the number of counts that do not reach it,
+and no loop depends on the data. Bins are counted in the one bucket that matters.
+Values that share bucket and bin with the median are looked up in the columns
+that hold them: the result is exact, and does not depend on the tile.
 
 Sliding histograms: T. S. Huang, G. J. Yang, G. Y. Tang, IEEE Trans. ASSP 27
-(1979) 13. Column histograms on two levels: S. Perreault, P. Hebert, IEEE
+(1979) 13. Histograms of columns, on two levels: S. Perreault, P. Hebert, IEEE
 Trans. Image Processing 16 (2007) 2389.
 """
 
@@ -27,12 +29,22 @@ FINE = 64
 CODES = COARSE * FINE
 
 #: Outputs of a tile along z, y and x, at most.
-TILE = (16, 32, 32)
+TILE = (16, 48, 48)
 
 #: A window of (2 radius + 1)^3 values is counted in 16 bits.
 LARGEST_RADIUS = 19
 
+#: Pieces of the range of a tile; codes are linear within each.
+_PIECES = 2048
+
+#: Keys of one bin that are gone through one by one.
+_FEW = 16
+
+#: Above the key of any number.
 _EMPTY = np.int32(2**31 - 1)
+
+#: Times this, a word of four counts becomes a word of their running sums.
+_PREFIX = np.uint64(0x0001000100010001)
 
 
 def median_filter(block: np.ndarray, radius: int) -> np.ndarray:
@@ -94,14 +106,12 @@ def _filter_keys(keys: np.ndarray, radius: int) -> np.ndarray:
         tile = np.take(
             np.take(tile, rows[y.start : y.stop + 2 * radius], 1), columns[x.start : x.stop + 2 * radius], 2
         )
-        if tile.min() == tile.max():
-            out[z, y, x] = tile[0, 0, 0]
+        low, high = tile.min(), tile.max()
+        if low == high:
+            out[z, y, x] = low
             continue
-        codes, first, last = _encode(tile)
-        bucket, below = _find_buckets(codes, window, count_type)
-        _find_values(
-            tile, codes, (first, last), (bucket, below), window, np.zeros(0, count_type), out[z, y, x]
-        )
+        codes, first, last = _encode(tile, low, high)
+        _find_values(tile, codes, (first, last), window, np.zeros(0, count_type), out[z, y, x])
     return out
 
 
@@ -121,193 +131,201 @@ def _tiles(shape):
 
 
 @kernel
-def _encode(keys):
+def _encode(keys, low, high):
     """Give every key a code of the same order, such that all codes are about equally frequent.
 
     Returns the codes (uint16, the shape of the keys) and, for each code, the
     smallest and the largest key that has it.
     """
-    flat = keys.ravel()
-    low = np.int64(flat.min())
-    span = np.int64(flat.max()) - low
+    flat = keys.reshape(-1)
+    low, span = np.int64(low), np.int64(high) - np.int64(low)
     shift = 0
-    while (span >> shift) >= CODES:
+    while (span >> shift) >= _PIECES:
         shift += 1
     mask = (np.int64(1) << shift) - 1
-    count = np.zeros(CODES, np.int64)
+    count = np.zeros(_PIECES, np.int32)
     for key in flat:
         count[(key - low) >> shift] += 1
-    start = np.zeros(CODES + 1, np.int64)
+    start = np.empty(_PIECES + 1, np.int32)
     total = 0
-    for i in range(CODES):
+    for i in range(_PIECES):
         start[i] = total * CODES // flat.size
         total += count[i]
-    start[CODES] = CODES
+    start[_PIECES] = CODES
     codes = np.empty(flat.size, np.uint16)
     first = np.full(CODES, _EMPTY, np.int32)
     last = np.full(CODES, -_EMPTY - 1, np.int32)
     for i in range(flat.size):
         offset = flat[i] - low
-        bin = offset >> shift
-        code = start[bin] + (((offset & mask) * (start[bin + 1] - start[bin])) >> shift)
+        piece = offset >> shift
+        code = start[piece] + (((offset & mask) * (start[piece + 1] - start[piece])) >> shift)
         codes[i] = code
         first[code] = min(first[code], flat[i])
         last[code] = max(last[code], flat[i])
     return codes.reshape(keys.shape), first, last
 
 
-def _find_buckets(codes, window, count_type):
-    """Find the bucket of every median, and how many values of its window lie in lower buckets."""
-    depth, height, width = codes.shape
-    buckets = (codes // FINE).astype(np.uint8).reshape(depth, -1)
-    shape = (depth - window + 1, height - window + 1, width)
-    bucket = np.zeros(shape, np.uint8)
-    below = np.zeros(shape, np.uint16)
-    scratch = np.empty((2, height * width), count_type), np.empty(width, np.uint16)
-    middle = COARSE // 2
-    for level in range(middle, COARSE):
-        smallest, _ = _count_below(buckets, level, window, scratch, bucket, below)
-        if smallest > window**3 // 2:
-            break
-    for level in range(middle - 1, 0, -1):
-        _, largest = _count_below(buckets, level, window, scratch, bucket, below)
-        if largest <= window**3 // 2:
-            bucket += np.uint8(level - 1)
-            break
-    return bucket, below
-
-
 @kernel
-def _count_below(buckets, level, window, scratch, bucket, below):
-    """Count the values below `level` in every window, and raise the bucket of medians at or above it.
-
-    Returns the smallest and the largest count of the tile.
-    """
-    (column, row), running = scratch
-    depth, size = buckets.shape
-    _, height, width = bucket.shape
-    valid = width - window + 1
-    target = window**3 // 2
-    smallest, largest = np.uint16(2**16 - 1), np.uint16(0)
-    column[:] = 0
-    for z in range(depth):
-        entering = buckets[z]
-        for i in range(size):
-            column[i] += entering[i] < level
-        if z >= window:
-            leaving = buckets[z - window]
-            for i in range(size):
-                column[i] -= leaving[i] < level
-        if z < window - 1:
-            continue
-        for i in range(size):
-            row[i] = column[i]
-        for shift in range(1, window):
-            for i in range(size - shift):
-                row[i] += column[i + shift]
-        running[:] = 0
-        for y in range(window - 1):
-            for x in range(valid):
-                running[x] += row[y * width + x]
-        for y in range(height):
-            head = row[(y + window - 1) * width :]
-            tail = row[y * width :]
-            own_bucket = bucket[z - window + 1, y]
-            own_below = below[z - window + 1, y]
-            for x in range(valid):
-                n = np.uint16(running[x] + head[x])
-                running[x] = n - tail[x]
-                reached = n <= target
-                own_bucket[x] += reached
-                own_below[x] = max(own_below[x], n if reached else np.uint16(0))
-                smallest = min(smallest, n)
-                largest = max(largest, n)
-    return smallest, largest
-
-
-@kernel
-def _find_values(keys, codes, extremes, coarse, window, count_like, out):
-    """Find the key of every median, given its bucket and the count of values in lower buckets."""
-    first, last = extremes
-    bucket, below = coarse
+def _find_values(keys, codes, extremes, window, count_like, out):
+    """Find the key of every median of a tile, plane by plane and row by row."""
     depth, height, width = keys.shape
     lanes = (window + 15) // 16 * 16
     # Slot z % window of the last axis holds plane z: a column needs no order along z.
     key_ring = np.full((width, height, lanes), _EMPTY, np.int32)
-    code_ring = np.zeros((width, height, lanes), np.uint16)
-    columns = np.zeros((width, CODES), count_like.dtype)
-    segment = np.zeros(FINE, np.uint16)
-    found = np.empty(window**3, np.int32)
-    target = window**3 // 2
+    code_ring = np.full((width, height, lanes), CODES, np.uint16)
+    lines = np.zeros((height, width * COARSE), np.uint8)
+    coarse = np.empty(width * COARSE, count_like.dtype)
+    # One bucket too many: lines a power of two apart would all meet in the same few sets of the cache.
+    fine = np.empty((width, COARSE + 1, FINE), count_like.dtype)
+    steps = _steps()
+    bucket, wanted = np.empty((2, width), np.uint16)
     for z in range(depth):
-        _store_plane(keys[z], codes[z], z % window, key_ring, code_ring)
+        _enter_plane(keys[z], codes[z], z % window, (key_ring, code_ring), lines, steps)
         if z < window - 1:
             continue
-        plane = z - window + 1
-        columns[:] = 0
+        fine[:] = 0
+        coarse[:] = 0
         for y in range(height - window + 1):
-            _slide_columns(code_ring, columns, y, window)
-            held = -1
-            for x in range(width - window + 1):
-                start = bucket[plane, y, x] * FINE
-                if start == held:
-                    entering = columns[x + window - 1, start : start + FINE]
-                    leaving = columns[x - 1, start : start + FINE]
-                    for i in range(FINE):
-                        segment[i] += entering[i] - leaving[i]
-                else:
-                    segment[:] = 0
-                    for c in range(x, x + window):
-                        for i in range(FINE):
-                            segment[i] += columns[c, start + i]
-                    held = start
-                wanted = target - below[plane, y, x]
-                code, wanted = _find_bin(segment, wanted)
-                n = segment[code]
-                code += start
-                low, high = first[code], last[code]
-                if low == high:
-                    out[plane, y, x] = low
-                else:
-                    out[plane, y, x] = _pick(
-                        key_ring, columns, (x, y, window), code, (low, high), n, wanted, found
-                    )
+            _slide_columns(code_ring, fine, y, window)
+            _slide_buckets(lines, coarse, y, window)
+            _find_buckets(coarse, window, bucket, wanted)
+            _find_row((key_ring, y), fine, extremes, (bucket, wanted), window, out[z - window + 1, y])
     return out
 
 
 @kernel
-def _store_plane(keys, codes, slot, key_ring, code_ring):
+def _steps():
+    """Return the lines that a value of each bucket adds to cumulative counts; none for no value."""
+    steps = np.zeros((COARSE + 1, COARSE), np.uint8)
+    for bucket in range(COARSE):
+        steps[bucket, bucket:] = 1
+    return steps
+
+
+@kernel
+def _enter_plane(keys, codes, slot, rings, lines, steps):
+    """Store a plane in place of the one that leaves the window, and update the counts along z."""
+    key_ring, code_ring = rings
     height, width = keys.shape
     for y in range(height):
         for x in range(width):
+            entering = steps[codes[y, x] // FINE]
+            leaving = steps[code_ring[x, y, slot] // FINE]
+            line = lines[y, x * COARSE : (x + 1) * COARSE]
+            for i in range(COARSE):
+                line[i] += entering[i] - leaving[i]
             key_ring[x, y, slot] = keys[y, x]
             code_ring[x, y, slot] = codes[y, x]
 
 
 @kernel
-def _slide_columns(codes, columns, y, window):
-    """Bring the histograms of all columns to the rows y to y + window - 1."""
-    width = codes.shape[0]
-    for x in range(width):
-        histogram = columns[x]
-        if y == 0:
-            for row in range(window - 1):
-                for slot in range(window):
-                    histogram[codes[x, row, slot]] += 1
-        else:
+def _slide_columns(codes, fine, y, window):
+    """Bring the histograms of all columns from the rows before y to y ... y + window - 1."""
+    for x in range(codes.shape[0]):
+        bins = fine[x].reshape(-1)
+        if y > 0:
             for slot in range(window):
-                histogram[codes[x, y - 1, slot]] -= 1
-        for slot in range(window):
-            histogram[codes[x, y + window - 1, slot]] += 1
+                bins[codes[x, y - 1, slot]] -= 1
+        for row in range(y + window - 1 if y > 0 else 0, y + window):
+            for slot in range(window):
+                bins[codes[x, row, slot]] += 1
 
 
 @kernel
-def _find_bin(segment, wanted):
-    """Return the bin that holds the value of rank `wanted`, and the rank within the bin."""
-    # No branch depends on the data: a mispredicted exit would cost more than the adds it saves.
-    total, bin, before = 0, 0, 0
-    for i in range(FINE):
-        total += segment[i]
+def _slide_buckets(lines, coarse, y, window):
+    """Do the same for the counts in buckets, which are the sums of counts along z."""
+    if y > 0:
+        leaving = lines[y - 1]
+        for i in range(coarse.size):
+            coarse[i] -= leaving[i]
+    for row in range(y + window - 1 if y > 0 else 0, y + window):
+        entering = lines[row]
+        for i in range(coarse.size):
+            coarse[i] += entering[i]
+
+
+@kernel
+def _find_buckets(coarse, window, bucket, wanted):
+    """Find the bucket of each median of a row, and its rank among the values in that bucket."""
+    target = np.uint16(window**3 // 2)
+    total = np.zeros(COARSE, np.uint16)
+    for i in range((window - 1) * COARSE):
+        total[i % COARSE] += coarse[i]
+    for x in range(bucket.size - window + 1):
+        entering = coarse[(x + window - 1) * COARSE : (x + window) * COARSE]
+        leaving = coarse[x * COARSE : (x + 1) * COARSE]
+        lower = np.uint16(0)
+        for i in range(COARSE):
+            below = np.uint16(total[i] + entering[i])
+            total[i] = below - leaving[i]
+            lower += np.uint16(below <= target)
+        bucket[x] = lower
+        wanted[x] = target
+        if lower:
+            wanted[x] -= np.uint16(total[lower - 1] + leaving[lower - 1])
+
+
+@kernel
+def _find_row(keys, fine, extremes, found, window, out):
+    """Find the keys of a row of medians, given their buckets and ranks within the bucket.
+
+    ``keys[x]`` are those of column x, and ``fine[x]`` its histogram.
+    """
+    first, last = extremes
+    buckets, ranks = found
+    counts = np.zeros(FINE, np.uint16)
+    quads = counts.view(np.uint64)
+    held = -1
+    for x in range(out.size):
+        bucket = buckets[x]
+        if bucket == held:
+            entering, leaving = fine[x + window - 1, bucket], fine[x - 1, bucket]
+            for i in range(FINE):
+                counts[i] += entering[i] - leaving[i]
+        else:
+            alone = fine[x, bucket]
+            for i in range(FINE):
+                counts[i] = alone[i]
+            # Two columns a step: the sums go through memory, and each step waits for the one before.
+            for column in range(x + 1, x + window, 2):
+                one, other = fine[column, bucket], fine[column + 1, bucket]
+                for i in range(FINE):
+                    counts[i] += np.uint16(one[i]) + np.uint16(other[i])
+            held = bucket
+        bin, wanted = _find_bin(quads, np.uint64(ranks[x]))
+        code = bucket * FINE + bin
+        if first[code] == last[code]:
+            out[x] = first[code]
+        else:
+            out[x] = _pick(keys, fine, (x, x + window), (bucket, bin), (first[code], last[code]), wanted)
+
+
+@kernel
+def _find_bin(quads, wanted):
+    """Return the bin that holds the value of rank `wanted`, and the rank within the bin.
+
+    Four counts of 16 bits lie in each word of `quads`; a product sums them up.
+    No branch depends on the data: one mispredicted exit would cost more than all steps.
+    """
+    word, before, total = 0, np.uint64(0), np.uint64(0)
+    for group in range(0, FINE // 4 - 4, 4):
+        words = quads[group] + quads[group + 1] + quads[group + 2] + quads[group + 3]
+        total += (words * _PREFIX) >> np.uint64(48)
+        passed = total <= wanted
+        word += 4 * passed
+        before = total if passed else before
+    total = before
+    start = word
+    for i in range(3):
+        total += (quads[start + i] * _PREFIX) >> np.uint64(48)
+        passed = total <= wanted
+        word += passed
+        before = total if passed else before
+    wanted -= before
+    sums = quads[word] * _PREFIX
+    bin, before = 4 * word, np.uint64(0)
+    for i in range(3):
+        total = (sums >> np.uint64(16 * i)) & np.uint64(0xFFFF)
         passed = total <= wanted
         bin += passed
         before = total if passed else before
@@ -315,27 +333,54 @@ def _find_bin(segment, wanted):
 
 
 @kernel
-def _pick(keys, columns, place, code, bounds, n, wanted, found):
-    """Return the key of rank `wanted` among the `n` keys with this code in the window at `place`."""
-    x, y, window = place
+def _pick(keys, fine, window, place, bounds, wanted):
+    """Return the key of rank `wanted` in a bin whose keys lie within `bounds`.
+
+    Halves the bounds while many keys are below the wanted one, then goes from key to key.
+    """
+    ring, y = keys
+    start, stop = window
+    bucket, bin = place
     low, high = bounds
-    lanes = keys.shape[2]
-    size = 0
-    for c in range(x, x + window):
-        here = columns[c, code]
-        if here == 0:
-            continue
-        rows = keys[c, y : y + window].reshape(window * lanes)
-        if n == 1:
-            best = _EMPTY
-            for i in range(rows.size):
-                inside = rows[i] >= low and rows[i] <= high
-                best = min(best, rows[i] if inside else _EMPTY)
+    rank = np.int64(wanted)
+    while rank > _FEW and low < high:
+        middle = np.int32((np.int64(low) + np.int64(high)) // 2)
+        n = 0
+        for x in range(start, stop):
+            if fine[x, bucket, bin]:
+                n += _count_within(ring[x, y : y + stop - start].reshape(-1), low, middle)
+        if n <= rank:
+            rank -= n
+            low = np.int32(middle + 1)
+        else:
+            high = middle
+    while low < high:
+        best = high
+        for x in range(start, stop):
+            if fine[x, bucket, bin]:
+                best = min(best, _smallest_from(ring[x, y : y + stop - start].reshape(-1), low))
+        if rank == 0:
             return best
-        for i in range(rows.size):
-            if rows[i] >= low and rows[i] <= high:
-                found[size] = rows[i]
-                size += 1
-    candidates = found[:size]
-    candidates.sort()
-    return candidates[wanted]
+        for x in range(start, stop):
+            if fine[x, bucket, bin]:
+                rank -= _count_within(ring[x, y : y + stop - start].reshape(-1), best, best)
+        if rank < 0:
+            return best
+        low = np.int32(best + 1)
+    return high
+
+
+@kernel
+def _smallest_from(keys, low):
+    best = _EMPTY
+    for i in range(keys.size):
+        best = min(best, keys[i] if keys[i] >= low else _EMPTY)
+    return best
+
+
+@kernel
+def _count_within(keys, low, high):
+    n = np.int32(0)
+    for i in range(keys.size):
+        n += np.int32((keys[i] >= low) & (keys[i] <= high))
+    return n
