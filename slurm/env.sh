@@ -1,0 +1,31 @@
+# Sourced by the batch scripts in this folder: what a site sets once, for all of them.
+# docs/slurm.md explains the choices.
+
+# The checkout with its installs: where sbatch was called, unless MPIIMG_HOME says otherwise.
+MPIIMG_HOME=${MPIIMG_HOME:-${SLURM_SUBMIT_DIR:-$PWD}}
+
+# Modules that the install was built with (make install MPI=system), for example:
+# module load python/3.11 openmpi/4.1 hdf5/1.14-mpi
+
+# The install to run: .venv-mpi is on the MPI of the site, .venv has an MPI of its own from a wheel.
+if [ -z "${MPIIMG_VENV:-}" ]; then
+    MPIIMG_VENV=$MPIIMG_HOME/.venv
+    [ ! -x "$MPIIMG_HOME/.venv-mpi/bin/python" ] || MPIIMG_VENV=$MPIIMG_HOME/.venv-mpi
+fi
+export PATH=$MPIIMG_VENV/bin:$PATH
+
+# How srun introduces the ranks to each other; with another one than its MPI knows, ranks do not find each other.
+# pmi2: the MPI of the wheel, and most MPICH. pmix: most Open MPI. `srun --mpi=list` says what there is.
+case $MPIIMG_VENV in
+*-mpi) MPIIMG_SRUN_MPI=${MPIIMG_SRUN_MPI:-pmix} ;;
+*) MPIIMG_SRUN_MPI=${MPIIMG_SRUN_MPI:-pmi2} ;;
+esac
+
+# One rank a core, and no threads beside them.
+export OMP_NUM_THREADS=1
+
+# Compiled kernels on a disk of the node: thousands of ranks that look for them on a shared one slow everybody.
+export NUMBA_CACHE_DIR=${NUMBA_CACHE_DIR:-/tmp/mpiimg-kernels-$(id -un)}
+
+# One rank that dies ends the step; without this the others may wait for it until the time limit.
+export SLURM_KILL_BAD_EXIT=1
