@@ -169,10 +169,16 @@ TOOLS = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        """Say what is wrong in one line."""
+        self.exit(Exit.BAD_INPUT, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+
 def parser(name: str) -> argparse.ArgumentParser:
     """Build the command line of tool `name`."""
     tool = TOOLS[name]
-    made = argparse.ArgumentParser(
+    made = _Parser(
         prog=name,
         description=tool.summary,
         epilog="".join(f"\n{paper}" for paper in tool.papers).strip() or None,

@@ -77,17 +77,31 @@ def world():
 
 
 def on_root(comm, function: Callable, *arguments) -> Any:
-    """Call `function` on rank 0 and return its result, or raise its exception, on every rank. Collective."""
+    """Call `function` on rank 0 and return its result on every rank. Collective.
+
+    Raises
+    ------
+    BadInput : the function did
+    RunFailed : it raised anything else
+    """
     outcome = None
     if comm.rank == 0:
         try:
             outcome = function(*arguments), None
-        except Exception as error:
+        except BadInput as error:
             outcome = None, error
+        except Exception as error:
+            outcome = None, RunFailed(_report(comm, getattr(function, "__name__", "start"), error))
     result, error = comm.bcast(outcome)
     if error is not None:
         raise error
     return result
+
+
+def _report(comm, where: str, error: Exception) -> str:
+    """Say who failed, where and how."""
+    text = "".join(traceback.format_exception(error)).rstrip()
+    return f"rank {comm.rank} on {socket.gethostname()}, {where}:\n{text}"
 
 
 class Agreement:
@@ -112,8 +126,7 @@ class Agreement:
         """Remember that this rank failed, and warn the others."""
         if self._error is None:
             self._error = error
-            text = "".join(traceback.format_exception(error)).rstrip()
-            self._report = f"rank {self._comm.rank} on {socket.gethostname()}, {where}:\n{text}"
+            self._report = _report(self._comm, where, error)
         self._warn()
 
     def interrupted(self) -> bool:

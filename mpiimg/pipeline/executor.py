@@ -22,15 +22,18 @@ from mpiimg.comm.runtime import Agreement, Watchdog, on_root, progress, say
 from mpiimg.io.journal import Journal, Mark, checksum, read_marks
 from mpiimg.io.raw import write_fully
 from mpiimg.io.store import MemoryStore, StagedStore
-from mpiimg.partition import Box, Partition, box_shape, box_size
+from mpiimg.partition import Box, Partition, box_shape
 from mpiimg.pipeline.plan import (
-    IN_FLIGHT,
     Options,
     Placement,
     Recipe,
     Resources,
     Section,
     bind,
+    exchanged_needs,
+    gathered_boxes,
+    moved_bytes,
+    rounds,
     static_stages,
     still_read,
 )
@@ -123,14 +126,15 @@ class Executor:
             self._drop(name)
         provenance = self._provenance(stage)
         if stage.kind == "sink":
-            done = set()
-            section = bind(stage, self.resources, self.placed, range(len(stage.grid)))
+            done, todo = set(), range(len(stage.grid))
+            section = bind(stage, self.resources, self.placed, todo)
             self._run_sink(stage, section)
         else:
             done = self._done_before(stage, provenance)
             todo = [n for n in range(len(stage.grid)) if n not in done]
             section = bind(stage, self.resources, self.placed, todo)
-            self._create(section)
+            self._guarded(lambda: self._create(section), f"stage {stage.name}, staged file")
+            self._settle()
             self._restore(stage, section, done)
             if stage.kind == "source":
                 self._run_source(stage, section, todo, provenance)
@@ -145,12 +149,13 @@ class Executor:
                 found = stage.finish(self._everything(stage))
                 self._warn(found.pop("warnings", []))
                 self.values.update(found)
-        self._time(stage, section, started, cpu, moved, len(done))
+        planned = moved_bytes(stage, section, self.placed, todo)
+        self._time(stage, section, started, cpu, moved, len(done), planned)
 
     def _run_chunks(self, stage: Stage, section: Section, todo: Sequence[int], provenance: str) -> None:
-        todo_of = _by_rank(todo, section.partition)
-        with progress(self.comm, stage.name, len(todo_of[self.comm.rank]), self.options.progress) as tick:
-            for number, blocks in self._inputs(stage, section, todo_of):
+        share = np.count_nonzero(section.partition.owners()[list(todo)] == self.comm.rank)
+        with progress(self.comm, stage.name, share, self.options.progress) as tick:
+            for number, blocks in self._inputs(stage, section, todo):
                 chunk = stage.chunk(number)
                 self.watchdog()
                 try:
@@ -187,16 +192,13 @@ class Executor:
         """Write the bytes of all chunks in order: ranks take consecutive runs, round by round."""
         path = self.work / "outputs" / stage.output
         on_root(self.comm, path.write_bytes, stage.head)
-        position, chunks = len(stage.head), len(stage.grid)
-        step = self.comm.size * section.batch
+        position, chunks = len(stage.head), range(len(stage.grid))
         descriptor = os.open(path, os.O_WRONLY)
         try:
-            with progress(self.comm, stage.name, -(-chunks // self.comm.size), self.options.progress) as tick:
-                for first in range(0, chunks, step):
-                    part = Partition.even(min(step, chunks - first), self.comm.size)
-                    numbers = [[first + i for i in part.owned(rank)] for rank in range(self.comm.size)]
+            with progress(self.comm, stage.name, len(chunks), self.options.progress) as tick:
+                for numbers in rounds(stage, section, self.placed, chunks):
                     position = self._write_round(stage, numbers, descriptor, position)
-                    tick(len(numbers[self.comm.rank]))
+                    tick(sum(map(len, numbers)))
             self._guarded(lambda: os.fdatasync(descriptor), f"stage {stage.name}")
         finally:
             os.close(descriptor)
@@ -220,22 +222,9 @@ class Executor:
         self._guarded(lambda: write_fully(descriptor, data, start), f"stage {stage.name}")
         return position + sum(sizes)
 
-    def _inputs(self, stage: Stage, section: Section, todo_of: list[list[int]]) -> Iterator[tuple[int, list]]:
-        """Yield this rank's chunks with what their work reads; stop early where the ranks must settle.
-
-        What all ranks can hold at once is exchanged before the first chunk,
-        and then nobody waits for anybody; the rest goes in rounds.
-        """
-        exchanged = [need for need in stage.reads if need.array.name in self.memory]
-        at_once = max(
-            (sum(self._bytes(stage, need, numbers) for need in exchanged) for numbers in todo_of), default=0
-        )
-        batch = max(map(len, todo_of)) if at_once <= IN_FLIGHT else section.batch
-        rounds = -(-max(map(len, todo_of)) // max(1, batch)) if exchanged else 1
-        if not exchanged:
-            batch = len(todo_of[self.comm.rank])
-        for k in range(rounds):
-            numbers = [theirs[k * batch : (k + 1) * batch] for theirs in todo_of]
+    def _inputs(self, stage: Stage, section: Section, todo: Sequence[int]) -> Iterator[tuple[int, list]]:
+        """Yield this rank's chunks with what their work reads; stop early where the ranks must settle."""
+        for numbers in rounds(stage, section, self.placed, todo):
             blocks = self._gather(stage, numbers)
             for number in numbers[self.comm.rank]:
                 if self.agreement.interrupted():
@@ -250,11 +239,11 @@ class Executor:
     def _gather(self, stage: Stage, numbers: list[list[int]]):
         """Exchange what the chunks `numbers` of each rank read from memory; return a reader of one chunk's blocks."""
         held: dict[tuple[str, Box], np.ndarray] = {}
-        in_memory = [need for need in stage.reads if need.array.name in self.memory]
-        if in_memory:
+        exchanged = exchanged_needs(stage, self.placed)
+        if exchanged:
             self._settle()
-        for need in in_memory:
-            wanted = [self._unique_boxes(stage, need, theirs) for theirs in numbers]
+        for need in exchanged:
+            wanted = [gathered_boxes(stage, need, theirs) for theirs in numbers]
             found = self.memory.collect(need.array.name, wanted)
             held.update(
                 ((need.array.name, box), block)
@@ -278,13 +267,6 @@ class Executor:
         wanted = [[]] * self.comm.size
         wanted[self.comm.rank] = [box]
         return self.staged.collect(name, wanted)[0]
-
-    def _unique_boxes(self, stage: Stage, need: Need, numbers: Sequence[int]) -> list[Box]:
-        return list(dict.fromkeys(box for n in numbers for box in need.boxes(stage.chunk(n))))
-
-    def _bytes(self, stage: Stage, need: Need, numbers: Sequence[int]) -> int:
-        items = sum(box_size(box) for box in self._unique_boxes(stage, need, numbers))
-        return items * np.dtype(need.array.dtype).itemsize
 
     def _keep(
         self, stage: Stage, section: Section, number: int, blocks: Sequence[np.ndarray], provenance: str
@@ -385,7 +367,7 @@ class Executor:
         grid = (stage.grid.axes, stage.grid.shape, stage.grid.block)
         return digest(stage.name, dict(stage.parameters), mpiimg.__version__, self._cpu_target, inputs, grid)
 
-    def _time(self, stage: Stage, section: Section, started, cpu, moved, done: int) -> None:
+    def _time(self, stage: Stage, section: Section, started, cpu, moved, done: int, planned: int) -> None:
         """Note what a stage took, over all ranks. Collective."""
         mine = {
             "seconds": time.monotonic() - started,
@@ -402,7 +384,12 @@ class Executor:
             "cpu_seconds": round(sum(e["cpu_seconds"] for e in every), 4),
             "bytes_moved": sum(e["bytes_moved"] for e in every),
             "peak_rss_a_rank": max(e["peak_rss"] for e in every),
-            "planned": {"peak_a_rank": section.peak, "read": section.read, "staged": section.written},
+            "planned": {
+                "bytes_moved": planned,
+                "peak_a_rank": section.peak,
+                "read": section.read,
+                "staged": section.written,
+            },
         }
         self.timings.append(entry)
         if log.isEnabledFor(logging.INFO):
@@ -411,15 +398,6 @@ class Executor:
                 f"mpiimg: {stage.name:<18} {entry['chunks']:6d} chunks {entry['seconds']:8.2f} s "
                 f"{entry['cpu_seconds']:8.2f} CPU-s {entry['bytes_moved'] / 1e6:9.1f} MB moved",
             )
-
-
-def _by_rank(numbers: Sequence[int], partition: Partition) -> list[list[int]]:
-    """Return which of `numbers` each rank owns."""
-    owners = partition.owners()
-    shares: list[list[int]] = [[] for _ in range(partition.ranks)]
-    for number in numbers:
-        shares[owners[number]].append(number)
-    return shares
 
 
 def digest(*parts) -> str:

@@ -17,8 +17,8 @@ import numpy as np
 from mpiimg.errors import BadInput
 from mpiimg.io.nifti import Image
 from mpiimg.io.store import Array
-from mpiimg.partition import Partition, box_size, intersections
-from mpiimg.stages.stage import Stage
+from mpiimg.partition import Box, Partition, box_size, intersections
+from mpiimg.stages.stage import Need, Stage
 
 #: Bytes that one rank gathers from others at a time.
 IN_FLIGHT = 64 << 20
@@ -178,26 +178,73 @@ def bind(stage: Stage, resources: Resources, placed: Mapping[str, Placement], to
             + ("leave out --in-memory, or " if resources.in_memory else "")
             + "use more ranks on more nodes, or raise --memory"
         )
-    from_files = [need for need in stage.reads if not _in_memory(need.array.name, placed)]
+    exchanged = exchanged_needs(stage, placed)
+    from_files = [need for need in stage.reads if need not in exchanged]
     read = sum(_need_bytes(stage, need, number) for need in from_files for number in numbers)
     written = sum(array.nbytes for array in stage.writes) if not resources.in_memory else 0
     batch = max(1, IN_FLIGHT // max(1, _chunk_bytes(stage)))
     return Section(stage.name, stage.kind, partition, batch, tuple(placements), peak, read, written)
 
 
-def moved_bytes(stage: Stage, section: Section, placed: Mapping[str, Placement], todo: Iterable[int]) -> int:
-    """Return the bytes that ranks send each other to bring the inputs of `stage` to its chunks' owners."""
-    total = 0
+def rounds(
+    stage: Stage, section: Section, placed: Mapping[str, Placement], todo: Sequence[int]
+) -> list[list[list[int]]]:
+    """Return, round by round, the chunks that each rank gathers inputs for.
+
+    What all ranks can hold at once comes in one round, after which nobody
+    waits for anybody. The chunks of a sink go in order through all ranks,
+    since the place of one's bytes depends on those before.
+    """
+    ranks = section.partition.ranks
+    if stage.kind == "sink":
+        step = ranks * section.batch
+        parts = [
+            (first, Partition.even(min(step, len(todo) - first), ranks))
+            for first in range(0, len(todo), step)
+        ]
+        return [
+            [[todo[first + i] for i in part.owned(rank)] for rank in range(ranks)] for first, part in parts
+        ]
     owners = section.partition.owners()
-    needs = [need for need in stage.reads if _in_memory(need.array.name, placed)]
+    shares: list[list[int]] = [[] for _ in range(ranks)]
     for number in todo:
-        for need in needs:
+        shares[owners[number]].append(number)
+    exchanged = exchanged_needs(stage, placed)
+    at_once = max(sum(_gathered_bytes(stage, need, theirs) for need in exchanged) for theirs in shares)
+    if at_once <= IN_FLIGHT:
+        return [shares]
+    longest = max(map(len, shares))
+    return [
+        [theirs[first : first + section.batch] for theirs in shares]
+        for first in range(0, longest, section.batch)
+    ]
+
+
+def exchanged_needs(stage: Stage, placed: Mapping[str, Placement]) -> list[Need]:
+    """Return what `stage` reads from the memory of ranks, as against files."""
+    return [need for need in stage.reads if need.array.name in placed and placed[need.array.name].memory]
+
+
+def gathered_boxes(stage: Stage, need: Need, numbers: Iterable[int]) -> list[Box]:
+    """Return the boxes that a rank gathers for chunks `numbers`, each once."""
+    return list(dict.fromkeys(box for n in numbers for box in need.boxes(stage.chunk(n))))
+
+
+def moved_bytes(stage: Stage, section: Section, placed: Mapping[str, Placement], todo: Sequence[int]) -> int:
+    """Return the bytes that ranks send each other for the inputs of `stage`, and to finish a reduce."""
+    total = 0
+    if stage.finish is not None and section.placements[0].memory:
+        # The rows of all chunks go to every rank.
+        total += stage.writes[0].nbytes * (section.partition.ranks - 1)
+    for shares in rounds(stage, section, placed, todo):
+        for need in exchanged_needs(stage, placed):
             placement = placed[need.array.name]
-            item = np.dtype(need.array.dtype).itemsize
-            for box in need.boxes(stage.chunk(number)):
-                which, common = intersections(placement.boxes, box)
-                foreign = placement.owners[which] != owners[number]
-                total += int(np.prod(common[foreign, :, 1] - common[foreign, :, 0], axis=1).sum()) * item
+            for rank, numbers in enumerate(shares):
+                for box in gathered_boxes(stage, need, numbers):
+                    which, common = intersections(placement.boxes, box)
+                    foreign = common[placement.owners[which] != rank]
+                    items = np.prod(foreign[..., 1] - foreign[..., 0], axis=1).sum()
+                    total += int(items) * np.dtype(need.array.dtype).itemsize
     return total
 
 
@@ -253,8 +300,9 @@ def describe(plan: list[tuple[Stage, Section]], resources: Resources) -> str:
     return "\n".join(lines)
 
 
-def _in_memory(name: str, placed: Mapping[str, Placement]) -> bool:
-    return name in placed and placed[name].memory
+def _gathered_bytes(stage: Stage, need: Need, numbers: Iterable[int]) -> int:
+    items = sum(box_size(box) for box in gathered_boxes(stage, need, numbers))
+    return items * np.dtype(need.array.dtype).itemsize
 
 
 def _need_bytes(stage: Stage, need, number: int) -> int:

@@ -140,7 +140,7 @@ def neuro(subject: Subject, p: Mapping[str, Any]) -> Recipe:
         return _fit_stage(subject, p, (need,), values)
 
     steps = [
-        *_read(subject.dwi, "dwi"),
+        *_read_dwi(subject),
         *_mask_steps(subject, dwi, brain, p),
         *_denoise_steps(subject, dwi, brain, p),
         fit_denoised,
@@ -156,7 +156,7 @@ def mask_only(subject: Subject, p: Mapping[str, Any]) -> Recipe:
     brain = mask.volume(subject.dwi, "mask", "uint8")
     dwi = subject.dwi.array("dwi")
     steps = [
-        *_read(subject.dwi, "dwi"),
+        *_read_dwi(subject),
         *_mask_steps(subject, dwi, brain, p),
         *_mask_outputs(subject, brain),
     ]
@@ -167,7 +167,7 @@ def denoise_only(subject: Subject, p: Mapping[str, Any]) -> Recipe:
     """Denoise inside a mask."""
     dwi, brain = subject.dwi.array("dwi"), mask.volume(subject.dwi, "mask", "uint8")
     steps = [
-        *_read(subject.dwi, "dwi"),
+        *_read_dwi(subject),
         *_mask_steps(subject, dwi, brain, p),
         *_denoise_steps(subject, dwi, brain, p),
         *_denoise_outputs(subject, dwi, brain, _denoised(subject), p),
@@ -181,9 +181,8 @@ def fit_only(subject: Subject, p: Mapping[str, Any]) -> Recipe:
     volumes = subject.gradients.up_to(p["b_max"])
     rows = None if len(volumes) == dwi.shape[0] else volumes
     steps = [
-        *_read(subject.dwi, "dwi"),
+        *_read_dwi(subject),
         *_mask_steps(subject, dwi, brain, p),
-        lambda values: image.count_nonfinite(subject.dwi, dwi),
         lambda values: _fit_stage(subject, p, (Need(dwi, rows=rows), Need(brain)), values),
         *_fit_outputs(subject, brain, p),
     ]
@@ -213,6 +212,11 @@ def _read(img: Image, name: str) -> list[Step]:
     return [lambda values: image.inflate(img, name)] if img.kind == "nii.gz" else []
 
 
+def _read_dwi(subject: Subject) -> list[Step]:
+    dwi = subject.dwi.array("dwi")
+    return [*_read(subject.dwi, "dwi"), lambda values: image.count_nonfinite(subject.dwi, dwi)]
+
+
 def _mask_steps(subject: Subject, dwi: Array, brain: Array, p: Mapping[str, Any]) -> list[Step]:
     img = subject.dwi
     if subject.mask is not None:
@@ -228,7 +232,6 @@ def _mask_steps(subject: Subject, dwi: Array, brain: Array, p: Mapping[str, Any]
     names[-1] = "mask"
     masks = [mask.volume(img, name, "uint8") for name in names]
     steps: list[Step] = [
-        lambda values: image.count_nonfinite(img, dwi),
         lambda values: mask.b0_mean(img, dwi, subject.gradients.b0),
         *(
             lambda values, k=k: mask.median(img, passes[k], k + 1, p["median_radius"])
