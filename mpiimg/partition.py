@@ -92,7 +92,7 @@ class ChunkGrid:
 
 
 def blocks_along(length: int, at_most: int, thinnest: int = 1) -> int:
-    """Return a block thickness that cuts `length` into at most `at_most` blocks, none thinner than `thinnest`."""
+    """Return a thickness that cuts `length` into at most `at_most` blocks, none thinner than `thinnest`."""
     return max(1, min(length, max(thinnest, -(-length // at_most))))
 
 
@@ -177,7 +177,7 @@ class Partition:
 
 
 def _cut_below(heights, limit, ranks, fill, max_bytes):
-    """Cut greedily so that no part weighs more than `limit`; None where that takes more than `ranks` parts."""
+    """Cut greedily so that no part weighs more than `limit`; None where that takes too many parts."""
     items = len(heights) - 1
     cuts = [0]
     for _ in range(ranks):
@@ -195,7 +195,7 @@ def box_in_array(
     bounds: Mapping[str, tuple[int, int]],
     halo: Mapping[str, int] | None = None,
 ) -> Box:
-    """Return the part of an array that belongs to a chunk: bounded along the chunk's axes, whole along the others.
+    """Return the part of an array that belongs to a chunk: whole along axes that the chunk does not have.
 
     Parameters
     ----------

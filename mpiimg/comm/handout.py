@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
+from mpiimg.comm.redistribute import Traffic
 from mpiimg.comm.runtime import Agreement
 
 #: Tags of a block, and of the message that no more will come.
@@ -24,6 +25,7 @@ def hand_out(
     comm,
     agreement: Agreement,
     where: str,
+    traffic: Traffic,
 ) -> None:
     """Read blocks 0, 1, 2, ... on rank 0 and let their owners keep those in `wanted`. Collective.
 
@@ -38,18 +40,19 @@ def hand_out(
     empty : returns an array to receive a block in
     keep : called with number and block on the owner
     where : the stage, for reports
+    traffic : is told what was sent
     """
     wanted = sorted(wanted)
     if not wanted:
         return
     if comm.rank == 0:
-        _read(blocks, owners, wanted, keep, comm, agreement, where)
+        _read(blocks, owners, wanted, keep, comm, agreement, where, traffic)
     else:
         mine = [number for number in wanted if owners[number] == comm.rank]
         _receive(mine, empty, keep, comm, agreement, where)
 
 
-def _read(blocks, owners, wanted, keep, comm, agreement, where):
+def _read(blocks, owners, wanted, keep, comm, agreement, where, traffic):
     pending, remaining, number = [], set(wanted), -1
     try:
         for number, block in enumerate(blocks()):
@@ -62,6 +65,7 @@ def _read(blocks, owners, wanted, keep, comm, agreement, where):
                 else:
                     # The block stays in `pending`, since the send reads from it.
                     pending.append((comm.Isend(block, owners[number], BLOCK_TAG), block))
+                    traffic.bytes_sent += block.nbytes
             while len(pending) > BLOCKS_AHEAD:
                 pending.pop(0)[0].Wait()
             if number == wanted[-1]:

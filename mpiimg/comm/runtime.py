@@ -253,7 +253,7 @@ def progress(comm, name: str, total: int, shown: bool):
 
 
 def memory_per_rank(comm) -> int:
-    """Return the bytes that a rank may use: the least share of what SLURM, a cgroup or the node gives. Collective."""
+    """Return the bytes that a rank may use: its share of what SLURM, a cgroup or node gives. Collective."""
     from mpi4py import MPI
 
     node = comm.Split_type(MPI.COMM_TYPE_SHARED)

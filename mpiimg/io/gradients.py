@@ -95,7 +95,8 @@ def read_gradients(
             "--normalise-bvecs rescales it" if length[v] > 0 else "give its direction or leave the volume out"
         )
         raise BadInput(
-            f"{bvecs_path}: the bvec of volume {v} (b = {bvals[v]:g}) has length {length[v]:.4g}, not 1; {remedy}"
+            f"{bvecs_path}: the bvec of volume {v} (b = {bvals[v]:g}) has length {length[v]:.4g}, not 1; "
+            + remedy
         )
     if bad.size:
         bvecs[bad] /= length[bad, None]

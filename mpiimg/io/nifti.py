@@ -291,9 +291,7 @@ def _checked_shape(header, path: Path, dimensions: int, what: str) -> tuple[int,
     while len(shape) > dimensions and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) != dimensions or min(shape, default=0) < 1:
-        raise BadInput(
-            f"{path}: this {what} has shape {'x'.join(map(str, shape)) or 'nothing'}, {dimensions}-D is needed"
-        )
+        raise BadInput(f"{path}: this {what} has shape {'x'.join(map(str, shape))}; {dimensions}-D is needed")
     return tuple(int(n) for n in shape[::-1])
 
 

@@ -1,8 +1,8 @@
 """Exact median filter of a volume, a z-block at a time.
 
-A box of outputs (a tile) is filtered at once. Its values become codes of 12
+A box of outputs (a tile) is filtered at once. Its values become codes of 13
 bits, which keep their order and are about equally frequent: the upper six bits
-are a bucket, the lower six a bin of the bucket. Every column of the window
+are a bucket, the lower seven a bin of the bucket. Every column of the window
 (window x window values along z and y) has its histogram, which slides along y.
 Buckets are counted cumulatively: a bucket's count takes in all buckets below
 it, so that the bucket of a median is the number of counts that do not reach it,
@@ -25,7 +25,7 @@ from .jit import kernel
 
 #: A code is `bucket * FINE + bin`: COARSE buckets, each of FINE bins.
 COARSE = 64
-FINE = 64
+FINE = 128
 CODES = COARSE * FINE
 
 #: Outputs of a tile along z, y and x, at most.

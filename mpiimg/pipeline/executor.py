@@ -185,7 +185,8 @@ class Executor:
             self._keep(stage, section, number, (block,), provenance)
 
         owners = section.partition.owners()
-        hand_out(blocks, owners, todo, empty, keep, self.comm, self.agreement, f"stage {stage.name}")
+        where = f"stage {stage.name}"
+        hand_out(blocks, owners, todo, empty, keep, self.comm, self.agreement, where, self.traffic)
         self._settle()
 
     def _run_sink(self, stage: Stage, section: Section) -> None:
@@ -237,7 +238,7 @@ class Executor:
                 yield number, found
 
     def _gather(self, stage: Stage, numbers: list[list[int]]):
-        """Exchange what the chunks `numbers` of each rank read from memory; return a reader of one chunk's blocks."""
+        """Exchange what chunks `numbers` of each rank read from memory; return a reader of a chunk's blocks."""
         held: dict[tuple[str, Box], np.ndarray] = {}
         exchanged = exchanged_needs(stage, self.placed)
         if exchanged:
@@ -296,7 +297,7 @@ class Executor:
             self.placed[array.name] = placement
 
     def _done_before(self, stage: Stage, provenance: str) -> set[int]:
-        """Return the chunks that an earlier run marked and whose bytes are still what it wrote. Collective."""
+        """Return the chunks that an earlier run marked, and whose bytes are what it wrote. Collective."""
         marks = self.marks.get((stage.name, provenance), {})
         if not marks:
             return set()

@@ -236,6 +236,11 @@ def moved_bytes(stage: Stage, section: Section, placed: Mapping[str, Placement],
     if stage.finish is not None and section.placements[0].memory:
         # The rows of all chunks go to every rank.
         total += stage.writes[0].nbytes * (section.partition.ranks - 1)
+    if stage.kind == "source":
+        placement = section.placements[0]
+        away = placement.boxes[[n for n in todo if placement.owners[n] != 0]]
+        items = np.prod(away[..., 1] - away[..., 0], axis=1).sum()
+        total += int(items) * np.dtype(placement.array.dtype).itemsize
     for shares in rounds(stage, section, placed, todo):
         for need in exchanged_needs(stage, placed):
             placement = placed[need.array.name]
@@ -287,14 +292,17 @@ def work_bytes(recipe: Recipe) -> int:
 
 def describe(plan: list[tuple[Stage, Section]], resources: Resources) -> str:
     """Return the plan as a table."""
+    width = 2 + max(len(stage.name) for stage, _ in plan)
     lines = [
-        f"{resources.ranks} ranks, {_megabytes(resources.memory)} MB a rank; upper bounds where the data decide",
-        f"{'stage':<18}{'kind':<9}{'chunks':>8}{'a rank':>8}{'batch':>7}{'read MB':>10}{'staged MB':>11}{'peak MB':>9}",
+        f"{resources.ranks} ranks, {_megabytes(resources.memory)} MB a rank; "
+        "upper bounds where the data decide",
+        f"{'stage':<{width}}{'kind':<9}{'chunks':>8}{'a rank':>8}{'batch':>7}"
+        f"{'read MB':>10}{'staged MB':>11}{'peak MB':>9}",
     ]
     for stage, section in plan:
         most = max(np.diff(section.partition.cuts))
         lines.append(
-            f"{stage.name:<18}{stage.kind:<9}{section.chunks:>8}{most:>8}{section.batch:>7}"
+            f"{stage.name:<{width}}{stage.kind:<9}{section.chunks:>8}{most:>8}{section.batch:>7}"
             f"{_megabytes(section.read):>10}{_megabytes(section.written):>11}{_megabytes(section.peak):>9}"
         )
     return "\n".join(lines)
@@ -329,8 +337,8 @@ def _chunk_bytes(stage: Stage) -> int:
 
 
 def _working_bytes(stage: Stage) -> int:
-    """Return what a rank needs beside the arrays it holds: a batch in flight, and a chunk at work in float64."""
-    return IN_FLIGHT + 4 * _chunk_bytes(stage)
+    """Return what a rank needs beside the arrays it holds: what it sends, receives and works on."""
+    return 2 * IN_FLIGHT + 4 * _chunk_bytes(stage)
 
 
 def _megabytes(count: int) -> int:

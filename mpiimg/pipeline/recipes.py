@@ -94,7 +94,7 @@ def inspect_subject(
         companions = {ending: other.read_bytes() for ending, other in siblings.items() if other.is_file()}
     if (path.parent / "grad_dev.nii.gz").exists():
         warnings.append(
-            f"{path.parent / 'grad_dev.nii.gz'} is not used: gradients are taken to be the same in every voxel"
+            f"{path.parent / 'grad_dev.nii.gz'} is not used: gradients count as equal in all voxels"
         )
     if fits:
         warnings += _check_tensor_volumes(gradients, b_max, bvals)

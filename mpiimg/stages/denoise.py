@@ -83,7 +83,7 @@ def denoise(
 
 
 def write_noise(name: str, image: Image, sigma: np.ndarray) -> Stage:
-    """Write the noise level as a 3-D map: by slice, and the root mean square over volumes where it is by volume."""
+    """Write the noise level as a 3-D map: the root mean square over volumes where it is by volume."""
     levels = np.broadcast_to(np.sqrt((np.asarray(sigma) ** 2).mean(axis=0)), image.shape[1:2])
 
     def work(chunk):

@@ -18,7 +18,7 @@ CHUNK_BYTES = 4 << 20
 
 
 def slice_grid(shape: Sequence[int], itemsize: int) -> ChunkGrid:
-    """Cut an image of (rows, z, y, x) or (z, y, x) voxels into runs of slices that follow each other in the file."""
+    """Cut an image of (rows, z, y, x) or (z, y, x) voxels into runs of slices, in the order of the file."""
     *rows, depth, height, width = shape
     thickness = max(1, min(depth, CHUNK_BYTES // (height * width * itemsize)))
     if rows:
@@ -27,7 +27,7 @@ def slice_grid(shape: Sequence[int], itemsize: int) -> ChunkGrid:
 
 
 def inflate(image: Image, name: str) -> Stage:
-    """Read a .nii.gz front to back on one rank, handing each chunk to its owner while the next one inflates."""
+    """Read a .nii.gz front to back on one rank; each chunk goes to its owner while the next one inflates."""
     array = image.array(name)
     grid = slice_grid(image.shape, np.dtype(image.dtype).itemsize)
 
@@ -124,7 +124,7 @@ def write_packed(
 def write_dense(
     name: str, image: Image, reads: tuple[Need, ...], work: Callable, components: int | None, dtype: str
 ) -> Stage:
-    """Write what `work(chunk, *blocks)` returns for runs of slices as a NIfTI image in the space of `image`."""
+    """Write what `work(chunk, *blocks)` returns for runs of slices as a NIfTI in the space of `image`."""
     shape = image.shape[-3:] if components is None else (components, *image.shape[-3:])
     grid = slice_grid(shape, np.dtype(dtype).itemsize)
     little = np.dtype(dtype).newbyteorder("<")

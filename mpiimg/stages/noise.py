@@ -1,4 +1,4 @@
-"""Noise level: PIESNO slice by slice where there is a noise background, else dipy's estimate volume by volume.
+"""Noise level: PIESNO by slice where there is a noise background, else dipy's estimate by volume.
 
 Both are dipy's functions, each called on one chunk.
 """
@@ -20,8 +20,8 @@ PARAMETERS = (
     Parameter(
         "sigma",
         "auto",
-        "noise level of the magnitude image: a number, or how to estimate it: piesno (slice by slice, from the "
-        "background), estimate (volume by volume, from local differences), auto (piesno, or estimate where the "
+        "noise level of the magnitude image: a number, or how to estimate it: piesno (by slice, from the "
+        "background), estimate (by volume, from local differences), auto (piesno, or estimate where the "
         "background was zeroed)",
         str,
         "image units",

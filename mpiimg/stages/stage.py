@@ -108,8 +108,8 @@ class Stage:
     Parameters
     ----------
     name : unique in a run; it names marks and log lines
-    kind : "source", "map", "stencil", "reduce", "regroup" or "sink". Map, stencil, reduce and regroup run alike:
-        the needs say what is exchanged. The kind says what a reader should expect.
+    kind : "source", "map", "stencil", "reduce", "regroup" or "sink". Map, stencil, reduce and regroup
+        run alike: the needs say what is exchanged. The kind says what a reader should expect.
     grid : the chunks; their extents follow from the data alone
     reads : what the work on a chunk needs
     writes : the arrays that it returns blocks of, in this order
@@ -119,8 +119,8 @@ class Stage:
     weights : (chunks,) integers: relative work, known from data; None where all weigh the same
     offsets : as in Need, for the arrays written
     place : the box that a chunk fills in each array written, where axes do not tell
-    finish : for a reduce: called on all ranks as finish(rows) with the (chunks, ...) rows of the array written;
-        returns values for the stages after it
+    finish : for a reduce: called on all ranks as finish(rows) with the (chunks, ...) rows of the array
+        written; returns values for the stages after it
     blocks : for a source: yields the blocks of all chunks in order, on the rank that reads
     output, head : for a sink: name of the file and the bytes it begins with
     output_bytes : for a sink: the most bytes that the work on a chunk returns
