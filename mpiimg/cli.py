@@ -97,9 +97,9 @@ def _recipe(name: str):
 
 
 def _inspect_image(args):
-    from mpiimg.io.nifti import open_image
+    from mpiimg.pipeline.recipes import inspect_image
 
-    return open_image(Path(args.dwi), 4, "diffusion image")
+    return inspect_image(args.dwi)
 
 
 def _inspect_simulation(args):

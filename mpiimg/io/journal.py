@@ -81,6 +81,7 @@ def read_marks(folder: Path) -> Iterable[Mark]:
         for line in path.read_bytes().split(b"\n")[:-1]:
             try:
                 stage, chunk, provenance, blocks = json.loads(line)
-            except ValueError:
+                mark = Mark(stage, chunk, provenance, tuple((crc, size) for crc, size in blocks))
+            except (ValueError, TypeError):
                 continue
-            yield Mark(stage, chunk, provenance, tuple((crc, size) for crc, size in blocks))
+            yield mark

@@ -57,6 +57,16 @@ class Subject:
         return found
 
 
+def inspect_image(dwi: str) -> Image:
+    """Read the header of a diffusion image.
+
+    Raises
+    ------
+    BadInput : it cannot be used
+    """
+    return open_image(Path(dwi), 4, "diffusion image")
+
+
 def inspect_subject(
     dwi: str,
     bvals: str | None = None,

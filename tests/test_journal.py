@@ -1,0 +1,121 @@
+"""Marks of what is done: written after their data, read by anyone, torn and foreign lines ignored."""
+
+from __future__ import annotations
+
+import json
+import zlib
+
+import numpy as np
+import pytest
+
+from mpiimg.io.journal import Journal, Mark, checksum, read_marks
+
+
+def blocks(seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=(3, 4)).astype("float32"), rng.integers(0, 9, (2, 5)).astype("int16")]
+
+
+def expected(stage, chunk, provenance, blocks):
+    return Mark(stage, chunk, provenance, tuple((zlib.crc32(b.tobytes()), b.nbytes) for b in blocks))
+
+
+@pytest.fixture
+def journal(tmp_path):
+    opened = Journal(tmp_path, 3, lambda: None, every=1e9)
+    yield opened
+    opened.close()
+
+
+def test_checksum_is_crc32_of_the_values_in_c_order():
+    block = blocks()[0]
+    assert checksum(block) == zlib.crc32(block.tobytes())
+    assert checksum(block.T) == zlib.crc32(block.T.tobytes()) != checksum(block)
+    assert checksum(block[:, ::2]) == zlib.crc32(block[:, ::2].copy().tobytes())
+    assert checksum(np.empty((0, 3))) == 0
+
+
+def test_marks_come_back(journal, tmp_path):
+    journal.mark("fit", 7, "abc", blocks())
+    journal.mark("fit", 8, "abc", [np.empty((0, 2))])
+    journal.sync()
+    assert list(read_marks(tmp_path)) == [
+        expected("fit", 7, "abc", blocks()),
+        Mark("fit", 8, "abc", ((0, 0),)),
+    ]
+
+
+def test_marks_of_all_ranks_and_runs_come_back(tmp_path):
+    journals = [Journal(tmp_path, rank, lambda: None) for rank in (0, 1, 1)]
+    for chunk, journal in enumerate(journals):
+        journal.mark("s", chunk, "p", blocks(chunk))
+        journal.sync()
+        journal.close()
+    assert {mark.chunk for mark in read_marks(tmp_path)} == {0, 1, 2}
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_data_are_made_durable_before_the_marks_that_speak_of_them(tmp_path):
+    seen = []
+    journal = Journal(tmp_path, 0, lambda: seen.append(list(read_marks(tmp_path))), every=1e9)
+    journal.mark("s", 0, "p", blocks())
+    assert seen == []
+    assert list(read_marks(tmp_path)) == []
+    journal.sync()
+    assert seen == [[]]
+    assert len(list(read_marks(tmp_path))) == 1
+    journal.sync()
+    assert seen == [[]], "nothing new to make durable"
+    journal.close()
+
+
+def test_no_mark_without_its_data(tmp_path):
+    """Where the data cannot be made durable, the marks stay unwritten, and come with the next sync."""
+    failing = [True]
+
+    def sync_data():
+        if failing.pop():
+            raise OSError("no space")
+
+    journal = Journal(tmp_path, 0, sync_data, every=1e9)
+    journal.mark("s", 0, "p", blocks())
+    with pytest.raises(OSError, match="no space"):
+        journal.sync()
+    assert list(read_marks(tmp_path)) == []
+    failing.append(False)
+    journal.sync()
+    assert list(read_marks(tmp_path)) == [expected("s", 0, "p", blocks())]
+    journal.close()
+
+
+def test_a_mark_syncs_when_it_is_time(tmp_path):
+    journal = Journal(tmp_path, 0, lambda: None, every=0.0)
+    for chunk in range(3):
+        journal.mark("s", chunk, "p", blocks())
+    assert [mark.chunk for mark in read_marks(tmp_path)] == [0, 1, 2]
+    journal.close()
+
+
+@pytest.mark.parametrize(
+    "torn",
+    [b'["s", 1, "p", [[1', b'["s", 1, "p"', b"\x00\x00\x00", b"[", b'["s", 1, "p", [[1, 2]]]', b"\xff\xfe"],
+)
+def test_a_torn_last_line_is_ignored(tmp_path, torn):
+    """Also one that is whole but for its newline: what follows it may be missing as well."""
+    whole = json.dumps(["s", 0, "p", [[1, 2]]]).encode() + b"\n"
+    (tmp_path / "a.jsonl").write_bytes(whole + torn)
+    assert list(read_marks(tmp_path)) == [Mark("s", 0, "p", ((1, 2),))]
+
+
+@pytest.mark.parametrize(
+    "line", [b"5", b"null", b'["s", 1]', b'["s", 1, "p", 5]', b'["s", 1, "p", [5]]', b"{}", b"", b"\x00" * 40]
+)
+def test_a_line_that_is_no_mark_is_ignored(tmp_path, line):
+    """Such as blocks of zeros that a file system leaves after a power loss; marks around it count."""
+    marks = [json.dumps(["s", chunk, "p", [[1, 2]]]).encode() for chunk in (0, 1)]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join([marks[0], line, marks[1], b""]))
+    assert [mark.chunk for mark in read_marks(tmp_path)] == [0, 1]
+
+
+def test_an_empty_folder_has_no_marks(tmp_path):
+    assert list(read_marks(tmp_path)) == []
