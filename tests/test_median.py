@@ -39,7 +39,7 @@ def values(kind, shape, seed=0):
         return noise
     if kind == "clustered":
         # All but a few values within a sliver of the range: many share one code.
-        return np.where(noise > 2, 1e6 * noise, 1 + np.float32(1e-4) * noise).astype(np.float32)
+        return np.where(noise > 2, 1e9 * noise, 1 + np.float32(1e-5) * noise).astype(np.float32)
     return 1000 + 40 * noise
 
 

@@ -74,14 +74,18 @@ class Executor:
             marks = on_root(self.comm, lambda: list(read_marks(self.work / "journal")))
             for mark in marks:
                 self.marks.setdefault((mark.stage, mark.provenance), {})[mark.chunk] = mark
-            self.journal = Journal(
-                self.work / "journal", self.comm.rank, self.staged.sync, self.options.sync_every
-            )
+            self._guarded(self._open_journal, "journal")
+            self._settle()
         for step in self.recipe.steps:
             stage = step(self.values)
             if stage is not None:
                 self._run(stage)
         self.watchdog.cancel()
+
+    def _open_journal(self) -> None:
+        self.journal = Journal(
+            self.work / "journal", self.comm.rank, self.staged.sync, self.options.sync_every
+        )
 
     def report(self) -> dict:
         """Return what run.json says of the run so far. Collective."""
@@ -238,7 +242,7 @@ class Executor:
                 yield number, found
 
     def _gather(self, stage: Stage, numbers: list[list[int]]):
-        """Exchange what chunks `numbers` of each rank read from memory; return a reader of a chunk's blocks."""
+        """Exchange what chunks `numbers` of each rank read from memory; return a reader of one chunk."""
         held: dict[tuple[str, Box], np.ndarray] = {}
         exchanged = exchanged_needs(stage, self.placed)
         if exchanged:

@@ -38,6 +38,7 @@ def run(recipe: Recipe, comm, options: Options) -> Path:
             on_root(comm, _publish, recipe, options, work, executor.values, executor.report())
     except BadInput:
         executor.abandon()
+        comm.Barrier()  # no rank may still be writing in the folder that is removed
         on_root(comm, _remove, work, made)
         raise
     except RunStopped:
