@@ -126,7 +126,7 @@ class Executor:
         started, moved = time.monotonic(), self.traffic.bytes_sent
         cpu = time.process_time()
         kept = still_read(self._stages, stage.name) | set(self.recipe.staged_outputs)
-        for name in set(self.placed) - kept:
+        for name in [name for name in self.placed if name not in kept]:
             self._drop(name)
         provenance = self._provenance(stage)
         if stage.kind == "sink":
@@ -139,7 +139,8 @@ class Executor:
             section = bind(stage, self.resources, self.placed, todo)
             self._guarded(lambda: self._create(section), f"stage {stage.name}, staged file")
             self._settle()
-            self._restore(stage, section, done)
+            self._guarded(lambda: self._restore(stage, section, done), f"stage {stage.name}, marked chunks")
+            self._settle()
             if stage.kind == "source":
                 self._run_source(stage, section, todo, provenance)
             else:

@@ -259,8 +259,8 @@ def static_plan(recipe: Recipe, resources: Resources) -> list[tuple[Stage, Secti
     plan = []
     stages = static_stages(recipe)
     for stage in stages:
-        for name in set(placed) - still_read(stages, stage.name):
-            del placed[name]
+        kept = still_read(stages, stage.name)
+        placed = {name: placement for name, placement in placed.items() if name in kept}
         section = bind(stage, resources, placed, range(len(stage.grid)))
         placed.update({placement.array.name: placement for placement in section.placements})
         plan.append((stage, section))
