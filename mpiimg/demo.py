@@ -164,7 +164,7 @@ def outputs(subject: Subject, folder: Path) -> dict[str, Path]:
 
 
 def findings(results: dict[str, Path]) -> dict[str, float]:
-    """Return what a run found: voxels in the mask, median noise level in image units, median FA in the mask."""
+    """Return what a run found: voxels in the mask, and medians of the noise level and of FA in the mask."""
     mask = _voxels(results["mask"]) > 0
     sidecar = results["noise"].with_name(results["noise"].name.removesuffix(".nii.gz") + ".json")
     sigma = json.loads(sidecar.read_text())["Sigma"]

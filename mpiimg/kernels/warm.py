@@ -13,6 +13,8 @@ def compile_all() -> None:
     """Call each kernel on a tiny input of each type that the stages give it."""
     block = np.random.default_rng(0).random((7, 6, 5), dtype=np.float32)
     median.median_filter(block, 1)
+    # Wider than a tile: what a tile puts out is then not contiguous, and a type of its own.
+    median.median_filter(np.random.default_rng(0).random((3, 2, median.TILE[2] + 1), dtype=np.float32), 1)
     otsu.threshold(otsu.histogram(block, np.float32(0), np.float32(1)), np.float32(0), np.float32(1))
 
     inside = np.ones((2, 3, 4), dtype=bool)

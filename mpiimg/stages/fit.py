@@ -188,8 +188,10 @@ def _maps(signal, design, parameters, rotation, frame, tensor_order):
         "tensor": tensor[list(ORDERS[tensor_order])],
         "residual": fit_residual(signal, design, parameters),
     }
+    # Where hardly any signal is left, a fitted S0 can be beyond what float32 holds.
+    largest = np.finfo(np.float32).max
     for name, values in rows.items():
-        out[list(ROWS[name])] = values
+        out[list(ROWS[name])] = np.clip(values, -largest, largest)
     return out
 
 
