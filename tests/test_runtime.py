@@ -1,0 +1,225 @@
+"""What is decided about ranks without several of them: refusals, ranks before MPI, signals, exits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from mpiimg.comm import runtime
+from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
+
+
+@pytest.fixture
+def alone():
+    """The communicator of this process."""
+    from mpi4py import MPI
+
+    return MPI.COMM_SELF
+
+
+# Who is launched how (see the MPI part of docs/install.md).
+
+
+@pytest.mark.parametrize(
+    ("size", "environment", "refused"),
+    [
+        (1, {}, False),
+        # A serial python in sbatch -n4: four tasks in the job, none in a step.
+        (1, {"SLURM_NTASKS": "4"}, False),
+        # mpiexec -n 2 in sbatch.
+        (2, {"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1"}, False),
+        # srun -n4 with the --mpi that fits.
+        (4, {"SLURM_STEP_NUM_TASKS": "4", "PMI_SIZE": "4"}, False),
+        (4, {"SLURM_STEP_NUM_TASKS": "4"}, False),
+        # srun -n4 with the wrong --mpi: four worlds of one.
+        (1, {"SLURM_STEP_NUM_TASKS": "4"}, True),
+        (1, {"SLURM_STEP_NUM_TASKS": "4", "PMI_SIZE": "4"}, True),
+        (1, {"SLURM_STEP_NUM_TASKS": "4", "OMPI_COMM_WORLD_SIZE": "4"}, True),
+        # mpiexec -n 1 inside a step of four: it was told that it is alone.
+        (1, {"SLURM_STEP_NUM_TASKS": "4", "PMI_SIZE": "1"}, False),
+        (1, {"SLURM_STEP_NUM_TASKS": "4", "OMPI_COMM_WORLD_SIZE": "1"}, False),
+        # srun -n1.
+        (1, {"SLURM_STEP_NUM_TASKS": "1"}, False),
+    ],
+)
+def test_singletons_are_refused(size, environment, refused):
+    if refused:
+        with pytest.raises(BadInput, match=r"srun started 4 tasks.*--mpi=pmi2.*--mpi=pmix"):
+            runtime.refuse_singletons(size, environment)
+    else:
+        runtime.refuse_singletons(size, environment)
+
+
+MAPS = """\
+7f00-7f01 r-xp 00000000 08:01 1 {folder}/libmpi.so.12
+7f01-7f02 r--p 00000000 08:01 1 {folder}/libmpi.so.12
+7f02-7f03 r-xp 00000000 08:01 2 /usr/lib/libc.so.6
+7f03-7f04 rw-p 00000000 00:00 0 [heap]
+7f04-7f05 rw-p 00000000 00:00 0
+7f05-7f06 r-xp 00000000 08:01 3 /usr/lib/libmpifort.so.40
+"""
+
+
+def test_one_mpi_library_is_fine(tmp_path):
+    """One library under two names is one library; Fortran bindings are none of their own."""
+    library = tmp_path / "libmpi.so.12"
+    library.touch()
+    (tmp_path / "libmpich.so.12").symlink_to(library)
+    maps = tmp_path / "maps"
+    maps.write_text(
+        MAPS.format(folder=tmp_path) + f"7f06-7f07 r-xp 00000000 08:01 1 {tmp_path}/libmpich.so.12\n"
+    )
+    runtime.refuse_two_mpi_libraries(maps)
+
+
+def test_two_mpi_libraries_are_refused(tmp_path):
+    maps = tmp_path / "maps"
+    maps.write_text(
+        MAPS.format(folder=tmp_path) + "7f06-7f07 r-xp 0 08:01 4 /opt/openmpi/lib/libmpi.so.40.30\n"
+    )
+    with pytest.raises(BadInput) as caught:
+        runtime.refuse_two_mpi_libraries(maps)
+    assert "two MPI libraries in one process" in str(caught.value)
+    assert f"{tmp_path}/libmpi.so.12" in str(caught.value)
+    assert "/opt/openmpi/lib/libmpi.so.40.30" in str(caught.value)
+
+
+def test_without_proc_nothing_is_refused(tmp_path):
+    runtime.refuse_two_mpi_libraries(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    ("environment", "rank"),
+    [
+        ({}, 0),
+        ({"OMPI_COMM_WORLD_RANK": "3"}, 3),
+        ({"PMIX_RANK": "2"}, 2),
+        ({"PMI_RANK": "5"}, 5),
+        ({"SLURM_PROCID": "4"}, 4),
+        # mpiexec inside an sbatch script: the launcher nearest to the process counts.
+        ({"SLURM_PROCID": "0", "PMI_RANK": "1"}, 1),
+    ],
+)
+def test_rank_before_mpi(monkeypatch, environment, rank):
+    for name in runtime.RANK_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert runtime.launched_rank() == rank
+
+
+# Exit codes, and who speaks.
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "said"),
+    [
+        (None, Exit.DONE, ""),
+        (Exit.PARTIAL, Exit.PARTIAL, ""),
+        (BadInput("x.nii: what is this"), Exit.BAD_INPUT, "mpiimg: error: x.nii: what is this\n"),
+        (
+            RunFailed("rank 1 on h, chunk 3:\nboom"),
+            Exit.FAILED,
+            "mpiimg: failed: rank 1 on h, chunk 3:\nboom\n",
+        ),
+        (RunStopped("go on"), Exit.STOPPED, "mpiimg: stopped: go on\n"),
+    ],
+)
+def test_exits(alone, capsys, outcome, code, said):
+    def function():
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    assert runtime.guard(alone, function) == code
+    assert capsys.readouterr().err == said
+
+
+def test_anything_else_aborts_the_job_with_its_traceback(capsys):
+    aborted = []
+
+    class Comm:
+        rank = 2
+
+        def Abort(self, code):
+            aborted.append(code)
+
+    def function():
+        raise KeyError("in an exchange")
+
+    with pytest.raises(KeyError):
+        runtime.guard(Comm(), function)
+    assert aborted == [Exit.FAILED]
+    said = capsys.readouterr().err
+    assert "rank 2 on" in said
+    assert "KeyError: 'in an exchange'" in said
+
+
+def test_exit_codes_are_those_of_the_documentation():
+    assert [int(code) for code in Exit] == [0, 1, 2, 3, 75]
+
+
+# Signals.
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_asks_to_stop_and_is_handed_back_afterwards(alone, number):
+    before = signal.getsignal(number)
+    agreement = runtime.Agreement(alone)
+    with runtime.stop_on_signals(agreement):
+        assert not agreement.interrupted()
+        os.kill(os.getpid(), number)
+        assert agreement.interrupted()
+        with pytest.raises(RunStopped):
+            agreement.settle()
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_interrupt_is_an_interrupt(alone):
+    agreement = runtime.Agreement(alone)
+    with runtime.stop_on_signals(agreement), pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+# Memory.
+
+
+def test_memory_is_the_least_of_node_job_and_cgroup():
+    node = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < runtime._node_memory({}) <= node
+    assert runtime._node_memory({"SLURM_MEM_PER_NODE": "64"}) == 64 << 20
+    assert runtime._node_memory({"SLURM_MEM_PER_NODE": "lots"}) == runtime._node_memory({})
+
+
+def test_a_rank_alone_gets_nine_tenths(alone, monkeypatch):
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "100")
+    assert runtime.memory_per_rank(alone) == (100 << 20) * 9 // 10
+
+
+# A hang.
+
+
+def run_watched(script):
+    lines = f"import time\nfrom mpiimg.comm.runtime import Watchdog\n{script}\nprint('went on')"
+    return subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, timeout=60)
+
+
+def test_a_hang_ends_with_its_traceback():
+    done = run_watched("Watchdog(0.2)()\ndef wait_for_ever(): time.sleep(50)\nwait_for_ever()")
+    assert done.returncode == 1
+    assert "Timeout" in done.stderr
+    assert "wait_for_ever" in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_watchdog_that_hears_something_keeps_quiet():
+    done = run_watched(
+        "dog = Watchdog(1.0)\nfor _ in range(4): dog(); time.sleep(0.3)\ndog.cancel(); time.sleep(1.0)\n"
+        "Watchdog(0)(); time.sleep(0.1)"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "went on\n", "")

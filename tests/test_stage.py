@@ -1,0 +1,99 @@
+"""Stages as declared: which boxes a chunk reads and fills, mirrored edges, rows of a reduce."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mpiimg.io.store import Array
+from mpiimg.partition import ChunkGrid, box_slices
+from mpiimg.stages.stage import Need, Stage, extended, reduction, reflect
+
+GRID = ChunkGrid("z", (10,), (4,))
+VOLUMES = Array("dwi", "vzx", (6, 10, 3), "int16")
+
+
+def stage(**fields):
+    return Stage("toy", "map", fields.pop("grid", GRID), **fields)
+
+
+@pytest.mark.parametrize("edge", [True, False])
+def test_reflect_is_numpys_padding(edge):
+    """Any number of times over, for arrays shorter than the halo too."""
+    mode = "symmetric" if edge else "reflect"
+    for length in range(1, 7):
+        for halo in range(16):
+            expected = np.pad(np.arange(length), halo, mode=mode)
+            assert (reflect(-halo, length + halo, length, edge) == expected).all()
+
+
+@pytest.mark.parametrize("edge", [True, False])
+def test_extended_blocks_are_cuts_of_the_padded_array(edge):
+    rng = np.random.default_rng(0)
+    for length in (1, 2, 5, 9):
+        array = rng.normal(size=(length, 3))
+        grid = ChunkGrid("z", (length,), (2,))
+        for halo in (0, 1, 3, 7):
+            padded = np.pad(array, ((halo, halo), (0, 0)), mode="symmetric" if edge else "reflect")
+            need = Need(Array("a", "zx", array.shape, "float64"), {"z": halo})
+            for number in range(len(grid)):
+                chunk = stage(grid=grid).chunk(number)
+                (box,) = need.boxes(chunk)
+                start, stop = chunk.bounds["z"]
+                block = extended(array[box_slices(box)], (start, stop), halo, length, edge)
+                assert (block == padded[start : stop + 2 * halo]).all()
+
+
+def test_a_need_is_whole_along_axes_that_the_chunk_does_not_cut():
+    assert Need(VOLUMES).boxes(stage().chunk(2)) == (((0, 6), (8, 10), (0, 3)),)
+    assert Need(VOLUMES, {"z": 3}).boxes(stage().chunk(2)) == (((0, 6), (5, 10), (0, 3)),)
+
+
+def test_rows_are_read_as_runs_and_joined():
+    need = Need(VOLUMES, rows=(0, 1, 4))
+    boxes = need.boxes(stage().chunk(1))
+    assert boxes == (((0, 2), (4, 8), (0, 3)), ((4, 5), (4, 8), (0, 3)))
+    whole = np.random.default_rng(0).integers(0, 99, VOLUMES.shape)
+    assert (need.join([whole[box_slices(box)] for box in boxes]) == whole[[0, 1, 4], 4:8]).all()
+
+
+def test_masked_voxels_follow_their_slices():
+    packed = Array("packed", "vn", (6, 50), "float32")
+    offsets = (0, 0, 3, 3, 10, 20, 30, 40, 45, 50, 50)
+    need = Need(packed, offsets=offsets)
+    assert [need.boxes(stage().chunk(n))[0][1] for n in range(3)] == [(0, 10), (10, 45), (45, 50)]
+    boxes = stage(writes=(packed,), offsets=offsets).output_boxes(packed)
+    assert boxes[:, 1].tolist() == [[0, 10], [10, 45], [45, 50]]
+    assert boxes[:, 0].tolist() == [[0, 6]] * 3
+
+
+def test_a_placed_need_gives_a_list_of_blocks():
+    boxes = (((0, 2),), ((5, 9),))
+    need = Need(Array("flat", "n", (9,), "uint8"), place=lambda chunk: boxes)
+    assert need.boxes(stage().chunk(0)) == boxes
+    blocks = [np.zeros(2), np.ones(4)]
+    assert need.join(blocks) is blocks
+
+
+def test_a_chunk_names_its_bounds():
+    grid = ChunkGrid("vz", (2, 10), (1, 4))
+    chunk = stage(grid=grid).chunk(4)
+    assert chunk.number == 4
+    assert chunk.bounds == {"v": (1, 2), "z": (4, 8)}
+
+
+def test_a_reduce_has_one_row_a_chunk():
+    made = reduction(
+        "sums", GRID, (Need(VOLUMES),), lambda chunk, block: (block.sum(), 1), ((2,), "int64"), dict
+    )
+    (array,) = made.writes
+    assert array.shape == (3, 2)
+    assert made.output_boxes(array)[:, 0].tolist() == [[0, 1], [1, 2], [2, 3]]
+    (row,) = made.work(made.chunk(1), np.full((6, 4, 3), 2))
+    assert row.tolist() == [[144, 1]]
+    assert row.dtype == np.int64
+
+
+def test_an_array_whose_axes_do_not_fit_is_refused():
+    with pytest.raises(ValueError, match="do not fit"):
+        Array("a", "zyx", (3, 4), "uint8")
