@@ -111,7 +111,7 @@ def _filter_keys(keys: np.ndarray, radius: int) -> np.ndarray:
             out[z, y, x] = low
             continue
         codes, first, last = _encode(tile, low, high)
-        _find_values(tile, codes, (first, last), window, np.zeros(0, count_type), out[z, y, x])
+        out[z, y, x] = _find_values(tile, codes, (first, last), window, np.zeros(0, count_type))
     return out
 
 
@@ -166,9 +166,10 @@ def _encode(keys, low, high):
 
 
 @kernel
-def _find_values(keys, codes, extremes, window, count_like, out):
+def _find_values(keys, codes, extremes, window, count_like):
     """Find the key of every median of a tile, plane by plane and row by row."""
     depth, height, width = keys.shape
+    out = np.empty((depth - window + 1, height - window + 1, width - window + 1), np.int32)
     lanes = (window + 15) // 16 * 16
     # Slot z % window of the last axis holds plane z: a column needs no order along z.
     key_ring = np.full((width, height, lanes), _EMPTY, np.int32)
