@@ -117,14 +117,9 @@ def open_image(path: Path, dimensions: int, what: str = "image") -> Image:
     except Exception:
         raise BadInput(f"{path}: this {what} is not a NIfTI file (.nii, .nii.gz) nor a staged one") from None
     shape = _checked_shape(header, path, dimensions, what)
-    dtype = header.get_data_dtype()
-    if dtype.kind not in "iuf" or dtype.itemsize > 8:
-        raise BadInput(
-            f"{path}: voxels of type {header['datatype']} ({dtype}) are not supported; "
-            "convert the magnitude image to a real type of at most 64 bits"
-        )
+    dtype = _checked_dtype(header, path)
     slope, inter = _scaling(header, path)
-    offset = int(header["vox_offset"])
+    offset = _checked_offset(header, path)
     end = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     if not compressed and status.st_size < end:
         raise BadInput(
@@ -179,11 +174,18 @@ def stream(image: Image, boxes: Iterator[Box]) -> Iterator[np.ndarray]:
     try:
         with igzip.open(image.path, "rb") as file:
             _skip(file, image.offset)
+            # One block is held back: reaching the end verifies the checksum, and who has had the last block
+            # need not ask for more.
+            ready = None
             for box in boxes:
+                if ready is not None:
+                    yield ready
                 block = np.empty(box_shape(box), dtype)
                 _fill(file, memoryview(block).cast("B"))
-                yield block.astype(dtype.newbyteorder("="), copy=False)
-            file.read(1)  # reaching the end of the member verifies its checksum
+                ready = block.astype(dtype.newbyteorder("="), copy=False)
+            file.read(1)
+            if ready is not None:
+                yield ready
     except broken as error:
         raise BadInput(
             f"{image.path}: truncated or corrupt gzip ({error}); test it with gzip -t and copy it again"
@@ -199,7 +201,10 @@ def _fill(file, data: memoryview) -> None:
 
 
 def _skip(file, count: int) -> None:
-    _fill(file, memoryview(bytearray(count)))
+    while count:
+        step = min(count, 1 << 24)
+        _fill(file, memoryview(bytearray(step)))
+        count -= step
 
 
 def gzip_member(data: bytes) -> bytes:
@@ -293,6 +298,28 @@ def _checked_shape(header, path: Path, dimensions: int, what: str) -> tuple[int,
     if len(shape) != dimensions or min(shape, default=0) < 1:
         raise BadInput(f"{path}: this {what} has shape {'x'.join(map(str, shape))}; {dimensions}-D is needed")
     return tuple(int(n) for n in shape[::-1])
+
+
+def _checked_dtype(header, path: Path) -> np.dtype:
+    try:
+        dtype = header.get_data_dtype()
+    except KeyError:
+        dtype = np.dtype("V")
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        raise BadInput(
+            f"{path}: voxels of type {header['datatype']} ({dtype}) are not supported; "
+            "convert the magnitude image to a real type of at most 64 bits"
+        )
+    return dtype
+
+
+def _checked_offset(header, path: Path) -> int:
+    offset = float(header["vox_offset"])
+    if not len(header.binaryblock) <= offset < 1 << 40:
+        raise BadInput(
+            f"{path}: vox_offset in the header is {offset:g}, which makes no sense; write it again"
+        )
+    return int(offset)
 
 
 def _scaling(header, path: Path) -> tuple[float, float]:

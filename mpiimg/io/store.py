@@ -266,8 +266,12 @@ def dataset_offset(path: Path) -> int:
             dataset = file[DATASET]
             offset = dataset.id.get_offset()
             end = (offset or 0) + dataset.id.get_storage_size()
-    except KeyError:
+    except (KeyError, AttributeError):
         raise BadInput(f"{path}: no dataset named {DATASET!r}; give a file made by mpiimg-stage") from None
+    except OSError as error:
+        raise BadInput(
+            f"{path}: damaged HDF5 file ({error}); stage the image again with mpiimg-stage"
+        ) from None
     if offset is None or os.path.getsize(path) < end:
         raise BadInput(f"{path}: the staged array is incomplete; stage the image again with mpiimg-stage")
     return offset

@@ -1,0 +1,475 @@
+"""NIfTI in and out against nibabel: kinds, byte orders, scaling, streams, and what is refused."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import h5py
+import nibabel
+import numpy as np
+import pytest
+
+from mpiimg.errors import BadInput
+from mpiimg.io.nifti import (
+    Image,
+    free_bytes,
+    gzip_member,
+    open_image,
+    output_header,
+    parse_header,
+    same_space,
+    staged_attributes,
+    stem,
+    stream,
+)
+from mpiimg.io.store import create_staged, describe_staged
+from mpiimg.partition import box_slices
+
+SHAPE = (5, 4, 3, 2)  # x, y, z, volumes
+KINDS = {1: nibabel.Nifti1Image, 2: nibabel.Nifti2Image}
+AFFINE = np.array([[-2.0, 0.1, 0, 30], [0.1, 2.1, 0, -40], [0, 0, 2.2, 5], [0, 0, 0, 1]])
+
+
+def voxels(dtype, shape=SHAPE, seed=0):
+    rng = np.random.default_rng(seed)
+    if np.dtype(dtype).kind == "f":
+        return rng.normal(size=shape).astype(dtype)
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    return rng.integers(low, high, shape, dtype, endpoint=True)
+
+
+def save(path, data, version=1, order="<", slope=None, inter=None, affine=AFFINE, **fields):
+    """Write an image whose voxels on disk are `data`, whatever its scaling says they stand for."""
+    template = KINDS[version](data, affine).header
+    template.set_xyzt_units("mm", "sec")
+    for field, value in fields.items():
+        template[field] = value
+    template["scl_slope"], template["scl_inter"] = slope if slope is not None else np.nan, inter or 0
+    header = template.as_byteswapped(order)
+    header["vox_offset"] = len(header.binaryblock) + 4
+    header["magic"] = b"n+1" if version == 1 else b"n+2"
+    raw = header.binaryblock + bytes(4) + data.astype(data.dtype.newbyteorder(order)).tobytes(order="F")
+    path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
+    return path
+
+
+def slabs(image, thickness=2):
+    """Boxes that follow each other through the whole file."""
+    volumes, depth = image.shape[0], image.shape[1]
+    for v, z in itertools.product(range(volumes), range(0, depth, thickness)):
+        yield (
+            (v, v + 1),
+            (z, min(z + thickness, depth)),
+            (0, image.shape[2]),
+            (0, image.shape[3]),
+        )
+
+
+@pytest.mark.parametrize("version", KINDS)
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("dtype", ["int16", "uint16", "float32", "float64", "uint8", "int32"])
+@pytest.mark.parametrize("scaling", [None, (0.37, -12.5)], ids=["plain", "scaled"])
+def test_values_are_nibabels(tmp_path, version, order, dtype, scaling):
+    """From .nii in any order, from .nii.gz as a stream, for every header, byte order and scaling."""
+    slope, inter = scaling or (None, None)
+    data = voxels(dtype)
+    for name in ("a.nii", "a.nii.gz"):
+        path = save(tmp_path / name, data, version, order, slope, inter)
+        image = open_image(path, 4)
+        peer = nibabel.load(path)
+        assert image.kind == name[2:]
+        assert image.shape == SHAPE[::-1]
+        assert image.axes == "vzyx"
+        assert (image.affine == peer.affine).all()
+        expected = np.asarray(peer.dataobj).T
+        whole = np.empty(image.shape, image.native)
+        if name.endswith(".gz"):
+            for box, block in zip(slabs(image), stream(image, slabs(image)), strict=True):
+                assert block.dtype.isnative
+                whole[box_slices(box)] = block
+        else:
+            file = image.open()
+            whole = file.read(tuple((0, n) for n in image.shape))
+            file.close()
+        assert (whole == data.T).all()
+        values = image.scaled(whole)
+        assert values.dtype == image.values_dtype
+        if scaling is None:
+            assert values is whole
+            assert (values == expected).all()
+        else:
+            assert values.dtype == ("float64" if dtype == "float64" else "float32")
+            exact = data.T.astype(float) * image.slope + image.inter
+            assert (values == exact.astype(values.dtype)).all()
+            np.testing.assert_allclose(values, expected, rtol=3e-7, atol=1e-5)
+
+
+def test_three_dimensions_and_trailing_ones(tmp_path):
+    data = voxels("int16", (5, 4, 3))
+    assert open_image(save(tmp_path / "a.nii", data), 3).shape == (3, 4, 5)
+    assert open_image(save(tmp_path / "b.nii", data[..., None]), 3).shape == (3, 4, 5)
+    assert open_image(save(tmp_path / "c.nii", data[..., None, None]), 4).shape == (1, 3, 4, 5)
+    assert open_image(save(tmp_path / "a.nii", data), 3).axes == "zyx"
+
+
+def test_a_slope_of_zero_is_no_scaling(tmp_path):
+    image = open_image(save(tmp_path / "a.nii", voxels("int16"), slope=0.0, inter=3.0), 4)
+    assert (image.slope, image.inter) == (1.0, 0.0)
+
+
+def test_identity_tells_images_apart(tmp_path):
+    path = save(tmp_path / "a.nii", voxels("int16"))
+    first = open_image(path, 4).identity
+    assert open_image(path, 4).identity == first
+    os.utime(path, ns=(1, 1))
+    assert open_image(path, 4).identity != first
+    save(path, voxels("int16"), descrip=b"another")
+    os.utime(path, ns=(1, 1))
+    assert open_image(path, 4).identity[2] != first[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sub-1_dwi.nii.gz", "sub-1"),
+        ("sub-1_dwi.nii", "sub-1"),
+        ("sub-1_dwi.h5", "sub-1"),
+        ("dwi.nii.gz", "dwi"),
+        ("a.b.nii.gz", "a.b"),
+        ("_dwi.nii", "_dwi"),
+        ("data", "data"),
+    ],
+)
+def test_stem(name, expected):
+    assert stem(Path("/somewhere") / name) == expected
+
+
+# What is refused.
+
+
+@pytest.fixture
+def good(tmp_path):
+    return save(tmp_path / "a.nii", voxels("int16"))
+
+
+def refuse(path, said, dimensions=4):
+    with pytest.raises(BadInput) as caught:
+        open_image(path, dimensions, "diffusion image")
+    assert str(caught.value).startswith(f"{path}: ")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_and_unreadable_files(tmp_path):
+    refuse(tmp_path / "none.nii", "cannot read this diffusion image: No such file")
+    refuse(tmp_path, "cannot read this diffusion image: Is a directory")
+
+
+@pytest.mark.filterwarnings("ignore:Extension size")
+@pytest.mark.parametrize("content", [b"", b"text", b"\0" * 1000, b"x" * 1000, bytes(range(256)) * 4])
+def test_other_files_are_not_nifti(tmp_path, content):
+    path = tmp_path / "a.nii"
+    for data in (content, gzip.compress(content)):
+        path.write_bytes(data)
+        refuse(path, "this diffusion image is not a NIfTI file (.nii, .nii.gz) nor a staged one")
+
+
+def test_headers_in_two_pieces_are_refused(tmp_path):
+    nibabel.save(nibabel.Nifti1Pair(voxels("int16"), AFFINE), tmp_path / "a.img")
+    refuse(tmp_path / "a.hdr", "not a NIfTI file")
+
+
+def test_truncated_voxels(good):
+    size = good.stat().st_size
+    os.truncate(good, size - 1)
+    refuse(good, f"truncated: {size - 1} bytes where the header promises {size}; copy it again")
+
+
+@pytest.mark.parametrize("keep", [2, 10, 20])
+def test_a_gzip_that_ends_in_the_header(tmp_path, keep):
+    path = save(tmp_path / "a.nii.gz", voxels("int16"))
+    path.write_bytes(path.read_bytes()[:keep])
+    refuse(path, "truncated or corrupt gzip")
+
+
+def test_wrong_dimensions(tmp_path, good):
+    refuse(save(tmp_path / "b.nii", voxels("int16", (5, 4, 3))), "has shape 5x4x3; 4-D is needed")
+    refuse(save(tmp_path / "c.nii", voxels("int16", (5, 4, 3, 2, 6))), "has shape 5x4x3x2x6; 4-D is needed")
+    refuse(good, "has shape 5x4x3x2; 3-D is needed", dimensions=3)
+
+
+@pytest.mark.parametrize("dimensions", [[4, 5, 0, 3, 2, 1, 1, 1], [4, 5, -4, 3, 2, 1, 1, 1], [0] * 8])
+def test_empty_dimensions(good, dimensions):
+    patch(good, 40, "<8h", *dimensions)
+    refuse(good, "")
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+def test_types_that_are_no_real_numbers(tmp_path, dtype):
+    path = save(tmp_path / "a.nii", np.zeros(SHAPE, dtype))
+    refuse(path, "are not supported; convert the magnitude image to a real type of at most 64 bits")
+
+
+def test_colours(tmp_path):
+    data = np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nibabel.save(nibabel.Nifti1Image(data, AFFINE), tmp_path / "a.nii")
+    refuse(tmp_path / "a.nii", "voxels of type 128")
+
+
+def patch(path, position, layout, *values):
+    with open(path, "r+b") as file:
+        file.seek(position)
+        file.write(struct.pack(layout, *values))
+
+
+@pytest.mark.parametrize("code", [0, 1, 1536, 4711, -1])
+def test_types_that_are_too_wide_or_do_not_exist(good, code):
+    patch(good, 70, "<h", code)
+    refuse(good, f"voxels of type {code} ")
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0, -352.0, np.nan, np.inf])
+def test_voxels_that_begin_in_the_header_or_nowhere(good, offset):
+    patch(good, 108, "<f", offset)
+    refuse(good, "vox_offset")
+
+
+@pytest.mark.parametrize("inter", [np.inf, np.nan])
+def test_scaling_that_makes_no_sense(good, inter):
+    patch(good, 112, "<2f", 2.0, inter)
+    refuse(good, "scl_slope and scl_inter in the header make no sense")
+
+
+@pytest.mark.filterwarnings("ignore:Extension size")
+def test_damaged_headers_are_refused_or_read_but_raise_nothing_else(tmp_path):
+    """Any two bytes of a header may be anything."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "a.nii"
+    opened = 0
+    for version in KINDS:
+        whole = save(path, voxels("int16"), version).read_bytes()
+        size = 348 if version == 1 else 540
+        for _ in range(150):
+            damaged = bytearray(whole)
+            for place in rng.integers(0, min(size, 200), 2):
+                damaged[place] = rng.integers(0, 256)
+            path.write_bytes(damaged)
+            try:
+                open_image(path, 4)
+                opened += 1
+            except BadInput as error:
+                assert "\n" not in str(error)
+    assert 0 < opened < 300
+
+
+# Streams.
+
+
+def read_all(image):
+    return list(stream(image, slabs(image)))
+
+
+@pytest.fixture
+def zipped(tmp_path):
+    return save(tmp_path / "a.nii.gz", voxels("int16"))
+
+
+def test_a_stream_of_several_members(tmp_path):
+    """As pigz and we ourselves write them, cut anywhere."""
+    data = voxels("int16")
+    raw = save(tmp_path / "a.nii", data).read_bytes()
+    path = tmp_path / "a.nii.gz"
+    cuts = [0, 1, 348, 352, 353, 400, len(raw)]
+    path.write_bytes(b"".join(gzip_member(raw[a:b]) for a, b in itertools.pairwise(cuts)))
+    image = open_image(path, 4)
+    whole = np.concatenate([block.ravel() for block in read_all(image)])
+    assert (whole == data.T.ravel()).all()
+    assert gzip.decompress(path.read_bytes()) == raw
+
+
+@pytest.mark.parametrize("missing", [1, 4, 8, 9, 40])
+def test_a_truncated_stream(zipped, missing):
+    image = open_image(zipped, 4)
+    os.truncate(zipped, zipped.stat().st_size - missing)
+    with pytest.raises(BadInput, match=r"truncated or corrupt gzip \(.*\); test it with gzip -t and copy it"):
+        read_all(image)
+
+
+def test_a_damaged_stream_is_never_taken_for_a_good_one(zipped):
+    """A flipped bit that still inflates is found by the checksum, also one in the checksum itself."""
+    image, whole = open_image(zipped, 4), zipped.read_bytes()
+    for place in [*range(60, len(whole) - 8, 5), *range(len(whole) - 8, len(whole))]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x10
+        zipped.write_bytes(damaged)
+        with pytest.raises(BadInput, match="truncated or corrupt gzip"):
+            read_all(image)
+
+
+def test_no_last_block_before_the_checksum_is_right(tmp_path):
+    """Who stops after the last block has had the whole stream verified."""
+    zipped = save(tmp_path / "a.nii.gz", voxels("int16", (64, 64, 32, 8)))
+    image = open_image(zipped, 4)
+    damaged = bytearray(zipped.read_bytes())
+    damaged[-6] ^= 1
+    zipped.write_bytes(damaged)
+    count = len(list(slabs(image)))
+    found = []
+    with pytest.raises(BadInput, match="truncated or corrupt gzip"):
+        for block in stream(image, slabs(image)):
+            found.append(block)
+            if len(found) == count:
+                break
+    assert 0 < len(found) < count
+
+
+def test_a_stream_with_less_than_the_header_promises(tmp_path):
+    path = save(tmp_path / "a.nii.gz", voxels("int16"))
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-2]))
+    image = open_image(path, 4)
+    with pytest.raises(BadInput, match="ends before its last voxel"):
+        read_all(image)
+
+
+def test_a_member_is_reproducible_and_plain_gzip():
+    data = voxels("int16").tobytes()
+    assert gzip_member(data) == gzip_member(data)
+    assert zlib.decompress(gzip_member(data), wbits=31) == data
+    assert gzip_member(data)[4:8] == bytes(4), "no time stamp"
+
+
+# Headers out.
+
+
+@pytest.mark.parametrize("version", KINDS)
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize(("components", "dtype"), [(None, "uint8"), (2, "float32"), (3, "float32")])
+def test_outputs_keep_the_space_of_their_image(tmp_path, version, order, components, dtype):
+    path = save(
+        tmp_path / "a.nii",
+        voxels("int16"),
+        version,
+        order,
+        slope=2.0,
+        inter=1.0,
+        qform_code=1,
+        sform_code=4,
+        cal_max=100,
+    )
+    image = open_image(path, 4)
+    shape = SHAPE[:3] if components is None else (*SHAPE[:3], components)
+    data = voxels(dtype, shape)
+    out = tmp_path / "out.nii"
+    out.write_bytes(output_header(image, components, dtype, "mpiimg 1") + data.tobytes(order="F"))
+    made, peer = nibabel.load(out), nibabel.load(path)
+    assert type(made) is type(peer)
+    assert (np.asarray(made.dataobj) == data).all()
+    assert made.get_data_dtype() == np.dtype(dtype).newbyteorder("<")
+    assert (made.affine == peer.affine).all()
+    for form in ("get_sform", "get_qform"):
+        expected, code = getattr(peer.header, form)(coded=True)
+        found, found_code = getattr(made.header, form)(coded=True)
+        assert code == found_code
+        assert (found == expected).all()
+    assert made.header.get_xyzt_units() == ("mm", "sec")
+    assert made.header.get_zooms()[:3] == peer.header.get_zooms()[:3]
+    assert (made.header["cal_max"], made.header["descrip"]) == (0, b"mpiimg 1")
+    assert made.dataobj.slope == 1
+    assert made.dataobj.inter == 0
+    assert nibabel.Nifti1Header.diagnose_binaryblock(out.read_bytes()[:348]) == "" or version == 2
+
+
+# Staged files.
+
+
+def stage(path, image):
+    array = image.array("data")
+    create_staged(path, array)
+    file = image.open()
+    with h5py.File(path, "r+") as staged:
+        staged["data"][...] = file.read(tuple((0, n) for n in image.shape))
+    file.close()
+    describe_staged(path, staged_attributes(image))
+    return path
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_a_staged_image_is_its_original(tmp_path, order):
+    original = open_image(save(tmp_path / "s_dwi.nii", voxels("int16"), 1, order, 0.5, 3.0), 4)
+    image = open_image(stage(tmp_path / "other.h5", original), 4)
+    assert image.kind == "staged"
+    assert image.stem == original.stem == "s"
+    assert image.identity == original.identity
+    assert (image.slope, image.inter, image.shape) == (original.slope, original.inter, original.shape)
+    assert (image.affine == original.affine).all()
+    box = tuple((0, n) for n in image.shape)
+    one, other = image.open(), original.open()
+    assert (one.read(box) == other.read(box)).all()
+    assert one.dtype.isnative
+    one.close()
+    other.close()
+
+
+def test_other_hdf5_files_are_refused(tmp_path, good):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["other"] = np.zeros(3)
+    refuse(path, "no dataset named 'data'; give a file made by mpiimg-stage")
+    with h5py.File(path, "w") as file:
+        file["data"] = np.zeros(3)
+    refuse(path, "this HDF5 file was not made by mpiimg-stage; give a NIfTI or a staged file")
+    with h5py.File(path, "w") as file:
+        file.create_group("data")
+    refuse(path, "made by mpiimg-stage")
+    with h5py.File(path, "w") as file:
+        file.create_dataset("data", (100, 100), "f4", chunks=(10, 10))
+    refuse(path, "stage the image again with mpiimg-stage")
+
+
+def test_staged_files_of_another_layout_or_cut_short(tmp_path, good):
+    path = stage(tmp_path / "a.h5", open_image(good, 4))
+    describe_staged(path, {"mpiimg_staged": 2})
+    refuse(path, "staged by another version (layout 2); stage the image again")
+    for size in (path.stat().st_size - 1, 2000, 100, 20):
+        os.truncate(path, size)
+        refuse(path, "stage the image again")
+
+
+# Spaces.
+
+
+def image_with(affine, shape=SHAPE):
+    header = nibabel.Nifti1Header()
+    header.set_data_shape(shape)
+    header.set_sform(affine, 1)
+    header["magic"] = b"n+1"
+    return Image(Path("a"), "nii", "a", shape[::-1], "<i2", 352, 1.0, 0.0, header.binaryblock, (0, 0, 0))
+
+
+def test_spaces_agree_within_a_thousandth_of_a_voxel():
+    one = image_with(AFFINE)
+    assert same_space(one, image_with(AFFINE, SHAPE[:3])) is None
+    moved = AFFINE.copy()
+    moved[0, 3] += 0.001
+    assert same_space(one, image_with(moved)) is None
+    moved[0, 3] += 0.01
+    assert same_space(one, image_with(moved)) == "affine, by up to 0.011 mm"
+    turned = AFFINE.copy()
+    turned[:3, 0] *= -1
+    assert same_space(one, image_with(turned)).startswith("affine, by up to 20")
+    assert same_space(one, image_with(AFFINE, (5, 4, 2))) == "shape 5x4x3 against 5x4x2"
+
+
+def test_parse_header_wants_one_piece():
+    with pytest.raises(ValueError, match="one piece"):
+        parse_header(nibabel.nifti1.Nifti1PairHeader().binaryblock)
+
+
+def test_free_bytes(tmp_path):
+    status = os.statvfs(tmp_path)
+    assert abs(free_bytes(tmp_path) - status.f_bavail * status.f_frsize) < 1 << 30
