@@ -19,6 +19,7 @@ setup(
     packages=find_packages(include=["mpiimg", "mpiimg.*"]),
     scripts=sorted(str(p.relative_to(here)) for p in (here / "bin").glob("mpiimg-*")),
     install_requires=[
+        "astropy>=6",
         "dipy>=1.12",
         "h5py>=3.10",
         "isal>=1.6",
@@ -28,10 +29,11 @@ setup(
         "numba>=0.60",
         "numpy>=1.26",
         "scipy>=1.11",
+        "sep>=1.4",
         "tqdm",
     ],
     extras_require={
         "mpich": ["mpich"],
-        "test": ["pytest", "pytest-mpi", "ruff"],
+        "test": ["astroscrappy", "pytest", "pytest-mpi", "ruff"],
     },
 )
