@@ -129,10 +129,11 @@ class Executor:
         for name in [name for name in self.placed if name not in kept]:
             self._drop(name)
         provenance = self._provenance(stage)
-        if stage.kind == "sink":
+        if stage.kind in ("sink", "files"):
             done, todo = set(), range(len(stage.grid))
             section = bind(stage, self.resources, self.placed, todo)
-            self._run_sink(stage, section)
+            run = self._run_sink if stage.kind == "sink" else self._run_files
+            run(stage, section)
         else:
             done = self._done_before(stage, provenance)
             todo = [n for n in range(len(stage.grid)) if n not in done]
@@ -208,6 +209,19 @@ class Executor:
             self._guarded(lambda: os.fdatasync(descriptor), f"stage {stage.name}")
         finally:
             os.close(descriptor)
+        self._settle()
+
+    def _run_files(self, stage: Stage, section: Section) -> None:
+        """Write one whole file a chunk."""
+        for number, blocks in self._inputs(stage, section, range(len(stage.grid))):
+            self.watchdog()
+            path = self.work / "outputs" / stage.outputs[number]
+            self._guarded(
+                lambda path=path, number=number, blocks=blocks: path.write_bytes(
+                    stage.work(stage.chunk(number), *blocks)
+                ),
+                f"stage {stage.name}, chunk {number}",
+            )
         self._settle()
 
     def _write_round(self, stage: Stage, numbers: list[list[int]], descriptor: int, position: int) -> int:

@@ -280,7 +280,9 @@ def still_read(stages: Sequence[Stage], name: str) -> set[str]:
 
 def output_names(recipe: Recipe) -> list[str]:
     """Return the names of all files that a run writes."""
-    images = [stage.output for stage in static_stages(recipe) if stage.kind == "sink"]
+    stages = static_stages(recipe)
+    images = [stage.output for stage in stages if stage.kind == "sink"]
+    images += [name for stage in stages for name in stage.outputs]
     staged = [name for name, _ in recipe.staged_outputs.values()]
     return [*images, *staged, *recipe.documents(recipe.values), recipe.record]
 

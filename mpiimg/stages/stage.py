@@ -108,22 +108,23 @@ class Stage:
     Parameters
     ----------
     name : unique in a run; it names marks and log lines
-    kind : "source", "map", "stencil", "reduce", "regroup" or "sink". Map, stencil, reduce and regroup
-        run alike: the needs say what is exchanged. The kind says what a reader should expect.
+    kind : "source", "map", "stencil", "reduce", "regroup", "sink" or "files". Map, stencil, reduce and
+        regroup run alike: the needs say what is exchanged. The kind says what a reader should expect.
     grid : the chunks; their extents follow from the data alone
     reads : what the work on a chunk needs
     writes : the arrays that it returns blocks of, in this order
     work : called as work(chunk, *blocks), returns a tuple of blocks, one an array written;
-        for a sink, bytes that follow those of the chunk before
+        for a sink, bytes that follow those of the chunk before; for files, the bytes of a whole file
     parameters : what enters the provenance beside the inputs
     weights : (chunks,) integers: relative work, known from data; None where all weigh the same
     offsets : as in Need, for the arrays written
-    place : the box that a chunk fills in each array written, where axes do not tell
+    place : by name of an array written: the box that a chunk fills in it, where axes do not tell
     finish : for a reduce: called on all ranks as finish(rows) with the (chunks, ...) rows of the array
         written; returns values for the stages after it
     blocks : for a source: yields the blocks of all chunks in order, on the rank that reads
     output, head : for a sink: name of the file and the bytes it begins with
-    output_bytes : for a sink: the most bytes that the work on a chunk returns
+    outputs : for files: the name of each chunk's file
+    output_bytes : for a sink or files: the most bytes that the work on a chunk returns
     """
 
     name: str
@@ -135,11 +136,12 @@ class Stage:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     weights: tuple[int, ...] | None = None
     offsets: tuple[int, ...] | None = None
-    place: Callable[[Chunk], Box] | None = None
+    place: Mapping[str, Callable[[Chunk], Box]] = field(default_factory=dict)
     finish: Callable[[np.ndarray], dict[str, Any]] | None = None
     blocks: Callable[[], Iterator[np.ndarray]] | None = None
     output: str = ""
     head: bytes = b""
+    outputs: tuple[str, ...] = ()
     output_bytes: int = 0
 
     def chunk(self, number: int) -> Chunk:
@@ -147,8 +149,8 @@ class Stage:
 
     def output_box(self, array: Array, chunk: Chunk) -> Box:
         """Return the box of `array` that the work on `chunk` fills."""
-        if self.place is not None:
-            return self.place(chunk)
+        if array.name in self.place:
+            return self.place[array.name](chunk)
         if self.kind == "reduce":
             return ((chunk.number, chunk.number + 1), *((0, n) for n in array.shape[1:]))
         return array_box(array, chunk, offsets=self.offsets)
