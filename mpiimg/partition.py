@@ -8,9 +8,10 @@ many ranks there are.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
 import numpy as np
@@ -249,18 +250,23 @@ class PieceTable:
         if not len(self.producers) == len(self.keys) == len(self.lengths):
             raise ValueError("producers, keys and lengths must be equally many")
 
-    @property
+    @cached_property
     def offsets(self) -> tuple[int, ...]:
         """Where each piece starts; one more number than pieces, the last is the length of the flat array."""
         return (0, *accumulate(self.lengths))
 
     def of_producer(self, chunk: int) -> Box:
         """Return the part of the flat array that chunk `chunk` of the producing stage fills."""
-        offsets = self.offsets
-        first, last = (np.searchsorted(self.producers, chunk, side) for side in ("left", "right"))
-        return ((offsets[first], offsets[last]),)
+        first, last = bisect_left(self.producers, chunk), bisect_right(self.producers, chunk)
+        return ((self.offsets[first], self.offsets[last]),)
 
     def of_key(self, key: int) -> tuple[Box, ...]:
         """Return where the pieces of `key` lie, in the order of their producers."""
-        offsets = self.offsets
-        return tuple(((offsets[i], offsets[i + 1]),) for i, k in enumerate(self.keys) if k == key)
+        return tuple(((self.offsets[i], self.offsets[i + 1]),) for i in self._members.get(key, ()))
+
+    @cached_property
+    def _members(self) -> dict[int, list[int]]:
+        members: dict[int, list[int]] = {}
+        for piece, key in enumerate(self.keys):
+            members.setdefault(key, []).append(piece)
+        return members
