@@ -97,11 +97,12 @@ def report(folder: Path, ranks: int, simulated: float, wall: float) -> str:
     bound = memory_bound(raw_bytes, volumes, mask["Voxels"], ranks)
     where = benchmarks.conditions()
     libraries = ", ".join(f"{name} {where[name]}" for name in benchmarks.LIBRARIES)
+    shape = " x ".join(map(str, extents[::-1]))
+    memory = ", in memory" if record["in_memory"] else ""
     return "\n".join(
         [
-            f"{' x '.join(map(str, extents[::-1]))} voxels, {volumes} volumes, {mask['Voxels']} voxels in the "
-            fXif record['in_memory'] else ''}; {where['cpu']}, "
-            f"{where['cpus']} CPUs; commit {where['commit']}, {where['date'][:10]}; {libraries}.",
+            f"{shape} voxels, {volumes} volumes, {mask['Voxels']} voxels in the mask; {ranks} ranks{memory}; "
+            f"{where['cpu']}, {where['cpus']} CPUs; commit {where['commit']}, {where['date'][:10]}; {libraries}.",
             "",
             table(record["stages"], wall),
             "",
