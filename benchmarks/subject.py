@@ -102,7 +102,8 @@ def report(folder: Path, ranks: int, simulated: float, wall: float) -> str:
     return "\n".join(
         [
             f"{shape} voxels, {volumes} volumes, {mask['Voxels']} voxels in the mask; {ranks} ranks{memory}; "
-            f"{where['cpu']}, {where['cpus']} CPUs; commit {where['commit']}, {where['date'][:10]}; {libraries}.",
+            f"{where['cpu']}, {where['cpus']} CPUs; commit {where['commit']}, {where['date'][:10]}; "
+            f"{libraries}.",
             "",
             table(record["stages"], wall),
             "",
