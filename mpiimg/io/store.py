@@ -139,7 +139,7 @@ class StagedStore:
                 if not _fits(path, array):
                     create_staged(path, array)
                 offset = dataset_offset(path)
-            except OSError as error:
+            except Exception as error:
                 problem = error
         offset, problem = self._comm.bcast((offset, problem))
         if problem is not None:
@@ -287,5 +287,5 @@ def _fits(path: Path, array: Array) -> bool:
             shape = tuple(max(n, 1) for n in array.shape)
             same = dataset.shape == shape and dataset.dtype == np.dtype(array.dtype)
             return same and os.path.getsize(path) >= dataset.id.get_offset() + array.nbytes
-    except (OSError, KeyError, TypeError):
+    except (OSError, KeyError, TypeError, AttributeError):
         return False
