@@ -43,8 +43,10 @@ mpi_tests() {
 }
 
 tool_tests() {
+    local selected="$SELECTED"
     has_tests tests/tools || return 0
-    block "tool tests, $1" "$1/bin/python" -m pytest -m "$SELECTED" tests/tools
+    [ "$1" = .venv ] || selected="($SELECTED) and not one_install"
+    block "tool tests, $1" "$1/bin/python" -m pytest -m "$selected" tests/tools
 }
 
 # The same settings for ranks that pytest starts and for pytest on ranks: they stand in launch.py.

@@ -35,7 +35,9 @@ def run(recipe: Recipe, comm, options: Options) -> Path:
     try:
         with stop_on_signals(executor.agreement):
             executor.execute()
-            on_root(comm, _publish, recipe, options, work, executor.values, executor.report())
+            report = executor.report()
+            executor.close()  # no rank may hold a staged result open while another describes it
+            on_root(comm, _publish, recipe, options, work, executor.values, report)
     except BadInput:
         executor.abandon()
         comm.Barrier()  # no rank may still be writing in the folder that is removed
@@ -51,7 +53,6 @@ def run(recipe: Recipe, comm, options: Options) -> Path:
     except Exception:
         executor.abandon()
         raise
-    executor.close()
     on_root(comm, _clean, options, work)
     return options.out
 
