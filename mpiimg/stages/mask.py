@@ -84,7 +84,13 @@ def value_range(image: Image, source: Array) -> Stage:
     """Find the smallest and largest value, between which Otsu's histogram lies."""
 
     def finish(rows):
-        return {"low": rows[:, 0].min(), "high": rows[:, 1].max()}
+        low, high = rows[:, 0].min(), rows[:, 1].max()
+        if low == high:
+            raise BadInput(
+                f"{image.path}: the smoothed b0 is {low:g} everywhere: there is no brain to find; "
+                "give a mask with --mask, or a smaller --median-radius"
+            )
+        return {"low": low, "high": high}
 
     return reduction(
         "range",
