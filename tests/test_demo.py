@@ -72,10 +72,16 @@ def test_the_simulated_head_is_compared_with_its_truth(demo):
     dice, error = re.search(
         r"Dice ([\d.]+); noise sigma was 40; FA of white matter off by ([+-][\d.]+)", finished.stdout
     ).groups()
-    brain = voxels(folder / "demo/simulated/dwi_desc-truth_mask.nii.gz") == 1
-    mask = voxels(folder / "demo/simulated-maps/dwi_desc-brain_mask.nii.gz") == 1
+    raw, maps = folder / "demo/simulated", folder / "demo/simulated-maps"
+    brain = voxels(raw / "dwi_desc-truth_mask.nii.gz") == 1
+    mask = voxels(maps / "dwi_desc-brain_mask.nii.gz") == 1
     assert abs(2 * (mask & brain).sum() / (mask.sum() + brain.sum()) - float(dice)) <= 0.0005
-    assert float(dice) > 0.85 and abs(float(error)) < 0.2
+    white = mask & (voxels(raw / "dwi_desc-truth_tissue.nii.gz") == 1)
+    wrong = (
+        voxels(maps / "dwi_model-tensor_param-fa_dwimap.nii.gz") - voxels(raw / "dwi_desc-truth_fa.nii.gz")
+    )[white]
+    assert abs(np.median(wrong) - float(error)) <= 0.0005
+    assert white.sum() > 5000 and abs(float(error)) < 0.05
 
 
 def test_maps_hold_no_infinity(demo):
