@@ -131,3 +131,40 @@ def nonlocal_means(volume, sigma, mask, patch_radius=1, block_radius=5, rician=T
         bias = 2.0 * level[centre[0]] ** 2 if rician else 0.0
         out[tuple(voxel)] = np.sqrt(max(total / weights - bias, 0.0))
     return out
+
+
+def coadd(images, variances, masks, weights, planes, sigma=3.0, passes=2):
+    """Clip and average pixel by pixel: image, variance, mask, number of inputs; `weights` may be "pixel"."""
+    shape = images.shape[1:]
+    image, variance = np.full(shape, np.nan), np.full(shape, np.inf)
+    mask, number = np.zeros(shape, int), np.zeros(shape, int)
+    for at in np.ndindex(shape):
+        stack = zip(images, variances, masks, strict=True)
+        pixels = [(float(i[at]), float(v[at]), int(m[at])) for i, v, m in stack]
+        scale = [1 / v if v > 0 else 0.0 for _, v, _ in pixels] if isinstance(weights, str) else list(weights)
+        inputs = [
+            (value, var, bits, w)
+            for (value, var, bits), w in zip(pixels, scale, strict=True)
+            if np.isfinite(value) and np.isfinite(var) and var >= 0 and not bits & planes.excluded and w > 0
+        ]
+        left = inputs
+        for _ in range(passes):
+            values = [value for value, *_ in left]
+            mean = sum(values) / len(values) if values else 0.0
+            reach = sigma * np.sqrt(sum((mean - v) * (mean - v) for v in values) / max(len(values), 1))
+            left = [one for one in left if mean - reach <= one[0] <= mean + reach]
+        total = sum(w for *_, w in left)
+        if left:
+            image[at] = sum(w * value for value, _, _, w in left) / total
+            variance[at] = sum(w * w * var for _, var, _, w in left) / total**2
+        number[at] = len(left)
+        for _, _, bits, _ in left:
+            mask[at] |= bits
+        mask[at] |= planes.clipped * (len(left) < len(inputs)) | planes.no_data * (not left)
+        seen = [
+            bits & planes.saturated
+            for value, _, bits in pixels
+            if not bits & planes.no_data and (bits & planes.saturated or np.isfinite(value))
+        ]
+        mask[at] |= planes.saturated * (bool(seen) and all(seen) and not left)
+    return image, variance, mask, number
