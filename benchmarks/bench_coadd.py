@@ -1,8 +1,8 @@
 """Clipped coadd with variance and mask against ccdproc's Combiner without: CPU seconds of one core.
 
-``python benchmarks/bench_coadd.py [--size small|full] [--rounds N]``. The peer's stack is built beforehand, and
-it clips once (ours twice; it has no way to ask for more). It is measured bare, without weights and spared its
-uncertainties, in both precisions; and as its users call it, weighted and with them.
+``python benchmarks/bench_coadd.py [--size small|full] [--rounds N]``. The peer's stack is built beforehand,
+and it clips once (ours twice; it has no way to ask for more). It is measured bare, without weights and spared
+its uncertainties, in both precisions; and as its users call it, weighted and with them.
 """
 
 from __future__ import annotations
