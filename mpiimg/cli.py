@@ -17,10 +17,12 @@ import mpiimg
 from mpiimg.comm import runtime
 from mpiimg.errors import BadInput, Exit
 from mpiimg.stages import denoise, fit, mask, noise
-from mpiimg.stages.stage import Parameter
+from mpiimg.stages.stage import POSITIVE, Parameter
 
 GRADIENTS = (
-    Parameter("b0_threshold", 50.0, "volumes at or below count as b0", float, "s/mm^2"),
+    Parameter(
+        "b0_threshold", 50.0, "volumes at or below count as b0", float, "s/mm^2", limits=(0, POSITIVE[1])
+    ),
     Parameter("normalise_bvecs", False, "rescale bvecs that are not of unit length", bool),
 )
 B_MAX = Parameter("b_max", None, "volumes above are left out of the fit", float, "s/mm^2")
@@ -215,12 +217,28 @@ def _add(group, parameter: Parameter) -> None:
     default = f" (default {parameter.default})" if parameter.default is not None else ""
     group.add_argument(
         flag,
-        type=parameter.type,
+        type=_checked(parameter),
         default=parameter.default,
         choices=parameter.choices,
         metavar=parameter.metavar or (None if parameter.choices else parameter.type.__name__.upper()),
         help=(parameter.help + unit + default).replace("%", "%%"),
     )
+
+
+def _checked(parameter: Parameter) -> Callable:
+    """Return what turns a word into a value of `parameter`, or says why it cannot be one."""
+    if parameter.limits is None:
+        return parameter.type
+    low, high = parameter.limits
+
+    def convert(text: str):
+        value = parameter.type(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not between {low:g} and {high:g}")
+        return value
+
+    convert.__name__ = parameter.type.__name__
+    return convert
 
 
 def main(name: str, arguments: list[str] | None = None) -> int:

@@ -83,7 +83,7 @@ def read_gradients(
             f"{bvals_path}: no volume with b <= {b0_threshold:g} s/mm^2 (lowest is {bvals.min():g}); "
             "a b0 is needed, raise --b0-threshold if that one is meant"
         )
-    bvecs = np.where(np.isfinite(bvecs), bvecs, 0.0)
+    bvecs = np.where(np.isfinite(bvecs).all(axis=1, keepdims=True), bvecs, 0.0)
     length = np.sqrt((bvecs**2).sum(axis=1))
     off = np.abs(length - 1) > UNIT_TOLERANCE
     weighted = bvals > b0_threshold

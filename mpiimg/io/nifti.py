@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import zlib
 from collections.abc import Iterator
@@ -146,7 +145,7 @@ def parse_header(raw: bytes):
 
     sizes = {int.from_bytes(raw[:4], order) for order in ("little", "big")}
     kind = nibabel.Nifti2Header if 540 in sizes else nibabel.Nifti1Header
-    header = kind.from_fileobj(io.BytesIO(raw), check=False)
+    header = kind(raw[: kind.template_dtype.itemsize], check=False)
     if bytes(header["magic"])[:3] not in (b"n+1", b"n+2"):
         raise ValueError("not a NIfTI file in one piece")
     return header

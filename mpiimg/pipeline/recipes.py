@@ -261,6 +261,12 @@ def _mask_steps(subject: Subject, dwi: Array, brain: Array, p: Mapping[str, Any]
 
 def _denoise_steps(subject: Subject, dwi: Array, brain: Array, p: Mapping[str, Any]) -> list[Step]:
     img, method = subject.dwi, noise.parse(p["sigma"])
+    noise.check_coils(method, p["coils"])
+    if p["patch_radius"] >= p["block_radius"]:
+        raise BadInput(
+            f"--patch-radius {p['patch_radius']} does not fit into --block-radius {p['block_radius']}: "
+            "the block must be larger than the patch"
+        )
 
     def background(values):
         return noise.background(img, dwi, brain, method) if method in ("auto", "piesno") else None

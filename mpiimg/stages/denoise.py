@@ -13,8 +13,15 @@ from mpiimg.stages.stage import Chunk, Need, Parameter, Stage, reflect
 PAPER = "Coupe et al. 2008, doi:10.1109/TMI.2007.906087; voxelwise ('classic') method of DIPY"
 
 PARAMETERS = (
-    Parameter("patch_radius", 1, "radius of the patches that are compared", int, "voxels"),
-    Parameter("block_radius", 5, "radius of the block that patches are looked for in", int, "voxels"),
+    Parameter("patch_radius", 1, "radius of the patches that are compared", int, "voxels", limits=(0, 10)),
+    Parameter(
+        "block_radius",
+        5,
+        "radius of the block that patches are looked for in",
+        int,
+        "voxels",
+        limits=(1, 20),
+    ),
     Parameter("gaussian", False, "the noise is Gaussian: leave out the Rician correction", bool),
     Parameter("residual", False, "also write the input minus the denoised image", bool),
 )

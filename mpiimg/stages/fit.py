@@ -9,7 +9,7 @@ from mpiimg.io.nifti import Image
 from mpiimg.io.store import Array
 from mpiimg.partition import ChunkGrid, blocks_along
 from mpiimg.stages.image import finite
-from mpiimg.stages.stage import Need, Parameter, Stage
+from mpiimg.stages.stage import POSITIVE, Need, Parameter, Stage
 
 PAPER = (
     "Basser et al. 1994, doi:10.1006/jmrb.1994.1037; WLS: Chung et al. 2006, "
@@ -25,7 +25,12 @@ PARAMETERS = (
         choices=("wls", "ols", "nlls", "restore"),
     ),
     Parameter(
-        "min_signal", 1e-4, "signals below are raised to it before their logarithm", float, "image units"
+        "min_signal",
+        1e-4,
+        "signals below are raised to it before their logarithm",
+        float,
+        "image units",
+        limits=POSITIVE,
     ),
     Parameter(
         "frame",
@@ -43,7 +48,14 @@ PARAMETERS = (
         choices=("dipy", "fsl", "mrtrix"),
     ),
     Parameter("fit_residual", False, "also write the root mean square residual of the fit", bool),
-    Parameter("restore_sigma", None, "noise level that RESTORE tells outliers by", float, "image units"),
+    Parameter(
+        "restore_sigma",
+        None,
+        "noise level that RESTORE tells outliers by",
+        float,
+        "image units",
+        limits=POSITIVE,
+    ),
 )
 
 #: Rows of the array of maps.

@@ -20,9 +20,11 @@ from mpiimg.stages.stage import Need, Parameter, Stage, extended, reduction
 PAPER = "Otsu 1979, doi:10.1109/TSMC.1979.4310076; median_otsu of DIPY, doi:10.3389/fninf.2014.00008"
 
 PARAMETERS = (
-    Parameter("median_radius", 4, "radius of the median filter", int, "voxels"),
-    Parameter("passes", 4, "how often the median filter is applied", int),
-    Parameter("dilate", 0, "grow the mask by a 6-neighbour cross, this many times", int, "voxels"),
+    Parameter("median_radius", 4, "radius of the median filter", int, "voxels", limits=(0, 19)),
+    Parameter("passes", 4, "how often the median filter is applied", int, limits=(0, 100)),
+    Parameter(
+        "dilate", 0, "grow the mask by a 6-neighbour cross, this many times", int, "voxels", limits=(0, 1000)
+    ),
     Parameter("finalize", False, "remove holes and islands from the mask", bool),
 )
 

@@ -57,12 +57,27 @@ def parse(text: str) -> str | float:
     return number
 
 
+def check_coils(method: str | float, coils: int | None) -> None:
+    """Refuse a number of coils that dipy knows no correction for.
+
+    Raises
+    ------
+    BadInput
+    """
+    if coils is None or not isinstance(method, str):
+        return
+    if method != "piesno" and coils not in ESTIMATE_COILS:
+        raise BadInput(f"--coils {coils}: choose one of {', '.join(map(str, ESTIMATE_COILS))}")
+    if method != "estimate" and coils < 1:
+        raise BadInput(f"--coils {coils}: PIESNO needs at least one; --sigma estimate works without")
+
+
 def background(image: Image, dwi: Array, mask: Array, method: str) -> Stage:
     """Count exact zeros outside the mask: released data often have their background zeroed."""
 
     def partial(chunk, block, mask_block):
-        outside = mask_block == 0
-        return np.count_nonzero(outside), np.count_nonzero(block[0][outside] == 0)
+        values = finite(image.scaled(block[0]))[mask_block == 0]
+        return values.size, np.count_nonzero(values == 0)
 
     def finish(rows):
         outside, zeros = rows.sum(axis=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,9 @@ import numpy as np
 
 from mpiimg.io.store import Array
 from mpiimg.partition import Box, ChunkGrid, box_in_array, runs
+
+#: Limits of a parameter that must be above 0 and finite.
+POSITIVE = (sys.float_info.min, sys.float_info.max)
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class Parameter:
     type : of the value; bool makes a switch
     unit : as a reader writes it, e.g. "s/mm^2"
     choices : allowed values
+    limits : smallest and largest allowed value
     metavar : placeholder in the help
     """
 
@@ -33,6 +38,7 @@ class Parameter:
     type: Callable = str
     unit: str = ""
     choices: tuple | None = None
+    limits: tuple[float, float] | None = None
     metavar: str | None = None
 
 
