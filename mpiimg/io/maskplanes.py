@@ -1,0 +1,199 @@
+"""Mask planes: their names and bits, how FITS headers name them, and how foreign masks become ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+#: Bit number of each plane. Those up to NO_DATA are the ones that LSST's afw always defines, with its
+#: numbers; it hands out later bits as they are asked for, so a reader goes by the MP_ cards, as we do.
+PLANES = {
+    "BAD": 0,
+    "SAT": 1,
+    "INTRP": 2,
+    "CR": 3,
+    "EDGE": 4,
+    "DETECTED": 5,
+    "DETECTED_NEGATIVE": 6,
+    "SUSPECT": 7,
+    "NO_DATA": 8,
+    "CLIPPED": 9,
+}
+
+#: Planes that other programs write, by the one of ours that says the same to a coadd.
+ALIASES = {
+    "SATURATED": "SAT",
+    "INTERPOLATED": "INTRP",
+    "SENSOR_EDGE": "EDGE",
+    "UNMASKEDNAN": "NO_DATA",
+    "CROSSTALK": "SUSPECT",
+    "VIGNETTED": "SUSPECT",
+    "PARTLY_VIGNETTED": "SUSPECT",
+    "STREAK": "SUSPECT",
+    "SPIKE": "SUSPECT",
+}
+
+#: Planes of others that say nothing about whether a pixel can be used.
+IGNORED = ("BRIGHT_OBJECT", "NOT_DEBLENDED", "INEXACT_PSF", "REJECTED", "INJECTED", "INJECTED_TEMPLATE")
+
+#: DECam Community Pipeline from PLVER V3.5: a pixel of `ood` holds one integer code.
+#: 1 static bad pixel, 2 no value, 3 saturated, 4 bleed trail, 5 cosmic ray, 6 low weight,
+#: 7 differs between exposures, 8 long streak.
+DECAM_CODES = {
+    1: "BAD",
+    2: "NO_DATA",
+    3: "SAT",
+    4: "SAT",
+    5: "CR",
+    6: "SUSPECT",
+    7: "SUSPECT",
+    8: "SUSPECT",
+}
+
+#: Before V3.5: a pixel of `ood` holds bits (F. Valdes, NOAO PL201; 256 and 512 as legacypipe found them).
+#: 1 bad pixel, 2 saturated, 4 interpolated, 16 cosmic ray, 64 bleed trail, 128 differs between
+#: exposures, 256 and 512 edge.
+DECAM_BITS = {
+    1: "BAD",
+    2: "SAT",
+    4: "INTRP",
+    16: "CR",
+    64: "SAT",
+    128: "SUSPECT",
+    256: "EDGE",
+    512: "EDGE",
+}
+
+#: The first version of the DECam Community Pipeline whose masks hold codes.
+DECAM_CODES_SINCE = (3, 5)
+
+#: Masks are looked up in a table where their bits are no more than these.
+_TABLE_BITS = 16
+
+
+def bits(*names: str) -> int:
+    """Return the value of a pixel that is in all of these planes, and in no other."""
+    return sum(1 << PLANES[name] for name in set(names))
+
+
+def plane_cards(planes: Mapping[str, int] = PLANES) -> list[tuple[str, int, str]]:
+    """Return the header cards (keyword, bit number, comment) that name the planes of a mask.
+
+    Keywords above eight characters are ESO HIERARCH cards, as LSST writes them.
+    """
+    cards = []
+    for name, bit in planes.items():
+        keyword = f"MP_{name}"
+        cards.append((keyword if len(keyword) <= 8 else f"HIERARCH {keyword}", bit, "bit of the mask plane"))
+    return cards
+
+
+def planes_of(header: Mapping) -> dict[str, int]:
+    """Return name and bit number of the planes that a header's MP_ cards name; empty without any.
+
+    Raises
+    ------
+    ValueError
+        A card holds no bit number.
+    """
+    found = {}
+    for keyword in header:
+        if keyword.startswith("MP_"):
+            bit = header[keyword]
+            if isinstance(bit, bool) or not isinstance(bit, int | np.integer) or not 0 <= bit < 32:
+                raise ValueError(f"{keyword} = {bit!r} is no bit number from 0 to 31")
+            found[keyword[3:]] = int(bit)
+    return found
+
+
+def remap(mask: np.ndarray, planes: Mapping[str, int]) -> np.ndarray:
+    """Turn a mask with other bit numbers into one with ours.
+
+    Parameters
+    ----------
+    mask : array of any integer type
+    planes : name and bit number of each plane of `mask`
+
+    Returns
+    -------
+    array of int32, of the same shape
+        Planes are matched by name, or by what they mean (`ALIASES`). Bits that
+        have no name, or a name we do not know, become SUSPECT: nobody said that
+        such a pixel is good. Planes in `IGNORED` are dropped.
+    """
+    targets = {}
+    for name, bit in planes.items():
+        ours = ALIASES.get(name, name)
+        targets[bit] = 0 if name in IGNORED else bits(ours if ours in PLANES else "SUSPECT")
+    return _translate(mask, targets, unknown=bits("SUSPECT"))
+
+
+def any_bad(mask: np.ndarray) -> np.ndarray:
+    """Turn a mask whose bits have no known meaning into one with ours: what is not zero is BAD.
+
+    Returns int32, of the same shape.
+    """
+    return np.multiply(mask != 0, bits("BAD"), dtype=np.int32)
+
+
+def decam_has_codes(version: str) -> bool:
+    """Say whether the DECam Community Pipeline of this PLVER writes codes (from V3.5), not bits.
+
+    Raises
+    ------
+    ValueError
+        There is no version number in `version`.
+    """
+    number = re.search(r"(\d+)\.(\d+)", version)
+    if number is None:
+        raise ValueError(f"PLVER = {version!r} holds no version number")
+    return (int(number[1]), int(number[2])) >= DECAM_CODES_SINCE
+
+
+def from_decam(mask: np.ndarray, codes: bool) -> np.ndarray:
+    """Turn a data-quality mask of the DECam Community Pipeline (`ood`) into one with our bits.
+
+    Parameters
+    ----------
+    mask : array of any integer type
+    codes : pixels hold codes (`DECAM_CODES`), else bits (`DECAM_BITS`); see `decam_has_codes`
+
+    Returns
+    -------
+    array of int32, of the same shape
+        A code or bit that the pipeline does not document becomes SUSPECT.
+    """
+    if not codes:
+        table = {value.bit_length() - 1: bits(name) for value, name in DECAM_BITS.items()}
+        return _translate(mask, table, unknown=bits("SUSPECT"))
+    table = np.full(max(DECAM_CODES) + 2, bits("SUSPECT"), np.int32)
+    table[0] = 0
+    for code, name in DECAM_CODES.items():
+        table[code] = bits(name)
+    last = len(table) - 1
+    # A negative code, too, is one that nobody documents.
+    return table[np.where((mask < 0) | (mask > last), last, mask).astype(np.intp)]
+
+
+def _translate(mask: np.ndarray, targets: Mapping[int, int], unknown: int) -> np.ndarray:
+    """Replace each bit of a mask by the value that `targets` gives for its number, else by `unknown`."""
+    mask = np.asarray(mask)
+    used = int(np.bitwise_or.reduce(mask, axis=None)) if mask.size else 0
+    numbers = [bit for bit in range(8 * mask.dtype.itemsize) if used >> bit & 1]
+    if all(targets.get(bit, unknown) == 1 << bit for bit in numbers):
+        return mask.astype(np.int32)
+    if 0 <= used < 1 << _TABLE_BITS:
+        values = np.arange(used + 1, dtype=np.int32)
+        return _translate_bits(values, numbers, targets, unknown)[mask]
+    return _translate_bits(mask, numbers, targets, unknown)
+
+
+def _translate_bits(mask: np.ndarray, numbers: Iterable[int], targets, unknown: int) -> np.ndarray:
+    out = np.zeros(mask.shape, np.int32)
+    for bit in numbers:
+        out |= ((mask >> mask.dtype.type(bit)) & mask.dtype.type(1)).astype(np.int32) * np.int32(
+            targets.get(bit, unknown)
+        )
+    return out
