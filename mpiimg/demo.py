@@ -43,6 +43,7 @@ class Subject:
     title : heading of the picture, and of the step
     dwi, bvals, bvecs : paths
     flags : of mpiimg-neuro, beside those that every subject gets
+    remark : what a reader should know of it
     """
 
     name: str
@@ -51,6 +52,7 @@ class Subject:
     bvals: Path
     bvecs: Path
     flags: tuple[str, ...] = ()
+    remark: str = ""
 
 
 class DemoFailed(Exception):
@@ -75,19 +77,21 @@ def shipped_with_dipy() -> list[Subject]:
     """
     from dipy.data import get_fnames
 
+    cut = "A few voxels from inside a brain: there is no air to measure the noise in, so it is given."
     return [
         Subject(
             "small_64D",
             "Real data: small_64D of dipy",
             *map(Path, get_fnames(name="small_64D")),
             flags=("--sigma", "20"),
+            remark=cut,
         ),
-        # Its b-values reach 4000 s/mm^2, where one tensor no longer describes the signal.
         Subject(
             "small_101D",
             "Real data: small_101D of dipy",
             *map(Path, get_fnames(name="small_101D")),
             flags=("--sigma", "8", "--b-max", "1500"),
+            remark=f"{cut} Of b-values up to 4000, those a tensor describes.",
         ),
     ]
 
@@ -133,6 +137,8 @@ def _process(subject: Subject, launcher: Path, out: Path) -> Path:
 
     folder = out / subject.name
     print(f"\n{subject.title}: brain mask, denoising, tensor fit")
+    if subject.remark:
+        print(f"  {subject.remark}")
     arguments = (subject.dwi, "--bvals", subject.bvals, "--bvecs", subject.bvecs, *subject.flags)
     _run(launcher, "mpiimg-neuro", *arguments, "--residual", "--out", folder, "--force")
     results = outputs(subject, folder)
