@@ -194,6 +194,17 @@ def test_memory_is_the_least_of_node_job_and_cgroup():
     assert 0 < runtime._node_memory({}) <= node
     assert runtime._node_memory({"SLURM_MEM_PER_NODE": "64"}) == 64 << 20
     assert runtime._node_memory({"SLURM_MEM_PER_NODE": "lots"}) == runtime._node_memory({})
+    assert runtime._node_memory({"SLURM_MEM_PER_NODE": "0"}) == runtime._node_memory({})
+    assert runtime._node_memory({"SLURM_MEM_PER_CPU": "10", "SLURM_CPUS_ON_NODE": "4"}) == 40 << 20
+
+
+def test_the_limit_of_a_nested_cgroup_is_looked_for_up_to_the_root(tmp_path):
+    table = tmp_path / "cgroup"
+    table.write_text("0::/slurm/job_7/step_0\n")
+    found = [str(path) for path in runtime._cgroup_limits(str(table))]
+    for name in ("slurm/job_7/step_0/", "slurm/job_7/", "slurm/", ""):
+        assert f"/sys/fs/cgroup/{name}memory.max" in found
+    assert not any("/sys/fs/memory.max" in path for path in found)
 
 
 def test_a_rank_alone_gets_nine_tenths(alone, monkeypatch):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import logging
+import math
 import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -163,6 +166,12 @@ class Agreement:
         error, report = self._comm.bcast((str(self._error), self._report), speaker)
         raise BadInput(error) if worst == self.BAD else RunFailed(report)
 
+    def close(self) -> None:
+        """Release the communicator, once all ranks have settled. Collective."""
+        if self._comm is not None:
+            self._comm.Free()
+            self._comm = None
+
     def _warn(self) -> None:
         # A rank that was warned need not warn: whoever warned it has told all.
         if not self._warned and not self._comm.Iprobe(tag=WARNING_TAG):
@@ -198,14 +207,18 @@ class Watchdog:
     """
 
     def __init__(self, seconds: float):
-        self._seconds = seconds
+        self._seconds, self._armed = seconds, -math.inf
 
     def __call__(self) -> None:
-        if self._seconds:
-            faulthandler.dump_traceback_later(self._seconds, exit=True)
+        now = time.monotonic()
+        # Arming starts a thread, which takes longer than a small chunk: not every time.
+        if self._seconds and now - self._armed > self._seconds / 20:
+            faulthandler.dump_traceback_later(self._seconds, exit=True, file=sys.__stderr__)
+            self._armed = now
 
     def cancel(self) -> None:
         faulthandler.cancel_dump_traceback_later()
+        self._armed = -math.inf
 
 
 def guard(comm, function: Callable[[], int | None]) -> int:
@@ -262,12 +275,31 @@ def memory_per_rank(comm) -> int:
     return comm.allreduce(share, MPI.MIN)
 
 
-def _node_memory(environment=os.environ) -> int:
-    """Return the bytes that this job may use on this node."""
+def _node_memory(environment=os.environ, cgroups: str = "/proc/self/cgroup") -> int:
+    """Return the bytes that this job may use on this node: the least of what node, SLURM and cgroups give."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    if environment.get("SLURM_MEM_PER_NODE", "").isdigit():
-        limits.append(int(environment["SLURM_MEM_PER_NODE"]) << 20)
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError), open(path) as file:
-            limits.append(int(file.read()))
+    per_node, per_cpu, cpus = (
+        int(value) if (value := environment.get(name, "")).isdigit() else 0
+        for name in ("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "SLURM_CPUS_ON_NODE")
+    )
+    # SLURM counts in MiB; 0 means all of the node.
+    limits += [share << 20 for share in (per_node, per_cpu * cpus) if share]
+    for path in _cgroup_limits(cgroups):
+        with contextlib.suppress(OSError, ValueError):
+            limits.append(int(path.read_text()))
     return min(limits)
+
+
+def _cgroup_limits(cgroups: str) -> list[Path]:
+    """Return the files that may limit the memory of this process: version 2 up to its root, and version 1."""
+    root = Path("/sys/fs/cgroup")
+    found = [root / "memory" / "memory.limit_in_bytes"]
+    with contextlib.suppress(OSError):
+        for line in Path(cgroups).read_text().splitlines():
+            _, controllers, name = line.split(":", 2)
+            if not controllers:
+                own = root / name.lstrip("/")
+                found += [
+                    folder / "memory.max" for folder in (own, *own.parents) if folder.is_relative_to(root)
+                ]
+    return found

@@ -1,12 +1,16 @@
-"""Compile every kernel once, so that ranks find them in numba's cache: `python -m mpiimg.kernels.warm`."""
+"""Compile every kernel once, so that ranks find them in numba's cache: `python -m mpiimg.kernels.warm`.
+
+With --portable it compiles for the CPU that runs with --portable use.
+"""
 
 from __future__ import annotations
 
+import sys
 import time
 
 import numpy as np
 
-from mpiimg.kernels import median, nlmeans, otsu, tensor
+from mpiimg.kernels import jit, median, nlmeans, otsu, tensor
 
 
 def compile_all() -> None:
@@ -34,6 +38,8 @@ def compile_all() -> None:
 
 
 if __name__ == "__main__":
+    if "--portable" in sys.argv[1:]:
+        jit.pin_target()
     started = time.perf_counter()
     compile_all()
     print(f"kernels ready in {time.perf_counter() - started:.1f} s")

@@ -273,7 +273,7 @@ def _denoise_steps(subject: Subject, dwi: Array, brain: Array, p: Mapping[str, A
 
     def piesno(values):
         wanted = values.get("noise_method", method) in ("auto", "piesno")
-        return noise.piesno(img, dwi, p["coils"] or 1) if wanted else None
+        return noise.piesno(img, dwi, brain, p["coils"] or 1, method) if wanted else None
 
     def estimate(values):
         wanted = values.get("noise_method", method) in ("auto", "estimate")

@@ -35,6 +35,9 @@ PARAMETERS = (
 #: Share of exact zeros outside the mask above which the background is not noise.
 MOST_ZEROS = 0.10
 
+#: Share of the voxels that PIESNO takes for noise that may lie inside the mask.
+MOST_INSIDE = 0.10
+
 #: Coil numbers that dipy has a correction for.
 ESTIMATE_COILS = (0, 1, 4, 6, 8, 12, 16, 20, 24, 32, 64)
 
@@ -85,14 +88,7 @@ def background(image: Image, dwi: Array, mask: Array, method: str) -> Stage:
         if share <= MOST_ZEROS:
             return {"noise_method": "piesno"}
         said = f"{share:.0%} of the voxels outside the mask are exact zeros: no noise background for PIESNO"
-        if method == "piesno":
-            raise BadInput(f"{image.path}: {said}; use --sigma estimate or --sigma NUMBER")
-        return {
-            "noise_method": "estimate",
-            "warnings": [
-                f"{image.path}: {said}; the noise level is estimated volume by volume, a biased guess"
-            ],
-        }
+        return _without_background(image, method, said)
 
     grid = slice_grid(dwi.shape, np.dtype(dwi.dtype).itemsize)
     return reduction(
@@ -100,32 +96,49 @@ def background(image: Image, dwi: Array, mask: Array, method: str) -> Stage:
     )
 
 
-def piesno(image: Image, dwi: Array, coils: int) -> Stage:
-    """Estimate the noise of each slice from the voxels whose signal over all volumes is noise alone."""
+def piesno(image: Image, dwi: Array, mask: Array, coils: int, method: str) -> Stage:
+    """Estimate the noise of each slice from the voxels whose signal over all volumes is noise alone.
 
-    def partial(chunk, block):
+    What PIESNO takes for noise must lie outside the mask: in an image without
+    air around the head it finds the flattest tissue instead, and is not used.
+    """
+
+    def partial(chunk, block, mask_block):
         from dipy.denoise.noise_estimate import piesno
 
         values = finite(image.scaled(block[:, 0]))
-        return piesno(np.moveaxis(values, 0, -1), coils)
+        sigma, noise = piesno(np.moveaxis(values, 0, -1), coils, return_mask=True)
+        return sigma, np.count_nonzero(noise), np.count_nonzero(noise & (mask_block[0] != 0))
 
     def finish(rows):
-        good = np.isfinite(rows) & (rows > 0)
-        if not good.any():
-            raise BadInput(
-                f"{image.path}: PIESNO finds no noise in any slice; use --sigma estimate or a number"
-            )
+        sigma, voxels, inside = rows[:, 0], rows[:, 1].sum(), rows[:, 2].sum()
+        good = np.isfinite(sigma) & (sigma > 0)
+        if not good.any() or inside > MOST_INSIDE * voxels:
+            return _without_background(image, method, "PIESNO finds no noise outside the brain mask")
         warnings = []
         if not good.all():
             warnings = [
                 f"{image.path}: PIESNO finds no noise in {np.count_nonzero(~good)} slices; "
                 "they take the median of the others"
             ]
-        sigma = np.where(good, rows, np.median(rows[good]))
-        return {"sigma": sigma[None, :], "warnings": warnings}
+        return {"sigma": np.where(good, sigma, np.median(sigma[good]))[None, :], "warnings": warnings}
 
     grid = ChunkGrid("z", (image.shape[-3],), (1,))
-    return reduction("piesno", grid, (Need(dwi),), partial, ((), "float64"), finish, {"coils": coils})
+    parameters = {"coils": coils, "method": method}
+    return reduction("piesno", grid, (Need(dwi), Need(mask)), partial, ((3,), "float64"), finish, parameters)
+
+
+def _without_background(image: Image, method: str, said: str) -> dict:
+    """Go over to the estimate by volume, with a warning; refuse where the user asked for PIESNO."""
+    if method == "piesno":
+        raise BadInput(f"{image.path}: {said}; use --sigma estimate or --sigma NUMBER")
+    return {
+        "noise_method": "estimate",
+        "warnings": [
+            f"{image.path}: {said}; the noise level is estimated volume by volume, a biased guess: "
+            "give --sigma NUMBER if you know it"
+        ],
+    }
 
 
 def estimate(image: Image, dwi: Array, coils: int) -> Stage:
