@@ -168,3 +168,149 @@ def coadd(images, variances, masks, weights, planes, sigma=3.0, passes=2):
         ]
         mask[at] |= planes.saturated * (bool(seen) and all(seen) and not left)
     return image, variance, mask, number
+
+
+def lanczos(d):
+    """The Lanczos-3 kernel at distance `d`."""
+    return np.sinc(d) * np.sinc(d / 3) if abs(d) < 3 else 0.0
+
+
+def warp(image, variance, mask, x, y, area, no_data, shifts=4096):
+    """Lanczos-3 at source coordinates x and y of each output pixel, `area` its Jacobian; float64 sums."""
+    ny, nx = image.shape
+    out = np.full(x.shape, np.nan), np.full(x.shape, np.inf), np.full(x.shape, no_data)
+    for place in np.ndindex(x.shape):
+        x0, y0 = int(np.floor(x[place])), int(np.floor(y[place]))
+        if x0 < 2 or y0 < 2 or x0 + 3 >= nx or y0 + 3 >= ny:
+            continue
+        shift_x, shift_y = (np.floor((v[place] % 1.0) * shifts + 0.5) / shifts for v in (x, y))
+        along = np.array([lanczos(shift_x - tap) for tap in range(-2, 4)])
+        down = np.array([lanczos(shift_y - tap) for tap in range(-2, 4)])
+        weights = np.outer(down / down.sum(), along / along.sum())
+        box = slice(y0 - 2, y0 + 4), slice(x0 - 2, x0 + 4)
+        value = np.sum(weights * image[box]) * area[place]
+        noise = np.sum(weights**2 * variance[box]) * area[place] ** 2
+        out[2][place] = np.bitwise_or.reduce(mask[box], axis=None)
+        if np.isfinite(value) and np.isfinite(noise):
+            out[0][place], out[1][place] = value, noise
+        else:
+            out[2][place] |= no_data
+    return out
+
+
+def interpolate_bad(image, bad):
+    """Linear over the shorter gap of bad pixels, row before column, else the nearest good end of a gap."""
+    out = np.where(bad, np.nan, image)
+    for y, x in np.argwhere(bad):
+        gaps, ends = [], []
+        for dy, dx in ((0, 1), (1, 0)):
+            before = _first_good(image, bad, y, x, -dy, -dx)
+            after = _first_good(image, bad, y, x, dy, dx)
+            ends += [end for end in (before, after) if end]
+            if before and after:
+                (n0, v0), (n1, v1) = before, after
+                gaps.append((n0 + n1, v0 + (v1 - v0) * n0 / (n0 + n1)))
+        if gaps or ends:
+            out[y, x] = min(gaps or ends, key=lambda choice: choice[0])[1]
+    return out
+
+
+def _first_good(image, bad, y, x, dy, dx):
+    """Return steps to, and value of, the first good pixel on the way, or None."""
+    steps = 0
+    while y in range(image.shape[0]) and x in range(image.shape[1]):
+        if not bad[y, x]:
+            return steps, image[y, x]
+        y, x, steps = y + dy, x + dx, steps + 1
+    return None
+
+
+def aperture_sum(image, variance, seen, x, y, radius, parts=25):
+    """Flux and error in a circle, each pixel cut into parts x parts; unseen pixels count as the mean."""
+    flux = noise = area = used = 0.0
+    reach = int(np.ceil(radius)) + 1
+    offsets = (np.arange(parts) + 0.5) / parts - 0.5
+    for row in range(round(y) - reach, round(y) + reach + 1):
+        for column in range(round(x) - reach, round(x) + reach + 1):
+            off = np.hypot((row + offsets - y)[:, None], (column + offsets - x)[None])
+            share = np.mean(off < radius)
+            area += share
+            if seen[row, column]:
+                used += share
+                flux += share * image[row, column]
+                noise += share * variance[row, column]
+    return flux * area / used, np.sqrt(noise * area / used)
+
+
+def primary_at_seams(patches, radius):
+    """Which sources stay: in patch order, one is dropped when an earlier patch's is within the radius."""
+    kept = []
+    for number, places in enumerate(patches):
+        flags = []
+        for place in places:
+            near = [
+                True
+                for other in range(number)
+                for there, stays in zip(patches[other], kept[other], strict=True)
+                if stays and np.hypot(*(there - place)) <= radius
+            ]
+            flags.append(not near)
+        kept.append(flags)
+    return kept
+
+
+def separable_median(image, size):
+    """Medians of rows, then of columns of those; pixels nearer to the edge than half the size stay."""
+    reach = size // 2
+    rows, out = image.copy(), image.copy()
+    for y, x in np.ndindex(image.shape):
+        if reach <= x < image.shape[1] - reach:
+            rows[y, x] = np.median(image[y, x - reach : x + reach + 1])
+    for y, x in np.ndindex(image.shape):
+        if reach <= y < image.shape[0] - reach and reach <= x < image.shape[1] - reach:
+            out[y, x] = np.median(rows[y - reach : y + reach + 1, x])
+    return out
+
+
+def grown(mask, footprint):
+    """Pixels with a set pixel under the footprint; nearer to the edge than its reach they stay."""
+    reach = len(footprint) // 2
+    out = mask.copy()
+    for y in range(reach, mask.shape[0] - reach):
+        for x in range(reach, mask.shape[1] - reach):
+            around = mask[y - reach : y + reach + 1, x - reach : x + reach + 1]
+            out[y, x] = np.any(around & footprint)
+    return out
+
+
+def cosmic_rays(image, mask, readnoise, satlevel, sigclip=4.5, sigfrac=0.3, objlim=5.0, iterations=4):
+    """L.A.Cosmic with separable medians, step by step in float64; returns what is struck, and the repair."""
+    square = np.ones((3, 3), bool)
+    disc = np.add.outer(abs(np.arange(-2, 3)), abs(np.arange(-2, 3))) < 4
+    clean = image.astype(float)
+    stars = (clean >= satlevel) & (separable_median(clean, 7) > satlevel / 10)
+    good = ~(grown(mask, square) | grown(grown(stars, disc), disc))
+    level = np.sort(clean[good])[(good.sum() - 1) // 2]
+    struck = np.zeros(image.shape, bool)
+    for _ in range(iterations):
+        fourfold = np.pad(clean.repeat(2, 0).repeat(2, 1), 1)
+        neighbours = fourfold[:-2, 1:-1] + fourfold[2:, 1:-1] + fourfold[1:-1, :-2] + fourfold[1:-1, 2:]
+        quarters = np.maximum(4 * fourfold[1:-1, 1:-1] - neighbours, 0)
+        laplacian = quarters.reshape(len(clean), 2, -1, 2).mean(axis=(1, 3))
+        noise = np.sqrt(np.maximum(separable_median(clean + readnoise**2, 7), 1e-5))
+        ratio = laplacian / (2 * noise)
+        ratio -= separable_median(ratio, 7)
+        fine = separable_median(clean, 5)
+        structure = np.maximum((fine - separable_median(fine, 9)) / noise, 0.01)
+        core = good & (ratio > sigclip) & (ratio / structure > objlim)
+        core = good & (ratio > sigclip) & grown(core, square)
+        found = good & (ratio > sigfrac * sigclip) & grown(core, square)
+        if not found.any():
+            break
+        struck |= found
+        usable = good & ~struck
+        for y, x in np.argwhere(struck[2:-2, 2:-2]) + 2:
+            around = (slice(y - 2, y + 3), slice(x - 2, x + 3))
+            values = np.sort(clean[around][usable[around]])
+            clean[y, x] = values[(len(values) - 1) // 2] if len(values) else level
+    return struck, clean
