@@ -1,0 +1,327 @@
+"""Catalogues: what a row holds, tables in Parquet, FITS and ECSV, regions for DS9, and reference catalogues.
+
+The bytes of a file follow from its content alone: no date, no name of a machine, fixed options.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mpiimg.errors import BadInput
+
+#: Magnitude (AB) of a source with a flux of 1 in calibrated images.
+ZERO_POINT = 27.0
+
+#: Of fluxes and of the background: counts at :data:`ZERO_POINT`.
+FLUX_UNIT = "ct"
+
+#: Where a DS9 circle would be too small to see, in pixels.
+SMALLEST_CIRCLE = 3.0
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the catalogue.
+
+    Parameters
+    ----------
+    name, dtype : as in a structured array
+    unit : as FITS writes it, or empty
+    description : one line
+    """
+
+    name: str
+    dtype: str
+    unit: str
+    description: str
+
+
+def _fluxes(name: str, what: str, correction: str) -> tuple[Column, ...]:
+    return (
+        Column(f"flux_{name}", "f4", FLUX_UNIT, f"flux {what}"),
+        Column(f"flux_{name}_err", "f4", FLUX_UNIT, f"error of flux_{name}, scaled by NOISCORR"),
+        Column(f"mag_{name}", "f4", "mag", f"AB magnitude of flux_{name}{correction}; NaN for no flux"),
+        Column(f"mag_{name}_err", "f4", "mag", f"error of mag_{name}"),
+    )
+
+
+COLUMNS = (
+    Column("id", "i8", "", "unique: (number of the patch << 32) + number of the row, from 1"),
+    Column("parent", "i8", "", "id of the first source of the blend this was split from; 0 where alone"),
+    Column("is_primary", "?", "", "False for the second detection of a source at a seam of patches"),
+    Column("patch", "S12", "", "x-y index of the patch in the tract, as in the name of its file"),
+    Column("band", "S16", "", "filter"),
+    Column("ra", "f8", "deg", "right ascension, ICRS"),
+    Column("dec", "f8", "deg", "declination, ICRS"),
+    Column("ra_err", "f4", "deg", "error of ra on the sky (times cos dec)"),
+    Column("dec_err", "f4", "deg", "error of dec"),
+    Column("x", "f8", "pixel", "column in the tract, 0 at the centre of the first pixel"),
+    Column("y", "f8", "pixel", "row in the tract, 0 at the centre of the first pixel"),
+    Column("x_err", "f4", "pixel", "error of x"),
+    Column("y_err", "f4", "pixel", "error of y"),
+    *_fluxes("small", "in the small aperture", ", aperture corrected"),
+    *_fluxes("large", "in the large aperture", ""),
+    *_fluxes("auto", "in the Kron ellipse", ""),
+    Column("fwhm", "f4", "pixel", "full width at half maximum"),
+    Column("a", "f4", "pixel", "rms along the major axis"),
+    Column("b", "f4", "pixel", "rms along the minor axis"),
+    Column("theta", "f4", "deg", "angle of the major axis from +x towards +y"),
+    Column("peak", "f4", FLUX_UNIT, "brightest pixel above the background"),
+    Column("npix", "i4", "", "pixels above the threshold"),
+    Column("background", "f4", FLUX_UNIT, "background a pixel, at the centre; it has been subtracted"),
+    Column("n_image", "i2", "", "exposures in the coadd at the centre"),
+    Column("flags", "i2", "", "sep: 1 merged 2 truncated 4 overflow 8 singular 16-128 aperture"),
+    Column("mask_flags", "i4", "", "OR of MASK over the pixels of the source"),
+)
+
+#: A row of the catalogue.
+ROW = np.dtype([(column.name, column.dtype) for column in COLUMNS])
+
+
+def new(rows: int) -> np.ndarray:
+    """Return a table of `rows` rows of :data:`ROW`: NaN where nothing is known yet, and primary."""
+    table = np.zeros(rows, ROW)
+    for name in ROW.names:
+        if ROW[name].kind == "f":
+            table[name] = np.nan
+    table["is_primary"] = True
+    return table
+
+
+def check_ending(path: Path) -> str:
+    """Return the format that the ending of `path` names: "parquet", "fits", "ecsv" or "reg".
+
+    Raises
+    ------
+    BadInput
+        For another ending, or for Parquet without pyarrow. To be called before a run starts.
+    """
+    ending = Path(path).suffix.lower().lstrip(".")
+    if ending not in _ENCODERS:
+        raise BadInput(f"{path}: a catalogue ends in .parquet, .fits, .ecsv or (regions for DS9) .reg")
+    if ending == "parquet":
+        _pyarrow(path)
+    return ending
+
+
+def encode(path: Path, table: np.ndarray, meta: Mapping[str, object]) -> bytes:
+    """Return the bytes of a catalogue in the format that the ending of `path` names.
+
+    Parameters
+    ----------
+    table : structured array of some or all of :data:`COLUMNS`
+    meta : strings and numbers; names of up to eight characters (they become FITS cards)
+
+    Raises
+    ------
+    BadInput
+        As :func:`check_ending`.
+    """
+    return _ENCODERS[check_ending(path)](table, dict(sorted(meta.items())))
+
+
+def write(path: Path, table: np.ndarray, meta: Mapping[str, object]) -> None:
+    """Write a catalogue beside its place and rename it; parameters as in :func:`encode`."""
+    path = Path(path)
+    data = encode(path, table, meta)
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        beside.write_bytes(data)
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise BadInput(f"{path}: cannot write the catalogue: {error.strerror}") from None
+
+
+def as_table(table: np.ndarray, meta: Mapping[str, object]):
+    """Return an astropy Table with units and descriptions; strings are text."""
+    from astropy.table import Column as TableColumn
+    from astropy.table import Table
+
+    known = {column.name: column for column in COLUMNS}
+    columns = []
+    for name in table.dtype.names:
+        values = table[name].astype("U") if table.dtype[name].kind == "S" else table[name]
+        about = known[name]
+        columns.append(TableColumn(values, name, unit=about.unit or None, description=about.description))
+    return Table(columns, meta=dict(meta))
+
+
+def _encode_fits(table: np.ndarray, meta: Mapping[str, object]) -> bytes:
+    from astropy.io import fits
+
+    hdu = fits.table_to_hdu(as_table(table, meta))
+    hdu.name = "CATALOG"
+    for number, name in enumerate(table.dtype.names, 1):
+        about = next(column for column in COLUMNS if column.name == name)
+        hdu.header.set(f"TCOMM{number}", about.description, after=f"TFORM{number}")
+    out = io.BytesIO()
+    hdus = fits.HDUList([fits.PrimaryHDU(), hdu])
+    for part in hdus:
+        # astropy would write the time into the comment.
+        part.add_checksum(when="of the bytes as written")
+    hdus.writeto(out)
+    return out.getvalue()
+
+
+def _encode_ecsv(table: np.ndarray, meta: Mapping[str, object]) -> bytes:
+    from astropy.io import ascii
+
+    out = io.StringIO()
+    ascii.write(as_table(table, meta), out, format="ecsv", delimiter=",")
+    return out.getvalue().encode()
+
+
+def _encode_parquet(table: np.ndarray, meta: Mapping[str, object]) -> bytes:
+    from astropy.table.meta import get_yaml_from_table
+
+    arrow, parquet = _pyarrow("the catalogue")
+    rows = as_table(table, meta)
+    fields, columns = [], []
+    # Two readers are served: what reads the fields of Arrow, and astropy, which reads its own YAML.
+    about = {"mpiimg": json.dumps(meta), "table_meta_yaml": "\n".join(get_yaml_from_table(rows))}
+    for name in rows.colnames:
+        column = rows[name]
+        values = arrow.array(column.data.tolist() if column.dtype.kind == "U" else column.data)
+        if column.dtype.kind == "U":
+            values = values.cast(arrow.string())
+            about[f"table::len::{name}"] = str(column.dtype.itemsize // 4)
+        described = {"unit": str(column.unit or ""), "description": column.description}
+        fields.append(arrow.field(name, values.type, nullable=False, metadata=described))
+        columns.append(values)
+    out = io.BytesIO()
+    parquet.write_table(
+        arrow.Table.from_arrays(columns, schema=arrow.schema(fields, metadata=about)),
+        out,
+        version="2.6",
+        data_page_version="1.0",
+        compression="zstd",
+        compression_level=3,
+        row_group_size=1 << 20,
+    )
+    return out.getvalue()
+
+
+def _encode_regions(table: np.ndarray, meta: Mapping[str, object]) -> bytes:
+    return regions(table, float(meta.get("PIXSCALE", 1.0))).encode()
+
+
+_ENCODERS = {
+    "parquet": _encode_parquet,
+    "fits": _encode_fits,
+    "ecsv": _encode_ecsv,
+    "reg": _encode_regions,
+}
+
+
+def regions(table: np.ndarray, pixel_scale: float) -> str:
+    """Return circles for DS9: one a primary source, of its full width; red where a flag is set.
+
+    Circles, since DS9's angle of an ellipse on the sky depends on the orientation of the image.
+
+    Parameters
+    ----------
+    table : rows of :data:`ROW`, with ra and dec
+    pixel_scale : arcseconds a pixel; card PIXSCALE in the meta data of a catalogue
+    """
+    lines = ["# Region file format: DS9 version 4.1", "global color=green width=1", "icrs"]
+    for row in table[table["is_primary"]]:
+        # A width is missing where the source is too small, and wrong where it is saturated.
+        radius = pixel_scale * np.fmax(row["fwhm"], SMALLEST_CIRCLE)
+        colour = " color=red" if row["flags"] else ""
+        lines.append(f'circle({row["ra"]:.7f},{row["dec"]:.7f},{radius:.3f}") # text={{{row["id"]}}}{colour}')
+    return "\n".join(lines) + "\n"
+
+
+def read_reference(
+    path: Path, names: Sequence[str] = ("ra", "dec", "mag")
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Read positions and magnitudes of a reference catalogue.
+
+    Parameters
+    ----------
+    path : FITS (first table), ECSV, CSV or Parquet, by its ending
+    names : of the columns, in upper or lower case. Angles in degrees, or in the unit of the column.
+
+    Returns
+    -------
+    ra, dec, mag : (stars,) float64; degrees, degrees, magnitudes. Rows with a missing number are left out.
+
+    Raises
+    ------
+    BadInput
+        When the file cannot be read, a column is missing or holds no numbers, or no row is whole.
+    """
+    path = Path(path)
+    table = _read_table(path)
+    missing = [name for name in names if name.lower() not in table]
+    if missing:
+        has = ", ".join(sorted(table)[:12]) or "none"
+        raise BadInput(
+            f"{path}: a reference catalogue needs columns {', '.join(names)}; "
+            f"{' and '.join(missing)} missing among: {has}"
+        )
+    ra, dec, mag = (_numbers(path, name, table[name.lower()], name != names[2]) for name in names)
+    whole = np.isfinite(ra) & np.isfinite(dec) & np.isfinite(mag)
+    if not whole.any():
+        raise BadInput(f"{path}: no row of the reference catalogue has position and magnitude")
+    if np.abs(dec[whole]).max() > 90 or np.abs(ra[whole]).max() > 360:
+        raise BadInput(f"{path}: {names[0]} and {names[1]} must be degrees (or carry their unit)")
+    return ra[whole] % 360, dec[whole], mag[whole]
+
+
+def _read_table(path: Path) -> dict:
+    """Return the columns of a table by their names in lower case."""
+    from astropy.table import Table
+
+    ending = path.suffix.lower().lstrip(".")
+    formats = {"fits": "fits", "fit": "fits", "ecsv": "ascii.ecsv", "csv": "ascii.csv"}
+    if ending not in (*formats, "parquet"):
+        raise BadInput(f"{path}: a reference catalogue ends in .fits, .ecsv, .csv or .parquet")
+    options = {"hdu": 1} if formats.get(ending) == "fits" else {}
+    try:
+        if ending == "parquet":
+            _, parquet = _pyarrow(path)
+            columns = parquet.read_table(path)
+            return {name.lower(): columns[name].to_numpy() for name in columns.column_names}
+        table = Table.read(path, format=formats[ending], **options)
+    except BadInput:
+        raise
+    except Exception as error:
+        # Readers raise whatever a broken file makes them stumble over.
+        said = str(getattr(error, "strerror", None) or error).strip() or type(error).__name__
+        raise BadInput(f"{path}: cannot read the reference catalogue: {said.splitlines()[0]}") from None
+    return {name.lower(): table[name] for name in table.colnames}
+
+
+def _numbers(path: Path, name: str, column, angle: bool) -> np.ndarray:
+    """Return a column as float64: degrees where it is an angle, NaN where a number is masked."""
+    from astropy import units
+
+    unit = getattr(column, "unit", None)
+    try:
+        values = np.ma.filled(np.ma.asarray(column, dtype=np.float64), np.nan).astype(np.float64)
+        if angle and unit is not None:
+            values = (values * units.Unit(unit)).to_value(units.deg)
+    except (TypeError, ValueError, units.UnitConversionError):
+        what = f"angles (unit {unit})" if angle and unit is not None else "numbers"
+        raise BadInput(f"{path}: column {name} of the reference catalogue holds no {what}") from None
+    return values
+
+
+def _pyarrow(path):
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise BadInput(
+            f"{path}: Parquet needs pyarrow: pip install 'mpiimg[parquet]', or choose .fits or .ecsv"
+        ) from None
+    return pyarrow, pyarrow.parquet
