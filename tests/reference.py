@@ -199,7 +199,10 @@ def warp(image, variance, mask, x, y, area, no_data, shifts=4096):
 
 
 def interpolate_bad(image, bad):
-    """Linear over the shorter gap of bad pixels, row before column, else the nearest good end of a gap."""
+    """Linear over the shorter gap of bad pixels, row before column, else the nearest good end of a gap.
+
+    What has no good pixel in its row and column is done from the others, if there are any.
+    """
     out = np.where(bad, np.nan, image)
     for y, x in np.argwhere(bad):
         gaps, ends = [], []
@@ -212,7 +215,8 @@ def interpolate_bad(image, bad):
                 gaps.append((n0 + n1, v0 + (v1 - v0) * n0 / (n0 + n1)))
         if gaps or ends:
             out[y, x] = min(gaps or ends, key=lambda choice: choice[0])[1]
-    return out
+    left = np.isnan(out)
+    return interpolate_bad(out, left) if 0 < left.sum() < left.size else out
 
 
 def _first_good(image, bad, y, x, dy, dx):
