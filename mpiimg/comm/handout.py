@@ -53,11 +53,14 @@ def hand_out(
 
 
 def _read(blocks, owners, wanted, keep, comm, agreement, where, traffic):
-    pending, remaining, number = [], set(wanted), -1
-    try:
-        for number, block in enumerate(blocks()):
-            if agreement.interrupted():
-                break
+    pending, remaining, stream = [], set(wanted), blocks()
+    for number in range(wanted[-1] + 1):
+        if agreement.interrupted():
+            break
+        try:
+            block = next(stream, None)
+            if block is None:
+                raise EOFError("the stream ended before this chunk")
             if number in remaining:
                 remaining.discard(number)
                 if owners[number] == 0:
@@ -68,10 +71,8 @@ def _read(blocks, owners, wanted, keep, comm, agreement, where, traffic):
                     traffic.bytes_sent += block.nbytes
             while len(pending) > BLOCKS_AHEAD:
                 pending.pop(0)[0].Wait()
-            if number == wanted[-1]:
-                break
-    except Exception as error:
-        agreement.record(error, f"{where}, chunk {number + 1}")
+        except Exception as error:
+            agreement.record(error, f"{where}, chunk {number}")
     for owner in {int(owners[n]) for n in remaining} - {0}:
         comm.send(None, owner, GIVE_UP_TAG)
     for request, _ in pending:

@@ -104,23 +104,28 @@ class Executor:
         }
 
     def close(self) -> None:
-        """Release files. Collective."""
+        """Release everything; what is done is marked. All ranks have agreed to end. Collective."""
+        self._close_journal()
         if self.staged is not None:
             self.staged.close()
+        self.agreement.close()
         self.abandon()
 
     def abandon(self) -> None:
-        """Release what this rank can release alone, after a failure."""
+        """Release what this rank can release alone, after an error inside an exchange."""
         self.watchdog.cancel()
+        self._close_journal()
+        if self.staged is not None:
+            self.staged.abandon()
+        for file in self.files.values():
+            file.close()
+
+    def _close_journal(self) -> None:
         if self.journal is not None:
             with contextlib.suppress(OSError):
                 self.journal.sync()
             self.journal.close()
             self.journal = None
-        if self.staged is not None:
-            self.staged.abandon()
-        for file in self.files.values():
-            file.close()
 
     def _run(self, stage: Stage) -> None:
         started, moved = time.monotonic(), self.traffic.bytes_sent
@@ -152,11 +157,17 @@ class Executor:
             self._settle()
             self.provenance.update(dict.fromkeys((array.name for array in stage.writes), provenance))
             if stage.finish is not None:
-                found = stage.finish(self._everything(stage))
-                self._warn(found.pop("warnings", []))
-                self.values.update(found)
+                self._finish(stage)
         planned = moved_bytes(stage, section, self.placed, todo)
         self._time(stage, section, started, cpu, moved, len(done), planned)
+
+    def _finish(self, stage: Stage) -> None:
+        """Let a reduce draw values from the rows of all chunks. Collective."""
+        rows, found = self._everything(stage), {}
+        self._guarded(lambda: found.update(stage.finish(rows)), f"stage {stage.name}, end")
+        self._settle()
+        self._warn(found.pop("warnings", []))
+        self.values.update(found)
 
     def _run_chunks(self, stage: Stage, section: Section, todo: Sequence[int], provenance: str) -> None:
         share = np.count_nonzero(section.partition.owners()[list(todo)] == self.comm.rank)
@@ -333,11 +344,8 @@ class Executor:
                 good.append(marked[i])
         done = {number for numbers in self.comm.allgather(good) for number in numbers}
         if len(done) < len(marked):
-            say(
-                self.comm,
-                f"mpiimg: warning: stage {stage.name}: {len(marked) - len(done)} chunks were altered "
-                "since they were marked, and are computed again",
-            )
+            altered = len(marked) - len(done)
+            self._warn([f"stage {stage.name}: {altered} chunks were altered since they were marked; redone"])
         return done
 
     def _restore(self, stage: Stage, section: Section, done: set[int]) -> None:
@@ -367,8 +375,9 @@ class Executor:
         return redistribute(blocks, boxes, owners, wanted, dtype, self.comm, self.traffic)
 
     def _warn(self, warnings: Sequence[str]) -> None:
-        for warning in warnings:
-            say(self.comm, f"mpiimg: warning: {warning}")
+        if log.isEnabledFor(logging.WARNING):
+            for warning in warnings:
+                say(self.comm, f"mpiimg: warning: {warning}")
         self.warnings += warnings
 
     def _guarded(self, function, where: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import mpiimg
 from mpiimg.comm.runtime import on_root, stop_on_signals
-from mpiimg.errors import BadInput, RunStopped
+from mpiimg.errors import BadInput, RunFailed, RunStopped
 from mpiimg.io.nifti import free_bytes
 from mpiimg.io.store import describe_staged
 from mpiimg.pipeline.executor import Executor, digest
@@ -39,17 +39,20 @@ def run(recipe: Recipe, comm, options: Options) -> Path:
             executor.close()  # no rank may hold a staged result open while another describes it
             on_root(comm, _publish, recipe, options, work, executor.values, report)
     except BadInput:
-        executor.abandon()
+        executor.close()
         comm.Barrier()  # no rank may still be writing in the folder that is removed
         on_root(comm, _remove, work, made)
         raise
     except RunStopped:
-        executor.abandon()
+        executor.close()
         raise RunStopped(
             f"everything done so far is marked in {work}; the same command goes on from there"
             if not options.in_memory
             else "the run was in memory: it starts over"
         ) from None
+    except RunFailed:
+        executor.close()
+        raise
     except Exception:
         executor.abandon()
         raise
