@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import shutil
 import subprocess
 
@@ -18,6 +19,7 @@ from mpiimg.stages.detection import Settings
 pytest.importorskip("sep", reason="detection stands on sep")
 
 NO_DATA, SAT = 1 << 8, 1 << 1
+REAL = sorted((pathlib.Path(__file__).parents[2] / "shared/data/decam-testcase3").glob("*_ooi_*.fits"))
 FWHM = 4.0
 SIGMA = FWHM / detection.FWHM_OF_SIGMA
 NOISE = 2.0
@@ -254,6 +256,20 @@ def test_a_frame_full_of_light_is_no_overflow():
     assert len(table) > 150
 
 
+def test_a_blend_of_more_parts_than_sep_can_number_is_not_split(monkeypatch):
+    import sep
+
+    light = np.full((150, 150), 20.0)
+    for x, y in zip(*lattice_of_stars(light.shape, 30, 3), strict=True):
+        draw(light, x, y, 4000)
+    data = planes(light, 7)
+    assert len(find(*data, contrast=1e-4)[0]) > 9
+    limit = sep.set_sub_object_limit
+    monkeypatch.setattr(sep, "set_sub_object_limit", lambda parts: limit(4))
+    table, _ = find(*data, contrast=1e-4)
+    assert len(table) == 1 and table["flags"][0] & detection.OVERFLOW
+
+
 def test_same_bits_again(sky_with_stars):
     *_, data, table, segmentation = sky_with_stars
     find(*(plane[:300, :500].copy() for plane in data))
@@ -330,6 +346,18 @@ def test_background_of_a_small_frame_is_constant(shape):
     assert np.ptp(sky) == 0 and sky.dtype == np.float32
     assert abs(sky[0, 0] - 300) < 0.5
     assert rms == pytest.approx(NOISE, rel=0.15)
+
+
+@pytest.mark.parametrize("lost", [0.6, 0.9, 0.999])
+def test_background_where_no_mesh_is_half_full(lost):
+    """sep would answer 0: the light of the sky would count as sources."""
+    rng = np.random.default_rng(2)
+    image = rng.normal(300, NOISE, (256, 256)).astype("f4")
+    bad = rng.random(image.shape) < lost
+    image[bad] = np.nan
+    sky, rms = detection.background(image, bad, (0, 0))
+    assert np.ptp(sky) == 0 and abs(sky[0, 0] - 300) < 1
+    assert rms == pytest.approx(NOISE, rel=0.3)
 
 
 def mosaic(data, inner, border, background=False, **settings):
@@ -520,6 +548,24 @@ def test_sky_positions_and_errors():
     assert 359.9 < table["ra"][1] < 360
     assert table["ra_err"] == pytest.approx(0.03 / 3600, rel=1e-3)
     assert table["dec_err"] == pytest.approx(0.06 / 3600, rel=1e-3)
+
+
+@pytest.mark.skipif(not REAL, reason="the real DECam cut-outs of ../shared/data are MISSING")
+@pytest.mark.parametrize("path", REAL, ids=lambda path: path.name)
+def test_real_cut_outs(path):
+    """51 x 41 pixels about one source: it is found in the middle, once."""
+    from astropy.io import fits
+
+    with fits.open(path) as images, fits.open(path.with_name(path.name.replace("ooi", "oow"))) as weights:
+        image, weight = images[1].data.astype("f4"), weights[1].data.astype("f4")
+    with np.errstate(divide="ignore"):
+        variance = 1 / weight
+    mask = np.zeros(image.shape, "i4")
+    sky, _ = detection.background(image, detection.unusable(image, variance, mask, NO_DATA), (0, 0))
+    table, _ = find(image, variance, mask, np.ones(image.shape, "i2"), sky=sky, threshold=1.5)
+    middle = np.hypot(table["x"] - 20.5, table["y"] - 26.5) < 2
+    assert middle.sum() == 1
+    assert table["flux_small"][middle] > 20 * table["flux_small_err"][middle]
 
 
 SEX = shutil.which("source-extractor") or shutil.which("sex")

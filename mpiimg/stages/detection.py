@@ -84,27 +84,33 @@ def background(
 
     Returns
     -------
-    background : (rows, columns) float32. An image less than two meshes high or wide takes one constant,
-        the median of its pixels clipped at 3 sigma; one without a good pixel takes 0.
+    background : (rows, columns) float32. An image less than two meshes high or wide, or without a mesh
+        half of whose pixels are good, takes one constant, the median clipped at 3 sigma; 0 if none is good
     rms : of the noise about it, over the whole image
     """
     import sep
 
     if bad.all():
         return np.zeros(image.shape, np.float32), 0.0
-    if min(image.shape) < 2 * mesh:
-        from astropy.stats import sigma_clipped_stats
-
-        _, median, deviation = sigma_clipped_stats(image[~bad].astype(np.float64), sigma=3, maxiters=10)
-        return np.full(image.shape, median, np.float32), float(deviation)
     before = [start % mesh for start in origin]
     padding = [(low, -(low + length) % mesh) for low, length in zip(before, image.shape, strict=True)]
-    # sep leaves out a mesh with less than half of its pixels, and fills it from its neighbours.
     masked = np.pad(bad, padding, constant_values=True)
+    rows, columns = (length // mesh for length in masked.shape)
+    good = mesh**2 - masked.reshape(rows, mesh, columns, mesh).sum(axis=(1, 3))
+    # sep leaves out a mesh with less than half of its pixels and fills it from others; with none, by 0.
+    if min(image.shape) < 2 * mesh or good.max() < mesh**2 / 2:
+        return _constant_background(image, bad)
     padded = np.pad(np.where(bad, np.float32(0), image).astype(np.float32), padding)
     found = sep.Background(padded, mask=masked, bw=mesh, bh=mesh, fw=window, fh=window)
     inside = tuple(slice(low, low + length) for low, length in zip(before, image.shape, strict=True))
     return np.ascontiguousarray(found.back(dtype=np.float32)[inside]), float(found.globalrms)
+
+
+def _constant_background(image, bad) -> tuple[np.ndarray, float]:
+    from astropy.stats import sigma_clipped_stats
+
+    _, median, deviation = sigma_clipped_stats(image[~bad].astype(np.float64), sigma=3, maxiters=10)
+    return np.full(image.shape, median, np.float32), float(deviation)
 
 
 def detect(
@@ -320,7 +326,7 @@ def number(table: np.ndarray, patch: int, name: str, band: str) -> np.ndarray:
     name, band : as the catalogue has them, at most 12 and 16 characters of ASCII
     """
     table = table.copy()
-    table["id"] = (patch << 32) + np.arange(1, len(table) + 1)
+    table["id"] = (int(patch) << 32) + np.arange(1, len(table) + 1)
     _, first, group = np.unique(table["parent"], return_index=True, return_inverse=True)
     table["parent"] = np.where(table["parent"] > 0, table["id"][first][group], 0) if len(table) else 0
     table["patch"], table["band"] = name, band
