@@ -18,10 +18,10 @@ from mpiimg.simulate.neuro import Subject
 from mpiimg.stages.stage import Need, Stage
 
 RANKS = (1, 2, 3, 4, 7, 16, 60, 128, 512)
-MEMORY = (0.2, 0.5, 2, 64)
+MEMORY = (0.2, 0.75, 2, 64)
 EVERY = [(ranks, memory) for ranks in RANKS for memory in MEMORY]
 #: Plans at full size take a while.
-SOME = [(1, 64), (2, 0.5), (3, 2), (7, 0.2), (16, 64), (60, 0.5), (128, 2), (512, 0.5), (512, 64)]
+SOME = [(1, 64), (2, 0.75), (3, 2), (7, 0.2), (16, 64), (60, 0.75), (128, 2), (512, 0.75), (512, 64)]
 SHAPES = {"hcp": ((145, 174, 145), 288), "small": ((20, 28, 24), 12)}
 GB = 1 << 30
 
@@ -116,7 +116,7 @@ def test_blocks_of_an_array_tile_it(recipe):
 
 
 def test_plans_are_pure(big):
-    for ranks, memory in ((1, 64), (3, 1), (128, 0.5)):
+    for ranks, memory in ((1, 64), (3, 1), (128, 0.75)):
         one, other = (static_plan(big, Resources(ranks, int(memory * GB))) for _ in range(2))
         assert [facts(section) for _, section in one] == [facts(section) for _, section in other]
 
@@ -129,8 +129,8 @@ def test_less_memory_stages_what_more_memory_keeps(big):
         return {p.array.name: p.memory for _, section in plan for p in section.placements}
 
     assert all(kept(64).values())
-    assert not kept(0.5)["denoised"]
-    assert kept(0.5)["mask"]
+    assert not kept(0.75)["denoised"]
+    assert kept(0.75)["mask"]
 
 
 def test_too_little_memory_is_refused_with_a_remedy(big):
