@@ -49,6 +49,7 @@ FEW = 4
 #: A saturated pixel belongs to a star where the median about it exceeds saturation over this.
 STAR_CONTRAST = 10.0
 
+#: Smallest variance, and fine structure in units of the noise, that is divided by.
 NO_VARIANCE = np.float32(1e-5)
 NO_STRUCTURE = np.float32(0.01)
 ZERO, QUARTER, TWO, FOUR = (np.float32(x) for x in (0.0, 0.25, 2.0, 4.0))
