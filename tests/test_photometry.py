@@ -150,6 +150,16 @@ def flux_bias(frame, found):
     return bias, np.hypot(weight.sum() ** -0.5, found.correction_error / found.correction)
 
 
+def test_source_pixels_are_ellipses_of_the_objects(frame):
+    sky = photometry.sky_background(frame.image, frame.masked)
+    objects = photometry.detect_sources(frame.image - sky.map, frame.variance, frame.masked)
+    pixels = photometry.source_pixels(objects, frame.image.shape, 6.0)
+    assert 0.03 < pixels.mean() < 0.3
+    # What is left of the stars is far below the noise of a pixel.
+    assert (frame.variance - frame.sky)[~pixels].max() < 0.15 * np.sqrt(SKY)
+    assert not photometry.source_pixels(objects[:0], (5, 6)).any()
+
+
 # --- Stars --------------------------------------------------------------------------------------------------
 
 

@@ -48,7 +48,7 @@ class Sky(NamedTuple):
     """The sky of a frame, in the frame's unit."""
 
     map: np.ndarray  # (h, w) float32
-    level: float  # its median over the pixels that are not masked
+    level: float  # its median over the frame
     noise: float  # standard deviation of the pixels about it
 
 
@@ -64,7 +64,7 @@ class Settings(NamedTuple):
     size_tolerance: float = 0.25  # of a star's FWHM about the frame's, relative
     faint_neighbour: float = 0.01  # of a star's flux: fainter ones leave it isolated
     fewest: int = 5  # stars for a FWHM or an aperture correction
-    grow: int = 5  # pixels about the detected ones that are not sky either
+    reach: float = 6.0  # of a source that is not sky, in its own semi-axes (standard deviations)
 
 
 class Stars(NamedTuple):
@@ -142,10 +142,11 @@ def sky_background(image: np.ndarray, masked: np.ndarray, mesh: int = 64, filter
     image = np.where(masked, np.float32(0), image)
     background = sep.Background(image, mask=masked, bw=mesh, bh=mesh, fw=filter_size, fh=filter_size)
     sky = background.back(dtype=np.float32)
-    return Sky(sky, float(np.median(sky[~masked])), float(background.globalrms))
+    # It is smooth: some of its pixels have the median of all.
+    return Sky(sky, float(np.median(sky[::8, ::8])), float(background.globalrms))
 
 
-def _extract(image, variance, masked, settings, **options):
+def _extract(image, variance, masked, settings):
     """Detect sources with sep, in its order; with buffers as large as it takes."""
     import sep
 
@@ -157,8 +158,9 @@ def _extract(image, variance, masked, settings, **options):
     try:
         while True:
             try:
-                thresholds = {"thresh": settings.threshold, "minarea": settings.least_area}
-                return sep.extract(image, var=variance, mask=masked, **thresholds, **options)
+                return sep.extract(
+                    image, settings.threshold, var=variance, mask=masked, minarea=settings.least_area
+                )
             except Exception as error:
                 # sep has no exceptions of its own: the message tells.
                 full = [limit for says, limit in limits.items() if says in str(error)]
@@ -171,22 +173,31 @@ def _extract(image, variance, masked, settings, **options):
             put(value)
 
 
-def source_pixels(
+def detect_sources(
     image: np.ndarray,
     variance: np.ndarray,
     masked: np.ndarray,
     settings: Settings = Settings(),  # noqa: B008 (immutable)
 ) -> np.ndarray:
-    """Return the pixels of detected sources, grown by `settings.grow` pixels: (h, w) bool.
+    """Detect the sources of a frame without its sky: sep's structured array of objects, in sep's order.
 
-    Takes the frame without its sky, as :func:`measure_stars`. Sky measured without these pixels is free of
-    the wings of stars, which otherwise make it too bright by about a hundredth of its noise.
+    Image, variance and mask are those of :func:`measure_stars`.
     """
-    from scipy.ndimage import binary_dilation
+    return _extract(*_known(image, variance, masked), settings)
 
-    image, variance, unknown = _known(image, variance, masked)
-    _, sources = _extract(image, variance, unknown, settings, segmentation_map=True)
-    return binary_dilation(sources > 0, iterations=settings.grow) if settings.grow else sources > 0
+
+def source_pixels(objects: np.ndarray, shape: tuple[int, int], reach: float = Settings().reach) -> np.ndarray:
+    """Return the pixels, (h, w) bool, of the ellipses of objects, `reach` times their semi-axes.
+
+    Sky measured without these pixels is free of the wings of stars, which otherwise make it too bright by
+    about a hundredth of its noise.
+    """
+    import sep
+
+    pixels = np.zeros(shape, dtype=bool)
+    shapes = [objects[name] for name in ("x", "y", "a", "b", "theta")]
+    sep.mask_ellipse(pixels, *shapes, r=reach)
+    return pixels
 
 
 def _known(image, variance, masked):
@@ -243,6 +254,7 @@ def measure_stars(
     masked: np.ndarray,
     saturated: np.ndarray,
     settings: Settings = Settings(),  # noqa: B008 (immutable)
+    objects: np.ndarray | None = None,
 ) -> FrameStars:
     """Find the stars of a frame and measure them in a small and a large aperture.
 
@@ -257,6 +269,8 @@ def measure_stars(
     saturated : (h, w) bool
         Saturated pixels: sources with one in their small aperture are no stars, but are neighbours.
     settings : Settings
+    objects : structured array, optional
+        What :func:`detect_sources` found; it is called if this is not given.
 
     Returns
     -------
@@ -270,7 +284,8 @@ def measure_stars(
     small flux into its total one (:func:`magnitudes`).
     """
     image, variance, unknown = _known(image, variance, masked)
-    objects = _extract(image, variance, unknown, settings)
+    if objects is None:
+        objects = _extract(image, variance, unknown, settings)
     single = (objects["flag"] == 0) & (objects["b"] >= settings.least_roundness * objects["a"])
     tolerance, fewest = settings.size_tolerance, settings.fewest
 
@@ -322,10 +337,11 @@ def measure_frame(
     """
     unusable = masked | saturated | ~np.isfinite(image)
     sky = sky_background(image, unusable, mesh, filter_size)
-    unusable |= source_pixels(image - sky.map, variance, masked, settings)
+    objects = detect_sources(image - sky.map, variance, masked, settings)
+    unusable |= source_pixels(objects, image.shape, settings.reach)
     if not unusable.all():
         sky = sky_background(image, unusable, mesh, filter_size)
-    return sky, measure_stars(image - sky.map, variance, masked, saturated, settings)
+    return sky, measure_stars(image - sky.map, variance, masked, saturated, settings, objects)
 
 
 def _measure_apertures(image, variance, objects, unusable, fwhm, settings):
@@ -577,12 +593,14 @@ def zero_points(
     difference, weight = np.asarray(difference, np.float64), np.asarray(weight, np.float64)
     _validate_pairs(first, second, difference, weight, exposures)
     share = np.ones(len(first))
-    for _ in range(30):
+    for _ in range(50):
         offsets, _, _ = _solve(first, second, difference, weight * share, exposures)
         deviation = np.abs(difference - (offsets[second] - offsets[first])) * np.sqrt(weight)
         scatter = max(1.0, SIGMA_PER_MAD * float(np.median(deviation))) if len(deviation) else 1.0
         # Huber: as least squares within 1.345 deviations, as least absolute values beyond.
-        share = np.minimum(1.0, 1.345 * scatter / np.maximum(deviation, 1e-12))
+        before, share = share, np.minimum(1.0, 1.345 * scatter / np.maximum(deviation, 1e-12))
+        if np.allclose(before, share, rtol=1e-3, atol=0):
+            break
     used = deviation <= CLIP * scatter if len(first) else np.zeros(0, dtype=bool)
     kept = (values[used] for values in (first, second, difference, weight))
     return Solution(*_solve(*kept, exposures), used)
@@ -626,11 +644,12 @@ def _solve(first, second, difference, weight, exposures):
         pairs = groups[first] == group
         i, j = np.searchsorted(members, first[pairs]), np.searchsorted(members, second[pairs])
         n, w = len(members), weight[pairs]
-        laplacian, right = np.zeros((n, n)), np.zeros(n)
-        for rows, columns, sign in ((i, i, 1), (j, j, 1), (i, j, -1), (j, i, -1)):
-            np.add.at(laplacian, (rows, columns), sign * w)
-        np.add.at(right, j, w * difference[pairs])
-        np.add.at(right, i, -w * difference[pairs])
+        # Sums in the order of the pairs.
+        ends, flow = np.concatenate([i, j]), np.concatenate([-w, w]) * np.tile(difference[pairs], 2)
+        right = np.bincount(ends, flow, minlength=n)
+        between = np.bincount(i * n + j, w, minlength=n * n).reshape(n, n)
+        between += between.T
+        laplacian = np.diag(between.sum(axis=1)) - between
         # A constant added to all offsets changes no difference: this term decides it, and nothing else.
         scale = np.trace(laplacian) / n**2
         inverse = np.linalg.inv(laplacian + scale)
