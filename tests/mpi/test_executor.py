@@ -9,11 +9,11 @@ import os
 import pathlib
 import signal
 import socket
-import sys
 
 import h5py
 import numpy as np
 import pytest
+from mpi import toy
 from mpi4py import MPI
 
 from mpiimg.comm import runtime
@@ -23,9 +23,6 @@ from mpiimg.io.store import StagedStore
 from mpiimg.pipeline import executor, plan
 from mpiimg.pipeline.plan import Options, Resources, static_plan
 from mpiimg.pipeline.run import run
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import toy
 
 COMM = MPI.COMM_WORLD
 LAST = COMM.size - 1

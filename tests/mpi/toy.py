@@ -315,7 +315,7 @@ def main() -> int:
         time.sleep(args.pause)
 
     def go():
-        run(smooth(hook, depth=60).recipe, comm, Options(out=args.out, memory=PLENTY, sync_every=0.0))
+        run(smooth(hook, depth=40).recipe, comm, Options(out=args.out, memory=PLENTY, sync_every=0.0))
 
     return runtime.guard(comm, go)
 
