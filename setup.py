@@ -34,6 +34,7 @@ setup(
     ],
     extras_require={
         "mpich": ["mpich"],
+        "parquet": ["pyarrow"],
         "test": ["astroscrappy", "pytest", "pytest-mpi", "ruff"],
     },
 )

@@ -16,7 +16,7 @@ from pathlib import Path
 import mpiimg
 from mpiimg.comm import runtime
 from mpiimg.errors import BadInput, Exit
-from mpiimg.stages import denoise, fit, mask, noise
+from mpiimg.stages import calibrate, coadd, denoise, detect, fit, mask, noise, warp
 from mpiimg.stages.stage import POSITIVE, Parameter
 
 GRADIENTS = (
@@ -26,6 +26,26 @@ GRADIENTS = (
     Parameter("normalise_bvecs", False, "rescale bvecs that are not of unit length", bool),
 )
 B_MAX = Parameter("b_max", None, "volumes above are left out of the fit", float, "s/mm^2")
+
+SKY = (
+    Parameter("center", None, "centre of the tract", str, "degrees", metavar="RA,DEC"),
+    Parameter("pixel_scale", 0.333, "of the tract", float, "arcsec", limits=POSITIVE),
+    Parameter("patch", 2000, "side of a patch without its border", int, "pixels", limits=(1, 100_000)),
+    Parameter("border", 100, "of a patch on each side", int, "pixels", limits=(0, 10_000)),
+    Parameter("catalogue", "catalogue.fits", "name of the catalogue: .fits, .ecsv or .parquet", str),
+    Parameter("strict", False, "let one exposure that cannot be used end the run", bool),
+)
+
+CARDS = (
+    Parameter("zero_point", None, "magnitude of one count; default card MAGZERO", str, metavar="CARD|NUMBER"),
+    Parameter("gain", None, "electrons a count; default GAIN or GAINA and GAINB", str, metavar="CARD|NUMBER"),
+    Parameter(
+        "read_noise", None, "electrons; default RDNOISE or RDNOISEA and RDNOISEB", str, metavar="CARD|NUMBER"
+    ),
+    Parameter("saturate", None, "counts; default SATURATE", str, metavar="CARD|NUMBER"),
+    Parameter("filter", None, "default: first word of FILTER", str, metavar="CARD|=NAME"),
+    Parameter("visit", None, "default EXPID, VISIT or EXPNUM, else DATE-OBS", str, metavar="CARD|=NAME"),
+)
 
 COMMON = (
     Parameter("plan", False, "print what would be done, and stop", bool),
@@ -104,6 +124,18 @@ def _inspect_image(args):
     return inspect_image(args.dwi)
 
 
+def _inspect_survey(args):
+    from mpiimg.pipeline.survey import inspect
+
+    return inspect(args)
+
+
+def _survey(found, parameters):
+    from mpiimg.pipeline.survey import astro
+
+    return astro(found, parameters)
+
+
 def _inspect_simulation(args):
     from mpiimg.pipeline.simulation import inspect
 
@@ -156,13 +188,43 @@ TOOLS = {
         _recipe("fit_only"),
         (fit.PAPER,),
     ),
+    "mpiimg-astro": Tool(
+        "A sky survey from exposures to coadds and a catalogue: calibrate, warp, coadd, detect.",
+        (
+            (
+                "exposures...",
+                "FITS exposures, or @list.txt with one a line; of a DECam triplet any file",
+                True,
+            ),
+            OUT,
+            (
+                "--tract",
+                "tract (TOML) whose pixels to use; without it one is laid around the exposures",
+                False,
+            ),
+            ("--reference", "reference catalogue (ra, dec, mag) that zero points are found from", False),
+        ),
+        (*SKY, *CARDS, *calibrate.PARAMETERS, *coadd.PARAMETERS, *detect.PARAMETERS),
+        _inspect_survey,
+        _survey,
+        (calibrate.PAPER, warp.PAPER, detect.PAPER),
+    ),
     "mpiimg-simulate": Tool(
         "Simulate data of any size with known truth, rank by rank.",
-        (("kind", "what to simulate: neuro", True), OUT),
+        (("kind", "what to simulate: neuro or astro", True), OUT),
         (
-            Parameter("shape", "72x72x60", "voxels along x, y and z", str, metavar="XxYxZ"),
-            Parameter("volumes", 30, "diffusion volumes, b0 included", int),
-            Parameter("sigma", 40.0, "noise level of the Rician noise", float, "image units"),
+            Parameter(
+                "shape",
+                None,
+                "neuro: voxels along x, y and z (default 72x72x60); astro: rows and columns of a sensor "
+                "(default 4000x4072)",
+                str,
+                metavar="NxN[xN]",
+            ),
+            Parameter("volumes", 30, "neuro: diffusion volumes, b0 included", int),
+            Parameter("sigma", 40.0, "neuro: noise level of the Rician noise", float, "image units"),
+            Parameter("visits", 24, "astro: exposures of the field", int),
+            Parameter("sensors", 60, "astro: sensors of the camera", int),
             Parameter("seed", 7, "of every random number", int),
         ),
         _inspect_simulation,
@@ -188,7 +250,9 @@ def parser(name: str) -> argparse.ArgumentParser:
     )
     made.add_argument("--version", action="version", version=f"mpiimg {mpiimg.__version__}")
     for flag, text, required in tool.inputs:
-        if flag.startswith("-"):
+        if flag.endswith("..."):
+            made.add_argument(flag[:-3], help=text, nargs="+", metavar=flag[:-4].upper())
+        elif flag.startswith("-"):
             made.add_argument(flag, help=text, required=required, metavar=_metavar(flag))
         else:
             made.add_argument(flag, help=text, metavar=flag.upper())
@@ -285,8 +349,8 @@ def _run(name: str, args: argparse.Namespace, comm) -> int:
         progress=sys.stderr.isatty() and not args.quiet,
         timeout=args.timeout,
     )
-    run(recipe, comm, options)
-    return Exit.DONE
+    values = run(recipe, comm, options)
+    return Exit.PARTIAL if values.get("left_out") else Exit.DONE
 
 
 def _bytes(text: str) -> int:

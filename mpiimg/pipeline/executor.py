@@ -223,14 +223,12 @@ class Executor:
         self._settle()
 
     def _run_files(self, stage: Stage, section: Section) -> None:
-        """Write one whole file a chunk."""
+        """Let the work on each chunk write whole files."""
+        folder = self.work / "outputs"
         for number, blocks in self._inputs(stage, section, range(len(stage.grid))):
             self.watchdog()
-            path = self.work / "outputs" / stage.outputs[number]
             self._guarded(
-                lambda path=path, number=number, blocks=blocks: path.write_bytes(
-                    stage.work(stage.chunk(number), *blocks)
-                ),
+                lambda number=number, blocks=blocks: stage.work(stage.chunk(number), folder, *blocks),
                 f"stage {stage.name}, chunk {number}",
             )
         self._settle()

@@ -16,7 +16,7 @@ import numpy as np
 
 from mpiimg.errors import BadInput
 from mpiimg.io.gradients import TENSOR_B_LIMIT, Gradients, read_gradients
-from mpiimg.io.nifti import Image, open_image, same_space, staged_attributes
+from mpiimg.io.nifti import Image, bare_name, open_image, same_space, staged_attributes
 from mpiimg.io.store import DATASET, Array
 from mpiimg.pipeline.plan import Recipe, Values
 from mpiimg.stages import denoise, fit, image, mask, noise
@@ -100,7 +100,7 @@ def inspect_subject(
         )
         companions = {".bval": Path(bvals).read_bytes(), ".bvec": Path(bvecs).read_bytes()}
     else:
-        siblings = {ending: path.with_name(img.stem + ending) for ending in (".bval", ".bvec")}
+        siblings = {ending: path.with_name(bare_name(path) + ending) for ending in (".bval", ".bvec")}
         companions = {ending: other.read_bytes() for ending, other in siblings.items() if other.is_file()}
     if (path.parent / "grad_dev.nii.gz").exists():
         warnings.append(

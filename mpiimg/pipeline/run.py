@@ -14,13 +14,13 @@ from mpiimg.errors import BadInput, RunFailed, RunStopped
 from mpiimg.io.nifti import free_bytes
 from mpiimg.io.store import describe_staged
 from mpiimg.pipeline.executor import Executor, digest
-from mpiimg.pipeline.plan import Options, Recipe, output_names, work_bytes
+from mpiimg.pipeline.plan import Options, Recipe, Values, output_names, work_bytes
 
 log = logging.getLogger("mpiimg")
 
 
-def run(recipe: Recipe, comm, options: Options) -> Path:
-    """Run `recipe` and return the folder with its results. Collective.
+def run(recipe: Recipe, comm, options: Options) -> Values:
+    """Run `recipe` and return the values that it found; the results are in `options.out`. Collective.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def run(recipe: Recipe, comm, options: Options) -> Path:
         executor.abandon()
         raise
     on_root(comm, _clean, options, work)
-    return options.out
+    return executor.values
 
 
 def _agreed_cpu_target(comm) -> str:
@@ -124,6 +124,7 @@ def _publish(recipe: Recipe, options: Options, work: Path, values: dict, report:
         describe_staged(work / f"{array}.h5", attributes)
         (work / f"{array}.h5").replace(outputs / name)
     for name in [*(name for name in output_names(recipe) if name != recipe.record), recipe.record]:
+        (options.out / name).parent.mkdir(exist_ok=True)
         (outputs / name).replace(options.out / name)
 
 

@@ -1,4 +1,4 @@
-"""The recipe of mpiimg-simulate: sinks alone, each chunk made by whichever rank writes it."""
+"""The recipes of mpiimg-simulate: each chunk is made by whichever rank writes it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,15 @@ import numpy as np
 from mpiimg.errors import BadInput
 from mpiimg.io.gradients import gradients_text
 from mpiimg.io.nifti import Image
+from mpiimg.partition import ChunkGrid
 from mpiimg.pipeline.plan import Recipe
+from mpiimg.simulate.astro import Survey
 from mpiimg.simulate.neuro import Subject
 from mpiimg.stages.image import sidecar, write_dense
+from mpiimg.stages.stage import Stage
+
+#: What --shape is without it: x, y, z of a subject; rows and columns of a sensor.
+DEFAULT_SHAPES = {"neuro": "72x72x60", "astro": "4000x4072"}
 
 TRUTH = {
     "tissue": ("uint8", "1", "0 background, 1 white matter, 2 grey matter, 3 CSF, 4 skull and scalp"),
@@ -26,28 +32,75 @@ TRUTH = {
 }
 
 
-def inspect(args: argparse.Namespace) -> Subject:
+def inspect(args: argparse.Namespace) -> Subject | Survey:
     """Check what is asked for.
 
     Raises
     ------
-    BadInput : another kind than neuro, or a shape or number that makes no sense
+    BadInput : another kind than neuro or astro, or a shape or number that makes no sense
     """
-    if args.kind != "neuro":
-        raise BadInput(f"mpiimg-simulate {args.kind}: only neuro can be simulated")
+    if args.kind not in DEFAULT_SHAPES:
+        raise BadInput(f"mpiimg-simulate {args.kind}: neuro and astro can be simulated")
+    text = args.shape or DEFAULT_SHAPES[args.kind]
+    axes = DEFAULT_SHAPES[args.kind].count("x") + 1
     try:
-        shape = tuple(int(n) for n in args.shape.split("x"))
+        shape = tuple(int(n) for n in text.split("x"))
     except ValueError:
         shape = ()
-    if len(shape) != 3:
-        raise BadInput(f"--shape {args.shape}: give three numbers, e.g. 145x174x145")
+    if len(shape) != axes:
+        raise BadInput(f"--shape {text}: give {axes} numbers, e.g. {DEFAULT_SHAPES[args.kind]}")
     try:
-        return Subject(shape, args.volumes, args.sigma, args.seed)
+        if args.kind == "neuro":
+            return Subject(shape, args.volumes, args.sigma, args.seed)
+        return Survey(args.visits, args.sensors, shape, args.seed)
     except ValueError as error:
         raise BadInput(f"mpiimg-simulate: {error}") from None
 
 
-def recipe(subject: Subject, p: Mapping[str, Any]) -> Recipe:
+def recipe(found: Subject | Survey, p: Mapping[str, Any]) -> Recipe:
+    """Return the recipe of what :func:`inspect` found."""
+    return _subject(found, p) if isinstance(found, Subject) else _survey(found, p)
+
+
+def _survey(survey: Survey, p: Mapping[str, Any]) -> Recipe:
+    """Write the exposures of a survey and its truth: a chunk an exposure, and one for the truth."""
+    from mpiimg.simulate.astro import files, stem, truth_files
+
+    exposures = [(visit, sensor) for visit in range(survey.visits) for sensor in range(survey.sensors)]
+    names = [stem(*exposure) for exposure in exposures]
+
+    def work(chunk, folder):
+        (folder / "truth").mkdir(exist_ok=True)
+        last = chunk.number == len(exposures)
+        made = truth_files(survey) if last else files(survey, *exposures[chunk.number])
+        for name, content in made.items():
+            content.writeto(folder / name, overwrite=True)
+
+    stage = Stage(
+        "write-exposures",
+        "files",
+        ChunkGrid("e", (len(exposures) + 1,), (1,)),
+        work=work,
+        outputs=(
+            *(f"{name}.fits" for name in names),
+            *(f"truth/{name}_cosmic-rays.fits.fz" for name in names),
+            "truth/survey.fits",
+        ),
+    )
+    return Recipe(
+        tool="mpiimg-simulate",
+        stem="survey",
+        inputs={},
+        steps=[lambda values: stage],
+        values={},
+        documents=lambda values: {},
+        parameters=p,
+        sources={},
+        record="run-simulate.json",
+    )
+
+
+def _subject(subject: Subject, p: Mapping[str, Any]) -> Recipe:
     """Write dwi.nii.gz with its gradients, and the truth beside it."""
     image = _image(subject)
     bvals, bvecs = subject.gradients

@@ -120,7 +120,8 @@ class Stage:
     reads : what the work on a chunk needs
     writes : the arrays that it returns blocks of, in this order
     work : called as work(chunk, *blocks), returns a tuple of blocks, one an array written;
-        for a sink, bytes that follow those of the chunk before; for files, the bytes of a whole file
+        for a sink, bytes that follow those of the chunk before;
+        for files, work(chunk, folder, *blocks) writes its files into a folder
     parameters : what enters the provenance beside the inputs
     weights : (chunks,) integers: relative work, known from data; None where all weigh the same
     offsets : as in Need, for the arrays written
@@ -129,7 +130,7 @@ class Stage:
         written; returns values for the stages after it
     blocks : for a source: yields the blocks of all chunks in order, on the rank that reads
     output, head : for a sink: name of the file and the bytes it begins with
-    outputs : for files: the name of each chunk's file
+    outputs : for files: the names of all, below the folder
     output_bytes : for a sink or files: the most bytes that the work on a chunk returns
     """
 

@@ -1,0 +1,231 @@
+"""The recipe of mpiimg-astro: from exposures to coadds and a catalogue."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mpiimg.errors import BadInput
+from mpiimg.io.fits import ExposureRef, ReadOptions, find_exposures, parse_wcs
+from mpiimg.io.tract import Tract
+from mpiimg.io.wcs import footprint, footprint_box
+from mpiimg.pipeline.plan import Recipe, Values
+from mpiimg.stages import calibrate, coadd, detect, warp
+from mpiimg.stages.survey import Footprint, Layout, Patch
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What headers say of a survey: exposures, tract, and which meets which patch."""
+
+    exposures: tuple[ExposureRef, ...]
+    tract: Tract
+    layout: Layout
+    rejected: tuple[tuple[str, str], ...]
+
+
+def inspect(args: argparse.Namespace) -> Survey:
+    """Read the headers of all exposures and lay out the patches.
+
+    Raises
+    ------
+    BadInput : no exposure can be used, or one cannot and --strict is given
+    """
+    options = ReadOptions(
+        magzero=_setting(args.zero_point),
+        gain=_setting(args.gain),
+        readnoise=_setting(args.read_noise),
+        saturate=_setting(args.saturate),
+        band=_setting(args.filter),
+        visit=_setting(args.visit),
+    )
+    rejected: list[tuple[str, str]] = []
+    exposures = find_exposures(args.exposures, options, None if args.strict else rejected)
+    if not exposures:
+        raise BadInput(rejected[0][1])
+    tract = _tract(args, exposures)
+    layout, kept, outside = _layout(exposures, tract)
+    if outside and args.strict:
+        raise BadInput(outside[0][1])
+    if not kept:
+        raise BadInput("no exposure meets the tract; check --tract or --center")
+    return Survey(tuple(kept), tract, layout, tuple(rejected + outside))
+
+
+def _setting(text: str | None):
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return text
+
+
+def _tract(args: argparse.Namespace, exposures: list[ExposureRef]) -> Tract:
+    if args.tract is not None:
+        try:
+            text = Path(args.tract).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(f"{args.tract}: cannot read this tract: {error}") from None
+        return Tract.from_toml(text, args.tract)
+    center = None
+    if args.center is not None:
+        try:
+            ra, dec = (float(word) for word in args.center.split(","))
+        except ValueError:
+            raise BadInput(f"--center {args.center}: give RA,DEC in degrees, e.g. 150.1,2.2") from None
+        center = (ra, dec)
+    outlines = [footprint(parse_wcs(ref.wcs), ref.shape) for ref in exposures]
+    return Tract.around(outlines, center, args.pixel_scale, args.patch, args.border)
+
+
+def _layout(exposures: list[ExposureRef], tract: Tract):
+    """Return the layout, the exposures that meet the tract, and (name, reason) of those that do not."""
+    kept, outside, meets = [], [], []
+    for ref in exposures:
+        wcs = parse_wcs(ref.wcs)
+        touched = tract.touched(wcs, ref.shape)
+        box = footprint_box(wcs, ref.shape, tract.wcs) if touched else None
+        found = []
+        for patch in touched:
+            common = tuple(
+                (max(a, c), min(b, d)) for (a, b), (c, d) in zip(tract.outer(patch), box, strict=True)
+            )
+            if all(b > a for a, b in common):
+                found.append((patch, common))
+        if found:
+            kept.append(ref)
+            meets.append(found)
+        else:
+            outside.append((ref.name, f"{ref.image.path}: does not meet the tract"))
+    order = {patch: i for i, patch in enumerate(tract.patches)}
+    keys = sorted(
+        {(ref.band, order[patch]) for ref, found in zip(kept, meets, strict=True) for patch, _ in found}
+    )
+    number = {key: i for i, key in enumerate(keys)}
+    patches = tuple(
+        Patch(band, tract.patches[i], tract.outer(tract.patches[i]), tract.inner(tract.patches[i]))
+        for band, i in keys
+    )
+    footprints = tuple(
+        Footprint(exposure, number[ref.band, order[patch]], box)
+        for exposure, (ref, found) in enumerate(zip(kept, meets, strict=True))
+        for patch, box in found
+    )
+    return Layout(tuple(ref.shape for ref in kept), patches, footprints), kept, outside
+
+
+def astro(survey: Survey, p: Mapping[str, Any]) -> Recipe:
+    """Calibrate, warp, coadd and detect."""
+    layout, exposures, tract = survey.layout, survey.exposures, survey.tract
+    method = {key: p[key] for key in ("sigclip", "sigfrac", "objlim", "cr_iterations", "mesh")}
+    names = _patch_names(layout)
+
+    def coadd_bands(values):
+        return coadd.coadd(
+            layout,
+            values["weights"],
+            p["statistic"],
+            p["sigma"],
+            p["passes"],
+            p["weights"] == "pixel",
+            p["reject_cr"],
+        )
+
+    steps = [
+        lambda values: calibrate.calibrate(layout, exposures, method),
+        lambda values: calibrate.solve(layout, exposures, _reference(p), p["match_radius"], p["strict"]),
+        lambda values: warp.warp(layout, exposures, tract, values["zero_points"]),
+        lambda values: coadd.weigh(layout),
+        coadd_bands,
+        lambda values: detect.detect(layout, p["threshold"], p["min_area"], not p["no_deblend"]),
+        lambda values: detect.write_patches(layout, tract, _cards(survey, values), names),
+        lambda values: detect.write_catalogue(layout, tract, (p["catalogue"], "catalogue.reg")),
+    ]
+    bounds = {
+        "zero_points": (27.0,) * len(exposures),
+        "weights": (1.0,) * len(layout.footprints),
+        "left_out": dict(survey.rejected),
+    }
+    return Recipe(
+        tool="mpiimg-astro",
+        stem="survey",
+        inputs={},
+        steps=steps,
+        values=bounds,
+        documents=lambda values: {
+            "tract.toml": tract.to_toml().encode(),
+            "exposures.ecsv": _exposure_table(survey, values),
+        },
+        parameters=p,
+        sources={ref.name: ref.identity for ref in exposures},
+        record="run.json",
+        warnings=tuple(f"left out: {reason}" for _, reason in survey.rejected),
+    )
+
+
+def _patch_names(layout: Layout) -> tuple[str, ...]:
+    """Return patch-<x>-<y>.fits, with the filter in front where there are several."""
+    several = len({patch.filter for patch in layout.patches}) > 1
+    return tuple(f"{patch.filter + '-' if several else ''}{patch.name}.fits" for patch in layout.patches)
+
+
+def _reference(p: Mapping[str, Any]):
+    if p["reference"] is None:
+        return None
+    from mpiimg.io.catalogue import read_reference
+    from mpiimg.stages.photometry import Catalogue
+
+    ra, dec, magnitude = read_reference(Path(p["reference"]))
+    return Catalogue(ra, dec, magnitude, np.zeros(len(ra)))
+
+
+def _cards(survey: Survey, values: Values) -> list[dict]:
+    """Return the header of each patch's file, as far as exposures tell."""
+    points = values["zero_points"]
+    found = []
+    for number, patch in enumerate(survey.layout.patches):
+        members = [
+            survey.exposures[f.exposure]
+            for f in survey.layout.footprints
+            if f.patch == number and np.isfinite(points[f.exposure])
+        ]
+        dates = [ref.mjd for ref in members if ref.mjd is not None]
+        cards = {
+            "BUNIT": ("ct", "flux per pixel at MAGZERO"),
+            "MAGZERO": (27.0, "[mag] of one count"),
+            "FILTER": patch.filter,
+            "EXPTIME": (sum(ref.exptime or 0.0 for ref in members), "[s] total"),
+            "NCOMBINE": (len(members), "exposures"),
+        }
+        if dates:
+            cards |= {"MJD-BEG": min(dates), "MJD-END": max(dates)}
+        cards |= {f"INP{i:05d}": ref.name for i, ref in enumerate(members)}
+        found.append(cards)
+    return found
+
+
+def _exposure_table(survey: Survey, values: Values) -> bytes:
+    """Return the table of exposures: zero point, sky, FWHM, cosmic rays, status."""
+    import io
+
+    from astropy.io import ascii
+    from astropy.table import Table
+
+    facts = values.get("facts", np.full((len(survey.exposures), len(calibrate.FACTS)), np.nan))
+    types = values.get("zero_point_types", ("NONE",) * len(survey.exposures))
+    left_out = values["left_out"]
+    table = Table()
+    table["name"] = [ref.name for ref in survey.exposures]
+    table["band"] = [ref.band for ref in survey.exposures]
+    table["zero_point"] = values["zero_points"]
+    table["zero_point_type"] = list(types)
+    for column, key in enumerate(calibrate.FACTS[1:], 1):
+        table[key] = facts[:, column]
+    table["status"] = [left_out.get(ref.name, "used") for ref in survey.exposures]
+    out = io.StringIO()
+    ascii.write(table, out, format="ecsv")
+    return out.getvalue().encode()

@@ -1,0 +1,216 @@
+"""Calibration of exposures: cosmic rays, sky, stars; and the zero points that make exposures agree.
+
+An exposure that cannot be used is left out with its reason, and the others go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mpiimg.errors import BadInput
+from mpiimg.io.fits import ExposureRef, parse_wcs, read_exposure
+from mpiimg.io.maskplanes import bits
+from mpiimg.io.store import Array
+from mpiimg.io.wcs import to_sky
+from mpiimg.stages import photometry
+from mpiimg.stages.stage import Need, Parameter, Stage, reduction
+from mpiimg.stages.survey import Layout
+
+PAPER = (
+    "L.A.Cosmic: van Dokkum 2001, doi:10.1086/323894; background and photometry: Bertin and Arnouts 1996, "
+    "doi:10.1051/aas:1996164"
+)
+
+PARAMETERS = (
+    Parameter("sigclip", 4.5, "a cosmic ray stands out by this", float, "standard deviations"),
+    Parameter("sigfrac", 0.3, "its neighbours by this share of that", float),
+    Parameter("objlim", 5.0, "least contrast between a cosmic ray and fine structure", float),
+    Parameter("cr_iterations", 4, "how often cosmic rays are looked for", int),
+    Parameter("mesh", 64, "side of the meshes that the sky is measured in", int, "pixels"),
+    Parameter("match_radius", 1.0, "stars this near are the same", float, "arcsec"),
+)
+
+#: Stars kept of an exposure, the brightest; numbers kept of one; bytes of a reason.
+MOST_STARS, REASON = 500, 240
+
+FACTS = ("failed", "sky", "noise", "fwhm", "correction", "cosmic_ray_pixels", "stars")
+
+
+def calibrate(layout: Layout, exposures: Sequence[ExposureRef], p: dict) -> Stage:
+    """Declare the calibration of each exposure on its own.
+
+    Written are the planes of exposures without their sky, the stars (ra and
+    dec in degrees, instrumental magnitude of the total flux, its error), the
+    FACTS, and why an exposure was left out.
+    """
+    planes = layout.exposure_planes()
+
+    def work(chunk):
+        ref = exposures[chunk.number]
+        try:
+            return _calibrated(ref, p)
+        except BadInput as error:
+            return _left_out(ref, str(error))
+
+    count = len(exposures)
+    return Stage(
+        "calibrate",
+        "map",
+        layout.exposure_grid,
+        (),
+        (*planes, *_tables(count)),
+        work,
+        {
+            "identities": [ref.identity for ref in exposures],
+            "exposures": [repr(ref) for ref in exposures],
+            **p,
+        },
+        weights=tuple(rows * columns for rows, columns in layout.shapes),
+        place={array.name: layout.exposure_run for array in planes},
+    )
+
+
+def _tables(count: int) -> tuple[Array, Array, Array]:
+    return (
+        Array("stars", "esc", (count, MOST_STARS, 4), "float64"),
+        Array("facts", "ef", (count, len(FACTS)), "float64"),
+        Array("reasons", "er", (count, REASON), "uint8"),
+    )
+
+
+def _calibrated(ref: ExposureRef, p: dict):
+    from mpiimg.kernels.cosmics import detect_cosmics
+
+    exposure = read_exposure(ref)
+    image, variance, mask = exposure.image, exposure.variance, exposure.mask
+    useless = (mask & bits("BAD", "SAT", "NO_DATA")) != 0
+    struck, image = detect_cosmics(
+        image,
+        mask=useless,
+        variance=variance,
+        gain=1.0,
+        readnoise=0.0,
+        satlevel=float(ref.saturate) if ref.saturate is not None else np.inf,
+        sigclip=p["sigclip"],
+        sigfrac=p["sigfrac"],
+        objlim=p["objlim"],
+        iterations=p["cr_iterations"],
+    )
+    mask[struck] |= bits("CR", "INTRP")
+    sky = photometry.sky_background(image, useless, p["mesh"])
+    image -= sky.map
+    found = photometry.measure_stars(image, variance, useless | struck, (mask & bits("SAT")) != 0)
+    stars, number = _star_table(found, ref)
+    facts = (0.0, sky.level, sky.noise, found.fwhm, found.correction, np.count_nonzero(struck), number)
+    flat = (image.ravel(), variance.ravel(), mask.ravel())
+    return (*flat, stars[None], np.array(facts)[None], np.zeros((1, REASON), np.uint8))
+
+
+def _star_table(found, ref: ExposureRef):
+    """Return the brightest isolated stars, (MOST_STARS, 4), NaN behind the last; and how many they are."""
+    stars = found.stars
+    chosen = np.flatnonzero(stars.isolated & np.isfinite(stars.flux) & (stars.flux > 0))
+    order = np.argsort(-stars.flux[chosen], kind="stable")[:MOST_STARS]
+    chosen = np.sort(chosen[order])
+    table = np.full((MOST_STARS, 4), np.nan)
+    correction = found.correction if np.isfinite(found.correction) else 1.0
+    magnitude, error = photometry.magnitudes(stars.flux[chosen], stars.flux_error[chosen], correction)
+    ra, dec = to_sky(parse_wcs(ref.wcs), stars.x[chosen], stars.y[chosen])
+    table[: len(chosen)] = np.stack([ra, dec, magnitude, error], axis=1)
+    return table, len(chosen)
+
+
+def _left_out(ref: ExposureRef, reason: str):
+    size = ref.shape[0] * ref.shape[1]
+    text = np.zeros((1, REASON), np.uint8)
+    data = np.frombuffer(reason.encode()[:REASON], np.uint8)
+    text[0, : len(data)] = data
+    facts = np.full((1, len(FACTS)), np.nan)
+    facts[0, 0] = 1.0
+    return (
+        np.full(size, np.nan, np.float32),
+        np.full(size, np.inf, np.float32),
+        np.full(size, bits("NO_DATA"), np.int32),
+        np.full((1, MOST_STARS, 4), np.nan),
+        facts,
+        text,
+    )
+
+
+def solve(layout: Layout, exposures: Sequence[ExposureRef], reference, radius: float, strict: bool) -> Stage:
+    """Find every exposure's zero point: from its card, a reference catalogue, or overlaps, in this order.
+
+    Parameters
+    ----------
+    reference : photometry.Catalogue or None
+    radius : of matches, arcseconds
+    strict : let one bad exposure end the run
+    """
+    count = len(exposures)
+    stars, facts, reasons = _tables(count)
+
+    def partial(chunk, star_block, fact_block, reason_block):
+        return np.concatenate([fact_block[0], reason_block[0].astype(np.float64), star_block.ravel()])
+
+    def finish(rows):
+        known = rows[:, : len(FACTS)]
+        texts = rows[:, len(FACTS) : len(FACTS) + REASON].astype(np.uint8)
+        tables = rows[:, len(FACTS) + REASON :].reshape(count, MOST_STARS, 4)
+        left_out = {
+            i: bytes(texts[i]).rstrip(b"\0").decode(errors="replace")
+            for i in np.flatnonzero(known[:, 0] == 1)
+        }
+        points, kinds = _zero_points(exposures, tables, left_out, reference, radius)
+        for i in np.flatnonzero(~np.isfinite(points)):
+            left_out.setdefault(
+                int(i),
+                f"{exposures[i].name}: no zero point: no MAGZERO card and too few stars in common with other "
+                "exposures; give --zero-point",
+            )
+        if left_out and (strict or len(left_out) == count):
+            raise BadInput(left_out[min(left_out)])
+        warnings = [f"left out: {reason}" for _, reason in sorted(left_out.items())]
+        if "RELATIVE" in kinds:
+            warnings.append("zero points are relative, from overlaps: magnitudes have no absolute scale")
+        return {
+            "zero_points": tuple(points.tolist()),
+            "zero_point_types": tuple(kinds),
+            "facts": known,
+            "left_out": {exposures[i].name: reason for i, reason in sorted(left_out.items())},
+            "warnings": warnings,
+        }
+
+    width = len(FACTS) + REASON + 4 * MOST_STARS
+    reads = (Need(stars), Need(facts), Need(reasons))
+    parameters = {"radius": radius, "reference": reference is not None}
+    return reduction(
+        "zero-points", layout.exposure_grid, reads, partial, ((width,), "float64"), finish, parameters
+    )
+
+
+def _zero_points(exposures, tables, left_out, reference, radius):
+    """Return the zero point of each exposure (NaN where there is none), and how it was found."""
+    points = np.full(len(exposures), np.nan)
+    kinds = ["NONE"] * len(exposures)
+    for band in sorted({ref.band for ref in exposures}):
+        members = [i for i, ref in enumerate(exposures) if ref.band == band and i not in left_out]
+        catalogues = [_catalogue(tables[i]) for i in members]
+        if all(exposures[i].magzero is not None for i in members):
+            found, kind = [exposures[i].magzero for i in members], "CARD"
+        elif reference is not None:
+            found = [photometry.reference_zero_point(one, reference, radius)[0] for one in catalogues]
+            kind = "REFERENCE"
+        else:
+            pairs = photometry.compare_exposures(catalogues, radius)
+            solution = photometry.zero_points(*pairs[:4], len(members))
+            found, kind = photometry.COMMON_ZERO_POINT + solution.offsets, "RELATIVE"
+        for i, value in zip(members, found, strict=True):
+            points[i], kinds[i] = value, kind if np.isfinite(value) else "NONE"
+    return points, kinds
+
+
+def _catalogue(table: np.ndarray) -> photometry.Catalogue:
+    kept = table[np.isfinite(table).all(axis=1)]
+    return photometry.Catalogue(*np.ascontiguousarray(kept.T))

@@ -1,0 +1,128 @@
+"""Co-addition: the pieces of a band of a patch, clipped and averaged."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mpiimg.io.maskplanes import bits
+from mpiimg.stages.stage import Need, Parameter, Stage, reduction
+from mpiimg.stages.survey import Layout
+
+PARAMETERS = (
+    Parameter("statistic", "clip", "how inputs are combined", str, choices=("clip", "mean")),
+    Parameter("sigma", 3.0, "clip what lies farther from the mean", float, "standard deviations"),
+    Parameter("passes", 2, "how often inputs are clipped", int),
+    Parameter(
+        "weights",
+        "exposure",
+        "one weight an exposure, or inverse variance by pixel (which loses light of bright stars)",
+        str,
+        choices=("exposure", "pixel"),
+    ),
+    Parameter("reject_cr", False, "leave out pixels repaired from cosmic rays", bool),
+)
+
+#: An input with one of these carries no light of the sky.
+EXCLUDED = ("NO_DATA", "BAD", "SAT", "EDGE")
+
+
+def weigh(layout: Layout) -> Stage:
+    """Weigh an exposure on a patch by the inverse of its median variance there, which is that of its sky."""
+
+    def partial(chunk, blocks):
+        variance = blocks[0][np.isfinite(blocks[0]) & (blocks[0] > 0)]
+        return 1 / np.median(variance) if variance.size else 0.0
+
+    need = Need(layout.piece_planes()[1], place=layout.footprint_runs)
+    return reduction(
+        "weigh",
+        layout.footprint_grid,
+        (need,),
+        partial,
+        ((), "float64"),
+        lambda rows: {"weights": tuple(rows.tolist())},
+    )
+
+
+def coadd(
+    layout: Layout,
+    weights: tuple[float, ...],
+    statistic: str,
+    sigma: float,
+    passes: int,
+    by_pixel: bool,
+    reject_cr: bool,
+) -> Stage:
+    """Declare the coadd of every band.
+
+    Parameters
+    ----------
+    weights : of each footprint
+    by_pixel : weigh by inverse variance instead
+    """
+    members: dict[int, list[int]] = {}
+    for piece, (_, band, _) in enumerate(layout.pieces):
+        members.setdefault(band, []).append(piece)
+
+    def work(chunk, images, variances, masks):
+        from mpiimg.kernels.coadd import Planes
+        from mpiimg.kernels.coadd import coadd as combine
+
+        pieces = members.get(chunk.number, [])
+        (top, bottom), (left, right) = layout.bands[chunk.number][1]
+        if not pieces:
+            return _nothing((bottom - top) * (right - left))
+        stack = _stack(layout, layout.bands[chunk.number][1], pieces, images, variances, masks)
+        given = "pixel" if by_pixel else np.array([weights[layout.pieces[piece][0]] for piece in pieces])
+        excluded = bits(*EXCLUDED, *["CR"] * reject_cr)
+        known = Planes(excluded, bits("NO_DATA"), bits("CLIPPED"), bits("SAT"))
+        planes = combine(*stack, given, known, statistic, sigma, passes)
+        return tuple(plane.ravel() for plane in planes)
+
+    needs = tuple(
+        Need(array, place=lambda chunk: layout.table.of_key(chunk.number)) for array in layout.piece_planes()
+    )
+    outputs = layout.coadd_planes()
+    return Stage(
+        "coadd",
+        "regroup",
+        layout.band_grid,
+        needs,
+        outputs,
+        work,
+        {
+            "weights": weights,
+            "statistic": statistic,
+            "sigma": sigma,
+            "passes": passes,
+            "by_pixel": by_pixel,
+            "reject_cr": reject_cr,
+        },
+        weights=tuple(1 + len(members.get(band, ())) for band in range(len(layout.bands))),
+        place={array.name: layout.band_run for array in outputs},
+    )
+
+
+def _nothing(size: int) -> tuple[np.ndarray, ...]:
+    """Return the planes of a band that no exposure reaches."""
+    return (
+        np.full(size, np.nan, np.float32),
+        np.full(size, np.inf, np.float32),
+        np.full(size, bits("NO_DATA"), np.int32),
+        np.zeros(size, np.int16),
+    )
+
+
+def _stack(layout, box, pieces, images, variances, masks):
+    """Lay the pieces of a band on top of each other; what a piece does not reach is NO_DATA."""
+    (top, bottom), (left, right) = box
+    shape = (len(pieces), bottom - top, right - left)
+    image = np.full(shape, np.nan, np.float32)
+    variance = np.full(shape, np.inf, np.float32)
+    mask = np.full(shape, bits("NO_DATA"), np.int32)
+    for k, piece in enumerate(pieces):
+        (y0, y1), (x0, x1) = layout.pieces[piece][2]
+        part = (k, slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
+        for plane, blocks in ((image, images), (variance, variances), (mask, masks)):
+            plane[part] = blocks[k].reshape(y1 - y0, x1 - x0)
+    return image, variance, mask
