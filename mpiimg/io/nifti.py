@@ -151,11 +151,17 @@ def parse_header(raw: bytes):
     return header
 
 
-def stem(path: Path) -> str:
-    """Return the name that outputs of `path` begin with: without endings and without BIDS's _dwi."""
+def bare_name(path: Path) -> str:
+    """Return the name of `path` without endings; gradient files beside it begin with it."""
     name = path.name
     for ending in (".gz", ".nii", ".h5"):
         name = name.removesuffix(ending)
+    return name
+
+
+def stem(path: Path) -> str:
+    """Return the name that outputs of `path` begin with: without endings and without BIDS's _dwi."""
+    name = bare_name(path)
     return name.removesuffix("_dwi") or name
 
 
@@ -210,11 +216,13 @@ def gzip_member(data: bytes) -> bytes:
     """Compress `data` into one gzip member without a time stamp.
 
     isal chooses its match finder by the CPU: its bytes are the same on CPUs
-    of one kind, and what they inflate to is the same everywhere.
+    of one kind, and what they inflate to is the same everywhere. As a stream,
+    since isal's one-shot functions let the bytes depend on what memory held before.
     """
-    from isal import igzip
+    from isal import isal_zlib
 
-    return igzip.compress(data, 2, mtime=0)
+    stream = isal_zlib.compressobj(2, wbits=31)
+    return stream.compress(data) + stream.flush()
 
 
 def output_header(image: Image, components: int | None, dtype: str, description: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import sys
 
 import h5py
 import launch
@@ -145,6 +146,34 @@ def least_memory(words: list, ranks: int) -> int:
             static_plan(recipe, Resources(ranks, memory))
             return memory
     raise AssertionError("no memory is enough")
+
+
+#: Prints a checksum of the members of 300 inputs, made between other uses of the heap.
+MEMBERS = """
+import hashlib, sys
+import numpy as np
+from mpiimg.io.nifti import gzip_member
+
+inputs, heap = np.random.default_rng(0), np.random.default_rng(int(sys.argv[1]))
+digest = hashlib.sha256()
+for i in range(300):
+    values = inputs.random(int(10 ** inputs.uniform(1, 5.5)), dtype=np.float32)
+    values[inputs.random(values.size) < (i % 3) / 2.5] = 0
+    used = [heap.bytes(int(n)) for n in heap.integers(1, 400_000, 4)]
+    del used
+    digest.update(gzip_member(values.tobytes()))
+print(digest.hexdigest())
+"""
+
+
+@pytest.mark.one_install
+def test_gzip_members_do_not_depend_on_what_memory_held_before():
+    """As those of isal's one-shot compression do; MALLOC_PERTURB_ fills freed memory."""
+    made = {
+        launch.run([sys.executable, "-c", MEMBERS, fill], env={"MALLOC_PERTURB_": str(fill)}).stdout
+        for fill in (0, 85, 170, 255)
+    }
+    assert len(made) == 1
 
 
 @pytest.mark.one_install
