@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mpiimg.errors import BadInput
+from mpiimg.io.catalogue import check_ending
 from mpiimg.io.fits import ExposureRef, ReadOptions, find_exposures, parse_wcs
 from mpiimg.io.tract import Tract
 from mpiimg.io.wcs import footprint, footprint_box
@@ -36,6 +37,7 @@ def inspect(args: argparse.Namespace) -> Survey:
     ------
     BadInput : no exposure can be used, or one cannot and --strict is given
     """
+    _check_name(getattr(args, "catalogue", None))
     options = ReadOptions(
         magzero=_setting(args.zero_point),
         gain=_setting(args.gain),
@@ -47,7 +49,7 @@ def inspect(args: argparse.Namespace) -> Survey:
     rejected: list[tuple[str, str]] = []
     exposures = find_exposures(args.exposures, options, None if args.strict else rejected)
     if not exposures:
-        raise BadInput(rejected[0][1])
+        raise BadInput(rejected[0][1] if rejected else "no exposures: name at least one FITS file")
     tract = _tract(args, exposures)
     layout, kept, outside = _layout(exposures, tract)
     if outside and args.strict:
@@ -55,6 +57,17 @@ def inspect(args: argparse.Namespace) -> Survey:
     if not kept:
         raise BadInput("no exposure meets the tract; check --tract or --center")
     return Survey(tuple(kept), tract, layout, tuple(rejected + outside))
+
+
+def _check_name(name: str | None) -> None:
+    """Refuse a catalogue that could not be written after all is done, or would take another file's place."""
+    if name is None:
+        return
+    check_ending(Path(name))
+    if Path(name).name != name:
+        raise BadInput(f"--catalogue {name}: give a name, which is written in --out, not a path")
+    if name == "exposures.ecsv" or (name.endswith(".fits") and "patch-" in name):
+        raise BadInput(f"--catalogue {name}: another result is called so; choose another name")
 
 
 def _setting(text: str | None):
@@ -137,13 +150,18 @@ def astro(survey: Survey, p: Mapping[str, Any]) -> Recipe:
 
     steps = [
         lambda values: calibrate.calibrate(layout, exposures, method),
-        lambda values: calibrate.solve(layout, exposures, _reference(p), p["match_radius"], p["strict"]),
+        lambda values: calibrate.solve(
+            layout, exposures, _reference(p), p["match_radius"], p["strict"], dict(survey.rejected)
+        ),
         lambda values: warp.warp(layout, exposures, tract, values["zero_points"]),
         lambda values: coadd.weigh(layout),
         coadd_bands,
+        lambda values: coadd.few_inputs(layout, p["statistic"], p["sigma"], p["passes"]),
         lambda values: detect.detect(layout, p["threshold"], p["min_area"], not p["no_deblend"]),
         lambda values: detect.write_patches(layout, tract, _cards(survey, values), names),
-        lambda values: detect.write_catalogue(layout, tract, (p["catalogue"], "catalogue.reg")),
+        lambda values: detect.write_catalogue(
+            layout, tract, tuple(dict.fromkeys((p["catalogue"], "catalogue.reg")))
+        ),
     ]
     bounds = {
         "zero_points": (27.0,) * len(exposures),
@@ -209,23 +227,26 @@ def _cards(survey: Survey, values: Values) -> list[dict]:
 
 
 def _exposure_table(survey: Survey, values: Values) -> bytes:
-    """Return the table of exposures: zero point, sky, FWHM, cosmic rays, status."""
+    """Return the table of exposures: zero point, sky, FWHM, cosmic rays, status; last those left unread."""
     import io
 
     from astropy.io import ascii
     from astropy.table import Table
 
-    facts = values.get("facts", np.full((len(survey.exposures), len(calibrate.FACTS)), np.nan))
-    types = values.get("zero_point_types", ("NONE",) * len(survey.exposures))
     left_out = values["left_out"]
+    unread = [name for name, _ in survey.rejected]
+    names = [ref.name for ref in survey.exposures] + unread
+    nothing = np.full((len(names), len(calibrate.FACTS)), np.nan)
+    facts = np.concatenate([values.get("facts", nothing[len(unread) :]), nothing[: len(unread)]])
+    types = values.get("zero_point_types", ("NONE",) * len(survey.exposures))
     table = Table()
-    table["name"] = [ref.name for ref in survey.exposures]
-    table["band"] = [ref.band for ref in survey.exposures]
-    table["zero_point"] = values["zero_points"]
-    table["zero_point_type"] = list(types)
+    table["name"] = names
+    table["band"] = [ref.band for ref in survey.exposures] + [""] * len(unread)
+    table["zero_point"] = [*values["zero_points"], *[np.nan] * len(unread)]
+    table["zero_point_type"] = [*types, *["NONE"] * len(unread)]
     for column, key in enumerate(calibrate.FACTS[1:], 1):
         table[key] = facts[:, column]
-    table["status"] = [left_out.get(ref.name, "used") for ref in survey.exposures]
+    table["status"] = [left_out.get(name, "used") for name in names]
     out = io.StringIO()
     ascii.write(table, out, format="ecsv")
     return out.getvalue().encode()

@@ -5,7 +5,7 @@ An exposure that cannot be used is left out with its reason, and the others go o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -52,7 +52,8 @@ def calibrate(layout: Layout, exposures: Sequence[ExposureRef], p: dict) -> Stag
         try:
             return _calibrated(ref, p)
         except BadInput as error:
-            return _left_out(ref, str(error))
+            named = any(name in str(error) for name in (ref.name, str(ref.image.path)))
+            return _left_out(ref, str(error) if named else f"{ref.image.path}: {error}")
 
     count = len(exposures)
     return Stage(
@@ -99,9 +100,10 @@ def _calibrated(ref: ExposureRef, p: dict):
         iterations=p["cr_iterations"],
     )
     mask[struck] |= bits("CR", "INTRP")
-    sky = photometry.sky_background(image, useless, p["mesh"])
+    # Edges glow, and no coadd takes them.
+    unknown = struck | ((mask & bits("BAD", "NO_DATA", "EDGE")) != 0)
+    sky, found = photometry.measure_frame(image, variance, unknown, (mask & bits("SAT")) != 0, mesh=p["mesh"])
     image -= sky.map
-    found = photometry.measure_stars(image, variance, useless | struck, (mask & bits("SAT")) != 0)
     stars, number = _star_table(found, ref)
     facts = (0.0, sky.level, sky.noise, found.fwhm, found.correction, np.count_nonzero(struck), number)
     flat = (image.ravel(), variance.ravel(), mask.ravel())
@@ -139,7 +141,14 @@ def _left_out(ref: ExposureRef, reason: str):
     )
 
 
-def solve(layout: Layout, exposures: Sequence[ExposureRef], reference, radius: float, strict: bool) -> Stage:
+def solve(
+    layout: Layout,
+    exposures: Sequence[ExposureRef],
+    reference,
+    radius: float,
+    strict: bool,
+    rejected: Mapping[str, str] | None = None,
+) -> Stage:
     """Find every exposure's zero point: from its card, a reference catalogue, or overlaps, in this order.
 
     Parameters
@@ -147,6 +156,7 @@ def solve(layout: Layout, exposures: Sequence[ExposureRef], reference, radius: f
     reference : photometry.Catalogue or None
     radius : of matches, arcseconds
     strict : let one bad exposure end the run
+    rejected : names of files that were left out before, and why
     """
     count = len(exposures)
     stars, facts, reasons = _tables(count)
@@ -178,7 +188,10 @@ def solve(layout: Layout, exposures: Sequence[ExposureRef], reference, radius: f
             "zero_points": tuple(points.tolist()),
             "zero_point_types": tuple(kinds),
             "facts": known,
-            "left_out": {exposures[i].name: reason for i, reason in sorted(left_out.items())},
+            "left_out": {
+                **(rejected or {}),
+                **{exposures[i].name: reason for i, reason in sorted(left_out.items())},
+            },
             "warnings": warnings,
         }
 

@@ -103,6 +103,31 @@ def coadd(
     )
 
 
+def few_inputs(layout: Layout, statistic: str, sigma: float, passes: int) -> Stage | None:
+    """Warn of pixels with too few inputs for any of them to be clipped; nothing to do without clipping."""
+    if statistic != "clip" or not passes:
+        return None
+    *_, mask, nimage = layout.coadd_planes()
+
+    def partial(chunk, masks, nimages):
+        from mpiimg.kernels.coadd import count_unclippable
+
+        return count_unclippable(nimages[0], masks[0], bits("CLIPPED"), sigma)
+
+    def finish(rows):
+        few, covered = rows.sum(axis=0)
+        if not few:
+            return {}
+        most = int(sigma**2 + 1)
+        text = f"at {100 * few / covered:.0f} % of the pixels at most {most} exposures overlap: "
+        return {"warnings": [f"{text}clipping at {sigma:g} sigma rejects nothing there, however far off"]}
+
+    needs = tuple(Need(array, place=lambda chunk: (layout.band_run(chunk),)) for array in (mask, nimage))
+    return reduction(
+        "few-inputs", layout.band_grid, needs, partial, ((2,), "int64"), finish, {"sigma": sigma}
+    )
+
+
 def _nothing(size: int) -> tuple[np.ndarray, ...]:
     """Return the planes of a band that no exposure reaches."""
     return (
