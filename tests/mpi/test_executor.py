@@ -51,6 +51,8 @@ def work_folder(made, out):
 def check(made, out):
     """The file that a run left is the one that a plain loop makes, on every rank."""
     assert (out / toy.OUTPUT).read_bytes() == made.bytes
+    for name, data in made.files.items():
+        assert (out / name).read_bytes() == data
 
 
 class Calls:
@@ -103,7 +105,8 @@ def test_every_toy_gives_the_bytes_of_a_plain_loop(name, in_memory, out):
     report = go(made, out, in_memory=in_memory)
     check(made, out)
     assert len(set(calls.all())) == len(calls.all()) - (name == "smooth") * LAST, "finish runs on every rank"
-    assert sorted(path.name for path in out.iterdir()) == [toy.OUTPUT, "run-toy.json", "total.txt"]
+    names = {toy.OUTPUT, "run-toy.json", "total.txt", *made.files}
+    assert {path.name for path in out.iterdir()} == names
     assert report["ranks"] == COMM.size
     assert [entry["resumed_chunks"] for entry in report["stages"]] == [0] * len(report["stages"])
 
@@ -226,6 +229,7 @@ ON_PURPOSE = RuntimeError("on purpose")
         ("transpose", "read", 9, "stage read, chunk 9", True),
         ("regroup", "warp", 3, "stage warp, chunk 3 {'e': (3, 4)}", True),
         ("regroup", "combine", 4, "stage combine, chunk 4 {'b': (4, 5)}", False),
+        ("regroup", "save", 3, "stage save, chunk 3", False),
     ],
 )
 def test_an_exception_in_a_chunk_ends_all_ranks(name, stage, chunk, where, in_memory, out):
@@ -359,7 +363,7 @@ def resumes(before, calls, made, out, comm=COMM, **fields):
     check(made, out)
     resumed = sum(entry["resumed_chunks"] for entry in report["stages"])
     assert resumed == before
-    again = [call for call in calls.all() if call[0] not in ("write", "finish")]
+    again = [call for call in calls.all() if call[0] not in ("write", "save", "finish")]
     assert len(set(again)) == len(again) == total_chunks(made) - resumed
     assert not work_folder(made, out).exists()
 
@@ -462,7 +466,9 @@ def test_another_parameter_voids_the_marks(out):
     report = go(made, out)
     check(made, out)
     assert sum(entry["resumed_chunks"] for entry in report["stages"]) == 0
-    assert len([call for call in calls.all() if call[0] not in ("write", "finish")]) == total_chunks(made)
+    assert len([call for call in calls.all() if call[0] not in ("write", "save", "finish")]) == total_chunks(
+        made
+    )
 
 
 @pytest.mark.parametrize(("rank", "number"), [(0, signal.SIGTERM), (LAST, signal.SIGUSR1)])
@@ -505,7 +511,9 @@ def test_a_run_in_memory_that_stops_starts_over(out):
     made = toy.smooth(calls)
     go(made, out, in_memory=True)
     check(made, out)
-    assert len({call for call in calls.all() if call[0] not in ("write", "finish")}) == total_chunks(made)
+    assert len({call for call in calls.all() if call[0] not in ("write", "save", "finish")}) == total_chunks(
+        made
+    )
 
 
 # What ranks agree on.

@@ -43,12 +43,14 @@ class Toy:
     recipe : that is run
     result : the array whose chunks are compressed one by one into OUTPUT, cut by `cuts` along its first axis
     staged : expected contents of staged arrays that the last stages leave in the work folder
+    files : expected contents of other files, by name
     """
 
     recipe: Recipe
     result: np.ndarray
     cuts: list[tuple[int, int]]
     staged: dict[str, np.ndarray] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def bytes(self) -> bytes:
@@ -256,6 +258,11 @@ def regroup(hook: Callable = nothing, exposures: int = 6, bands: int = 5, seed: 
         extents = [(start, stop) for _, b, start, stop in touches if b == chunk.number]
         return (combined(extents, found, width)[None],)
 
+    def save(chunk, folder, block):
+        hook("save", chunk.number)
+        (folder / names[chunk.number]).write_bytes(block.tobytes())
+
+    names = tuple(f"band-{band}.raw" for band in range(bands))
     exposure_grid, band_grid = ChunkGrid("e", (exposures,), (1,)), ChunkGrid("b", (bands,), (1,))
     need = Need(pieces, place=lambda chunk: table.of_key(chunk.number))
     steps = [
@@ -275,6 +282,7 @@ def regroup(hook: Callable = nothing, exposures: int = 6, bands: int = 5, seed: 
         ),
         constantly(Stage("combine", "regroup", band_grid, (need,), (coadd,), combine)),
         constantly(sink(coadd, 2, hook)),
+        constantly(Stage("save", "files", band_grid, (Need(coadd),), work=save, outputs=names)),
     ]
     result = np.stack(
         [
@@ -286,7 +294,8 @@ def regroup(hook: Callable = nothing, exposures: int = 6, bands: int = 5, seed: 
             for band in range(bands)
         ]
     )
-    return Toy(recipe("regroup", steps), result, blocks(bands, 2), {"coadd": result})
+    files = {name: values.tobytes() for name, values in zip(names, result, strict=True)}
+    return Toy(recipe("regroup", steps), result, blocks(bands, 2), {"coadd": result}, files)
 
 
 def piece(exposure: int, band: int, length: int) -> np.ndarray:
