@@ -413,6 +413,9 @@ def test_pixels_without_number_are_bad_too_and_inputs_stay():
     assert (image.tobytes(), variance.tobytes()) == before
     assert {tuple(map(int, place)) for place in np.argwhere(replaced)} == {(2, 3), (5, 5), (7, 1), (0, 0)}
     assert (filled == 1).all() and (noise == 1).all()
+    in_place = interpolate_bad(image, variance, np.zeros((9, 9), bool), copy=False)
+    assert in_place[0] is image and in_place[1] is variance
+    assert (image == 1).all() and (variance == 1).all()
 
 
 def test_a_bad_column_is_bridged_along_rows_and_a_bad_row_along_columns():

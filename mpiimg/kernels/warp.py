@@ -179,6 +179,13 @@ def _footprint_sums(typingctx, pixels, corner, row, table, shift_x, shift_y):
         data = context.make_array(array_type)(context, builder, array).data
         return builder.bitcast(builder.gep(data, [element]), kind.as_pointer())
 
+    def multiply(builder, a, b):
+        # Flags of its own keep numba from adding `contract`.
+        return builder.fmul(a, b, flags=("nsz",))
+
+    def add(builder, a, b):
+        return builder.fadd(a, b, flags=("nsz",))
+
     def pick(builder, vector, other, lanes):
         return builder.shuffle_vector(vector, other, ir.Constant(ir.VectorType(index, len(lanes)), lanes))
 
@@ -197,22 +204,23 @@ def _footprint_sums(typingctx, pixels, corner, row, table, shift_x, shift_y):
             pair = pick(builder, builder.insert_element(nothing, pair, index(0)), nothing, [0] * (LANES // 2))
             weight = builder.bitcast(pair, floats)
             total = (
-                builder.fmul(line, weight)
+                multiply(builder, line, weight)
                 if total is None
                 else _call_fma(builder, floats, line, weight, total)
             )
         along = builder.load(at(context, builder, table_type, table, shift_x, floats), align=64)
-        total = builder.fmul(total, along)
+        total = multiply(builder, total, along)
         # The last four lanes lie beyond the footprint: zeros, even where these were no numbers.
         zeros = ir.Constant(floats, [0.0] * LANES)
-        eight = builder.fadd(
+        eight = add(
+            builder,
             pick(builder, total, zeros, list(range(8))),
             pick(builder, total, zeros, [*range(8, 12), *range(16, 20)]),
         )
-        four = builder.fadd(
-            pick(builder, eight, eight, [0, 1, 2, 3]), pick(builder, eight, eight, [4, 5, 6, 7])
+        four = add(
+            builder, pick(builder, eight, eight, [0, 1, 2, 3]), pick(builder, eight, eight, [4, 5, 6, 7])
         )
-        two = builder.fadd(pick(builder, four, four, [0, 1]), pick(builder, four, four, [2, 3]))
+        two = add(builder, pick(builder, four, four, [0, 1]), pick(builder, four, four, [2, 3]))
         sums = [builder.extract_element(two, index(lane)) for lane in (0, 1)]
         return context.make_tuple(builder, sig.return_type, sums)
 
@@ -539,7 +547,7 @@ def _fill(image, variance, places, gaps):
     return unknown
 
 
-def interpolate_bad(image, variance, bad) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def interpolate_bad(image, variance, bad, copy=True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Replace bad pixels by what lies between the nearest good ones.
 
     Linearly along the row or along the column, whichever gap of bad pixels is shorter (the row at a tie).
@@ -553,15 +561,18 @@ def interpolate_bad(image, variance, bad) -> tuple[np.ndarray, np.ndarray, np.nd
     image, variance : (ny, nx) float32, C-contiguous
     bad : (ny, nx) bool
         Pixels to replace; those where image or variance is not finite are replaced as well.
+    copy : bool
+        False: work in place, which saves a whole exposure's memory.
 
     Returns
     -------
     image, variance : (ny, nx) float32
-        Copies without the bad pixels; NaN and inf if no pixel at all is good.
+        Without the bad pixels; NaN and inf if no pixel at all is good.
     replaced : (ny, nx) bool
         What differs: for the mask plane INTRP.
     """
-    image, variance = image.copy(), variance.copy()
+    if copy:
+        image, variance = image.copy(), variance.copy()
     replaced = np.zeros(image.shape, bool)
     places = _find_bad(image, variance, bad)
     replaced[places[:, 0], places[:, 1]] = True
