@@ -79,7 +79,7 @@ def world():
     return MPI.COMM_WORLD
 
 
-def on_root(comm, function: Callable, *arguments) -> Any:
+def on_root(comm, function: Callable, *arguments, where: str | None = None) -> Any:
     """Call `function` on rank 0 and return its result on every rank. Collective.
 
     Raises
@@ -94,7 +94,7 @@ def on_root(comm, function: Callable, *arguments) -> Any:
         except BadInput as error:
             outcome = None, error
         except Exception as error:
-            outcome = None, RunFailed(_report(comm, getattr(function, "__name__", "start"), error))
+            outcome = None, RunFailed(_report(comm, where or getattr(function, "__name__", "start"), error))
     result, error = comm.bcast(outcome)
     if error is not None:
         raise error

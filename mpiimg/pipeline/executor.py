@@ -62,6 +62,7 @@ class Executor:
             name: digest("input", image.identity, image.shape) for name, image in recipe.inputs.items()
         }
         self.timings: list[dict] = []
+        self.written: list[str] = []
         self.warnings = list(recipe.warnings)
         self._stages = static_stages(recipe)
         self._cpu_target = cpu_target
@@ -139,6 +140,7 @@ class Executor:
             section = bind(stage, self.resources, self.placed, todo)
             run = self._run_sink if stage.kind == "sink" else self._run_files
             run(stage, section)
+            self.written += stage.outputs or (stage.output,)
         else:
             done = self._done_before(stage, provenance)
             todo = [n for n in range(len(stage.grid)) if n not in done]
@@ -163,9 +165,9 @@ class Executor:
 
     def _finish(self, stage: Stage) -> None:
         """Let a reduce draw values from the rows of all chunks. Collective."""
-        rows, found = self._everything(stage), {}
-        self._guarded(lambda: found.update(stage.finish(rows)), f"stage {stage.name}, end")
-        self._settle()
+        rows = self._rows_on_root(stage)
+        # One rank decides for all: a library may round differently on another node.
+        found = on_root(self.comm, stage.finish, rows, where=f"stage {stage.name}, end")
         self._warn(found.pop("warnings", []))
         self.values.update(found)
 
@@ -355,12 +357,12 @@ class Executor:
                         block = self.staged.read(placement.array.name, number)
                         self.memory.write(placement.array.name, number, block)
 
-    def _everything(self, stage: Stage) -> np.ndarray:
-        """Return the whole of the array that `stage` wrote, on every rank. Collective."""
+    def _rows_on_root(self, stage: Stage) -> np.ndarray | None:
+        """Return the whole of the array that `stage` wrote on rank 0, None on the others. Collective."""
         array = stage.writes[0]
-        wanted = [[tuple((0, n) for n in array.shape)]] * self.comm.size
+        wanted = [[tuple((0, n) for n in array.shape)]] + [[]] * (self.comm.size - 1)
         store = self.memory if array.name in self.memory else self.staged
-        return store.collect(array.name, wanted)[0]
+        return next(iter(store.collect(array.name, wanted)), None)
 
     def _drop(self, name: str) -> None:
         self.memory.drop(name)

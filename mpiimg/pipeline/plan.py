@@ -234,8 +234,9 @@ def moved_bytes(stage: Stage, section: Section, placed: Mapping[str, Placement],
     """Return the bytes that ranks send each other for the inputs of `stage`, and to finish a reduce."""
     total = 0
     if stage.finish is not None and section.placements[0].memory:
-        # The rows of all chunks go to every rank.
-        total += stage.writes[0].nbytes * (section.partition.ranks - 1)
+        # The rows of all chunks go to rank 0.
+        away = len(stage.grid) - len(section.partition.owned(0))
+        total += stage.writes[0].nbytes // len(stage.grid) * away
     if stage.kind == "source":
         placement = section.placements[0]
         away = placement.boxes[[n for n in todo if placement.owners[n] != 0]]

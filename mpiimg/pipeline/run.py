@@ -37,7 +37,7 @@ def run(recipe: Recipe, comm, options: Options) -> Values:
             executor.execute()
             report = executor.report()
             executor.close()  # no rank may hold a staged result open while another describes it
-            on_root(comm, _publish, recipe, options, work, executor.values, report)
+            on_root(comm, _publish, recipe, options, work, executor, report)
     except BadInput:
         executor.close()
         comm.Barrier()  # no rank may still be writing in the folder that is removed
@@ -113,17 +113,25 @@ def _prepare(recipe: Recipe, options: Options, work: Path) -> list[Path]:
     return made
 
 
-def _publish(recipe: Recipe, options: Options, work: Path, values: dict, report: dict) -> None:
-    """Move the finished files to their places; run.json comes last."""
+def _publish(recipe: Recipe, options: Options, work: Path, executor: Executor, report: dict) -> None:
+    """Move the finished files to their places; run.json comes last.
+
+    What was planned but not written, as of an exposure that was left out, is not left from an earlier run.
+    """
     outputs = work / "outputs"
-    documents = recipe.documents(values)
+    documents = recipe.documents(executor.values)
     documents[recipe.record] = json.dumps(report, indent=2).encode() + b"\n"
     for name, data in documents.items():
         (outputs / name).write_bytes(data)
     for array, (name, attributes) in recipe.staged_outputs.items():
         describe_staged(work / f"{array}.h5", attributes)
         (work / f"{array}.h5").replace(outputs / name)
+    staged = [name for name, _ in recipe.staged_outputs.values()]
+    made = {*executor.written, *documents, *staged}
     for name in [*(name for name in output_names(recipe) if name != recipe.record), recipe.record]:
+        if name not in made:
+            (options.out / name).unlink(missing_ok=True)
+            continue
         (options.out / name).parent.mkdir(exist_ok=True)
         (outputs / name).replace(options.out / name)
 

@@ -126,8 +126,8 @@ class Stage:
     weights : (chunks,) integers: relative work, known from data; None where all weigh the same
     offsets : as in Need, for the arrays written
     place : by name of an array written: the box that a chunk fills in it, where axes do not tell
-    finish : for a reduce: called on all ranks as finish(rows) with the (chunks, ...) rows of the array
-        written; returns values for the stages after it
+    finish : for a reduce: called on one rank as finish(rows) with the (chunks, ...) rows of the array
+        written, in chunk order; what it returns goes to all, for the stages after it
     blocks : for a source: yields the blocks of all chunks in order, on the rank that reads
     output, head : for a sink: name of the file and the bytes it begins with
     outputs : for files: the names of all, below the folder
