@@ -32,9 +32,9 @@ SKY = (
     Parameter("pixel_scale", 0.333, "of the tract", float, "arcsec", limits=POSITIVE),
     Parameter("patch", 2000, "side of a patch without its border", int, "pixels", limits=(1, 100_000)),
     Parameter("border", 100, "of a patch on each side", int, "pixels", limits=(0, 10_000)),
-    Parameter("catalogue", "catalogue.fits", "name of the catalogue: .fits, .ecsv or .parquet", str),
-    Parameter("strict", False, "let one exposure that cannot be used end the run", bool),
 )
+STRICT = Parameter("strict", False, "let one exposure that cannot be used end the run", bool)
+CATALOGUE = Parameter("catalogue", "catalogue.fits", "name of the catalogue: .fits, .ecsv or .parquet", str)
 
 CARDS = (
     Parameter("zero_point", None, "magnitude of one count; default card MAGZERO", str, metavar="CARD|NUMBER"),
@@ -75,6 +75,7 @@ class Tool:
     parameters : options, declared by the stages
     inspect : called with the arguments on one rank, returns what headers say
     recipe : called with that and the parameters on every rank
+    result : what is written: "DIR", or a file, beside which the records go
     """
 
     summary: str
@@ -83,9 +84,17 @@ class Tool:
     inspect: Callable
     recipe: Callable
     papers: tuple[str, ...] = ()
+    result: str = "DIR"
 
 
 DWI = ("dwi", "diffusion MRI: NIfTI (.nii, .nii.gz) or a staged file (.h5)", True)
+EXPOSURES = (
+    "exposures...",
+    "FITS exposures, or @list.txt with one a line; of a DECam triplet any file",
+    True,
+)
+TRACT = ("--tract", "tract (TOML) whose pixels to use; without it one is laid around the exposures", False)
+REFERENCE = ("--reference", "reference catalogue (ra, dec, mag) that zero points are found from", False)
 OUT = ("--out", "folder of the results, made if missing", True)
 BVALS = ("--bvals", "b-values, FSL text format, s/mm^2", True)
 BVECS = ("--bvecs", "gradient directions, FSL text format, one row or one column a volume", True)
@@ -130,6 +139,24 @@ def _inspect_survey(args):
     return inspect(args)
 
 
+def _astro_inspect(name: str):
+    def inspect(args):
+        from mpiimg.pipeline import astro_tools
+
+        return getattr(astro_tools, f"inspect_{name}")(args)
+
+    return inspect
+
+
+def _astro_recipe(name: str):
+    def build(found, parameters):
+        from mpiimg.pipeline import astro_tools
+
+        return getattr(astro_tools, f"{name}_only")(found, parameters)
+
+    return build
+
+
 def _survey(found, parameters):
     from mpiimg.pipeline.survey import astro
 
@@ -163,6 +190,7 @@ TOOLS = {
         (),
         _inspect_image,
         _recipe("stage_image"),
+        result="FILE",
     ),
     "mpiimg-mask": Tool(
         "Brain mask from the b0 volumes: mean, median filter, Otsu threshold.",
@@ -190,24 +218,58 @@ TOOLS = {
     ),
     "mpiimg-astro": Tool(
         "A sky survey from exposures to coadds and a catalogue: calibrate, warp, coadd, detect.",
+        (EXPOSURES, OUT, TRACT, REFERENCE),
         (
-            (
-                "exposures...",
-                "FITS exposures, or @list.txt with one a line; of a DECam triplet any file",
-                True,
-            ),
-            OUT,
-            (
-                "--tract",
-                "tract (TOML) whose pixels to use; without it one is laid around the exposures",
-                False,
-            ),
-            ("--reference", "reference catalogue (ra, dec, mag) that zero points are found from", False),
+            *SKY,
+            CATALOGUE,
+            STRICT,
+            *CARDS,
+            *calibrate.PARAMETERS,
+            *coadd.PARAMETERS,
+            *detect.PARAMETERS,
         ),
-        (*SKY, *CARDS, *calibrate.PARAMETERS, *coadd.PARAMETERS, *detect.PARAMETERS),
         _inspect_survey,
         _survey,
         (calibrate.PAPER, warp.PAPER, detect.PAPER),
+    ),
+    "mpiimg-calibrate": Tool(
+        "Calibrate exposures: cosmic rays repaired, sky subtracted, stars measured, zero points found.",
+        (EXPOSURES, OUT, REFERENCE),
+        (STRICT, *CARDS, *calibrate.PARAMETERS),
+        _astro_inspect("calibrate"),
+        _astro_recipe("calibrate"),
+        (calibrate.PAPER,),
+    ),
+    "mpiimg-warp": Tool(
+        "Resample calibrated exposures onto the patches of a tract that they meet.",
+        (EXPOSURES, OUT, TRACT),
+        (*SKY, STRICT, *CARDS),
+        _astro_inspect("warp"),
+        _astro_recipe("warp"),
+        (warp.PAPER,),
+    ),
+    "mpiimg-coadd": Tool(
+        "Combine the warps of each patch.",
+        (("warps", "folder that mpiimg-warp wrote", True), OUT),
+        coadd.PARAMETERS,
+        _astro_inspect("coadd"),
+        _astro_recipe("coadd"),
+    ),
+    "mpiimg-detect": Tool(
+        "Find and measure the sources of patches; one catalogue of all.",
+        (
+            ("patches", "folder that mpiimg-coadd or mpiimg-astro wrote", True),
+            (
+                "--out",
+                "catalogue to write: .fits, .ecsv or .parquet; regions for DS9 (.reg) go beside it",
+                True,
+            ),
+        ),
+        detect.PARAMETERS,
+        _astro_inspect("detect"),
+        _astro_recipe("detect"),
+        (detect.PAPER,),
+        result="CATALOGUE",
     ),
     "mpiimg-simulate": Tool(
         "Simulate data of any size with known truth, rank by rank.",
@@ -253,7 +315,9 @@ def parser(name: str) -> argparse.ArgumentParser:
         if flag.endswith("..."):
             made.add_argument(flag[:-3], help=text, nargs="+", metavar=flag[:-4].upper())
         elif flag.startswith("-"):
-            made.add_argument(flag, help=text, required=required, metavar=_metavar(flag))
+            made.add_argument(
+                flag, help=text, required=required, metavar=tool.result if flag == "--out" else "FILE"
+            )
         else:
             made.add_argument(flag, help=text, metavar=flag.upper())
     options = made.add_argument_group("method")
@@ -266,10 +330,6 @@ def parser(name: str) -> argparse.ArgumentParser:
     loudness.add_argument("--quiet", action="store_true", help="say nothing but errors")
     loudness.add_argument("--verbose", action="store_true", help="say what each stage took")
     return made
-
-
-def _metavar(flag: str) -> str:
-    return "DIR" if flag == "--out" else "FILE"
 
 
 def _add(group, parameter: Parameter) -> None:
@@ -341,7 +401,7 @@ def _run(name: str, args: argparse.Namespace, comm) -> int:
         runtime.say(comm, describe(static_plan(recipe, resources), resources), sys.stdout)
         return Exit.DONE
     options = Options(
-        out=Path(args.out) if "out" in args else Path(args.staged).parent,
+        out=_folder(tool, args),
         memory=memory,
         force=args.force,
         in_memory=args.in_memory,
@@ -351,6 +411,12 @@ def _run(name: str, args: argparse.Namespace, comm) -> int:
     )
     values = run(recipe, comm, options)
     return Exit.PARTIAL if values.get("left_out") else Exit.DONE
+
+
+def _folder(tool: Tool, args: argparse.Namespace) -> Path:
+    """Return where results go."""
+    result = Path(args.out if "out" in args else args.staged)
+    return result if tool.result == "DIR" else result.parent
 
 
 def _bytes(text: str) -> int:

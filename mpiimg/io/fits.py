@@ -248,7 +248,12 @@ def find_exposures(
             found += refs
     if not found and rejected is None:
         raise BadInput("no exposures: name at least one FITS file")
-    return sorted(found, key=lambda ref: (ref.band, _natural(ref.visit), _natural(ref.sensor), ref.name))
+    return sorted(found, key=survey_order)
+
+
+def survey_order(ref) -> tuple:
+    """Return what sorts exposures, or anything that has their facts: by band, visit, sensor and name."""
+    return ref.band, _natural(ref.visit), _natural(ref.sensor), ref.name
 
 
 def _natural(text: str) -> tuple:
@@ -341,7 +346,7 @@ class _File:
         return self.size, self.mtime, zlib.crc32(text.encode())
 
 
-def _read_headers(path: Path) -> _File:
+def read_headers(path: Path) -> _File:
     """Read all headers of a file, and check that the file is as long as they say."""
     try:
         status = path.stat()
@@ -405,7 +410,7 @@ def _opened(path: Path):
 
 def _find_in_file(path: Path, options: ReadOptions) -> list[ExposureRef]:
     """Find the exposures of a file that is no triplet's."""
-    file = _read_headers(path)
+    file = read_headers(path)
     groups = _planes_by_image(file)
     if not groups:
         raise BadInput(f"{path}: has no image: no extension holds two-dimensional pixels")
@@ -482,7 +487,7 @@ def _find_triplet(members: tuple[Path, ...], options: ReadOptions) -> list[Expos
     if missing:
         given = next((path for path in members if path.exists()), members[0])
         raise BadInput(f"{given}: missing planes: this DECam triplet lacks {' and '.join(missing)}")
-    image_file, weight_file, mask_file = files = [_read_headers(path) for path in members]
+    image_file, weight_file, mask_file = files = [read_headers(path) for path in members]
     if not image_file.images:
         raise BadInput(f"{image_file.path}: has no image: no extension holds two-dimensional pixels")
     mask_is = _decam_convention(mask_file, options)
@@ -785,14 +790,14 @@ def read_exposure(ref: ExposureRef, verify: bool = True) -> Exposure:
     BadInput
         A file has gone, is truncated or corrupt, fails its checksum, or holds no pixel that can be used.
     """
-    image = _read_pixels(ref.image, ref.shape, verify).astype(np.float32, copy=False)
+    image = read_pixels(ref.image, ref.shape, verify).astype(np.float32, copy=False)
     mask = _our_mask(ref, image, verify)
     if ref.variance is None:
         variance = np.maximum(image, np.float32(0))
         variance /= np.float32(ref.gain)
         variance += np.float32((ref.readnoise / ref.gain) ** 2)
     else:
-        variance = _our_variance(_read_pixels(ref.variance, ref.shape, verify), ref.variance_is)
+        variance = _our_variance(read_pixels(ref.variance, ref.shape, verify), ref.variance_is)
     empty = ~(np.isfinite(image) & (variance > 0) & (variance < np.inf))
     if empty.any():
         mask[empty] |= maskplanes.bits("NO_DATA")
@@ -807,7 +812,7 @@ def read_exposure(ref: ExposureRef, verify: bool = True) -> Exposure:
     return Exposure(ref, image, variance, mask)
 
 
-def _read_pixels(plane: Plane, shape: tuple[int, int], verify: bool) -> np.ndarray:
+def read_pixels(plane: Plane, shape: tuple[int, int], verify: bool) -> np.ndarray:
     """Return the pixels of a plane as a new array in the machine's byte order, scaled as its header says."""
     if not plane.path.exists():
         raise BadInput(f"{plane.path}: cannot read this exposure: it has gone")
@@ -842,7 +847,7 @@ def _our_mask(ref: ExposureRef, image: np.ndarray, verify: bool) -> np.ndarray:
         if ref.saturate is not None:
             mask[image >= np.float32(ref.saturate)] = maskplanes.bits("SAT")
         return mask
-    values = _read_pixels(ref.mask, ref.shape, verify)
+    values = read_pixels(ref.mask, ref.shape, verify)
     if values.dtype.kind not in "iu":
         # IRAF writes masks as floats at times; a NaN is no good pixel.
         values = np.where(np.isfinite(values), values, 1).astype(np.int64)

@@ -13,10 +13,12 @@ import numpy as np
 from mpiimg.errors import BadInput
 from mpiimg.io.catalogue import check_ending
 from mpiimg.io.fits import ExposureRef, ReadOptions, find_exposures, parse_wcs
+from mpiimg.io.products import place_cards, read_tract
 from mpiimg.io.tract import Tract
 from mpiimg.io.wcs import footprint, footprint_box
 from mpiimg.pipeline.plan import Recipe, Values
 from mpiimg.stages import calibrate, coadd, detect, warp
+from mpiimg.stages.stage import Stage
 from mpiimg.stages.survey import Footprint, Layout, Patch
 
 
@@ -38,6 +40,16 @@ def inspect(args: argparse.Namespace) -> Survey:
     BadInput : no exposure can be used, or one cannot and --strict is given
     """
     _check_name(getattr(args, "catalogue", None))
+    return lay_out(args, *find(args))
+
+
+def find(args: argparse.Namespace) -> tuple[list[ExposureRef], list[tuple[str, str]]]:
+    """Read the headers of all exposures; return them, and (file, reason) of those that cannot be used.
+
+    Raises
+    ------
+    BadInput : none can be used, or one cannot and --strict is given
+    """
     options = ReadOptions(
         magzero=_setting(args.zero_point),
         gain=_setting(args.gain),
@@ -50,6 +62,18 @@ def inspect(args: argparse.Namespace) -> Survey:
     exposures = find_exposures(args.exposures, options, None if args.strict else rejected)
     if not exposures:
         raise BadInput(rejected[0][1] if rejected else "no exposures: name at least one FITS file")
+    return exposures, rejected
+
+
+def lay_out(
+    args: argparse.Namespace, exposures: list[ExposureRef], rejected: list[tuple[str, str]]
+) -> Survey:
+    """Lay out the patches of the tract that is given, or of one around the exposures.
+
+    Raises
+    ------
+    BadInput : no exposure meets the tract, or one does not and --strict is given
+    """
     tract = _tract(args, exposures)
     layout, kept, outside = _layout(exposures, tract)
     if outside and args.strict:
@@ -79,11 +103,7 @@ def _setting(text: str | None):
 
 def _tract(args: argparse.Namespace, exposures: list[ExposureRef]) -> Tract:
     if args.tract is not None:
-        try:
-            text = Path(args.tract).read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(f"{args.tract}: cannot read this tract: {error}") from None
-        return Tract.from_toml(text, args.tract)
+        return read_tract(Path(args.tract))
     center = None
     if args.center is not None:
         try:
@@ -134,31 +154,20 @@ def _layout(exposures: list[ExposureRef], tract: Tract):
 def astro(survey: Survey, p: Mapping[str, Any]) -> Recipe:
     """Calibrate, warp, coadd and detect."""
     layout, exposures, tract = survey.layout, survey.exposures, survey.tract
-    method = {key: p[key] for key in ("sigclip", "sigfrac", "objlim", "cr_iterations", "mesh")}
-    names = _patch_names(layout)
-
-    def coadd_bands(values):
-        return coadd.coadd(
-            layout,
-            values["weights"],
-            p["statistic"],
-            p["sigma"],
-            p["passes"],
-            p["weights"] == "pixel",
-            p["reject_cr"],
-        )
+    method = calibration(p)
+    names = patch_names(layout)
 
     steps = [
         lambda values: calibrate.calibrate(layout, exposures, method),
         lambda values: calibrate.solve(
-            layout, exposures, _reference(p), p["match_radius"], p["strict"], dict(survey.rejected)
+            layout, exposures, reference_catalogue(p), p["match_radius"], p["strict"], dict(survey.rejected)
         ),
         lambda values: warp.warp(layout, exposures, tract, values["zero_points"]),
         lambda values: coadd.weigh(layout),
-        coadd_bands,
+        lambda values: coadd_bands(layout, values, p),
         lambda values: coadd.few_inputs(layout, p["statistic"], p["sigma"], p["passes"]),
         lambda values: detect.detect(layout, p["threshold"], p["min_area"], not p["no_deblend"]),
-        lambda values: detect.write_patches(layout, tract, _cards(survey, values), names),
+        lambda values: detect.write_patches(layout, tract, patch_cards(survey, values), names),
         lambda values: detect.write_catalogue(
             layout, tract, tuple(dict.fromkeys((p["catalogue"], "catalogue.reg")))
         ),
@@ -176,7 +185,7 @@ def astro(survey: Survey, p: Mapping[str, Any]) -> Recipe:
         values=bounds,
         documents=lambda values: {
             "tract.toml": tract.to_toml().encode(),
-            "exposures.ecsv": _exposure_table(survey, values),
+            "exposures.ecsv": exposure_table(survey, values),
         },
         parameters=p,
         sources={ref.name: ref.identity for ref in exposures},
@@ -185,13 +194,25 @@ def astro(survey: Survey, p: Mapping[str, Any]) -> Recipe:
     )
 
 
-def _patch_names(layout: Layout) -> tuple[str, ...]:
+def coadd_bands(layout: Layout, values: Values, p: Mapping[str, Any]) -> Stage:
+    """Declare the coadd with the weights that were found."""
+    by_pixel = p["weights"] == "pixel"
+    method = (p["statistic"], p["sigma"], p["passes"], by_pixel, p["reject_cr"])
+    return coadd.coadd(layout, values["weights"], *method)
+
+
+def calibration(p: Mapping[str, Any]) -> dict:
+    """Return those parameters that say how an exposure is calibrated on its own."""
+    return {key: p[key] for key in ("sigclip", "sigfrac", "objlim", "cr_iterations", "mesh")}
+
+
+def patch_names(layout: Layout) -> tuple[str, ...]:
     """Return patch-<x>-<y>.fits, with the filter in front where there are several."""
     several = len({patch.filter for patch in layout.patches}) > 1
     return tuple(f"{patch.filter + '-' if several else ''}{patch.name}.fits" for patch in layout.patches)
 
 
-def _reference(p: Mapping[str, Any]):
+def reference_catalogue(p: Mapping[str, Any]):
     if p["reference"] is None:
         return None
     from mpiimg.io.catalogue import read_reference
@@ -201,7 +222,7 @@ def _reference(p: Mapping[str, Any]):
     return Catalogue(ra, dec, magnitude, np.zeros(len(ra)))
 
 
-def _cards(survey: Survey, values: Values) -> list[dict]:
+def patch_cards(survey: Survey, values: Values) -> list[dict]:
     """Return the header of each patch's file, as far as exposures tell."""
     points = values["zero_points"]
     found = []
@@ -218,6 +239,7 @@ def _cards(survey: Survey, values: Values) -> list[dict]:
             "FILTER": patch.filter,
             "EXPTIME": (sum(ref.exptime or 0.0 for ref in members), "[s] total"),
             "NCOMBINE": (len(members), "exposures"),
+            **place_cards(survey.tract, patch.index, patch.outer),
         }
         if dates:
             cards |= {"MJD-BEG": min(dates), "MJD-END": max(dates)}
@@ -226,7 +248,7 @@ def _cards(survey: Survey, values: Values) -> list[dict]:
     return found
 
 
-def _exposure_table(survey: Survey, values: Values) -> bytes:
+def exposure_table(survey: Survey, values: Values) -> bytes:
     """Return the table of exposures: zero point, sky, FWHM, cosmic rays, status; last those left unread."""
     import io
 

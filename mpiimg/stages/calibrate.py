@@ -107,7 +107,7 @@ def _calibrated(ref: ExposureRef, p: dict):
     stars, number = _star_table(found, ref)
     facts = (0.0, sky.level, sky.noise, found.fwhm, found.correction, np.count_nonzero(struck), number)
     flat = (image.ravel(), variance.ravel(), mask.ravel())
-    return (*flat, stars[None], np.array(facts)[None], np.zeros((1, REASON), np.uint8))
+    return (*flat, stars[None], np.array(facts)[None], reason_row(""))
 
 
 def _star_table(found, ref: ExposureRef):
@@ -126,9 +126,6 @@ def _star_table(found, ref: ExposureRef):
 
 def _left_out(ref: ExposureRef, reason: str):
     size = ref.shape[0] * ref.shape[1]
-    text = np.zeros((1, REASON), np.uint8)
-    data = np.frombuffer(reason.encode()[:REASON], np.uint8)
-    text[0, : len(data)] = data
     facts = np.full((1, len(FACTS)), np.nan)
     facts[0, 0] = 1.0
     return (
@@ -137,8 +134,21 @@ def _left_out(ref: ExposureRef, reason: str):
         np.full(size, bits("NO_DATA"), np.int32),
         np.full((1, MOST_STARS, 4), np.nan),
         facts,
-        text,
+        reason_row(reason),
     )
+
+
+def reason_row(reason: str) -> np.ndarray:
+    """Return why an exposure was left out, as bytes, (1, REASON) uint8; zeros if it was not."""
+    row = np.zeros((1, REASON), np.uint8)
+    data = np.frombuffer(reason.encode()[:REASON], np.uint8)
+    row[0, : len(data)] = data
+    return row
+
+
+def reason_text(row: np.ndarray) -> str:
+    """Return the reason that :func:`reason_row` made a row of."""
+    return bytes(row).rstrip(b"\0").decode(errors="replace")
 
 
 def solve(
@@ -168,10 +178,7 @@ def solve(
         known = rows[:, : len(FACTS)]
         texts = rows[:, len(FACTS) : len(FACTS) + REASON].astype(np.uint8)
         tables = rows[:, len(FACTS) + REASON :].reshape(count, MOST_STARS, 4)
-        left_out = {
-            i: bytes(texts[i]).rstrip(b"\0").decode(errors="replace")
-            for i in np.flatnonzero(known[:, 0] == 1)
-        }
+        left_out = {i: reason_text(texts[i]) for i in np.flatnonzero(known[:, 0] == 1)}
         points, kinds = _zero_points(exposures, tables, left_out, reference, radius)
         for i in np.flatnonzero(~np.isfinite(points)):
             left_out.setdefault(

@@ -127,19 +127,19 @@ def write_catalogue(layout: Layout, tract: Tract, names: tuple[str, ...]) -> Sta
     )
 
 
-def write_patches(layout: Layout, tract: Tract, cards: list[dict], names: tuple[str, ...]) -> Stage:
-    """Declare the FITS file of every patch."""
+def write_patches(
+    layout: Layout, tract: Tract, cards: list[dict], names: tuple[str, ...], detected: bool = True
+) -> Stage:
+    """Declare the FITS file of every patch; with what detection measured on it, if that has been done."""
     _, facts = _tables(layout)
 
     def work(chunk, folder, *blocks):
-        *planes, fact = blocks
-        image, variance, mask, nimage = _planes(layout, chunk.number, planes)
-        known = dict(zip(FACTS, fact[0], strict=True))
-        header = {
-            **cards[chunk.number],
-            "NOISCORR": (known["noise_correction"], "noise in apertures over VARIANCE's"),
-            "FWHM": (known["fwhm"], "[pix] median of the sources"),
-        }
+        image, variance, mask, nimage = _planes(layout, chunk.number, blocks[:4])
+        header = dict(cards[chunk.number])
+        if detected:
+            known = dict(zip(FACTS, blocks[4][0], strict=True))
+            header["NOISCORR"] = (known["noise_correction"], "noise in apertures over VARIANCE's")
+            header["FWHM"] = (known["fwhm"], "[pix] median of the sources")
         wcs = tract.wcs_of(layout.patches[chunk.number].outer).to_header(relax=True)
         text = "\n".join(str(card).rstrip() for card in wcs.cards)
         write_patch(
@@ -152,4 +152,6 @@ def write_patches(layout: Layout, tract: Tract, cards: list[dict], names: tuple[
     reads = tuple(
         Need(array, place=lambda chunk: (layout.patch_run(chunk),)) for array in layout.coadd_planes()
     )
-    return Stage("write-patches", "files", layout.patch_grid, (*reads, Need(facts)), work=work, outputs=names)
+    if detected:
+        reads += (Need(facts),)
+    return Stage("write-patches", "files", layout.patch_grid, reads, work=work, outputs=names)

@@ -132,9 +132,12 @@ class Layout:
 
     def footprint_runs(self, chunk: Chunk) -> tuple[Box, ...]:
         """Return the pixels of one footprint in the flat arrays of pieces."""
-        offsets = self.table.offsets
-        numbers = [i for i, (footprint, _, _) in enumerate(self.pieces) if footprint == chunk.number]
-        return (((offsets[numbers[0]], offsets[numbers[-1] + 1]),),)
+        return (((self._footprint_starts[chunk.number], self._footprint_starts[chunk.number + 1]),),)
+
+    @cached_property
+    def _footprint_starts(self) -> tuple[int, ...]:
+        """Where each footprint begins in the flat arrays of pieces: its bands lie end to end, as rows do."""
+        return _starts(box_size(footprint.box) for footprint in self.footprints)
 
     @property
     def exposure_grid(self) -> ChunkGrid:
