@@ -8,12 +8,18 @@ from pathlib import Path
 import launch
 import numpy as np
 from astropy.table import Table
+from tools.subjects import PATIENCE
 
 from mpiimg.simulate.astro import Survey, files, stem
-from tools.subjects import PATIENCE
 
 #: A tract of a few patches under a small survey.
 TRACT = ("--patch", 400, "--border", 50)
+
+
+#: A crowded field that some of whose stars are saturated; its edges are seen once, its middle by all visits.
+CROWDED = Survey(5, 2, (500, 620), seed=11, density=50.0, magnitudes=(14.0, 23.5))
+
+_MADE: dict = {}
 
 
 @dataclass(frozen=True)
@@ -71,3 +77,20 @@ def separations(table, ra, dec) -> tuple[np.ndarray, np.ndarray]:
     places = SkyCoord(ra, dec, unit="deg")
     index, distance, _ = places.match_to_catalog_sky(SkyCoord(table["ra"], table["dec"], unit="deg"))
     return index, distance.arcsec
+
+
+def once(factory, name: str, make):
+    """Return what `make(folder)` returns, called once a session, whichever tests ask for it."""
+    if name not in _MADE:
+        _MADE[name] = make(factory.mktemp("sky") / name)
+    return _MADE[name]
+
+
+def crowded(factory) -> Night:
+    """Return the exposures of :data:`CROWDED`, written once a session."""
+    return once(factory, "crowded", lambda folder: observe(folder, CROWDED))
+
+
+def crowded_results(factory) -> Path:
+    """Return what one process of mpiimg-astro makes of them, run once a session."""
+    return once(factory, "results", lambda folder: astro(crowded(factory).exposures, folder, *TRACT))

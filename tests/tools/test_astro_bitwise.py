@@ -1,0 +1,125 @@
+"""Surveys: the same files to the last bit on any number of ranks, in memory, killed, on either install."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import time
+
+import launch
+import pytest
+from tools import astro_data
+from tools.astro_data import TRACT, astro
+from tools.subjects import digests, record
+
+from mpiimg.io.journal import read_marks
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory):
+    return astro_data.crowded(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return astro_data.crowded_results(tmp_path_factory)
+
+
+def assert_same_files(folder, expected):
+    """Assert that two folders hold the same files with the same bytes, but for the records of the runs."""
+    assert digests(folder) == digests(expected)
+
+
+def test_every_file_is_there(alone):
+    patches = {f"patch-{x}-{y}.fits" for x in range(2) for y in range(3)}
+    tables = {"catalogue.fits", "catalogue.reg", "exposures.ecsv", "tract.toml"}
+    assert set(digests(alone)) == patches | tables
+
+
+@pytest.mark.parametrize(
+    "ranks, options",
+    [(2, ()), (3, ("--in-memory",)), pytest.param(7, (), marks=pytest.mark.one_install)],
+)
+def test_any_number_of_ranks(night, alone, tmp_path, ranks, options):
+    """Also with the tract given that the first run derived."""
+    tract = ("--tract", alone / "tract.toml") if ranks == 2 else TRACT
+    out = astro(night.exposures, tmp_path / "out", *tract, *options, ranks=ranks)
+    assert_same_files(out, alone)
+    assert record(out)["ranks"] == ranks
+    assert record(out)["in_memory"] == bool(options)
+    moved = {entry["stage"]: entry["bytes_moved"] for entry in record(out)["stages"]}
+    assert moved["coadd"] > 0, "pieces of a band come from the ranks of all its exposures"
+
+
+def processes_on(out) -> list[int]:
+    """Return the ranks that work in a folder; their launcher may have given each a session of its own."""
+    found = []
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if (
+                words[1:2] == [os.fsencode(launch.REPOSITORY / "bin" / "mpiimg-astro")]
+                and os.fsencode(out) in words
+            ):
+                found.append(int(pid))
+    return found
+
+
+def marked(out) -> set[str]:
+    """Return the stages of which an unfinished run has marked any chunk."""
+    return {mark.stage for mark in read_marks(out / "work" / "survey.astro" / "journal")}
+
+
+def kill_after(stage, exposures, out, ranks):
+    """Start a run and kill its ranks, all at once, when `stage` has left its first mark."""
+    command = launch.tool_command("mpiimg-astro", *exposures, "--out", out, *TRACT, ranks=ranks)
+    process = subprocess.Popen(
+        command,
+        env=launch.environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + astro_data.PATIENCE
+        while stage not in marked(out):
+            assert process.poll() is None and time.monotonic() < deadline, f"never marked {stage}"
+            time.sleep(0.002)
+        for pid in processes_on(out):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        assert process.wait(timeout=60) != 0, "ended before it was killed"
+    finally:
+        launch.kill_session(process)
+
+
+def test_killed_and_resumed_on_other_ranks(night, alone, tmp_path):
+    """What was marked is not made again, and the files are those of a run in one go, on the other install."""
+    out = tmp_path / "out"
+    kill_after("warp", night.exposures, out, 3)
+    assert [path.name for path in out.iterdir()] == ["work"]
+    python = launch.other_install()
+    astro(night.exposures, out, *TRACT, ranks=1 if python is None else 4, python=python)
+    assert_same_files(out, alone)
+    resumed = {entry["stage"]: entry["resumed_chunks"] for entry in record(out)["stages"]}
+    assert resumed["calibrate"] == len(night.exposures)
+    assert resumed["warp"] > 0
+
+
+@pytest.mark.one_install
+def test_other_install_place_and_order(night, alone, tmp_path):
+    """Exposures copied elsewhere, with other times, listed backwards in a file, called by relative paths."""
+    python = launch.other_install()
+    for path in night.exposures:
+        shutil.copyfile(path, tmp_path / path.name)
+    names = [path.name for path in reversed(night.exposures)]
+    (tmp_path / "list.txt").write_text("# backwards\n" + "\n".join(names) + "\n")
+    astro(["@list.txt"], "out", *TRACT, cwd=tmp_path, ranks=4, python=python)
+    assert_same_files(tmp_path / "out", alone)
+    if python is None:
+        pytest.skip("THE OTHER INSTALL IS NOT THERE: nothing is compared with it")
