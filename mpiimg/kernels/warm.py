@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 
-from mpiimg.kernels import jit, median, nlmeans, otsu, tensor
+from mpiimg.kernels import coadd, cosmics, jit, median, nlmeans, otsu, tensor, warp
 
 
 def compile_all() -> None:
@@ -35,6 +35,33 @@ def compile_all() -> None:
             parameters = fitter(signal, design)
             tensor.tensor_maps(parameters, tensor.min_diffusivity(design))
             tensor.fit_residual(signal, design, parameters)
+    _compile_astro()
+
+
+def _compile_astro() -> None:
+    """Call the kernels of the astro tools as their stages do."""
+    rng = np.random.default_rng(0)
+    image = rng.normal(100, 10, (40, 48)).astype(np.float32)
+    image[20, 20] += 1000
+    bad = np.zeros(image.shape, dtype=bool)
+    bad[5, 5:8] = True
+    # A hit without a good pixel about it (masks grow by one), which is repaired in another way.
+    image[30, 30] += 1000
+    bad[27:34, 27:34] = True
+    bad[29:32, 29:32] = False
+    variance = np.full(image.shape, 100, np.float32)
+    cosmics.detect_cosmics(image, mask=bad, variance=variance, gain=1.0, readnoise=0.0, satlevel=9e3)
+
+    image, variance, _ = warp.interpolate_bad(image, variance, bad)
+    rows, columns = np.indices((5, 5)) * float(warp.STEP)
+    nodes = warp.Nodes(columns, rows, 0, 0)
+    mask = np.zeros(image.shape, np.int32)
+    box = ((32, 60), (32, 70))
+    planes = warp.warp(image, variance, mask, nodes, box, np.float64(1), 1)
+    stack = [np.stack([plane] * 3) for plane in planes]
+    bits = coadd.Planes(1, 2, 4, 8)
+    for weights in (np.ones(3), "pixel"):
+        coadd.coadd(*stack, weights, bits)
 
 
 if __name__ == "__main__":
