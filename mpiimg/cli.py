@@ -36,6 +36,11 @@ SKY = (
 STRICT = Parameter("strict", False, "let one exposure that cannot be used end the run", bool)
 CATALOGUE = Parameter("catalogue", "catalogue.fits", "name of the catalogue: .fits, .ecsv or .parquet", str)
 
+INTERMEDIATE = (
+    Parameter("calibrated", False, "write the calibrated exposures too, as mpiimg-calibrate does", bool),
+    Parameter("warps", False, "write the warps too, as mpiimg-warp does", bool),
+)
+
 CARDS = (
     Parameter("zero_point", None, "magnitude of one count; default card MAGZERO", str, metavar="CARD|NUMBER"),
     Parameter("gain", None, "electrons a count; default GAIN or GAINA and GAINB", str, metavar="CARD|NUMBER"),
@@ -223,6 +228,7 @@ TOOLS = {
             *SKY,
             CATALOGUE,
             STRICT,
+            *INTERMEDIATE,
             *CARDS,
             *calibrate.PARAMETERS,
             *coadd.PARAMETERS,

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mpiimg.errors import BadInput
 from mpiimg.io.catalogue import check_ending
-from mpiimg.io.fits import ExposureRef, survey_order
-from mpiimg.io.products import WARP_ENDING, Product, find_patches, find_warps
+from mpiimg.io.fits import survey_order
+from mpiimg.io.products import Product, find_patches, find_warps
 from mpiimg.io.tract import Tract
 from mpiimg.pipeline import survey
-from mpiimg.pipeline.plan import Recipe, Values
+from mpiimg.pipeline.plan import Recipe
 from mpiimg.pipeline.survey import Survey
 from mpiimg.stages import calibrate, coadd, detect, exposure_files, warp
 from mpiimg.stages.survey import Footprint, Layout, Patch
@@ -53,7 +50,9 @@ def inspect_calibrate(args: argparse.Namespace) -> Survey:
     """
     exposures, rejected = survey.find(args)
     layout = Layout(tuple(ref.shape for ref in exposures), (), ())
-    _spare(Path(args.out), exposure_names(exposures), (path for ref in exposures for path in ref.paths))
+    _spare(
+        Path(args.out), survey.exposure_names(exposures), (path for ref in exposures for path in ref.paths)
+    )
     return Survey(tuple(exposures), None, layout, tuple(rejected))
 
 
@@ -66,40 +65,10 @@ def calibrate_only(found: Survey, p: Mapping[str, Any]) -> Recipe:
         lambda values: calibrate.solve(
             layout, exposures, reference, p["match_radius"], p["strict"], dict(found.rejected)
         ),
-        lambda values: write_calibrated(found, values),
+        lambda values: survey.write_calibrated(found, values),
     ]
     documents = {"exposures.ecsv": lambda values: survey.exposure_table(found, values)}
     return _recipe("calibrate", found, p, steps, documents)
-
-
-def write_calibrated(found: Survey, values: Values, folder: str = ""):
-    """Declare the files of those exposures that have a zero point, in a folder of the results."""
-    facts = values.get("facts", np.full((len(found.exposures), len(calibrate.FACTS)), np.nan))
-    kinds = values.get("zero_point_types", ("NONE",) * len(found.exposures))
-    known = zip(found.exposures, values["zero_points"], kinds, facts.tolist(), strict=True)
-    cards = [exposure_files.calibrated_cards(*facts) for facts in known]
-    names = [
-        folder + name if np.isfinite(point) else None
-        for name, point in zip(exposure_names(found.exposures), values["zero_points"], strict=True)
-    ]
-    return exposure_files.write_exposures(found.layout, found.exposures, cards, names)
-
-
-def exposure_names(exposures: Sequence[ExposureRef]) -> list[str]:
-    """Return a name for the calibrated file of each exposure: its own, unless misread or shared.
-
-    What names one of three files of a DECam triplet is replaced, since a calibrated exposure has one file.
-    """
-    names, taken = [], set()
-    for ref in exposures:
-        stem = re.sub(r"(?<![A-Za-z0-9])oo[iwd](?![A-Za-z0-9])", "calibrated", ref.name)
-        name, number = stem, 1
-        while name in taken:
-            number += 1
-            name = f"{stem}-{number}"
-        taken.add(name)
-        names.append(f"{name}.fits")
-    return names
 
 
 # --- mpiimg-warp --------------------------------------------------------------------------------------------
@@ -134,21 +103,9 @@ def warp_only(found: Survey, p: Mapping[str, Any]) -> Recipe:
         lambda values: exposure_files.read_exposures(layout, exposures),
         lambda values: exposure_files.take_zero_points(layout, exposures, p["strict"], dict(found.rejected)),
         lambda values: warp.warp(layout, exposures, tract, values["zero_points"]),
-        lambda values: write_warps(found, values),
+        lambda values: survey.write_warps(found, values),
     ]
     return _recipe("warp", found, p, steps, {"tract.toml": lambda values: tract.to_toml().encode()})
-
-
-def write_warps(found: Survey, values: Values, folder: str = ""):
-    """Declare the files of the warps of those exposures that have a zero point, in a folder of results."""
-    tract, stems = found.tract, [name.removesuffix(".fits") for name in exposure_names(found.exposures)]
-    cards, names = [], []
-    for footprint in found.layout.footprints:
-        ref, patch = found.exposures[footprint.exposure], found.layout.patches[footprint.patch]
-        cards.append(exposure_files.warp_cards(ref, ref.name, tract, patch.index, footprint.box))
-        used = np.isfinite(values["zero_points"][footprint.exposure])
-        names.append(f"{folder}{stems[footprint.exposure]}_{patch.name}{WARP_ENDING}" if used else None)
-    return exposure_files.write_warps(found.layout, tract, cards, names)
 
 
 # --- mpiimg-coadd -------------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ import numpy as np
 from mpiimg.errors import BadInput
 from mpiimg.io.catalogue import check_ending
 from mpiimg.io.fits import ExposureRef, ReadOptions, find_exposures, parse_wcs
-from mpiimg.io.products import place_cards, read_tract
+from mpiimg.io.products import WARP_ENDING, place_cards, read_tract
 from mpiimg.io.tract import Tract
 from mpiimg.io.wcs import footprint, footprint_box
 from mpiimg.pipeline.plan import Recipe, Values
-from mpiimg.stages import calibrate, coadd, detect, warp
+from mpiimg.stages import calibrate, coadd, detect, exposure_files, warp
 from mpiimg.stages.stage import Stage
 from mpiimg.stages.survey import Footprint, Layout, Patch
 
@@ -162,7 +163,9 @@ def astro(survey: Survey, p: Mapping[str, Any]) -> Recipe:
         lambda values: calibrate.solve(
             layout, exposures, reference_catalogue(p), p["match_radius"], p["strict"], dict(survey.rejected)
         ),
+        lambda values: write_calibrated(survey, values, "calibrated/") if p["calibrated"] else None,
         lambda values: warp.warp(layout, exposures, tract, values["zero_points"]),
+        lambda values: write_warps(survey, values, "warps/") if p["warps"] else None,
         lambda values: coadd.weigh(layout),
         lambda values: coadd_bands(layout, values, p),
         lambda values: coadd.few_inputs(layout, p["statistic"], p["sigma"], p["passes"]),
@@ -185,6 +188,7 @@ def astro(survey: Survey, p: Mapping[str, Any]) -> Recipe:
         values=bounds,
         documents=lambda values: {
             "tract.toml": tract.to_toml().encode(),
+            **({"warps/tract.toml": tract.to_toml().encode()} if p["warps"] else {}),
             "exposures.ecsv": exposure_table(survey, values),
         },
         parameters=p,
@@ -210,6 +214,48 @@ def patch_names(layout: Layout) -> tuple[str, ...]:
     """Return patch-<x>-<y>.fits, with the filter in front where there are several."""
     several = len({patch.filter for patch in layout.patches}) > 1
     return tuple(f"{patch.filter + '-' if several else ''}{patch.name}.fits" for patch in layout.patches)
+
+
+def write_calibrated(found: Survey, values: Values, folder: str = ""):
+    """Declare the files of those exposures that have a zero point, in a folder of the results."""
+    facts = values.get("facts", np.full((len(found.exposures), len(calibrate.FACTS)), np.nan))
+    kinds = values.get("zero_point_types", ("NONE",) * len(found.exposures))
+    known = zip(found.exposures, values["zero_points"], kinds, facts.tolist(), strict=True)
+    cards = [exposure_files.calibrated_cards(*facts) for facts in known]
+    names = [
+        folder + name if np.isfinite(point) else None
+        for name, point in zip(exposure_names(found.exposures), values["zero_points"], strict=True)
+    ]
+    return exposure_files.write_exposures(found.layout, found.exposures, cards, names)
+
+
+def exposure_names(exposures: Sequence[ExposureRef]) -> list[str]:
+    """Return a name for the calibrated file of each exposure: its own, unless misread or shared.
+
+    What names one of three files of a DECam triplet is replaced, since a calibrated exposure has one file.
+    """
+    names, taken = [], set()
+    for ref in exposures:
+        stem = re.sub(r"(?<![A-Za-z0-9])oo[iwd](?![A-Za-z0-9])", "calibrated", ref.name)
+        name, number = stem, 1
+        while name in taken:
+            number += 1
+            name = f"{stem}-{number}"
+        taken.add(name)
+        names.append(f"{name}.fits")
+    return names
+
+
+def write_warps(found: Survey, values: Values, folder: str = ""):
+    """Declare the files of the warps of those exposures that have a zero point, in a folder of results."""
+    tract, stems = found.tract, [name.removesuffix(".fits") for name in exposure_names(found.exposures)]
+    cards, names = [], []
+    for part in found.layout.footprints:
+        ref, patch = found.exposures[part.exposure], found.layout.patches[part.patch]
+        cards.append(exposure_files.warp_cards(ref, ref.name, tract, patch.index, part.box))
+        used = np.isfinite(values["zero_points"][part.exposure])
+        names.append(f"{folder}{stems[part.exposure]}_{patch.name}{WARP_ENDING}" if used else None)
+    return exposure_files.write_warps(found.layout, tract, cards, names)
 
 
 def reference_catalogue(p: Mapping[str, Any]):
