@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import launch
@@ -73,3 +74,21 @@ def dataset(request) -> tuple[Subject, Path]:
 def alone(results_of) -> Path:
     """What one process of mpiimg-neuro, without a launcher, makes of the simulated subject."""
     return results_of("simulated")
+
+
+@pytest.fixture
+def small_disk(tmp_path_factory):
+    """Return a function that makes a file system of a size; only root may mount one."""
+    mounted = []
+
+    def mount(size):
+        folder = tmp_path_factory.mktemp("disk")
+        words = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]
+        if subprocess.run(words, capture_output=True).returncode:
+            pytest.skip("NO SMALL DISK: mounting one takes root")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", folder], check=True)

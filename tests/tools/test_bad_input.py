@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import subprocess
 
 import h5py
 import launch
@@ -504,21 +503,3 @@ def test_too_little_disk(tmp_path, small_disk):
     it.out = small_disk("16k") / "out"
     assert_refused(it, ("/out", "MB free", "--in-memory"))
     assert not it.out.exists()
-
-
-@pytest.fixture
-def small_disk(tmp_path_factory):
-    """Return a function that makes a file system of a size; only root may mount one."""
-    mounted = []
-
-    def mount(size):
-        folder = tmp_path_factory.mktemp("disk")
-        words = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]
-        if subprocess.run(words, capture_output=True).returncode:
-            pytest.skip("NO SMALL DISK: mounting one takes root")
-        mounted.append(folder)
-        return folder
-
-    yield mount
-    for folder in mounted:
-        subprocess.run(["umount", folder], check=True)
