@@ -1,4 +1,4 @@
-"""What `make demo` runs: simulate a subject, process it and real data on two ranks, draw what came out.
+"""What `make demo` runs: simulate a subject and a survey, process them and real data, draw what came out.
 
 `python -m mpiimg.demo DIR` says each command before it runs it, so that a reader can repeat it.
 """
@@ -31,6 +31,10 @@ OPEN_MPI_SETTINGS = {
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "OMPI_MCA_rmaps_base_oversubscribe": "1",
 }
+
+
+#: Real exposures that stand beside the project where it is developed; the demo goes without them elsewhere.
+REAL_EXPOSURES = Path(mpiimg.__file__).parents[2] / "shared" / "data" / "decam-testcase3"
 
 
 @dataclass(frozen=True)
@@ -122,13 +126,53 @@ def run_demo(out: Path, shape: str = SHAPE, volumes: int = VOLUMES) -> None:
     _run(launcher, "mpiimg-simulate", "neuro", *arguments)
 
     subjects = [simulated(raw), *shipped_with_dipy()]
-    pictures = [_process(subject, launcher, out) for subject in subjects]
+    pictures = {subject.name: _process(subject, launcher, out) for subject in subjects}
     _compare_with_truth(raw, out)
+    pictures |= _surveys(launcher, out)
 
-    print(f"\nAll done in {time.monotonic() - started:.0f} s. The results, one folder a subject:")
-    for subject, picture in zip(subjects, pictures, strict=True):
-        print(f"  {_shown(out / subject.name)}/   picture: {_shown(picture)}")
-    print("Names of the files: README.md, Outputs. How each step works: docs/stages.md.")
+    print(f"\nAll done in {time.monotonic() - started:.0f} s. The results:")
+    for name, picture in pictures.items():
+        print(f"  {_shown(out / name)}/   picture: {_shown(picture)}")
+    print("Names of the files: README.md, Outputs, and docs/astro.md. How each step works: docs/stages.md.")
+
+
+def _surveys(launcher: Path, out: Path) -> dict[str, Path]:
+    """Run mpiimg-astro on a simulated survey, and on real exposures where they are; return pictures."""
+    raw = out / "survey"
+    print("\nSimulate a small sky survey: 5 visits of 2 sensors")
+    arguments = ("--visits", 5, "--sensors", 2, "--shape", "700x800", "--out", raw, "--force")
+    _run(launcher, "mpiimg-simulate", "astro", *arguments)
+    print("\nSimulated survey: calibration, patches, coadds, detection")
+    exposures = sorted(raw.glob("sim-*.fits"))
+    pictures = {
+        "survey-sky": _coadd(launcher, out / "survey-sky", exposures, ("--patch", 600, "--border", 50))
+    }
+    real = sorted(REAL_EXPOSURES.glob("*_ooi_*.fits"))
+    if real:
+        print(
+            "\nReal data: cut-outs of DECam exposures of several fields and filters, too small for statistics"
+        )
+        flags = ("--zero-point", 25, "--patch", 100, "--border", 10)
+        for field in sorted({path.name.split("_ls9")[-1] for path in real}):
+            members = [path for path in real if path.name.endswith(field)]
+            name = f"decam{field.removesuffix('.fits').replace('.', '-')}"
+            pictures[name] = _coadd(launcher, out / name, members, flags)
+    return pictures
+
+
+def _coadd(launcher: Path, folder: Path, exposures: list[Path], flags: tuple) -> Path:
+    """Run mpiimg-astro on exposures, say what was found, and return its picture."""
+    from astropy.table import Table
+
+    from mpiimg.survey_picture import draw
+
+    _run(launcher, "mpiimg-astro", *exposures, *flags, "--quiet", "--out", folder, "--force")
+    patches = sorted(folder.glob("*patch-*.fits"))
+    sources = Table.read(folder / "catalogue.fits")
+    print(f"  {len(exposures)} exposures, {len(patches)} patches, {sources['is_primary'].sum()} sources")
+    picture = folder.with_suffix(".png")
+    draw(patches, folder / "catalogue.fits", picture)
+    return picture
 
 
 def _process(subject: Subject, launcher: Path, out: Path) -> Path:

@@ -213,7 +213,10 @@ class Executor:
         path = self.work / "outputs" / stage.output
         on_root(self.comm, path.write_bytes, stage.head)
         position, chunks = len(stage.head), range(len(stage.grid))
-        descriptor = os.open(path, os.O_WRONLY)
+        opened: list[int] = []
+        self._guarded(lambda: opened.append(os.open(path, os.O_WRONLY)), f"stage {stage.name}")
+        self._settle()
+        descriptor = opened[0]
         try:
             with progress(self.comm, stage.name, len(chunks), self.options.progress) as tick:
                 for numbers in rounds(stage, section, self.placed, chunks):

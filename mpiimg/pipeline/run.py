@@ -88,8 +88,9 @@ def _prepare(recipe: Recipe, options: Options, work: Path) -> list[Path]:
     request = _request(recipe)
     record = work / "request"
     earlier = record.read_text() if record.exists() else None
+    names = output_names(recipe)
     if not options.force and earlier != request:
-        present = [name for name in output_names(recipe) if (options.out / name).exists()]
+        present = [name for name in names if (options.out / name).exists()]
         if present:
             raise BadInput(f"{options.out / present[0]} exists; use --force to overwrite, or another --out")
     made = [folder for folder in (work, *work.parents) if not folder.exists()]
