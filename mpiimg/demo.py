@@ -149,14 +149,9 @@ def _surveys(launcher: Path, out: Path) -> dict[str, Path]:
     }
     real = sorted(REAL_EXPOSURES.glob("*_ooi_*.fits"))
     if real:
-        print(
-            "\nReal data: cut-outs of DECam exposures of several fields and filters, too small for statistics"
-        )
+        print("\nReal data: cut-outs of DECam exposures in three filters, too small for statistics")
         flags = ("--zero-point", 25, "--patch", 100, "--border", 10)
-        for field in sorted({path.name.split("_ls9")[-1] for path in real}):
-            members = [path for path in real if path.name.endswith(field)]
-            name = f"decam{field.removesuffix('.fits').replace('.', '-')}"
-            pictures[name] = _coadd(launcher, out / name, members, flags)
+        pictures["decam"] = _coadd(launcher, out / "decam", real, flags)
     return pictures
 
 
