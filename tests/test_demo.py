@@ -84,6 +84,15 @@ def test_the_simulated_head_is_compared_with_its_truth(demo):
     assert white.sum() > 5000 and abs(float(error)) < 0.05
 
 
+def test_the_survey_has_its_sources_and_its_picture(demo):
+    folder, finished = demo
+    (said,) = re.findall(r"10 exposures, (\d+) patches, (\d+) sources", finished.stdout)
+    sky = folder / "demo" / "survey-sky"
+    assert len(list(sky.glob("patch-*.fits"))) == int(said[0]) > 1
+    assert (sky / "catalogue.reg").read_text().count("circle") == int(said[1]) > 50
+    assert (folder / "demo" / "survey-sky.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_maps_hold_no_infinity(demo):
     folder, _ = demo
     maps = sorted((folder / "demo").glob("*/*_dwimap.nii.gz"))
@@ -94,10 +103,11 @@ def test_maps_hold_no_infinity(demo):
 def test_its_commands_can_be_repeated(demo):
     folder, finished = demo
     said = [line for line in commands(finished.stdout) if "mpiexec" in line]
-    assert [re.search(r"mpiimg-\w+", line)[0] for line in said] == ["mpiimg-simulate", *["mpiimg-neuro"] * 3]
+    tools = [re.search(r"mpiimg-\w+", line)[0] for line in said]
+    assert tools[:6] == ["mpiimg-simulate", *["mpiimg-neuro"] * 3, "mpiimg-simulate", "mpiimg-astro"]
     record = folder / "demo" / "small_101D" / "run.json"
     before = record.stat().st_mtime_ns
-    launch.run(shlex.split(said[-1]), cwd=folder)
+    launch.run(shlex.split(said[3]), cwd=folder)
     assert record.stat().st_mtime_ns > before
 
 
