@@ -5,8 +5,10 @@ With --portable it compiles for the CPU that runs with --portable use.
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 
@@ -15,6 +17,12 @@ from mpiimg.kernels import coadd, cosmics, jit, median, nlmeans, otsu, tensor, w
 
 def compile_all() -> None:
     """Call each kernel on a tiny input of each type that the stages give it."""
+    for compile_part in PARTS:
+        compile_part()
+
+
+def compile_neuro() -> None:
+    """Call the kernels of the neuro tools as their stages do."""
     block = np.random.default_rng(0).random((7, 6, 5), dtype=np.float32)
     median.median_filter(block, 1)
     # Wider than a tile: what a tile puts out is then not contiguous, and a type of its own.
@@ -35,10 +43,9 @@ def compile_all() -> None:
             parameters = fitter(signal, design)
             tensor.tensor_maps(parameters, tensor.min_diffusivity(design))
             tensor.fit_residual(signal, design, parameters)
-    _compile_astro()
 
 
-def _compile_astro() -> None:
+def compile_astro() -> None:
     """Call the kernels of the astro tools as their stages do."""
     rng = np.random.default_rng(0)
     image = rng.normal(100, 10, (40, 48)).astype(np.float32)
@@ -64,9 +71,20 @@ def _compile_astro() -> None:
         coadd.coadd(*stack, weights, bits)
 
 
-if __name__ == "__main__":
+#: What can be compiled side by side, in processes that share the cache.
+PARTS = (compile_neuro, compile_astro)
+
+
+def main() -> None:
+    """Compile the parts in a process each, and say how long it took."""
     if "--portable" in sys.argv[1:]:
         jit.pin_target()
     started = time.perf_counter()
-    compile_all()
+    with ProcessPoolExecutor(len(PARTS), multiprocessing.get_context("fork")) as pool:
+        for part in [pool.submit(compile_part) for compile_part in PARTS]:
+            part.result()
     print(f"kernels ready in {time.perf_counter() - started:.1f} s")
+
+
+if __name__ == "__main__":
+    main()
