@@ -8,6 +8,7 @@ from pathlib import Path
 import launch
 import pytest
 from dipy.data import get_fnames
+from tools import warm
 from tools.subjects import EVERYTHING, PATIENCE, Subject, neuro
 
 #: Real data of a spinal cord, outside this repository.
@@ -21,7 +22,7 @@ def simulated(tmp_path_factory) -> Subject:
     """A simulated head with its truth beside it, 24 x 28 x 20 voxels and 12 volumes, sigma 40."""
     out = tmp_path_factory.mktemp("simulated")
     size = ("--shape", "24x28x20", "--volumes", 12, "--sigma", 40, "--seed", 7)
-    launch.run_tool("mpiimg-simulate", "neuro", *size, "--out", out, timeout=PATIENCE)
+    warm.run_tool("mpiimg-simulate", "neuro", *size, "--out", out, timeout=PATIENCE)
     return Subject(out / "dwi.nii.gz", out / "dwi.bval", out / "dwi.bvec")
 
 

@@ -13,6 +13,7 @@ import nibabel
 import numpy as np
 from dipy.core.gradients import GradientTable, gradient_table
 from dipy.io.gradients import read_bvals_bvecs
+from tools import warm
 
 #: Maps of a fit, by the word for them in file names; "residual" on request.
 MAPS = ("fa", "md", "ad", "rd", "rgb", "v1", "s0", "tensor")
@@ -133,7 +134,8 @@ def neuro(subject: Subject, out: Path, *options, **how) -> Path:
 
 def tool(name: str, subject: Subject, out: Path, *options, timeout=PATIENCE, **how) -> Path:
     """Run a tool that takes gradients, and return the folder with its results."""
-    launch.run_tool(name, *subject.arguments, "--out", out, *options, timeout=timeout, **how)
+    run = launch.run_tool if how else warm.run_tool
+    run(name, *subject.arguments, "--out", out, *options, timeout=timeout, **how)
     return Path(out)
 
 

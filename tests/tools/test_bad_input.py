@@ -10,6 +10,7 @@ import launch
 import nibabel
 import numpy as np
 import pytest
+from tools import warm
 from tools.subjects import PATIENCE, Subject, write_subject
 
 AFFINE = np.array([[-2.0, 0, 0, 9], [0, 2, 0, -8], [0, 0, 3, -4], [0, 0, 0, 1]])
@@ -410,7 +411,7 @@ def hdf5_without_data(it):
 @case("staged.h5", "staged")
 def truncated_staged_file(it):
     path = it.folder / "staged.h5"
-    launch.run_tool("mpiimg-stage", it.subject.dwi, path)
+    warm.run_tool("mpiimg-stage", it.subject.dwi, path)
     os.truncate(path, path.stat().st_size - 1000)
     it.dwi(path)
 
@@ -443,10 +444,14 @@ def snapshot(folder) -> dict:
     }
 
 
-def assert_refused(it, words, ranks=None, python=None):
-    """Run the command and assert that it is refused as this file's first line says."""
+def assert_refused(it, words, ranks=None, fresh=False):
+    """Run the command, in a process of its own if `fresh`, and assert that it is refused as said above."""
     before = snapshot(it.folder.parent)
-    done = launch.run_tool(it.tool, *it.command, ranks=ranks, check=False, timeout=PATIENCE)
+    how = {"check": False, "timeout": PATIENCE}
+    if ranks is None and not fresh:
+        done = warm.run_tool(it.tool, *it.command, **how)
+    else:
+        done = launch.run_tool(it.tool, *it.command, ranks=ranks, **how)
     assert done.returncode == 2, done.stderr
     assert done.stdout == "" or ranks
     lines = done.stderr.splitlines()
@@ -469,6 +474,15 @@ def test_refused(tmp_path, name):
     assert_refused(it, words)
 
 
+@pytest.mark.one_install
+@pytest.mark.parametrize("name", ["text_file", "corrupt_gzip", "empty_mask", "image_larger_than_any_disk"])
+def test_refused_by_a_process_of_its_own(tmp_path, name):
+    spoil, words = CASES[name]
+    it = Case(tmp_path)
+    spoil(it)
+    assert_refused(it, words, fresh=True)
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -489,12 +503,13 @@ def test_refused_once_by_three_ranks(tmp_path, name):
     assert_refused(it, words, ranks=3)
 
 
+@pytest.mark.one_install
 def test_the_sound_subject_is_not_refused(tmp_path):
     """What the cases above spoil was good before."""
     it = Case(tmp_path)
-    launch.run_tool(it.tool, *it.command, timeout=PATIENCE)
+    warm.run_tool(it.tool, *it.command, timeout=PATIENCE)
     it.tool = "mpiimg-stage"
-    launch.run_tool(it.tool, *it.command, timeout=PATIENCE)
+    warm.run_tool(it.tool, *it.command, timeout=PATIENCE)
 
 
 @pytest.mark.one_install

@@ -43,6 +43,7 @@ def test_any_number_of_ranks(simulated, alone, tmp_path, ranks, options):
     assert record(out)["in_memory"] == bool(options)
 
 
+@pytest.mark.one_install
 def test_every_file_is_there(alone):
     images = ["desc-brain_mask", "desc-denoised_dwi", "desc-noise_dwimap", "desc-residual_dwi"]
     images += [f"model-tensor_param-{key}_dwimap" for key in (*MAPS, "residual")]
@@ -75,6 +76,7 @@ def test_more_ranks_than_volumes_and_slices(tmp_path, tiny):
     assert_same_files(neuro(subject, tmp_path / "out", *TINY, ranks=7), expected)
 
 
+@pytest.mark.one_install
 def test_plain_input(simulated, alone, tmp_path):
     subject = gunzipped(simulated, tmp_path / "plain")
     assert_same_files(neuro(subject, tmp_path / "out", *EVERYTHING, ranks=2), alone)
@@ -113,6 +115,7 @@ def test_tools_one_by_one(simulated, alone, tmp_path):
         assert path(fitted, what).read_bytes() == path(alone, what).read_bytes(), what
 
 
+@pytest.mark.one_install
 def test_given_mask(simulated, alone, tmp_path):
     """A mask from outside, here an uncompressed one of floats, leads to the same maps as the computed one."""
     mask = nibabel.load(path(alone, "mask"))
@@ -195,6 +198,7 @@ def test_simulation(simulated, tmp_path):
     assert_same_files(out, simulated.dwi.parent)
 
 
+@pytest.mark.one_install
 def test_results_do_not_depend_on_where_the_input_lies(simulated, alone, tmp_path):
     """Copied elsewhere, with other times, called by a relative path."""
     for file in (simulated.dwi, simulated.bvals, simulated.bvecs):

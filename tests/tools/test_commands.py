@@ -6,6 +6,7 @@ import launch
 import nibabel
 import numpy as np
 import pytest
+from tools import warm
 from tools.subjects import PATIENCE, digests, neuro, record
 
 import mpiimg
@@ -76,7 +77,7 @@ def test_unknown_flag(ranks, simulated, tmp_path):
     ids=lambda value: "".join(value),
 )
 def test_values_that_make_no_sense(tool, words, simulated, tmp_path):
-    done = launch.run_tool(tool, *simulated.arguments, "--out", tmp_path / "out", *words, check=False)
+    done = warm.run_tool(tool, *simulated.arguments, "--out", tmp_path / "out", *words, check=False)
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert any(word in done.stderr for word in words if word.startswith("--"))
@@ -86,7 +87,7 @@ def test_values_that_make_no_sense(tool, words, simulated, tmp_path):
 @pytest.mark.parametrize(
     "words",
     [
-        ["astro"],
+        ["ocean"],
         ["neuro", "--shape", "10x10"],
         ["neuro", "--shape", "10x10x-1"],
         ["neuro", "--volumes", 3],
@@ -95,7 +96,7 @@ def test_values_that_make_no_sense(tool, words, simulated, tmp_path):
     ids=str,
 )
 def test_simulations_that_make_no_sense(words, tmp_path):
-    done = launch.run_tool("mpiimg-simulate", *words, "--out", tmp_path / "out", check=False)
+    done = warm.run_tool("mpiimg-simulate", *words, "--out", tmp_path / "out", check=False)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("mpiimg: error: ")

@@ -8,6 +8,7 @@ import launch
 import nibabel
 import numpy as np
 import pytest
+from tools import warm
 from tools.subjects import PATIENCE, Subject, path, read, record, tool, write_subject
 
 pytestmark = pytest.mark.one_install
@@ -219,7 +220,7 @@ def test_denoise_takes_gradients_from_beside_the_image(plain, tmp_path):
     (tmp_path / "sub-01_dwi.bval").write_bytes(subject.bvals.read_bytes())
     (tmp_path / "sub-01_dwi.bvec").write_bytes(subject.bvecs.read_bytes())
     words = ["--mask", path(expected, "mask"), "--sigma", 20, "--out", tmp_path / "out"]
-    launch.run_tool("mpiimg-denoise", tmp_path / "sub-01_dwi.nii.gz", *words, timeout=PATIENCE)
+    warm.run_tool("mpiimg-denoise", tmp_path / "sub-01_dwi.nii.gz", *words, timeout=PATIENCE)
     names = {p.name for p in (tmp_path / "out").iterdir()}
     assert {f"sub-01_desc-denoised_dwi{e}" for e in (".nii.gz", ".json", ".bval", ".bvec")} < names
     np.testing.assert_array_equal(read(tmp_path / "out", "denoised"), read(expected, "denoised"))

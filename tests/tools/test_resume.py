@@ -76,6 +76,7 @@ def test_killed_after_marks_goes_on_from_there(simulated, alone, tmp_path):
     assert resumed(out)["median-4"] > 0
 
 
+@pytest.mark.one_install
 def test_altered_chunks_are_found_and_made_again(simulated, alone, tmp_path):
     """A staged byte that changed after its chunk was marked does not reach the results."""
     out, marker = tmp_path / "out", tmp_path / "marker"

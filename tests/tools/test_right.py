@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import launch
 import nibabel
 import numpy as np
 import pytest
@@ -21,6 +20,7 @@ from dipy.reconst.dti import (
 from dipy.segment.mask import median_otsu
 from dipy.segment.threshold import otsu
 from scipy.ndimage import median_filter
+from tools import warm
 from tools.subjects import PATIENCE, path, read, record, tool, write_subject
 
 pytestmark = pytest.mark.one_install
@@ -239,7 +239,7 @@ def test_sigma_of_piesno_is_dipys_slice_by_slice(simulated, alone):
 def denoise(subject, out, mask, *options, check=True):
     """Run mpiimg-denoise."""
     words = [subject.dwi, "--mask", mask, "--out", out, *options]
-    return launch.run_tool("mpiimg-denoise", *words, timeout=PATIENCE, check=check)
+    return warm.run_tool("mpiimg-denoise", *words, timeout=PATIENCE, check=check)
 
 
 @pytest.mark.parametrize("coils", [None, 4])
@@ -316,7 +316,7 @@ def test_zeroed_background_is_seen_through_scaling_and_nan(without_background, a
     scaled = bytearray(raw.read_bytes())
     scaled[112:120] = np.array([2, -10], "<f4").tobytes()
     raw.write_bytes(bytes(scaled))
-    launched = launch.run_tool(
+    launched = warm.run_tool(
         "mpiimg-denoise", raw, "--mask", path(alone, "mask"), "--out", tmp_path / "out", timeout=PATIENCE
     )
     assert "100% of the voxels outside the mask are exact zeros" in launched.stderr
@@ -374,6 +374,6 @@ def test_bvecs_are_rescaled_on_request(simulated, alone, tmp_path):
     gradients = simulated.gradients()
     long = write_subject(tmp_path / "in", data, simulated.affine, gradients.bvals, 1.5 * gradients.bvecs)
     words = [*long.arguments, "--mask", path(alone, "mask"), "--out", tmp_path / "out", "--normalise-bvecs"]
-    done = launch.run_tool("mpiimg-fit", *words, timeout=PATIENCE)
+    done = warm.run_tool("mpiimg-fit", *words, timeout=PATIENCE)
     assert "bvecs were rescaled to unit length" in done.stderr
     assert_maps(tmp_path / "out", data, read(alone, "mask") != 0, simulated)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from dipy.reconst.dti import design_matrix
 from dipy.segment.mask import median_otsu
+from tools import warm
 from tools.subjects import PATIENCE, Subject, read, tool
 
 pytestmark = pytest.mark.one_install
@@ -38,7 +39,7 @@ def of_truth(folder, what) -> np.ndarray:
 
 
 def simulate(folder, *words) -> Subject:
-    launch.run_tool("mpiimg-simulate", "neuro", *words, "--out", folder, timeout=PATIENCE)
+    warm.run_tool("mpiimg-simulate", "neuro", *words, "--out", folder, timeout=PATIENCE)
     return Subject(folder / "dwi.nii.gz", folder / "dwi.bval", folder / "dwi.bvec")
 
 

@@ -1,0 +1,33 @@
+"""The process behind warm.py: reads command lines, runs each in turn, and answers."""
+
+import json
+import logging
+import os
+import sys
+import tempfile
+
+from mpiimg.cli import main
+
+
+def serve() -> None:
+    """Read command lines as JSON, one a line; answer each with exit status, stdout and stderr."""
+    answers = os.fdopen(os.dup(1), "w")
+    for line in sys.stdin:
+        tool, *words = json.loads(line)
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            logging.root.handlers.clear()
+            try:
+                status = main(tool, words)
+            except SystemExit as end:
+                status = end.code
+            sys.stdout.flush()
+            sys.stderr.flush()
+            texts = [os.pread(file.fileno(), 1 << 24, 0).decode() for file in (out, err)]
+        answers.write(json.dumps([int(status or 0), *texts]) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    serve()
