@@ -140,6 +140,21 @@ def test_too_little_memory_is_refused_with_a_remedy(big):
         static_plan(big, Resources(2, GB, in_memory=True))
 
 
+def test_what_little_memory_can_do_more_can_too(tmp_path):
+    small = neuro(tmp_path, (48, 56, 40), 20)
+
+    def is_accepted(memory):
+        try:
+            static_plan(small, Resources(2, memory << 20))
+        except BadInput:
+            return False
+        return True
+
+    accepted = [is_accepted(memory) for memory in range(300, 480, 2)]
+    assert not accepted[0] and accepted[-1]
+    assert accepted == sorted(accepted)
+
+
 def test_a_plan_reads_as_a_table(recipe):
     resources = Resources(4, 8 * GB)
     lines = describe(static_plan(recipe, resources), resources).splitlines()

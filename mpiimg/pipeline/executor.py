@@ -36,6 +36,7 @@ from mpiimg.pipeline.plan import (
     rounds,
     static_stages,
     still_read,
+    working_reserve,
 )
 from mpiimg.stages.stage import Need, Stage
 
@@ -65,6 +66,7 @@ class Executor:
         self.written: list[str] = []
         self.warnings = list(recipe.warnings)
         self._stages = static_stages(recipe)
+        self._reserve = working_reserve(self._stages)
         self._cpu_target = cpu_target
 
     def execute(self) -> None:
@@ -137,14 +139,14 @@ class Executor:
         provenance = self._provenance(stage)
         if stage.kind in ("sink", "files"):
             done, todo = set(), range(len(stage.grid))
-            section = bind(stage, self.resources, self.placed, todo)
+            section = bind(stage, self.resources, self.placed, todo, self._reserve)
             run = self._run_sink if stage.kind == "sink" else self._run_files
             run(stage, section)
             self.written += stage.outputs or (stage.output,)
         else:
             done = self._done_before(stage, provenance)
             todo = [n for n in range(len(stage.grid)) if n not in done]
-            section = bind(stage, self.resources, self.placed, todo)
+            section = bind(stage, self.resources, self.placed, todo, self._reserve)
             self._guarded(lambda: self._create(section), f"stage {stage.name}, staged file")
             self._settle()
             self._guarded(lambda: self._restore(stage, section, done), f"stage {stage.name}, marked chunks")

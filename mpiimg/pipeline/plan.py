@@ -143,8 +143,17 @@ class Section:
         return self.partition.cuts[-1]
 
 
-def bind(stage: Stage, resources: Resources, placed: Mapping[str, Placement], todo: Iterable[int]) -> Section:
+def bind(
+    stage: Stage,
+    resources: Resources,
+    placed: Mapping[str, Placement],
+    todo: Iterable[int],
+    reserve: int = 0,
+) -> Section:
     """Decide how `stage` runs, given where earlier arrays are and which chunks are still to do.
+
+    `reserve` bytes are left free of arrays that need not be in memory: what any stage of the recipe works
+    in, so that none fails for what an earlier one kept.
 
     Raises
     ------
@@ -165,7 +174,7 @@ def bind(stage: Stage, resources: Resources, placed: Mapping[str, Placement], to
     for array in stage.writes:
         boxes = stage.output_boxes(array)
         in_memory = Placement(array, boxes, owners, True, not resources.in_memory)
-        need = BASELINE + held + in_memory.share(resources.ranks) + working
+        need = BASELINE + held + in_memory.share(resources.ranks) + max(working, reserve)
         if need <= resources.memory or resources.in_memory:
             placements.append(in_memory)
             held += in_memory.share(resources.ranks)
@@ -262,10 +271,15 @@ def static_plan(recipe: Recipe, resources: Resources) -> list[tuple[Stage, Secti
     for stage in stages:
         kept = still_read(stages, stage.name)
         placed = {name: placement for name, placement in placed.items() if name in kept}
-        section = bind(stage, resources, placed, range(len(stage.grid)))
+        section = bind(stage, resources, placed, range(len(stage.grid)), working_reserve(stages))
         placed.update({placement.array.name: placement for placement in section.placements})
         plan.append((stage, section))
     return plan
+
+
+def working_reserve(stages: Iterable[Stage]) -> int:
+    """Return the most bytes that a rank works in, beside the arrays it holds, in any of `stages`."""
+    return max((_working_bytes(stage) for stage in stages), default=0)
 
 
 def static_stages(recipe: Recipe) -> list[Stage]:
