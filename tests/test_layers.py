@@ -129,7 +129,19 @@ def test_what_a_layer_avoids_does_not_come_in_by_the_back_door(here, libraries):
 
 def test_a_command_line_loads_nothing_heavy():
     """--help and a wrong flag answer without MPI, compilers and formats."""
-    heavy = ["mpi4py", "numba", "dipy", "h5py", "nibabel", "scipy", "astropy", "matplotlib", "tqdm", "isal"]
+    heavy = [
+        "mpi4py",
+        "numba",
+        "dipy",
+        "h5py",
+        "nibabel",
+        "scipy",
+        "astropy",
+        "matplotlib",
+        "tqdm",
+        "isal",
+        "deflate",
+    ]
     assert loaded_by("import mpiimg.cli; mpiimg.cli.parser('mpiimg-neuro').format_help()", heavy) == []
 
 

@@ -442,5 +442,5 @@ def digest(*parts) -> str:
 def _versions() -> dict[str, str]:
     from importlib.metadata import version
 
-    names = ("numpy", "numba", "scipy", "h5py", "mpi4py", "nibabel", "dipy", "isal")
+    names = ("numpy", "numba", "scipy", "h5py", "mpi4py", "nibabel", "dipy", "isal", "deflate")
     return {name: version(name) for name in names}

@@ -171,7 +171,7 @@ print(digest.hexdigest())
 
 @pytest.mark.one_install
 def test_gzip_members_do_not_depend_on_what_memory_held_before():
-    """As those of isal's one-shot compression do; MALLOC_PERTURB_ fills freed memory."""
+    """As those of isal do; MALLOC_PERTURB_ fills freed memory."""
     made = {
         launch.run([sys.executable, "-c", MEMBERS, fill], env={"MALLOC_PERTURB_": str(fill)}).stdout
         for fill in (0, 85, 170, 255)
