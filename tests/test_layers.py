@@ -26,7 +26,8 @@ MAY_IMPORT = {
     "simulate": {"simulate", "kernels", "io", "stages", "partition"},
     "pipeline": {"pipeline", "stages", "simulate", "comm", "io", "kernels", "partition"},
     # Beside the pipeline: the parameters that stages declare, the runtime, and the target of the kernels.
-    "cli": {"pipeline", "stages", "comm", "kernels"},
+    "tools": {"pipeline", "stages"},
+    "cli": {"tools", "pipeline", "stages", "comm", "kernels"},
 }
 
 #: Libraries that a layer must not import, wherever in the file.
@@ -38,6 +39,7 @@ MUST_NOT_IMPORT = {
     "io": {"mpi4py", "numba", "dipy", "scipy"},
     "stages": {"mpi4py", "h5py"},
     "simulate": {"mpi4py", "h5py"},
+    "tools": {"mpi4py", "h5py", "numba", "dipy", "nibabel"},
     "cli": {"mpi4py", "h5py", "numba", "dipy", "nibabel"},
 }
 
