@@ -14,8 +14,10 @@ import sep
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from mpiimg.io.fits import find_exposures, parse_wcs, read_exposure
+from mpiimg.io.exposure import read_exposure
+from mpiimg.io.exposure_search import find_exposures
 from mpiimg.io.maskplanes import bits
+from mpiimg.io.wcs import parse_wcs
 from mpiimg.simulate.astro import (
     CATALOGUE_ZEROPOINT,
     GAP,

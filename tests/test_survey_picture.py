@@ -5,7 +5,7 @@ import pytest
 
 from mpiimg import survey_picture
 from mpiimg.io import catalogue
-from mpiimg.io.fits import write_patch
+from mpiimg.io.fits_writing import write_planes
 from mpiimg.io.products import place_cards
 from mpiimg.io.tract import Tract
 
@@ -32,7 +32,7 @@ def patch_files(sky, tmp_path):
         pixels = sky[tuple(slice(*bounds) for bounds in box)]
         cards = {"FILTER": band, **place_cards(TRACT, patch, box)}
         name = tmp_path / f"{band}-patch-{patch[0]}-{patch[1]}.fits"
-        files.append(write_patch(name, {"IMAGE": pixels}, text, cards))
+        files.append(write_planes(name, {"IMAGE": pixels}, text, cards))
     return files
 
 

@@ -11,7 +11,7 @@ import reference
 from astropy.io import fits
 
 from mpiimg.io.tract import Tract
-from mpiimg.io.wcs import footprint, footprint_box, pixel_area, read_wcs, source_grid, to_pixels, to_sky
+from mpiimg.io.wcs import directions, footprint, footprint_box, read_wcs, source_grid, to_pixels, to_sky
 from mpiimg.kernels.warp import STEP, TAPS, Nodes, interpolate_bad, lanczos_table, warp
 
 NO_DATA = 256
@@ -194,6 +194,15 @@ def warp_frame(wcs, target, box, image, variance=None, mask=None):
     variance = np.ones_like(image) if variance is None else variance
     mask = np.zeros(image.shape, np.int32) if mask is None else mask
     return warp(image, variance, mask, source_grid(wcs, target, box, STEP), box, no_data=NO_DATA)
+
+
+def pixel_area(wcs, x, y):
+    """Return the area on the sky (square arcseconds) of the pixels at x and y, distortion included."""
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    right, left = (directions(*to_sky(wcs, x + d, y)) for d in (0.5, -0.5))
+    above, below = (directions(*to_sky(wcs, x, y + d)) for d in (0.5, -0.5))
+    area = np.linalg.norm(np.cross(right - left, above - below, axis=0), axis=0)
+    return area * np.degrees(1.0) ** 2 * 3600**2
 
 
 @pytest.mark.parametrize("scale", [0.263, 0.333])

@@ -7,8 +7,6 @@ import headers
 import numpy as np
 import pytest
 from astropy.io import fits
-from astropy.wcs import WCS, FITSFixedWarning
-from astropy.wcs.utils import proj_plane_pixel_area
 
 from mpiimg.errors import BadInput
 from mpiimg.io.tract import Tract
@@ -16,7 +14,6 @@ from mpiimg.io.wcs import (
     edge,
     footprint,
     footprint_box,
-    pixel_area,
     read_wcs,
     source_grid,
     to_pixels,
@@ -161,19 +158,6 @@ def test_a_frame_on_the_other_side_of_the_sky_is_named():
         footprint_box(read_wcs(SENSORS["tan"], "a"), (4072, 4000), Tract(330.0, -2.2, (1, 1)).wcs)
 
 
-def test_pixel_area():
-    plain = read_wcs(headers.tan((4072, 4000), scale=0.5), "a")
-    centre = pixel_area(plain, 1999.5, 2035.5)
-    assert centre == pytest.approx(proj_plane_pixel_area(plain) * 3600**2, rel=1e-8) == pytest.approx(0.25)
-    # A tangential projection stretches by 1 / cos^3 of the distance.
-    corner = pixel_area(plain, 0.0, 0.0)
-    distance = np.hypot(1999.5, 2035.5) * np.radians(0.5 / 3600)
-    assert corner / centre == pytest.approx(np.cos(np.arctan(distance)) ** 3, rel=1e-8)
-    # DECam's pixels differ by half a per cent across a sensor, and more across the field.
-    areas = pixel_area(read_wcs(headers.decam(), "b"), *np.meshgrid([0, 3999], [0, 4071]))
-    assert 0.002 < np.ptp(areas) / areas.mean() < 0.02 and abs(areas.mean() - 0.263**2) < 0.02 * 0.263**2
-
-
 def changed(header, **cards):
     header = header.copy()
     for key, value in cards.items():
@@ -190,8 +174,8 @@ PLAIN = headers.tan((50, 40))
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        (changed(PLAIN, CTYPE1=None, CTYPE2=None), "no celestial WCS .*none"),
-        (changed(PLAIN, CTYPE1="LINEAR", CTYPE2="LINEAR"), "no celestial WCS .*LINEAR, LINEAR"),
+        (changed(PLAIN, CTYPE1=None, CTYPE2=None), "has no WCS"),
+        (changed(PLAIN, CTYPE1="LINEAR", CTYPE2="LINEAR"), "not celestial .LINEAR LINEAR."),
         (changed(PLAIN, CTYPE2=None), "WCS"),
         (changed(PLAIN, CD1_1=0.0, CD1_2=0.0), "singular"),
         (changed(headers.decam(), CD1_1=0.0, CD1_2=0.0), "singular"),
@@ -209,12 +193,3 @@ def test_unusable_headers_are_one_clear_line(header, message):
         read_wcs(header, "night.fits[3]")
     line = str(caught.value)
     assert line.startswith("night.fits[3]: ") and "\n" not in line and len(line) < 160
-
-
-def test_a_header_with_a_third_axis_gives_its_celestial_pair():
-    header = changed(PLAIN, NAXIS=3, NAXIS3=1, CTYPE3="FREQ", CRVAL3=1e9, CRPIX3=1.0, CD3_3=1e6)
-    wcs = read_wcs(header, "cube")
-    assert wcs.naxis == 2
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FITSFixedWarning)
-        np.testing.assert_allclose(to_sky(wcs, 3.0, 4.0), WCS(PLAIN).all_pix2world(3.0, 4.0, 0))

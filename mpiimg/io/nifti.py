@@ -81,11 +81,6 @@ class Image:
         values += self.inter
         return values if block.dtype == np.float64 else values.astype(np.float32)
 
-    @property
-    def values_dtype(self) -> str:
-        """The dtype that :meth:`scaled` returns."""
-        return self.scaled(np.empty(0, self.native)).dtype.name
-
 
 def open_image(path: Path, dimensions: int, what: str = "image") -> Image:
     """Read and check the header of a NIfTI file or of a staged one.

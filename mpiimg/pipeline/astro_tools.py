@@ -10,7 +10,7 @@ from typing import Any
 
 from mpiimg.errors import BadInput
 from mpiimg.io.catalogue import check_ending
-from mpiimg.io.fits import survey_order
+from mpiimg.io.exposure import survey_order
 from mpiimg.io.products import Product, find_patches, find_warps
 from mpiimg.io.tract import Tract
 from mpiimg.pipeline import survey

@@ -13,10 +13,12 @@ import numpy as np
 
 from mpiimg.errors import BadInput
 from mpiimg.io.catalogue import check_ending
-from mpiimg.io.fits import ExposureRef, ReadOptions, find_exposures, parse_wcs
+from mpiimg.io.exposure import ExposureRef
+from mpiimg.io.exposure_facts import ReadOptions
+from mpiimg.io.exposure_search import find_exposures
 from mpiimg.io.products import WARP_ENDING, place_cards, read_tract
 from mpiimg.io.tract import Tract
-from mpiimg.io.wcs import footprint, footprint_box
+from mpiimg.io.wcs import footprint, footprint_box, parse_wcs
 from mpiimg.pipeline.plan import Recipe, Values
 from mpiimg.stages import calibrate, coadd, detect, exposure_files, warp
 from mpiimg.stages.stage import Stage

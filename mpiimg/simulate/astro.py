@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mpiimg.io.fits import parse_wcs
 from mpiimg.io.maskplanes import bits, plane_cards
+from mpiimg.io.wcs import parse_wcs
 
 #: The zero point that fluxes of the catalogue refer to.
 CATALOGUE_ZEROPOINT = 27.0

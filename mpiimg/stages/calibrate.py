@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mpiimg.errors import BadInput
-from mpiimg.io.fits import ExposureRef, parse_wcs, read_exposure
+from mpiimg.io.exposure import ExposureRef, read_exposure
 from mpiimg.io.maskplanes import bits
 from mpiimg.io.store import Array
-from mpiimg.io.wcs import to_sky
+from mpiimg.io.wcs import parse_wcs, to_sky
 from mpiimg.stages import photometry
 from mpiimg.stages.stage import Need, Parameter, Stage, reduction
 from mpiimg.stages.survey import Layout

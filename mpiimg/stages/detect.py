@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mpiimg.io import catalogue
-from mpiimg.io.fits import write_patch
+from mpiimg.io.fits_writing import write_planes
 from mpiimg.io.maskplanes import bits
 from mpiimg.io.store import Array
 from mpiimg.io.tract import Tract
@@ -142,7 +142,7 @@ def write_patches(
             header["FWHM"] = (known["fwhm"], "[pix] median of the sources")
         wcs = tract.wcs_of(layout.patches[chunk.number].outer).to_header(relax=True)
         text = "\n".join(str(card).rstrip() for card in wcs.cards)
-        write_patch(
+        write_planes(
             folder / names[chunk.number],
             {"IMAGE": image, "VARIANCE": variance, "MASK": mask, "NIMAGE": nimage},
             text,

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mpiimg.errors import BadInput
-from mpiimg.io.fits import ExposureRef, read_exposure, write_patch
+from mpiimg.io.exposure import ExposureRef, read_exposure
+from mpiimg.io.fits_writing import write_planes
 from mpiimg.io.maskplanes import bits
 from mpiimg.io.products import Product, place_cards, read_product
 from mpiimg.io.store import Array
@@ -28,7 +29,7 @@ Names = Sequence[str | None]
 
 
 def exposure_cards(ref: ExposureRef) -> dict[str, object]:
-    """Return the cards by which :func:`mpiimg.io.fits.find_exposures` finds the same facts again."""
+    """Return the cards by which :mod:`mpiimg.io.exposure_search` finds the same facts again."""
     own = ("FILTER", "EXPTIME", "BUNIT")
     cards = {
         "FILTER": ref.band,
@@ -213,7 +214,7 @@ def tract_header(tract: Tract, box) -> str:
 
 def _write(folder, name: str, planes: Sequence[np.ndarray], wcs: str, cards: Mapping) -> None:
     (folder / name).parent.mkdir(exist_ok=True)
-    write_patch(folder / name, dict(zip(NAMES, planes, strict=True)), wcs, cards)
+    write_planes(folder / name, dict(zip(NAMES, planes, strict=True)), wcs, cards)
 
 
 def _written(names: Names) -> tuple[str, ...]:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mpiimg.io.fits import ExposureRef, parse_wcs
+from mpiimg.io.exposure import ExposureRef
 from mpiimg.io.maskplanes import bits
 from mpiimg.io.tract import Tract
-from mpiimg.io.wcs import source_grid
+from mpiimg.io.wcs import parse_wcs, source_grid
 from mpiimg.partition import box_shape, box_slices
 from mpiimg.stages.photometry import flux_scale
 from mpiimg.stages.stage import Need, Stage

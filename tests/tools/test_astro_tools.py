@@ -13,7 +13,8 @@ from tools.subjects import PATIENCE, record
 
 from mpiimg import cli
 from mpiimg.errors import BadInput, Exit
-from mpiimg.io.fits import find_exposures, read_exposure
+from mpiimg.io.exposure import read_exposure
+from mpiimg.io.exposure_search import find_exposures
 from mpiimg.simulate.astro import Survey
 
 #: Two filters, DECam's three files an exposure, and no zero points: they are solved from overlaps.

@@ -1,0 +1,196 @@
+"""What the headers of an exposure say, as its cards or the user's options have it."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mpiimg.errors import BadInput
+
+#: Cards that name the sensor, first come first served; then the extension's name.
+SENSOR_CARDS = ("CCDNUM", "DETPOS", "CCDNAME", "CCD", "DETSER")
+
+#: Cards that are kept for outputs and messages, where they are there.
+CARDS = (
+    "OBJECT",
+    "FILTER",
+    "DATE-OBS",
+    "EXPTIME",
+    "AIRMASS",
+    "INSTRUME",
+    "TELESCOP",
+    "PROPID",
+    "PLVER",
+    "BUNIT",
+)
+
+#: A setting: None for the usual cards, the name of a card, a number, or text behind "=".
+Setting = str | float | None
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """Where the facts about exposures are found, if not in the usual cards.
+
+    Each setting is the name of a card, or the value itself: a number, or text behind "=" ("=r").
+
+    Parameters
+    ----------
+    magzero : zero point in magnitudes; card MAGZERO
+    magzero_per : "exposure": the zero point holds for the pixels as they are; "second": for counts per
+        second, so that 2.5 log10(EXPTIME) is added unless BUNIT says that the pixels are per second
+    gain : electrons per ADU; GAIN, or the mean of GAINA and GAINB
+    readnoise : electrons; RDNOISE, or the mean of RDNOISEA and RDNOISEB
+    saturate : level from which pixels are saturated, in the image's unit; SATURATE
+    band : name of the filter; first word of FILTER
+    visit : EXPID, VISIT or EXPNUM, else DATE-OBS, else each file is its own
+    sensor : CCDNUM, DETPOS, CCDNAME, CCD or DETSER, else the extension's name, else the file's
+    decam_mask : what `ood` holds: "codes", "bits", or "auto" for what PLVER says
+    """
+
+    magzero: Setting = None
+    magzero_per: str = "exposure"
+    gain: Setting = None
+    readnoise: Setting = None
+    saturate: Setting = None
+    band: Setting = None
+    visit: Setting = None
+    sensor: Setting = None
+    decam_mask: str = "auto"
+
+    def __post_init__(self):
+        if self.magzero_per not in ("exposure", "second"):
+            raise BadInput(f"--magzero-per is exposure or second, not {self.magzero_per}")
+        if self.decam_mask not in ("auto", "codes", "bits"):
+            raise BadInput(f"--decam-mask is auto, codes or bits, not {self.decam_mask}")
+
+
+class Facts:
+    """Looks up what an exposure's header says, then the primary header, as the options have it."""
+
+    def __init__(self, where: str, header, primary, options: ReadOptions):
+        self.where, self.header, self.primary, self.options = where, header, primary, options
+
+    def card(self, keyword: str):
+        """Return the value of a card, or None: absent, without a value, or empty."""
+        from astropy.io.fits.card import Undefined
+
+        for header in (self.header, self.primary):
+            value = header.get(keyword)
+            if value is not None and not isinstance(value, Undefined) and str(value).strip():
+                return value
+        return None
+
+    def setting(self, option: str):
+        """Return (value, what it is called) as the option says, or None without it."""
+        setting = getattr(self.options, option)
+        if setting is None:
+            return None
+        flag = "--" + option.replace("_", "-")
+        text = str(setting)
+        if text.startswith("="):
+            return text[1:], flag
+        with contextlib.suppress(ValueError):
+            return float(text) if option in ("magzero", "gain", "readnoise", "saturate") else int(text), flag
+        value = self.card(text)
+        if value is None:
+            raise BadInput(f"{self.where}: has no card {text}, which {flag} names")
+        return value, text
+
+    def number(self, option: str, card: str, pair: bool = False) -> float | None:
+        """Return a number: the option's, the card's, or the mean of its A and B; None without any."""
+        given = self.setting(option)
+        if given is None and self.card(card) is not None:
+            given = self.card(card), card
+        if given is not None:
+            return self.checked(*given, option)
+        halves = [self.card(card + amplifier) for amplifier in "AB"] if pair else []
+        if not halves or None in halves:
+            return None
+        values = [self.checked(half, card + "A/B", option) for half in halves]
+        return sum(values) / len(values)
+
+    def checked(self, value, name: str, option: str) -> float:
+        """Return `value` as a finite number that makes sense for what `option` stands for."""
+        try:
+            number = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        wanted, sensible = {
+            "magzero": ("finite number", True),
+            "readnoise": ("number from 0 on", number >= 0),
+        }.get(option, ("positive number", number > 0))
+        if not (sensible and math.isfinite(number)):
+            raise BadInput(f"{self.where}: {name} = {value!r} is no {wanted}; give --{option}")
+        return number
+
+    def text(self, option: str, cards: Sequence[str]) -> str | None:
+        """Return text: the option's, or of the first card that is there; None without any."""
+        given = self.setting(option)
+        if given is not None:
+            return str(given[0]).strip()
+        value = next((self.card(card) for card in cards if self.card(card) is not None), None)
+        return None if value is None else str(value).strip()
+
+    def optional(self, card: str) -> float | None:
+        """Return a number that is of use but not needed, or None where it makes no sense."""
+        try:
+            value = float(self.card(card))
+        except (TypeError, ValueError):
+            return None
+        return value if math.isfinite(value) else None
+
+    def mjd(self) -> float | None:
+        """Return the start of the exposure: MJD-OBS, MJD, or from DATE-OBS."""
+        for card in ("MJD-OBS", "MJD"):
+            if self.optional(card) is not None:
+                return self.optional(card)
+        try:
+            start = datetime.datetime.fromisoformat(str(self.card("DATE-OBS")))
+        except ValueError:
+            return None
+        return (start.replace(tzinfo=None) - datetime.datetime(1858, 11, 17)) / datetime.timedelta(days=1)
+
+
+def _unit(facts: Facts) -> tuple[bool, bool]:
+    """Say whether the image is in electrons, and whether it is per second."""
+    unit = str(facts.card("BUNIT") or "").strip().lower()
+    electrons = re.match(r"e(?![a-df-z])|e-|electron", unit) is not None
+    return electrons, re.search(r"/\s*s|\bs(\*\*|\^)?\(?-1", unit) is not None
+
+
+def noise_facts(facts: Facts, needed: bool) -> tuple[float | None, float | None, float | None]:
+    """Return electrons per unit of the image, read noise in electrons, and seconds of exposure."""
+    electrons, per_second = _unit(facts)
+    gain = 1.0 if electrons else facts.number("gain", "GAIN", pair=True)
+    readnoise = facts.number("readnoise", "RDNOISE", pair=True)
+    exptime = facts.optional("EXPTIME")
+    if exptime is not None and exptime <= 0:
+        exptime = None
+    if per_second and gain is not None:
+        if exptime is None and needed:
+            raise BadInput(f"{facts.where}: BUNIT says per second, but no EXPTIME says how many")
+        gain = None if exptime is None else gain * exptime
+    for value, what, flag in ((gain, "gain (GAIN", "gain"), (readnoise, "read noise (RDNOISE", "readnoise")):
+        if value is None and needed:
+            raise BadInput(
+                f"{facts.where}: no {what}, or its A and B), which a single image needs for its variance; "
+                f"give --{flag}, or variance and mask planes"
+            )
+    return gain, readnoise, exptime
+
+
+def zero_point(facts: Facts, exptime: float | None) -> float | None:
+    """Return the magnitude of one unit of the image."""
+    magzero = facts.number("magzero", "MAGZERO")
+    if magzero is None or facts.options.magzero_per == "exposure" or _unit(facts)[1]:
+        return magzero
+    if exptime is None:
+        raise BadInput(
+            f"{facts.where}: no EXPTIME, which a zero point per second (--magzero-per second) needs"
+        )
+    return magzero + 2.5 * math.log10(exptime)
