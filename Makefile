@@ -3,12 +3,13 @@
 MPI ?= wheel
 OUT ?= demo
 RANKS ?= 1 2 3 4
-MPI_TIMEOUT ?= 300
+MPI_TIMEOUT ?= 600
+LANES ?= 2
 
 VENV := $(if $(filter system,$(MPI)),.venv-mpi,.venv)
 
 # What the install scripts and the tests read; empty where nobody set it.
-export PYTHON WARM APT CACHE MPICC HDF5_PKGCONFIG_NAME HDF5_DIR RANKS MPI_TIMEOUT
+export PYTHON WARM APT CACHE MPICC HDF5_PKGCONFIG_NAME HDF5_DIR RANKS MPI_TIMEOUT LANES
 
 .PHONY: help install demo test test-long lint bench clean distclean
 
@@ -25,7 +26,8 @@ help:
 	@echo
 	@echo 'Variables: PYTHON=python3.12  WARM=0 (do not compile the kernels now)  APT=0 (install no Debian packages)'
 	@echo '           CACHE=.cache  and for MPI=system: MPICC=  HDF5_PKGCONFIG_NAME=  HDF5_DIR='
-	@echo '           and for make test: RANKS="1 2 3 4"  MPI_TIMEOUT=300 (seconds for one run under MPI)'
+	@echo '           and for make test: RANKS="1 2 3 4"  MPI_TIMEOUT=600 (seconds for one run under MPI)'
+	@echo '           LANES=2 (blocks of tests at a time)'
 
 install:
 	@install/install.sh $(MPI)

@@ -236,4 +236,10 @@ TOOLS = {
         _from("pipeline.simulation", "inspect"),
         _from("pipeline.simulation", "recipe"),
     ),
+    "mpiimg-doctor": Tool(
+        "Look at the install, the machine and the file system; say what is wrong and what to do.",
+        (),
+        (Parameter("dir", ".", "where results will go", str, metavar="DIR"),),
+        program=_from("pipeline.doctor", "doctor"),
+    ),
 }

@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # make test and make test-long: both installs, ruff, then the tests in blocks, of which each says what it is.
-# The first block that fails ends the run and is named.
+# Blocks run two at a time; after the first that fails no other is started.
 #
 #   tests/run.sh "not long"|long        the tests to run, as pytest's -m takes it
 #
-# Variables: RANKS, MPI_TIMEOUT, and those of the install (docs/install.md).
+# Variables: RANKS, MPI_TIMEOUT, LANES, and those of the install (docs/install.md).
 
 cd "$(dirname "$0")/.."
 . install/common.sh
 SELECTED=$1
 RANKS=${RANKS:-1 2 3 4}
-MPI_TIMEOUT=${MPI_TIMEOUT:-300}
+MPI_TIMEOUT=${MPI_TIMEOUT:-600}
+LANES=${LANES:-2}
 
 loudly() {
     printf '\n%s\n' '!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!'
@@ -20,15 +21,44 @@ loudly() {
 
 # block TITLE COMMAND...: run it under its title. Pytest's 5 is "no test selected", which a block may well have.
 block() {
-    local title=$1 code=0
+    local title=$1 code=0 started=$SECONDS
     shift
     printf '\n==== %s\n' "$title"
     "$@" </dev/null || code=$?
+    printf '==== %s: %d s\n' "$title" $((SECONDS - started))
     [ $code = 0 ] || [ $code = 5 ] || {
         [ $code != 124 ] || printf '\nno end within %s seconds\n' "$MPI_TIMEOUT"
-        printf '\nFAILED: %s (exit code %s)\n' "$title" "$code" >&2
-        exit 1
+        printf '\nFAILED: %s (exit code %s)\n' "$title" "$code"
+        return 1
     }
+}
+
+# later TITLE COMMAND...: a block for run_blocks.
+blocks=()
+later() { blocks+=("$(printf '%q ' "$@")"); }
+
+# Run the blocks in the order they were named, $LANES at a time, each block's words together when it ends.
+# After one that fails no other is started.
+run_blocks() {
+    local entry running=0 failed=0
+    logs=$(mktemp -d)
+    set -m # each block is a process group of its own, so that an interrupted run can end all of it
+    trap 'trap - EXIT; for job in $(jobs -p); do kill -TERM -- "-$job" 2>/dev/null; done; rm -rf "$logs"' EXIT
+    trap 'exit 130' INT TERM
+    for entry in "${blocks[@]}"; do
+        [ $running -lt "$LANES" ] || { wait -n && running=$((running - 1)) || failed=1; }
+        [ $failed = 0 ] || break
+        (
+            log=$(mktemp "$logs/XXXXXX") code=0
+            eval "block $entry" >"$log" 2>&1 || code=1
+            flock "$logs" cat "$log"
+            exit $code
+        ) &
+        running=$((running + 1))
+    done
+    while [ -n "$(jobs -pr)" ]; do wait -n || failed=1; done
+    [ $failed = 0 ] || { printf '\nA block FAILED: its words are above\n' >&2 && exit 1; }
+    blocks=()
 }
 
 has_tests() { compgen -G "$1/test_*.py" >/dev/null; }
@@ -36,7 +66,7 @@ has_tests() { compgen -G "$1/test_*.py" >/dev/null; }
 mpi_tests() {
     local venv=$1 ranks
     for ranks in $RANKS; do
-        block "MPI tests, $venv, $ranks ranks" env MPIIMG_TEST_RANKS="$ranks" \
+        later "MPI tests, $venv, $ranks ranks" env MPIIMG_TEST_RANKS="$ranks" \
             timeout -k 10 "$MPI_TIMEOUT" "$venv/bin/mpiexec" -n "$ranks" \
             "$venv/bin/python" -m pytest -q --color=no --with-mpi -m "$SELECTED" tests/mpi
     done
@@ -46,7 +76,7 @@ tool_tests() {
     local selected="$SELECTED"
     has_tests tests/tools || return 0
     [ "$1" = .venv ] || selected="($SELECTED) and not one_install"
-    block "tool tests, $1" "$1/bin/python" -m pytest -m "$selected" tests/tools
+    later "tool tests, $1" "$1/bin/python" -m pytest -m "$selected" tests/tools
 }
 
 # The same settings for ranks that pytest starts and for pytest on ranks: they stand in launch.py.
@@ -75,10 +105,12 @@ fi
 install_peers
 load_mpi_settings
 
-block "ruff" make --no-print-directory lint
-for venv in $installs; do mpi_tests $venv; done
-block "serial tests, .venv" .venv/bin/python -m pytest -m "$SELECTED" --ignore=tests/mpi --ignore=tests/tools tests
+block "ruff" make --no-print-directory lint || exit 1
+# The longest first, so that none is left over at the end.
 for venv in $installs; do tool_tests $venv; done
+later "serial tests, .venv" .venv/bin/python -m pytest -m "$SELECTED" --ignore=tests/mpi --ignore=tests/tools tests
+for venv in $installs; do mpi_tests $venv; done
+run_blocks
 
 [ "$installs" != .venv ] ||
     loudly "MPI=system cannot be installed here: ALL TESTS ON PARALLEL HDF5 WERE SKIPPED." "$why"

@@ -17,7 +17,6 @@ import pytest
 from mpiimg.errors import BadInput
 from mpiimg.io.nifti import (
     Image,
-    free_bytes,
     gzip_member,
     open_image,
     output_header,
@@ -467,8 +466,3 @@ def test_spaces_agree_within_a_thousandth_of_a_voxel():
 def test_parse_header_wants_one_piece():
     with pytest.raises(ValueError, match="one piece"):
         parse_header(nibabel.nifti1.Nifti1PairHeader().binaryblock)
-
-
-def test_free_bytes(tmp_path):
-    status = os.statvfs(tmp_path)
-    assert abs(free_bytes(tmp_path) - status.f_bavail * status.f_frsize) < 1 << 30

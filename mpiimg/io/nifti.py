@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -344,9 +343,3 @@ def same_space(one: Image, other: Image) -> str | None:
     corners[:, :3] *= np.array(one.shape[-3:][::-1])
     distance = np.abs((corners @ (a - b).T)[:, :3]).max()
     return f"affine, by up to {distance:.3g} mm" if distance > 1e-3 * voxel else None
-
-
-def free_bytes(folder: Path) -> int:
-    """Return the bytes that a user may still write below `folder`, an existing one."""
-    status = os.statvfs(folder)
-    return status.f_bavail * status.f_frsize

@@ -11,7 +11,7 @@ from pathlib import Path
 import mpiimg
 from mpiimg.comm.runtime import on_root, stop_on_signals
 from mpiimg.errors import BadInput, RunFailed, RunStopped
-from mpiimg.io.nifti import free_bytes
+from mpiimg.io.disk import free_bytes
 from mpiimg.io.store import describe_staged
 from mpiimg.pipeline.executor import Executor, digest
 from mpiimg.pipeline.plan import Options, Recipe, Values, output_names, work_bytes
