@@ -98,8 +98,13 @@ def doctor(args: argparse.Namespace, comm) -> int:
     findings = [*judge(ranks), *look_at_disk(folder, comm)]
     hosts = len({facts.host for facts in ranks})
     say(comm, f"mpiimg-doctor {mpiimg.__version__}: ranks {comm.size}, nodes {hosts}", sys.stdout)
-    say(comm, page(findings, sys.stdout.isatty()), sys.stdout)
+    say(comm, page(findings, _is_terminal()), sys.stdout)
     return Exit.FAILED if any(finding.state == BAD for finding in findings) else Exit.DONE
+
+
+def _is_terminal() -> bool:
+    """Say whether a person sees stdout: the mpirun of Open MPI gives ranks a terminal nobody looks at."""
+    return sys.stdout.isatty() and "OMPI_COMM_WORLD_SIZE" not in os.environ
 
 
 def _check_folder(folder: Path) -> None:
