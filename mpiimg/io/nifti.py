@@ -81,13 +81,13 @@ class Image:
         return values if block.dtype == np.float64 else values.astype(np.float32)
 
 
-def open_image(path: Path, dimensions: int, what: str = "image") -> Image:
+def open_image(path: Path, dimensions: int | tuple[int, ...], what: str = "image") -> Image:
     """Read and check the header of a NIfTI file or of a staged one.
 
     Parameters
     ----------
     path : .nii, .nii.gz or .h5
-    dimensions : 3 or 4, what the image must have
+    dimensions : 3 or 4, what the image must have; or (3, 4) for either
     what : it is, for messages
 
     Raises
@@ -252,7 +252,7 @@ def staged_attributes(image: Image) -> dict:
     }
 
 
-def _open_staged(path: Path, dimensions: int, what: str) -> Image:
+def _open_staged(path: Path, dimensions: int | tuple[int, ...], what: str) -> Image:
     import h5py
 
     offset = dataset_offset(path)
@@ -290,12 +290,14 @@ def _first_bytes(path: Path, count: int, compressed: bool) -> bytes:
         ) from None
 
 
-def _checked_shape(header, path: Path, dimensions: int, what: str) -> tuple[int, ...]:
+def _checked_shape(header, path: Path, dimensions: int | tuple[int, ...], what: str) -> tuple[int, ...]:
+    allowed = (dimensions,) if isinstance(dimensions, int) else dimensions
     shape = header.get_data_shape()
-    while len(shape) > dimensions and shape[-1] == 1:
+    while len(shape) > max(allowed) and shape[-1] == 1:
         shape = shape[:-1]
-    if len(shape) != dimensions or min(shape, default=0) < 1:
-        raise BadInput(f"{path}: this {what} has shape {'x'.join(map(str, shape))}; {dimensions}-D is needed")
+    if len(shape) not in allowed or min(shape, default=0) < 1:
+        needed = " or ".join(f"{number}-D" for number in allowed)
+        raise BadInput(f"{path}: this {what} has shape {'x'.join(map(str, shape))}; {needed} is needed")
     return tuple(int(n) for n in shape[::-1])
 
 

@@ -30,6 +30,7 @@ class Parameter:
     choices : allowed values
     limits : smallest and largest allowed value
     metavar : placeholder in the help
+    repeated : the option may be given more than once; the value is a list
     """
 
     name: str
@@ -40,6 +41,7 @@ class Parameter:
     choices: tuple | None = None
     limits: tuple[float, float] | None = None
     metavar: str | None = None
+    repeated: bool = False
 
 
 @dataclass(frozen=True)

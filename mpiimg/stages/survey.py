@@ -64,11 +64,13 @@ class Layout:
     shapes : (rows, columns) of each exposure, in the order of visit and sensor
     patches : that anything reaches, in the order of filter and index
     footprints : in the order of exposure and patch
+    planes : what the names of the arrays of exposures begin with: stages between them give other names
     """
 
     shapes: tuple[tuple[int, int], ...]
     patches: tuple[Patch, ...]
     footprints: tuple[Footprint, ...]
+    planes: str = "exposure"
 
     @cached_property
     def bands(self) -> tuple[tuple[int, Box], ...]:
@@ -156,7 +158,7 @@ class Layout:
         return ChunkGrid("p", (len(self.patches),), (1,))
 
     def exposure_planes(self) -> tuple[Array, Array, Array]:
-        return _planes("exposure", self.exposure_starts[-1])
+        return _planes(self.planes, self.exposure_starts[-1])
 
     def piece_planes(self) -> tuple[Array, Array, Array]:
         return _planes("piece", self.table.offsets[-1])
