@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from mpiimg.pipeline.rates import cpu_model
+
 HERE = Path(__file__).resolve().parent
 
 #: How many times faster than its peer each kernel should be, by benchmark and size.
@@ -73,14 +75,6 @@ def commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-
-
-def cpu_model(information: str = "/proc/cpuinfo") -> str:
-    """Return the model of this machine's CPU, as the kernel names it."""
-    for line in Path(information).read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return "unknown"
 
 
 def table(rows: list[dict]) -> str:

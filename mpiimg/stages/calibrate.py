@@ -70,6 +70,7 @@ def calibrate(layout: Layout, exposures: Sequence[ExposureRef], p: dict) -> Stag
         },
         weights=tuple(rows * columns for rows, columns in layout.shapes),
         place={array.name: layout.exposure_run for array in planes},
+        cost=("calibrate", float(layout.exposure_starts[-1])),
     )
 
 

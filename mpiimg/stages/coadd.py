@@ -41,6 +41,7 @@ def weigh(layout: Layout) -> Stage:
         partial,
         ((), "float64"),
         lambda rows: {"weights": tuple(rows.tolist())},
+        cost=("weigh", float(layout.table.offsets[-1])),
     )
 
 
@@ -100,6 +101,7 @@ def coadd(
         },
         weights=tuple(1 + len(members.get(band, ())) for band in range(len(layout.bands))),
         place={array.name: layout.band_run for array in outputs},
+        cost=("coadd", float(layout.table.offsets[-1])),
     )
 
 

@@ -86,6 +86,7 @@ def denoise(
         },
         weights=tuple(weights),
         offsets=offsets,
+        cost=("nlmeans", float(sum(weights)) * (2 * (block_radius - patch_radius) + 1) ** 3),
     )
 
 

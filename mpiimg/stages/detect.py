@@ -78,6 +78,7 @@ def detect(layout: Layout, threshold: float, min_area: int, deblend: bool) -> St
         (sources, facts),
         work,
         {"threshold": threshold, "min_area": min_area, "deblend": deblend},
+        cost=("detect", float(layout.band_starts[-1])),
     )
 
 

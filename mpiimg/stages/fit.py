@@ -79,6 +79,9 @@ ELEMENTS = ("Dxx", "Dxy", "Dyy", "Dxz", "Dyz", "Dzz")
 #: z-blocks of an image: a slice each up to this many.
 BLOCKS = 256
 
+#: Volumes whose fit takes as long as the maps.
+MAPS_AS_VOLUMES = 60
+
 
 def bvec_to_scanner(affine: np.ndarray) -> np.ndarray:
     """Return the (3, 3) rotation from the frame of FSL's bvecs to the scanner's.
@@ -154,6 +157,8 @@ def fit(
         },
         weights=tuple(int(counts[a:b].sum()) for ((a, b),) in map(grid.bounds, range(len(grid)))),
         offsets=offsets,
+        # Drawing the maps of a voxel takes as long as fitting so many volumes.
+        cost=(f"fit-{method}", float(offsets[-1]) * (len(volumes) + MAPS_AS_VOLUMES)),
     )
 
 

@@ -42,6 +42,7 @@ def inflate(image: Image, name: str) -> Stage:
         writes=(array,),
         blocks=blocks,
         parameters={"identity": image.identity},
+        cost=("inflate", float(array.nbytes)),
     )
     return stage
 
@@ -143,6 +144,7 @@ def write_dense(
         output=name,
         head=head,
         output_bytes=largest,
+        cost=("deflate", float(np.prod(shape)) * little.itemsize),
     )
 
 

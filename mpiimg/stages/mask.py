@@ -79,6 +79,7 @@ def median(image: Image, source: Array, number: int, radius: int) -> Stage:
         (volume(image, f"median-{number}", "float32"),),
         work,
         {"radius": radius},
+        cost=("median", float(np.prod(source.shape)) * (2 * radius + 1) ** 2),
     )
 
 

@@ -125,7 +125,9 @@ def piesno(image: Image, dwi: Array, mask: Array, coils: int, method: str) -> St
 
     grid = ChunkGrid("z", (image.shape[-3],), (1,))
     parameters = {"coils": coils, "method": method}
-    return reduction("piesno", grid, (Need(dwi), Need(mask)), partial, ((3,), "float64"), finish, parameters)
+    reads = (Need(dwi), Need(mask))
+    cost = ("piesno", float(np.prod(dwi.shape)))
+    return reduction("piesno", grid, reads, partial, ((3,), "float64"), finish, parameters, cost=cost)
 
 
 def _without_background(image: Image, method: str, said: str) -> dict:
@@ -153,4 +155,7 @@ def estimate(image: Image, dwi: Array, coils: int) -> Stage:
         return {"sigma": np.asarray(rows)[:, None]}
 
     grid = ChunkGrid("v", (image.shape[0],), (1,))
-    return reduction("noise", grid, (Need(dwi),), partial, ((), "float64"), finish, {"coils": coils})
+    cost = ("estimate", float(np.prod(dwi.shape)))
+    return reduction(
+        "noise", grid, (Need(dwi),), partial, ((), "float64"), finish, {"coils": coils}, cost=cost
+    )

@@ -134,6 +134,10 @@ class Stage:
     output, head : for a sink: name of the file and the bytes it begins with
     outputs : for files: the names of all, below the folder
     output_bytes : for a sink or files: the most bytes that the work on a chunk returns
+    cost : what all chunks together cost: the rate by which they are timed (pipeline/rates.py) and how many of
+        its units they are; None for a pass over the bytes read and written. A chunk has its weight's share
+    scratch : the most bytes that the work on a chunk takes at once beside what it is given and returns; None
+        where nobody knows: then three times that is left for it
     """
 
     name: str
@@ -152,6 +156,8 @@ class Stage:
     head: bytes = b""
     outputs: tuple[str, ...] = ()
     output_bytes: int = 0
+    cost: tuple[str, float] | None = None
+    scratch: int | None = None
 
     def chunk(self, number: int) -> Chunk:
         return Chunk(number, self.grid.axes, self.grid.bounds(number))
@@ -178,6 +184,7 @@ def reduction(
     row: tuple[tuple[int, ...], str],
     finish: Callable[[np.ndarray], dict[str, Any]],
     parameters: Mapping[str, Any] | None = None,
+    **known,
 ) -> Stage:
     """Declare a reduce: one row a chunk, brought together in chunk order on every rank.
 
@@ -186,6 +193,7 @@ def reduction(
     partial : called as partial(chunk, *blocks), returns a row
     row : shape and dtype of a row
     finish : called with the (chunks, *shape) rows, in chunk order whatever the ranks
+    known : cost, scratch or weights, as a :class:`Stage` has them
     """
     shape, dtype = row
     array = Array(f"{name}-rows", "k" + "abcdef"[: len(shape)], (len(grid), *shape), dtype)
@@ -193,7 +201,7 @@ def reduction(
     def work(chunk, *blocks):
         return (np.asarray(partial(chunk, *blocks), dtype=dtype).reshape(1, *shape),)
 
-    return Stage(name, "reduce", grid, reads, (array,), work, parameters or {}, finish=finish)
+    return Stage(name, "reduce", grid, reads, (array,), work, parameters or {}, finish=finish, **known)
 
 
 def reflect(start: int, stop: int, length: int, edge: bool) -> np.ndarray:

@@ -63,6 +63,7 @@ def warp(
         work,
         {"tract": tract.to_toml(), "zero_points": list(zero_points), "wcs": [ref.wcs for ref in exposures]},
         place={array.name: lambda chunk: layout.table.of_producer(chunk.number) for array in outputs},
+        cost=("warp", float(layout.table.offsets[-1])),
     )
 
 
