@@ -114,12 +114,18 @@ class Agreement:
     an empty message each; all look for one at every chunk boundary, where
     that costs nothing, and meet in :meth:`settle` before the next exchange.
     Nobody is left waiting in a collective, and all unwind together.
+
+    Parameters
+    ----------
+    comm : of the ranks that agree
+    outer : of the whole job, where they are one group of it: what ends another group stops this one
     """
 
     GO, STOP, BAD, FAIL = range(4)
 
-    def __init__(self, comm):
+    def __init__(self, comm, outer: Agreement | None = None):
         self._comm = comm.Dup()
+        self._outer = outer
         self._warned = False
         self._error: Exception | None = None
         self._report = ""
@@ -129,11 +135,20 @@ class Agreement:
         """Remember that this rank failed, and warn the others."""
         if self._error is None:
             self._error = error
-            self._report = _report(self._comm, where, error)
+            # What a group has agreed on is a report already.
+            self._report = str(error) if isinstance(error, RunFailed) else _report(self._comm, where, error)
         self._warn()
+
+    def request_stop(self) -> None:
+        """Ask all ranks to stop, those of other groups too; what a signal does."""
+        self.stop_requested = True
+        if self._outer is not None:
+            self._outer.request_stop()
 
     def interrupted(self) -> bool:
         """Say whether this rank should leave its chunks and settle."""
+        if self._outer is not None and self._outer.interrupted():
+            self.stop_requested = True
         if self.stop_requested:
             self._warn()
         return self._error is not None or self.stop_requested or self._comm.Iprobe(tag=WARNING_TAG)
@@ -147,6 +162,8 @@ class Agreement:
         RunFailed : a rank raised anything else
         RunStopped : a signal asked for it
         """
+        if self._outer is not None and self._outer.interrupted():
+            self.stop_requested = True
         state = self.GO
         if self._error is not None:
             state = self.BAD if isinstance(self._error, BadInput) else self.FAIL
@@ -188,7 +205,7 @@ def stop_on_signals(agreement: Agreement):
     def request(number, frame):
         if number == signal.SIGINT and agreement.stop_requested:
             raise KeyboardInterrupt
-        agreement.stop_requested = True
+        agreement.request_stop()
 
     numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
     before = {number: signal.signal(number, request) for number in numbers}

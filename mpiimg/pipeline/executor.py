@@ -46,11 +46,19 @@ log = logging.getLogger("mpiimg")
 class Executor:
     """Runs stages one after the other; holds the stores, the marks and the values found so far."""
 
-    def __init__(self, recipe: Recipe, comm, options: Options, work: Path, cpu_target: str):
+    def __init__(
+        self,
+        recipe: Recipe,
+        comm,
+        options: Options,
+        work: Path,
+        cpu_target: str,
+        outer: Agreement | None = None,
+    ):
         self.recipe, self.comm, self.options, self.work = recipe, comm, options, work
         self.values = dict(recipe.values)
         self.traffic = Traffic()
-        self.agreement = Agreement(comm)
+        self.agreement = Agreement(comm, outer)
         self.watchdog = Watchdog(options.timeout)
         self.resources = Resources(comm.size, options.memory, options.in_memory)
         self.memory = MemoryStore(comm.rank, self._exchange)
@@ -382,7 +390,7 @@ class Executor:
     def _warn(self, warnings: Sequence[str]) -> None:
         if log.isEnabledFor(logging.WARNING):
             for warning in warnings:
-                say(self.comm, f"mpiimg: warning: {warning}")
+                say(self.comm, f"mpiimg: {self.options.label}warning: {warning}")
         self.warnings += warnings
 
     def _guarded(self, function, where: str) -> None:
@@ -429,7 +437,8 @@ class Executor:
         if log.isEnabledFor(logging.INFO):
             say(
                 self.comm,
-                f"mpiimg: {stage.name:<18} {entry['chunks']:6d} chunks {entry['seconds']:8.2f} s "
+                f"mpiimg: {self.options.label}{stage.name:<18} {entry['chunks']:6d} chunks "
+                f"{entry['seconds']:8.2f} s "
                 f"{entry['cpu_seconds']:8.2f} CPU-s {entry['bytes_moved'] / 1e6:9.1f} MB moved",
             )
 

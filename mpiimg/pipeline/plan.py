@@ -75,6 +75,8 @@ class Options:
     progress : draw a line a stage on stderr
     timeout : seconds without a finished chunk or exchange after which a rank ends the job
     sync_every : seconds between syncs of the marks
+    records : folder of run.json, events and work; `out` without one
+    label : what lines on stderr begin with, where several runs speak at a time
     """
 
     out: Path
@@ -85,6 +87,8 @@ class Options:
     progress: bool = False
     timeout: float = 3600.0
     sync_every: float = 5.0
+    records: Path | None = None
+    label: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 import mpiimg
-from mpiimg.comm.runtime import on_root, stop_on_signals
+from mpiimg.comm.runtime import Agreement, on_root, stop_on_signals
 from mpiimg.errors import BadInput, RunFailed, RunStopped
 from mpiimg.io.disk import free_bytes
 from mpiimg.io.store import describe_staged
@@ -19,8 +19,10 @@ from mpiimg.pipeline.plan import Options, Recipe, Values, output_names, work_byt
 log = logging.getLogger("mpiimg")
 
 
-def run(recipe: Recipe, comm, options: Options) -> Values:
+def run(recipe: Recipe, comm, options: Options, outer: Agreement | None = None) -> Values:
     """Run `recipe` and return the values that it found; the results are in `options.out`. Collective.
+
+    `outer` is the agreement of the whole job, where `comm` is one group of its ranks.
 
     Raises
     ------
@@ -28,10 +30,10 @@ def run(recipe: Recipe, comm, options: Options) -> Values:
     RunFailed : a rank raised; the work folder is left, and the same command goes on
     RunStopped : a signal asked for it; likewise
     """
-    work = options.out / "work" / f"{recipe.stem}.{recipe.tool.removeprefix('mpiimg-')}"
-    target = _agreed_cpu_target(comm)
+    work = records_folder(options) / "work" / f"{recipe.stem}.{recipe.tool.removeprefix('mpiimg-')}"
+    target = agreed_cpu_target(comm)
     made = on_root(comm, _prepare, recipe, options, work)
-    executor = Executor(recipe, comm, options, work, target)
+    executor = Executor(recipe, comm, options, work, target, outer)
     try:
         with stop_on_signals(executor.agreement):
             executor.execute()
@@ -60,7 +62,12 @@ def run(recipe: Recipe, comm, options: Options) -> Values:
     return executor.values
 
 
-def _agreed_cpu_target(comm) -> str:
+def records_folder(options: Options) -> Path:
+    """Return the folder of run.json, events and work."""
+    return options.records or options.out
+
+
+def agreed_cpu_target(comm) -> str:
     """Return the CPU that all ranks compile for. Collective.
 
     Raises
@@ -130,11 +137,12 @@ def _publish(recipe: Recipe, options: Options, work: Path, executor: Executor, r
     staged = [name for name, _ in recipe.staged_outputs.values()]
     made = {*executor.written, *documents, *staged}
     for name in [*(name for name in output_names(recipe) if name != recipe.record), recipe.record]:
+        folder = records_folder(options) if name == recipe.record else options.out
         if name not in made:
-            (options.out / name).unlink(missing_ok=True)
+            (folder / name).unlink(missing_ok=True)
             continue
-        (options.out / name).parent.mkdir(exist_ok=True)
-        (outputs / name).replace(options.out / name)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (outputs / name).replace(folder / name)
 
 
 def _clean(options: Options, work: Path) -> None:
