@@ -163,6 +163,14 @@ def test_exit_codes_are_those_of_the_documentation():
     assert [int(code) for code in Exit] == [0, 1, 2, 3, 75]
 
 
+def test_what_one_rank_a_node_does_wrong_fails_the_run(alone):
+    done = []
+    runtime.once_a_node(alone, lambda: done.append(1), "compiling")
+    assert done == [1]
+    with pytest.raises(RunFailed, match=r"(?s)rank 0 on .*, compiling:\n.*ZeroDivisionError"):
+        runtime.once_a_node(alone, lambda: 1 / 0, "compiling")
+
+
 # Signals.
 
 

@@ -1,5 +1,9 @@
 """Warming compiles all that a run will call: no rank compiles after it."""
 
+import json
+import sys
+
+import launch
 import pytest
 from numba.core.dispatcher import Dispatcher
 
@@ -36,7 +40,7 @@ def sky(tmp_path_factory):
 
 
 def test_a_survey_compiles_nothing_after_warming(sky, tmp_path):
-    warm.compile_all()
+    warm.compile_parts(warm.PARTS)
     before = signatures()
     assert min(before["mpiimg.kernels.cosmics._repair"], before["mpiimg.kernels.cosmics._gather"]) > 0
     tract = ["--patch", "300", "--border", "20", "--quiet"]
@@ -53,7 +57,7 @@ def test_a_survey_compiles_nothing_after_warming(sky, tmp_path):
 
 
 def test_a_run_compiles_nothing_after_warming(head, tmp_path):
-    warm.compile_all()
+    warm.compile_parts(warm.PARTS)
     before = signatures()
     assert sum(before.values()) >= 10
     gradients = [
@@ -69,3 +73,31 @@ def test_a_run_compiles_nothing_after_warming(head, tmp_path):
     arguments = [*gradients, "--mask", mask, "--out", str(tmp_path / "ols"), "--method", "ols", "--quiet"]
     assert cli.main("mpiimg-fit", arguments) == 0
     assert signatures() == before
+
+
+COLD_START = """
+import sys
+from mpiimg.comm import runtime
+from mpiimg.kernels import nlmeans, warm
+from mpiimg.pipeline.run import compile_kernels
+
+comm = runtime.world()
+compile_kernels(("denoise",), comm)
+warm.compile_denoise()
+kernels = [kernel for kernel in vars(nlmeans).values() if hasattr(kernel, "stats")]
+compiled = comm.gather(sum(len(kernel.stats.cache_misses) for kernel in kernels))
+runtime.say(comm, compiled, sys.stdout)
+"""
+
+
+def test_sixteen_ranks_that_start_cold_compile_once(tmp_path):
+    """On two cores, with an empty cache; the next start compiles nothing and says nothing."""
+    script = tmp_path / "cold.py"
+    script.write_text(COLD_START)
+    for ranks, compilers in ((16, 1), (2, 0)):
+        command = [*launch.mpiexec(ranks), sys.executable, script]
+        done = launch.run(command, env={"NUMBA_CACHE_DIR": str(tmp_path / "cache")}, timeout=240)
+        compiled = json.loads(done.stdout)
+        assert len(compiled) == ranks
+        assert sum(misses > 0 for misses in compiled) == compilers
+        assert done.stderr.count("compiling kernels on one rank of each node") == compilers

@@ -101,6 +101,34 @@ def on_root(comm, function: Callable, *arguments, where: str | None = None) -> A
     return result
 
 
+def once_a_node(comm, function: Callable[[], None], where: str) -> None:
+    """Call `function` on one rank of each node, while the others sleep. Collective.
+
+    They sleep and do not spin, as ranks do in a collective: where there are
+    more ranks than cores, the one that works needs a core.
+
+    Raises
+    ------
+    RunFailed : it raised on some node
+    """
+    from mpi4py import MPI
+
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    report = None
+    if node.rank == 0:
+        try:
+            function()
+        except Exception as error:
+            report = _report(comm, where, error)
+    everyone = comm.Ibarrier()
+    while not everyone.Test():
+        time.sleep(0.05)
+    node.Free()
+    failures = list(filter(None, comm.allgather(report)))
+    if failures:
+        raise RunFailed(failures[0])
+
+
 def _report(comm, where: str, error: Exception) -> str:
     """Say who failed, where and how."""
     text = "".join(traceback.format_exception(error)).rstrip()

@@ -55,3 +55,11 @@ def cpu_target() -> str:
     import llvmlite.binding as llvm
 
     return numba.core.config.CPU_NAME or llvm.get_host_cpu_name()
+
+
+def cpu_features() -> str:
+    """Return the instructions that kernels may use, as numba's cache tells one CPU from another."""
+    import llvmlite.binding as llvm
+
+    features = numba.core.config.CPU_FEATURES
+    return llvm.get_host_cpu_features().flatten() if features is None else features

@@ -230,4 +230,5 @@ def _recipe(
         sources=sources,
         record=f"run-{step}.json",
         warnings=tuple(f"left out: {reason}" for _, reason in found.rejected),
+        kernels=(step,) if step != "detect" else (),
     )

@@ -46,6 +46,7 @@ class Recipe:
     record : name of the file that says how the run went
     warnings : to be said at the start
     staged_outputs : arrays whose staged file is a result: its name and the attributes of its dataset
+    kernels : parts of kernels.warm that the stages call
     """
 
     tool: str
@@ -59,6 +60,7 @@ class Recipe:
     record: str
     warnings: tuple[str, ...] = ()
     staged_outputs: Mapping[str, tuple[str, dict]] = field(default_factory=dict)
+    kernels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -216,4 +216,5 @@ def _recipe(
         sources=subject.sources(),
         record=f"run-{tool.removeprefix('mpiimg-')}.json" if tool != "mpiimg-neuro" else "run.json",
         warnings=subject.warnings,
+        kernels=tuple(part for part in parts if part != "mask" or subject.mask is None),
     )

@@ -6,10 +6,11 @@ import contextlib
 import json
 import logging
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 import mpiimg
-from mpiimg.comm.runtime import Agreement, on_root, stop_on_signals
+from mpiimg.comm.runtime import Agreement, on_root, once_a_node, say, stop_on_signals
 from mpiimg.errors import BadInput, RunFailed, RunStopped
 from mpiimg.io.disk import free_bytes
 from mpiimg.io.store import describe_staged
@@ -33,6 +34,7 @@ def run(recipe: Recipe, comm, options: Options, outer: Agreement | None = None) 
     work = records_folder(options) / "work" / f"{recipe.stem}.{recipe.tool.removeprefix('mpiimg-')}"
     target = agreed_cpu_target(comm)
     made = on_root(comm, _prepare, recipe, options, work)
+    compile_kernels(recipe.kernels, comm)
     executor = Executor(recipe, comm, options, work, target, outer)
     try:
         with stop_on_signals(executor.agreement):
@@ -83,6 +85,18 @@ def agreed_cpu_target(comm) -> str:
             "add --portable, or ask for nodes of one kind"
         )
     return targets[0]
+
+
+def compile_kernels(parts: Collection[str], comm) -> None:
+    """Let one rank a node compile `parts` of the kernels, unless they lie in numba's cache. Collective."""
+    if not parts:
+        return
+    from mpiimg.kernels import warm
+
+    if any(comm.allgather(len(warm.cold(parts)) > 0)):
+        if log.isEnabledFor(logging.WARNING):
+            say(comm, "mpiimg: compiling kernels on one rank of each node, once: up to a minute")
+        once_a_node(comm, lambda: warm.compile_parts(warm.cold(parts)), "compiling kernels")
 
 
 def _request(recipe: Recipe) -> str:

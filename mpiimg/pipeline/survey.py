@@ -197,6 +197,7 @@ def astro(survey: Survey, p: Mapping[str, Any]) -> Recipe:
         sources={ref.name: ref.identity for ref in exposures},
         record="run.json",
         warnings=tuple(f"left out: {reason}" for _, reason in survey.rejected),
+        kernels=("calibrate", "warp", "coadd"),
     )
 
 
