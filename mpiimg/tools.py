@@ -83,7 +83,11 @@ EXPOSURES = (
     True,
 )
 TRACT = ("--tract", "tract (TOML) whose pixels to use; without it one is laid around the exposures", False)
-REFERENCE = ("--reference", "reference catalogue (ra, dec, mag) that zero points are found from", False)
+REFERENCE = (
+    "--reference",
+    "reference catalogue (ra, dec, mag) that zero points are found from, whatever cards say",
+    False,
+)
 OUT = ("--out", "folder of the results, made if missing", True)
 BVALS = ("--bvals", "b-values, FSL text format, s/mm^2", True)
 BVECS = ("--bvecs", "gradient directions, FSL text format, one row or one column a volume", True)

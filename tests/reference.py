@@ -318,3 +318,21 @@ def cosmic_rays(image, mask, readnoise, satlevel, sigclip=4.5, sigfrac=0.3, objl
             values = np.sort(clean[around][usable[around]])
             clean[y, x] = values[(len(values) - 1) // 2] if len(values) else level
     return struck, clean
+
+
+def robust_mean(values, errors, deviations, clip):
+    """Return the weighted mean of values clipped about their median, its error, and how many are left."""
+    weights = 1 / errors**2
+    kept = np.ones(len(values), dtype=bool)
+    centre = np.median(values) if len(values) else np.nan
+    for _ in range(10):
+        if not kept.any():
+            return np.nan, np.nan, 0
+        scatter = np.median(np.abs(values[kept] - centre))
+        inside = np.abs(values - centre) <= np.maximum(deviations * scatter, clip * errors)
+        centre = np.average(values[inside], weights=weights[inside])
+        if np.array_equal(inside, kept):
+            break
+        kept = inside
+    excess = np.sum(weights[kept] * (values[kept] - centre) ** 2) / max(kept.sum() - 1, 1)
+    return centre, np.sqrt(max(excess, 1.0) / weights[kept].sum()), kept.sum()

@@ -1,4 +1,4 @@
-"""Sky, stars and zero points against simulations whose truth is known."""
+"""Sky and stars of frames against simulations whose truth is known; from pixels to zero points."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import pathlib
 
 import numpy as np
 import pytest
-from astropy import units
-from astropy.coordinates import SkyCoord
 
 from mpiimg.errors import BadInput
-from mpiimg.stages import photometry
-from mpiimg.stages.photometry import Catalogue, Settings
+from mpiimg.stages import photometry, zero_points
+from mpiimg.stages.overlaps import Catalogue
+from mpiimg.stages.photometry import Settings
 
 DECAM = pathlib.Path(__file__).parent.parent.parent / "shared" / "data" / "decam-testcase3"
 
@@ -284,200 +283,6 @@ def test_real_cutouts_have_a_sky_and_fail_softly_on_stars():
     assert seen > 0
 
 
-# --- Matches ------------------------------------------------------------------------------------------------
-
-
-def catalogue(ra, dec, magnitude=None, error=0.01):
-    """A catalogue from arrays; magnitudes of 20 unless told."""
-    ra = np.asarray(ra, float)
-    magnitude = np.full(ra.shape, 20.0) if magnitude is None else np.asarray(magnitude, float)
-    return Catalogue(ra, np.asarray(dec, float), magnitude, np.full(ra.shape, error))
-
-
-@pytest.mark.parametrize(("ra", "dec"), [(0.0, 0.0), (180.0, 60.0), (359.999, -30.0), (40.0, 89.99)])
-def test_matches_are_those_of_astropy_both_ways(ra, dec):
-    """Across RA 0 and near the pole too."""
-    rng = np.random.default_rng(8)
-    x, y = rng.uniform(-0.02, 0.02, (2, 300))
-    centre = SkyCoord(ra, dec, unit="deg").skyoffset_frame()
-    places = SkyCoord(x * units.deg, y * units.deg, frame=centre).icrs
-    moved = rng.normal(0, 0.5 / 3600, (2, 300))
-    others = SkyCoord((x + moved[0]) * units.deg, (y + moved[1]) * units.deg, frame=centre).icrs[40:][::-1]
-    first, second = (catalogue(c.ra.deg, c.dec.deg) for c in (places, others))
-
-    i, j = photometry.match_stars(first, second, 1.0)
-    nearest, apart, _ = places.match_to_catalog_sky(others)
-    back, *_ = others.match_to_catalog_sky(places)
-    expected = np.flatnonzero((back[nearest] == np.arange(300)) & (apart.arcsec <= 1.0))
-    np.testing.assert_array_equal(i, expected)
-    np.testing.assert_array_equal(j, nearest[expected])
-    assert 100 < len(i) < 260
-
-
-def test_stars_without_a_magnitude_are_not_matched():
-    one = catalogue([10.0, 10.01, 10.02], [0, 0, 0], [20, np.nan, 21])
-    other = catalogue([10.02, 10.01, 10.0], [0, 0, 0])
-    i, j = photometry.match_stars(one, other, 1.0)
-    np.testing.assert_array_equal(i, [0, 2])
-    np.testing.assert_array_equal(j, [2, 0])
-    nothing = catalogue([], [])
-    assert all(len(index) == 0 for index in photometry.match_stars(one, nothing, 1.0))
-
-
-def test_robust_mean_is_the_weighted_mean_of_good_values():
-    rng = np.random.default_rng(9)
-    errors = rng.uniform(0.01, 0.05, 200)
-    values = rng.normal(1.5, errors)
-    mean, error, count = photometry.robust_mean(np.r_[values, 3.0, -5.0], np.r_[errors, 0.01, 0.01])
-    assert 195 <= count <= 200
-    assert mean == pytest.approx(np.average(values, weights=errors**-2), abs=0.3 * error)
-    assert error == pytest.approx(np.sum(errors**-2) ** -0.5, rel=0.15)
-    assert photometry.robust_mean(np.array([]), np.array([]))[2] == 0
-    # Twice the scatter that the errors speak of.
-    assert photometry.robust_mean(rng.normal(0, 0.02, 400), np.full(400, 0.01))[1] == pytest.approx(
-        0.001, rel=0.2
-    )
-
-
-# --- Zero points --------------------------------------------------------------------------------------------
-
-
-def survey(offsets, groups, seed=0, stars=300, error=0.02):
-    """Exposures of a sky of known magnitudes, half of the stars each; groups lie a degree apart."""
-    rng = np.random.default_rng(seed)
-    sky = {}
-    for group in sorted(set(groups)):
-        places = group + rng.uniform(0, 0.1, stars), rng.uniform(0, 0.1, stars)
-        sky[group] = (*places, rng.uniform(17, 20, stars))
-    exposures = []
-    for offset, group in zip(offsets, groups, strict=True):
-        chosen = rng.permutation(stars)[: stars // 2]
-        ra, dec, magnitude = (field[chosen] for field in sky[group])
-        noise = rng.normal(0, error, len(ra))
-        wander = rng.normal(0, 0.05 / 3600, (2, len(ra)))
-        exposures.append(catalogue(ra + wander[0], dec + wander[1], magnitude - offset + noise, error))
-    return exposures, sky
-
-
-def solved(exposures, **options):
-    pairs = photometry.compare_exposures(exposures, **options)
-    return pairs, photometry.zero_points(*pairs[:4], len(exposures))
-
-
-def test_zero_points_are_recovered_to_their_errors():
-    pulls = []
-    for seed in range(4):
-        truth = np.random.default_rng(seed).normal(0, 0.3, 12)
-        exposures, _ = survey(truth, [0] * 12, seed)
-        pairs, solution = solved(exposures)
-        assert len(pairs.first) == 66 and (pairs.first < pairs.second).all() and (pairs.count > 50).all()
-        np.testing.assert_array_equal(solution.groups, 0)
-        assert solution.offsets.mean() == pytest.approx(0, abs=1e-12)
-        assert solution.used.all()
-        error = solution.offsets - (truth - truth.mean())
-        # Each has 150 stars of 0.02 mag, 0.0016 in the mean; half of them at a time make a pair.
-        assert error.std() < 0.0030 and (solution.errors < 0.0030).all()
-        pulls.append(error / solution.errors)
-    assert 0.6 < np.std(pulls) < 1.15
-
-
-@pytest.mark.parametrize("shape", ["dense", "chain"])
-def test_offsets_are_the_least_squares_solution(shape):
-    """Against numpy's own, with errors from the covariance of the constrained problem."""
-    rng = np.random.default_rng(11)
-    n = 9
-    reach = n if shape == "dense" else 2
-    first, second = np.array([(i, j) for i in range(n) for j in range(i + 1, min(i + reach, n))]).T
-    weight = rng.uniform(1e2, 1e4, len(first))
-    truth = rng.normal(0, 0.2, n)
-    difference = truth[second] - truth[first] + rng.normal(0, weight**-0.5)
-    solution = photometry.zero_points(first, second, difference, weight, n)
-    assert solution.used.all()
-    design = np.zeros((len(first) + 1, n))
-    rows = np.arange(len(first))
-    design[rows, first], design[rows, second] = -np.sqrt(weight), np.sqrt(weight)
-    design[-1] = 100
-    expected = np.linalg.lstsq(design, np.r_[np.sqrt(weight) * difference, 0], rcond=None)[0]
-    np.testing.assert_allclose(solution.offsets, expected, atol=1e-12)
-    covariance = np.linalg.pinv(design[:-1].T @ design[:-1])
-    best = np.array([weight[(first == k) | (second == k)].max() for k in range(n)])
-    # Many pairs of few stars say less than they seem to.
-    expected = np.diag(covariance) if shape == "chain" else 1 / (2 * best)
-    np.testing.assert_allclose(solution.errors, np.sqrt(expected), rtol=1e-9)
-    pull = (solution.offsets - truth + truth.mean()) / solution.errors
-    assert np.abs(pull).max() < 4
-
-
-def test_groups_are_solved_apart_and_lone_exposures_fail_alone():
-    truth = np.array([0.1, -0.4, 0.3, 0.2, 0.0, 0.7, -0.2])
-    groups = [1, 0, 1, 0, 5, 1, 0]
-    exposures, _ = survey(truth, groups, seed=12)
-    _, solution = solved(exposures)
-    np.testing.assert_array_equal(solution.groups, [0, 1, 0, 1, -1, 0, 1])
-    assert np.isnan(solution.offsets[4]) and np.isnan(solution.errors[4])
-    for members in ([0, 2, 5], [1, 3, 6]):
-        expected = truth[members] - truth[members].mean()
-        np.testing.assert_allclose(solution.offsets[members], expected, atol=0.01)
-    # Without the lone one the others have the same bits.
-    _, without = solved(exposures[:4] + exposures[5:])
-    np.testing.assert_array_equal(np.delete(solution.offsets, 4), without.offsets)
-
-
-def test_too_few_matches_leave_an_exposure_unsolved():
-    exposures, _ = survey([0.0, 0.2, -0.2, 0.5], [0] * 4, seed=13)
-    exposures[2] = Catalogue(*(field[:1] for field in exposures[2]))
-    exposures[3] = catalogue([], [])
-    pairs, solution = solved(exposures, fewest=3)
-    np.testing.assert_array_equal(solution.groups, [0, 0, -1, -1])
-    assert pairs.first.tolist() == [0] and pairs.second.tolist() == [1]
-    assert np.isfinite(solution.offsets[:2]).all() and np.isnan(solution.offsets[2:]).all()
-    pairs, solution = solved(exposures[2:])
-    assert len(pairs.first) == 0 and len(solution.used) == 0 and (solution.groups == -1).all()
-
-
-def test_bad_stars_and_a_bad_pair_are_clipped():
-    truth = np.random.default_rng(14).normal(0, 0.2, 8)
-    exposures, _ = survey(truth, [0] * 8, seed=14)
-    # A tenth of the stars of each exposure vary or are wrong.
-    rng = np.random.default_rng(15)
-    for exposure in exposures:
-        exposure.magnitude[rng.permutation(150)[:15]] += rng.uniform(0.3, 2, 15)
-    pairs, solution = solved(exposures)
-    np.testing.assert_allclose(solution.offsets, truth - truth.mean(), atol=0.012)
-    # One pair is wrong altogether.
-    pairs.difference[5] += 0.5
-    solution = photometry.zero_points(*pairs[:4], 8)
-    assert np.flatnonzero(~solution.used).tolist() == [5]
-    np.testing.assert_allclose(solution.offsets, truth - truth.mean(), atol=0.012)
-
-
-def test_pairs_that_make_no_sense_are_refused():
-    one = np.array([0])
-    for first, second, difference, weight, says in (
-        (one, one + 1, [0.0, 1.0], [1.0], "one length"),
-        (one, one + 3, [0.0], [1.0], "outside 0 to 2"),
-        (one - 1, one, [0.0], [1.0], "outside 0 to 2"),
-        (one, one, [0.0], [1.0], "exposure 0 is paired with itself"),
-        (one, one + 1, [np.nan], [1.0], "finite"),
-        (one, one + 1, [0.0], [0.0], "positive"),
-    ):
-        with pytest.raises(ValueError, match=says):
-            photometry.zero_points(first, second, difference, weight, 3)
-
-
-def test_zero_point_from_a_reference_catalogue():
-    exposures, sky = survey([26.3], [2], seed=16, stars=400)
-    reference = catalogue(*sky[2], error=0.02)
-    reference.magnitude[:20] += 1.0
-    value, error, count = photometry.reference_zero_point(exposures[0], reference)
-    assert abs(value - 26.3) < 4 * error
-    # 0.02 and 0.02 mag, and the floor, over about 190 stars.
-    assert error == pytest.approx(np.sqrt(2 * 0.02**2 + photometry.FLOOR**2) / np.sqrt(count), rel=0.25)
-    assert 170 <= count <= 200
-    lost = catalogue(reference.ra + 1, reference.dec)
-    assert np.isnan(photometry.reference_zero_point(exposures[0], lost)[0])
-
-
 def test_measured_frames_agree_on_zero_points():
     """From pixels to offsets: one field, three exposures through different air."""
     truth = np.array([0.0, -0.25, 0.15])
@@ -491,6 +296,6 @@ def test_measured_frames_agree_on_zero_points():
         _, found = frame.measure()
         value, error = photometry.magnitudes(found.stars.flux, found.stars.flux_error, found.correction)
         exposures.append(Catalogue(found.stars.x / 3600, found.stars.y / 3600, value, error))
-    _, solution = solved(exposures, radius=1.0)
+    points, _ = zero_points.find_zero_points(exposures, [None] * 3)
     # A brighter exposure has smaller magnitudes, and needs a larger offset; corrections add 0.001 mag.
-    np.testing.assert_allclose(solution.offsets, truth - truth.mean(), atol=0.006)
+    np.testing.assert_allclose(points - 27, truth - truth.mean(), atol=0.006)

@@ -70,11 +70,12 @@ def _exposure() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def compile_calibrate() -> None:
-    """Call the kernels that find cosmic rays likewise."""
-    from mpiimg.kernels import cosmics
+    """Call the kernels that find cosmic rays and compare stars likewise."""
+    from mpiimg.kernels import cosmics, robust
 
     image, variance, bad = _exposure()
     cosmics.detect_cosmics(image, mask=bad, variance=variance, gain=1.0, readnoise=0.0, satlevel=9e3)
+    robust.robust_means(np.ones(2), np.ones(2), np.array([0, 2]), 6.0, 4.0)
 
 
 def compile_warp() -> None:

@@ -179,6 +179,9 @@ class Executor:
         # One rank decides for all: a library may round differently on another node.
         found = on_root(self.comm, stage.finish, rows, where=f"stage {stage.name}, end")
         self._warn(found.pop("warnings", []))
+        for note in found.pop("notes", []):
+            if log.isEnabledFor(logging.INFO):
+                say(self.comm, f"mpiimg: {note}")
         self.values.update(found)
 
     def _run_chunks(self, stage: Stage, section: Section, todo: Sequence[int], provenance: str) -> None:

@@ -51,7 +51,7 @@ def find(args: argparse.Namespace) -> tuple[list[ExposureRef], list[tuple[str, s
 
     Raises
     ------
-    BadInput : none can be used, or one cannot and --strict is given
+    BadInput : none can be used, or one cannot and --strict is given; or options contradict each other
     """
     options = ReadOptions(
         magzero=_setting(args.zero_point),
@@ -61,6 +61,8 @@ def find(args: argparse.Namespace) -> tuple[list[ExposureRef], list[tuple[str, s
         band=_setting(args.filter),
         visit=_setting(args.visit),
     )
+    if getattr(args, "reference", None) is not None and args.zero_point is not None:
+        raise BadInput("--zero-point and --reference both say where zero points come from: give one of them")
     rejected: list[tuple[str, str]] = []
     exposures = find_exposures(args.exposures, options, None if args.strict else rejected)
     if not exposures:
@@ -265,7 +267,7 @@ def reference_catalogue(p: Mapping[str, Any]):
     if p["reference"] is None:
         return None
     from mpiimg.io.catalogue import read_reference
-    from mpiimg.stages.photometry import Catalogue
+    from mpiimg.stages.overlaps import Catalogue
 
     ra, dec, magnitude = read_reference(Path(p["reference"]))
     return Catalogue(ra, dec, magnitude, np.zeros(len(ra)))

@@ -5,6 +5,7 @@ An exposure that cannot be used is left out with its reason, and the others go o
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,7 +15,8 @@ from mpiimg.io.exposure import ExposureRef, read_exposure
 from mpiimg.io.maskplanes import bits
 from mpiimg.io.store import Array
 from mpiimg.io.wcs import parse_wcs, to_sky
-from mpiimg.stages import photometry
+from mpiimg.stages import photometry, zero_points
+from mpiimg.stages.overlaps import Catalogue
 from mpiimg.stages.stage import Need, Parameter, Stage, reduction
 from mpiimg.stages.survey import Layout
 
@@ -31,6 +33,15 @@ PARAMETERS = (
     Parameter("mesh", 64, "side of the meshes that the sky is measured in", int, "pixels"),
     Parameter("match_radius", 1.0, "stars this near are the same", float, "arcsec"),
 )
+
+#: How zero points are found, as a log says it.
+WAYS = {
+    "CARD": "from cards or --zero-point",
+    "REFERENCE": "from --reference",
+    "MATCHED": "by stars shared with those",
+    "RELATIVE": "relative to each other",
+    "NONE": "not found",
+}
 
 #: Stars kept of an exposure, the brightest; numbers kept of one; bytes of a reason.
 MOST_STARS, REASON = 500, 240
@@ -160,11 +171,11 @@ def solve(
     strict: bool,
     rejected: Mapping[str, str] | None = None,
 ) -> Stage:
-    """Find every exposure's zero point: from its card, a reference catalogue, or overlaps, in this order.
+    """Find every exposure's zero point, as :func:`mpiimg.stages.zero_points.find_zero_points` does.
 
     Parameters
     ----------
-    reference : photometry.Catalogue or None
+    reference : overlaps.Catalogue or None
     radius : of matches, arcseconds
     strict : let one bad exposure end the run
     rejected : names of files that were left out before, and why
@@ -181,18 +192,15 @@ def solve(
         tables = rows[:, len(FACTS) + REASON :].reshape(count, MOST_STARS, 4)
         left_out = {i: reason_text(texts[i]) for i in np.flatnonzero(known[:, 0] == 1)}
         points, kinds = _zero_points(exposures, tables, left_out, reference, radius)
-        for i in np.flatnonzero(~np.isfinite(points)):
-            left_out.setdefault(
-                int(i),
-                f"{exposures[i].name}: no zero point: no MAGZERO card and too few stars in common with other "
-                "exposures; give --zero-point",
-            )
+        for i in np.flatnonzero(~np.isfinite(points)).tolist():
+            left_out.setdefault(i, _without_zero_point(exposures, i, kinds, reference is not None))
         if left_out and (strict or len(left_out) == count):
             raise BadInput(left_out[min(left_out)])
         warnings = [f"left out: {reason}" for _, reason in sorted(left_out.items())]
         if "RELATIVE" in kinds:
             warnings.append("zero points are relative, from overlaps: magnitudes have no absolute scale")
         return {
+            "notes": _found(exposures, kinds, reference is not None),
             "zero_points": tuple(points.tolist()),
             "zero_point_types": tuple(kinds),
             "facts": known,
@@ -217,21 +225,38 @@ def _zero_points(exposures, tables, left_out, reference, radius):
     kinds = ["NONE"] * len(exposures)
     for band in sorted({ref.band for ref in exposures}):
         members = [i for i, ref in enumerate(exposures) if ref.band == band and i not in left_out]
-        catalogues = [_catalogue(tables[i]) for i in members]
-        if all(exposures[i].magzero is not None for i in members):
-            found, kind = [exposures[i].magzero for i in members], "CARD"
-        elif reference is not None:
-            found = [photometry.reference_zero_point(one, reference, radius)[0] for one in catalogues]
-            kind = "REFERENCE"
-        else:
-            pairs = photometry.compare_exposures(catalogues, radius)
-            solution = photometry.zero_points(*pairs[:4], len(members))
-            found, kind = photometry.COMMON_ZERO_POINT + solution.offsets, "RELATIVE"
-        for i, value in zip(members, found, strict=True):
-            points[i], kinds[i] = value, kind if np.isfinite(value) else "NONE"
+        if not members:
+            continue
+        catalogues, cards = [_catalogue(tables[i]) for i in members], [exposures[i].magzero for i in members]
+        found = zero_points.find_zero_points(catalogues, cards, reference, radius)
+        for i, value, kind in zip(members, *found, strict=True):
+            points[i], kinds[i] = value, kind
     return points, kinds
 
 
-def _catalogue(table: np.ndarray) -> photometry.Catalogue:
+def _catalogue(table: np.ndarray) -> Catalogue:
     kept = table[np.isfinite(table).all(axis=1)]
-    return photometry.Catalogue(*np.ascontiguousarray(kept.T))
+    return Catalogue(*np.ascontiguousarray(kept.T))
+
+
+def _without_zero_point(exposures: Sequence[ExposureRef], number: int, kinds: list[str], given: bool) -> str:
+    """Say why an exposure has no zero point; `given`: by a reference catalogue."""
+    ref = exposures[number]
+    absolute = any(kinds[i] != "NONE" for i, other in enumerate(exposures) if other.band == ref.band)
+    lacks = "the reference catalogue" if given else "other exposures"
+    if absolute:
+        lacks = ("the reference catalogue, or with " if given else "") + "exposures that have a zero point"
+    card = "" if given else "no MAGZERO card and "
+    return f"{ref.name}: no zero point: {card}too few stars in common with {lacks}; give --zero-point"
+
+
+def _found(exposures: Sequence[ExposureRef], kinds: list[str], given: bool) -> list[str]:
+    """Say, filter by filter, how many zero points were found in which way."""
+    notes = []
+    for band in sorted({ref.band for ref in exposures}):
+        members = [i for i, ref in enumerate(exposures) if ref.band == band]
+        counts = Counter(kinds[i] for i in members)
+        ways = ", ".join(f"{counts[kind]} {text}" for kind, text in WAYS.items() if counts[kind])
+        unused = given and any(exposures[i].magzero is not None for i in members)
+        notes.append(f"zero points in {band}: {ways}{'; cards are not used' if unused else ''}")
+    return notes

@@ -1,20 +1,16 @@
-"""The numbers of calibration: sky, stars, aperture correction, and zero points.
+"""What one frame says of itself: its sky, its stars, and their aperture correction.
 
-Plain functions from arrays to arrays. A frame's stars are measured on their own; zero points compare the
-stars of all exposures of a band. Every sum runs in the order of its input, so the caller's order of
-exposures, and nothing else, decides the bits.
+Plain functions from arrays to arrays. What the stars of many frames say of each other is in overlaps.py.
 
 References
 ----------
 Background and extraction: E. Bertin and S. Arnouts 1996, A&AS 117, 393, doi:10.1051/aas:1996164, by way of
-sep, K. Barbary 2016, doi:10.21105/joss.00058. Relative zero points from overlaps: N. Padmanabhan et al. 2008,
-ApJ 674, 1217, doi:10.1086/524677. Mode by half samples: D. Bickel and R. Fruehwirth 2006, CSDA 50, 3500,
-doi:10.1016/j.csda.2005.07.011.
+sep, K. Barbary 2016, doi:10.21105/joss.00058. Mode by half samples: D. Bickel and R. Fruehwirth 2006,
+CSDA 50, 3500, doi:10.1016/j.csda.2005.07.011.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,10 +24,7 @@ COMMON_ZERO_POINT = 27.0
 SIGMA_PER_MAD = 1.482602218505602
 MAGNITUDES_PER_RELATIVE_ERROR = 2.5 / np.log(10)
 
-#: No two measurements of a star are trusted to agree better than this (magnitudes): flat fields, colours.
-FLOOR = 0.005
-
-#: Nor is a star's ratio of aperture fluxes: the shape of stars varies over a frame.
+#: No star's ratio of aperture fluxes is trusted better than this: the shape of stars varies over a frame.
 RATIO_FLOOR = 0.01
 
 #: The variance of a pixel's own width, as that of a squared FWHM: sums spread its flux over its area.
@@ -39,9 +32,6 @@ PIXEL_FWHM_SQUARED = 8 * np.log(2) / 12
 
 #: Deviations beyond this many times the scatter are outliers.
 CLIP = 4.0
-
-
-# --- One frame: sky and stars -------------------------------------------------------------------------------
 
 
 class Sky(NamedTuple):
@@ -403,279 +393,3 @@ def magnitudes(
 def flux_scale(zero_point: float) -> float:
     """Return the factor that brings pixels of `zero_point` to the common one; variances take its square."""
     return float(10 ** (0.4 * (COMMON_ZERO_POINT - zero_point)))
-
-
-# --- Many exposures: matches and zero points ----------------------------------------------------------------
-
-
-class Catalogue(NamedTuple):
-    """Stars on the sky: those of an exposure, or of a reference; arrays of one length, float64."""
-
-    ra: np.ndarray  # degrees, ICRS
-    dec: np.ndarray
-    magnitude: np.ndarray
-    error: np.ndarray  # of the magnitude
-
-
-class Pairs(NamedTuple):
-    """Exposures that share stars: first < second, in the order of these; arrays of one length."""
-
-    first: np.ndarray  # int
-    second: np.ndarray
-    difference: np.ndarray  # mean magnitude of the first minus that of the second
-    weight: np.ndarray  # 1 / variance of the difference, magnitudes^-2
-    count: np.ndarray  # stars it is the mean of
-
-
-class Solution(NamedTuple):
-    """Zero points of exposures relative to those of their group."""
-
-    offsets: np.ndarray  # (exposures,) magnitudes to add; their mean over a group is 0; NaN: unsolved
-    groups: np.ndarray  # (exposures,) int, in the order of their first exposures; -1: unsolved
-    errors: np.ndarray  # (exposures,) standard deviation of an offset, magnitudes
-    used: np.ndarray  # (pairs,) bool: not an outlier
-
-
-def _unit_vectors(ra, dec):
-    """Return points of the unit sphere, (n, 3), for coordinates in degrees."""
-    ra, dec = np.radians(ra), np.radians(dec)
-    return np.column_stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)])
-
-
-def _chord(degrees):
-    """Return the distance through the unit sphere of two points this far apart on it."""
-    return 2 * np.sin(np.radians(degrees) / 2)
-
-
-class _Sky:
-    """A catalogue with its search tree and its extent."""
-
-    def __init__(self, catalogue: Catalogue):
-        from scipy.spatial import cKDTree
-
-        known = np.isfinite(catalogue.magnitude) & np.isfinite(catalogue.error)
-        self.catalogue = Catalogue(*(np.asarray(field, np.float64)[known] for field in catalogue))
-        self.points = _unit_vectors(self.catalogue.ra, self.catalogue.dec)
-        self.tree = cKDTree(self.points)
-        self.centre = self.points.mean(axis=0) if len(self.points) else np.zeros(3)
-        self.extent = np.linalg.norm(self.points - self.centre, axis=1).max(initial=0.0)
-
-    def match(self, other: _Sky, radius: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return the indices of mutual nearest neighbours within `radius` (arcsec), ours ascending."""
-        reach = _chord(radius / 3600)
-        apart = np.linalg.norm(self.centre - other.centre)
-        if not len(self.points) or not len(other.points) or apart > self.extent + other.extent + reach:
-            return np.zeros(0, int), np.zeros(0, int)
-        distance, nearest = other.tree.query(self.points)
-        near = np.flatnonzero(distance <= reach)
-        _, back = self.tree.query(other.points[nearest[near]])
-        mutual = back == near
-        return near[mutual], nearest[near[mutual]]
-
-
-def match_stars(first: Catalogue, second: Catalogue, radius: float) -> tuple[np.ndarray, np.ndarray]:
-    """Match the stars of two catalogues by place: mutual nearest neighbours within a radius.
-
-    Stars without a finite magnitude and error are left out.
-
-    Parameters
-    ----------
-    first, second : Catalogue
-    radius : float
-        Arcseconds.
-
-    Returns
-    -------
-    (n,) int, (n,) int
-        Indices into `first`, ascending, and into `second`; no star occurs twice.
-    """
-    ones, others = (np.flatnonzero(np.isfinite(c.magnitude) & np.isfinite(c.error)) for c in (first, second))
-    i, j = _Sky(first).match(_Sky(second), radius)
-    return ones[i], others[j]
-
-
-def robust_mean(values: np.ndarray, errors: np.ndarray) -> tuple[float, float, int]:
-    """Return the weighted mean of values clipped about the median, its error, and how many are left.
-
-    Values further from the mean than CLIP times their scatter, or CLIP times their own error where that is
-    more, are left out. The error grows with the scatter where that is more than the errors say. NaN for no
-    values.
-    """
-    weights = 1 / errors**2
-    kept = np.ones(len(values), dtype=bool)
-    centre = np.median(values) if len(values) else np.nan
-    for _ in range(10):
-        if not kept.any():
-            return np.nan, np.nan, 0
-        scatter = SIGMA_PER_MAD * np.median(np.abs(values[kept] - centre))
-        inside = np.abs(values - centre) <= CLIP * np.maximum(scatter, errors)
-        centre = np.average(values[inside], weights=weights[inside]) if inside.any() else np.nan
-        if np.array_equal(inside, kept):
-            break
-        kept = inside
-    count = int(kept.sum())
-    excess = np.sum(weights[kept] * (values[kept] - centre) ** 2) / max(count - 1, 1)
-    return float(centre), float(np.sqrt(max(excess, 1.0) / weights[kept].sum())), count
-
-
-def _difference(one, other, radius):
-    """Return the mean magnitude difference of two catalogues' common stars, its error, and their number."""
-    i, j = one.match(other, radius)
-    values = one.catalogue.magnitude[i] - other.catalogue.magnitude[j]
-    errors = np.sqrt(one.catalogue.error[i] ** 2 + other.catalogue.error[j] ** 2 + FLOOR**2)
-    return robust_mean(values, errors)
-
-
-def compare_exposures(exposures: Sequence[Catalogue], radius: float = 1.0, fewest: int = 3) -> Pairs:
-    """Compare the magnitudes of the stars that exposures of one band share, for all pairs that share enough.
-
-    Parameters
-    ----------
-    exposures : sequence of Catalogue
-        Instrumental magnitudes, aperture correction included.
-    radius : float
-        Of a match, in arcseconds.
-    fewest : int
-        Matched stars, outliers left out, that a pair needs.
-
-    Returns
-    -------
-    Pairs
-    """
-    skies = [_Sky(exposure) for exposure in exposures]
-    found = []
-    for i, one in enumerate(skies):
-        for j in range(i + 1, len(skies)):
-            difference, error, count = _difference(one, skies[j], radius)
-            if count >= fewest:
-                found.append((i, j, difference, error**-2, count))
-    columns = list(zip(*found, strict=True)) or [()] * 5
-    types = (int, int, float, float, int)
-    return Pairs(*(np.array(column, dtype) for column, dtype in zip(columns, types, strict=True)))
-
-
-def zero_points(
-    first: np.ndarray, second: np.ndarray, difference: np.ndarray, weight: np.ndarray, exposures: int
-) -> Solution:
-    """Solve for the zero points that make the exposures of one band agree, by robust least squares.
-
-    Parameters
-    ----------
-    first, second : (pairs,) int
-        The two exposures of each pair, 0 to `exposures` - 1.
-    difference : (pairs,) float64
-        Magnitude of the same stars in the first minus that in the second.
-    weight : (pairs,) float64
-        1 / variance of the difference, magnitudes^-2.
-    exposures : int
-        How many there are.
-
-    Returns
-    -------
-    Solution
-        Each group of exposures that pairs connect has offsets of mean 0. An exposure in no pair, or only in
-        pairs that are outliers, is unsolved, and does not disturb the others.
-
-    Raises
-    ------
-    ValueError
-        Exposures out of range or paired with themselves, or weights that are not positive and finite.
-
-    Notes
-    -----
-    Minimises the sum of weight x (difference - (offset of second - offset of first))^2. Pairs that disagree
-    are first weighed down (Huber's weights, iterated), then those beyond CLIP times the scatter of all, or of
-    what their weights say where that is more, are dropped. Where a pair alone connects two parts, nothing
-    contradicts it. Errors take pairs as independent, though those of one exposure share the noise of its
-    stars; so none is below that of half the variance of the exposure's best pair.
-    """
-    first, second = np.asarray(first, int), np.asarray(second, int)
-    difference, weight = np.asarray(difference, np.float64), np.asarray(weight, np.float64)
-    _validate_pairs(first, second, difference, weight, exposures)
-    share = np.ones(len(first))
-    for _ in range(50):
-        offsets, _, _ = _solve(first, second, difference, weight * share, exposures)
-        deviation = np.abs(difference - (offsets[second] - offsets[first])) * np.sqrt(weight)
-        scatter = max(1.0, SIGMA_PER_MAD * float(np.median(deviation))) if len(deviation) else 1.0
-        # Huber: as least squares within 1.345 deviations, as least absolute values beyond.
-        before, share = share, np.minimum(1.0, 1.345 * scatter / np.maximum(deviation, 1e-12))
-        if np.allclose(before, share, rtol=1e-3, atol=0):
-            break
-    used = deviation <= CLIP * scatter if len(first) else np.zeros(0, dtype=bool)
-    kept = (values[used] for values in (first, second, difference, weight))
-    return Solution(*_solve(*kept, exposures), used)
-
-
-def _validate_pairs(first, second, difference, weight, exposures):
-    if not first.shape == second.shape == difference.shape == weight.shape or first.ndim != 1:
-        raise ValueError(
-            f"pairs need four arrays of one length, not of shapes "
-            f"{first.shape}, {second.shape}, {difference.shape} and {weight.shape}"
-        )
-    if len(first) and (min(first.min(), second.min()) < 0 or max(first.max(), second.max()) >= exposures):
-        raise ValueError(f"pairs name exposures outside 0 to {exposures - 1}")
-    if np.any(first == second):
-        raise ValueError(f"exposure {first[first == second][0]} is paired with itself")
-    if not np.all(np.isfinite(difference) & np.isfinite(weight) & (weight > 0)):
-        raise ValueError("differences must be finite, weights positive and finite")
-
-
-def _connected(first, second, exposures):
-    """Return group numbers in the order of their first members; -1 for exposures in no pair."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    graph = coo_array((np.ones(len(first)), (first, second)), shape=(exposures, exposures))
-    _, labels = connected_components(graph, directed=False)
-    paired = np.zeros(exposures, dtype=bool)
-    paired[first] = paired[second] = True
-    groups = np.full(exposures, -1)
-    _, start, label = np.unique(labels[paired], return_index=True, return_inverse=True)
-    groups[paired] = np.argsort(np.argsort(start))[label]
-    return groups
-
-
-def _solve(first, second, difference, weight, exposures):
-    """Solve the normal equations group by group: offsets, groups and errors."""
-    groups = _connected(first, second, exposures)
-    offsets, errors = np.full((2, exposures), np.nan)
-    for group in range(groups.max(initial=-1) + 1):
-        members = np.flatnonzero(groups == group)
-        pairs = groups[first] == group
-        i, j = np.searchsorted(members, first[pairs]), np.searchsorted(members, second[pairs])
-        n, w = len(members), weight[pairs]
-        # Sums in the order of the pairs.
-        ends, flow = np.concatenate([i, j]), np.concatenate([-w, w]) * np.tile(difference[pairs], 2)
-        right = np.bincount(ends, flow, minlength=n)
-        between = np.bincount(i * n + j, w, minlength=n * n).reshape(n, n)
-        between += between.T
-        laplacian = np.diag(between.sum(axis=1)) - between
-        # A constant added to all offsets changes no difference: this term decides it, and nothing else.
-        scale = np.trace(laplacian) / n**2
-        inverse = np.linalg.inv(laplacian + scale)
-        offsets[members] = inverse @ right
-        offsets[members] -= offsets[members].mean()
-        best = np.zeros(n)
-        np.maximum.at(best, np.concatenate([i, j]), np.concatenate([w, w]))
-        errors[members] = np.sqrt(np.maximum(np.diag(inverse) - 1 / (scale * n**2), 1 / (2 * best)))
-    return offsets, groups, errors
-
-
-def reference_zero_point(
-    stars: Catalogue, reference: Catalogue, radius: float = 1.0, fewest: int = 3
-) -> tuple[float, float, int]:
-    """Return the zero point of an exposure from a reference catalogue, its error, and how many stars agree.
-
-    Parameters
-    ----------
-    stars : Catalogue
-        Instrumental magnitudes, aperture correction included.
-    reference : Catalogue
-        Magnitudes in the exposure's band; colour terms are not applied.
-    radius : float
-        Of a match, in arcseconds.
-    fewest : int
-        Matched stars, outliers left out, below which zero point and error are NaN.
-    """
-    value, error, count = _difference(_Sky(reference), _Sky(stars), radius)
-    return (value, error, count) if count >= fewest else (np.nan, np.nan, count)

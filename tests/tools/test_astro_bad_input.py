@@ -281,6 +281,11 @@ def a_reference_without_magnitudes(it):
     it.options += ["--reference", it.folder / "ref.csv"]
 
 
+@case("--zero-point and --reference", "one of them")
+def two_origins_of_zero_points(it):
+    it.options += ["--reference", "ref.csv", "--zero-point", "30"]
+
+
 @case("catalogue.fits exists", "--force")
 def results_exist(it):
     it.out.mkdir()

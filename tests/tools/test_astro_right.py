@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import shutil
 
 import launch
 import numpy as np
@@ -13,7 +14,7 @@ from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
 from scipy.ndimage import minimum_filter
-from tools import astro_data
+from tools import astro_data, warm
 from tools.astro_data import CROWDED, TRACT, Night, astro, catalogue, exposure_table, observe, separations
 from tools.subjects import record
 
@@ -272,6 +273,49 @@ def test_zero_points_from_a_reference(drifting, tmp_path):
     out = astro(drifting.exposures, tmp_path / "out", *TRACT, "--reference", tmp_path / "ref.ecsv")
     assert set(exposure_table(out)["zero_point_type"]) == {"REFERENCE"}
     np.testing.assert_allclose(offsets_from_truth(out, DRIFTING), 0, atol=0.015)
+
+
+def with_cards(night: Night, folder, numbers) -> list:
+    """Copy a survey without cards and give some exposures theirs; return the files."""
+    shutil.copytree(night.folder, folder)
+    paths = [folder / path.name for path in night.exposures]
+    for number in numbers:
+        fits.setval(paths[number], "MAGZERO", value=night.survey.zeropoints()[number, 0], extname="IMAGE")
+    return paths
+
+
+def test_an_exposure_without_a_card_is_matched_to_the_others(drifting, tmp_path):
+    exposures, out = with_cards(drifting, tmp_path / "in", [0, 2]), tmp_path / "out"
+    said = warm.run_tool("mpiimg-calibrate", *exposures, "--out", out, "--verbose").stderr
+    assert "zero points in r: 2 from cards or --zero-point, 1 by stars shared with those" in said
+    assert list(exposure_table(out)["zero_point_type"]) == ["CARD", "MATCHED", "CARD"]
+    np.testing.assert_allclose(offsets_from_truth(out, DRIFTING), 0, atol=0.01)
+    assert fits.getheader(out / exposures[1].name)["ZPTYPE"] == "MATCHED"
+
+
+@pytest.mark.parametrize(("numbers", "kind"), [([0, 1], "CARD"), ([], "RELATIVE")])
+def test_an_exposure_that_shares_no_stars_fails_alone(drifting, tmp_path, numbers, kind):
+    """Whether the others have cards or are relative to each other."""
+    exposures, out = with_cards(drifting, tmp_path / "in", numbers), tmp_path / "out"
+    with fits.open(exposures[2], mode="update") as hdus:
+        for hdu in hdus[1:]:
+            hdu.header["CRVAL2"] += 1.0
+    assert warm.run_tool("mpiimg-calibrate", *exposures, "--out", out, check=False).returncode == 3
+    table = exposure_table(out)
+    assert list(table["zero_point_type"]) == [kind, kind, "NONE"]
+    assert "--zero-point" in table["status"][2]
+    assert drifting.names[2] in table["status"][2]
+    assert sorted(path.stem for path in out.glob("sim*.fits")) == drifting.names[:2]
+
+
+def test_a_reference_wins_over_cards(drifting, tmp_path):
+    exposures, out = with_cards(drifting, tmp_path / "in", [1, 2]), tmp_path / "out"
+    stars = DRIFTING.catalogue()
+    Table({"ra": stars["ra"], "dec": stars["dec"], "mag": stars["mag"] + 1}).write(tmp_path / "ref.ecsv")
+    options = ("--reference", tmp_path / "ref.ecsv", "--verbose")
+    said = warm.run_tool("mpiimg-calibrate", *exposures, "--out", out, *options).stderr
+    assert "zero points in r: 3 from --reference; cards are not used" in said
+    np.testing.assert_allclose(offsets_from_truth(out, DRIFTING), 1, atol=0.015)
 
 
 # --- coadds -------------------------------------------------------------------------------------------------
