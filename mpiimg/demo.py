@@ -159,15 +159,11 @@ def _coadd(launcher: Path, folder: Path, exposures: list[Path], flags: tuple) ->
     """Run mpiimg-astro on exposures, say what was found, and return its picture."""
     from astropy.table import Table
 
-    from mpiimg.survey_picture import draw
-
     _run(launcher, "mpiimg-astro", *exposures, *flags, "--quiet", "--out", folder, "--force")
     patches = sorted(folder.glob("*patch-*.fits"))
     sources = Table.read(folder / "catalogue.fits")
     print(f"  {len(exposures)} exposures, {len(patches)} patches, {sources['is_primary'].sum()} sources")
-    picture = folder.with_suffix(".png")
-    draw(patches, folder / "catalogue.fits", picture)
-    return picture
+    return folder / "mosaic.png"
 
 
 def _process(subject: Subject, launcher: Path, out: Path) -> Path:

@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mpiimg.stages import calibrate, coadd, denoise, detect, fit, mask, noise, warp
+from mpiimg.stages import calibrate, coadd, denoise, detect, fit, mask, noise, patch_files, warp
 from mpiimg.stages.stage import POSITIVE, Parameter
 
 GRADIENTS = (
@@ -171,6 +171,9 @@ TOOLS = {
             CATALOGUE,
             STRICT,
             *INTERMEDIATE,
+            patch_files.WEIGHT,
+            *patch_files.MAPS,
+            patch_files.COMPRESS,
             *CARDS,
             *calibrate.PARAMETERS,
             *coadd.PARAMETERS,
@@ -199,7 +202,7 @@ TOOLS = {
     "mpiimg-coadd": Tool(
         "Combine the warps of each patch.",
         (("warps", "folder that mpiimg-warp wrote", True), OUT),
-        coadd.PARAMETERS,
+        (*coadd.PARAMETERS, patch_files.WEIGHT, patch_files.COMPRESS),
         _from("pipeline.astro_tools", "inspect_coadd"),
         _from("pipeline.astro_tools", "coadd_only"),
     ),
@@ -213,7 +216,7 @@ TOOLS = {
                 True,
             ),
         ),
-        detect.PARAMETERS,
+        (*detect.PARAMETERS, *patch_files.MAPS, patch_files.COMPRESS),
         _from("pipeline.astro_tools", "inspect_detect"),
         _from("pipeline.astro_tools", "detect_only"),
         (detect.PAPER,),

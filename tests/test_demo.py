@@ -90,7 +90,7 @@ def test_the_survey_has_its_sources_and_its_picture(demo):
     sky = folder / "demo" / "survey-sky"
     assert len(list(sky.glob("patch-*.fits"))) == int(said[0]) > 1
     assert (sky / "catalogue.reg").read_text().count("circle") == int(said[1]) > 50
-    assert (folder / "demo" / "survey-sky.png").read_bytes().startswith(b"\x89PNG")
+    assert (sky / "mosaic.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_maps_hold_no_infinity(demo):

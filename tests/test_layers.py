@@ -44,7 +44,7 @@ MUST_NOT_IMPORT = {
 }
 
 #: Programs beside the layers: they start tools or draw what these wrote, and nothing imports them.
-PROGRAMS = {"demo", "demo_picture", "survey_picture"}
+PROGRAMS = {"demo", "demo_picture"}
 
 
 def layer(name):

@@ -45,7 +45,8 @@ class ExposureRef:
     exptime : seconds; None if unknown
     mjd : start of the exposure; None if unknown
     cards : (keyword, value) of `CARDS`, as far as there
-    wcs : header text of the celestial coordinates, for :func:`parse_wcs`
+    wcs : header text of the celestial coordinates, for :func:`mpiimg.io.wcs.parse_wcs`
+    history : what tools of ours have done to it already, lines of HISTORY
     identity : (size, mtime_ns, CRC32 of the headers used) of each file, which enters the provenance
     """
 
@@ -69,6 +70,7 @@ class ExposureRef:
     mjd: float | None
     cards: tuple[tuple[str, object], ...]
     wcs: str
+    history: tuple[str, ...]
     identity: tuple[tuple[int, int, int], ...]
 
     @property

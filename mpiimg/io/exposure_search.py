@@ -12,6 +12,7 @@ from mpiimg.io import maskplanes
 from mpiimg.io.exposure import ExposureRef, survey_order
 from mpiimg.io.exposure_facts import CARDS, SENSOR_CARDS, Facts, ReadOptions, noise_facts, zero_point
 from mpiimg.io.fits import Extension, FitsFile, read_headers
+from mpiimg.io.fits_writing import own_history
 from mpiimg.io.wcs import read_wcs, wcs_text
 
 #: Names of extensions, in upper case, by what they hold.
@@ -299,6 +300,7 @@ def _exposure_ref(facts, *, kind, planes, identity, conventions, siblings) -> Ex
         mjd=facts.mjd(),
         cards=tuple((card, facts.card(card)) for card in CARDS if facts.card(card) is not None),
         wcs=_wcs(facts),
+        history=own_history(facts.primary),
         identity=identity,
     )
 

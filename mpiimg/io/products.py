@@ -15,6 +15,7 @@ import numpy as np
 
 from mpiimg.errors import BadInput
 from mpiimg.io.fits import Plane, read_headers, read_pixels
+from mpiimg.io.fits_writing import COMPRESSED, own_history
 from mpiimg.io.tract import Tract
 from mpiimg.partition import Box, box_shape
 
@@ -36,6 +37,7 @@ class Product:
     patch : (x, y) in the tract
     box : rows and columns in tract pixels
     exptime, mjd : seconds, and start of the exposure; None if unknown
+    history : what was done to it, lines of HISTORY
     planes : where its pixels lie
     dtypes : of the planes
     identity : (size, mtime_ns, CRC32 of the headers)
@@ -49,6 +51,7 @@ class Product:
     box: Box
     exptime: float | None
     mjd: float | None
+    history: tuple[str, ...]
     planes: tuple[Plane, ...]
     dtypes: tuple[str, ...]
     identity: tuple[int, int, int]
@@ -116,11 +119,9 @@ def find_patches(folder: Path) -> tuple[Tract, list[Product]]:
 def _find(folder: Path, what: str, pattern: str, tool: str, planes: dict[str, str]):
     if not folder.is_dir():
         raise BadInput(f"{folder}: is no folder; name the one that {tool} wrote {what} to")
-    paths = [
-        path
-        for path in sorted(folder.glob(pattern))
-        if pattern.endswith(WARP_ENDING) or not path.name.endswith(WARP_ENDING)
-    ]
+    paths = sorted((*folder.glob(pattern), *folder.glob(pattern + COMPRESSED)))
+    if not pattern.endswith(WARP_ENDING):
+        paths = [path for path in paths if not path.name.endswith(WARP_ENDING)]
     if not paths:
         raise BadInput(f"{folder}: holds no {what} ({pattern}); make them with {tool}")
     if not (folder / "tract.toml").exists():
@@ -170,6 +171,7 @@ def _read_product(path: Path, planes: dict[str, str], tract: Tract, tool: str) -
         box=box,
         exptime=cards.get("EXPTIME"),
         mjd=cards.get("MJD-OBS"),
+        history=own_history(cards),
         planes=tuple(extension.plane for extension in used),
         dtypes=tuple(planes.values()),
         identity=file.identity(*used),

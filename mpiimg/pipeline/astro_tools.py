@@ -16,7 +16,7 @@ from mpiimg.io.tract import Tract
 from mpiimg.pipeline import survey
 from mpiimg.pipeline.plan import Recipe
 from mpiimg.pipeline.survey import Survey
-from mpiimg.stages import calibrate, coadd, detect, exposure_files, warp
+from mpiimg.stages import calibrate, coadd, detect, exposure_files, mosaic, patch_files, warp
 from mpiimg.stages.survey import Footprint, Layout, Patch
 
 
@@ -65,7 +65,7 @@ def calibrate_only(found: Survey, p: Mapping[str, Any]) -> Recipe:
         lambda values: calibrate.solve(
             layout, exposures, reference, p["match_radius"], p["strict"], dict(found.rejected)
         ),
-        lambda values: survey.write_calibrated(found, values),
+        lambda values: survey.write_calibrated(found, values, p),
     ]
     documents = {"exposures.ecsv": lambda values: survey.exposure_table(found, values)}
     return _recipe("calibrate", found, p, steps, documents)
@@ -147,15 +147,17 @@ def _patches(products: Iterable[Product], tract: Tract):
 def coadd_only(found: Found, p: Mapping[str, Any]) -> Recipe:
     """Combine warps into patches."""
     layout, tract = found.survey.layout, found.survey.tract
-    names = survey.patch_names(layout)
+    names = patch_files.names(layout, p["compress"])
     used = {"zero_points": (27.0,) * len(found.survey.exposures)}
-    cards = survey.patch_cards(found.survey, used)
+    cards = survey.patch_cards(found.survey, used, coadd.history(p))
     steps = [
         lambda values: exposure_files.read_warps(layout, found.products),
         lambda values: coadd.weigh(layout),
         lambda values: survey.coadd_bands(layout, values, p),
         lambda values: coadd.few_inputs(layout, p["statistic"], p["sigma"], p["passes"]),
-        lambda values: detect.write_patches(layout, tract, cards, names, detected=False),
+        lambda values: patch_files.write_patches(
+            layout, tract, cards, names, survey.planes(p), detected=False
+        ),
     ]
     documents = {} if found.own_tract else {"tract.toml": lambda values: tract.to_toml().encode()}
     return _recipe("coadd", found.survey, p, steps, documents, found.products)
@@ -184,10 +186,23 @@ def inspect_detect(args: argparse.Namespace) -> Found:
 def detect_only(found: Found, p: Mapping[str, Any]) -> Recipe:
     """Find and measure the sources of patches."""
     layout, tract = found.survey.layout, found.survey.tract
+    wanted = survey.planes(p)
+    cards = [
+        {
+            **survey.patch_facts(tract, patch),
+            "HISTORY": (*product.history, *detect.history(p)),
+        }
+        for patch, product in zip(layout.patches, found.products, strict=True)
+    ]
+    picture = Path(found.names[0]).with_suffix(".png").name
+    maps = patch_files.names(layout, p["compress"], "detection")
     steps = [
         lambda values: exposure_files.read_patches(layout, found.products),
-        lambda values: detect.detect(layout, p["threshold"], p["min_area"], not p["no_deblend"]),
-        lambda values: detect.write_catalogue(layout, tract, found.names),
+        *survey.find_sources(layout, tract, p, wanted),
+        lambda values: patch_files.write_maps(layout, tract, cards, maps, wanted) if wanted else None,
+        lambda values: detect.write_catalogue(layout, tract, values["sources"], found.names),
+        lambda values: mosaic.average(layout),
+        lambda values: mosaic.draw(layout, values["sources"], picture),
     ]
     p = {**p, "catalogue": found.names[0]}
     return _recipe("detect", found.survey, p, steps, {}, found.products)
@@ -223,6 +238,7 @@ def _recipe(
         values={
             "zero_points": (27.0,) * len(found.exposures),
             "weights": (1.0,) * len(found.layout.footprints),
+            "sources": (detect.room(found.layout),) * len(found.layout.patches),
             "left_out": dict(found.rejected),
         },
         documents=lambda values: {name: make(values) for name, make in documents.items()},

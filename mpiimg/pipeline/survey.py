@@ -20,9 +20,12 @@ from mpiimg.io.products import WARP_ENDING, place_cards, read_tract
 from mpiimg.io.tract import Tract
 from mpiimg.io.wcs import footprint, footprint_box, parse_wcs
 from mpiimg.pipeline.plan import Recipe, Values
-from mpiimg.stages import calibrate, coadd, detect, exposure_files, warp
+from mpiimg.stages import calibrate, coadd, detect, exposure_files, mosaic, patch_files, warp
 from mpiimg.stages.stage import Stage
 from mpiimg.stages.survey import Footprint, Layout, Patch
+
+#: Seconds.
+DAY = 86400.0
 
 
 @dataclass(frozen=True)
@@ -160,28 +163,33 @@ def astro(survey: Survey, p: Mapping[str, Any]) -> Recipe:
     """Calibrate, warp, coadd and detect."""
     layout, exposures, tract = survey.layout, survey.exposures, survey.tract
     method = calibration(p)
-    names = patch_names(layout)
+    names = patch_files.names(layout, p["compress"])
+    history = (*calibrate.history(p), *warp.HISTORY, *coadd.history(p), *detect.history(p))
+    catalogues = tuple(dict.fromkeys((p["catalogue"], "catalogue.reg")))
 
     steps = [
         lambda values: calibrate.calibrate(layout, exposures, method),
         lambda values: calibrate.solve(
             layout, exposures, reference_catalogue(p), p["match_radius"], p["strict"], dict(survey.rejected)
         ),
-        lambda values: write_calibrated(survey, values, "calibrated/") if p["calibrated"] else None,
+        lambda values: write_calibrated(survey, values, p, "calibrated/") if p["calibrated"] else None,
         lambda values: warp.warp(layout, exposures, tract, values["zero_points"]),
-        lambda values: write_warps(survey, values, "warps/") if p["warps"] else None,
+        lambda values: write_warps(survey, values, calibrate.history(p), "warps/") if p["warps"] else None,
         lambda values: coadd.weigh(layout),
         lambda values: coadd_bands(layout, values, p),
         lambda values: coadd.few_inputs(layout, p["statistic"], p["sigma"], p["passes"]),
-        lambda values: detect.detect(layout, p["threshold"], p["min_area"], not p["no_deblend"]),
-        lambda values: detect.write_patches(layout, tract, patch_cards(survey, values), names),
-        lambda values: detect.write_catalogue(
-            layout, tract, tuple(dict.fromkeys((p["catalogue"], "catalogue.reg")))
+        *find_sources(layout, tract, p, planes(p)),
+        lambda values: patch_files.write_patches(
+            layout, tract, patch_cards(survey, values, history), names, planes(p)
         ),
+        lambda values: detect.write_catalogue(layout, tract, values["sources"], catalogues),
+        lambda values: mosaic.average(layout),
+        lambda values: mosaic.draw(layout, values["sources"], "mosaic.png"),
     ]
     bounds = {
         "zero_points": (27.0,) * len(exposures),
         "weights": (1.0,) * len(layout.footprints),
+        "sources": (detect.room(layout),) * len(layout.patches),
         "left_out": dict(survey.rejected),
     }
     return Recipe(
@@ -215,18 +223,31 @@ def calibration(p: Mapping[str, Any]) -> dict:
     return {key: p[key] for key in ("sigclip", "sigfrac", "objlim", "cr_iterations", "mesh")}
 
 
-def patch_names(layout: Layout) -> tuple[str, ...]:
-    """Return patch-<x>-<y>.fits, with the filter in front where there are several."""
-    several = len({patch.filter for patch in layout.patches}) > 1
-    return tuple(f"{patch.filter + '-' if several else ''}{patch.name}.fits" for patch in layout.patches)
+def planes(p: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the planes that are asked for beside the usual ones of a patch."""
+    return tuple(name for name in ("weight", *detect.MAPS) if p.get(name))
 
 
-def write_calibrated(found: Survey, values: Values, folder: str = ""):
+def find_sources(layout: Layout, tract: Tract, p: Mapping[str, Any], wanted: Sequence[str]) -> list:
+    """Return the steps that find the sources of coadds and lay them end to end."""
+    how = detect.settings(p)
+    return [
+        lambda values: detect.detect(layout, how, wanted),
+        lambda values: detect.count_sources(layout),
+        lambda values: detect.gather_rows(layout, tract, how, values["sources"]),
+    ]
+
+
+def write_calibrated(found: Survey, values: Values, p: Mapping[str, Any], folder: str = ""):
     """Declare the files of those exposures that have a zero point, in a folder of the results."""
     facts = values.get("facts", np.full((len(found.exposures), len(calibrate.FACTS)), np.nan))
     kinds = values.get("zero_point_types", ("NONE",) * len(found.exposures))
     known = zip(found.exposures, values["zero_points"], kinds, facts.tolist(), strict=True)
-    cards = [exposure_files.calibrated_cards(*facts) for facts in known]
+    done = calibrate.history(p)
+    cards = [
+        {**exposure_files.calibrated_cards(ref, *facts), "HISTORY": (*ref.history, *done)}
+        for ref, *facts in known
+    ]
     names = [
         folder + name if np.isfinite(point) else None
         for name, point in zip(exposure_names(found.exposures), values["zero_points"], strict=True)
@@ -251,13 +272,19 @@ def exposure_names(exposures: Sequence[ExposureRef]) -> list[str]:
     return names
 
 
-def write_warps(found: Survey, values: Values, folder: str = ""):
-    """Declare the files of the warps of those exposures that have a zero point, in a folder of results."""
+def write_warps(found: Survey, values: Values, done: Sequence[str] = (), folder: str = ""):
+    """Declare the files of the warps of those exposures that have a zero point, in a folder of results.
+
+    Parameters
+    ----------
+    done : lines of HISTORY of what this run has done before
+    """
     tract, stems = found.tract, [name.removesuffix(".fits") for name in exposure_names(found.exposures)]
     cards, names = [], []
     for part in found.layout.footprints:
         ref, patch = found.exposures[part.exposure], found.layout.patches[part.patch]
-        cards.append(exposure_files.warp_cards(ref, ref.name, tract, patch.index, part.box))
+        history = {"HISTORY": (*ref.history, *done, *warp.HISTORY)}
+        cards.append(exposure_files.warp_cards(ref, ref.name, tract, patch.index, part.box) | history)
         used = np.isfinite(values["zero_points"][part.exposure])
         names.append(f"{folder}{stems[part.exposure]}_{patch.name}{WARP_ENDING}" if used else None)
     return exposure_files.write_warps(found.layout, tract, cards, names)
@@ -273,8 +300,13 @@ def reference_catalogue(p: Mapping[str, Any]):
     return Catalogue(ra, dec, magnitude, np.zeros(len(ra)))
 
 
-def patch_cards(survey: Survey, values: Values) -> list[dict]:
-    """Return the header of each patch's file, as far as exposures tell."""
+def patch_cards(survey: Survey, values: Values, done: Sequence[str]) -> list[dict]:
+    """Return the header of each patch's file, as far as exposures tell.
+
+    Parameters
+    ----------
+    done : lines of HISTORY of what this run does, after what was done to the exposures before
+    """
     points = values["zero_points"]
     found = []
     for number, patch in enumerate(survey.layout.patches):
@@ -283,20 +315,35 @@ def patch_cards(survey: Survey, values: Values) -> list[dict]:
             for f in survey.layout.footprints
             if f.patch == number and np.isfinite(points[f.exposure])
         ]
-        dates = [ref.mjd for ref in members if ref.mjd is not None]
+        dates = [
+            ref.mjd + days
+            for ref in members
+            if ref.mjd is not None
+            for days in (0.0, (ref.exptime or 0.0) / DAY)
+        ]
         cards = {
-            "BUNIT": ("ct", "flux per pixel at MAGZERO"),
-            "MAGZERO": (27.0, "[mag] of one count"),
-            "FILTER": patch.filter,
+            **patch_facts(survey.tract, patch),
             "EXPTIME": (sum(ref.exptime or 0.0 for ref in members), "[s] total"),
             "NCOMBINE": (len(members), "exposures"),
-            **place_cards(survey.tract, patch.index, patch.outer),
         }
         if dates:
-            cards |= {"MJD-BEG": min(dates), "MJD-END": max(dates)}
+            cards["MJD-BEG"] = (min(dates), "[d] start of the first exposure")
+            cards["MJD-END"] = (max(dates), "[d] end of the last one")
         cards |= {f"INP{i:05d}": ref.name for i, ref in enumerate(members)}
+        before = dict.fromkeys(line for ref in members for line in ref.history)
+        cards["HISTORY"] = (*before, *done)
         found.append(cards)
     return found
+
+
+def patch_facts(tract: Tract, patch: Patch) -> dict:
+    """Return the cards that hold for anything on the pixels of a patch."""
+    return {
+        "BUNIT": ("ct", "flux per pixel at MAGZERO"),
+        "MAGZERO": (27.0, "[mag] of one count"),
+        "FILTER": patch.filter,
+        **place_cards(tract, patch.index, patch.outer),
+    }
 
 
 def exposure_table(survey: Survey, values: Values) -> bytes:

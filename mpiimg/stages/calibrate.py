@@ -12,6 +12,7 @@ import numpy as np
 
 from mpiimg.errors import BadInput
 from mpiimg.io.exposure import ExposureRef, read_exposure
+from mpiimg.io.fits_writing import history as fits_history
 from mpiimg.io.maskplanes import bits
 from mpiimg.io.store import Array
 from mpiimg.io.wcs import parse_wcs, to_sky
@@ -47,6 +48,16 @@ WAYS = {
 MOST_STARS, REASON = 500, 240
 
 FACTS = ("failed", "sky", "noise", "fwhm", "correction", "cosmic_ray_pixels", "stars")
+
+
+def history(p: Mapping) -> tuple[str, ...]:
+    """Return the lines of HISTORY of a calibrated exposure."""
+    return fits_history(
+        "calibrate",
+        f"cosmic rays by L.A.Cosmic (sigclip {p['sigclip']:g}, sigfrac {p['sigfrac']:g}, "
+        f"objlim {p['objlim']:g}, {p['cr_iterations']} iterations); sky in meshes of {p['mesh']} pixels "
+        "subtracted",
+    )
 
 
 def calibrate(layout: Layout, exposures: Sequence[ExposureRef], p: dict) -> Stage:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from mpiimg.io.fits_writing import history as fits_history
 from mpiimg.io.maskplanes import bits
 from mpiimg.stages.stage import Need, Parameter, Stage, reduction
 from mpiimg.stages.survey import Layout
@@ -26,12 +29,32 @@ PARAMETERS = (
 EXCLUDED = ("NO_DATA", "BAD", "SAT", "EDGE")
 
 
+def history(p: Mapping) -> tuple[str, ...]:
+    """Return the lines of HISTORY of a coadd."""
+    excluded = ", ".join([*EXCLUDED, *["CR"] * p["reject_cr"]])
+    clipped = f" beyond {p['sigma']:g} sigma, {p['passes']} passes" if p["statistic"] == "clip" else ""
+    return fits_history(
+        "coadd", f"{p['statistic']}{clipped}; weights by {p['weights']}; without {excluded} pixels"
+    )
+
+
 def weigh(layout: Layout) -> Stage:
     """Weigh an exposure on a patch by the inverse of its median variance there, which is that of its sky."""
 
     def partial(chunk, blocks):
         variance = blocks[0][np.isfinite(blocks[0]) & (blocks[0] > 0)]
         return 1 / np.median(variance) if variance.size else 0.0
+
+    def finish(rows):
+        used = {layout.footprints[number].patch for number in np.flatnonzero(rows)}
+        empty = [patch for number, patch in enumerate(layout.patches) if number not in used]
+        return {
+            "weights": tuple(rows.tolist()),
+            "warnings": [
+                f"{patch.name} in {patch.filter}: no exposure is left that reaches it: it holds no data"
+                for patch in empty
+            ],
+        }
 
     need = Need(layout.piece_planes()[1], place=layout.footprint_runs)
     return reduction(
@@ -40,7 +63,7 @@ def weigh(layout: Layout) -> Stage:
         (need,),
         partial,
         ((), "float64"),
-        lambda rows: {"weights": tuple(rows.tolist())},
+        finish,
         cost=("weigh", float(layout.table.offsets[-1])),
     )
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
 import numpy as np
 
 from mpiimg.io import catalogue
-from mpiimg.io.fits_writing import write_planes
+from mpiimg.io.fits_writing import history as fits_history
 from mpiimg.io.maskplanes import bits
 from mpiimg.io.store import Array
 from mpiimg.io.tract import Tract
 from mpiimg.partition import ChunkGrid, box_shape
 from mpiimg.stages import detection
-from mpiimg.stages.stage import Need, Parameter, Stage
+from mpiimg.stages.stage import Need, Parameter, Stage, reduction
 from mpiimg.stages.survey import Layout
 
 PAPER = "Bertin and Arnouts 1996, doi:10.1051/aas:1996164; Barbary 2016, doi:10.21105/joss.00058"
@@ -22,74 +25,137 @@ PARAMETERS = (
     Parameter("no_deblend", False, "leave blends in one piece", bool),
 )
 
-#: A patch holds at most one source in so many pixels; FACTS are kept of each.
-PIXELS_A_SOURCE = 100
+#: A patch keeps one source in so many pixels when first gone through; with more it is gone through again.
+PIXELS_A_SOURCE = 200
 
 FACTS = ("sources", "noise_correction", "background", "fwhm")
 
 #: Pixels with these say nothing to detection; saturated stars are to be found.
 USELESS = ("NO_DATA", "BAD", "EDGE")
 
+#: What detection can leave beside the catalogue, plane by plane.
+MAPS = {"segmentation": "int32", "background": "float32"}
 
-def _tables(layout: Layout) -> tuple[Array, Array]:
-    largest = max(int(np.prod(box_shape(patch.outer))) for patch in layout.patches)
-    room = -(-largest // PIXELS_A_SOURCE) * catalogue.ROW.itemsize
-    count = len(layout.patches)
-    return Array("sources", "pr", (count, room), "uint8"), Array(
-        "patch-facts", "pf", (count, len(FACTS)), "float64"
+#: In a segmentation: pixels of a source whose centre another patch has.
+ELSEWHERE = -1
+
+
+class _Detected(NamedTuple):
+    """Sources of a patch, its FACTS, and its maps, (rows, columns)."""
+
+    table: np.ndarray
+    facts: tuple[float, ...]
+    segmentation: np.ndarray
+    background: np.ndarray
+
+
+def history(p: Mapping) -> tuple[str, ...]:
+    """Return the lines of HISTORY of what detection measured."""
+    blends = "not split" if p["no_deblend"] else "split"
+    return fits_history(
+        "detect", f"threshold {p['threshold']:g} sigma, at least {p['min_area']} pixels, blends {blends}"
     )
 
 
-def _planes(layout: Layout, number: int, blocks):
-    shape = box_shape(layout.patches[number].outer)
-    return [block[0].reshape(shape) for block in blocks]
+def settings(p: Mapping) -> detection.Settings:
+    """Return how sources are found, as the parameters have it."""
+    return detection.Settings(threshold=p["threshold"], min_area=p["min_area"], deblend=not p["no_deblend"])
 
 
-def detect(layout: Layout, threshold: float, min_area: int, deblend: bool) -> Stage:
-    """Declare detection: sources centred in the inner box of each patch, as rows of the catalogue."""
-    settings = detection.Settings(threshold=threshold, min_area=min_area, deblend=deblend)
-    sources, facts = _tables(layout)
+def room(layout: Layout) -> int:
+    """Return how many sources a patch keeps when it is first gone through."""
+    pixels = max((int(np.prod(box_shape(patch.outer))) for patch in layout.patches), default=0)
+    return -(-pixels // PIXELS_A_SOURCE)
+
+
+def facts_array(layout: Layout) -> Array:
+    """Return the array of the FACTS of every patch."""
+    return Array("patch-facts", "pf", (len(layout.patches), len(FACTS)), "float64")
+
+
+def map_arrays(layout: Layout, wanted: Sequence[str]) -> tuple[Array, ...]:
+    """Return the arrays of those MAPS that are `wanted`, laid out as the coadds are."""
+    length = layout.band_starts[-1]
+    return tuple(Array(f"coadd-{name}", "s", (length,), MAPS[name]) for name in MAPS if name in wanted)
+
+
+def _sources_array(layout: Layout) -> Array:
+    width = room(layout) * catalogue.ROW.itemsize
+    return Array("sources", "pr", (len(layout.patches), width), "uint8")
+
+
+def rows_array(counts: Sequence[int]) -> Array:
+    """Return the array of the rows of all patches, one patch after the other, as bytes."""
+    return Array("catalogue-rows", "r", (sum(counts) * catalogue.ROW.itemsize,), "uint8")
+
+
+def detect(layout: Layout, how: detection.Settings, wanted: Sequence[str] = ()) -> Stage:
+    """Declare detection: sources centred in the inner box of each patch, as rows of the catalogue.
+
+    A patch with more sources than :func:`room` leaves their number alone; :func:`gather_rows` finds them.
+
+    Parameters
+    ----------
+    wanted : of :data:`MAPS`
+    """
+    sources, maps = _sources_array(layout), map_arrays(layout, wanted)
 
     def work(chunk, *blocks):
-        patch = layout.patches[chunk.number]
-        image, variance, mask, nimage = _planes(layout, chunk.number, blocks)
-        origin = (patch.outer[0][0], patch.outer[1][0])
-        excluded = bits(*USELESS)
-        bad = detection.unusable(image, variance, mask, excluded)
-        sky, _ = detection.background(image, bad, origin)
-        table, segmentation = detection.detect(image, variance, mask, nimage, sky, origin, excluded, settings)
-        correction = detection.noise_correction(image - sky, variance, bad, segmentation, settings.radii[0])
-        if np.isfinite(correction):
-            table = detection.scale_errors(table, correction)
-        loss = detection.aperture_correction(table, bits("SAT"), settings.radii[1])
-        table = detection.add_magnitudes(table, loss if np.isfinite(loss) else 1.0)
-        table = detection.keep_inner(table, patch.inner)
-        table = detection.number(table, chunk.number, patch.name, patch.filter)
-        return _packed(table, sources), np.array([[len(table), correction, np.median(sky), _fwhm(table)]])
+        found = _detected(layout, chunk.number, blocks, how)
+        row = np.zeros((1, sources.shape[1]), np.uint8)
+        if len(found.table) <= room(layout):
+            data = found.table.tobytes()
+            row[0, : len(data)] = np.frombuffer(data, np.uint8)
+        planes = (getattr(found, name).ravel() for name in MAPS if name in wanted)
+        return (row, np.array([found.facts]), *planes)
 
-    reads = tuple(
-        Need(array, place=lambda chunk: (layout.patch_run(chunk),)) for array in layout.coadd_planes()
-    )
     return Stage(
         "detect",
         "map",
         layout.patch_grid,
-        reads,
-        (sources, facts),
+        _coadd_needs(layout),
+        (sources, facts_array(layout), *maps),
         work,
-        {"threshold": threshold, "min_area": min_area, "deblend": deblend},
+        {**vars(how), "maps": [array.name for array in maps]},
+        place={array.name: layout.patch_run for array in maps},
         cost=("detect", float(layout.band_starts[-1])),
     )
 
 
-def _packed(table: np.ndarray, sources: Array) -> np.ndarray:
-    """Return a table as bytes at the front of a row of `sources`."""
-    data = np.frombuffer(table.tobytes(), np.uint8)
-    row = np.zeros((1, sources.shape[1]), np.uint8)
-    if data.size > row.size:
-        raise ValueError(f"{len(table)} sources in a patch: more than one in {PIXELS_A_SOURCE} pixels")
-    row[0, : data.size] = data
-    return row
+def _coadd_needs(layout: Layout) -> tuple[Need, ...]:
+    return tuple(
+        Need(array, place=lambda chunk: (layout.patch_run(chunk),)) for array in layout.coadd_planes()
+    )
+
+
+def _detected(layout: Layout, number: int, blocks, how: detection.Settings) -> _Detected:
+    """Find and measure the sources of a patch."""
+    patch = layout.patches[number]
+    image, variance, mask, nimage = coadd_of(layout, number, blocks)
+    origin = (patch.outer[0][0], patch.outer[1][0])
+    excluded = bits(*USELESS)
+    bad = detection.unusable(image, variance, mask, excluded)
+    sky, _ = detection.background(image, bad, origin)
+    table, segmentation = detection.detect(image, variance, mask, nimage, sky, origin, excluded, how)
+    correction = detection.noise_correction(image - sky, variance, bad, segmentation, how.radii[0])
+    if np.isfinite(correction):
+        table = detection.scale_errors(table, correction)
+    loss = detection.aperture_correction(table, bits("SAT"), how.radii[1])
+    table = detection.add_magnitudes(table, loss if np.isfinite(loss) else 1.0)
+    # Until they are numbered, sources go by their labels in the segmentation.
+    table["id"] = np.arange(1, len(table) + 1)
+    labels = np.full(len(table) + 1, ELSEWHERE, np.int32)
+    table = detection.keep_inner(table, patch.inner)
+    labels[0], labels[table["id"]] = 0, np.arange(1, len(table) + 1)
+    table = detection.number(table, number, patch.name, patch.filter)
+    facts = (len(table), correction, np.median(sky), _fwhm(table))
+    return _Detected(table, facts, labels[segmentation], sky)
+
+
+def coadd_of(layout: Layout, number: int, blocks) -> list[np.ndarray]:
+    """Return planes of a patch, (rows, columns) each, from what :class:`Need` gathers of them."""
+    shape = box_shape(layout.patches[number].outer)
+    return [block[0].reshape(shape) for block in blocks]
 
 
 def _fwhm(table: np.ndarray) -> float:
@@ -97,62 +163,83 @@ def _fwhm(table: np.ndarray) -> float:
     return float(np.median(known)) if known.size else np.nan
 
 
-def write_catalogue(layout: Layout, tract: Tract, names: tuple[str, ...]) -> Stage:
-    """Declare the catalogue in each of the formats that the endings of `names` tell: one file a chunk."""
-    sources, facts = _tables(layout)
+def count_sources(layout: Layout) -> Stage:
+    """Tell how many sources each patch has."""
+    return reduction(
+        "count-sources",
+        layout.patch_grid,
+        (Need(facts_array(layout)),),
+        lambda chunk, facts: facts[0, 0],
+        ((), "int64"),
+        lambda rows: {"sources": tuple(rows.tolist())},
+    )
 
-    def work(chunk, folder, source_block, fact_block):
-        tables = [
-            np.frombuffer(row.tobytes()[: int(fact[0]) * catalogue.ROW.itemsize], catalogue.ROW).copy()
-            for row, fact in zip(source_block, fact_block, strict=True)
-        ]
-        joined = []
-        for band in dict.fromkeys(patch.filter for patch in layout.patches):
-            members = [i for i, patch in enumerate(layout.patches) if patch.filter == band]
-            inners = [layout.patches[i].inner for i in members]
-            joined += detection.match_seams([tables[i] for i in members], inners)
-        table = detection.locate(np.concatenate(joined), tract.wcs)
-        catalogue.write(
-            folder / names[chunk.number],
-            table,
-            {"PIXSCALE": tract.pixel_scale, "MAGZERO": catalogue.ZERO_POINT},
-        )
+
+def gather_rows(layout: Layout, tract: Tract, how: detection.Settings, counts: Sequence[int]) -> Stage:
+    """Lay the sources of all patches end to end, with their places on the sky.
+
+    A patch in which more were found than it keeps is gone through again, now that their number is known.
+
+    Parameters
+    ----------
+    counts : sources of each patch
+    """
+    sources, rows = _sources_array(layout), rows_array(counts)
+    size = catalogue.ROW.itemsize
+    starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).tolist()
+    crowded = {number for number, count in enumerate(counts) if count > room(layout)}
+
+    def kept(chunk):
+        number = chunk.number
+        return () if number in crowded else (((number, number + 1), (0, counts[number] * size)),)
+
+    def coadd(chunk):
+        return (layout.patch_run(chunk),) if chunk.number in crowded else ()
+
+    def work(chunk, found, *blocks):
+        if chunk.number in crowded:
+            table = _detected(layout, chunk.number, blocks, how).table
+        else:
+            table = np.frombuffer(found[0].tobytes(), catalogue.ROW)
+        return (np.frombuffer(detection.locate(table, tract.wcs).tobytes(), np.uint8),)
 
     return Stage(
-        "catalogue",
-        "files",
-        ChunkGrid("k", (len(names),), (1,)),
-        (Need(sources), Need(facts)),
-        work=work,
-        outputs=names,
+        "catalogue-rows",
+        "map",
+        layout.patch_grid,
+        (Need(sources, place=kept), *(Need(array, place=coadd) for array in layout.coadd_planes())),
+        (rows,),
+        work,
+        {"tract": tract.to_toml(), "counts": list(counts)},
+        place={rows.name: lambda chunk: ((starts[chunk.number] * size, starts[chunk.number + 1] * size),)},
     )
 
 
-def write_patches(
-    layout: Layout, tract: Tract, cards: list[dict], names: tuple[str, ...], detected: bool = True
-) -> Stage:
-    """Declare the FITS file of every patch; with what detection measured on it, if that has been done."""
-    _, facts = _tables(layout)
+def joined(layout: Layout, counts: Sequence[int], data: np.ndarray) -> np.ndarray:
+    """Return one table of the rows of all patches, in which one source at a seam is primary once.
 
-    def work(chunk, folder, *blocks):
-        image, variance, mask, nimage = _planes(layout, chunk.number, blocks[:4])
-        header = dict(cards[chunk.number])
-        if detected:
-            known = dict(zip(FACTS, blocks[4][0], strict=True))
-            header["NOISCORR"] = (known["noise_correction"], "noise in apertures over VARIANCE's")
-            header["FWHM"] = (known["fwhm"], "[pix] median of the sources")
-        wcs = tract.wcs_of(layout.patches[chunk.number].outer).to_header(relax=True)
-        text = "\n".join(str(card).rstrip() for card in wcs.cards)
-        write_planes(
-            folder / names[chunk.number],
-            {"IMAGE": image, "VARIANCE": variance, "MASK": mask, "NIMAGE": nimage},
-            text,
-            header,
-        )
+    Parameters
+    ----------
+    data : bytes of :func:`rows_array`
+    """
+    table = np.frombuffer(data.tobytes(), catalogue.ROW).copy()
+    parts = np.split(table, np.cumsum(counts)[:-1])
+    for band in dict.fromkeys(patch.filter for patch in layout.patches):
+        members = [i for i, patch in enumerate(layout.patches) if patch.filter == band]
+        inners = [layout.patches[i].inner for i in members]
+        for i, matched in zip(
+            members, detection.match_seams([parts[i] for i in members], inners), strict=True
+        ):
+            parts[i]["is_primary"] = matched["is_primary"]
+    return table
 
-    reads = tuple(
-        Need(array, place=lambda chunk: (layout.patch_run(chunk),)) for array in layout.coadd_planes()
-    )
-    if detected:
-        reads += (Need(facts),)
-    return Stage("write-patches", "files", layout.patch_grid, reads, work=work, outputs=names)
+
+def write_catalogue(layout: Layout, tract: Tract, counts: Sequence[int], names: tuple[str, ...]) -> Stage:
+    """Declare the catalogue in each of the formats that the endings of `names` tell: one file a chunk."""
+
+    def work(chunk, folder, data):
+        meta = {"PIXSCALE": tract.pixel_scale, "MAGZERO": catalogue.ZERO_POINT}
+        catalogue.write(folder / names[chunk.number], joined(layout, counts, data), meta)
+
+    grid = ChunkGrid("k", (len(names),), (1,))
+    return Stage("catalogue", "files", grid, (Need(rows_array(counts)),), work=work, outputs=names)

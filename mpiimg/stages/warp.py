@@ -7,17 +7,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from mpiimg.io.exposure import ExposureRef
+from mpiimg.io.fits_writing import history
 from mpiimg.io.maskplanes import bits
 from mpiimg.io.tract import Tract
 from mpiimg.io.wcs import parse_wcs, source_grid
 from mpiimg.partition import box_shape, box_slices
-from mpiimg.stages.photometry import flux_scale
+from mpiimg.stages.photometry import COMMON_ZERO_POINT, flux_scale
 from mpiimg.stages.stage import Need, Stage
 from mpiimg.stages.survey import Layout
 
 PAPER = (
     "Lanczos interpolation; WCS papers I and II: Greisen and Calabretta 2002, doi:10.1051/0004-6361:20021326"
 )
+
+HISTORY = history("warp", f"Lanczos-3, flux conserved, to zero point {COMMON_ZERO_POINT:g}")
 
 
 def warp(

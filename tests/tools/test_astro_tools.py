@@ -21,7 +21,8 @@ from mpiimg.simulate.astro import Survey
 SURVEY = Survey(4, 1, (300, 340), seed=5, bands=("g", "r"), density=90.0, magzero=False)
 TRACT = ("--patch", 160, "--border", 20)
 
-PLANES = {"patch": ("IMAGE", "VARIANCE", "MASK", "NIMAGE"), "warp": ("IMAGE", "VARIANCE", "MASK")}
+PLANES = {"patch": ("IMAGE", "VARIANCE", "MASK", "NIMAGE", "WEIGHT"), "warp": ("IMAGE", "VARIANCE", "MASK")}
+MAPS = ("SEGMENTATION", "BACKGROUND")
 
 
 def tool(name, *words, timeout=PATIENCE, **how):
@@ -34,8 +35,9 @@ def chain(exposures, tract, out, ranks):
     tool("calibrate", *exposures, "--out", out / "calibrated", ranks=calibrate)
     calibrated = sorted((out / "calibrated").glob("*.fits"))
     tool("warp", *calibrated, "--tract", tract, "--out", out / "warps", ranks=warp)
-    tool("coadd", out / "warps", "--out", out / "patches", ranks=coadd)
-    tool("detect", out / "patches", "--out", out / "sources" / "catalogue.fits", ranks=detect)
+    tool("coadd", out / "warps", "--weight", "--out", out / "patches", ranks=coadd)
+    wanted = ("--segmentation", "--background", "--out", out / "sources" / "catalogue.fits")
+    tool("detect", out / "patches", *wanted, ranks=detect)
     return out
 
 
@@ -46,8 +48,8 @@ def night(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def at_once(night, tmp_path_factory):
-    """What one run of mpiimg-astro makes of the survey, calibrated exposures and warps included."""
-    wanted = ("--calibrated", "--warps")
+    """What one run of mpiimg-astro makes of the survey, all that it can write included."""
+    wanted = ("--calibrated", "--warps", "--weight", "--segmentation", "--background")
     return astro(night.exposures, tmp_path_factory.mktemp("tools") / "at-once", *TRACT, *wanted)
 
 
@@ -69,14 +71,31 @@ def assert_same_results(steps, at_once):
             for plane in PLANES["patch"]:
                 assert found[plane].data.tobytes() == expected[plane].data.tobytes(), (name, plane)
             # Detection measures these, and the sum is over them.
-            cards = {"NOISCORR", "FWHM", "CHECKSUM"}
+            cards = {"NOISCORR", "FWHM", "CHECKSUM", "HISTORY"}
             headers = [
                 {k: v for k, v in hdus[0].header.items() if k not in cards and not k.startswith("INP")}
                 for hdus in (found, expected)
             ]
             assert headers[0] == headers[1]
-    for name, folder in (("catalogue.fits", "sources"), ("catalogue.reg", "sources")):
-        assert (steps / folder / name).read_bytes() == (at_once / name).read_bytes(), name
+            history = [list(hdus[0].header["HISTORY"]) for hdus in (found, expected)]
+            assert [line for line in history[1] if " detect: " not in line] == history[0]
+            steps_done = ("calibrate", "warp", "coadd", "detect")
+            assert [line.split()[2] for line in dict.fromkeys(history[1])][-1] == "detect:"
+            assert {line.split()[2].rstrip(":") for line in history[1]} == set(steps_done)
+        with (
+            fits.open(at_once / name) as expected,
+            fits.open(steps / "sources" / name.replace("patch", "detection")) as found,
+        ):
+            assert [hdu.name for hdu in found] == ["PRIMARY", *MAPS]
+            for plane in MAPS:
+                assert found[plane].data.tobytes() == expected[plane].data.tobytes(), (name, plane)
+                assert found[plane].header["CRPIX1"] == expected[plane].header["CRPIX1"]
+            for card in ("NOISCORR", "FWHM", "FILTER", "TRACTX", "PATCHY"):
+                assert found[0].header[card] == expected[0].header[card]
+            assert list(found[0].header["HISTORY"]) == list(expected[0].header["HISTORY"])
+    for name in ("catalogue.fits", "catalogue.reg"):
+        assert (steps / "sources" / name).read_bytes() == (at_once / name).read_bytes(), name
+    assert (steps / "sources" / "catalogue.png").read_bytes() == (at_once / "mosaic.png").read_bytes()
     for folder in ("warps", "patches"):
         assert (steps / folder / "tract.toml").read_bytes() == (at_once / "tract.toml").read_bytes()
     table = steps / "calibrated" / "exposures.ecsv"
