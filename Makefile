@@ -9,13 +9,14 @@ LANES ?= 2
 VENV := $(if $(filter system,$(MPI)),.venv-mpi,.venv)
 
 # What the install scripts and the tests read; empty where nobody set it.
-export PYTHON WARM APT CACHE MPICC HDF5_PKGCONFIG_NAME HDF5_DIR RANKS MPI_TIMEOUT LANES
+export PYTHON WARM APT CACHE WHEELHOUSE PREFIX MPICC HDF5_PKGCONFIG_NAME HDF5_DIR RANKS MPI_TIMEOUT LANES
 
-.PHONY: help install demo test test-long lint bench clean distclean
+.PHONY: help install wheelhouse lock demo test test-long lint bench clean distclean
 
 help:
 	@echo 'make install              .venv: MPI and all else from wheels, no root'
 	@echo 'make install MPI=system   .venv-mpi: mpi4py and h5py on the MPI and parallel HDF5 of this machine'
+	@echo 'make wheelhouse           .cache/wheelhouse: all packages, to install from where there is no network'
 	@echo 'make demo [OUT=demo]      simulate a subject, process it and real data, show a picture'
 	@echo 'make test                 all tests, on both installs, on $(RANKS) ranks'
 	@echo 'make test-long            the slow variants'
@@ -25,12 +26,19 @@ help:
 	@echo 'make distclean            remove the installs and .cache as well'
 	@echo
 	@echo 'Variables: PYTHON=python3.12  WARM=0 (do not compile the kernels now)  APT=0 (install no Debian packages)'
-	@echo '           CACHE=.cache  and for MPI=system: MPICC=  HDF5_PKGCONFIG_NAME=  HDF5_DIR='
+	@echo '           CACHE=.cache  WHEELHOUSE=folder (install from it, without a network)'
+	@echo '           PREFIX=folder (install there, apart from the checkout)  and for MPI=system: MPICC=  HDF5_PKGCONFIG_NAME=  HDF5_DIR='
 	@echo '           and for make test: RANKS="1 2 3 4"  MPI_TIMEOUT=600 (seconds for one run under MPI)'
 	@echo '           LANES=2 (blocks of tests at a time)'
 
 install:
 	@install/install.sh $(MPI)
+
+wheelhouse: install
+	@install/wheelhouse.sh $(or $(WHEELHOUSE),.cache/wheelhouse)
+
+lock: install
+	@install/wheelhouse.sh lock
 
 demo: install
 	@$(VENV)/bin/python -m mpiimg.demo $(OUT)

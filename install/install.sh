@@ -4,13 +4,22 @@
 #   install/install.sh wheel|system     install, or do nothing where nothing has changed
 #   install/install.sh possible         exit 0 if MPI=system can be installed here, else say why not
 #
-# Variables: PYTHON, WARM, APT, CACHE; for system also MPICC, HDF5_PKGCONFIG_NAME, HDF5_DIR. See docs/install.md.
+# Variables: PYTHON, WARM, APT, CACHE, WHEELHOUSE, PREFIX; for system also MPICC, HDF5_PKGCONFIG_NAME, HDF5_DIR. See docs/install.md.
 
 cd "$(dirname "$0")/.."
 . install/common.sh
 . install/venv.sh
 . install/system.sh
 CACHE=${CACHE:-.cache}
+
+# Without a network: what make wheelhouse gathered, after a look at every hash.
+use_wheelhouse() {
+    local python=$1
+    [ -d "$WHEELHOUSE" ] || fail "WHEELHOUSE=$WHEELHOUSE: no such folder; make wheelhouse fills one"
+    export PIP_NO_INDEX=1 PIP_FIND_LINKS=$WHEELHOUSE
+    "$python" install/lock.py "$WHEELHOUSE" | diff install/lock.txt - >/dev/null ||
+        fail "$WHEELHOUSE holds other files than install/lock.txt names: make wheelhouse fills it anew"
+}
 
 # A digest of all that an environment is made from; with the site's MPI and HDF5 in it for MPI=system.
 digest_inputs() {
@@ -19,19 +28,21 @@ digest_inputs() {
 
 is_current() { [ -e "$1/.installed" ] && [ "$(cat "$1/.installed")" = "$2" ]; }
 
-# The project itself, in place, with all else from wheels.
+# The project itself, with all else from wheels: in place, or copied into a PREFIX, which then needs no checkout.
 install_project() {
-    local pip=$1 extras=$2
-    "$pip" install -qq --only-binary :all: --no-build-isolation --use-pep517 -c constraints.txt -e ".[$extras]"
+    local pip=$1 project=(-e ".[$2]")
+    [ -z "${PREFIX:-}" ] || project=(".[$2]")
+    "$pip" install -qq --only-binary :all: --no-build-isolation --use-pep517 -c constraints.txt "${project[@]}"
 }
 
 install_build_tools() { "$1" -m pip install -qq --only-binary :all: -c constraints.txt pip setuptools wheel; }
 
 install_wheel() {
-    local venv=.venv digest
+    local venv=${PREFIX:-.venv} digest
     digest=$(digest_inputs wheel)
     ensure_venv $venv
     if ! is_current $venv "$digest"; then
+        [ -z "${WHEELHOUSE:-}" ] || use_wheelhouse $venv/bin/python
         say "installing into $venv: MPI from a wheel, serial h5py"
         rm -f $venv/.installed
         install_build_tools $venv/bin/python
@@ -43,12 +54,13 @@ install_wheel() {
 }
 
 install_system() {
-    local venv=.venv-mpi digest folder
+    local venv=${PREFIX:-.venv-mpi} digest folder
     if [ -x $venv/bin/python ]; then require_site $venv/bin/python; else require_python "${PYTHON:-python3}"; require_site "${PYTHON:-python3}"; fi
     ensure_venv $venv
     folder=$(wheel_folder $venv/bin/python)
     digest=$(digest_inputs "$folder" "$MPICC")
     if ! is_current $venv "$digest"; then
+        [ -z "${WHEELHOUSE:-}" ] || use_wheelhouse $venv/bin/python
         say "installing into $venv: $mpi_flavour $mpi_version of $MPICC, parallel HDF5 $hdf5_version"
         rm -f $venv/.installed
         install_build_tools $venv/bin/python
@@ -69,7 +81,8 @@ warm() {
     digest=$(cat mpiimg/kernels/*.py | sha256sum)
     [ ! -e "$venv/.warmed" ] || [ "$(cat "$venv/.warmed")" != "$digest" ] || return 0
     say "compiling the kernels (WARM=0 leaves it to the first run)"
-    "$venv/bin/python" -m mpiimg.kernels.warm
+    # Numba takes a cache only where it can write: users of a PREFIX copy this one to a place of theirs.
+    NUMBA_CACHE_DIR=${PREFIX:+$PREFIX/kernels} "$venv/bin/python" -m mpiimg.kernels.warm
     echo "$digest" >"$venv/.warmed"
 }
 

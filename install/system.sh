@@ -5,7 +5,7 @@
 # the library up by name when it is imported, so that modules and LD_LIBRARY_PATH decide which MPI it is;
 # built from source it is bound to the library of the mpicc that h5py is built with.
 
-REMEMBERED=.venv-mpi/.site
+REMEMBERED=${PREFIX:-.venv-mpi}/.site
 
 # Print what the C preprocessor makes of the words after `id`; fails if a header is missing.
 preprocess() {
