@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,10 @@ COMMON = (
         "portable", False, "compile for any x86-64-v3 CPU, so that mixed nodes agree to the last bit", bool
     ),
 )
+
+
+#: Seconds: a chunk takes about ten at most, the longest step of one rank about a minute, on a quiet machine.
+LEAST_TIMEOUT = 300.0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -123,14 +128,20 @@ def main(name: str, arguments: list[str] | None = None) -> int:
     except BadInput as error:
         print(f"mpiimg: error: {error}", file=sys.stderr)
         return Exit.BAD_INPUT
-    program = tool.program or (lambda args, comm: _run(tool, args, comm))
+    command = shlex.join([name, *(sys.argv[1:] if arguments is None else arguments)])
+    program = tool.program or (lambda args, comm: _run(tool, args, comm, command))
     return runtime.guard(comm, lambda: program(args, comm))
 
 
-def _run(tool: Tool, args: argparse.Namespace, comm) -> int:
+def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
     from mpiimg.pipeline.plan import Options, Resources, describe, static_plan
     from mpiimg.pipeline.run import run
 
+    if 0 < args.timeout < LEAST_TIMEOUT:
+        raise BadInput(
+            f"--timeout {args.timeout:g}: one step may well take that long on a busy machine; "
+            f"give {LEAST_TIMEOUT:g} or more, or 0 to wait for ever"
+        )
     found = runtime.on_root(comm, tool.inspect, args)
     common = {parameter.name for parameter in COMMON} | {"quiet", "verbose", "out"}
     recipe = tool.recipe(found, {k: v for k, v in sorted(vars(args).items()) if k not in common})
@@ -147,6 +158,7 @@ def _run(tool: Tool, args: argparse.Namespace, comm) -> int:
         keep_work=args.keep_work,
         progress=sys.stderr.isatty() and not args.quiet,
         timeout=args.timeout,
+        command=command,
     )
     values = run(recipe, comm, options)
     return Exit.PARTIAL if values.get("left_out") else Exit.DONE

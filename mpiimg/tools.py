@@ -243,6 +243,13 @@ TOOLS = {
         _from("pipeline.simulation", "inspect"),
         _from("pipeline.simulation", "recipe"),
     ),
+    "mpiimg-status": Tool(
+        "What the run in a folder is doing, or has done: progress, time left, slowest ranks, what failed.",
+        (("folder", "folder that a tool was given as --out", True),),
+        (Parameter("json", False, "print JSON", bool),),
+        program=_from("pipeline.status", "program"),
+        mpi=False,
+    ),
     "mpiimg-doctor": Tool(
         "Look at the install, the machine and the file system; say what is wrong and what to do.",
         (),

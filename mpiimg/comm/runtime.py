@@ -1,11 +1,9 @@
-"""The one home of COMM_WORLD: start, agreed failure, signals, watchdog, exit."""
+"""The one home of COMM_WORLD: start, agreed failure, signals, exit."""
 
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import logging
-import math
 import os
 import signal
 import socket
@@ -228,12 +226,15 @@ class Agreement:
 
 @contextlib.contextmanager
 def stop_on_signals(agreement: Agreement):
-    """Turn SIGTERM, SIGUSR1 and the first SIGINT into a request to stop at the next chunk boundary."""
+    """Turn SIGTERM, SIGUSR1 and the first SIGINT into a request to stop at the next chunk boundary.
+
+    After any of them SIGINT ends the process at once, wherever it is: in a
+    kernel or a collective no handler of Python's would run.
+    """
 
     def request(number, frame):
-        if number == signal.SIGINT and agreement.stop_requested:
-            raise KeyboardInterrupt
         agreement.request_stop()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
     before = {number: signal.signal(number, request) for number in numbers}
@@ -242,28 +243,6 @@ def stop_on_signals(agreement: Agreement):
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class Watchdog:
-    """End this process, with a traceback of what it waits for, when nothing happens for too long.
-
-    The launcher then ends the job. Armed around every chunk and collective
-    by calling it; `seconds` must exceed the longest of them.
-    """
-
-    def __init__(self, seconds: float):
-        self._seconds, self._armed = seconds, -math.inf
-
-    def __call__(self) -> None:
-        now = time.monotonic()
-        # Arming starts a thread, which takes longer than a small chunk: not every time.
-        if self._seconds and now - self._armed > self._seconds / 20:
-            faulthandler.dump_traceback_later(self._seconds, exit=True, file=sys.__stderr__)
-            self._armed = now
-
-    def cancel(self) -> None:
-        faulthandler.cancel_dump_traceback_later()
-        self._armed = -math.inf
 
 
 def guard(comm, function: Callable[[], int | None]) -> int:

@@ -50,6 +50,8 @@ class Journal:
         self._sync_data, self._every = sync_data, every
         self._pending: list[str] = []
         self._last = time.monotonic()
+        #: Spent on checksums, syncs and marks.
+        self.seconds = 0.0
         stamp = f"{time.time_ns():x}-{os.getpid():x}-{rank}"
         self._descriptor = os.open(
             Path(folder) / f"{stamp}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666
@@ -57,19 +59,23 @@ class Journal:
 
     def mark(self, stage: str, chunk: int, provenance: str, blocks: Sequence[np.ndarray]) -> None:
         """Note that a chunk is done; it counts once :meth:`sync` has run."""
+        started = time.monotonic()
         record = [stage, chunk, provenance, [[checksum(block), block.nbytes] for block in blocks]]
         self._pending.append(json.dumps(record) + "\n")
+        self.seconds += time.monotonic() - started
         if time.monotonic() - self._last > self._every:
             self.sync()
 
     def sync(self) -> None:
         """Make the data durable, then the marks."""
+        started = time.monotonic()
         if self._pending:
             self._sync_data()
             os.write(self._descriptor, "".join(self._pending).encode())
             os.fdatasync(self._descriptor)
             self._pending.clear()
         self._last = time.monotonic()
+        self.seconds += self._last - started
 
     def close(self) -> None:
         os.close(self._descriptor)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mpiimg.errors import BadInput
-from mpiimg.io.raw import RawFile
+from mpiimg.io.raw import RawFile, sample
 from mpiimg.io.store import DATASET, Array, dataset_offset
 from mpiimg.partition import Box, box_shape
 
@@ -31,7 +31,8 @@ class Image:
     offset : bytes before the first voxel, in the uncompressed file
     slope, inter : a value is voxel * slope + inter
     header : bytes of the NIfTI header, as read
-    identity : size, time and header checksum, which enter the provenance
+    identity : size, time and header checksum, which enter the provenance; of a staged file those of its image
+    sample : of the file itself, as from :func:`mpiimg.io.raw.sample`; enters the provenance as well
     """
 
     path: Path
@@ -44,6 +45,7 @@ class Image:
     inter: float
     header: bytes
     identity: tuple
+    sample: tuple[int, int, int] = (0, 0, 0)
 
     @property
     def axes(self) -> str:
@@ -130,6 +132,7 @@ def open_image(path: Path, dimensions: int | tuple[int, ...], what: str = "image
         inter,
         header.binaryblock,
         identity,
+        sample(path),
     )
 
 
@@ -272,7 +275,8 @@ def _open_staged(path: Path, dimensions: int | tuple[int, ...], what: str) -> Im
     slope, inter = _scaling(header, path)
     shape = _checked_shape(header, path, dimensions, what)
     dtype = header.get_data_dtype().newbyteorder("=")
-    return Image(path, "staged", name, shape, dtype.str, offset, slope, inter, raw, identity)
+    seen = sample(path)
+    return Image(path, "staged", name, shape, dtype.str, offset, slope, inter, raw, identity, seen)
 
 
 def _first_bytes(path: Path, count: int, compressed: bool) -> bytes:

@@ -229,6 +229,8 @@ def _recipe(
 ) -> Recipe:
     """Put a recipe together from what the tools have in common; `documents` are functions of the values."""
     sources = {str(ref.image.path): ref.identity for ref in found.exposures} if not products else {}
+    files = tuple(path for ref in found.exposures for path in ref.paths) if not products else ()
+    files += tuple(product.path for product in products)
     sources |= {str(product.path): product.identity for product in products}
     return Recipe(
         tool=f"mpiimg-{step}",
@@ -247,4 +249,5 @@ def _recipe(
         record=f"run-{step}.json",
         warnings=tuple(f"left out: {reason}" for _, reason in found.rejected),
         kernels=(step,) if step != "detect" else (),
+        files=files,
     )

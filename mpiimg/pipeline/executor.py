@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import logging
 import os
 import resource
@@ -18,11 +15,12 @@ import numpy as np
 import mpiimg
 from mpiimg.comm.handout import hand_out
 from mpiimg.comm.redistribute import Traffic, redistribute
-from mpiimg.comm.runtime import Agreement, Watchdog, on_root, progress, say
-from mpiimg.io.journal import Journal, Mark, checksum, read_marks
+from mpiimg.comm.runtime import Agreement, on_root, progress, say
 from mpiimg.io.raw import write_fully
 from mpiimg.io.store import MemoryStore, StagedStore
-from mpiimg.partition import Box, Partition, box_shape
+from mpiimg.partition import Box, box_shape
+from mpiimg.pipeline.logbook import Logbook
+from mpiimg.pipeline.marks import LIBRARIES, Marks, versions
 from mpiimg.pipeline.plan import (
     Options,
     Placement,
@@ -53,23 +51,20 @@ class Executor:
         options: Options,
         work: Path,
         cpu_target: str,
+        events: Path | None = None,
         outer: Agreement | None = None,
     ):
         self.recipe, self.comm, self.options, self.work = recipe, comm, options, work
         self.values = dict(recipe.values)
         self.traffic = Traffic()
         self.agreement = Agreement(comm, outer)
-        self.watchdog = Watchdog(options.timeout)
+        self.logbook = Logbook(comm, options, events)
         self.resources = Resources(comm.size, options.memory, options.in_memory)
         self.memory = MemoryStore(comm.rank, self._exchange)
         self.staged = None if options.in_memory else StagedStore(work, comm)
-        self.journal = None
-        self.marks: dict[tuple[str, str], dict[int, Mark]] = {}
+        self.marks = Marks(comm, work / "journal", self.staged, recipe.inputs, cpu_target, options.sync_every)
         self.placed: dict[str, Placement] = {}
         self.files = {name: image.open() for name, image in recipe.inputs.items()}
-        self.provenance = {
-            name: digest("input", image.identity, image.shape) for name, image in recipe.inputs.items()
-        }
         self.timings: list[dict] = []
         self.written: list[str] = []
         self.warnings = list(recipe.warnings)
@@ -81,22 +76,16 @@ class Executor:
         """Run every stage of the recipe. Collective."""
         warnings, self.warnings = self.warnings, []
         self._warn(warnings)
+        self.logbook.start(self.recipe, self._stages)
         if self.staged is not None:
-            marks = on_root(self.comm, lambda: list(read_marks(self.work / "journal")))
-            for mark in marks:
-                self.marks.setdefault((mark.stage, mark.provenance), {})[mark.chunk] = mark
-            self._guarded(self._open_journal, "journal")
+            self.marks.load()
+            self._guarded(self.marks.open, "journal")
             self._settle()
         for step in self.recipe.steps:
             stage = step(self.values)
             if stage is not None:
                 self._run(stage)
-        self.watchdog.cancel()
-
-    def _open_journal(self) -> None:
-        self.journal = Journal(
-            self.work / "journal", self.comm.rank, self.staged.sync, self.options.sync_every
-        )
+        self.logbook.rest()
 
     def report(self) -> dict:
         """Return what run.json says of the run so far. Collective."""
@@ -110,13 +99,13 @@ class Executor:
             "hosts": sorted(set(self.comm.allgather(socket.gethostname()))),
             "cpu_target": self._cpu_target,
             "in_memory": self.options.in_memory,
-            "libraries": _versions(),
+            "libraries": versions((*LIBRARIES, "h5py", "mpi4py", "isal", "deflate")),
             "stages": self.timings,
         }
 
     def close(self) -> None:
         """Release everything; what is done is marked. All ranks have agreed to end. Collective."""
-        self._close_journal()
+        self.marks.close()
         if self.staged is not None:
             self.staged.close()
         self.agreement.close()
@@ -124,19 +113,12 @@ class Executor:
 
     def abandon(self) -> None:
         """Release what this rank can release alone, after an error inside an exchange."""
-        self.watchdog.cancel()
-        self._close_journal()
+        self.logbook.rest()
+        self.marks.close()
         if self.staged is not None:
             self.staged.abandon()
         for file in self.files.values():
             file.close()
-
-    def _close_journal(self) -> None:
-        if self.journal is not None:
-            with contextlib.suppress(OSError):
-                self.journal.sync()
-            self.journal.close()
-            self.journal = None
 
     def _run(self, stage: Stage) -> None:
         started, moved = time.monotonic(), self.traffic.bytes_sent
@@ -144,10 +126,11 @@ class Executor:
         kept = still_read(self._stages, stage.name) | set(self.recipe.staged_outputs)
         for name in [name for name in self.placed if name not in kept]:
             self._drop(name)
-        provenance = self._provenance(stage)
+        provenance = self.marks.provenance(stage)
         if stage.kind in ("sink", "files"):
             done, todo = set(), range(len(stage.grid))
             section = bind(stage, self.resources, self.placed, todo, self._reserve)
+            self.logbook.stage(stage, section, todo)
             run = self._run_sink if stage.kind == "sink" else self._run_files
             run(stage, section)
             self.written += stage.outputs or (stage.output,)
@@ -155,6 +138,7 @@ class Executor:
             done = self._done_before(stage, provenance)
             todo = [n for n in range(len(stage.grid)) if n not in done]
             section = bind(stage, self.resources, self.placed, todo, self._reserve)
+            self.logbook.stage(stage, section, todo)
             self._guarded(lambda: self._create(section), f"stage {stage.name}, staged file")
             self._settle()
             self._guarded(lambda: self._restore(stage, section, done), f"stage {stage.name}, marked chunks")
@@ -163,19 +147,20 @@ class Executor:
                 self._run_source(stage, section, todo, provenance)
             else:
                 self._run_chunks(stage, section, todo, provenance)
-            if self.journal is not None:
-                self._guarded(self.journal.sync, f"stage {stage.name}, marks")
+            self._guarded(self.marks.sync, f"stage {stage.name}, marks")
             # The other ranks' blocks are in the staged files only once all have settled.
             self._settle()
-            self.provenance.update(dict.fromkeys((array.name for array in stage.writes), provenance))
+            self.marks.has_written(stage, provenance)
             if stage.finish is not None:
                 self._finish(stage)
+        self.logbook.stage_done(stage)
         planned = moved_bytes(stage, section, self.placed, todo)
         self._time(stage, section, started, cpu, moved, len(done), planned)
 
     def _finish(self, stage: Stage) -> None:
         """Let a reduce draw values from the rows of all chunks. Collective."""
         rows = self._rows_on_root(stage)
+        self.logbook.wait(f"stage {stage.name}, end")
         # One rank decides for all: a library may round differently on another node.
         found = on_root(self.comm, stage.finish, rows, where=f"stage {stage.name}, end")
         self._warn(found.pop("warnings", []))
@@ -189,7 +174,6 @@ class Executor:
         with progress(self.comm, stage.name, share, self.options.progress) as tick:
             for number, blocks in self._inputs(stage, section, todo):
                 chunk = stage.chunk(number)
-                self.watchdog()
                 try:
                     results = stage.work(chunk, *blocks)
                     self._keep(stage, section, number, results, provenance)
@@ -203,19 +187,27 @@ class Executor:
         array = stage.writes[0]
 
         def blocks():
+            stream = stage.blocks()
             with progress(self.comm, stage.name, len(stage.grid), self.options.progress) as tick:
-                for block in stage.blocks():
-                    self.watchdog()
+                for number in range(len(stage.grid)):
+                    self.logbook.turn_to(stage, number)
+                    block = next(stream, None)
+                    if block is None:
+                        return
+                    self.marks.check_input(stage, number, provenance, block)
                     yield block
                     tick(1)
 
         def empty(number):
-            self.watchdog()
+            self.logbook.turn_to(stage, number)
             return np.empty(box_shape(stage.output_box(array, stage.chunk(number))), array.dtype)
 
         def keep(number, block):
             self._keep(stage, section, number, (block,), provenance)
+            self.logbook.wait(waiting)
 
+        waiting = f"stage {stage.name}, waits for blocks"
+        self.logbook.wait(waiting)
         owners = section.partition.owners()
         where = f"stage {stage.name}"
         hand_out(blocks, owners, todo, empty, keep, self.comm, self.agreement, where, self.traffic)
@@ -244,11 +236,11 @@ class Executor:
         """Let the work on each chunk write whole files."""
         folder = self.work / "outputs"
         for number, blocks in self._inputs(stage, section, range(len(stage.grid))):
-            self.watchdog()
             self._guarded(
                 lambda number=number, blocks=blocks: stage.work(stage.chunk(number), folder, *blocks),
                 f"stage {stage.name}, chunk {number}",
             )
+            self.logbook.done(stage, number, 0)
         self._settle()
 
     def _write_round(self, stage: Stage, numbers: list[list[int]], descriptor: int, position: int) -> int:
@@ -258,12 +250,14 @@ class Executor:
         for number in numbers[self.comm.rank]:
             if self.agreement.interrupted():
                 break
-            self.watchdog()
+            self.logbook.turn_to(stage, number)
             try:
                 members.append(stage.work(stage.chunk(number), *blocks(number)))
+                self.logbook.done(stage, number, len(members[-1]))
             except Exception as error:
                 self.agreement.record(error, f"stage {stage.name}, chunk {number}")
         data = b"".join(members)
+        self.logbook.wait(f"stage {stage.name}, sizes")
         sizes = self.comm.allgather(len(data))
         start = position + sum(sizes[: self.comm.rank])
         self._guarded(lambda: write_fully(descriptor, data, start), f"stage {stage.name}")
@@ -276,6 +270,7 @@ class Executor:
             for number in numbers[self.comm.rank]:
                 if self.agreement.interrupted():
                     break
+                self.logbook.turn_to(stage, number)
                 try:
                     found = blocks(number)
                 except Exception as error:
@@ -328,8 +323,8 @@ class Executor:
                 self.staged.write(placement.array.name, number, block)
             if placement.memory:
                 self.memory.write(placement.array.name, number, block)
-        if self.journal is not None:
-            self.journal.mark(stage.name, number, provenance, blocks)
+        self.marks.add(stage, number, provenance, blocks)
+        self.logbook.done(stage, number, sum(block.nbytes for block in blocks))
 
     def _create(self, section: Section) -> None:
         for placement in section.placements:
@@ -344,23 +339,9 @@ class Executor:
 
     def _done_before(self, stage: Stage, provenance: str) -> set[int]:
         """Return the chunks that an earlier run marked, and whose bytes are what it wrote. Collective."""
-        marks = self.marks.get((stage.name, provenance), {})
-        if not marks:
-            return set()
-        marked = sorted(marks)
-        part = Partition.even(len(marked), self.comm.size)
-        for array in stage.writes:
-            boxes = stage.output_boxes(array)
-            self.staged.create(array, boxes, np.zeros(len(boxes), dtype=np.int64))
-        good = []
-        for i in part.owned(self.comm.rank):
-            self.watchdog()
-            blocks = [self.staged.read(array.name, marked[i]) for array in stage.writes]
-            if tuple((checksum(block), block.nbytes) for block in blocks) == marks[marked[i]].blocks:
-                good.append(marked[i])
-        done = {number for numbers in self.comm.allgather(good) for number in numbers}
-        if len(done) < len(marked):
-            altered = len(marked) - len(done)
+        done = self.marks.done_before(stage, provenance, lambda number: self.logbook.turn_to(stage, number))
+        altered = len(self.marks.found(stage, provenance)) - len(done)
+        if altered:
             self._warn([f"stage {stage.name}: {altered} chunks were altered since they were marked; redone"])
         return done
 
@@ -387,7 +368,7 @@ class Executor:
         del self.placed[name]
 
     def _exchange(self, blocks, boxes, owners, wanted, dtype):
-        self.watchdog()
+        self.logbook.wait("an exchange")
         return redistribute(blocks, boxes, owners, wanted, dtype, self.comm, self.traffic)
 
     def _warn(self, warnings: Sequence[str]) -> None:
@@ -403,14 +384,8 @@ class Executor:
             self.agreement.record(error, where)
 
     def _settle(self) -> None:
-        self.watchdog()
+        self.logbook.wait("for the other ranks to settle")
         self.agreement.settle()
-
-    def _provenance(self, stage: Stage) -> str:
-        """Return a hash of all that the bytes of this stage's chunks depend on."""
-        inputs = [self.provenance[need.array.name] for need in stage.reads]
-        grid = (stage.grid.axes, stage.grid.shape, stage.grid.block)
-        return digest(stage.name, dict(stage.parameters), mpiimg.__version__, self._cpu_target, inputs, grid)
 
     def _time(self, stage: Stage, section: Section, started, cpu, moved, done: int, planned: int) -> None:
         """Note what a stage took, over all ranks. Collective."""
@@ -444,15 +419,3 @@ class Executor:
                 f"{entry['seconds']:8.2f} s "
                 f"{entry['cpu_seconds']:8.2f} CPU-s {entry['bytes_moved'] / 1e6:9.1f} MB moved",
             )
-
-
-def digest(*parts) -> str:
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    names = ("numpy", "numba", "scipy", "h5py", "mpi4py", "nibabel", "dipy", "isal", "deflate")
-    return {name: version(name) for name in names}

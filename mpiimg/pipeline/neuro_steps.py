@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,11 @@ class Subject:
         if self.mask is not None:
             found["mask"] = identity(self.mask)
         return found
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The images that a run reads."""
+        return tuple(image.path for image in (self.dwi, self.mask) if image is not None)
 
 
 def upper_bounds(subject: Subject) -> Values:
@@ -333,4 +339,11 @@ def _json(name: str) -> str:
 def identity(img: Image) -> dict[str, Any]:
     """Return what run.json says of an image."""
     size, time, crc = img.identity
-    return {"path": str(img.path), "bytes": size, "mtime_ns": time, "header_crc32": crc, "shape": img.shape}
+    return {
+        "path": str(img.path),
+        "bytes": size,
+        "mtime_ns": time,
+        "header_crc32": crc,
+        "sample_crc32": img.sample[2],
+        "shape": img.shape,
+    }

@@ -47,6 +47,7 @@ class Recipe:
     warnings : to be said at the start
     staged_outputs : arrays whose staged file is a result: its name and the attributes of its dataset
     kernels : parts of kernels.warm that the stages call
+    files : inputs whose sizes and times must not change while the run reads them
     """
 
     tool: str
@@ -61,6 +62,7 @@ class Recipe:
     warnings: tuple[str, ...] = ()
     staged_outputs: Mapping[str, tuple[str, dict]] = field(default_factory=dict)
     kernels: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,11 @@ class Options:
     in_memory : stage nothing on disk; a run that dies starts over
     keep_work : leave the staged arrays and marks when done
     progress : draw a line a stage on stderr
-    timeout : seconds without a finished chunk or exchange after which a rank ends the job
+    timeout : seconds that a chunk or an exchange may take before a rank ends the job
     sync_every : seconds between syncs of the marks
     records : folder of run.json, events and work; `out` without one
     label : what lines on stderr begin with, where several runs speak at a time
+    command : as a user gave it, to say how to go on
     """
 
     out: Path
@@ -91,6 +94,7 @@ class Options:
     sync_every: float = 5.0
     records: Path | None = None
     label: str = ""
+    command: str = ""
 
 
 @dataclass(frozen=True)

@@ -196,6 +196,7 @@ def stage_image(img: Image, p: Mapping[str, Any]) -> Recipe:
         sources={"image": identity(img)},
         record=f"{target.name}.json",
         staged_outputs={DATASET: (target.name, staged_attributes(img))},
+        files=(img.path,),
     )
 
 
@@ -217,4 +218,5 @@ def _recipe(
         record=f"run-{tool.removeprefix('mpiimg-')}.json" if tool != "mpiimg-neuro" else "run.json",
         warnings=subject.warnings,
         kernels=tuple(part for part in parts if part != "mask" or subject.mask is None),
+        files=subject.files,
     )

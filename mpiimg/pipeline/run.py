@@ -9,13 +9,14 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-import mpiimg
 from mpiimg.comm.runtime import Agreement, on_root, once_a_node, say, stop_on_signals
-from mpiimg.errors import BadInput, RunFailed, RunStopped
+from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
 from mpiimg.io.disk import free_bytes
+from mpiimg.io.events import events_folder
 from mpiimg.io.store import describe_staged
-from mpiimg.pipeline.executor import Executor, digest
+from mpiimg.pipeline.executor import Executor
 from mpiimg.pipeline.plan import Options, Recipe, Values, output_names, work_bytes
+from mpiimg.pipeline.request import changes, check_unchanged, read_request, request, seen
 
 log = logging.getLogger("mpiimg")
 
@@ -31,35 +32,42 @@ def run(recipe: Recipe, comm, options: Options, outer: Agreement | None = None) 
     RunFailed : a rank raised; the work folder is left, and the same command goes on
     RunStopped : a signal asked for it; likewise
     """
-    work = records_folder(options) / "work" / f"{recipe.stem}.{recipe.tool.removeprefix('mpiimg-')}"
+    records = records_folder(options)
+    work = records / "work" / f"{recipe.stem}.{recipe.tool.removeprefix('mpiimg-')}"
+    events = events_folder(records, recipe.record)
     target = agreed_cpu_target(comm)
-    made = on_root(comm, _prepare, recipe, options, work)
+    made = on_root(comm, _prepare, recipe, options, work, events, request(recipe, target))
+    before = on_root(comm, seen, recipe)
     compile_kernels(recipe.kernels, comm)
-    executor = Executor(recipe, comm, options, work, target, outer)
+    executor = Executor(recipe, comm, options, work, target, events, outer)
     try:
         with stop_on_signals(executor.agreement):
             executor.execute()
             report = executor.report()
             executor.close()  # no rank may hold a staged result open while another describes it
+            on_root(comm, check_unchanged, recipe, before)
             on_root(comm, _publish, recipe, options, work, executor, report)
-    except BadInput:
+    except BadInput as error:
         executor.close()
-        comm.Barrier()  # no rank may still be writing in the folder that is removed
-        on_root(comm, _remove, work, made)
+        executor.logbook.end(Exit.BAD_INPUT, str(error))
+        comm.Barrier()  # no rank may still be writing in the folders that are removed
+        on_root(comm, _remove, made, work, events)
         raise
     except RunStopped:
         executor.close()
-        raise RunStopped(
-            f"everything done so far is marked in {work}; the same command goes on from there"
-            if not options.in_memory
-            else "the run was in memory: it starts over"
-        ) from None
-    except RunFailed:
+        how = _how_to_go_on(options, work)
+        executor.logbook.end(Exit.STOPPED, how)
+        raise RunStopped(how) from None
+    except RunFailed as error:
         executor.close()
+        executor.logbook.end(Exit.FAILED, str(error))
         raise
-    except Exception:
+    except Exception as error:
+        executor.logbook.error(error)
         executor.abandon()
+        executor.logbook.end(Exit.FAILED, f"aborted: {error}")
         raise
+    executor.logbook.end(Exit.PARTIAL if executor.values.get("left_out") else Exit.DONE)
     on_root(comm, _clean, options, work)
     return executor.values
 
@@ -67,6 +75,13 @@ def run(recipe: Recipe, comm, options: Options, outer: Agreement | None = None) 
 def records_folder(options: Options) -> Path:
     """Return the folder of run.json, events and work."""
     return options.records or options.out
+
+
+def _how_to_go_on(options: Options, work: Path) -> str:
+    again = f": {options.command}" if options.command else ""
+    if options.in_memory:
+        return f"the run was in memory: it starts over{again}"
+    return f"everything done so far is marked in {work}; the same command goes on from there{again}"
 
 
 def agreed_cpu_target(comm) -> str:
@@ -99,39 +114,39 @@ def compile_kernels(parts: Collection[str], comm) -> None:
         once_a_node(comm, lambda: warm.compile_parts(warm.cold(parts)), "compiling kernels")
 
 
-def _request(recipe: Recipe) -> str:
-    """Return a hash of what is asked for: the same command on the same input gives the same."""
-    return digest(recipe.tool, mpiimg.__version__, dict(recipe.parameters), dict(recipe.sources))
-
-
-def _prepare(recipe: Recipe, options: Options, work: Path) -> list[Path]:
-    """Check that results can be written, and make the work folder. Returns the folders that were made."""
-    request = _request(recipe)
+def _prepare(recipe: Recipe, options: Options, work: Path, events: Path, asked: dict) -> list[Path]:
+    """Check that results can be written, and make the folders. Returns those that were made."""
     record = work / "request"
-    earlier = record.read_text() if record.exists() else None
+    earlier = read_request(record)
     names = output_names(recipe)
-    if not options.force and earlier != request:
+    if not options.force and earlier != asked:
         present = [name for name in names if (options.out / name).exists()]
         if present:
             raise BadInput(f"{options.out / present[0]} exists; use --force to overwrite, or another --out")
-    made = [folder for folder in (work, *work.parents) if not folder.exists()]
+    made = [folder for folder in (events, work, *work.parents) if not folder.exists()]
     try:
         for folder in ("journal", "outputs"):
             (work / folder).mkdir(parents=True, exist_ok=True)
-        record.write_text(request)
+        events.mkdir(exist_ok=True)
+        for log_of_rank in events.glob("*.jsonl"):
+            log_of_rank.unlink()
+        part = record.with_suffix(".part")
+        part.write_text(json.dumps(asked))
+        part.replace(record)
     except OSError as error:
-        _remove(work, made)
+        _remove(made, work, events)
         raise BadInput(f"{options.out}: cannot write there: {error.strerror}; choose another --out") from None
-    needed = 0 if options.in_memory or earlier == request else work_bytes(recipe)
+    needed = 0 if options.in_memory or earlier == asked else work_bytes(recipe)
     free = free_bytes(work)
     if needed > free:
-        _remove(work, made)
+        _remove(made, work, events)
         raise BadInput(
             f"{options.out}: {free >> 20} MB free, the work file may take {needed >> 20} MB; "
             "free some, choose another --out, or use --in-memory"
         )
-    if earlier not in (None, request):
-        log.warning("%s: input, parameters or version changed since the last run: its marks are void", work)
+    if earlier not in (None, asked):
+        what = changes(earlier, asked)
+        log.warning("%s: since the last run changed: %s; what depends on it is made again", work, what)
     return made
 
 
@@ -166,10 +181,11 @@ def _clean(options: Options, work: Path) -> None:
             work.parent.rmdir()
 
 
-def _remove(work: Path, made: list[Path]) -> None:
-    """Take back what :func:`_prepare` made."""
-    if work in made:
-        shutil.rmtree(work, ignore_errors=True)
-    for folder in made[1:]:
-        with contextlib.suppress(OSError):
-            folder.rmdir()
+def _remove(made: list[Path], *whole: Path) -> None:
+    """Take back the folders that :func:`_prepare` made, those in `whole` with all that is in them."""
+    for folder in made:
+        if folder in whole:
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                folder.rmdir()

@@ -208,6 +208,7 @@ def astro(survey: Survey, p: Mapping[str, Any]) -> Recipe:
         record="run.json",
         warnings=tuple(f"left out: {reason}" for _, reason in survey.rejected),
         kernels=("calibrate", "warp", "coadd"),
+        files=tuple(path for ref in exposures for path in ref.paths),
     )
 
 

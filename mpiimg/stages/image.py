@@ -41,7 +41,7 @@ def inflate(image: Image, name: str) -> Stage:
         grid,
         writes=(array,),
         blocks=blocks,
-        parameters={"identity": image.identity},
+        parameters={"identity": image.identity, "sample": image.sample},
         cost=("inflate", float(array.nbytes)),
     )
     return stage

@@ -105,7 +105,7 @@ def test_every_toy_gives_the_bytes_of_a_plain_loop(name, in_memory, out):
     report = go(made, out, in_memory=in_memory)
     check(made, out)
     assert len(set(calls.all())) == len(calls.all()), "a chunk or a finish ran on two ranks"
-    names = {toy.OUTPUT, "run-toy.json", "total.txt", *made.files}
+    names = {toy.OUTPUT, "run-toy.json", "total.txt", "events-toy", *made.files}
     assert {path.name for path in out.iterdir()} == names
     assert report["ranks"] == COMM.size
     assert [entry["resumed_chunks"] for entry in report["stages"]] == [0] * len(report["stages"])

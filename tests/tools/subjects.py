@@ -111,8 +111,9 @@ def path(folder: Path, what: str, ending: str = ".nii.gz") -> Path:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Return a checksum of every file in `folder` but the records of runs; work folders must be gone."""
-    files = [p for p in sorted(Path(folder).iterdir()) if p.name not in RECORDS]
+    """Return a checksum of every file in `folder` but the records and events of runs; work must be gone."""
+    kept = (p for p in sorted(Path(folder).iterdir()) if not p.name.startswith("events"))
+    files = [p for p in kept if p.name not in RECORDS]
     assert all(p.is_file() for p in files), files
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 

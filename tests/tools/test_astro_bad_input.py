@@ -121,7 +121,7 @@ def test_bad_exposures_do_not_sink_the_night(bad_night):
     done, out, _, _ = bad_night
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stderr
-    assert sorted(path.name for path in out.iterdir()) == sorted([*digests(out), "run.json"])
+    assert sorted(path.name for path in out.iterdir()) == sorted([*digests(out), "run.json", "events"])
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -87,7 +87,7 @@ def test_staged_input(simulated, alone, tmp_path, ranks, plain):
     source = gunzipped(simulated, tmp_path / "plain") if plain else simulated
     staged = tmp_path / "staged" / "copy.h5"
     launch.run_tool("mpiimg-stage", source.dwi, staged, ranks=ranks, timeout=PATIENCE)
-    assert sorted(p.name for p in staged.parent.iterdir()) == ["copy.h5", "copy.h5.json"]
+    assert sorted(p.name for p in staged.parent.iterdir()) == ["copy.h5", "copy.h5.json", "events-copy.h5"]
     with h5py.File(staged, "r", locking=False) as file:
         np.testing.assert_array_equal(file["data"][...], np.asarray(simulated.image.dataobj).T)
     if ranks == 3:

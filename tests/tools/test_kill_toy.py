@@ -102,4 +102,9 @@ def test_killed_at_any_moment_on_any_ranks_it_goes_on(tmp_path):
     report = json.loads((out / "run-toy.json").read_text())
     assert sum(stage["resumed_chunks"] for stage in report["stages"]) == len(after)
     assert report["warnings"] == ["toy: a warning"], "nothing that was marked had been altered"
-    assert sorted(path.name for path in out.iterdir()) == [toy.OUTPUT, "run-toy.json", "total.txt"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "events-toy",
+        toy.OUTPUT,
+        "run-toy.json",
+        "total.txt",
+    ]

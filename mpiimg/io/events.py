@@ -1,0 +1,172 @@
+"""The log of a run: what each rank did and when, one JSON object a line, in a file a rank.
+
+Lines are buffered and flushed every few seconds, chunks that follow each other
+quickly share a line, and whatever goes wrong with the files never fails the run.
+
+    start    what runs: tool, command, version, ranks, process, and the stages as planned
+    stage    a stage begins: its chunks, those that earlier runs have done, and those of this rank
+    chunks   one chunk or several short ones: the last one's number, how many, seconds, bytes
+    doing    what this rank is at, where it has been at it for some seconds
+    ended    this rank is through with a stage
+    error    what went wrong on this rank
+    hang     what this rank hung in when it ended the job
+    end      the run is over: exit status, and why
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+#: Bytes of a page, in which Linux counts a process's memory.
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def events_folder(out: Path, record: str) -> Path:
+    """Return where the events of a run lie whose record is called so: events, or events-<tool>."""
+    name = record.removesuffix(".json").removeprefix("run").removeprefix("-")
+    return Path(out) / ("-".join(filter(None, ["events", name])))
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """Return the events folders in `folder`, the run that began last at the end."""
+    found = [path for path in Path(folder).glob("events*") if (path / "0.jsonl").is_file()]
+    return sorted(found, key=_began)
+
+
+def _began(folder: Path) -> float:
+    first = next(read_events(folder / "0.jsonl"), {})
+    return first.get("time", 0.0)
+
+
+class EventLog:
+    """Append the events of this rank.
+
+    Parameters
+    ----------
+    folder : shared by all ranks; None to write nothing
+    rank : this rank
+    every : seconds between flushes
+    together : seconds of chunks that share a line
+    """
+
+    def __init__(self, folder: Path | None, rank: int, every: float = 5.0, together: float = 1.0):
+        self._every, self._together = every, together
+        self._who = {"rank": rank, "host": socket.gethostname()}
+        self._lines: list[str] = []
+        self._chunks: dict | None = None
+        self._flushed = self._written = time.monotonic()
+        self._lock = threading.Lock()
+        self._descriptor = None
+        self.folder = folder
+        if folder is not None:
+            with contextlib.suppress(OSError):
+                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+                self._descriptor = os.open(folder / f"{rank}.jsonl", flags, 0o666)
+
+    def write(self, event: str, **fields) -> None:
+        """Note an event; it is in the file after the next flush."""
+        self._close_chunks()
+        self._add(event, fields)
+
+    def chunk(self, stage: str, number: int, seconds: float, nbytes: int) -> None:
+        """Note that a chunk is done, of which `nbytes` were written."""
+        chunks = self._chunks
+        if chunks is not None and chunks["stage"] != stage:
+            self._close_chunks()
+            chunks = None
+        if chunks is None:
+            chunks = self._chunks = {"stage": stage, "chunk": number, "chunks": 0, "seconds": 0.0, "bytes": 0}
+        chunks["chunk"] = number
+        chunks["chunks"] += 1
+        chunks["seconds"] += seconds
+        chunks["bytes"] += nbytes
+        now = time.monotonic()
+        if now - self._written > self._together:
+            self._close_chunks()
+        if now - self._flushed > self._every:
+            self.flush()
+
+    def flush(self) -> None:
+        """Bring what was noted into the file; never raises."""
+        # The watchdog flushes too: who finds the other at it leaves it to him.
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            self._flushed = time.monotonic()
+            lines, self._lines = self._lines, []
+            if lines and self._descriptor is not None:
+                os.write(self._descriptor, "".join(lines).encode())
+        except OSError:
+            pass  # a full disk is the run's business, not the log's
+        finally:
+            self._lock.release()
+
+    def close(self) -> None:
+        """Flush, and write nothing more."""
+        self._close_chunks()
+        self.flush()
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def _close_chunks(self) -> None:
+        chunks, self._chunks = self._chunks, None
+        if chunks is not None:
+            chunks["seconds"] = round(chunks["seconds"], 4)
+            self._add("chunks", chunks)
+
+    def _add(self, event: str, fields: dict) -> None:
+        self._written = time.monotonic()
+        line = {"time": round(time.time(), 3), **self._who, "event": event, **fields, "memory": _resident()}
+        self._lines.append(json.dumps(line) + "\n")
+
+
+def read_events(path: Path) -> Iterator[dict]:
+    """Yield the events of one rank; torn and foreign lines are left out."""
+    with open(path, "rb") as file:
+        for line in file:
+            with contextlib.suppress(ValueError):
+                event = json.loads(line)
+                if isinstance(event, dict) and {"time", "rank", "event"} <= event.keys():
+                    yield event
+
+
+def rank_files(folder: Path) -> list[Path]:
+    """Return the logs in an events folder, by rank."""
+    found = [path for path in Path(folder).glob("*.jsonl") if path.stem.isdecimal()]
+    return sorted(found, key=lambda path: int(path.stem))
+
+
+def last_events(folder: Path, tail: int = 1 << 14) -> dict[int, dict]:
+    """Return the last event of each rank, from the ends of the files."""
+    found = {}
+    for path in rank_files(folder):
+        with contextlib.suppress(OSError, ValueError, IndexError), open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - tail))
+            found[int(path.stem)] = json.loads(file.read().split(b"\n")[-2])
+    return found
+
+
+def any_recent(folder: Path, seconds: float, but: int) -> bool:
+    """Say whether a rank other than `but` has written within the last `seconds`."""
+    for path in Path(folder).glob("*.jsonl"):
+        with contextlib.suppress(OSError):
+            if path.stem != str(but) and time.time() - path.stat().st_mtime < seconds:
+                return True
+    return False
+
+
+def _resident() -> int:
+    """Return the bytes of memory that this process holds now."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * PAGE
+    except OSError:
+        return 0
