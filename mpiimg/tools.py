@@ -44,6 +44,21 @@ CARDS = (
     Parameter("saturate", None, "counts; default SATURATE", str, metavar="CARD|NUMBER"),
     Parameter("filter", None, "default: first word of FILTER", str, metavar="CARD|=NAME"),
     Parameter("visit", None, "default EXPID, VISIT or EXPNUM, else DATE-OBS", str, metavar="CARD|=NAME"),
+    Parameter("sensor", None, "default CCDNUM, DETPOS, CCDNAME, CCD or DETSER", str, metavar="CARD|=NAME"),
+    Parameter(
+        "zero_point_per",
+        "exposure",
+        "what a count of the zero point is of: the exposure, or a second of it",
+        str,
+        choices=("exposure", "second"),
+    ),
+    Parameter(
+        "decam_mask",
+        "auto",
+        "what a DECam mask (ood) holds; auto: what PLVER says",
+        str,
+        choices=("auto", "codes", "bits"),
+    ),
 )
 
 

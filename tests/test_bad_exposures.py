@@ -105,7 +105,7 @@ def test_gain_and_read_noise_are_needed_for_a_single_image(tmp_path):
     path = tmp_path / "single.fits"
     refused("no gain .*--gain", single(path, GAIN=None))
     refused("no gain .*--gain", single(path, GAIN=None, GAINA=4.0))
-    refused("no read noise .*--readnoise", single(path, RDNOISE=None))
+    refused("no read noise .*--read-noise", single(path, RDNOISE=None))
     refused("GAIN = 0.0 is no positive number; give --gain", single(path, GAIN=0.0))
     refused("GAIN = 'high'", single(path, GAIN="high"))
     refused("no EXPTIME", single(path, BUNIT="adu/s", EXPTIME=None))

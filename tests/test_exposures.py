@@ -189,20 +189,22 @@ def test_which_cards_are_read(tmp_path):
 
 def test_options_name_cards_or_give_values(tmp_path):
     path = single(tmp_path / "a.fits", EGAIN=2.5, MYFILT="g wide", NIGHT=3)
-    options = ReadOptions(gain="EGAIN", readnoise=5, magzero="25", band="MYFILT", visit="NIGHT", sensor="=N1")
+    options = ReadOptions(
+        gain="EGAIN", read_noise=5, zero_point="25", filter="MYFILT", visit="NIGHT", sensor="=N1"
+    )
     (ref,) = find_exposures([path], options)
     assert (ref.gain, ref.readnoise, ref.magzero) == (2.5, 5.0, 25.0)
     assert (ref.band, ref.visit, ref.sensor) == ("g", "3", "N1")
-    assert find_exposures([path], ReadOptions(band="=z"))[0].band == "z"
+    assert find_exposures([path], ReadOptions(filter="=z"))[0].band == "z"
     refused("no card XGAIN, which --gain names", path, options=ReadOptions(gain="XGAIN"))
-    with pytest.raises(BadInput, match="--magzero-per"):
-        ReadOptions(magzero_per="hour")
+    with pytest.raises(BadInput, match="--zero-point-per"):
+        ReadOptions(zero_point_per="hour")
     with pytest.raises(BadInput, match="--decam-mask"):
         ReadOptions(decam_mask="?")
 
 
 def test_zero_points_per_second(tmp_path):
-    options = ReadOptions(magzero_per="second")
+    options = ReadOptions(zero_point_per="second")
     (ref,) = find_exposures([single(tmp_path / "a.fits")], options)
     assert ref.magzero == pytest.approx(30.5 + 2.5 * np.log10(90))
     (ref,) = find_exposures([single(tmp_path / "a.fits", BUNIT="adu/s")], options)
@@ -327,7 +329,7 @@ def test_real_decam_cutouts():
     assert images and refs == find_exposures(images)
     assert sorted(ref.image.path for ref in refs) == images
     assert {ref.band for ref in refs} == {"g", "r", "z"}
-    assert all(find_exposures([path], ReadOptions(magzero=25))[0].magzero == 25 for path in images)
+    assert all(find_exposures([path], ReadOptions(zero_point=25))[0].magzero == 25 for path in images)
     for ref in refs:
         image = fits.getdata(ref.image.path)
         weight = fits.getdata(ref.variance.path)

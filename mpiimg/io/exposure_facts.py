@@ -40,31 +40,31 @@ class ReadOptions:
 
     Parameters
     ----------
-    magzero : zero point in magnitudes; card MAGZERO
-    magzero_per : "exposure": the zero point holds for the pixels as they are; "second": for counts per
+    zero_point : zero point in magnitudes; card MAGZERO
+    zero_point_per : "exposure": the zero point holds for the pixels as they are; "second": for counts per
         second, so that 2.5 log10(EXPTIME) is added unless BUNIT says that the pixels are per second
     gain : electrons per ADU; GAIN, or the mean of GAINA and GAINB
-    readnoise : electrons; RDNOISE, or the mean of RDNOISEA and RDNOISEB
+    read_noise : electrons; RDNOISE, or the mean of RDNOISEA and RDNOISEB
     saturate : level from which pixels are saturated, in the image's unit; SATURATE
-    band : name of the filter; first word of FILTER
+    filter : name of the filter; first word of FILTER
     visit : EXPID, VISIT or EXPNUM, else DATE-OBS, else each file is its own
     sensor : CCDNUM, DETPOS, CCDNAME, CCD or DETSER, else the extension's name, else the file's
     decam_mask : what `ood` holds: "codes", "bits", or "auto" for what PLVER says
     """
 
-    magzero: Setting = None
-    magzero_per: str = "exposure"
+    zero_point: Setting = None
+    zero_point_per: str = "exposure"
     gain: Setting = None
-    readnoise: Setting = None
+    read_noise: Setting = None
     saturate: Setting = None
-    band: Setting = None
+    filter: Setting = None
     visit: Setting = None
     sensor: Setting = None
     decam_mask: str = "auto"
 
     def __post_init__(self):
-        if self.magzero_per not in ("exposure", "second"):
-            raise BadInput(f"--magzero-per is exposure or second, not {self.magzero_per}")
+        if self.zero_point_per not in ("exposure", "second"):
+            raise BadInput(f"--zero-point-per is exposure or second, not {self.zero_point_per}")
         if self.decam_mask not in ("auto", "codes", "bits"):
             raise BadInput(f"--decam-mask is auto, codes or bits, not {self.decam_mask}")
 
@@ -95,7 +95,9 @@ class Facts:
         if text.startswith("="):
             return text[1:], flag
         with contextlib.suppress(ValueError):
-            return float(text) if option in ("magzero", "gain", "readnoise", "saturate") else int(text), flag
+            return float(text) if option in ("zero_point", "gain", "read_noise", "saturate") else int(
+                text
+            ), flag
         value = self.card(text)
         if value is None:
             raise BadInput(f"{self.where}: has no card {text}, which {flag} names")
@@ -121,11 +123,13 @@ class Facts:
         except (TypeError, ValueError):
             number = math.nan
         wanted, sensible = {
-            "magzero": ("finite number", True),
-            "readnoise": ("number from 0 on", number >= 0),
+            "zero_point": ("finite number", True),
+            "read_noise": ("number from 0 on", number >= 0),
         }.get(option, ("positive number", number > 0))
         if not (sensible and math.isfinite(number)):
-            raise BadInput(f"{self.where}: {name} = {value!r} is no {wanted}; give --{option}")
+            raise BadInput(
+                f"{self.where}: {name} = {value!r} is no {wanted}; give --{option.replace('_', '-')}"
+            )
         return number
 
     def text(self, option: str, cards: Sequence[str]) -> str | None:
@@ -167,7 +171,7 @@ def noise_facts(facts: Facts, needed: bool) -> tuple[float | None, float | None,
     """Return electrons per unit of the image, read noise in electrons, and seconds of exposure."""
     electrons, per_second = _unit(facts)
     gain = 1.0 if electrons else facts.number("gain", "GAIN", pair=True)
-    readnoise = facts.number("readnoise", "RDNOISE", pair=True)
+    readnoise = facts.number("read_noise", "RDNOISE", pair=True)
     exptime = facts.optional("EXPTIME")
     if exptime is not None and exptime <= 0:
         exptime = None
@@ -175,7 +179,7 @@ def noise_facts(facts: Facts, needed: bool) -> tuple[float | None, float | None,
         if exptime is None and needed:
             raise BadInput(f"{facts.where}: BUNIT says per second, but no EXPTIME says how many")
         gain = None if exptime is None else gain * exptime
-    for value, what, flag in ((gain, "gain (GAIN", "gain"), (readnoise, "read noise (RDNOISE", "readnoise")):
+    for value, what, flag in ((gain, "gain (GAIN", "gain"), (readnoise, "read noise (RDNOISE", "read-noise")):
         if value is None and needed:
             raise BadInput(
                 f"{facts.where}: no {what}, or its A and B), which a single image needs for its variance; "
@@ -186,11 +190,11 @@ def noise_facts(facts: Facts, needed: bool) -> tuple[float | None, float | None,
 
 def zero_point(facts: Facts, exptime: float | None) -> float | None:
     """Return the magnitude of one unit of the image."""
-    magzero = facts.number("magzero", "MAGZERO")
-    if magzero is None or facts.options.magzero_per == "exposure" or _unit(facts)[1]:
+    magzero = facts.number("zero_point", "MAGZERO")
+    if magzero is None or facts.options.zero_point_per == "exposure" or _unit(facts)[1]:
         return magzero
     if exptime is None:
         raise BadInput(
-            f"{facts.where}: no EXPTIME, which a zero point per second (--magzero-per second) needs"
+            f"{facts.where}: no EXPTIME, which a zero point per second (--zero-point-per second) needs"
         )
     return magzero + 2.5 * math.log10(exptime)

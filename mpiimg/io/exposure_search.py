@@ -49,7 +49,8 @@ def find_exposures(
         comments; names in it are relative to the working directory. Of a DECam triplet, any of the
         three files stands for all.
     options : where facts are found
-    rejected : takes (file, reason) of each file that cannot be used, instead of raising for it
+    rejected : takes (file, reason) of each file that cannot be used, instead of raising for it; a name that
+        is no file's is a mistake of whoever gave it, and raises all the same
 
     Returns
     -------
@@ -65,7 +66,9 @@ def find_exposures(
     """
     options = options or ReadOptions()
     found: list[ExposureRef] = []
-    for first, members in _grouped(_listed(paths)):
+    files = _listed(paths)
+    _refuse_missing(files)
+    for first, members in _grouped(files):
         try:
             refs = _find_triplet(members, options) if members else _find_in_file(first, options)
             _refuse_duplicates(found, refs)
@@ -95,6 +98,14 @@ def _listed(paths: Iterable[str | Path]) -> list[Path]:
         entries = (line.split("#")[0].strip() for line in lines)
         files += [Path(entry) for entry in entries if entry]
     return files
+
+
+def _refuse_missing(files: Sequence[Path]) -> None:
+    missing = [path for path in files if not path.is_file()]
+    if missing:
+        what = "is a folder" if missing[0].is_dir() else "No such file"
+        more = f", and so with {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise BadInput(f"{missing[0]}: {what}{more}; name FITS files, or a list of them as @list.txt")
 
 
 def _grouped(files: Sequence[Path]) -> list[tuple[Path, tuple[Path, ...]]]:
@@ -289,7 +300,7 @@ def _exposure_ref(facts, *, kind, planes, identity, conventions, siblings) -> Ex
         mask_is=mask_is,
         planes=named,
         shape=image.shape,
-        band=((facts.text("band", ("FILTER",)) or "").split() or ["unknown"])[0],
+        band=((facts.text("filter", ("FILTER",)) or "").split() or ["unknown"])[0],
         visit=facts.text("visit", ("EXPID", "VISIT", "EXPNUM", "DATE-OBS")) or _stem(path),
         sensor=sensor,
         gain=gain,

@@ -62,8 +62,6 @@ def read_headers(path: Path) -> FitsFile:
     """Read all headers of a file, and check that the file is as long as they say."""
     try:
         status = path.stat()
-        if path.is_dir():
-            raise BadInput(f"{path}: is a folder; name FITS files, or a list of them as @list.txt")
         with open(path, "rb") as file:
             compressed = file.read(2) == b"\x1f\x8b"
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -56,14 +57,8 @@ def find(args: argparse.Namespace) -> tuple[list[ExposureRef], list[tuple[str, s
     ------
     BadInput : none can be used, or one cannot and --strict is given; or options contradict each other
     """
-    options = ReadOptions(
-        magzero=_setting(args.zero_point),
-        gain=_setting(args.gain),
-        readnoise=_setting(args.read_noise),
-        saturate=_setting(args.saturate),
-        band=_setting(args.filter),
-        visit=_setting(args.visit),
-    )
+    names = (field.name for field in dataclasses.fields(ReadOptions))
+    options = ReadOptions(**{name: getattr(args, name) for name in names})
     if getattr(args, "reference", None) is not None and args.zero_point is not None:
         raise BadInput("--zero-point and --reference both say where zero points come from: give one of them")
     rejected: list[tuple[str, str]] = []
@@ -100,13 +95,6 @@ def _check_name(name: str | None) -> None:
         raise BadInput(f"--catalogue {name}: give a name, which is written in --out, not a path")
     if name == "exposures.ecsv" or (name.endswith(".fits") and "patch-" in name):
         raise BadInput(f"--catalogue {name}: another result is called so; choose another name")
-
-
-def _setting(text: str | None):
-    try:
-        return float(text)
-    except (TypeError, ValueError):
-        return text
 
 
 def _tract(args: argparse.Namespace, exposures: list[ExposureRef]) -> Tract:

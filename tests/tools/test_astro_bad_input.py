@@ -8,6 +8,7 @@ import launch
 import numpy as np
 import pytest
 from astropy.io import fits
+from tools import warm
 from tools.astro_data import TRACT, Night, astro, exposure_table, observe
 from tools.subjects import PATIENCE, digests, record
 
@@ -56,6 +57,34 @@ def forget_coordinates(hdus):
             del hdu.header[card]
 
 
+def flatten(hdus):
+    for hdu in hdus[1:]:
+        hdu.header.update({"CD1_1": 1e-4, "CD1_2": 1e-4, "CD2_1": 1e-4, "CD2_2": 1e-4})
+
+
+def forget_the_sky(hdus):
+    for hdu in hdus[1:]:
+        hdu.header.update({"CTYPE1": "LINEAR", "CTYPE2": "LINEAR"})
+
+
+def cut_the_mask(hdus):
+    hdus["MASK"].data = hdus["MASK"].data[:-10]
+
+
+def keep_the_image(hdus):
+    """Leave a single image, whose variance takes gain and read noise."""
+    del hdus["MASK"], hdus["VARIANCE"]
+    for card in ("GAIN", "RDNOISE"):
+        hdus["IMAGE"].header.pop(card, None)
+
+
+def set_plane(name):
+    def change(hdus):
+        hdus["MASK"].data[:] = 1 << hdus["MASK"].header[f"MP_{name}"]
+
+    return change
+
+
 def fill_with_nan(hdus):
     hdus["IMAGE"].data[:] = np.nan
 
@@ -78,9 +107,15 @@ def spoil_checksum(path):
 BAD = {
     "cut-short": (truncate, ("truncated", "copy it again")),
     "nowhere": (lambda path: edit(path, forget_coordinates), ("has no WCS",)),
+    "flat": (lambda path: edit(path, flatten), ("WCS", "singular")),
+    "linear": (lambda path: edit(path, forget_the_sky), ("WCS is not celestial",)),
+    "odd": (lambda path: edit(path, cut_the_mask), ("mixed shapes", "its mask")),
+    "half": (lambda path: edit(path, lambda hdus: hdus.pop("MASK")), ("no mask plane",)),
+    "alone": (lambda path: edit(path, keep_the_image), ("no gain", "--gain")),
+    "masked": (lambda path: edit(path, set_plane("BAD")), ("no pixel that can be used",)),
+    "bright": (lambda path: edit(path, set_plane("SAT")), ("no pixel that can be used",)),
     "empty": (lambda path: edit(path, fill_with_nan), ("no pixel that can be used",)),
     "flipped": (spoil_checksum, ("fails its DATASUM",)),
-    "gone": (lambda path: path.unlink(), ("No such file",)),
     "twin": (lambda path: None, ("duplicate exposure", "sim-0000-000")),
     "far-off": (lambda path: edit(path, move_away), ("does not meet the tract",)),
     "text": (lambda path: path.write_text("this is not an image\n" * 200), ("not a FITS file",)),
@@ -187,10 +222,21 @@ def strict_and_twice_the_same(it):
     it.options.append("--strict")
 
 
-@case("no-such.fits", "No such file")
-def strict_and_missing(it):
-    it.exposures.append(it.folder / "no-such.fits")
-    it.options.append("--strict")
+@case("no-such.fits: No such file, and so with 1 more", "@list.txt")
+def mistyped_among_good_ones(it):
+    """A mistake of whoever gave the name, which no night should go on without being told of."""
+    it.exposures += [it.folder / "no-such.fits", it.folder / "nor-such.fits"]
+
+
+@case("no-such.fits: No such file;")
+def mistyped_in_a_list(it):
+    (it.folder / "list.txt").write_text("\n".join(map(str, [*it.exposures, it.folder / "no-such.fits"])))
+    it.exposures = [f"@{it.folder / 'list.txt'}"]
+
+
+@case("in: is a folder", "@list.txt")
+def a_folder(it):
+    it.exposures.append(it.folder)
 
 
 @case("sim-0000-000.fits", "No such file")
@@ -317,6 +363,30 @@ def test_refused(night, tmp_path, name):
     for word in words:
         assert word in told[0]
     assert snapshot(tmp_path) == before
+
+
+def test_a_patch_that_no_exposure_is_left_for(night, tmp_path):
+    """It is written, so that the tract is whole; it says that it holds nothing, and so does the run."""
+    near, far = (shutil.copyfile(path, tmp_path / path.name) for path in night.exposures[:2])
+
+    def spoil(hdus):
+        fill_with_nan(hdus)
+        for hdu in hdus[1:]:
+            hdu.header["CRVAL2"] += 0.06
+
+    edit(far, spoil)
+    out = tmp_path / "out"
+    done = warm.run_tool("mpiimg-astro", near, far, "--out", out, *TRACT, check=False, timeout=PATIENCE)
+    assert done.returncode == 3, done.stderr
+    empty = [path for path in sorted(out.glob("patch-*.fits")) if not fits.getdata(path, "NIMAGE").any()]
+    assert 0 < len(empty) < len(list(out.glob("patch-*.fits")))
+    for path in empty:
+        with fits.open(path) as hdus:
+            assert hdus[0].header["NCOMBINE"] == 0 and hdus[0].header["EXPTIME"] == 0
+            assert np.isnan(hdus["IMAGE"].data).all()
+            assert (hdus["MASK"].data == 1 << hdus["MASK"].header["MP_NO_DATA"]).all()
+        assert f"{path.stem} in r: no exposure is left that reaches it: it holds no data" in done.stderr
+    assert len(fits.getdata(out / "catalogue.fits")) > 0
 
 
 def test_too_few_exposures_to_clip(bad_night):
