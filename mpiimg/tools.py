@@ -268,7 +268,10 @@ TOOLS = {
     "mpiimg-doctor": Tool(
         "Look at the install, the machine and the file system; say what is wrong and what to do.",
         (),
-        (Parameter("dir", ".", "where results will go", str, metavar="DIR"),),
+        (
+            Parameter("dir", ".", "where results will go", str, metavar="DIR"),
+            Parameter("rates", False, "measure the kernels too, for the times that --plan predicts", bool),
+        ),
         program=_from("pipeline.doctor", "doctor"),
     ),
 }

@@ -7,7 +7,6 @@ draw findings.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import platform
 import socket
@@ -22,6 +21,7 @@ from mpiimg.comm import probe
 from mpiimg.comm.runtime import memory_per_rank, on_root, say
 from mpiimg.errors import BadInput, Exit
 from mpiimg.io import disk
+from mpiimg.pipeline import rates
 
 GOOD, NOTE, BAD = "ok", "note", "BAD"
 
@@ -99,7 +99,20 @@ def doctor(args: argparse.Namespace, comm) -> int:
     hosts = len({facts.host for facts in ranks})
     say(comm, f"mpiimg-doctor {mpiimg.__version__}: ranks {comm.size}, nodes {hosts}", sys.stdout)
     say(comm, page(findings, _is_terminal()), sys.stdout)
+    if args.rates:
+        say(comm, on_root(comm, _measure_rates), sys.stdout)
     return Exit.FAILED if any(finding.state == BAD for finding in findings) else Exit.DONE
+
+
+def _measure_rates() -> str:
+    """Measure the kernels on this machine, keep what was found for the plans to come, and say so."""
+    found = rates.measure()
+    lines = [
+        f"  {name:<12} {found[name] * 1e9:10.3g} ns a unit (else {usual * 1e9:.3g})"
+        for name, usual in rates.DEFAULTS.items()
+        if name in found
+    ]
+    return "\n".join(["rates of the kernels, one core:", *lines, f"kept in {rates.store(found)}"])
 
 
 def _is_terminal() -> bool:
@@ -120,7 +133,7 @@ def gather(comm) -> Facts:
 
     return Facts(
         host=socket.gethostname(),
-        cpu=_cpu_model(),
+        cpu=rates.cpu_model(),
         target=cpu_target(),
         cpus=frozenset(os.sched_getaffinity(0)),
         memory=memory_per_rank(comm),
@@ -143,14 +156,6 @@ def gather(comm) -> Facts:
         if "SLURM_STEP_ID" in os.environ
         else None,
     )
-
-
-def _cpu_model(information: str = "/proc/cpuinfo") -> str:
-    with contextlib.suppress(OSError), open(information) as lines:
-        for line in lines:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def _kernels() -> tuple[int, str, bool]:

@@ -273,11 +273,12 @@ def _weighing():
 
 def _detecting():
     from mpiimg.stages.detect import detect
+    from mpiimg.stages.detection import Settings
     from mpiimg.stages.survey import Layout, Patch
 
     planes = (*_sky(), np.ones((512, 512), np.int16))
     patch = Patch("r", (0, 0), ((0, 512), (0, 512)), ((20, 492), (20, 492)))
-    stage = detect(Layout((), (patch,), ()), 5.0, 5, True)
+    stage = detect(Layout((), (patch,), ()), Settings())
     return _chunk(stage, 0, *([plane.ravel()] for plane in planes))
 
 
