@@ -1,13 +1,12 @@
 """Clipped coadd with variance and mask against ccdproc's Combiner without: CPU seconds of one core.
 
-``python benchmarks/bench_coadd.py [--size small|full] [--rounds N]``. The peer's stack is built beforehand,
-and it clips once (ours twice; it has no way to ask for more). It is measured bare, without weights and spared
-its uncertainties, in both precisions; and as its users call it, weighted and with them.
+The peer's stack is built beforehand, and it clips once (ours twice; it has no way to ask for more). It is
+measured bare, without weights and spared its uncertainties, in both precisions; and as its users call it,
+weighted and with them.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 import warnings
@@ -15,7 +14,7 @@ import warnings
 import numpy as np
 
 #: Exposures, rows and columns: a quarter of a DECam sensor each way, or all of it.
-SIZES = {"small": (24, 1000, 1018), "full": (24, 4000, 4072)}
+SIZES = {"small": (24, 1000, 1018), "sensor": (24, 4000, 4072)}
 
 #: Rows of the stack that are held at once, by both.
 BAND_ROWS = 250
@@ -87,7 +86,7 @@ def run(size: str = "small", rounds: int = 3) -> list[dict]:
 
     Parameters
     ----------
-    size : {"small", "full"}
+    size : {"small", "sensor"}
         24 exposures of 1000 x 1018 or 4000 x 4072 pixels, as bands of 250 rows.
     rounds : int
         How often each is measured.
@@ -97,6 +96,7 @@ def run(size: str = "small", rounds: int = 3) -> list[dict]:
     list of dict
         name, size, peer, peer_cpu_s, our_cpu_s, ratio, and outputs_per_s, differing, rounds.
     """
+    warnings.filterwarnings("ignore", message="Input data contains invalid values")
     depth, height, width = SIZES[size]
     combine_with_ours(exposures((depth, 2, width), np.random.default_rng(0)))  # compile
     seconds = {name: [] for name in ("ours", *PEERS)}
@@ -127,24 +127,3 @@ def run(size: str = "small", rounds: int = 3) -> list[dict]:
         }
         for name in PEERS
     ]
-
-
-def main() -> None:
-    """Print the rows as text to read and as CSV."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=sorted(SIZES), default="small")
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    warnings.filterwarnings("ignore", message="Input data contains invalid values")
-    for row in run(options.size, options.rounds):
-        print(
-            f"{row['name']} {row['size']}: {row['peer']} {row['peer_cpu_s']:.3f} s, "
-            f"ours {row['our_cpu_s']:.3f} s, {row['ratio']:.1f} x, {row['outputs_per_s'] / 1e6:.2f} M px/s, "
-            f"other rejections at {row['differing']:.1%}; median CPU time of {row['rounds']}"
-        )
-        print(",".join(row))
-        print(",".join(f"{value:.6g}" if isinstance(value, float) else str(value) for value in row.values()))
-
-
-if __name__ == "__main__":
-    main()

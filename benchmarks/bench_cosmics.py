@@ -1,11 +1,7 @@
-"""Cosmic rays against astroscrappy: CPU seconds of one core, both in the same process.
-
-``python benchmarks/bench_cosmics.py [--size small|sensor] [--rounds N]``
-"""
+"""Cosmic rays against astroscrappy: CPU seconds of one core, both in the same process."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import time
@@ -88,7 +84,7 @@ def measure(size: str, image: np.ndarray, variance: np.ndarray | None, rounds: i
         peers.append(seconds)
     our_median, peer_median = statistics.median(ours), statistics.median(peers)
     return {
-        "name": "cosmics" if variance is None else "cosmics with variance",
+        "name": "cosmics" if variance is None else "cosmics, with variance",
         "size": size,
         "peer": "astroscrappy",
         "peer_cpu_s": peer_median,
@@ -122,26 +118,3 @@ def run(size: str = "small", rounds: int = 3) -> list[dict]:
     find_with_ours(image[:200, :200], None)  # compile
     variance = np.maximum(image, 0) + np.float32(READNOISE**2)
     return [measure(size, image, plane, rounds) for plane in (None, variance)]
-
-
-def main() -> None:
-    """Print the rows as text to read and as CSV."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=sorted(SIZES), default="small")
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    rows = run(options.size, options.rounds)
-    for row in rows:
-        print(
-            f"{row['name']} {row['size']}: astroscrappy {row['peer_cpu_s']:.2f} s, "
-            f"ours {row['our_cpu_s']:.3f} s, {row['ratio']:.1f} x; {row['different_pixels']} of "
-            f"{row['struck_pixels']} struck pixels and {row['different_values']} values differ; "
-            f"median CPU time of {row['rounds']}"
-        )
-    print(",".join(rows[0]))
-    for row in rows:
-        print(",".join(f"{value:.6g}" if isinstance(value, float) else str(value) for value in row.values()))
-
-
-if __name__ == "__main__":
-    main()

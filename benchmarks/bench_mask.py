@@ -6,7 +6,6 @@ start from the same mean b0 volume, and their masks are compared bit for bit.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 
@@ -92,20 +91,3 @@ def run(size: str = "small", rounds: int = 3) -> list[dict]:
             "ratio": peer / ours,
         }
     ]
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Print the rows of :func:`run`."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args(arguments)
-    for row in run(options.size, options.rounds):
-        print(
-            f"{row['name']} {row['size']}: {row['peer']} {row['peer_cpu_s']:.2f} s, "
-            f"mpiimg {row['our_cpu_s']:.3f} s CPU, {row['ratio']:.1f} x"
-        )
-
-
-if __name__ == "__main__":
-    main()

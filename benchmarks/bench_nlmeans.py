@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 
@@ -114,23 +113,3 @@ def run(size: str = "small", rounds: int = 3) -> list[dict]:
         "rounds": rounds,
     }
     return [row]
-
-
-def main() -> None:
-    """Print the rows as text to read and as CSV."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=sorted(SIZES), default="small")
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    for row in run(options.size, options.rounds):
-        print(
-            f"{row['name']} {row['size']}: dipy {row['peer_cpu_s']:.3f} s, ours {row['our_cpu_s']:.3f} s, "
-            f"{row['ratio']:.1f} x, {row['voxels_per_s'] / 1e6:.2f} M voxels/s, "
-            f"worst error {row['worst_error']:.1e} (1e-5 promised); median CPU time of {row['rounds']}"
-        )
-        print(",".join(row))
-        print(",".join(f"{value:.6g}" if isinstance(value, float) else str(value) for value in row.values()))
-
-
-if __name__ == "__main__":
-    main()

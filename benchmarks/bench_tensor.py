@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
-import os
 import statistics
-import sys
 import time
 
 import numpy as np
@@ -105,24 +102,3 @@ def run(size: str, rounds: int) -> list[dict]:
             "ratio": peer / ours,
         }
     ]
-
-
-def main() -> None:
-    """Print voxels a second of both, and their ratio."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--volumes", type=int, choices=(30, 288), default=30)
-    parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
-    if any(os.environ.get(variable) != "1" for variable in THREAD_VARIABLES):
-        os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
-        os.execv(sys.executable, [sys.executable, *sys.argv])
-    for row in run("small" if arguments.volumes == 30 else "hcp", arguments.rounds):
-        print(
-            f"{row['name']}, {arguments.volumes} volumes: "
-            f"{row['peer']} {row['voxels'] / row['peer_cpu_s'] / 1e3:.1f} k voxels/s, "
-            f"ours {row['voxels'] / row['our_cpu_s'] / 1e3:.0f} k voxels/s, ratio {row['ratio']:.1f}"
-        )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,11 +1,10 @@
 """Warp of image, variance and mask against SWarp's two planes: CPU seconds of one core, I/O included in both.
 
-``python benchmarks/bench_warp.py [--size small|sensor] [--rounds N]``; the peer is Debian's package swarp.
+The peer is Debian's package swarp.
 """
 
 from __future__ import annotations
 
-import argparse
 import pathlib
 import resource
 import shutil
@@ -194,23 +193,3 @@ def run(size: str = "small", rounds: int = 3) -> list[dict]:
         "rounds": rounds,
     }
     return [row]
-
-
-def main() -> None:
-    """Print the rows as text to read and as CSV."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=sorted(SIZES), default="small")
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    for row in run(options.size, options.rounds):
-        print(
-            f"{row['name']} {row['size']}: SWarp {row['peer_cpu_s']:.3f} s, ours {row['our_cpu_s']:.3f} s, "
-            f"{row['ratio']:.1f} x (kernel {row['warp_s']:.3f} s); flux ratio {row['flux_ratio']:.5f}, "
-            f"residual {row['residual_over_noise']:.4f} of the noise; median CPU time of {row['rounds']}"
-        )
-        print(",".join(row))
-        print(",".join(f"{value:.6g}" if isinstance(value, float) else str(value) for value in row.values()))
-
-
-if __name__ == "__main__":
-    main()

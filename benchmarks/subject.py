@@ -10,76 +10,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import re
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
-import run as benchmarks
+import whole
+
+LIBRARIES = ("numpy", "numba", "scipy", "dipy")
 
 HCP_SHAPE, HCP_VOLUMES = "145x174x145", 288
 
 #: Bytes a rank may take beside its share of the raw data and of the masked denoised data.
 ALLOWANCE = 400e6
-
-#: What is added up, or for the peak the largest taken, over stages in one row.
-SUMS = ("chunks", "seconds", "cpu", "moved", "peak")
-
-
-def launch(ranks: int, tool: str, *arguments) -> float:
-    """Run a tool of this environment on `ranks` ranks; return its seconds.
-
-    Raises
-    ------
-    SystemExit
-        It failed, and has said why.
-    """
-    here = Path(sys.executable).parent
-    launcher = shutil.which("mpiexec", path=str(here)) or "mpiexec"
-    command = [launcher, "-n", str(ranks), str(here / tool), *map(str, arguments)]
-    print("$ " + " ".join(command), file=sys.stderr, flush=True)
-    started = time.monotonic()
-    status = subprocess.run(command, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
-    if status:
-        raise SystemExit(f"{tool} ended with exit status {status}")
-    return time.monotonic() - started
-
-
-def gathered(stages: list[dict]) -> list[dict]:
-    """Return the stages of a run with those that only differ by what they filter or write in one row."""
-    rows: dict[str, dict] = {}
-    for stage in stages:
-        name = "write images" if stage["stage"].startswith("write-") else re.sub(r"-\d+$", "", stage["stage"])
-        row = rows.setdefault(name, dict.fromkeys(SUMS, 0) | {"stage": name})
-        row["chunks"] += stage["chunks"]
-        row["seconds"] += stage["seconds"]
-        row["cpu"] += stage["cpu_seconds"]
-        row["moved"] += stage["bytes_moved"]
-        row["peak"] = max(row["peak"], stage["peak_rss_a_rank"])
-    return list(rows.values())
-
-
-def table(stages: list[dict], wall: float) -> str:
-    """Return the stages of a run as a Markdown table, with their sum and the wall time of the command."""
-    rows = gathered(stages)
-    lines = [
-        "| stage | chunks | seconds | CPU-seconds | MB moved | peak MB a rank |",
-        "|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {r['stage']} | {r['chunks']} | {r['seconds']:.2f} | {r['cpu']:.2f} | {r['moved'] / 1e6:.1f} "
-        f"| {r['peak'] / 1e6:.0f} |"
-        for r in rows
-    ]
-    seconds, cpu, moved = (sum(r[key] for r in rows) for key in ("seconds", "cpu", "moved"))
-    peak = max(r["peak"] for r in rows)
-    lines.append(f"| all stages | | {seconds:.1f} | {cpu:.1f} | {moved / 1e6:.0f} | {peak / 1e6:.0f} |")
-    lines.append(f"| whole command, with start-up | | {wall:.1f} | | | |")
-    return "\n".join(lines)
 
 
 def memory_bound(raw_bytes: int, volumes: int, mask_voxels: int, ranks: int) -> float:
@@ -95,17 +37,14 @@ def report(folder: Path, ranks: int, simulated: float, wall: float) -> str:
     raw_bytes = 2 * volumes * extents[0] * extents[1] * extents[2]
     peak = max(stage["peak_rss_a_rank"] for stage in record["stages"])
     bound = memory_bound(raw_bytes, volumes, mask["Voxels"], ranks)
-    where = benchmarks.conditions()
-    libraries = ", ".join(f"{name} {where[name]}" for name in benchmarks.LIBRARIES)
     shape = " x ".join(map(str, extents[::-1]))
     memory = ", in memory" if record["in_memory"] else ""
     return "\n".join(
         [
             f"{shape} voxels, {volumes} volumes, {mask['Voxels']} voxels in the mask; {ranks} ranks{memory}; "
-            f"{where['cpu']}, {where['cpus']} CPUs; commit {where['commit']}, {where['date'][:10]}; "
-            f"{libraries}.",
+            f"{whole.conditions(LIBRARIES)}",
             "",
-            table(record["stages"], wall),
+            whole.table(record["stages"], wall),
             "",
             f"Peak memory of a rank: {peak / 1e6:.0f} MB, {bound / 1e6:.0f} MB allowed (its share of the "
             f"{raw_bytes / 1e6:.0f} MB of raw data and of the masked denoised data, and "
@@ -127,10 +66,10 @@ def main(arguments: list[str] | None = None) -> None:
     raw = folder / "raw"
     size = ("--shape", given.shape, "--volumes", given.volumes)
     try:
-        simulated = launch(given.ranks, "mpiimg-simulate", "neuro", *size, "--out", raw, "--force")
+        simulated = whole.launch(given.ranks, "mpiimg-simulate", "neuro", *size, "--out", raw, "--force")
         subject = (raw / "dwi.nii.gz", "--bvals", raw / "dwi.bval", "--bvecs", raw / "dwi.bvec")
         flags = ("--in-memory",) if given.in_memory else ()
-        wall = launch(
+        wall = whole.launch(
             given.ranks, "mpiimg-neuro", *subject, "--out", folder / "maps", "--force", "--verbose", *flags
         )
         print(report(folder, given.ranks, simulated, wall))

@@ -27,7 +27,7 @@ FOREIGN = {
 }
 
 #: Programs of the checkout and how they say what flags they have.
-SCRIPTS = ("benchmarks/run.py", "benchmarks/subject.py")
+SCRIPTS = ("benchmarks/run.py", "benchmarks/subject.py", "benchmarks/survey.py")
 
 
 def flags(name):
