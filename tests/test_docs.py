@@ -24,6 +24,7 @@ FOREIGN = {
     "srun": {"--mpi", "--kill-on-bad-exit", "--ntasks-per-node"},
     "sbatch": {"--ntasks", "--mem", "--mem-per-cpu", "--constraint"},
     "scancel": {"--signal"},
+    "pip": {"--no-deps"},
 }
 
 #: Programs of the checkout and how they say what flags they have.
