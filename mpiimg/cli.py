@@ -78,6 +78,9 @@ def _add(group, parameter: Parameter) -> None:
     if parameter.type is bool:
         group.add_argument(flag, action="store_true", help=parameter.help)
         return
+    if parameter.repeated:
+        group.add_argument(flag, action="append", metavar=parameter.metavar, help=parameter.help)
+        return
     unit = f" [{parameter.unit}]" if parameter.unit else ""
     default = f" (default {parameter.default})" if parameter.default is not None else ""
     group.add_argument(
@@ -143,6 +146,9 @@ def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
             f"give {LEAST_TIMEOUT:g} or more, or 0 to wait for ever"
         )
     found = runtime.on_root(comm, tool.inspect, args)
+    if answer := getattr(found, "answer", None):
+        runtime.say(comm, answer, sys.stdout)
+        return Exit.DONE
     common = {parameter.name for parameter in COMMON} | {"quiet", "verbose", "out"}
     recipe = tool.recipe(found, {k: v for k, v in sorted(vars(args).items()) if k not in common})
     memory = _bytes(args.memory) if args.memory else runtime.memory_per_rank(comm)
@@ -166,6 +172,8 @@ def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
 
 def _folder(tool: Tool, args: argparse.Namespace) -> Path:
     """Return where results go."""
+    if tool.folder is not None:
+        return tool.folder(args)
     result = Path(args.out if "out" in args else args.staged)
     return result if tool.result == "DIR" else result.parent
 

@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mpiimg.stages import calibrate, coadd, denoise, detect, fit, mask, noise, patch_files, warp
+from mpiimg.stages import calibrate, coadd, denoise, detect, fit, mask, noise, patch_files, udf, warp
 from mpiimg.stages.stage import POSITIVE, Parameter
 
 GRADIENTS = (
@@ -61,6 +61,17 @@ CARDS = (
     ),
 )
 
+USER = (
+    Parameter("udf", None, "function, or class of partial, merge and finish", str, metavar="FILE.py:NAME"),
+    Parameter("param", None, "a keyword of it; may be repeated", str, metavar="NAME=VALUE", repeated=True),
+    Parameter("over", None, "what it is called on (default slabs)", str, choices=udf.OVER),
+    Parameter("halo", None, "slices more on both sides (default 0)", int, limits=(0, 100_000)),
+    Parameter("dtype", None, "of its result (default: what it returns)", str, metavar="NAME"),
+    Parameter("components", None, "values a voxel of its result, over voxels", int, limits=(1, 100_000)),
+    Parameter("slices", None, "in a block, without the halo", int, limits=(1, 100_000)),
+    Parameter("check_halo", False, "say whether the halo is enough, and stop", bool),
+)
+
 
 @dataclass(frozen=True)
 class Tool:
@@ -76,6 +87,7 @@ class Tool:
     inspect : called with the arguments on one rank, returns what headers say
     recipe : called with that and the parameters on every rank
     result : what is written: "DIR", or a file, beside which the records go
+    folder : called with the arguments, returns where results go, for a tool whose arguments tell it otherwise
     program : called as program(args, comm) on every rank, returns the exit status
     mpi : whether the program needs MPI; without it, it gets None for comm
     """
@@ -89,6 +101,7 @@ class Tool:
     result: str = "DIR"
     program: Callable | None = None
     mpi: bool = True
+    folder: Callable | None = None
 
 
 DWI = ("dwi", "diffusion MRI: NIfTI (.nii, .nii.gz) or a staged file (.h5)", True)
@@ -237,6 +250,27 @@ TOOLS = {
         (detect.PAPER,),
         result="CATALOGUE",
     ),
+    "mpiimg-run": Tool(
+        "Run your own function over images or exposures, or a pipeline of stages, ours and yours.",
+        (
+            (
+                "files...",
+                "with --udf what to read, and what to write (or --out); else a pipeline (.toml), and what to "
+                "read: an image, exposures, or a folder of warps",
+                True,
+            ),
+            ("--out", "folder of the results, made if missing", False),
+            ("--bvals", "b-values; default: beside the image", False),
+            ("--bvecs", "gradient directions; default: beside the image", False),
+            ("--mask", "voxels that count, for functions and tools that need to know", False),
+            TRACT,
+            REFERENCE,
+        ),
+        USER,
+        lambda args: _from("pipeline.user", "inspect")(args, stage_parameters()),
+        _from("pipeline.user", "recipe"),
+        folder=_from("pipeline.user", "result_folder"),
+    ),
     "mpiimg-simulate": Tool(
         "Simulate data of any size with known truth, rank by rank.",
         (("kind", "what to simulate: neuro or astro", True), OUT),
@@ -275,3 +309,14 @@ TOOLS = {
         program=_from("pipeline.doctor", "doctor"),
     ),
 }
+
+
+def stage_parameters() -> dict[str, dict[str, tuple[Parameter, ...]]]:
+    """Return the parameters of each tool that can be a stage of a pipeline, by the kind of its input."""
+    from mpiimg.pipeline.user import STEPS
+
+    found = {
+        kind: {name: TOOLS[f"mpiimg-{name}"].parameters for name in names} for kind, names in STEPS.items()
+    }
+    found["survey"]["detect"] += (CATALOGUE,)
+    return found

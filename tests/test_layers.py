@@ -16,7 +16,8 @@ FILES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob("
 
 #: Layer -> layers of ours that it may import. Everybody may import errors and the version in mpiimg itself.
 MAY_IMPORT = {
-    "__init__": set(),
+    "__init__": {"api"},
+    "api": {"tools", "pipeline", "stages", "comm"},
     "errors": set(),
     "partition": set(),
     "kernels": {"kernels"},
@@ -41,6 +42,7 @@ MUST_NOT_IMPORT = {
     "simulate": {"mpi4py", "h5py"},
     "tools": {"mpi4py", "h5py", "numba", "dipy", "nibabel"},
     "cli": {"mpi4py", "h5py", "numba", "dipy", "nibabel"},
+    "api": {"mpi4py", "h5py", "numba", "dipy", "nibabel"},
 }
 
 #: Programs beside the layers: they start tools or draw what these wrote, and nothing imports them.
@@ -145,6 +147,12 @@ def test_a_command_line_loads_nothing_heavy():
         "deflate",
     ]
     assert loaded_by("import mpiimg.cli; mpiimg.cli.parser('mpiimg-neuro').format_help()", heavy) == []
+
+
+def test_importing_mpiimg_loads_nothing_and_declaring_a_function_little():
+    heavy = ["mpi4py", "numba", "dipy", "h5py", "nibabel", "scipy", "astropy", "isal"]
+    assert loaded_by("import mpiimg", [*heavy, "numpy", "mpiimg.api"]) == []
+    assert loaded_by("import mpiimg; mpiimg.udf(halo=2)(lambda block: block); mpiimg.run", heavy) == []
 
 
 def test_world_is_named_in_one_file():

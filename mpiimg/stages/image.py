@@ -122,6 +122,37 @@ def write_packed(
     return write_dense(name, image, (Need(mask), Need(packed, place=place)), work, components, "float32")
 
 
+def unpack(image: Image, mask: Array, packed: Array, offsets: tuple[int, ...], name: str) -> Stage:
+    """Lay voxels in a mask out as an image again, 0 outside the mask.
+
+    Parameters
+    ----------
+    image : whose space it is
+    mask : (z, y, x), not 0 inside
+    packed : (rows, n) voxels in the mask
+    offsets : where each slice begins in n
+    name : of the array written, (rows, z, y, x)
+    """
+    shape = (packed.shape[0], *image.shape[-3:])
+
+    def work(chunk, mask_block, voxels):
+        out = np.zeros((1, *mask_block.shape), packed.dtype)
+        out[0][mask_block != 0] = voxels[0][0]
+        return (out,)
+
+    def place(chunk: Chunk):
+        return ((chunk.bounds["v"], tuple(offsets[z] for z in chunk.bounds["z"])),)
+
+    return Stage(
+        f"unpack-{name}",
+        "map",
+        slice_grid(shape, np.dtype(packed.dtype).itemsize),
+        (Need(mask), Need(packed, place=place)),
+        (Array(name, "vzyx", shape, packed.dtype),),
+        work,
+    )
+
+
 def write_dense(
     name: str, image: Image, reads: tuple[Need, ...], work: Callable, components: int | None, dtype: str
 ) -> Stage:

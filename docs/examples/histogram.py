@@ -1,0 +1,20 @@
+"""The histogram of an image: each block is counted by whoever has it, and the counts are added."""
+
+import numpy as np
+
+import mpiimg
+
+
+@mpiimg.udf(over="slabs")
+class Histogram:
+    def __init__(self, bins=64, low=0.0, high=4000.0):
+        self.edges = np.linspace(low, high, bins + 1)
+
+    def partial(self, block):
+        return np.histogram(block, self.edges)[0]
+
+    def merge(self, one, other):
+        return one + other
+
+    def finish(self, counts):
+        return {"edges": self.edges, "counts": counts}
