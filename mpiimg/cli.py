@@ -16,7 +16,15 @@ from mpiimg.stages.stage import Parameter
 from mpiimg.tools import TOOLS, Tool
 
 COMMON = (
-    Parameter("plan", False, "print what would be done, and stop", bool),
+    Parameter(
+        "plan",
+        None,
+        "print what would be done and needed, and stop; --plan=json for programs",
+        choices=("table", "json"),
+        bare="table",
+    ),
+    Parameter("ranks", None, "with --plan: plan for so many ranks", int, limits=(1, 1 << 20), metavar="N"),
+    Parameter("nodes", None, "with --plan: spread over so many nodes", int, limits=(1, 1 << 20), metavar="N"),
     Parameter("force", False, "overwrite results that exist", bool),
     Parameter("in_memory", False, "stage nothing on disk; a run that dies starts over", bool),
     Parameter("keep_work", False, "keep the staged arrays and marks of a finished run", bool),
@@ -37,6 +45,17 @@ LEAST_TIMEOUT = 300.0
 
 
 class _Parser(argparse.ArgumentParser):
+    def parse_known_args(self, args=None, namespace=None):
+        """Take an option that may go without its value as such a one, whatever word comes after it."""
+        bare = {
+            flag: action.const
+            for action in self._actions
+            if action.nargs == "?"
+            for flag in action.option_strings
+        }
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args([f"{w}={bare[w]}" if w in bare else w for w in words], namespace)
+
     def error(self, message: str):
         """Say what is wrong in one line."""
         self.exit(Exit.BAD_INPUT, f"{self.prog}: error: {message}; see {self.prog} --help\n")
@@ -82,6 +101,7 @@ def _add(group, parameter: Parameter) -> None:
         group.add_argument(flag, action="append", metavar=parameter.metavar, help=parameter.help)
         return
     unit = f" [{parameter.unit}]" if parameter.unit else ""
+    optional = {"nargs": "?", "const": parameter.bare} if parameter.bare is not None else {}
     default = f" (default {parameter.default})" if parameter.default is not None else ""
     group.add_argument(
         flag,
@@ -90,6 +110,7 @@ def _add(group, parameter: Parameter) -> None:
         choices=parameter.choices,
         metavar=parameter.metavar or (None if parameter.choices else parameter.type.__name__.upper()),
         help=(parameter.help + unit + default).replace("%", "%%"),
+        **optional,
     )
 
 
@@ -137,9 +158,11 @@ def main(name: str, arguments: list[str] | None = None) -> int:
 
 
 def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
-    from mpiimg.pipeline.plan import Options, Resources, describe, static_plan
+    from mpiimg.pipeline.plan import Options
     from mpiimg.pipeline.run import run
 
+    if (args.ranks or args.nodes) and not args.plan:
+        raise BadInput("--ranks and --nodes are for --plan; a run has the ranks that mpiexec or srun starts")
     if 0 < args.timeout < LEAST_TIMEOUT:
         raise BadInput(
             f"--timeout {args.timeout:g}: one step may well take that long on a busy machine; "
@@ -151,14 +174,11 @@ def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
         return Exit.DONE
     common = {parameter.name for parameter in COMMON} | {"quiet", "verbose", "out"}
     recipe = tool.recipe(found, {k: v for k, v in sorted(vars(args).items()) if k not in common})
-    memory = _bytes(args.memory) if args.memory else runtime.memory_per_rank(comm)
     if args.plan:
-        resources = Resources(comm.size, memory, args.in_memory)
-        runtime.say(comm, describe(static_plan(recipe, resources), resources), sys.stdout)
-        return Exit.DONE
+        return _plan(recipe, args, comm)
     options = Options(
         out=_folder(tool, args),
-        memory=memory,
+        memory=_bytes(args.memory) if args.memory else runtime.memory_per_rank(comm),
         force=args.force,
         in_memory=args.in_memory,
         keep_work=args.keep_work,
@@ -168,6 +188,26 @@ def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
     )
     values = run(recipe, comm, options)
     return Exit.PARTIAL if values.get("left_out") else Exit.DONE
+
+
+def _plan(recipe, args: argparse.Namespace, comm) -> int:
+    """Print the plan of a run on these ranks, or on those that are asked for."""
+    from mpiimg.pipeline import rates, show_plan
+    from mpiimg.pipeline.plan import Resources, static_plan
+
+    ranks = args.ranks or comm.size
+    nodes = args.nodes or min(ranks, runtime.node_count(comm))
+    if nodes > ranks:
+        raise BadInput(f"--nodes {nodes}: there are only {ranks} ranks to spread over them; give --ranks")
+    memory = _bytes(args.memory) if args.memory else runtime.memory_per_rank(comm, -(-ranks // nodes))
+    resources = Resources(ranks, memory, args.in_memory, nodes, runtime.on_root(comm, rates.load))
+
+    def text():
+        show = show_plan.as_json if args.plan == "json" else show_plan.table
+        return show(static_plan(recipe, resources), resources)
+
+    runtime.say(comm, runtime.on_root(comm, text), sys.stdout)
+    return Exit.DONE
 
 
 def _folder(tool: Tool, args: argparse.Namespace) -> Path:

@@ -75,7 +75,7 @@ class ChunkGrid:
         if not len(self.axes) == len(self.shape) == len(self.block) or min(self.block) < 1:
             raise ValueError(f"grid over {self.axes!r}: shape {self.shape} and block {self.block} do not fit")
 
-    @property
+    @cached_property
     def counts(self) -> tuple[int, ...]:
         """Chunks along each axis."""
         return tuple(-(-n // b) for n, b in zip(self.shape, self.block, strict=True))
@@ -85,10 +85,13 @@ class ChunkGrid:
 
     def bounds(self, chunk: int) -> Box:
         """Return the box of chunk number `chunk` in the axes of the grid."""
-        place = np.unravel_index(chunk, self.counts)
+        place = []
+        for count in reversed(self.counts):
+            chunk, i = divmod(chunk, count)
+            place.append(i)
         return tuple(
-            (int(i) * b, min((int(i) + 1) * b, n))
-            for i, b, n in zip(place, self.block, self.shape, strict=True)
+            (i * b, min((i + 1) * b, n))
+            for i, b, n in zip(reversed(place), self.block, self.shape, strict=True)
         )
 
 
@@ -186,8 +189,10 @@ def _cut_below(heights, limit, ranks, fill, max_bytes):
         stop = bisect_right(heights, heights[start] + limit) - 1
         if fill is not None:
             stop = min(stop, bisect_right(fill, fill[start] + max_bytes) - 1)
-        cuts.append(min(stop, items))
-    return cuts if cuts[-1] == items else None
+        if stop >= items:
+            return cuts + [items] * (ranks + 1 - len(cuts))
+        cuts.append(stop)
+    return None
 
 
 def box_in_array(

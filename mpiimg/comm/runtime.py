@@ -289,14 +289,27 @@ def progress(comm, name: str, total: int, shown: bool):
         yield bar.update
 
 
-def memory_per_rank(comm) -> int:
-    """Return the bytes that a rank may use: its share of what SLURM, a cgroup or node gives. Collective."""
+def memory_per_rank(comm, ranks_a_node: int | None = None) -> int:
+    """Return the bytes that a rank may use: its share of what SLURM, a cgroup or node gives. Collective.
+
+    `ranks_a_node` is how many share a node; without it those of `comm` that do.
+    """
     from mpi4py import MPI
 
     node = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    share = _node_memory() * 9 // 10 // node.size
+    share = _node_memory() * 9 // 10 // (ranks_a_node or node.size)
     node.Free()
     return comm.allreduce(share, MPI.MIN)
+
+
+def node_count(comm) -> int:
+    """Return how many nodes the ranks of `comm` are on. Collective."""
+    from mpi4py import MPI
+
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    count = comm.allreduce(int(node.rank == 0))
+    node.Free()
+    return count
 
 
 def _node_memory(environment=os.environ, cgroups: str = "/proc/self/cgroup") -> int:

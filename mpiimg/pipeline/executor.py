@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
-import resource
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -14,28 +14,26 @@ import numpy as np
 
 import mpiimg
 from mpiimg.comm.handout import hand_out
+from mpiimg.comm.memory import anonymous_peak, resident_peak, restart_peak
 from mpiimg.comm.redistribute import Traffic, redistribute
 from mpiimg.comm.runtime import Agreement, on_root, progress, say
 from mpiimg.io.raw import write_fully
 from mpiimg.io.store import MemoryStore, StagedStore
 from mpiimg.partition import Box, box_shape
+from mpiimg.pipeline.exchange import Placement, exchanged_needs, gathered_boxes
 from mpiimg.pipeline.logbook import Logbook
 from mpiimg.pipeline.marks import LIBRARIES, Marks, versions
 from mpiimg.pipeline.plan import (
     Options,
-    Placement,
     Recipe,
     Resources,
     Section,
     bind,
-    exchanged_needs,
-    gathered_boxes,
-    moved_bytes,
     rounds,
     static_stages,
     still_read,
-    working_reserve,
 )
+from mpiimg.pipeline.show_plan import predicted
 from mpiimg.stages.stage import Need, Stage
 
 log = logging.getLogger("mpiimg")
@@ -51,6 +49,7 @@ class Executor:
         options: Options,
         work: Path,
         cpu_target: str,
+        resources: Resources,
         events: Path | None = None,
         outer: Agreement | None = None,
     ):
@@ -59,7 +58,7 @@ class Executor:
         self.traffic = Traffic()
         self.agreement = Agreement(comm, outer)
         self.logbook = Logbook(comm, options, events)
-        self.resources = Resources(comm.size, options.memory, options.in_memory)
+        self.resources = resources
         self.memory = MemoryStore(comm.rank, self._exchange)
         self.staged = None if options.in_memory else StagedStore(work, comm)
         self.marks = Marks(comm, work / "journal", self.staged, recipe.inputs, cpu_target, options.sync_every)
@@ -69,7 +68,6 @@ class Executor:
         self.written: list[str] = []
         self.warnings = list(recipe.warnings)
         self._stages = static_stages(recipe)
-        self._reserve = working_reserve(self._stages)
         self._cpu_target = cpu_target
 
     def execute(self) -> None:
@@ -126,10 +124,12 @@ class Executor:
         kept = still_read(self._stages, stage.name) | set(self.recipe.staged_outputs)
         for name in [name for name in self.placed if name not in kept]:
             self._drop(name)
+        restart_peak()
         provenance = self.marks.provenance(stage)
         if stage.kind in ("sink", "files"):
             done, todo = set(), range(len(stage.grid))
-            section = bind(stage, self.resources, self.placed, todo, self._reserve)
+            section = bind(stage, self.resources, self.placed, todo)
+            self._spill(section)
             self.logbook.stage(stage, section, todo)
             run = self._run_sink if stage.kind == "sink" else self._run_files
             run(stage, section)
@@ -137,7 +137,8 @@ class Executor:
         else:
             done = self._done_before(stage, provenance)
             todo = [n for n in range(len(stage.grid)) if n not in done]
-            section = bind(stage, self.resources, self.placed, todo, self._reserve)
+            section = bind(stage, self.resources, self.placed, todo)
+            self._spill(section)
             self.logbook.stage(stage, section, todo)
             self._guarded(lambda: self._create(section), f"stage {stage.name}, staged file")
             self._settle()
@@ -154,8 +155,13 @@ class Executor:
             if stage.finish is not None:
                 self._finish(stage)
         self.logbook.stage_done(stage)
-        planned = moved_bytes(stage, section, self.placed, todo)
-        self._time(stage, section, started, cpu, moved, len(done), planned)
+        self._time(stage, section, started, cpu, moved, len(done))
+
+    def _spill(self, section: Section) -> None:
+        """Forget what memory is needed for other things; it lies in its file as well."""
+        for name in section.spilled:
+            self.memory.drop(name)
+            self.placed[name] = dataclasses.replace(self.placed[name], memory=False)
 
     def _finish(self, stage: Stage) -> None:
         """Let a reduce draw values from the rows of all chunks. Collective."""
@@ -175,10 +181,11 @@ class Executor:
             for number, blocks in self._inputs(stage, section, todo):
                 chunk = stage.chunk(number)
                 try:
-                    results = stage.work(chunk, *blocks)
-                    self._keep(stage, section, number, results, provenance)
+                    self._keep(stage, section, number, stage.work(chunk, *blocks), provenance)
                 except Exception as error:
                     self.agreement.record(error, f"stage {stage.name}, chunk {number} {chunk.bounds}")
+                # What a chunk reads is let go before the next one reads.
+                del blocks
                 tick(1)
         self._settle()
 
@@ -241,6 +248,7 @@ class Executor:
                 f"stage {stage.name}, chunk {number}",
             )
             self.logbook.done(stage, number, 0)
+            del blocks
         self._settle()
 
     def _write_round(self, stage: Stage, numbers: list[list[int]], descriptor: int, position: int) -> int:
@@ -256,11 +264,10 @@ class Executor:
                 self.logbook.done(stage, number, len(members[-1]))
             except Exception as error:
                 self.agreement.record(error, f"stage {stage.name}, chunk {number}")
-        data = b"".join(members)
         self.logbook.wait(f"stage {stage.name}, sizes")
-        sizes = self.comm.allgather(len(data))
+        sizes = self.comm.allgather(sum(map(len, members)))
         start = position + sum(sizes[: self.comm.rank])
-        self._guarded(lambda: write_fully(descriptor, data, start), f"stage {stage.name}")
+        self._guarded(lambda: _write_members(descriptor, members, start), f"stage {stage.name}")
         return position + sum(sizes)
 
     def _inputs(self, stage: Stage, section: Section, todo: Sequence[int]) -> Iterator[tuple[int, list]]:
@@ -277,6 +284,9 @@ class Executor:
                     self.agreement.record(error, f"stage {stage.name}, input of chunk {number}")
                     break
                 yield number, found
+                del found
+            # One round is let go before the next one comes.
+            del blocks
 
     def _gather(self, stage: Stage, numbers: list[list[int]]):
         """Exchange what chunks `numbers` of each rank read from memory; return a reader of one chunk."""
@@ -387,13 +397,14 @@ class Executor:
         self.logbook.wait("for the other ranks to settle")
         self.agreement.settle()
 
-    def _time(self, stage: Stage, section: Section, started, cpu, moved, done: int, planned: int) -> None:
+    def _time(self, stage: Stage, section: Section, started, cpu, moved, done: int) -> None:
         """Note what a stage took, over all ranks. Collective."""
         mine = {
             "seconds": time.monotonic() - started,
             "cpu_seconds": time.process_time() - cpu,
             "bytes_moved": self.traffic.bytes_sent - moved,
-            "peak_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak": anonymous_peak(),
+            "peak_rss": resident_peak(),
         }
         every = self.comm.allgather(mine)
         entry = {
@@ -403,13 +414,9 @@ class Executor:
             "seconds": round(max(e["seconds"] for e in every), 4),
             "cpu_seconds": round(sum(e["cpu_seconds"] for e in every), 4),
             "bytes_moved": sum(e["bytes_moved"] for e in every),
+            "peak_a_rank": max(e["peak"] for e in every),
             "peak_rss_a_rank": max(e["peak_rss"] for e in every),
-            "planned": {
-                "bytes_moved": planned,
-                "peak_a_rank": section.peak,
-                "read": section.read,
-                "staged": section.written,
-            },
+            "planned": predicted(section),
         }
         self.timings.append(entry)
         if log.isEnabledFor(logging.INFO):
@@ -419,3 +426,9 @@ class Executor:
                 f"{entry['seconds']:8.2f} s "
                 f"{entry['cpu_seconds']:8.2f} CPU-s {entry['bytes_moved'] / 1e6:9.1f} MB moved",
             )
+
+
+def _write_members(descriptor: int, members: Sequence[bytes], position: int) -> None:
+    for member in members:
+        write_fully(descriptor, member, position)
+        position += len(member)

@@ -1,7 +1,7 @@
 """What a run will do: which rank owns which chunks, what is kept where, and what that costs.
 
-A plan is a pure function of shapes, stages, ranks and memory. The chunks are
-the data's: the plan may group and place them, never cut them.
+A plan is a pure function of shapes, stages, ranks, nodes and memory. The chunks
+are the data's: the plan may group and place them, never cut them.
 """
 
 from __future__ import annotations
@@ -16,15 +16,21 @@ import numpy as np
 
 from mpiimg.errors import BadInput
 from mpiimg.io.nifti import Image
-from mpiimg.io.store import Array
-from mpiimg.partition import Box, Partition, box_size, intersections
-from mpiimg.stages.stage import Need, Stage
+from mpiimg.partition import Partition
+from mpiimg.pipeline import exchange, predict
+from mpiimg.pipeline.exchange import Flow, Placement
+from mpiimg.pipeline.predict import ChunkBytes
+from mpiimg.pipeline.rates import DEFAULTS, Rates
+from mpiimg.stages.stage import Stage
 
-#: Bytes that one rank gathers from others at a time.
+#: Most bytes that one rank gathers from others at a time.
 IN_FLIGHT = 64 << 20
 
-#: Resident bytes of a rank with the libraries of a pipeline loaded, before it holds any data.
-BASELINE = 200 << 20
+#: Bytes of a rank's own with the libraries and kernels of a pipeline loaded, before it holds any data.
+BASELINE = 120 << 20
+
+#: Share of the memory beside the baseline that may be in flight.
+IN_FLIGHT_SHARE = 8
 
 Values = dict[str, Any]
 
@@ -99,30 +105,27 @@ class Options:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a run has: ranks, bytes of memory a rank, and whether it may stage arrays on disk."""
+    """What a run has.
+
+    Parameters
+    ----------
+    ranks : of the run
+    memory : bytes a rank
+    in_memory : nothing may be staged on disk
+    nodes : that the ranks are spread over, consecutive ones together
+    rates : CPU-seconds a unit of work, for predictions of time alone
+    """
 
     ranks: int
     memory: int
     in_memory: bool = False
+    nodes: int = 1
+    rates: Rates = field(default_factory=lambda: DEFAULTS, repr=False, compare=False)
 
-
-@dataclass(frozen=True)
-class Placement:
-    """Where an array is during a run: block boxes and owners, and which stores hold it."""
-
-    array: Array
-    boxes: np.ndarray = field(repr=False)
-    owners: np.ndarray = field(repr=False)
-    memory: bool
-    staged: bool
-
-    def share(self, ranks: int) -> int:
-        """Return the most bytes of it that a rank keeps in memory."""
-        if not self.memory:
-            return 0
-        items = np.prod(self.boxes[..., 1] - self.boxes[..., 0], axis=1)
-        held = np.bincount(self.owners, weights=items, minlength=ranks).max(initial=0)
-        return int(held) * np.dtype(self.array.dtype).itemsize
+    @property
+    def in_flight(self) -> int:
+        """Bytes that a rank gathers from others at a time."""
+        return min(IN_FLIGHT, max(0, self.memory - BASELINE) // IN_FLIGHT_SHARE)
 
 
 @dataclass(frozen=True)
@@ -134,162 +137,228 @@ class Section:
     stage, kind : what runs
     partition : of its chunks over the ranks
     batch : chunks that a rank gathers inputs for, or writes, at once
+    in_flight : bytes below which all that a rank's chunks read comes at once
     placements : of the arrays that it writes
+    spilled : names of earlier arrays that memory is needed from: from here on they are read from their files
     peak : bytes a rank needs at most while it runs, arrays of other stages included
     read, written : bytes from and to files, all ranks together
+    moved, between_nodes : bytes that ranks send each other, and those of them that leave a node
+    cpu_seconds : of all ranks together
+    seconds : on the rank that takes longest: nobody waits longer than that
     """
 
     stage: str
     kind: str
     partition: Partition
     batch: int
+    in_flight: int
     placements: tuple[Placement, ...]
+    spilled: tuple[str, ...]
     peak: int
     read: int
     written: int
+    moved: int
+    between_nodes: int
+    cpu_seconds: float
+    seconds: float
 
     @property
     def chunks(self) -> int:
         return self.partition.cuts[-1]
 
 
-def bind(
-    stage: Stage,
-    resources: Resources,
-    placed: Mapping[str, Placement],
-    todo: Iterable[int],
-    reserve: int = 0,
-) -> Section:
+def bind(stage: Stage, resources: Resources, placed: Mapping[str, Placement], todo: Iterable[int]) -> Section:
     """Decide how `stage` runs, given where earlier arrays are and which chunks are still to do.
 
-    `reserve` bytes are left free of arrays that need not be in memory: what any stage of the recipe works
-    in, so that none fails for what an earlier one kept.
+    Arrays are kept in memory as far as it goes; the largest gives way first, since all of them lie in files
+    as well. What a rank needs then is what one chunk takes, so what :func:`check` accepts can be bound.
 
     Raises
     ------
-    BadInput : the run may not stage and a rank cannot hold its share
+    BadInput : the run may not stage, and a rank cannot hold its share
     """
+    section = _bind(stage, resources, placed, todo)
+    if section.peak > resources.memory and resources.in_memory:
+        raise BadInput(
+            f"stage {stage.name} needs {_megabytes(section.peak)} MB a rank and has "
+            f"{resources.memory >> 20}: leave out --in-memory, use more ranks, or give at least "
+            f"--memory {_megabytes(section.peak)}M"
+        )
+    return section
+
+
+def _bind(
+    stage: Stage, resources: Resources, placed: Mapping[str, Placement], todo: Iterable[int]
+) -> Section:
     numbers = np.fromiter(todo, dtype=np.int64)
+    partition = _partition(stage, resources.ranks, numbers)
+    sizes = predict.chunk_bytes(stage)
+    batch = _batch(stage, sizes, resources)
+    owners = partition.owners()
+    new = {
+        array.name: Placement(array, stage.output_boxes(array), owners, True, not resources.in_memory)
+        for array in stage.writes
+    }
+    kept = {**placed, **new}
+    while True:
+        in_rounds = exchange.rounds(stage, partition, batch, resources.in_flight, kept, numbers.tolist())
+        flow = exchange.flow(stage, partition, in_rounds, kept, resources.nodes)
+        flow = _with_own_messages(stage, flow, kept, numbers)
+        held = sum((placement.share(resources.ranks) for placement in kept.values()), np.int64(0))
+        peak = BASELINE + int((held + predict.rank_bytes(stage, sizes, batch, kept, flow)).max())
+        largest = max(kept.values(), key=lambda one: one.share(resources.ranks).max(), default=None)
+        if peak <= resources.memory or resources.in_memory or largest is None or not largest.memory:
+            break
+        kept[largest.array.name] = dataclasses.replace(largest, memory=False)
+    taken = predict.seconds(
+        stage, sizes, partition, numbers, flow, resources.nodes, not resources.in_memory, resources.rates
+    )
+    return Section(
+        stage=stage.name,
+        kind=stage.kind,
+        partition=partition,
+        batch=batch,
+        in_flight=resources.in_flight,
+        placements=tuple(kept[name] for name in new),
+        spilled=tuple(name for name in placed if placed[name].memory and not kept[name].memory),
+        peak=peak,
+        read=int(predict.read_bytes(stage, sizes, kept)[numbers].sum()),
+        written=0 if resources.in_memory else sum(array.nbytes for array in stage.writes),
+        moved=flow.moved,
+        between_nodes=flow.between_nodes,
+        cpu_seconds=float(taken.sum()),
+        seconds=float(taken.max(initial=0)),
+    )
+
+
+def _partition(stage: Stage, ranks: int, numbers: np.ndarray) -> Partition:
+    """Balance the work that is left; a chunk that is done still costs a little: it is read and checked."""
     weights = np.ones(len(stage.grid), dtype=np.int64)
     if len(numbers):
         work = np.asarray(stage.weights) if stage.weights is not None else weights
-        # A chunk that is done still costs a little: it is read and checked.
         weights[numbers] += 1_000_000 * work[numbers] // max(1, work.max(initial=0))
-    partition = Partition.balanced(weights.tolist(), resources.ranks)
-    owners = partition.owners()
+    return Partition.balanced(weights.tolist(), ranks)
 
-    held = sum(placement.share(resources.ranks) for placement in placed.values())
-    working = _working_bytes(stage)
-    placements = []
-    for array in stage.writes:
-        boxes = stage.output_boxes(array)
-        in_memory = Placement(array, boxes, owners, True, not resources.in_memory)
-        need = BASELINE + held + in_memory.share(resources.ranks) + max(working, reserve)
-        if need <= resources.memory or resources.in_memory:
-            placements.append(in_memory)
-            held += in_memory.share(resources.ranks)
-        else:
-            placements.append(dataclasses.replace(in_memory, memory=False))
-    peak = BASELINE + held + working
-    if peak > resources.memory:
-        raise BadInput(
-            f"stage {stage.name} needs {_megabytes(peak)} MB a rank and has {_megabytes(resources.memory)}; "
-            + ("leave out --in-memory, or " if resources.in_memory else "")
-            + "use more ranks on more nodes, or raise --memory"
-        )
-    exchanged = exchanged_needs(stage, placed)
-    from_files = [need for need in stage.reads if need not in exchanged]
-    read = sum(_need_bytes(stage, need, number) for need in from_files for number in numbers)
-    written = sum(array.nbytes for array in stage.writes) if not resources.in_memory else 0
-    batch = max(1, IN_FLIGHT // max(1, _chunk_bytes(stage)))
-    return Section(stage.name, stage.kind, partition, batch, tuple(placements), peak, read, written)
+
+def _batch(stage: Stage, sizes: ChunkBytes, resources: Resources) -> int:
+    return max(1, resources.in_flight // max(1, sizes.largest + stage.output_bytes))
+
+
+def _with_own_messages(stage: Stage, flow: Flow, kept: Mapping[str, Placement], numbers: np.ndarray) -> Flow:
+    """Add what a source hands out, or what the end of a reduce brings to rank 0."""
+    if stage.kind == "source":
+        share = kept[stage.writes[0].name]
+        away = share.boxes[numbers[share.owners[numbers] != 0]]
+    elif stage.finish is not None and kept[stage.writes[0].name].memory:
+        share = kept[stage.writes[0].name]
+        away = share.boxes[share.owners != 0]
+    else:
+        return flow
+    moved = int(np.prod(away[..., 1] - away[..., 0], axis=1).sum()) * np.dtype(share.array.dtype).itemsize
+    sent = flow.sent.copy()
+    sent[-1] += moved
+    return dataclasses.replace(flow, sent=sent)
 
 
 def rounds(
     stage: Stage, section: Section, placed: Mapping[str, Placement], todo: Sequence[int]
 ) -> list[list[list[int]]]:
-    """Return, round by round, the chunks that each rank gathers inputs for.
-
-    What all ranks can hold at once comes in one round, after which nobody
-    waits for anybody. The chunks of a sink go in order through all ranks,
-    since the place of one's bytes depends on those before.
-    """
-    ranks = section.partition.ranks
-    if stage.kind == "sink":
-        step = ranks * section.batch
-        parts = [
-            (first, Partition.even(min(step, len(todo) - first), ranks))
-            for first in range(0, len(todo), step)
-        ]
-        return [
-            [[todo[first + i] for i in part.owned(rank)] for rank in range(ranks)] for first, part in parts
-        ]
-    owners = section.partition.owners()
-    shares: list[list[int]] = [[] for _ in range(ranks)]
-    for number in todo:
-        shares[owners[number]].append(number)
-    exchanged = exchanged_needs(stage, placed)
-    at_once = max(sum(_gathered_bytes(stage, need, theirs) for need in exchanged) for theirs in shares)
-    if at_once <= IN_FLIGHT:
-        return [shares]
-    longest = max(map(len, shares))
-    return [
-        [theirs[first : first + section.batch] for theirs in shares]
-        for first in range(0, longest, section.batch)
-    ]
-
-
-def exchanged_needs(stage: Stage, placed: Mapping[str, Placement]) -> list[Need]:
-    """Return what `stage` reads from the memory of ranks, as against files."""
-    return [need for need in stage.reads if need.array.name in placed and placed[need.array.name].memory]
-
-
-def gathered_boxes(stage: Stage, need: Need, numbers: Iterable[int]) -> list[Box]:
-    """Return the boxes that a rank gathers for chunks `numbers`, each once."""
-    return list(dict.fromkeys(box for n in numbers for box in need.boxes(stage.chunk(n))))
-
-
-def moved_bytes(stage: Stage, section: Section, placed: Mapping[str, Placement], todo: Sequence[int]) -> int:
-    """Return the bytes that ranks send each other for the inputs of `stage`, and to finish a reduce."""
-    total = 0
-    if stage.finish is not None and section.placements[0].memory:
-        # The rows of all chunks go to rank 0.
-        away = len(stage.grid) - len(section.partition.owned(0))
-        total += stage.writes[0].nbytes // len(stage.grid) * away
-    if stage.kind == "source":
-        placement = section.placements[0]
-        away = placement.boxes[[n for n in todo if placement.owners[n] != 0]]
-        items = np.prod(away[..., 1] - away[..., 0], axis=1).sum()
-        total += int(items) * np.dtype(placement.array.dtype).itemsize
-    for shares in rounds(stage, section, placed, todo):
-        for need in exchanged_needs(stage, placed):
-            placement = placed[need.array.name]
-            for rank, numbers in enumerate(shares):
-                for box in gathered_boxes(stage, need, numbers):
-                    which, common = intersections(placement.boxes, box)
-                    foreign = common[placement.owners[which] != rank]
-                    items = np.prod(foreign[..., 1] - foreign[..., 0], axis=1).sum()
-                    total += int(items) * np.dtype(need.array.dtype).itemsize
-    return total
+    """Return, round by round, the chunks that each rank gathers inputs for."""
+    return exchange.rounds(stage, section.partition, section.batch, section.in_flight, placed, list(todo))
 
 
 def static_plan(recipe: Recipe, resources: Resources) -> list[tuple[Stage, Section]]:
-    """Plan a whole recipe from its headers alone: upper bounds where the data will decide."""
+    """Plan a whole recipe from its headers alone: upper bounds where the data will decide.
+
+    Raises
+    ------
+    BadInput : a rank has too little memory; says what would do
+    """
+    check(recipe, resources)
+    plan = _bind_all(static_stages(recipe), resources)
+    worst = max((section for _, section in plan), key=lambda section: section.peak, default=None)
+    if worst is not None and worst.peak > resources.memory:
+        raise BadInput(_in_memory_remedy(recipe, resources, worst))
+    return plan
+
+
+def _bind_all(stages: Sequence[Stage], resources: Resources) -> list[tuple[Stage, Section]]:
     placed: dict[str, Placement] = {}
     plan = []
-    stages = static_stages(recipe)
     for stage in stages:
         kept = still_read(stages, stage.name)
         placed = {name: placement for name, placement in placed.items() if name in kept}
-        section = bind(stage, resources, placed, range(len(stage.grid)), working_reserve(stages))
+        section = _bind(stage, resources, placed, range(len(stage.grid)))
+        for name in section.spilled:
+            placed[name] = dataclasses.replace(placed[name], memory=False)
         placed.update({placement.array.name: placement for placement in section.placements})
         plan.append((stage, section))
     return plan
 
 
-def working_reserve(stages: Iterable[Stage]) -> int:
-    """Return the most bytes that a rank works in, beside the arrays it holds, in any of `stages`."""
-    return max((_working_bytes(stage) for stage in stages), default=0)
+def check(recipe: Recipe, resources: Resources) -> None:
+    """Refuse a run whose largest chunk does not fit the memory of a rank. Cheap.
+
+    Raises
+    ------
+    BadInput : says how much memory would do
+    """
+    least, stage = least_memory(recipe, resources.ranks)
+    if least > resources.memory:
+        raise BadInput(
+            f"stage {stage} needs {_megabytes(least)} MB a rank and has {resources.memory >> 20}: one chunk "
+            f"and the libraries take that much on any number of ranks; give --memory {_megabytes(least)}M, "
+            "with fewer ranks on a node if need be"
+        )
+
+
+def least_memory(recipe: Recipe, ranks: int = 1) -> tuple[int, str]:
+    """Return the least bytes a rank that a staged run can do with, and the stage that needs them.
+
+    It hardly depends on the number of ranks: a rank holds one chunk, all arrays lie in files.
+    """
+    stages = static_stages(recipe)
+    return max(((_least(stage), stage.name) for stage in stages), default=(BASELINE, ""))
+
+
+def _least(stage: Stage) -> int:
+    """Return the least memory in which a stage runs from files alone: more of it lets more be in flight."""
+    sizes = predict.chunk_bytes(stage)
+    low, high = BASELINE, 1 << 62
+    need = BASELINE + predict.files_only_bytes(stage, sizes, 1)
+    while low < high and stage.kind == "sink":
+        middle = (low + high) // 2
+        batch = _batch(stage, sizes, Resources(1, middle))
+        if BASELINE + predict.files_only_bytes(stage, sizes, batch) <= middle:
+            high = middle
+        else:
+            low = middle + 1
+    return max(need, high) if stage.kind == "sink" else need
+
+
+def _in_memory_remedy(recipe: Recipe, resources: Resources, worst: Section) -> str:
+    """Say what would let a run in memory go: staging, more memory, more ranks; each of them was tried."""
+    stages = static_stages(recipe)
+
+    def peak(ranks: int, memory: int) -> int:
+        plan = _bind_all(stages, dataclasses.replace(resources, ranks=ranks, memory=memory))
+        return max(section.peak for _, section in plan)
+
+    memory = worst.peak
+    while peak(resources.ranks, memory) > memory:
+        memory = peak(resources.ranks, memory)
+    enough = None
+    most = max(len(stage.grid) for stage in stages)
+    ranks = resources.ranks
+    while enough is None and ranks < most:
+        ranks = min(2 * ranks, most)
+        if peak(ranks, resources.memory) <= resources.memory:
+            enough = ranks
+    more = f"use {enough} ranks with as much memory each, " if enough else ""
+    return (
+        f"stage {worst.stage} needs {_megabytes(worst.peak)} MB a rank and has {resources.memory >> 20}: "
+        f"leave out --in-memory, {more}or give --memory {_megabytes(memory)}M"
+    )
 
 
 def static_stages(recipe: Recipe) -> list[Stage]:
@@ -315,57 +384,6 @@ def output_names(recipe: Recipe) -> list[str]:
 def work_bytes(recipe: Recipe) -> int:
     """Return an upper bound of what the work folder takes on disk: staged arrays and outputs."""
     return sum(array.nbytes for stage in static_stages(recipe) for array in stage.writes)
-
-
-def describe(plan: list[tuple[Stage, Section]], resources: Resources) -> str:
-    """Return the plan as a table."""
-    width = 2 + max(len(stage.name) for stage, _ in plan)
-    lines = [
-        f"{resources.ranks} ranks, {_megabytes(resources.memory)} MB a rank; "
-        "upper bounds where the data decide",
-        f"{'stage':<{width}}{'kind':<9}{'chunks':>8}{'a rank':>8}{'batch':>7}"
-        f"{'read MB':>10}{'staged MB':>11}{'peak MB':>9}",
-    ]
-    for stage, section in plan:
-        most = max(np.diff(section.partition.cuts))
-        lines.append(
-            f"{stage.name:<{width}}{stage.kind:<9}{section.chunks:>8}{most:>8}{section.batch:>7}"
-            f"{_megabytes(section.read):>10}{_megabytes(section.written):>11}{_megabytes(section.peak):>9}"
-        )
-    return "\n".join(lines)
-
-
-def _gathered_bytes(stage: Stage, need: Need, numbers: Iterable[int]) -> int:
-    items = sum(box_size(box) for box in gathered_boxes(stage, need, numbers))
-    return items * np.dtype(need.array.dtype).itemsize
-
-
-def _need_bytes(stage: Stage, need, number: int) -> int:
-    items = sum(box_size(box) for box in need.boxes(stage.chunk(int(number))))
-    return items * np.dtype(need.array.dtype).itemsize
-
-
-def _chunk_bytes(stage: Stage) -> int:
-    """Return the bytes that the largest chunk reads and writes."""
-    middle = len(stage.grid) // 2
-    samples = {0, middle, len(stage.grid) - 1} & set(range(len(stage.grid)))
-    reads = max((sum(_need_bytes(stage, need, n) for need in stage.reads) for n in samples), default=0)
-    writes = max(
-        (
-            sum(
-                box_size(stage.output_box(a, stage.chunk(n))) * np.dtype(a.dtype).itemsize
-                for a in stage.writes
-            )
-            for n in samples
-        ),
-        default=0,
-    )
-    return reads + writes + stage.output_bytes
-
-
-def _working_bytes(stage: Stage) -> int:
-    """Return what a rank needs beside the arrays it holds: what it sends, receives and works on."""
-    return 2 * IN_FLIGHT + 4 * _chunk_bytes(stage)
 
 
 def _megabytes(count: int) -> int:

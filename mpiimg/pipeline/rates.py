@@ -28,6 +28,7 @@ DEFAULTS: Rates = {
     "pass": 1.0e-9,
     "move": 1.0e-9,
     "stage": 1.0e-9,
+    "network": 1.0e-9,
     "inflate": 2.2e-9,
     "deflate": 3.3e-9,
     # voxels, times what is looked at for each

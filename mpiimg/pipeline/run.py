@@ -9,14 +9,16 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from mpiimg.comm.runtime import Agreement, on_root, once_a_node, say, stop_on_signals
+from mpiimg.comm.runtime import Agreement, node_count, on_root, once_a_node, say, stop_on_signals
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
 from mpiimg.io.disk import free_bytes
 from mpiimg.io.events import events_folder
 from mpiimg.io.store import describe_staged
+from mpiimg.pipeline import rates
 from mpiimg.pipeline.executor import Executor
-from mpiimg.pipeline.plan import Options, Recipe, Values, output_names, work_bytes
+from mpiimg.pipeline.plan import Options, Recipe, Resources, Values, check, output_names, work_bytes
 from mpiimg.pipeline.request import changes, check_unchanged, read_request, request, seen
+from mpiimg.pipeline.show_plan import beside_actual
 
 log = logging.getLogger("mpiimg")
 
@@ -36,10 +38,14 @@ def run(recipe: Recipe, comm, options: Options, outer: Agreement | None = None) 
     work = records / "work" / f"{recipe.stem}.{recipe.tool.removeprefix('mpiimg-')}"
     events = events_folder(records, recipe.record)
     target = agreed_cpu_target(comm)
+    resources = Resources(
+        comm.size, options.memory, options.in_memory, node_count(comm), on_root(comm, rates.load)
+    )
+    check(recipe, resources)
     made = on_root(comm, _prepare, recipe, options, work, events, request(recipe, target))
     before = on_root(comm, seen, recipe)
     compile_kernels(recipe.kernels, comm)
-    executor = Executor(recipe, comm, options, work, target, events, outer)
+    executor = Executor(recipe, comm, options, work, target, resources, events, outer)
     try:
         with stop_on_signals(executor.agreement):
             executor.execute()
@@ -69,6 +75,9 @@ def run(recipe: Recipe, comm, options: Options, outer: Agreement | None = None) 
         raise
     executor.logbook.end(Exit.PARTIAL if executor.values.get("left_out") else Exit.DONE)
     on_root(comm, _clean, options, work)
+    if log.isEnabledFor(logging.WARNING):
+        for line in beside_actual(report["stages"], every=log.isEnabledFor(logging.INFO)):
+            say(comm, f"mpiimg: {options.label}{line}")
     return executor.values
 
 

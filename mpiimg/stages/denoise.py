@@ -7,7 +7,7 @@ import numpy as np
 from mpiimg.io.nifti import Image
 from mpiimg.io.store import Array
 from mpiimg.partition import ChunkGrid, blocks_along
-from mpiimg.stages.image import finite, write_dense
+from mpiimg.stages.image import finite, value_bytes, write_dense
 from mpiimg.stages.stage import Chunk, Need, Parameter, Stage, reflect
 
 PAPER = "Coupe et al. 2008, doi:10.1109/TMI.2007.906087; voxelwise ('classic') method of DIPY"
@@ -86,8 +86,18 @@ def denoise(
         },
         weights=tuple(weights),
         offsets=offsets,
+        scratch=_scratch(image, min(thickness, depth), radius),
         cost=("nlmeans", float(sum(weights)) * (2 * (block_radius - patch_radius) + 1) ** 3),
     )
+
+
+def _scratch(image: Image, thickness: int, radius: int) -> int:
+    """Return the bytes of a chunk's values, of these mirrored at its edges, of its result, and of a tile."""
+    height, width = image.shape[-2:]
+    deep = thickness + 2 * radius
+    values = deep * height * width * (4 + value_bytes(image))
+    mirrored = deep * (height + 2 * radius) * (width + 2 * radius) * 4
+    return values + mirrored + 2 * thickness * height * width * 4 + (2 << 20)
 
 
 def write_noise(name: str, image: Image, sigma: np.ndarray) -> Stage:

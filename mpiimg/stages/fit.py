@@ -8,7 +8,7 @@ from mpiimg.io.gradients import Gradients
 from mpiimg.io.nifti import Image
 from mpiimg.io.store import Array
 from mpiimg.partition import ChunkGrid, blocks_along
-from mpiimg.stages.image import finite
+from mpiimg.stages.image import finite, value_bytes
 from mpiimg.stages.stage import POSITIVE, Need, Parameter, Stage
 
 PAPER = (
@@ -78,6 +78,9 @@ ELEMENTS = ("Dxx", "Dxy", "Dyy", "Dxz", "Dyz", "Dzz")
 
 #: z-blocks of an image: a slice each up to this many.
 BLOCKS = 256
+
+#: Bytes that the maps of a voxel take while they are drawn.
+MAPS_BYTES = 400
 
 #: Volumes whose fit takes as long as the maps.
 MAPS_AS_VOLUMES = 60
@@ -157,9 +160,18 @@ def fit(
         },
         weights=tuple(int(counts[a:b].sum()) for ((a, b),) in map(grid.bounds, range(len(grid)))),
         offsets=offsets,
+        scratch=_scratch(image, len(volumes), max(counts), method, packed=len(reads) == 1),
         # Drawing the maps of a voxel takes as long as fitting so many volumes.
         cost=(f"fit-{method}", float(offsets[-1]) * (len(volumes) + MAPS_AS_VOLUMES)),
     )
+
+
+def _scratch(image: Image, volumes: int, voxels: int, method: str, packed: bool) -> int:
+    """Return the bytes that the fit of `voxels` takes: their maps on the way, and copies of their signal."""
+    a_sample = 0 if packed else np.dtype(image.native).itemsize + value_bytes(image) + 8
+    if method in ("nlls", "restore"):
+        a_sample += 4 * 8
+    return int(voxels) * (MAPS_BYTES + volumes * a_sample) + (1 << 20)
 
 
 def _linear(signal, design, method, min_signal):

@@ -1,6 +1,6 @@
 """Noise level: PIESNO by slice where there is a noise background, else dipy's estimate by volume.
 
-Both are dipy's functions, each called on one chunk.
+PIESNO is dipy's function, called on one chunk; the estimate gives the bits of dipy's.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from mpiimg.errors import BadInput
 from mpiimg.io.nifti import Image
 from mpiimg.io.store import Array
 from mpiimg.partition import ChunkGrid
-from mpiimg.stages.image import finite, slice_grid
+from mpiimg.stages.image import finite, slice_grid, value_bytes
 from mpiimg.stages.stage import Need, Parameter, Stage, reduction
 
 PAPER = "PIESNO: Koay et al. 2009, doi:10.1016/j.jmr.2009.03.005"
@@ -38,8 +38,24 @@ MOST_ZEROS = 0.10
 #: Share of the voxels that PIESNO takes for noise that may lie inside the mask.
 MOST_INSIDE = 0.10
 
-#: Coil numbers that dipy has a correction for.
-ESTIMATE_COILS = (0, 1, 4, 6, 8, 12, 16, 20, 24, 32, 64)
+#: By number of coils, the variance of a magnitude without signal over that of the noise (Koay and Basser
+#: 2006, doi:10.1016/j.jmr.2006.01.016), as dipy has it; 0 stands for no correction.
+ESTIMATE_CORRECTION = {
+    0: 1,
+    1: 0.42920367320510366,
+    4: 0.4834941393603609,
+    6: 0.4891759468548269,
+    8: 0.49195420135894175,
+    12: 0.4946862482541263,
+    16: 0.4960339908122364,
+    20: 0.4968365823718557,
+    24: 0.49736907650825657,
+    32: 0.49803177052530145,
+    64: 0.49901964176235936,
+}
+
+#: Slices whose differences are made at once.
+SLICES = 8
 
 
 def parse(text: str) -> str | float:
@@ -69,8 +85,8 @@ def check_coils(method: str | float, coils: int | None) -> None:
     """
     if coils is None or not isinstance(method, str):
         return
-    if method != "piesno" and coils not in ESTIMATE_COILS:
-        raise BadInput(f"--coils {coils}: choose one of {', '.join(map(str, ESTIMATE_COILS))}")
+    if method != "piesno" and coils not in ESTIMATE_CORRECTION:
+        raise BadInput(f"--coils {coils}: choose one of {', '.join(map(str, ESTIMATE_CORRECTION))}")
     if method != "estimate" and coils < 1:
         raise BadInput(f"--coils {coils}: PIESNO needs at least one; --sigma estimate works without")
 
@@ -126,8 +142,12 @@ def piesno(image: Image, dwi: Array, mask: Array, coils: int, method: str) -> St
     grid = ChunkGrid("z", (image.shape[-3],), (1,))
     parameters = {"coils": coils, "method": method}
     reads = (Need(dwi), Need(mask))
-    cost = ("piesno", float(np.prod(dwi.shape)))
-    return reduction("piesno", grid, reads, partial, ((3,), "float64"), finish, parameters, cost=cost)
+    known = {
+        "cost": ("piesno", float(np.prod(dwi.shape))),
+        # Values, their squares as float32, and those of them that are sorted.
+        "scratch": dwi.shape[0] * dwi.shape[2] * dwi.shape[3] * (value_bytes(image) + 4 + 4),
+    }
+    return reduction("piesno", grid, reads, partial, ((3,), "float64"), finish, parameters, **known)
 
 
 def _without_background(image: Image, method: str, said: str) -> dict:
@@ -147,15 +167,37 @@ def estimate(image: Image, dwi: Array, coils: int) -> Stage:
     """Estimate the noise of each volume from the differences between neighbours."""
 
     def partial(chunk, block):
-        from dipy.denoise.noise_estimate import estimate_sigma
-
-        return estimate_sigma(finite(image.scaled(block[0])).astype(np.float64), N=coils)[0]
+        return _estimate_sigma(finite(image.scaled(block[0])), coils)
 
     def finish(rows):
         return {"sigma": np.asarray(rows)[:, None]}
 
     grid = ChunkGrid("v", (image.shape[0],), (1,))
-    cost = ("estimate", float(np.prod(dwi.shape)))
-    return reduction(
-        "noise", grid, (Need(dwi),), partial, ((), "float64"), finish, {"coils": coils}, cost=cost
-    )
+    known = {
+        "cost": ("estimate", float(np.prod(dwi.shape))),
+        "scratch": int(np.prod(dwi.shape[1:])) * (value_bytes(image) + 8)
+        + 3 * SLICES * int(np.prod(dwi.shape[2:])) * 8,
+    }
+    return reduction("noise", grid, (Need(dwi),), partial, ((), "float64"), finish, {"coils": coils}, **known)
+
+
+def _estimate_sigma(values: np.ndarray, coils: int) -> float:
+    """Return what dipy's estimate_sigma does of a volume, to the last bit, in a quarter of its memory.
+
+    The mean of the squares is taken over the whole volume at once, as dipy does: the order of a sum shows
+    in its last bits. Only the differences that are squared are made some slices at a time.
+    """
+    from scipy.ndimage import convolve
+
+    neighbours = np.zeros((3, 3, 3), np.int8)
+    for axis in range(3):
+        for end in (0, 2):
+            neighbours[tuple(end if a == axis else 1 for a in range(3))] = 1
+    squares = np.empty(values.shape, np.float64)
+    for first in range(0, len(values), SLICES):
+        start, stop = max(first - 1, 0), min(first + SLICES + 1, len(values))
+        last = min(first + SLICES, len(values))
+        around = convolve(values[start:stop].astype(np.float64), neighbours)
+        around = around[first - start : last - start]
+        squares[first:last] = (np.sqrt(6 / 7) * (values[first:last] - 1 / 6 * around)) ** 2
+    return np.float32(np.sqrt(np.mean(squares.ravel()) / ESTIMATE_CORRECTION[coils]))

@@ -31,6 +31,7 @@ class Parameter:
     limits : smallest and largest allowed value
     metavar : placeholder in the help
     repeated : the option may be given more than once; the value is a list
+    bare : the value that the option alone stands for; another one is given as --name=value
     """
 
     name: str
@@ -42,6 +43,7 @@ class Parameter:
     limits: tuple[float, float] | None = None
     metavar: str | None = None
     repeated: bool = False
+    bare: Any = None
 
 
 @dataclass(frozen=True)

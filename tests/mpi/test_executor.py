@@ -144,18 +144,10 @@ def test_in_small_rounds(name, out, monkeypatch):
 def test_in_the_least_memory(name, out):
     """Nothing is kept in memory between stages: all goes through the staged files."""
     made = toy.TOYS[name]()
-    low, high = plan.BASELINE, toy.PLENTY
-    while high - low > 1:
-        middle = (low + high) // 2
-        try:
-            planned = static_plan(made.recipe, Resources(COMM.size, middle))
-        except BadInput:
-            low = middle
-        else:
-            high = middle
-    planned = static_plan(made.recipe, Resources(COMM.size, high))
+    memory, _ = plan.least_memory(made.recipe)
+    planned = static_plan(made.recipe, Resources(COMM.size, memory))
     assert not all(p.memory for _, section in planned for p in section.placements)
-    go(made, out, memory=high)
+    go(made, out, memory=memory)
     check(made, out)
 
 

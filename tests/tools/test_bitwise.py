@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import sys
 
@@ -26,8 +25,7 @@ from tools.subjects import (
 )
 
 from mpiimg import cli
-from mpiimg.errors import BadInput
-from mpiimg.pipeline.plan import BASELINE, Resources, static_plan
+from mpiimg.pipeline import plan
 
 
 def assert_same_files(folder, expected):
@@ -132,23 +130,21 @@ def test_out_of_core(simulated, tmp_path):
     nibabel.save(nibabel.Nifti1Image(np.ones((24, 28, 20), np.uint8), simulated.affine), mask)
     everywhere = ("--mask", mask, "--sigma", 40, "--fit-residual")
     expected = neuro(simulated, tmp_path / "expected", *everywhere)
-    least = least_memory([*simulated.arguments, "--out", "out", *everywhere], ranks=2)
+    least = least_memory([*simulated.arguments, "--out", "out", *everywhere])
     out = neuro(simulated, tmp_path / "out", *everywhere, "--memory", least, ranks=2)
     assert_same_files(out, expected)
     assert not any(entry["planned"]["read"] for entry in record(expected)["stages"])
     assert any(entry["planned"]["read"] for entry in record(out)["stages"])
+    for entry in record(out)["stages"]:
+        assert entry["peak_a_rank"] <= entry["planned"]["peak_a_rank"] <= least
 
 
-def least_memory(words: list, ranks: int) -> int:
-    """Return the least bytes a rank with which mpiimg-neuro makes a plan, in steps of 64 KiB."""
+def least_memory(words: list) -> int:
+    """Return the least bytes a rank with which mpiimg-neuro makes a plan."""
     arguments = cli.parser("mpiimg-neuro").parse_args([str(word) for word in words])
     tool = cli.TOOLS["mpiimg-neuro"]
-    recipe = tool.recipe(tool.inspect(arguments), vars(arguments))
-    for memory in range(BASELINE, 2 * BASELINE, 1 << 16):
-        with contextlib.suppress(BadInput):
-            static_plan(recipe, Resources(ranks, memory))
-            return memory
-    raise AssertionError("no memory is enough")
+    memory, _ = plan.least_memory(tool.recipe(tool.inspect(arguments), vars(arguments)))
+    return memory
 
 
 #: Prints a checksum of the members of 300 inputs, made between other uses of the heap.

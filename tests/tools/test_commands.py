@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import launch
 import nibabel
 import numpy as np
@@ -108,25 +111,43 @@ def test_plan_is_printed_and_nothing_written(ranks, simulated, tmp_path):
     words = (*simulated.arguments, "--out", tmp_path / "out", "--plan", "--memory", "2G")
     done = launch.run_tool("mpiimg-neuro", *words, ranks=ranks)
     head, columns, *rows = done.stdout.splitlines()
-    assert head.startswith(f"{ranks or 1} ranks, 2048 MB a rank")
-    assert columns.split() == [
-        "stage",
-        "kind",
-        "chunks",
-        "a",
-        "rank",
-        "batch",
-        "read",
-        "MB",
-        "staged",
-        "MB",
-        "peak",
-        "MB",
-    ]
-    chunks = {row.split()[0]: int(row.split()[2]) for row in rows}
-    assert {"read-dwi", "b0-mean", "median-4", "otsu", "piesno", "noise", "denoise", "fit"} < chunks.keys()
-    assert chunks["read-dwi"] == 12
+    assert head.startswith(f"{ranks or 1} rank{'s' * bool(ranks)} on 1 node, 2048 MB a rank")
+    assert columns.split("  ")[-1].strip() == "seconds"
+    assert [row.split()[0] for row in rows].index("denoise") < [row.split()[0] for row in rows].index("fit")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_of_another_machine_for_programs(simulated, tmp_path):
+    """1024 ranks on 32 nodes, as JSON; the bare flag takes no word that follows it for its value."""
+    words = ("--out", tmp_path / "out", "--ranks", 1024, "--nodes", 32, "--memory", "64G")
+    done = warm.run_tool("mpiimg-neuro", *simulated.arguments, *words, "--plan=json")
+    plan = json.loads(done.stdout)
+    assert (plan["ranks"], plan["nodes"], plan["memory_a_rank"]) == (1024, 32, 64 << 30)
+    denoise = next(stage for stage in plan["stages"] if stage["stage"] == "denoise")
+    assert denoise["chunks"] == 60 and denoise["chunks_a_rank"] == 1
+    totals = plan["totals"]
+    assert totals["peak_a_rank"] == max(stage["peak_a_rank"] for stage in plan["stages"])
+    assert totals["bytes_moved"] == sum(stage["bytes_moved"] for stage in plan["stages"])
+    assert 0 < totals["bytes_moved_between_nodes"] < totals["bytes_moved"]
+    first = warm.run_tool("mpiimg-neuro", "--plan", *simulated.arguments, *words)
+    assert first.stdout.startswith("1024 ranks on 32 nodes, 65536 MB a rank")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--ranks", 4), "--ranks and --nodes are for --plan"),
+        (("--plan", "--ranks", 4, "--nodes", 8), "--nodes 8: there are only 4 ranks"),
+        (("--plan=xml",), "invalid choice: 'xml'"),
+        (("--plan", "--memory", "64M"), "--memory"),
+    ],
+)
+def test_plans_that_cannot_be(words, said, simulated, tmp_path):
+    out = tmp_path / "out"
+    done = warm.run_tool("mpiimg-neuro", *simulated.arguments, "--out", out, *words, check=False)
+    assert done.returncode == 2
+    assert said in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not out.exists()
 
 
 def test_force_overwrites_and_only_that(simulated, tmp_path):
@@ -159,7 +180,8 @@ def test_quiet_says_nothing_and_otherwise_warnings_alone(simulated, tmp_path):
     said = launch.run_tool("mpiimg-neuro", *words, "--out", tmp_path / "said", ranks=3, timeout=PATIENCE)
     assert (quiet.stdout, quiet.stderr) == ("", "")
     assert said.stdout == ""
-    (line,) = said.stderr.splitlines()
+    line, last = said.stderr.splitlines()
+    assert re.fullmatch(r"mpiimg: peak \d+ MB a rank \(planned \d+\), .* s \(predicted [\d.]+\)", last)
     assert line.startswith("mpiimg: warning: ")
     assert "--b-max 1500" in line
     for out in ("quiet", "said"):
@@ -182,7 +204,9 @@ def test_verbose_names_every_stage(simulated, tmp_path):
     words = (*simulated.arguments, "--out", tmp_path / "out", "--passes", 1, "--verbose")
     done = launch.run_tool("mpiimg-mask", *words, ranks=2, timeout=PATIENCE)
     for name in ("read-dwi", "b0-mean", "median-1", "otsu", "threshold", "dwi_desc-brain_mask.nii.gz"):
-        assert sum(name in line for line in done.stderr.splitlines()) == 1
+        assert sum(name in line for line in done.stderr.splitlines()) == 2, (
+            "when it ended, and beside the plan"
+        )
 
 
 def test_singletons_of_a_wrong_srun_are_refused(simulated, tmp_path):

@@ -241,7 +241,7 @@ def test_nan_and_infinity_are_counted_and_taken_as_zero(plain, tmp_path):
     )
     words = [*bad.arguments, "--out", tmp_path / "out", *FAST, "--residual"]
     done = launch.run_tool("mpiimg-neuro", *words, ranks=2, timeout=PATIENCE)
-    (line,) = done.stderr.splitlines()
+    line, _ = done.stderr.splitlines()
     assert "dwi.nii.gz: 3 voxels are NaN or infinite" in line
     assert any("3 voxels are NaN" in warning for warning in record(tmp_path / "out")["warnings"])
     expected = neuro(zeros, tmp_path / "expected", "--residual")

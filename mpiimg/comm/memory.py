@@ -1,0 +1,39 @@
+"""What a rank really takes: the anonymous memory of its process, which no other rank shares with it.
+
+Resident size counts the pages of shared libraries as well, once in every rank; these are the node's.
+The kernel keeps the highest resident size; taken anew at each stage, less the pages of files and of memory
+shared with other ranks, it is the most anonymous memory of that stage, whatever its work does in between,
+without a thread that looks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+
+
+def anonymous_peak() -> int:
+    """Return the most bytes of anonymous memory since :func:`restart_peak`, or since the process began."""
+    known = _status()
+    return known["VmHWM"] - known["RssFile"] - known["RssShmem"]
+
+
+def resident_peak() -> int:
+    """Return the most bytes of resident memory since :func:`restart_peak`, or since the process began."""
+    return _status()["VmHWM"]
+
+
+def restart_peak() -> None:
+    """Give free memory back to the system and forget what was the most so far."""
+    # Only glibc has it, and only its heap needs it.
+    getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
+    # Not every container allows it: then the most since the beginning is told, which is never too little.
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+
+
+def _status() -> dict[str, int]:
+    names = ("VmHWM", "RssFile", "RssShmem")
+    with open("/proc/self/status") as lines:
+        fields = (line.split() for line in lines)
+        return {words[0][:-1]: int(words[1]) << 10 for words in fields if words[0][:-1] in names}

@@ -1,0 +1,136 @@
+"""What a stage will need: bytes in the memory of a rank, bytes to and from files, and seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpiimg.comm.handout import BLOCKS_AHEAD
+from mpiimg.partition import Partition, box_size
+from mpiimg.pipeline.exchange import Flow, Placement, exchanged_needs
+from mpiimg.pipeline.rates import Rates
+from mpiimg.stages.stage import Need, Stage
+
+#: Times the bytes read and written that are left for work whose stage does not say what it takes.
+UNKNOWN_SCRATCH = 3
+
+
+@dataclass(frozen=True)
+class ChunkBytes:
+    """What each chunk of a stage reads and writes, in bytes.
+
+    Parameters
+    ----------
+    reads : (needs, chunks)
+    writes : (chunks,)
+    joined : (needs,) whether what is read comes in parts that are joined in a copy
+    """
+
+    reads: np.ndarray
+    writes: np.ndarray
+    joined: np.ndarray
+
+    @property
+    def largest(self) -> int:
+        """Bytes that a chunk reads and writes at most."""
+        return int((self.reads.sum(axis=0) + self.writes).max(initial=0))
+
+
+def chunk_bytes(stage: Stage) -> ChunkBytes:
+    """Work out what every chunk of `stage` reads and writes."""
+    chunks = [stage.chunk(number) for number in range(len(stage.grid))]
+    reads = [[_boxes_bytes(need, need.boxes(chunk)) for chunk in chunks] for need in stage.reads]
+    writes = np.zeros(len(chunks), np.int64)
+    for array in stage.writes:
+        boxes = stage.output_boxes(array)
+        writes += np.prod(boxes[..., 1] - boxes[..., 0], axis=1) * np.dtype(array.dtype).itemsize
+    joined = [need.place is None and need.rows is not None and _in_parts(need) for need in stage.reads]
+    return ChunkBytes(
+        np.array(reads, np.int64).reshape(len(stage.reads), len(chunks)), writes, np.array(joined, bool)
+    )
+
+
+def _boxes_bytes(need: Need, boxes: Iterable) -> int:
+    return sum(map(box_size, boxes)) * np.dtype(need.array.dtype).itemsize
+
+
+def _in_parts(need: Need) -> bool:
+    return need.rows[-1] - need.rows[0] >= len(need.rows)
+
+
+def work_bytes(stage: Stage, sizes: ChunkBytes, gathered: Sequence[bool]) -> int:
+    """Return the most bytes that the work on one chunk takes, beside what was gathered for it.
+
+    Parameters
+    ----------
+    gathered : for each need, whether it is in memory already
+    """
+    if stage.kind == "source":
+        # Blocks under way to their owners, one that is held back, the one that is being read.
+        return (BLOCKS_AHEAD + 4) * sizes.largest
+    from_files = ~np.array(gathered, bool).reshape(-1)
+    own = sizes.reads * (from_files + sizes.joined)[:, None]
+    scratch = stage.scratch if stage.scratch is not None else UNKNOWN_SCRATCH * sizes.largest
+    return int((own.sum(axis=0) + sizes.writes).max(initial=0)) + scratch + stage.output_bytes
+
+
+def files_only_bytes(stage: Stage, sizes: ChunkBytes, batch: int) -> int:
+    """Return what a rank needs for a stage all of whose arrays lie in files: the least there is."""
+    held_back = (batch - 1) * stage.output_bytes if stage.kind == "sink" else 0
+    return work_bytes(stage, sizes, [False] * len(stage.reads)) + held_back
+
+
+def rank_bytes(
+    stage: Stage, sizes: ChunkBytes, batch: int, placed: Mapping[str, Placement], flow: Flow
+) -> np.ndarray:
+    """Return the most bytes that each rank has in hand beside the arrays it holds, (ranks,)."""
+    exchanged = exchanged_needs(stage, placed)
+    work = work_bytes(stage, sizes, [need in exchanged for need in stage.reads])
+    if stage.kind == "sink":
+        work += (batch - 1) * stage.output_bytes
+    return np.maximum(flow.at_once, flow.gathered + work)
+
+
+def read_bytes(stage: Stage, sizes: ChunkBytes, placed: Mapping[str, Placement]) -> np.ndarray:
+    """Return the bytes that each chunk takes from files, (chunks,)."""
+    exchanged = exchanged_needs(stage, placed)
+    from_files = [need not in exchanged for need in stage.reads]
+    return sizes.reads[np.array(from_files, bool)].sum(axis=0)
+
+
+def seconds(
+    stage: Stage,
+    sizes: ChunkBytes,
+    partition: Partition,
+    numbers: np.ndarray,
+    flow: Flow,
+    nodes: int,
+    staged: bool,
+    rates: Rates,
+) -> np.ndarray:
+    """Return the seconds that a stage takes on each rank, (ranks,), if its core is its own.
+
+    Parameters
+    ----------
+    numbers : of the chunks that are still to do
+    staged : what is written goes to files as well
+    """
+    ranks = partition.ranks
+    passed = sizes.reads.sum(axis=0) + sizes.writes
+    each = passed * rates["pass"]
+    if stage.cost is not None:
+        rate, units = stage.cost
+        weights = np.ones(len(stage.grid)) if stage.weights is None else np.array(stage.weights, float)
+        each = each + units * rates[rate] * weights / max(weights.sum(), 1.0)
+    if stage.kind == "source":
+        taken = np.zeros(ranks)
+        taken[0] = each[: numbers.max(initial=-1) + 1].sum()
+    else:
+        taken = np.bincount(partition.owners()[numbers], weights=each[numbers], minlength=ranks)
+    if staged:
+        written = np.bincount(partition.owners()[numbers], weights=sizes.writes[numbers], minlength=ranks)
+        taken = taken + written * rates["stage"]
+    moved = (flow.sent + flow.received) * rates["move"]
+    return taken + moved + flow.between_nodes / nodes * rates["network"]
