@@ -3,6 +3,7 @@
 MPI ?= wheel
 OUT ?= demo
 RANKS ?= 1 2 3 4
+SIZE ?= small
 MPI_TIMEOUT ?= 600
 LANES ?= 2
 
@@ -11,7 +12,7 @@ VENV := $(if $(filter system,$(MPI)),.venv-mpi,.venv)
 # What the install scripts and the tests read; empty where nobody set it.
 export PYTHON WARM APT CACHE WHEELHOUSE PREFIX MPICC HDF5_PKGCONFIG_NAME HDF5_DIR RANKS MPI_TIMEOUT LANES
 
-.PHONY: help install wheelhouse lock demo test test-long lint bench clean distclean
+.PHONY: help install wheelhouse lock demo test test-long lint bench bench-systems clean distclean
 
 help:
 	@echo 'make install              .venv: MPI and all else from wheels, no root'
@@ -22,6 +23,7 @@ help:
 	@echo 'make test-long            the slow variants'
 	@echo 'make lint                 ruff'
 	@echo 'make bench                speed, with the peers in the same run'
+	@echo 'make bench-systems        both pipelines beside Dask, Spark and others, in .venv-bench; SIZE=$(SIZE)'
 	@echo 'make clean                remove what was compiled (.cache stays)'
 	@echo 'make distclean            remove the installs and .cache as well'
 	@echo
@@ -58,9 +60,13 @@ bench:
 	@install/install.sh wheel
 	@.venv/bin/python benchmarks/run.py
 
+bench-systems:
+	@benchmarks/install.sh
+	@.venv-bench/bin/python benchmarks/side_by_side.py --size $(SIZE)
+
 clean:
 	rm -rf build *.egg-info .pytest_cache .ruff_cache .venv/.warmed .venv-mpi/.warmed
 	find mpiimg tests benchmarks install -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf .venv .venv-mpi .cache
+	rm -rf .venv .venv-mpi .venv-bench .cache

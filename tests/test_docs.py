@@ -28,7 +28,7 @@ FOREIGN = {
 }
 
 #: Programs of the checkout and how they say what flags they have.
-SCRIPTS = ("benchmarks/run.py", "benchmarks/subject.py", "benchmarks/survey.py")
+SCRIPTS = ("benchmarks/run.py", "benchmarks/subject.py", "benchmarks/survey.py", "benchmarks/side_by_side.py")
 
 
 def flags(name):

@@ -1,0 +1,32 @@
+"""Neuroscience with dipy alone, on one core; with --threads also on dipy's own OpenMP threads."""
+
+import neuro_kernels as kernels
+import numpy as np
+from program import run
+
+
+def pipeline(options, clock):
+    gradients, affine = kernels.read_gradients(options.source), kernels.read_affine(options.source)
+    clock.mark("start-up")
+    data = kernels.read_data(options.source)
+    clock.mark("ingest")
+    b0 = np.moveaxis(data[..., gradients.b0s_mask], -1, 0)
+    clock.mark("filter")
+    mean = kernels.mean_of(kernels.total_of(b0), len(b0))
+    clock.mark("mean")
+    mask = kernels.brain_mask(mean)
+    clock.mark("mask")
+    denoised = np.empty_like(data)
+    for v in range(data.shape[-1]):
+        denoised[..., v] = kernels.denoise(data[..., v], mask, options.sigma, options.threads)
+    clock.mark("denoise")
+    signal = denoised[mask]
+    clock.mark("regroup")
+    maps = kernels.fit(signal, gradients)
+    clock.mark("fit")
+    kernels.write_maps(options.out, affine, mask, maps)
+    clock.mark("write")
+
+
+if __name__ == "__main__":
+    run(pipeline)
