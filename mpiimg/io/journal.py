@@ -8,14 +8,17 @@ the marks of any other number of ranks. A torn last line is ignored.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from mpiimg.partition import Box
 
 
 def checksum(block: np.ndarray) -> int:
@@ -27,12 +30,16 @@ def checksum(block: np.ndarray) -> int:
 
 @dataclass(frozen=True)
 class Mark:
-    """Chunk `chunk` of stage `stage` is done; `blocks` holds (CRC32, bytes) of each array it wrote."""
+    """Chunk `chunk` of stage `stage` is done; `blocks` holds (CRC32, bytes) of each array it wrote.
+
+    `boxes` says where these lie in their arrays, where a run with other chunks may look for them.
+    """
 
     stage: str
     chunk: int
     provenance: str
     blocks: tuple[tuple[int, int], ...]
+    boxes: tuple[Box, ...] = ()
 
 
 class Journal:
@@ -57,10 +64,18 @@ class Journal:
             Path(folder) / f"{stamp}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666
         )
 
-    def mark(self, stage: str, chunk: int, provenance: str, blocks: Sequence[np.ndarray]) -> None:
+    def mark(
+        self,
+        stage: str,
+        chunk: int,
+        provenance: str,
+        blocks: Sequence[np.ndarray],
+        boxes: Sequence[Box] = (),
+    ) -> None:
         """Note that a chunk is done; it counts once :meth:`sync` has run."""
         started = time.monotonic()
-        record = [stage, chunk, provenance, [[checksum(block), block.nbytes] for block in blocks]]
+        sums = [[checksum(block), block.nbytes] for block in blocks]
+        record = [stage, chunk, provenance, sums, *[boxes] * bool(boxes)]
         self._pending.append(json.dumps(record) + "\n")
         self.seconds += time.monotonic() - started
         if time.monotonic() - self._last > self._every:
@@ -86,8 +101,19 @@ def read_marks(folder: Path) -> Iterable[Mark]:
     for path in sorted(Path(folder).glob("*.jsonl")):
         for line in path.read_bytes().split(b"\n")[:-1]:
             try:
-                stage, chunk, provenance, blocks = json.loads(line)
-                mark = Mark(stage, chunk, provenance, tuple((crc, size) for crc, size in blocks))
+                stage, chunk, provenance, blocks, *places = json.loads(line)
+                boxes = tuple(tuple(map(tuple, box)) for found in places for box in found)
+                mark = Mark(stage, chunk, provenance, tuple((crc, size) for crc, size in blocks), boxes)
             except (ValueError, TypeError):
                 continue
             yield mark
+
+
+def keep_marks(folder: Path, stages: Collection[str]) -> None:
+    """Forget all marks in `folder` but those of `stages`; no run may be writing there."""
+    kept = [mark for mark in read_marks(folder) if mark.stage in stages]
+    part = Path(folder) / "kept.part"
+    part.write_text("".join(json.dumps(list(dataclasses.astuple(mark))) + "\n" for mark in kept))
+    for path in Path(folder).glob("*.jsonl"):
+        path.unlink()
+    part.replace(Path(folder) / "kept.jsonl")

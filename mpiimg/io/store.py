@@ -17,7 +17,7 @@ The bytes in the file are the same.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -181,6 +181,41 @@ class StagedStore:
     def collect(self, name: str, wanted: Sequence[Sequence[Box]]) -> list[np.ndarray]:
         """Return the boxes wanted[rank] of this rank. They must have been written, and a barrier passed."""
         return [self._read(name, box) for box in wanted[self._comm.rank]]
+
+    def set_aside(self, array: Array, moved: bool) -> None:
+        """Keep the file that is there for :meth:`read_aside`, if it is not this array's. On one rank.
+
+        `moved` says that it is, but that what it holds is now to lie elsewhere in it.
+        """
+        path, aside = self.path(array.name), self._aside(array.name)
+        if path.exists() and (not _fits(path, array) or (moved and not aside.exists())):
+            path.replace(aside)
+
+    def read_aside(self, name: str, box: Box) -> np.ndarray:
+        """Return a box of the file that was set aside.
+
+        Raises
+        ------
+        OSError : there is none, or it does not reach so far
+        """
+        import h5py
+
+        path = self._aside(name)
+        with h5py.File(path, "r", locking=False) as file:
+            dataset = file[DATASET]
+            raw = RawFile(path, dataset.id.get_offset(), dataset.shape, dataset.dtype)
+        try:
+            return raw.read(box)
+        finally:
+            raw.close()
+
+    def forget_aside(self, names: Iterable[str]) -> None:
+        """Remove files that were set aside. On one rank."""
+        for name in names:
+            self._aside(name).unlink(missing_ok=True)
+
+    def _aside(self, name: str) -> Path:
+        return self.folder / f"{name}.before.h5"
 
     def sync(self) -> None:
         """Return when what this rank wrote would survive a power loss."""

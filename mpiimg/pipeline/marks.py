@@ -17,7 +17,7 @@ from mpiimg.errors import BadInput
 from mpiimg.io.journal import Journal, Mark, checksum, read_marks
 from mpiimg.io.nifti import Image
 from mpiimg.io.store import StagedStore
-from mpiimg.partition import Partition
+from mpiimg.partition import Box, Partition
 from mpiimg.stages.stage import Stage
 
 #: Libraries whose results are ours: with another version of one, nothing marked is taken over.
@@ -51,6 +51,7 @@ class Marks:
         self._sync_every = sync_every
         self._found: dict[tuple[str, str], dict[int, Mark]] = {}
         self._journal: Journal | None = None
+        self._left_out: dict[int, list[int]] = {}
         self._of_array = {
             name: digest("input", image.identity, image.sample, image.shape) for name, image in inputs.items()
         }
@@ -66,17 +67,40 @@ class Marks:
 
     def provenance(self, stage: Stage) -> str:
         """Return a hash of all that the bytes of this stage's chunks depend on."""
+        if stage.chunk_parameters is not None:
+            return digest([self._of_chunk(stage, number, "") for number in range(len(stage.grid))])
         inputs = [self._of_array[need.array.name] for need in stage.reads]
         grid = (stage.grid.axes, stage.grid.shape, stage.grid.block)
         return digest(stage.name, dict(stage.parameters), self._versions, inputs, grid)
 
+    def _of_chunk(self, stage: Stage, number: int, provenance: str) -> str:
+        """Return a hash of all that the bytes of a chunk depend on; `provenance` is that of its stage."""
+        if stage.chunk_parameters is None:
+            return provenance
+        own = dict(stage.chunk_parameters(number))
+        return digest(stage.name, dict(stage.parameters), own, self._versions)
+
     def has_written(self, stage: Stage, provenance: str) -> None:
-        """Remember where the arrays of a stage come from, for those that read them."""
+        """Remember where the arrays of a stage come from, for those that read them. Collective."""
+        if stage.left_out is not None:
+            # It may be there the next time, though all that is known of it beforehand is the same.
+            parts = self._comm.allgather(self._left_out)
+            provenance = digest(provenance, sorted(item for part in parts for item in part.items()))
+            self._left_out = {}
+        if stage.chunk_parameters is not None and self._staged is not None:
+            on_root(self._comm, self._staged.forget_aside, [array.name for array in stage.writes])
         self._of_array.update(dict.fromkeys((array.name for array in stage.writes), provenance))
 
     def found(self, stage: Stage, provenance: str) -> dict[int, Mark]:
         """Return the marks that fit, by chunk."""
-        return self._found.get((stage.name, provenance), {})
+        if stage.chunk_parameters is None:
+            return self._found.get((stage.name, provenance), {})
+        marks = {}
+        for number in range(len(stage.grid)):
+            known = self._found.get((stage.name, self._of_chunk(stage, number, provenance)), {}).values()
+            for mark in sorted(known, key=lambda mark: mark.boxes == _boxes(stage, number)):
+                marks[number] = mark
+        return marks
 
     def done_before(self, stage: Stage, provenance: str, between: Callable[[int], None]) -> set[int]:
         """Return the chunks that are marked and whose bytes are still those that were marked. Collective.
@@ -88,18 +112,43 @@ class Marks:
             return set()
         marked = sorted(marks)
         part = Partition.even(len(marked), self._comm.size)
+        owners = np.zeros(len(stage.grid), dtype=np.int64)
+        owners[marked] = part.owners()
+        if stage.chunk_parameters is not None:
+            on_root(self._comm, self._set_aside, stage, marks)
         for array in stage.writes:
-            boxes = stage.output_boxes(array)
-            self._staged.create(array, boxes, np.zeros(len(boxes), dtype=np.int64))
+            self._staged.create(array, stage.output_boxes(array), owners)
         good = []
         for i in part.owned(self._comm.rank):
             between(marked[i])
             # What cannot be read is made again, like what was altered.
             with contextlib.suppress(OSError):
                 blocks = [self._staged.read(array.name, marked[i]) for array in stage.writes]
-                if tuple((checksum(block), block.nbytes) for block in blocks) == marks[marked[i]].blocks:
+                mark = marks[marked[i]]
+                if _sums(blocks) == mark.blocks or self._moved(stage, marked[i], mark):
                     good.append(marked[i])
         return {number for numbers in self._comm.allgather(good) for number in numbers}
+
+    def _set_aside(self, stage: Stage, marks: Mapping[int, Mark]) -> None:
+        """Keep the arrays of a run that had other chunks, or had them elsewhere."""
+        moved = any(mark.boxes != _boxes(stage, number) for number, mark in marks.items())
+        for array in stage.writes:
+            self._staged.set_aside(array, moved)
+
+    def _moved(self, stage: Stage, number: int, mark: Mark) -> bool:
+        """Bring a chunk to its place from where an earlier run had it; say whether it was there."""
+        if stage.chunk_parameters is None:
+            return False
+        blocks = [
+            self._staged.read_aside(array.name, box)
+            for array, box in zip(stage.writes, mark.boxes, strict=True)
+        ]
+        if _sums(blocks) != mark.blocks:
+            return False
+        for array, block in zip(stage.writes, blocks, strict=True):
+            self._staged.write(array.name, number, block)
+        self.add(stage, number, "", blocks)
+        return True
 
     def check_input(self, stage: Stage, number: int, provenance: str, block: np.ndarray) -> None:
         """Compare a block of an input that passes by with what an earlier run read there and marked.
@@ -116,9 +165,13 @@ class Marks:
             )
 
     def add(self, stage: Stage, number: int, provenance: str, blocks: Sequence[np.ndarray]) -> None:
-        """Mark a chunk whose blocks have been staged."""
-        if self._journal is not None:
-            self._journal.mark(stage.name, number, provenance, blocks)
+        """Mark a chunk whose blocks have been staged, unless it stands for what could not be used."""
+        if stage.left_out is not None and stage.left_out(*blocks):
+            self._left_out[number] = [checksum(block) for block in blocks]
+        elif self._journal is not None:
+            boxes = _boxes(stage, number) if stage.chunk_parameters is not None else ()
+            provenance = self._of_chunk(stage, number, provenance)
+            self._journal.mark(stage.name, number, provenance, blocks, boxes)
 
     def sync(self) -> None:
         """Make all that was marked survive a power loss."""
@@ -137,6 +190,17 @@ class Marks:
                 self._journal.sync()
             self._journal.close()
             self._journal = None
+
+
+def _sums(blocks: Sequence[np.ndarray]) -> tuple[tuple[int, int], ...]:
+    """Return CRC32 and bytes of blocks, as marks have them."""
+    return tuple((checksum(block), block.nbytes) for block in blocks)
+
+
+def _boxes(stage: Stage, number: int) -> tuple[Box, ...]:
+    """Return where a chunk lies in each of the arrays that its stage writes."""
+    chunk = stage.chunk(number)
+    return tuple(stage.output_box(array, chunk) for array in stage.writes)
 
 
 def digest(*parts) -> str:

@@ -13,12 +13,26 @@ from mpiimg.comm.runtime import Agreement, node_count, on_root, once_a_node, say
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
 from mpiimg.io.disk import free_bytes
 from mpiimg.io.events import events_folder
+from mpiimg.io.journal import keep_marks
 from mpiimg.io.store import describe_staged
 from mpiimg.pipeline import rates
 from mpiimg.pipeline.executor import Executor
-from mpiimg.pipeline.plan import Options, Recipe, Resources, Values, check, output_names, work_bytes
+from mpiimg.pipeline.plan import (
+    Options,
+    Recipe,
+    Resources,
+    Values,
+    check,
+    output_names,
+    static_stages,
+    work_bytes,
+)
 from mpiimg.pipeline.request import changes, check_unchanged, read_request, request, seen
 from mpiimg.pipeline.show_plan import beside_actual
+from mpiimg.stages.stage import Stage
+
+#: In the work folder of a run that ended without some of its inputs.
+LEFT_OUT = "left-out"
 
 log = logging.getLogger("mpiimg")
 
@@ -74,7 +88,7 @@ def run(recipe: Recipe, comm, options: Options, outer: Agreement | None = None) 
         executor.logbook.end(Exit.FAILED, f"aborted: {error}")
         raise
     executor.logbook.end(Exit.PARTIAL if executor.values.get("left_out") else Exit.DONE)
-    on_root(comm, _clean, options, work)
+    on_root(comm, _clean, recipe, options, work, len(executor.values.get("left_out", ())))
     if log.isEnabledFor(logging.WARNING):
         for line in beside_actual(report["stages"], every=log.isEnabledFor(logging.INFO)):
             say(comm, f"mpiimg: {options.label}{line}")
@@ -128,7 +142,7 @@ def _prepare(recipe: Recipe, options: Options, work: Path, events: Path, asked: 
     record = work / "request"
     earlier = read_request(record)
     names = output_names(recipe)
-    if not options.force and earlier != asked:
+    if not options.force and earlier != asked and not _takes_up(work, earlier, asked):
         present = [name for name in names if (options.out / name).exists()]
         if present:
             raise BadInput(f"{options.out / present[0]} exists; use --force to overwrite, or another --out")
@@ -142,6 +156,7 @@ def _prepare(recipe: Recipe, options: Options, work: Path, events: Path, asked: 
         part = record.with_suffix(".part")
         part.write_text(json.dumps(asked))
         part.replace(record)
+        (work / LEFT_OUT).unlink(missing_ok=True)
     except OSError as error:
         _remove(made, work, events)
         raise BadInput(f"{options.out}: cannot write there: {error.strerror}; choose another --out") from None
@@ -183,11 +198,41 @@ def _publish(recipe: Recipe, options: Options, work: Path, executor: Executor, r
         (outputs / name).replace(folder / name)
 
 
-def _clean(options: Options, work: Path) -> None:
-    if not options.keep_work:
+def _takes_up(work: Path, earlier: dict | None, asked: dict) -> bool:
+    """Say whether a run takes up what the same command had to leave out: then its results are replaced."""
+    same = earlier is not None and all(earlier.get(key) == asked[key] for key in ("tool", "parameters"))
+    return same and (work / LEFT_OUT).exists()
+
+
+def _clean(recipe: Recipe, options: Options, work: Path, left_out: int) -> None:
+    """Remove the work folder; but keep what serves a run that takes up what this one left out."""
+    kept = [stage for stage in static_stages(recipe) if stage.chunk_parameters is not None]
+    if left_out and kept and not options.in_memory:
+        (work / LEFT_OUT).touch()
+        if not options.keep_work:
+            size = _keep_only(kept, work)
+            log.warning(
+                "%s keeps what was made of the others (%d MB), so that the same command takes up only the %d "
+                "left out; remove it when you need it no longer",
+                work,
+                size >> 20,
+                left_out,
+            )
+    elif not options.keep_work:
         shutil.rmtree(work)
         with contextlib.suppress(OSError):
             work.parent.rmdir()
+
+
+def _keep_only(stages: list[Stage], work: Path) -> int:
+    """Remove all but the arrays of `stages` and their marks; return the bytes that stay."""
+    arrays = [work / f"{array.name}.h5" for stage in stages for array in stage.writes]
+    for path in work.glob("*.h5"):
+        if path not in arrays:
+            path.unlink()
+    shutil.rmtree(work / "outputs")
+    keep_marks(work / "journal", [stage.name for stage in stages])
+    return sum(path.stat().st_size for path in arrays)
 
 
 def _remove(made: list[Path], *whole: Path) -> None:

@@ -127,6 +127,11 @@ class Stage:
         for a sink, bytes that follow those of the chunk before;
         for files, work(chunk, folder, *blocks) writes its files into a folder
     parameters : what enters the provenance beside the inputs
+    chunk_parameters : for a stage that reads no array: called as chunk_parameters(number), returns what a
+        chunk depends on beside `parameters`, whatever other chunks there are. Its mark then serves in a run
+        with other chunks too, wherever they lie
+    left_out : called as left_out(*blocks) with what the work on a chunk returned: whether it stands for
+        something that could not be used, so that the next run is to try again
     weights : (chunks,) integers: relative work, known from data; None where all weigh the same
     offsets : as in Need, for the arrays written
     place : by name of an array written: the box that a chunk fills in it, where axes do not tell
@@ -149,6 +154,8 @@ class Stage:
     writes: tuple[Array, ...] = ()
     work: Callable | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    chunk_parameters: Callable[[int], Mapping[str, Any]] | None = None
+    left_out: Callable[..., bool] | None = None
     weights: tuple[int, ...] | None = None
     offsets: tuple[int, ...] | None = None
     place: Mapping[str, Callable[[Chunk], Box]] = field(default_factory=dict)
