@@ -116,4 +116,5 @@ def keep_marks(folder: Path, stages: Collection[str]) -> None:
     part.write_text("".join(json.dumps(list(dataclasses.astuple(mark))) + "\n" for mark in kept))
     for path in Path(folder).glob("*.jsonl"):
         path.unlink()
-    part.replace(Path(folder) / "kept.jsonl")
+    # Names begin with the time, so that older marks are read first.
+    part.replace(Path(folder) / "0-kept.jsonl")

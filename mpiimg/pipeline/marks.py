@@ -59,7 +59,9 @@ class Marks:
     def load(self) -> None:
         """Read what runs before this one have marked. Collective."""
         for mark in on_root(self._comm, lambda: list(read_marks(self._folder))):
-            self._found.setdefault((mark.stage, mark.provenance), {})[mark.chunk] = mark
+            known = self._found.setdefault((mark.stage, mark.provenance), {})
+            known.pop(mark.chunk, None)  # the last one is to be the newest
+            known[mark.chunk] = mark
 
     def open(self) -> None:
         """Begin this rank's journal."""
@@ -97,9 +99,9 @@ class Marks:
             return self._found.get((stage.name, provenance), {})
         marks = {}
         for number in range(len(stage.grid)):
-            known = self._found.get((stage.name, self._of_chunk(stage, number, provenance)), {}).values()
-            for mark in sorted(known, key=lambda mark: mark.boxes == _boxes(stage, number)):
-                marks[number] = mark
+            known = self._found.get((stage.name, self._of_chunk(stage, number, provenance)), {})
+            if known:
+                marks[number] = list(known.values())[-1]
         return marks
 
     def done_before(self, stage: Stage, provenance: str, between: Callable[[int], None]) -> set[int]:

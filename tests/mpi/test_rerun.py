@@ -111,7 +111,7 @@ def kept(out):
 def test_what_was_left_out_is_taken_up_and_nothing_else(out):
     """Without --force: the same command goes on. What depends on the whole list is made again."""
     assert go(out, "abcdef", bad="d") == ("abcdef", "abcdef")
-    assert kept(out) == ["data.h5", "journal/kept.jsonl", "left-out", "request", "state.h5"]
+    assert kept(out) == ["data.h5", "journal/0-kept.jsonl", "left-out", "request", "state.h5"]
     assert go(out, "abcdef") == ("d", "abcdef")
     assert not (out / "work").exists()
 

@@ -143,6 +143,8 @@ def bad_night(night, tmp_path_factory):
         check=False,
         timeout=PATIENCE,
     )
+    # What serves a run after repairs.
+    shutil.rmtree(folder / "out" / "work")
     return done, folder / "out", sound, paths
 
 
