@@ -11,7 +11,7 @@ from mpiimg.io.fits_writing import history
 from mpiimg.io.maskplanes import bits
 from mpiimg.io.tract import Tract
 from mpiimg.io.wcs import parse_wcs, source_grid
-from mpiimg.partition import box_shape, box_slices
+from mpiimg.partition import Box, box_shape
 from mpiimg.stages.photometry import COMMON_ZERO_POINT, flux_scale
 from mpiimg.stages.stage import Need, Stage
 from mpiimg.stages.survey import Layout
@@ -35,28 +35,26 @@ def warp(
     members: dict[int, list[int]] = {}
     for number, footprint in enumerate(layout.footprints):
         members.setdefault(footprint.exposure, []).append(number)
-    pieces: dict[int, list] = {}
-    for footprint, _, box in layout.pieces:
-        pieces.setdefault(footprint, []).append(box)
+    outputs = layout.piece_planes()
 
     def work(chunk, images, variances, masks):
         number = chunk.number
-        planes = [block[0].reshape(layout.shapes[number]) for block in (images, variances, masks)]
-        parts = []
-        for footprint in members.get(number, ()):
-            box = layout.footprints[footprint].box
-            warped = _warp(planes, exposures[number], tract, box, zero_points[number])
-            parts += [
-                [plane[box_slices(piece, box)].ravel() for plane in warped] for piece in pieces[footprint]
-            ]
+        shape = layout.shapes[number]
+        exposure = _Exposure(
+            *(block[0].reshape(shape) for block in (images, variances, masks)),
+            exposures[number],
+            tract,
+            zero_points[number],
+        )
+        # The pieces of a footprint are runs of its rows, and so lie end to end.
+        parts = [exposure.warp(layout.footprints[footprint].box) for footprint in members.get(number, ())]
         if not parts:
-            return tuple(np.empty(0, plane.dtype) for plane in planes)
-        return tuple(np.concatenate(runs) for runs in zip(*parts, strict=True))
+            return tuple(np.empty(0, array.dtype) for array in outputs)
+        return tuple(np.concatenate([plane.ravel() for plane in runs]) for runs in zip(*parts, strict=True))
 
     reads = tuple(
         Need(array, place=lambda chunk: (layout.exposure_run(chunk),)) for array in layout.exposure_planes()
     )
-    outputs = layout.piece_planes()
     return Stage(
         "warp",
         "map",
@@ -70,20 +68,27 @@ def warp(
     )
 
 
-def _warp(planes, ref: ExposureRef, tract: Tract, box, zero_point: float):
-    from mpiimg.kernels.warp import STEP, interpolate_bad
-    from mpiimg.kernels.warp import warp as resample
+class _Exposure:
+    """A calibrated exposure, its bad pixels interpolated once for all the boxes it is resampled onto."""
 
-    image, variance, mask = planes
-    no_data = bits("NO_DATA")
-    if not np.isfinite(zero_point):
-        shape = box_shape(box)
-        return (
-            np.full(shape, np.nan, np.float32),
-            np.full(shape, np.inf, np.float32),
-            np.full(shape, no_data, np.int32),
-        )
-    image, variance, replaced = interpolate_bad(image, variance, (mask & bits("BAD", "SAT", "NO_DATA")) != 0)
-    mask = mask | np.where(replaced, np.int32(bits("INTRP")), np.int32(0))
-    grid = source_grid(parse_wcs(ref.wcs), tract.wcs, box, STEP)
-    return resample(image, variance, mask, grid, box, flux_scale(zero_point), no_data)
+    def __init__(self, image, variance, mask, ref: ExposureRef, tract: Tract, zero_point: float):
+        from mpiimg.kernels.warp import interpolate_bad
+
+        self.tract, self.zero_point = tract, zero_point
+        if np.isfinite(zero_point):
+            self.wcs = parse_wcs(ref.wcs)
+            useless = (mask & bits("BAD", "SAT", "NO_DATA")) != 0
+            self.image, self.variance, replaced = interpolate_bad(image, variance, useless)
+            self.mask = mask | replaced * np.int32(bits("INTRP"))
+
+    def warp(self, box: Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return image, variance and mask on a box of the tract; NO_DATA all over without a zero point."""
+        from mpiimg.kernels.warp import STEP
+        from mpiimg.kernels.warp import warp as resample
+
+        if not np.isfinite(self.zero_point):
+            values = ((np.nan, np.float32), (np.inf, np.float32), (bits("NO_DATA"), np.int32))
+            return tuple(np.full(box_shape(box), *value) for value in values)
+        grid = source_grid(self.wcs, self.tract.wcs, box, STEP)
+        planes = (self.image, self.variance, self.mask)
+        return resample(*planes, grid, box, flux_scale(self.zero_point), bits("NO_DATA"))
