@@ -68,7 +68,7 @@ def calibrate_only(found: Survey, p: Mapping[str, Any]) -> Recipe:
         lambda values: survey.write_calibrated(found, values, p),
     ]
     documents = {"exposures.ecsv": lambda values: survey.exposure_table(found, values)}
-    return _recipe("calibrate", found, p, steps, documents)
+    return recipe_of("calibrate", found, p, steps, documents)
 
 
 # --- mpiimg-warp --------------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ def warp_only(found: Survey, p: Mapping[str, Any]) -> Recipe:
         lambda values: warp.warp(layout, exposures, tract, values["zero_points"]),
         lambda values: survey.write_warps(found, values),
     ]
-    return _recipe("warp", found, p, steps, {"tract.toml": lambda values: tract.to_toml().encode()})
+    return recipe_of("warp", found, p, steps, {"tract.toml": lambda values: tract.to_toml().encode()})
 
 
 # --- mpiimg-coadd -------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ def coadd_only(found: Found, p: Mapping[str, Any]) -> Recipe:
         ),
     ]
     documents = {} if found.own_tract else {"tract.toml": lambda values: tract.to_toml().encode()}
-    return _recipe("coadd", found.survey, p, steps, documents, found.products)
+    return recipe_of("coadd", found.survey, p, steps, documents, found.products)
 
 
 # --- mpiimg-detect ------------------------------------------------------------------------------------------
@@ -205,7 +205,7 @@ def detect_only(found: Found, p: Mapping[str, Any]) -> Recipe:
         lambda values: mosaic.draw(layout, values["sources"], picture),
     ]
     p = {**p, "catalogue": found.names[0]}
-    return _recipe("detect", found.survey, p, steps, {}, found.products)
+    return recipe_of("detect", found.survey, p, steps, {}, found.products)
 
 
 # --- What they share ----------------------------------------------------------------------------------------
@@ -219,7 +219,7 @@ def _spare(out: Path, names: Iterable[str], inputs: Iterable[Path]) -> None:
             raise BadInput(f"{out / name}: is an input, which the result would replace; choose another --out")
 
 
-def _recipe(
+def recipe_of(
     step: str,
     found: Survey,
     p: Mapping[str, Any],

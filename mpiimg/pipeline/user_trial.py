@@ -83,9 +83,9 @@ def try_function(
     box = _window(image, function, slices)
     block = _sample(image, origin or image, box)
     try:
-        with _quiet():
+        with quiet():
             result = _call(image, function, context, masked, box, block)
-            taken = _taken(lambda: _call(image, function, context, masked, box, block), block.size)
+            taken = taken_by(lambda: _call(image, function, context, masked, box, block), block.size)
             if function.aggregate:
                 thin = _thinner(box)
                 other = _call(image, function, context, masked, thin, block[..., : box_shape(thin)[-3], :, :])
@@ -114,7 +114,7 @@ def _mergeable(function: Function, one: Any, other: Any) -> Fields:
     return fields
 
 
-def _taken(call: Callable[[], Any], items: int) -> dict[str, float]:
+def taken_by(call: Callable[[], Any], items: int) -> dict[str, float]:
     """Call once more, now that all is imported and compiled, and return CPU time and bytes an item."""
     tracemalloc.start()
     try:
@@ -166,7 +166,7 @@ def _sample(image: Image, origin: Image, box: Box) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _quiet():
+def quiet():
     """Keep the warnings of a function for the run itself."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -188,7 +188,7 @@ def check_halo(image: Image, function: Function, context: Mapping[str, Any], mas
     tile = max(1, min(grid(image, function).block[-1], slices // 2))
     box = _window(image, function, slices)
     try:
-        with _quiet():
+        with quiet():
             block = _sample(image, image, box)
             tiled = functools.partial(_tiled, image, function, context, masked, box, block)
             whole = tiled(slices, 0)

@@ -95,8 +95,8 @@ def coadd(
         pieces = members.get(chunk.number, [])
         (top, bottom), (left, right) = layout.bands[chunk.number][1]
         if not pieces:
-            return _nothing((bottom - top) * (right - left))
-        stack = _stack(layout, layout.bands[chunk.number][1], pieces, images, variances, masks)
+            return no_data((bottom - top) * (right - left))
+        stack = stack_pieces(layout, layout.bands[chunk.number][1], pieces, images, variances, masks)
         given = "pixel" if by_pixel else np.array([weights[layout.pieces[piece][0]] for piece in pieces])
         excluded = bits(*EXCLUDED, *["CR"] * reject_cr)
         known = Planes(excluded, bits("NO_DATA"), bits("CLIPPED"), bits("SAT"))
@@ -153,7 +153,7 @@ def few_inputs(layout: Layout, statistic: str, sigma: float, passes: int) -> Sta
     )
 
 
-def _nothing(size: int) -> tuple[np.ndarray, ...]:
+def no_data(size: int) -> tuple[np.ndarray, ...]:
     """Return the planes of a band that no exposure reaches."""
     return (
         np.full(size, np.nan, np.float32),
@@ -163,8 +163,19 @@ def _nothing(size: int) -> tuple[np.ndarray, ...]:
     )
 
 
-def _stack(layout, box, pieces, images, variances, masks):
-    """Lay the pieces of a band on top of each other; what a piece does not reach is NO_DATA."""
+def stack_pieces(layout, box, pieces, images, variances, masks):
+    """Lay the pieces of a band on top of each other; what a piece does not reach is NO_DATA.
+
+    Parameters
+    ----------
+    box : of the band in tract pixels
+    pieces : their numbers in the layout
+    images, variances, masks : the flat pixels of each
+
+    Returns
+    -------
+    image, variance, mask : (pieces, rows, columns) float32, float32, int32
+    """
     (top, bottom), (left, right) = box
     shape = (len(pieces), bottom - top, right - left)
     image = np.full(shape, np.nan, np.float32)
