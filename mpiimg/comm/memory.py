@@ -18,6 +18,11 @@ def anonymous_peak() -> int:
     return known["VmHWM"] - known["RssFile"] - known["RssShmem"]
 
 
+def anonymous_now() -> int:
+    """Return the bytes of anonymous memory that this process has."""
+    return _status()["RssAnon"]
+
+
 def resident_peak() -> int:
     """Return the most bytes of resident memory since :func:`restart_peak`, or since the process began."""
     return _status()["VmHWM"]
@@ -33,7 +38,7 @@ def restart_peak() -> None:
 
 
 def _status() -> dict[str, int]:
-    names = ("VmHWM", "RssFile", "RssShmem")
+    names = ("VmHWM", "RssAnon", "RssFile", "RssShmem")
     with open("/proc/self/status") as lines:
         fields = (line.split() for line in lines)
         return {words[0][:-1]: int(words[1]) << 10 for words in fields if words[0][:-1] in names}

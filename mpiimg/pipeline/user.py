@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -11,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from mpiimg.errors import BadInput
-from mpiimg.pipeline.plan import Recipe
+from mpiimg.pipeline.neuro_steps import Step
+from mpiimg.pipeline.plan import Recipe, Values
+from mpiimg.pipeline.predict import UNKNOWN_SCRATCH, chunk_bytes
 from mpiimg.pipeline.user_code import from_object, from_text, read_params
-from mpiimg.stages.stage import Parameter
+from mpiimg.stages.stage import Parameter, Stage
 from mpiimg.stages.udf import Function
 
 #: The tools that can be a stage of a pipeline, by the kind of their input.
@@ -109,6 +113,21 @@ def inspect(args: argparse.Namespace, tools: Mapping[str, Settings]) -> Any:
 def recipe(found: Any, p: Mapping[str, Any]) -> Recipe:
     """Return the stages of what :func:`inspect` found."""
     return found.recipe(p)
+
+
+def with_libraries(steps: Sequence[Step], libraries: int) -> list[Step]:
+    """Return steps whose stages leave room for the libraries of the user's functions, which ranks keep."""
+
+    def reckoned(values: Values, step: Step) -> Stage | None:
+        stage = step(values)
+        if stage is None:
+            return None
+        scratch = stage.scratch
+        if scratch is None:
+            scratch = UNKNOWN_SCRATCH * chunk_bytes(stage).largest
+        return dataclasses.replace(stage, scratch=scratch + libraries)
+
+    return [functools.partial(reckoned, step=step) for step in steps]
 
 
 def _asked(args: argparse.Namespace, tools: Mapping[str, Settings]) -> Asked:

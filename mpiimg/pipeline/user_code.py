@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mpiimg.comm.memory import anonymous_now
 from mpiimg.errors import BadInput
 from mpiimg.stages.udf import (
     CONTEXT,
@@ -65,13 +66,15 @@ def from_text(
     if not colon or not where or not name:
         raise BadInput(f"{spec}: name a function as FILE.py:NAME or MODULE:NAME")
     origin = _file_origin(where, name, base) if where.endswith(".py") else _module_origin(where, name)
+    before = anonymous_now()
     try:
         code = loaded(origin)
     except BadInput:
         raise
     except Exception as error:
         raise explained(error, Function(origin, Declaration()), "when it was imported") from None
-    return _function(origin, code, params, overrides)
+    function = _function(origin, code, params, overrides)
+    return dataclasses.replace(function, libraries=max(0, anonymous_now() - before))
 
 
 def from_object(

@@ -19,7 +19,7 @@ from mpiimg.pipeline import neuro_steps
 from mpiimg.pipeline.neuro_steps import Step, Subject
 from mpiimg.pipeline.plan import Recipe, Values
 from mpiimg.pipeline.recipes import inspect_subject
-from mpiimg.pipeline.user import Asked, Entry, label
+from mpiimg.pipeline.user import Asked, Entry, label, with_libraries
 from mpiimg.pipeline.user_trial import check_halo, document, try_function
 from mpiimg.stages import image, mask, user
 from mpiimg.stages.stage import Need
@@ -247,7 +247,9 @@ class _Builder:
             self.files.append(lambda values: {file: document(values.get(name))})
             return
         written = user.output(function, img, name, tried.components, tried.dtype)
-        self.steps.append(lambda values: user.apply(img, array, function, written, tried, *shared))
+        self.steps.append(
+            lambda values: user.apply(img, array, function, written, tried, *shared, values["offsets"])
+        )
         if entry.write:
             self._write(entry, img, written)
         if written.shape == img.shape:
@@ -290,6 +292,8 @@ def _recipe(run: ImageRun, p: Mapping[str, Any]) -> Recipe:
         builder.add(entry, tried)
     subject, asked = run.subject, run.asked
     tools = [entry.tool for entry in asked.entries if entry.tool]
+    loaded = [entry.function.libraries for entry in asked.entries if entry.function is not None]
+    libraries = sum(loaded) + sum(tried.libraries for tried in run.tried if tried is not None)
     inputs = {"dwi": subject.dwi} if subject.dwi.kind != "nii.gz" else {}
     if subject.mask is not None and subject.mask.kind != "nii.gz":
         inputs["mask-image"] = subject.mask
@@ -301,7 +305,7 @@ def _recipe(run: ImageRun, p: Mapping[str, Any]) -> Recipe:
         tool="mpiimg-run",
         stem=stem.removesuffix(".json"),
         inputs=inputs,
-        steps=[*builder.steps, *builder.outputs],
+        steps=with_libraries([*builder.steps, *builder.outputs], libraries),
         values=neuro_steps.upper_bounds(subject),
         documents=builder.documents,
         parameters=asked.parameters if tools else {},

@@ -18,7 +18,7 @@ from mpiimg.io.products import Product
 from mpiimg.pipeline import astro_tools, survey
 from mpiimg.pipeline.plan import Recipe, Values
 from mpiimg.pipeline.survey import Survey
-from mpiimg.pipeline.user import Asked, Entry
+from mpiimg.pipeline.user import Asked, Entry, with_libraries
 from mpiimg.pipeline.user_trial import quiet, taken_by
 from mpiimg.stages import calibrate, coadd, detect, exposure_files, mosaic, patch_files, user_survey, warp
 from mpiimg.stages.udf import Function, explained
@@ -300,7 +300,9 @@ def _recipe(run: SurveyRun, p: Mapping[str, Any]) -> Recipe:
     for entry, seconds in zip(run.asked.entries, run.seconds, strict=True):
         builder.add(entry, seconds)
     builder.finish()
-    made = astro_tools.recipe_of("run", run.survey, p, builder.steps, builder.files, run.products)
+    loaded = sum(entry.function.libraries for entry in run.asked.entries if entry.function is not None)
+    steps = with_libraries(builder.steps, loaded)
+    made = astro_tools.recipe_of("run", run.survey, p, steps, builder.files, run.products)
     functions = {
         entry.name: entry.function.provenance() for entry in run.asked.entries if entry.function is not None
     }

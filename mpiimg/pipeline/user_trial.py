@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mpiimg.comm.memory import anonymous_now
 from mpiimg.errors import BadInput
 from mpiimg.io.nifti import Image, stream
 from mpiimg.partition import Box, box_shape, box_size
@@ -84,8 +85,12 @@ def try_function(
     block = _sample(image, origin or image, box)
     try:
         with quiet():
+            before = anonymous_now()
             result = _call(image, function, context, masked, box, block)
+            # Libraries that were imported, and what else a call leaves behind beside its result.
+            kept = max(0, anonymous_now() - before - np.asarray(result).nbytes)
             taken = taken_by(lambda: _call(image, function, context, masked, box, block), block.size)
+            taken["libraries"] = kept
             if function.aggregate:
                 thin = _thinner(box)
                 other = _call(image, function, context, masked, thin, block[..., : box_shape(thin)[-3], :, :])

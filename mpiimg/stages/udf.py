@@ -161,12 +161,14 @@ class Function:
     declared : what it says of itself
     params : keywords that it is called with
     aggregate : it is a class with partial, merge and finish
+    libraries : bytes that a rank takes when it loads the function with what that imports
     """
 
     origin: Origin
     declared: Declaration
     params: Mapping[str, Any] = field(default_factory=dict)
     aggregate: bool = False
+    libraries: int = 0
 
     @property
     def name(self) -> str:

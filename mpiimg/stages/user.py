@@ -92,7 +92,8 @@ class Tried:
     dtype : in which results are kept
     components : values a voxel; None for one
     fields : of the partial results of an aggregate
-    seconds, scratch : CPU time and bytes beside its input and result, for each item of the input
+    seconds, scratch : CPU time, and bytes that it takes at once, for each item of the input
+    libraries : bytes that a rank takes when the function is called first, and keeps
     """
 
     dtype: str = ""
@@ -100,6 +101,7 @@ class Tried:
     fields: Fields | None = None
     seconds: float = 0.0
     scratch: float = 0.0
+    libraries: int = 0
 
 
 def grid(image: Image, function: Function) -> ChunkGrid:
@@ -174,6 +176,7 @@ def apply(
     tried: Tried,
     context: Mapping[str, Any],
     mask: Array | None = None,
+    offsets: tuple[int, ...] | None = None,
 ) -> Stage:
     """Declare a function over all chunks of an image.
 
@@ -184,8 +187,9 @@ def apply(
     tried : what its trial told
     context : what the function may ask for, bounds and mask apart
     mask : (z, y, x), where the function wants it
+    offsets : where the voxels of each slice of the mask begin, if they were counted: they weigh the chunks
     """
-    needs = reads(image, function, source, mask)
+    needs, chunks = reads(image, function, source, mask), grid(image, function)
     components = written.shape[0] if len(written.axes) == 4 and function.declared.over == "voxels" else None
 
     def work(chunk: Chunk, *blocks):
@@ -197,14 +201,19 @@ def apply(
         inner = result[:, :, start - box[-3][0] : stop - box[-3][0]].T
         return (inner[None] if inner.ndim < len(written.axes) else inner,)
 
+    weights = None
+    if mask is not None and offsets is not None:
+        bounds = [chunks.bounds(number)[-1] for number in range(len(chunks))]
+        weights = tuple(1 + offsets[stop] - offsets[start] for start, stop in bounds)
     return Stage(
         written.name,
         "stencil" if function.declared.halo else "map",
-        grid(image, function),
+        chunks,
         needs,
         (written,),
         work,
         _provenance(image, function, context),
+        weights=weights,
         **_takes(image, function, tried, source),
     )
 
