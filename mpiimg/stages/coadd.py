@@ -8,6 +8,7 @@ import numpy as np
 
 from mpiimg.io.fits_writing import history as fits_history
 from mpiimg.io.maskplanes import bits
+from mpiimg.partition import box_size
 from mpiimg.stages.stage import Need, Parameter, Stage, reduction
 from mpiimg.stages.survey import Layout
 
@@ -107,6 +108,8 @@ def coadd(
         Need(array, place=lambda chunk: layout.table.of_key(chunk.number)) for array in layout.piece_planes()
     )
     outputs = layout.coadd_planes()
+    # Pixels of the stack that a band is made from: each of its pieces takes as much room as the band.
+    stacked = [len(members.get(band, ())) * box_size(box) for band, (_, box) in enumerate(layout.bands)]
     return Stage(
         "coadd",
         "regroup",
@@ -122,7 +125,8 @@ def coadd(
             "by_pixel": by_pixel,
             "reject_cr": reject_cr,
         },
-        weights=tuple(1 + len(members.get(band, ())) for band in range(len(layout.bands))),
+        weights=tuple(stacked[band] + box_size(box) for band, (_, box) in enumerate(layout.bands)),
+        scratch=sum(np.dtype(array.dtype).itemsize for array in layout.piece_planes()) * max(stacked),
         place={array.name: layout.band_run for array in outputs},
         cost=("coadd", float(layout.table.offsets[-1])),
     )

@@ -12,7 +12,7 @@ from mpiimg.io.fits_writing import history as fits_history
 from mpiimg.io.maskplanes import bits
 from mpiimg.io.store import Array
 from mpiimg.io.tract import Tract
-from mpiimg.partition import ChunkGrid, box_shape
+from mpiimg.partition import ChunkGrid, box_shape, box_size
 from mpiimg.stages import detection
 from mpiimg.stages.stage import Need, Parameter, Stage, reduction
 from mpiimg.stages.survey import Layout
@@ -117,6 +117,7 @@ def detect(layout: Layout, how: detection.Settings, wanted: Sequence[str] = ()) 
         (sources, facts_array(layout), *maps),
         work,
         {**vars(how), "maps": [array.name for array in maps]},
+        weights=tuple(box_size(patch.outer) for patch in layout.patches),
         place={array.name: layout.patch_run for array in maps},
         cost=("detect", float(layout.band_starts[-1])),
     )

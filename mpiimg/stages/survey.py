@@ -7,6 +7,7 @@ band are brought together for the coadd.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,8 +16,11 @@ from mpiimg.io.store import Array
 from mpiimg.partition import Box, ChunkGrid, PieceTable, box_size
 from mpiimg.stages.stage import Chunk
 
-#: Rows in a band of a patch: the unit of coaddition.
-BAND_ROWS = 256
+#: Most rows in a band of a patch, the unit of coaddition; and least rows, however many exposures meet.
+BAND_ROWS, LEAST_BAND_ROWS = 256, 32
+
+#: Most rows that the exposures of a patch bring to a band together, so that deep patches take no more memory.
+INPUT_ROWS = 8192
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,11 @@ class Patch:
     def name(self) -> str:
         return f"patch-{self.index[0]}-{self.index[1]}"
 
-    def bands(self) -> list[Box]:
-        """Return the bands of rows that the patch is cut into, in tract pixels."""
+    def bands(self, exposures: int = 0) -> list[Box]:
+        """Return the bands of rows that a patch of so many exposures is cut into, in tract pixels."""
+        rows = min(BAND_ROWS, max(LEAST_BAND_ROWS, INPUT_ROWS // max(1, exposures)))
         (first, last), columns = self.outer
-        starts = range(first, last, BAND_ROWS)
-        return [((row, min(row + BAND_ROWS, last)), columns) for row in starts]
+        return [((row, min(row + rows, last)), columns) for row in range(first, last, rows)]
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,13 @@ class Layout:
     @cached_property
     def bands(self) -> tuple[tuple[int, Box], ...]:
         """Every band of every patch: (patch, box). Their numbers are the keys of pieces."""
-        return tuple((number, box) for number, patch in enumerate(self.patches) for box in patch.bands())
+        return tuple((number, box) for number, boxes in enumerate(self._bands) for box in boxes)
+
+    @cached_property
+    def _bands(self) -> list[list[Box]]:
+        """The bands of each patch."""
+        depths = Counter(footprint.patch for footprint in self.footprints)
+        return [patch.bands(depths[number]) for number, patch in enumerate(self.patches)]
 
     @cached_property
     def pieces(self) -> tuple[tuple[int, int, Box], ...]:
@@ -86,7 +96,7 @@ class Layout:
         found = []
         for number, footprint in enumerate(self.footprints):
             start = first[footprint.patch]
-            for k, band in enumerate(self.patches[footprint.patch].bands()):
+            for k, band in enumerate(self._bands[footprint.patch]):
                 box = _common(band, footprint.box)
                 if box is not None:
                     found.append((number, start + k, box))

@@ -11,7 +11,7 @@ from mpiimg.io.fits_writing import history
 from mpiimg.io.maskplanes import bits
 from mpiimg.io.tract import Tract
 from mpiimg.io.wcs import parse_wcs, source_grid
-from mpiimg.partition import Box, box_shape
+from mpiimg.partition import Box, box_shape, box_size
 from mpiimg.stages.photometry import COMMON_ZERO_POINT, flux_scale
 from mpiimg.stages.stage import Need, Stage
 from mpiimg.stages.survey import Layout
@@ -64,6 +64,7 @@ def warp(
         work,
         {"tract": tract.to_toml(), "zero_points": list(zero_points), "wcs": [ref.wcs for ref in exposures]},
         place={array.name: lambda chunk: layout.table.of_producer(chunk.number) for array in outputs},
+        weights=tuple(box_size(layout.table.of_producer(number)) for number in range(len(layout.shapes))),
         cost=("warp", float(layout.table.offsets[-1])),
     )
 
