@@ -1,0 +1,271 @@
+"""Diffusion images of a BIDS dataset with their gradients, and what a derivative says of itself.
+
+A reader of the dwi part of BIDS alone. pybids reads all of BIDS, but brings a database (SQLAlchemy), indexes
+every file of the dataset first and takes seconds to import, on each rank.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import mpiimg
+from mpiimg.errors import BadInput
+
+#: The version of the standard that outputs follow.
+BIDS_VERSION = "1.10.0"
+
+#: Parts of a name that a raw diffusion image may have, in the order in which they stand in it.
+ENTITIES = ("sub", "ses", "acq", "rec", "dir", "run", "part", "chunk")
+
+#: What validators are to pass over: our records, and names that BIDS has only proposed so far (BEP 16).
+IGNORED = (
+    "logs/",
+    "*_dwimap.nii.gz",
+    "*_dwimap.json",
+    "*_desc-denoised_dwi.bval",
+    "*_desc-denoised_dwi.bvec",
+)
+
+IMAGES = ("_dwi.nii.gz", "_dwi.nii")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One diffusion image of a dataset: a subject, session and run.
+
+    Parameters
+    ----------
+    name : of its outputs before what they say of themselves, e.g. sub-01_ses-1_run-2
+    folder : of image and outputs, relative to the dataset, e.g. sub-01/ses-1/dwi
+    dwi : its path
+    bval, bvec : paths of its gradients, None where there are none
+    problem : why it cannot be used, "" where nothing is known against it
+    """
+
+    name: str
+    folder: str
+    dwi: Path
+    bval: Path | None
+    bvec: Path | None
+    problem: str = ""
+
+
+def find_scans(
+    dataset: Path, participants: Sequence[str] = (), sessions: Sequence[str] = ()
+) -> tuple[Scan, ...]:
+    """Find the diffusion images of a raw BIDS dataset, by subject, session and name.
+
+    Parameters
+    ----------
+    dataset : its folder
+    participants, sessions : labels, with or without sub- and ses-; all where none are given
+
+    Raises
+    ------
+    BadInput : it is no BIDS dataset, a label is not there, or there is nothing to do
+    """
+    read_description(dataset)
+    scans: list[Scan] = []
+    seen: set[str] = set()
+    for subject in _labelled(dataset, "sub", participants):
+        found = []
+        own = [dataset / subject, *(dataset / subject / session for session in _folders(dataset / subject))]
+        for folder in own:
+            session = folder.name if folder.name.startswith("ses-") else ""
+            seen.add(session)
+            if not sessions or session.removeprefix("ses-") in _bare(sessions, "ses"):
+                found += _scans_in(dataset, folder / "dwi", subject, session)
+        if not found and participants and not sessions:
+            raise BadInput(
+                f"{dataset / subject}: no diffusion image ([ses-<label>/]dwi/*_dwi.nii.gz or .nii); "
+                "leave this subject out"
+            )
+        scans += found
+    unknown = [label for label in _bare(sessions, "ses") if f"ses-{label}" not in seen]
+    if unknown:
+        raise BadInput(f"{dataset}: no session {unknown[0]}{_among(seen - {''}, 'ses')}")
+    if not scans:
+        raise BadInput(f"{dataset}: no diffusion images (sub-<label>/[ses-<label>/]dwi/*_dwi.nii.gz or .nii)")
+    return tuple(scans)
+
+
+def read_description(dataset: Path) -> dict:
+    """Return what a dataset says of itself.
+
+    Raises
+    ------
+    BadInput : nothing, or nothing that can be read
+    """
+    path = dataset / "dataset_description.json"
+    try:
+        found = json.loads(path.read_text())
+        if isinstance(found["Name"], str):
+            return found
+    except OSError as error:
+        raise BadInput(
+            f"{path}: cannot read it: {error.strerror}; every BIDS dataset has one, with Name and BIDSVersion"
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise BadInput(f"{path}: not a JSON object with a Name; mend it (see the BIDS standard)")
+
+
+def _bare(labels: Sequence[str], prefix: str) -> list[str]:
+    return [label.removeprefix(f"{prefix}-") for label in labels]
+
+
+def _labelled(dataset: Path, prefix: str, labels: Sequence[str]) -> list[str]:
+    """Return the names of the folders of these labels, each once, in the order of the alphabet."""
+    there = _folders(dataset, prefix)
+    if not there:
+        raise BadInput(f"{dataset}: no subjects ({prefix}-<label> folders): not the top of a BIDS dataset")
+    wanted = {f"{prefix}-{label}" for label in _bare(labels, prefix)}
+    missing = sorted(wanted - set(there))
+    if missing:
+        label = missing[0].removeprefix(f"{prefix}-")
+        raise BadInput(f"{dataset}: no participant {label}{_among(there, prefix)}")
+    return [name for name in there if not wanted or name in wanted]
+
+
+def _among(names, prefix: str) -> str:
+    """Return a hint at the first few labels that there are."""
+    labels = [name.removeprefix(f"{prefix}-") for name in sorted(names)]
+    if not labels:
+        return "; there are none"
+    return f"; there are {', '.join(labels[:5])}" + (f" and {len(labels) - 5} more" if labels[5:] else "")
+
+
+def _folders(parent: Path, prefix: str = "ses") -> list[str]:
+    try:
+        with os.scandir(parent) as entries:
+            return sorted(e.name for e in entries if e.name.startswith(f"{prefix}-") and e.is_dir())
+    except OSError as error:
+        raise BadInput(f"{parent}: cannot read this folder: {error.strerror}") from None
+
+
+def _scans_in(dataset: Path, folder: Path, subject: str, session: str) -> Iterator[Scan]:
+    """Yield the scans of one dwi folder."""
+    expected = "_".join(filter(None, [subject, session]))
+    where = folder.relative_to(dataset).as_posix()
+    names = _names(folder)
+    for name in names:
+        ending = next((ending for ending in IMAGES if name.endswith(ending)), None)
+        # Phase images and the like are no signal to fit.
+        if ending is None or re.search(r"_part-(?!mag_)", name):
+            continue
+        stem = name.removesuffix(ending)
+        if f"{name}.gz" in names:
+            continue
+        entities = _entities(stem)
+        problem = _misnamed(name, entities, expected)
+        if problem:
+            # Under a name of its own, whatever the file is called.
+            unique = stem if f"{stem}_".startswith(f"{expected}_") else f"{expected}_{stem}"
+            yield Scan(unique, where, folder / name, None, None, problem)
+        elif name.endswith(".gz") and name.removesuffix(".gz") in names:
+            problem = f"{folder / name}: is there as .nii too; remove one of them"
+            yield Scan(stem, where, folder / name, None, None, problem)
+        else:
+            yield Scan(stem, where, folder / name, *_gradients(dataset, folder, entities, name))
+
+
+def _names(folder: Path) -> list[str]:
+    """Return the names in a folder that may not be there; a link that leads nowhere is a name too."""
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise BadInput(f"{folder}: cannot read this folder: {error.strerror}") from None
+
+
+def _entities(stem: str) -> dict[str, str] | None:
+    """Return the parts of a name, e.g. {"sub": "01", "run": "2"}; None if it is not made of such parts."""
+    parts = [part.split("-", 1) for part in stem.split("_")]
+    if any(len(part) != 2 or not re.fullmatch(r"[0-9A-Za-z+]+", part[1]) for part in parts):
+        return None
+    entities = dict(parts)
+    return entities if len(entities) == len(parts) else None
+
+
+def _misnamed(name: str, entities: dict[str, str] | None, expected: str) -> str:
+    """Say what is wrong with the name of an image, "" if nothing."""
+    if entities is None or [key for key in ENTITIES if key in entities] != list(entities):
+        order = "".join(f"[_{key}-<label>]" for key in ENTITIES[2:])
+        return f"{name}: not the name of a raw diffusion image ({expected}{order}_dwi.nii.gz); rename it"
+    named = "_".join(f"{key}-{entities[key]}" for key in ("sub", "ses") if key in entities)
+    return "" if named == expected else f"{name}: lies in the folder of {expected}; move or rename it"
+
+
+def _gradients(
+    dataset: Path, folder: Path, entities: dict[str, str], image: str
+) -> tuple[Path | None, Path | None, str]:
+    """Find the gradients of an image by the inheritance principle: .bval, .bvec, and what is wrong.
+
+    A file applies if it lies in the folder of the image or above it, and every part of its name is one of the
+    image's. The nearest folder counts, and there the name with most parts.
+    """
+    found: list[Path | None] = []
+    problem = ""
+    for ending in (".bval", ".bvec"):
+        best: list[Path] = []
+        level = folder
+        while not best and level.is_relative_to(dataset):
+            applying = [name for name in _names(level) if _applies(name, f"_dwi{ending}", entities)]
+            most = max((name.count("_") for name in applying), default=0)
+            best = [level / name for name in applying if name.count("_") == most]
+            level = level.parent
+        if not best:
+            problem = f"{folder / image}: no {ending} applies to it, in its folder or above; add one"
+        elif best[1:]:
+            problem = f"{best[0]}: {best[1].name} applies to {image} as well; remove one of them"
+        found.append(best[0] if len(best) == 1 else None)
+    return found[0], found[1], problem
+
+
+def _applies(name: str, ending: str, entities: dict[str, str]) -> bool:
+    if name == ending.removeprefix("_"):
+        return True
+    if not name.endswith(ending):
+        return False
+    own = _entities(name.removesuffix(ending))
+    return own is not None and own.items() <= entities.items()
+
+
+def describe_derivative(dataset: Path, out: Path) -> dict[str, bytes]:
+    """Return the files at the top of a derivative of `dataset` in `out`, by name."""
+    source = read_description(dataset)
+    link = quote(Path(os.path.relpath(dataset.resolve(), out.resolve())).as_posix())
+    origin: dict[str, str] = {"URL": link}
+    if isinstance(source.get("DatasetDOI"), str):
+        origin["DOI"] = source["DatasetDOI"]
+    described = {
+        "Name": f"mpiimg-neuro: brain mask, denoised diffusion MRI and tensor maps of {source['Name']}",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [
+            {
+                "Name": "mpiimg-neuro",
+                "Version": mpiimg.__version__,
+                "Description": "Brain mask, non-local means denoising, diffusion tensor",
+            }
+        ],
+        "SourceDatasets": [origin],
+        "DatasetLinks": {"raw": link},
+    }
+    return {
+        "dataset_description.json": json.dumps(described, indent=2).encode() + b"\n",
+        ".bidsignore": "\n".join(IGNORED).encode() + b"\n",
+    }
+
+
+def sources(dataset: Path, scan: Scan) -> list[str]:
+    """Return the BIDS URIs of the files that the results of a scan were made of."""
+    paths = (scan.dwi, scan.bval, scan.bvec)
+    return [f"bids:raw:{path.relative_to(dataset).as_posix()}" for path in paths if path is not None]
