@@ -1,0 +1,283 @@
+"""Who does what of many scans, in files that all jobs see: claims, how they ended, and what follows.
+
+Claims on a scan are folders, claims/1, claims/2, ..., in the folder of its records. Who makes the next one
+has the scan, since mkdir succeeds for one alone. A claim holds owner.json, and end.json once it ended, in
+whatever way but by the death of a process. Nothing is ever taken from a claim: a scan's history stays there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import enum
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import time
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+#: Folder in OUT_DIR with a folder of records for each scan, and the settings of all.
+LOGS = "logs"
+
+#: Deaths of a process with a scan in work after which the scan is set aside.
+DEATHS = 2
+
+#: Seconds within which a new claim is signed.
+SIGNED_WITHIN = 60.0
+
+
+class Kind(enum.StrEnum):
+    """What became of a scan so far."""
+
+    TO_DO = "to do"
+    IN_WORK = "in work"
+    DONE = "done"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    DIED = "died"
+    SUSPECT = "suspect"
+
+
+@dataclass(frozen=True)
+class State:
+    """What the claims on a scan say.
+
+    Parameters
+    ----------
+    kind : what became of it
+    claims : how many there are; the last one is the one that counts
+    deaths : of processes that had it in work
+    owner, end : of the last claim; empty where it has none
+    """
+
+    kind: Kind
+    claims: int = 0
+    deaths: int = 0
+    owner: dict[str, Any] = field(default_factory=dict)
+    end: dict[str, Any] = field(default_factory=dict)
+
+
+def scan_states(out: Path) -> dict[str, State]:
+    """Return the state of every scan that was ever selected for `out`, by name; empty for another folder."""
+    settings = read_settings(out)
+    return {records.name: scan_state(out, records, settings) for records in _folders(out / LOGS)}
+
+
+def scan_state(out: Path, records: Path, settings: dict[str, Any]) -> State:
+    """Return the state of a scan; what was done with other settings, or was removed since, is to be done."""
+    state = read_state(records)
+    if state.kind is not Kind.DONE:
+        return state
+    there = set(_names(out / state.end["folder"]))
+    if state.end["settings"] == digest(settings) and there.issuperset(state.end["files"]):
+        return state
+    return dataclasses.replace(state, kind=Kind.TO_DO)
+
+
+def read_settings(out: Path) -> dict[str, Any]:
+    """Return the version and parameters that the scans in `out` are processed with; empty if none are."""
+    return _read(out / LOGS / "cohort.json")
+
+
+def write_settings(out: Path, settings: dict[str, Any]) -> None:
+    """Keep the settings of a cohort."""
+    _write(out / LOGS / "cohort.json", settings)
+
+
+def digest(settings: dict[str, Any]) -> str:
+    """Return a hash of settings."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_state(records: Path) -> State:
+    """Return what the claims in a scan's folder of records say."""
+    claims = records / "claims"
+    last = max((int(name) for name in _names(claims) if name.isdecimal()), default=0)
+    if not last:
+        return State(Kind.TO_DO)
+    owner = _read(claims / str(last) / "owner.json")
+    end = _read(claims / str(last) / "end.json")
+    before = sum(not (claims / str(n) / "end.json").exists() for n in range(1, last))
+    if end:
+        return State(Kind(end["state"]), last, before, owner, end)
+    if is_alive(owner, records, last):
+        return State(Kind.IN_WORK, last, before, owner)
+    # Looked at again: it may have ended between the two looks.
+    end = _read(claims / str(last) / "end.json")
+    if end:
+        return State(Kind(end["state"]), last, before, owner, end)
+    deaths = before + 1
+    return State(Kind.SUSPECT if deaths >= DEATHS else Kind.DIED, last, deaths, owner)
+
+
+def take(records: Path, state: State, owner: dict[str, Any]) -> int | None:
+    """Claim a scan that is in `state`; return the number of the claim, None if another was quicker."""
+    number = state.claims + 1
+    folder = records / "claims" / str(number)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return None
+    _write(folder / "owner.json", {**owner, "claimed": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+    return number
+
+
+def end(records: Path, number: int, state: Kind, **said) -> None:
+    """Note how a claim ended."""
+    when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    _write(records / "claims" / str(number) / "end.json", {"state": state, "ended": when, **said})
+
+
+def sign(run: str, lease: float) -> dict[str, Any]:
+    """Return what tells the owner of a claim, this process, from all others.
+
+    Parameters
+    ----------
+    run : a word that no other run has
+    lease : seconds without a sign of life after which an owner that cannot be looked up is taken for dead;
+        0 for never
+    """
+    job = {name: os.environ.get(f"SLURM_{name.upper()}") for name in ("job_id", "step_id", "restart_count")}
+    return {
+        "run": run,
+        "host": socket.gethostname(),
+        "machine": _line("/etc/machine-id"),
+        "boot": _line("/proc/sys/kernel/random/boot_id"),
+        "pids": _pid_namespace(),
+        "pid": os.getpid(),
+        "started": _started(os.getpid()),
+        **job,
+        "lease": lease,
+    }
+
+
+def is_alive(owner: dict[str, Any], records: Path, number: int) -> bool:
+    """Say whether the process that signed claim `number` may still be at work.
+
+    On the same kernel its process is looked up; elsewhere SLURM is asked for its job step. Where neither can
+    tell, it is alive as long as something changes in the scan's records within its lease: a job that hangs
+    for longer has been ended by its own watchdog.
+    """
+    claim = records / "claims" / str(number)
+    if not owner:
+        return _age([claim], records) < SIGNED_WITHIN
+    me = sign("", 0)
+    if owner["boot"] == me["boot"]:
+        if owner["pids"] == me["pids"]:
+            return owner["started"] is not None and _started(owner["pid"]) == owner["started"]
+    elif (owner["host"], owner["machine"]) == (me["host"], me["machine"]):
+        return False  # this machine was started anew since
+    if owner["job_id"]:
+        if owner["job_id"] == me["job_id"] and owner["restart_count"] != me["restart_count"]:
+            return False  # this job was requeued since
+        running = _slurm_runs(owner["job_id"], owner["step_id"])
+        if running is not None:
+            return running
+    if not owner["lease"]:
+        return True
+    signs = [claim / "owner.json", *records.glob("events*/*.jsonl"), *records.glob("work/*/journal/*.jsonl")]
+    return _age(signs, records) < owner["lease"]
+
+
+def who(owner: dict[str, Any]) -> str:
+    """Say in words who signed a claim."""
+    if not owner:
+        return "a job that is just starting"
+    job = f"job {owner['job_id']} on " if owner.get("job_id") else ""
+    return f"{job}{owner['host']}, process {owner['pid']}"
+
+
+def _folders(parent: Path) -> list[Path]:
+    return [parent / name for name in sorted(_names(parent)) if (parent / name).is_dir()]
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return {}
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    write_file(path, json.dumps(content, indent=2).encode() + b"\n")
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a small file that others may read or write at the same time: whole, or as it was."""
+    part = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.part")
+    part.write_bytes(data)
+    part.replace(path)
+
+
+def _line(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _pid_namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> int | None:
+    """Return when a process began, in ticks since the machine started; None if there is none."""
+    try:
+        # pid (command) state parent ..., where the command may hold spaces
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+@lru_cache
+def _slurm_runs(job: str, step: str | None) -> bool | None:
+    """Ask SLURM whether a step of a job (the job, without one) is running; None if it does not answer.
+
+    Python starts it by vfork, which copies nothing of a process that has MPI's memory.
+    """
+    wanted = ["squeue", "--noheader", "-j", job] + (["-s", "-o", "%i"] if step else ["-o", "%A"])
+    try:
+        answer = subprocess.run(wanted, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if answer.returncode:
+        return False if "Invalid job id" in answer.stderr else None
+    return (f"{job}.{step}" if step else job) in answer.stdout.split()
+
+
+def _age(paths: list[Path], folder: Path) -> float:
+    """Return the seconds since the last of `paths` changed, by the clock of their file system."""
+    times = []
+    for path in paths:
+        with contextlib.suppress(OSError):
+            times.append(path.stat().st_mtime)
+    return _clock(folder) - max(times, default=0.0)
+
+
+def _clock(folder: Path) -> float:
+    """Return what time it is where `folder` is kept, whose clock may differ from this node's."""
+    probe = folder / f".clock-{socket.gethostname()}-{os.getpid()}"
+    try:
+        probe.touch()
+        now = probe.stat().st_mtime
+        probe.unlink()
+    except OSError:
+        return time.time()
+    return now

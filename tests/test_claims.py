@@ -1,0 +1,229 @@
+"""Claims on scans: one owner at a time, none that dead processes keep, suspects after two deaths."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mpiimg.io import claims
+from mpiimg.io.claims import Kind, State
+
+FILES = ["sub-01_mask.nii.gz", "sub-01_mask.json"]
+
+
+@pytest.fixture
+def records(tmp_path):
+    folder = tmp_path / "out" / "logs" / "sub-01"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def claimed(records, **owner) -> int:
+    """Claim a scan as somebody else or, without `owner`, as this process."""
+    return claims.take(records, claims.read_state(records), {**claims.sign("run", 100.0), **owner})
+
+
+#: What differs for a process that is on another machine.
+ELSEWHERE = {"boot": "another", "host": "elsewhere", "machine": "another"}
+
+
+def gone() -> dict:
+    """Return the owner that a process was which has ended."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    owner = {"pid": process.pid, "started": claims._started(process.pid)}
+    process.communicate(b"\n")
+    return owner
+
+
+def kind(records) -> Kind:
+    return claims.read_state(records).kind
+
+
+def test_from_claim_to_end(records):
+    assert claims.read_state(records) == State(Kind.TO_DO)
+    assert claimed(records) == 1
+    state = claims.read_state(records)
+    assert (state.kind, state.claims, state.deaths) == (Kind.IN_WORK, 1, 0)
+    assert claims.who(state.owner) == f"{os.uname().nodename}, process {os.getpid()}"
+    claims.end(records, 1, Kind.FAILED, reason="why")
+    state = claims.read_state(records)
+    assert (state.kind, state.end["reason"]) == (Kind.FAILED, "why")
+    assert claimed(records) == 2
+    claims.end(records, 2, Kind.STOPPED)
+    assert kind(records) is Kind.STOPPED
+    assert claimed(records) == 3
+    claims.end(records, 3, Kind.DONE)
+    assert kind(records) is Kind.DONE
+
+
+def race(records, barrier, winners):
+    state = claims.read_state(records)
+    barrier.wait()
+    if claims.take(records, state, claims.sign("run", 0)):
+        winners.put(os.getpid())
+    barrier.wait()
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_of_many_that_reach_for_a_scan_one_gets_it(records, dead):
+    """A new one as one that a dead process has left."""
+    if dead:
+        claimed(records, **gone())
+    context = multiprocessing.get_context("fork")
+    barrier, winners = context.Barrier(8), context.SimpleQueue()
+    processes = [context.Process(target=race, args=(records, barrier, winners)) for _ in range(8)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    winner = winners.get()
+    assert winners.empty()
+    owner = json.loads((records / "claims" / str(1 + dead) / "owner.json").read_text())
+    assert owner["pid"] == winner
+
+
+def test_two_deaths_make_a_suspect(records):
+    claimed(records, **gone())
+    assert claims.read_state(records).deaths == 1
+    assert kind(records) is Kind.DIED
+    claimed(records)
+    claims.end(records, 2, Kind.STOPPED)
+    state = claims.read_state(records)
+    assert (state.kind, state.deaths) == (Kind.STOPPED, 1)
+    claimed(records, **gone())
+    state = claims.read_state(records)
+    assert (state.kind, state.deaths) == (Kind.SUSPECT, 2)
+    assert claimed(records) == 4
+    claims.end(records, 4, Kind.DONE)
+    assert kind(records) is Kind.DONE
+
+
+def test_a_process_that_nobody_waited_for_is_dead(records):
+    process = subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.PIPE)
+    started = claims._started(process.pid)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    claimed(records, pid=process.pid, started=started)
+    assert kind(records) is Kind.DIED
+    process.communicate()
+
+
+def test_another_process_with_the_same_number_is_not_the_owner(records):
+    claimed(records, started=1)
+    assert kind(records) is Kind.DIED
+
+
+def test_this_machine_was_started_anew(records):
+    claimed(records, boot="another")
+    assert kind(records) is Kind.DIED
+
+
+SQUEUE = """#!/bin/sh
+echo "$@" >> {asked}
+case "$3" in
+ 1) echo 1.0; echo 1.batch ;;
+ 2) echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1 ;;
+ 3) echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1 ;;
+ 4) echo 4 ;;
+esac
+"""
+
+
+@pytest.fixture
+def squeue(tmp_path, monkeypatch):
+    """A squeue that knows four jobs: of 1 step 0 runs, 2 is over, at 3 it has no answer, 4 runs."""
+    claims._slurm_runs.cache_clear()
+    asked = tmp_path / "asked"
+    (tmp_path / "squeue").write_text(SQUEUE.format(asked=asked))
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    yield asked
+    claims._slurm_runs.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("job", "step", "expected"),
+    [
+        ("1", "0", Kind.IN_WORK),
+        ("1", "1", Kind.DIED),
+        ("2", "0", Kind.DIED),
+        ("3", "0", Kind.IN_WORK),
+        ("4", None, Kind.IN_WORK),
+        ("5", None, Kind.DIED),
+    ],
+)
+def test_slurm_is_asked_for_jobs_on_other_nodes(records, squeue, job, step, expected):
+    claimed(records, **ELSEWHERE, job_id=job, step_id=step)
+    assert kind(records) is expected
+    assert kind(records) is expected
+    assert len(squeue.read_text().splitlines()) == 1
+    if expected is Kind.IN_WORK:
+        assert claims.who(claims.read_state(records).owner).startswith(f"job {job} on elsewhere, process ")
+
+
+def test_a_job_that_was_requeued_knows_its_own_claims(records, squeue, monkeypatch):
+    claimed(records, **ELSEWHERE, job_id="1", step_id="0", restart_count=None)
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert kind(records) is Kind.DIED
+    assert not squeue.exists()
+
+
+def aged(path, seconds) -> None:
+    when = time.time() - seconds
+    os.utime(path, (when, when))
+
+
+def test_an_owner_that_cannot_be_looked_up_lives_while_it_writes(records):
+    claimed(records, **ELSEWHERE, job_id=None)
+    owner = records / "claims" / "1" / "owner.json"
+    assert kind(records) is Kind.IN_WORK
+    aged(owner, 200)
+    assert kind(records) is Kind.DIED
+    for name in ("events/0.jsonl", "work/sub-01.neuro/journal/a-0.jsonl"):
+        (records / name).parent.mkdir(parents=True)
+        (records / name).touch()
+        assert kind(records) is Kind.IN_WORK
+        aged(records / name, 200)
+        assert kind(records) is Kind.DIED
+    owner.write_text(json.dumps({**json.loads(owner.read_text()), "lease": 0}))
+    aged(owner, 1e6)
+    assert kind(records) is Kind.IN_WORK
+
+
+def test_a_claim_that_was_never_signed(records):
+    """Its owner died within the moment between making and signing it."""
+    claim = records / "claims" / "1"
+    claim.mkdir(parents=True)
+    assert kind(records) is Kind.IN_WORK
+    aged(claim, 100)
+    assert kind(records) is Kind.DIED
+
+
+def test_done_is_what_was_done_with_these_settings_and_is_there(records):
+    out = records.parents[1]
+    settings = {"version": "1", "parameters": {"b_max": None}}
+    claims.write_settings(out, settings)
+    (out / "sub-01" / "dwi").mkdir(parents=True)
+    for name in FILES:
+        (out / "sub-01" / "dwi" / name).touch()
+    claimed(records)
+    claims.end(records, 1, Kind.DONE, folder="sub-01/dwi", files=FILES, settings=claims.digest(settings))
+    assert claims.scan_states(out)["sub-01"].kind is Kind.DONE
+    (out / "sub-01" / "dwi" / FILES[1]).unlink()
+    state = claims.scan_states(out)["sub-01"]
+    assert (state.kind, state.claims) == (Kind.TO_DO, 1)
+    (out / "sub-01" / "dwi" / FILES[1]).touch()
+    claims.write_settings(out, {"version": "2", "parameters": {"b_max": None}})
+    assert claims.scan_states(out)["sub-01"].kind is Kind.TO_DO
+
+
+def test_a_folder_without_scans(tmp_path):
+    assert claims.scan_states(tmp_path) == {}
+    assert claims.scan_states(tmp_path / "missing") == {}
