@@ -36,6 +36,6 @@ setup(
     extras_require={
         "mpich": ["mpich"],
         "parquet": ["pyarrow"],
-        "test": ["astroscrappy", "pytest", "pytest-mpi", "ruff"],
+        "test": ["astroscrappy", "bidsschematools", "pytest", "pytest-mpi", "ruff"],
     },
 )

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import mpiimg
+from mpiimg import bids_app
 from mpiimg.comm import runtime
 from mpiimg.errors import BadInput, Exit
 from mpiimg.stages.stage import Parameter
@@ -45,6 +46,17 @@ LEAST_TIMEOUT = 300.0
 
 
 class _Parser(argparse.ArgumentParser):
+    #: Whether the command line has a second form, for a BIDS dataset.
+    bids = False
+
+    def parse_args(self, args=None, namespace=None):
+        """Read a command line of either form."""
+        if not self.bids:
+            return super().parse_args(args, namespace)
+        parsed = self.parse_intermixed_args(args, namespace)
+        bids_app.tell_apart(self, parsed)
+        return parsed
+
     def parse_known_args(self, args=None, namespace=None):
         """Take an option that may go without its value as such a one, whatever word comes after it."""
         bare = {
@@ -71,12 +83,18 @@ def parser(name: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("--version", action="version", version=f"mpiimg {mpiimg.__version__}")
+    made.bids = tool.bids
     for flag, text, required in tool.inputs:
-        if flag.endswith("..."):
+        if tool.bids and not flag.startswith("-"):
+            bids_app.declare(made, text)
+        elif flag.endswith("..."):
             made.add_argument(flag[:-3], help=text, nargs="+", metavar=flag[:-4].upper())
         elif flag.startswith("-"):
             made.add_argument(
-                flag, help=text, required=required, metavar=tool.result if flag == "--out" else "FILE"
+                flag,
+                help=text,
+                required=required and not tool.bids,
+                metavar=tool.result if flag == "--out" else "FILE",
             )
         else:
             made.add_argument(flag, help=text, metavar=flag.upper())
@@ -158,7 +176,6 @@ def main(name: str, arguments: list[str] | None = None) -> int:
 
 
 def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
-    from mpiimg.pipeline.plan import Options
     from mpiimg.pipeline.run import run
 
     if (args.ranks or args.nodes) and not args.plan:
@@ -168,17 +185,30 @@ def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
             f"--timeout {args.timeout:g}: one step may well take that long on a busy machine; "
             f"give {LEAST_TIMEOUT:g} or more, or 0 to wait for ever"
         )
+    common = {parameter.name for parameter in COMMON} | {"quiet", "verbose", "out", "cohort"}
+    parameters = {k: v for k, v in sorted(vars(args).items()) if k not in common}
+    if getattr(args, "cohort", None) is not None:
+        resources = _resources(args, comm)
+        options = _options(args, args.cohort.out, resources.memory, command)
+        return bids_app.process(tool, args, parameters, comm, options, resources)
     found = runtime.on_root(comm, tool.inspect, args)
     if answer := getattr(found, "answer", None):
         runtime.say(comm, answer, sys.stdout)
         return Exit.DONE
-    common = {parameter.name for parameter in COMMON} | {"quiet", "verbose", "out"}
-    recipe = tool.recipe(found, {k: v for k, v in sorted(vars(args).items()) if k not in common})
+    recipe = tool.recipe(found, parameters)
+    resources = _resources(args, comm)
     if args.plan:
-        return _plan(recipe, args, comm)
-    options = Options(
-        out=_folder(tool, args),
-        memory=_bytes(args.memory) if args.memory else runtime.memory_per_rank(comm),
+        return _plan(recipe, resources, args.plan, comm)
+    values = run(recipe, comm, _options(args, _folder(tool, args), resources.memory, command))
+    return Exit.PARTIAL if values.get("left_out") else Exit.DONE
+
+
+def _options(args: argparse.Namespace, out: Path, memory: int, command: str):
+    from mpiimg.pipeline.plan import Options
+
+    return Options(
+        out=out,
+        memory=memory,
         force=args.force,
         in_memory=args.in_memory,
         keep_work=args.keep_work,
@@ -186,24 +216,30 @@ def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
         timeout=args.timeout,
         command=command,
     )
-    values = run(recipe, comm, options)
-    return Exit.PARTIAL if values.get("left_out") else Exit.DONE
 
 
-def _plan(recipe, args: argparse.Namespace, comm) -> int:
-    """Print the plan of a run on these ranks, or on those that are asked for."""
-    from mpiimg.pipeline import rates, show_plan
-    from mpiimg.pipeline.plan import Resources, static_plan
+def _resources(args: argparse.Namespace, comm):
+    """Return the ranks and memory of this job, or those that a plan is asked for. Collective."""
+    from mpiimg.pipeline import rates
+    from mpiimg.pipeline.plan import Resources
 
     ranks = args.ranks or comm.size
     nodes = args.nodes or min(ranks, runtime.node_count(comm))
     if nodes > ranks:
         raise BadInput(f"--nodes {nodes}: there are only {ranks} ranks to spread over them; give --ranks")
-    memory = _bytes(args.memory) if args.memory else runtime.memory_per_rank(comm, -(-ranks // nodes))
-    resources = Resources(ranks, memory, args.in_memory, nodes, runtime.on_root(comm, rates.load))
+    share = -(-ranks // nodes) if args.plan else None
+    memory = _bytes(args.memory) if args.memory else runtime.memory_per_rank(comm, share)
+    measured = runtime.on_root(comm, rates.load) if args.plan else rates.DEFAULTS
+    return Resources(ranks, memory, args.in_memory, nodes, measured)
+
+
+def _plan(recipe, resources, form: str, comm) -> int:
+    """Print the plan of a run."""
+    from mpiimg.pipeline import show_plan
+    from mpiimg.pipeline.plan import static_plan
 
     def text():
-        show = show_plan.as_json if args.plan == "json" else show_plan.table
+        show = show_plan.as_json if form == "json" else show_plan.table
         return show(static_plan(recipe, resources), resources)
 
     runtime.say(comm, runtime.on_root(comm, text), sys.stdout)

@@ -90,6 +90,7 @@ class Tool:
     folder : called with the arguments, returns where results go, for a tool whose arguments tell it otherwise
     program : called as program(args, comm) on every rank, returns the exit status
     mpi : whether the program needs MPI; without it, it gets None for comm
+    bids : whether it takes a BIDS dataset in place of one image (bids_app.py)
     """
 
     summary: str
@@ -102,6 +103,7 @@ class Tool:
     program: Callable | None = None
     mpi: bool = True
     folder: Callable | None = None
+    bids: bool = False
 
 
 DWI = ("dwi", "diffusion MRI: NIfTI (.nii, .nii.gz) or a staged file (.h5)", True)
@@ -158,6 +160,7 @@ TOOLS = {
         _inspect(fits=True),
         _from("pipeline.recipes", "neuro"),
         (mask.PAPER, noise.PAPER, denoise.PAPER, fit.PAPER),
+        bids=True,
     ),
     "mpiimg-stage": Tool(
         "Copy a NIfTI image into a staged HDF5 file, in parallel, for tools to read in any order.",

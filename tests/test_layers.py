@@ -26,9 +26,10 @@ MAY_IMPORT = {
     "stages": {"stages", "kernels", "io", "partition"},
     "simulate": {"simulate", "kernels", "io", "stages", "partition"},
     "pipeline": {"pipeline", "stages", "simulate", "comm", "io", "kernels", "partition"},
+    "bids_app": {"pipeline", "comm", "io"},
     # Beside the pipeline: the parameters that stages declare, the runtime, and the target of the kernels.
     "tools": {"pipeline", "stages"},
-    "cli": {"tools", "pipeline", "stages", "comm", "kernels"},
+    "cli": {"bids_app", "tools", "pipeline", "stages", "comm", "kernels"},
 }
 
 #: Libraries that a layer must not import, wherever in the file.
@@ -41,6 +42,7 @@ MUST_NOT_IMPORT = {
     "stages": {"mpi4py", "h5py"},
     "simulate": {"mpi4py", "h5py"},
     "tools": {"mpi4py", "h5py", "numba", "dipy", "nibabel"},
+    "bids_app": {"mpi4py", "h5py", "numba", "dipy", "nibabel"},
     "cli": {"mpi4py", "h5py", "numba", "dipy", "nibabel"},
     "api": {"mpi4py", "h5py", "numba", "dipy", "nibabel"},
 }

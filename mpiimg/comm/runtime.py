@@ -209,6 +209,13 @@ class Agreement:
         error, report = self._comm.bcast((str(self._error), self._report), speaker)
         raise BadInput(error) if worst == self.BAD else RunFailed(report)
 
+    def wait(self) -> None:
+        """Wait until all ranks are here, leaving the cores to those that still work. Collective."""
+        arrived = self._comm.Ibarrier()
+        while not arrived.Test():
+            self.interrupted()
+            time.sleep(0.02)
+
     def close(self) -> None:
         """Release the communicator, once all ranks have settled. Collective."""
         if self._comm is not None:

@@ -280,13 +280,14 @@ def _denoise_documents(subject: Subject, p: Mapping[str, Any], values: Values) -
         "Mask": _mask_source(subject),
         "NoiseMethod": method if isinstance(method, str) else "given",
     }
-    described = image.sidecar(Description="Denoised inside the mask, 0 outside", **common)
+    described = image.sidecar(Description="Denoised inside the mask, 0 outside", SkullStripped=True, **common)
     sigma = np.asarray(_sigma(p, values))
     files = {
         _json(names["denoised"]): described,
         _json(names["noise"]): image.sidecar(
             Description="Noise level: standard deviation of the noise before the magnitude was taken; "
             "where it was estimated by volume, the root mean square over volumes",
+            SkullStripped=False,
             **common,
             Sigma=sigma.ravel().tolist(),
             SigmaBy="slice" if sigma.shape[1] > 1 else "volume" if sigma.shape[0] > 1 else "image",
@@ -294,7 +295,7 @@ def _denoise_documents(subject: Subject, p: Mapping[str, Any], values: Values) -
     }
     if p["residual"]:
         text = "Input minus denoised inside the mask, 0 outside"
-        files[_json(names["residual"])] = image.sidecar(Description=text, **common)
+        files[_json(names["residual"])] = image.sidecar(Description=text, SkullStripped=True, **common)
     base = names["denoised"].removesuffix(".nii.gz")
     files |= {base + ending: data for ending, data in subject.companions.items()}
     return files
@@ -311,7 +312,8 @@ def _fit_documents(subject: Subject, p: Mapping[str, Any]) -> dict[str, bytes]:
     files = {}
     for key in (*MAPS, *["residual"] * p["fit_residual"]):
         unit, text = MAP_TEXTS[key]
-        fields = {"Units": unit, "Description": text, "Model": "tensor", "Method": p["method"]}
+        fields = {"Units": unit, "Description": text, "SkullStripped": True}
+        fields |= {"Model": "tensor", "Method": p["method"]}
         fields |= {
             "Reference": fit.PAPER,
             "Shells": shells,

@@ -248,13 +248,19 @@ def _span(seconds: float) -> str:
 
 
 def program(args: argparse.Namespace, comm) -> int:
-    """Print the status of every run in a folder, the last one at the end: mpiimg-status.
+    """Print the status of every run in a folder, the last one at the end, or of a cohort: mpiimg-status.
 
     Returns
     -------
     0 where all are running or done, 1 where one has failed or is lost, 75 where one is stopped
     """
+    from mpiimg.pipeline import cohort_status
+
     folder = Path(args.folder)
+    if cohort_status.is_cohort(folder):
+        scans = cohort_status.cohort_status(folder)
+        print(cohort_status.as_json(scans) if args.json else cohort_status.as_text(scans))
+        return cohort_status.exit_status(scans)
     found = [folder] if (folder / "0.jsonl").is_file() else runs_in(folder)
     try:
         if not found:
