@@ -27,7 +27,7 @@ from mpiimg.stages.stage import Stage
 IN_FLIGHT = 64 << 20
 
 #: Bytes of a rank's own with the libraries and kernels of a pipeline loaded, before it holds any data.
-BASELINE = 120 << 20
+BASELINE = 110 << 20
 
 #: Share of the memory beside the baseline that may be in flight.
 IN_FLIGHT_SHARE = 8

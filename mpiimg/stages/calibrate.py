@@ -47,6 +47,9 @@ WAYS = {
 #: Stars kept of an exposure, the brightest; numbers kept of one; bytes of a reason.
 MOST_STARS, REASON = 500, 240
 
+#: Bytes a pixel that reading, searching and measuring take beside the planes that come out.
+SCRATCH = 30
+
 FACTS = ("failed", "sky", "noise", "fwhm", "correction", "cosmic_ray_pixels", "stars")
 
 
@@ -90,6 +93,7 @@ def calibrate(layout: Layout, exposures: Sequence[ExposureRef], p: dict) -> Stag
         left_out=lambda *blocks: bool(blocks[-1].any()),
         weights=tuple(rows * columns for rows, columns in layout.shapes),
         place={array.name: layout.exposure_run for array in planes},
+        scratch=SCRATCH * max(rows * columns for rows, columns in layout.shapes),
         cost=("calibrate", float(layout.exposure_starts[-1])),
     )
 

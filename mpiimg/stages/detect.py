@@ -28,6 +28,9 @@ PARAMETERS = (
 #: A patch keeps one source in so many pixels when first gone through; with more it is gone through again.
 PIXELS_A_SOURCE = 200
 
+#: Bytes a pixel that background, filtering and segmentation take.
+SCRATCH = 40
+
 FACTS = ("sources", "noise_correction", "background", "fwhm")
 
 #: Pixels with these say nothing to detection; saturated stars are to be found.
@@ -119,6 +122,7 @@ def detect(layout: Layout, how: detection.Settings, wanted: Sequence[str] = ()) 
         {**vars(how), "maps": [array.name for array in maps]},
         weights=tuple(box_size(patch.outer) for patch in layout.patches),
         place={array.name: layout.patch_run for array in maps},
+        scratch=SCRATCH * max((box_size(patch.outer) for patch in layout.patches), default=0),
         cost=("detect", float(layout.band_starts[-1])),
     )
 

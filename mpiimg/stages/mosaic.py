@@ -27,6 +27,9 @@ MOST = 20_000
 INK, FAINT, CLEAN, FLAGGED, EMPTY = "#1a1a1a", "#6a6a6a", "#ffb000", "#ff4040", "#d8dce4"
 DPI, MARGIN, HEADING, CAPTION = 100, 0.18, 0.4, 0.32  # dots an inch; inches
 
+#: Bytes that matplotlib and its canvas take.
+MATPLOTLIB = 120 << 20
+
 #: A circle is as wide as this many full widths, and at least so many pixels of the mosaic.
 WIDTHS, SMALLEST = 3.0, 5.0
 
@@ -71,8 +74,11 @@ def draw(layout: Layout, counts: Sequence[int], name: str) -> Stage:
         table = joined(layout, counts, rows)
         write(folder / name, mosaics(layout.patches, means, _step(layout)), table[table["is_primary"]])
 
-    reads = (Need(_means_array(layout)), Need(rows_array(counts)))
-    return Stage("mosaic", "files", ChunkGrid("k", (1,), (1,)), reads, work=work, outputs=(name,))
+    means = _means_array(layout)
+    reads = (Need(means), Need(rows_array(counts)))
+    grid = ChunkGrid("k", (1,), (1,))
+    scratch = MATPLOTLIB + 6 * means.nbytes
+    return Stage("mosaic", "files", grid, reads, work=work, outputs=(name,), scratch=scratch)
 
 
 def _means_array(layout: Layout) -> Array:

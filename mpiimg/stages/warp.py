@@ -55,6 +55,7 @@ def warp(
     reads = tuple(
         Need(array, place=lambda chunk: (layout.exposure_run(chunk),)) for array in layout.exposure_planes()
     )
+    pixels = tuple(box_size(layout.table.of_producer(number)) for number in range(len(layout.shapes)))
     return Stage(
         "warp",
         "map",
@@ -64,7 +65,9 @@ def warp(
         work,
         {"tract": tract.to_toml(), "zero_points": list(zero_points), "wcs": [ref.wcs for ref in exposures]},
         place={array.name: lambda chunk: layout.table.of_producer(chunk.number) for array in outputs},
-        weights=tuple(box_size(layout.table.of_producer(number)) for number in range(len(layout.shapes))),
+        weights=pixels,
+        # The exposure without its bad pixels; and the pieces of one exposure before they are joined.
+        scratch=15 * max(rows * columns for rows, columns in layout.shapes) + 12 * max(pixels),
         cost=("warp", float(layout.table.offsets[-1])),
     )
 
