@@ -27,6 +27,7 @@ LINES = history("coadd", "clip beyond 3 sigma; " * 5)
 def patch():
     image, variance = pixels(3)
     image[0, 0], variance[0, 0] = np.nan, np.inf
+    image[1, 1] = 0
     mask = np.zeros(SHAPE, np.int32)
     mask[0, 0] = bits("NO_DATA")
     mask[4, 5] = bits("CLIPPED", "DETECTED_NEGATIVE")
@@ -69,6 +70,7 @@ def assert_comes_back(found, plane):
         return
     np.testing.assert_array_equal(np.isfinite(found), np.isfinite(plane))
     finite = np.isfinite(plane)
+    assert (found[plane == 0] == 0).all()
     # The noise is measured row by row, and a row here is short.
     assert np.abs(found - plane)[finite].max() < 0.1 * plane[finite].std()
     assert abs((found - plane)[finite].mean()) < 0.01 * plane[finite].std()

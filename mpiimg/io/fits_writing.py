@@ -41,8 +41,8 @@ def write_planes(
     The bytes depend on the arguments alone: nothing in the file tells the time.
 
     A file that ends in ".fz" is compressed by Rice in tiles of a row, as fpack does it. Integers come back
-    exactly; floats in steps of a sixteenth of their row's noise, dithered, so that means are kept. NaN stays;
-    infinity becomes NaN, since it would take the finite values of its row with it.
+    exactly; floats in steps of a sixteenth of their row's noise, dithered, so that means are kept, and 0 as
+    0. NaN stays; infinity becomes NaN, since it would take the finite values of its row with it.
 
     Parameters
     ----------
@@ -101,8 +101,9 @@ def _hdus(planes, wcs, cards, compress: bool):
         if compress:
             if pixels.dtype.kind == "f":
                 pixels = np.where(np.isinf(pixels), pixels.dtype.type(np.nan), pixels)
-            # Minus one: the dither starts from a sum of the pixels, not from the clock.
-            hdus.append(fits.CompImageHDU(pixels, header, name=name, quantize_method=1, dither_seed=-1))
+            # Two: with a dither that leaves zeros alone, which in a WEIGHT say that there are no data. Minus
+            # one: it starts from a sum of the pixels, not from the clock.
+            hdus.append(fits.CompImageHDU(pixels, header, name=name, quantize_method=2, dither_seed=-1))
         else:
             hdus.append(fits.ImageHDU(pixels, header, name=name))
     return fits.HDUList(hdus)

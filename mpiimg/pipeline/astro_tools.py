@@ -240,7 +240,7 @@ def recipe_of(
         values={
             "zero_points": (27.0,) * len(found.exposures),
             "weights": (1.0,) * len(found.layout.footprints),
-            "sources": (detect.room(found.layout),) * len(found.layout.patches),
+            "sources": detect.expected(found.layout),
             "left_out": dict(found.rejected),
         },
         documents=lambda values: {name: make(values) for name, make in documents.items()},

@@ -177,7 +177,7 @@ def astro(survey: Survey, p: Mapping[str, Any]) -> Recipe:
     bounds = {
         "zero_points": (27.0,) * len(exposures),
         "weights": (1.0,) * len(layout.footprints),
-        "sources": (detect.room(layout),) * len(layout.patches),
+        "sources": detect.expected(layout),
         "left_out": dict(survey.rejected),
     }
     return Recipe(

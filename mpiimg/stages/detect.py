@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +31,15 @@ PIXELS_A_SOURCE = 200
 
 #: Bytes a pixel that background, filtering and segmentation take.
 SCRATCH = 40
+
+#: One source in so many pixels is what plans reckon with, before any has been found: that of a deep field.
+PIXELS_A_SOURCE_AS_USUAL = 1000
+
+#: Bytes that writing a catalogue takes, over those of its rows, by its ending: measured at half a million.
+SCRATCH_A_ROW = {".fits": 6, ".reg": 3, ".ecsv": 20, ".parquet": 4}
+
+#: Bytes of the libraries that write it.
+SCRATCH_OF_LIBRARIES = 64 << 20
 
 FACTS = ("sources", "noise_correction", "background", "fwhm")
 
@@ -67,8 +77,13 @@ def settings(p: Mapping) -> detection.Settings:
 
 def room(layout: Layout) -> int:
     """Return how many sources a patch keeps when it is first gone through."""
-    pixels = max((int(np.prod(box_shape(patch.outer))) for patch in layout.patches), default=0)
+    pixels = max((box_size(patch.outer) for patch in layout.patches), default=0)
     return -(-pixels // PIXELS_A_SOURCE)
+
+
+def expected(layout: Layout) -> tuple[int, ...]:
+    """Return how many sources plans reckon with in each patch."""
+    return tuple(-(-box_size(patch.outer) // PIXELS_A_SOURCE_AS_USUAL) for patch in layout.patches)
 
 
 def facts_array(layout: Layout) -> Array:
@@ -227,7 +242,7 @@ def joined(layout: Layout, counts: Sequence[int], data: np.ndarray) -> np.ndarra
     ----------
     data : bytes of :func:`rows_array`
     """
-    table = np.frombuffer(data.tobytes(), catalogue.ROW).copy()
+    table = data.view(catalogue.ROW).copy()
     parts = np.split(table, np.cumsum(counts)[:-1])
     for band in dict.fromkeys(patch.filter for patch in layout.patches):
         members = [i for i, patch in enumerate(layout.patches) if patch.filter == band]
@@ -246,5 +261,14 @@ def write_catalogue(layout: Layout, tract: Tract, counts: Sequence[int], names: 
         meta = {"PIXSCALE": tract.pixel_scale, "MAGZERO": catalogue.ZERO_POINT}
         catalogue.write(folder / names[chunk.number], joined(layout, counts, data), meta)
 
-    grid = ChunkGrid("k", (len(names),), (1,))
-    return Stage("catalogue", "files", grid, (Need(rows_array(counts)),), work=work, outputs=names)
+    rows = rows_array(counts)
+    most = max(SCRATCH_A_ROW[Path(name).suffix.lower()] for name in names)
+    return Stage(
+        "catalogue",
+        "files",
+        ChunkGrid("k", (len(names),), (1,)),
+        (Need(rows),),
+        work=work,
+        outputs=names,
+        scratch=most * rows.nbytes + SCRATCH_OF_LIBRARIES,
+    )

@@ -74,11 +74,17 @@ def draw(layout: Layout, counts: Sequence[int], name: str) -> Stage:
         table = joined(layout, counts, rows)
         write(folder / name, mosaics(layout.patches, means, _step(layout)), table[table["is_primary"]])
 
-    means = _means_array(layout)
-    reads = (Need(means), Need(rows_array(counts)))
-    grid = ChunkGrid("k", (1,), (1,))
-    scratch = MATPLOTLIB + 6 * means.nbytes
-    return Stage("mosaic", "files", grid, reads, work=work, outputs=(name,), scratch=scratch)
+    means, rows = _means_array(layout), rows_array(counts)
+    return Stage(
+        "mosaic",
+        "files",
+        ChunkGrid("k", (1,), (1,)),
+        (Need(means), Need(rows)),
+        work=work,
+        outputs=(name,),
+        # The rows are joined, matched and drawn.
+        scratch=MATPLOTLIB + 6 * means.nbytes + 3 * rows.nbytes,
+    )
 
 
 def _means_array(layout: Layout) -> Array:

@@ -1,0 +1,79 @@
+"""From the sources of patches to the rows of the catalogue: as many as are found, in every patch."""
+
+import numpy as np
+import pytest
+
+from mpiimg.io import catalogue
+from mpiimg.io.tract import Tract
+from mpiimg.stages import detect
+from mpiimg.stages.detection import Settings
+from mpiimg.stages.survey import Layout, Patch
+
+TRACT = Tract(150.0, 2.2, (2, 1), patch=100, border=10)
+LAYOUT = Layout(
+    (), tuple(Patch("r", patch, TRACT.outer(patch), TRACT.inner(patch)) for patch in TRACT.patches), ()
+)
+HOW = Settings(radii=(2.0, 4.0))
+
+
+@pytest.fixture(scope="module")
+def blocks():
+    """The planes of both patches: the second is crowded, its stars stand on a lattice."""
+    rng = np.random.default_rng(4)
+    image = rng.normal(0, 1, TRACT.pixels).astype(np.float32)
+    y, x = np.mgrid[: TRACT.pixels[0], : TRACT.pixels[1]]
+    stars = [(20.0, 30.0), (70.0, 60.0), *((a, b) for a in range(106, 196, 9) for b in range(6, 96, 9))]
+    for a, b in stars:
+        image += np.float32(60) * np.exp(-((x - a) ** 2 + (y - b) ** 2) / 2 / 1.3**2).astype(np.float32)
+    whole = (image, np.ones_like(image), np.zeros(image.shape, np.int32), np.full(image.shape, 9, np.int16))
+    boxes = [tuple(slice(*bounds) for bounds in patch.outer) for patch in LAYOUT.patches]
+    return [[[plane[box].ravel()] for plane in whole] for box in boxes]
+
+
+def run(blocks):
+    """Detect, count, and gather, as the executor does; return counts, rows, and who read a coadd again."""
+    stage = detect.detect(LAYOUT, HOW)
+    found = [stage.work(stage.chunk(i), *planes) for i, planes in enumerate(blocks)]
+    facts = np.concatenate([facts for _, facts in found])
+    counts = detect.count_sources(LAYOUT).finish(facts[:, 0].astype(np.int64))["sources"]
+    gather = detect.gather_rows(LAYOUT, TRACT, HOW, counts)
+    sources, *coadds = gather.reads
+    rows, again = [], []
+    for i in range(len(LAYOUT.patches)):
+        chunk = gather.chunk(i)
+        kept = [found[i][0][0, slice(*box[1])] for box in sources.boxes(chunk)]
+        again.append(any(need.boxes(chunk) for need in coadds))
+        planes = blocks[i] if again[i] else [[]] * 4
+        rows.append(gather.work(chunk, kept, *planes)[0])
+        ((start, stop),) = gather.output_box(gather.writes[0], chunk)
+        assert (start, stop - start) == (sum(map(len, rows[:-1])), len(rows[-1]))
+    return counts, np.concatenate(rows), again
+
+
+def test_a_crowded_patch_loses_no_source(blocks, monkeypatch):
+    monkeypatch.setattr(detect, "PIXELS_A_SOURCE", 10)
+    counts, wide, again = run(blocks)
+    assert again == [False, False] and counts[1] > 95
+    monkeypatch.setattr(detect, "PIXELS_A_SOURCE", 300)
+    assert detect.room(LAYOUT) == 37 < counts[1]
+    same, rows, again = run(blocks)
+    assert again == [False, True]
+    assert same == counts
+    assert rows.tobytes() == wide.tobytes()
+
+
+def test_rows_have_their_places_on_the_sky_and_seams_are_matched(blocks):
+    counts, data, _ = run(blocks)
+    table = detect.joined(LAYOUT, counts, data)
+    assert len(table) == sum(counts) and table.dtype == catalogue.ROW
+    np.testing.assert_allclose(
+        TRACT.wcs.all_world2pix(table["ra"], table["dec"], 0)[0], table["x"], atol=1e-6
+    )
+    assert set(table["patch"]) == {b"patch-0-0", b"patch-1-0"}
+    assert np.unique(table["id"]).size == len(table)
+    assert 0 < table["is_primary"].sum() <= len(table)
+
+
+def test_no_source_at_all():
+    nothing = detect.joined(LAYOUT, (0, 0), np.empty(0, np.uint8))
+    assert len(nothing) == 0 and nothing.dtype == catalogue.ROW
