@@ -198,6 +198,84 @@ def test_large_aperture(results, truth):
     assert abs(offset - lost) < 0.003
 
 
+#: Bright stars without wings, none saturated, under seeing from 0.8 to 1.4 arcsec.
+BRIGHT = Survey(
+    3, 1, (640, 660), seed=29, density=14.0, magnitudes=(16.2, 18.5), profile="gaussian", dither=15.0
+)
+
+
+def test_bright_stars_keep_their_light_whatever_the_seeing(tmp_path):
+    """To two in a thousand, from raw exposures to the catalogue, where nothing is clipped."""
+    night = observe(tmp_path / "in", BRIGHT)
+    out = astro(night.exposures, tmp_path / "out", *TRACT, "--statistic", "mean")
+    assert np.ptp([BRIGHT.visit(number).seeing for number in range(3)]) > 0.5
+    truth = Truth(BRIGHT, out)
+    table, magnitude, _ = matched_stars(out, truth, 3, 5.5, 0.0005, 16.2, 18.5)
+    # What is repaired in one exposure has the shape of its neighbours, not the star's.
+    sound = np.asarray(table["mask_flags"]) == 0
+    table, magnitude = table[sound], magnitude[sound]
+    assert len(table) >= 12
+    ratio = np.asarray(table["flux_large"]) / 10 ** (0.4 * (27 - magnitude))
+    error = np.median(table["flux_large_err"] / table["flux_large"]) / np.sqrt(len(table))
+    assert error < 0.0005
+    assert abs(np.median(ratio) - 1) < 0.002
+    assert abs(np.mean(ratio) - 1) < 0.002
+
+
+def test_errors_of_fluxes_in_empty_apertures(results, truth):
+    """The scatter of what apertures hold where no star is, is what VARIANCE and NOISCORR say."""
+    import sep
+
+    rng = np.random.default_rng(2)
+    pulls = []
+    for path in results.glob("patch-*.fits"):
+        with fits.open(path) as hdus:
+            image, variance = (hdus[name].data.astype(float) for name in ("IMAGE", "VARIANCE"))
+            known, correction = hdus["NIMAGE"].data >= 3, hdus[0].header["NOISCORR"]
+        (y0, _), (x0, _) = truth.tract.outer(tuple(map(int, path.stem.split("-")[1:])))
+        sx, sy = truth.tract.wcs.all_world2pix(truth.stars["ra"], truth.stars["dec"], 0)
+        # A star of magnitude 23.5 is lost in the noise; brighter ones shine farther.
+        reach = 8 + 6 * np.clip(22 - truth.stars["mag"], 0, None)
+        x, y = (rng.uniform(8, n - 8, 400) for n in image.shape[::-1])
+        near = np.hypot(x[:, None] + x0 - sx, y[:, None] + y0 - sy) < reach
+        whole = minimum_filter(known, 21, mode="constant")[np.rint(y).astype(int), np.rint(x).astype(int)]
+        image, variance = np.where(known, image, 0), np.where(known, variance, 0)
+        background = sep.Background(image, mask=~known)
+        chosen = whole & ~near.any(axis=1)
+        flux, error, _ = sep.sum_circle(
+            image - background.back(), x[chosen], y[chosen], 4.0, var=variance, subpix=0
+        )
+        pulls.append(flux / (error * correction))
+    pulls = np.concatenate(pulls)
+    assert len(pulls) > 150
+    assert 0.85 < 1.4826 * np.median(np.abs(pulls - np.median(pulls))) < 1.15
+
+
+def test_stars_at_seams_are_found_once(results, truth):
+    """Neither lost nor doubled, where inner boxes of two patches meet."""
+    table = primary(results)
+    x, y = truth.tract.wcs.all_world2pix(truth.stars["ra"], truth.stars["dec"], 0)
+    side = TRACT[1]
+    seam = (np.abs(x % side - side + 0.5) < 12) | (np.abs(y % side - side + 0.5) < 12)
+    seam |= (x % side < 12) | (y % side < 12)
+    wanted = seam & truth.deep(3, 4) & truth.lonely(4, 0.1) & truth.lonely(8, 20) & (truth.stars["mag"] < 22)
+    assert wanted.sum() >= 5
+    for column, row in zip(x[wanted], y[wanted], strict=True):
+        assert np.count_nonzero(np.hypot(table["x"] - column, table["y"] - row) < 2) == 1
+
+
+@pytest.mark.parametrize(("bright", "faint"), [(14, 18), (18, 20), (20, 21), (21, 22)])
+def test_pure_in_each_magnitude(results, truth, bright, faint):
+    """What is measured as bright as this, where three exposures overlap, is a star about as bright."""
+    table = primary(results)
+    chosen = table[(table["mag_small"] >= bright) & (table["mag_small"] < faint) & (table["n_image"] >= 3)]
+    assert len(chosen) >= 10
+    index, distance = separations(truth_table(truth), chosen["ra"], chosen["dec"])
+    assert np.mean(distance < 0.8) > 0.97
+    off = np.asarray(chosen["mag_small"]) - truth.stars["mag"][index]
+    assert np.mean(np.abs(off) < 0.75) > 0.9
+
+
 def test_small_aperture_is_corrected_to_the_large_one(results, truth):
     table, _, _ = matched_stars(results, truth, 3, LARGE * 0.333, 0.01, 14, 20)
     assert len(table) >= 8
