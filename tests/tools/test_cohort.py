@@ -117,15 +117,14 @@ def test_one_process(pristine, alone, tmp_path):
     assert not list((tmp_path / "out").rglob("work"))
 
 
-@pytest.mark.parametrize("ranks, options", [(2, ("--group-size", 1)), (3, ())])
-def test_groups_of_ranks(pristine, alone, tmp_path, ranks, options):
-    cohort(pristine, tmp_path / "out", *options, ranks=ranks)
+def test_groups_of_ranks(pristine, alone, tmp_path):
+    cohort(pristine, tmp_path / "out", "--group-size", 1, ranks=2)
     assert_same(tmp_path / "out", alone)
     assert {name: ends(tmp_path / "out", name) for name in SCANS} == {name: ["done"] for name in SCANS}
 
 
 @pytest.mark.one_install
-@pytest.mark.parametrize("ranks, options", [(4, ("--group-size", 2, "--in-memory")), (7, ())])
+@pytest.mark.parametrize("ranks, options", [(3, ()), (4, ("--group-size", 2, "--in-memory")), (7, ())])
 def test_more_groups_of_ranks(pristine, alone, tmp_path, ranks, options):
     cohort(pristine, tmp_path / "out", *options, ranks=ranks)
     assert_same(tmp_path / "out", alone)
@@ -221,30 +220,44 @@ def test_selected_subjects_and_sessions(pristine, alone, tmp_path):
     assert sorted(path.name for path in out.iterdir() if path.name.startswith("sub-")) == ["sub-02"]
 
 
-@pytest.mark.parametrize("ranks", [None, 3])
-def test_scans_that_fail_are_named_and_others_go_on(raw, alone, tmp_path, ranks):
-    """They are listed with the reason; a rerun takes them alone, and succeeds once they were mended."""
+@pytest.fixture
+def spoilt(raw, tmp_path):
+    """The dataset without the directions of one scan and half of the image of another, and what mends it."""
+    bvec, image = raw / "sub-01/dwi/sub-01_dwi.bvec", raw / "sub-03/dwi/sub-03_dwi.nii.gz"
+    whole = image.read_bytes()
+    image.write_bytes(whole[: len(whole) // 2])
+    bvec.rename(tmp_path / "bvec")
+    return [lambda: (tmp_path / "bvec").rename(bvec), lambda: image.write_bytes(whole)]
+
+
+#: Scans that are not spoilt.
+GOOD = ("sub-02_ses-1_run-1", "sub-02_ses-1_run-2")
+
+
+@pytest.mark.one_install
+def test_scans_that_fail_are_named_and_others_go_on(raw, spoilt, alone, tmp_path):
     out = tmp_path / "out"
-    (raw / "sub-01/dwi/sub-01_dwi.bvec").rename(tmp_path / "bvec")
-    whole = (raw / "sub-03/dwi/sub-03_dwi.nii.gz").read_bytes()
-    (raw / "sub-03/dwi/sub-03_dwi.nii.gz").write_bytes(whole[: len(whole) // 2])
-    good = ["sub-02_ses-1_run-1", "sub-02_ses-1_run-2"]
-    done = cohort(raw, out, ranks=ranks, check=False)
+    done = cohort(raw, out, ranks=3, check=False)
     assert done.returncode == 3, done.stderr
     assert re.search(r"mpiimg: sub-01: failed: .*no \.bvec applies to it", done.stderr)
     assert re.search(r"mpiimg: sub-03: failed: .*truncated or corrupt gzip", done.stderr)
     assert "mpiimg: 4 scans: 2 done, 2 failed" in done.stderr
     assert "Traceback" not in done.stderr
-    assert_same(out, alone, good)
+    assert_same(out, alone, GOOD)
     assert not results(out, "sub-01").exists()
-    (tmp_path / "bvec").rename(raw / "sub-01/dwi/sub-01_dwi.bvec")
-    done = cohort(raw, out, ranks=ranks, check=False)
-    assert done.returncode == 3, done.stderr
-    (raw / "sub-03/dwi/sub-03_dwi.nii.gz").write_bytes(whole)
-    cohort(raw, out, ranks=ranks)
+    assert not results(out, "sub-03").exists()
+
+
+@pytest.mark.one_install
+def test_a_rerun_takes_what_failed_alone(raw, spoilt, alone, tmp_path):
+    out = tmp_path / "out"
+    for mend in (*spoilt, None):
+        assert cohort(raw, out, check=False).returncode == (3 if mend else 0)
+        if mend:
+            mend()
     assert_same(out, alone)
     histories = {name: ends(out, name) for name in SCANS}
-    expected = {name: ["done"] for name in good}
+    expected = {name: ["done"] for name in GOOD}
     expected |= {"sub-01": ["failed", "done"], "sub-03": ["failed", "failed", "done"]}
     assert histories == expected
 
@@ -256,7 +269,7 @@ if arguments[0].shape[2] > 10 + 2 * 5:
 """
 
 
-@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.one_install)])
 def test_a_kernel_that_raises_fails_one_scan(raw, alone, tmp_path, strict):
     nibabel.save(head(3, (11, 9, 6)), raw / SCANS["sub-03"][0])
     broken = sabotage.install(tmp_path / "broken", BROKEN)
@@ -302,6 +315,7 @@ def wait_for_marks(run, marks, count, patience=120):
         time.sleep(0.01)
 
 
+@pytest.mark.one_install
 def test_two_jobs_at_once_share_the_scans(pristine, alone, tmp_path):
     out = tmp_path / "out"
     runs = [start(pristine, out, tmp_path, 0.05, "--group-size", 1)[0] for _ in range(2)]
@@ -322,12 +336,12 @@ def test_killed_twice_goes_on_without_what_was_in_work(pristine, alone, tmp_path
         sabotage.kill(sabotage.rank_processes(run)[-1:])
         assert sabotage.finish(run, SOON)[0] != 0
     assert [ends(out, name) for name in ("sub-01", "sub-03")] == [["", ""]] * 2
-    done = cohort(pristine, out, ranks=2, check=False)
+    done = cohort(pristine, out, check=False)
     assert done.returncode == 3, done.stderr
     assert "2 suspect" in done.stderr
     assert "mpiimg: sub-03: suspect: 2 times a process died with it in work" in done.stderr
     assert_same(out, alone, ["sub-02_ses-1_run-1", "sub-02_ses-1_run-2"])
-    done = cohort(pristine, out, "--retry-suspects", ranks=3)
+    cohort(pristine, out, "--retry-suspects")
     assert_same(out, alone)
     assert [ends(out, name) for name in ("sub-01", "sub-03")] == [["", "", "done"]] * 2
     record = json.loads((out / "logs/sub-01/run.json").read_text())
@@ -349,6 +363,31 @@ def test_a_signal_to_one_rank_stops_all_groups(pristine, alone, tmp_path):
     } == {"stopped"}
     cohort(pristine, out)
     assert_same(out, alone)
+
+
+@pytest.mark.one_install
+def test_status_lists_every_scan(raw, spoilt, tmp_path):
+    """Done, failed with the reason, in work with its owner and how far it is, died, and to do."""
+    out = tmp_path / "out"
+    cohort(raw, out, "--participant-label", "01", "02", check=False)
+    spoilt[1]()
+    run, marks = start(raw, out, tmp_path, 30, "--participant-label", "03", ranks=None)
+    wait_for_marks(run, marks, 1)
+    said = warm.run_tool("mpiimg-status", out, check=False)
+    assert said.returncode == 1
+    lines = said.stdout.splitlines()
+    assert lines[0] == "4 scans: 1 in work, 2 done, 1 failed"
+    assert re.fullmatch(r"  sub-01 +failed +.*: no \.bvec applies to it.*", lines[1])
+    assert [re.fullmatch(r"  (\S+) +done", line)[1] for line in lines[2:4]] == list(GOOD)
+    pid = sabotage.rank_processes(run) or [run.pid]
+    words = rf"  sub-03 +in work +by \S+, process {pid[0]}; stage \d+ of \d+, denoise: \d+ of \d+ chunks"
+    assert re.fullmatch(words, lines[4])
+    sabotage.kill([run.pid])
+    sabotage.finish(run, SOON)
+    (out / "logs" / "sub-09").mkdir()
+    said = json.loads(warm.run_tool("mpiimg-status", out, "--json", check=False).stdout)
+    assert [scan["state"] for scan in said] == ["failed", "done", "done", "died", "to do"]
+    assert "the same command goes on" in said[3]["why"]
 
 
 @pytest.mark.one_install
