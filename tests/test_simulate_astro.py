@@ -18,19 +18,11 @@ from mpiimg.io.exposure import read_exposure
 from mpiimg.io.exposure_search import find_exposures
 from mpiimg.io.maskplanes import bits
 from mpiimg.io.wcs import parse_wcs
-from mpiimg.simulate.astro import (
-    CATALOGUE_ZEROPOINT,
-    GAP,
-    LAYOUTS,
-    PIXEL_SCALE,
-    Survey,
-    _bleed,
-    _scene,
-    _to_plane,
-    _to_sky,
-    files,
-    truth_files,
-)
+from mpiimg.simulate.astro import CATALOGUE_ZEROPOINT, GAP, Survey
+from mpiimg.simulate.profiles import PIXEL_SCALE
+from mpiimg.simulate.sensor import bleed, scene
+from mpiimg.simulate.sky import to_plane, to_sky
+from mpiimg.simulate.survey_files import LAYOUTS, files, truth_files
 
 SMALL = Survey(visits=3, sensors=4, shape=(300, 320), seed=11, magnitudes=(16.0, 24.0))
 #: Nothing but sky and noise.
@@ -88,7 +80,7 @@ def test_sky_and_noise():
     facts = survey.visit(1)
     assert facts.sky == pytest.approx(survey.sky, rel=0.5)
     image = survey.exposure(1, 0).image.astype(float)
-    sky = _scene(survey, 1, 0).astype(float)
+    sky = scene(survey, 1, 0).astype(float)
     assert np.median(sky) == pytest.approx(facts.sky, rel=0.01)
     noise = image - sky
     count = noise.size
@@ -103,7 +95,7 @@ def test_sky_and_noise():
     for shifted in (z[1:] * z[:-1], z[:, 1:] * z[:, :-1]):
         assert abs(shifted.mean()) < 4 / np.sqrt(count)
     # And not correlated with another sensor's or visit's.
-    other = dataclasses.replace(survey, sensors=2).exposure(1, 1).image - _scene(
+    other = dataclasses.replace(survey, sensors=2).exposure(1, 1).image - scene(
         dataclasses.replace(survey, sensors=2), 1, 1
     )
     assert abs(np.corrcoef(noise.ravel(), other.ravel())[0, 1]) < 4 / np.sqrt(count)
@@ -114,7 +106,7 @@ def test_counts_are_near_poisson_also_under_a_dark_sky():
     survey = dataclasses.replace(
         EMPTY, shape=(400, 500), sensors=1, sky=25.0, gain=2.2, readnoise=3.0, rotation=0.0
     )
-    mean = _scene(survey, 0, 0).astype(float) * survey.gain
+    mean = scene(survey, 0, 0).astype(float) * survey.gain
     random = np.random.default_rng(1)
     true = random.poisson(mean) + random.normal(0, 3, mean.shape)
     found = survey.exposure(0, 0).image * survey.gain
@@ -132,12 +124,12 @@ def test_the_sky_slopes_over_the_camera_and_not_over_each_sensor():
     slope_x, slope_y, twist = survey.visit(0).gradient
     half = survey.radius * 3600 / PIXEL_SCALE
     for sensor in range(4):
-        scene = _scene(survey, 0, sensor)
+        light = scene(survey, 0, sensor)
         x0, y0 = survey.sensor_center(sensor)
         for row, column in ((0, 0), (10, 300), (299, 319), (150, 160)):
             x, y = (column - 159.5 + x0) / half, (row - 149.5 + y0) / half
             expected = survey.visit(0).sky * (1 + slope_x * x + slope_y * y + twist * x * y)
-            assert scene[row, column] == pytest.approx(expected, rel=1e-5)
+            assert light[row, column] == pytest.approx(expected, rel=1e-5)
 
 
 def test_seeing_sky_and_zero_points_vary():
@@ -162,7 +154,7 @@ def test_stars_hold_their_flux(profile):
     """All light of the stars well inside a sensor, without noise, against the catalogue."""
     survey = dataclasses.replace(EMPTY, density=1.0, profile=profile, shape=(700, 700), sensors=1)
     dark = dataclasses.replace(survey, density=0.0)
-    light = _scene(survey, 0, 0).astype(float) - _scene(dark, 0, 0)
+    light = scene(survey, 0, 0).astype(float) - scene(dark, 0, 0)
     index, x, y = survey.positions(0, 0, margin=400)
     zeropoint = survey.true_zeropoint(0, 0)
     flux = survey.catalogue()["flux"][index] * 10 ** (0.4 * (zeropoint - CATALOGUE_ZEROPOINT))
@@ -184,7 +176,7 @@ def test_stars_hold_their_flux(profile):
 def test_stars_are_as_wide_as_the_seeing(profile):
     survey = dataclasses.replace(EMPTY, density=1.0, profile=profile, shape=(700, 700), sensors=1)
     dark = dataclasses.replace(survey, density=0.0)
-    light = _scene(survey, 2, 0).astype(float) - _scene(dark, 2, 0)
+    light = scene(survey, 2, 0).astype(float) - scene(dark, 2, 0)
     index, x, y = survey.positions(2, 0)
     star = np.argmin(survey.catalogue()["mag"][index])
     half = survey.visit(2).seeing / PIXEL_SCALE / 2
@@ -205,7 +197,7 @@ def test_stars_are_as_wide_as_the_seeing(profile):
 def test_the_catalogue_counts_as_its_density_and_slope_say():
     survey = Survey(visits=1, sensors=4, shape=(2000, 2000), density=20.0)
     stars = survey.catalogue()
-    xi, eta = _to_plane(stars["ra"], stars["dec"], survey.center)
+    xi, eta = to_plane(stars["ra"], stars["dec"], survey.center)
     inner = (np.abs(xi) < 0.1) & (np.abs(eta) < 0.1)
     expected = 20.0 * 12**2
     assert abs(inner.sum() - expected) < 4 * np.sqrt(expected)
@@ -235,12 +227,12 @@ def test_tangent_planes_are_astropys(center):
     header.update({"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": center[0], "CRVAL2": center[1]})
     header.update({"CD1_1": 1.0, "CD2_2": 1.0, "CD1_2": 0.0, "CD2_1": 0.0, "CRPIX1": 0.0, "CRPIX2": 0.0})
     xi, eta = np.random.default_rng(1).uniform(-2, 2, (2, 50))
-    ra, dec = _to_sky(xi, eta, center)
+    ra, dec = to_sky(xi, eta, center)
     # CRPIX is 0, and pixels are counted from 1: what goes in are degrees in the tangent plane.
     found = np.array(WCS(header).all_pix2world(xi, eta, 1))
     shift = (np.array([ra, dec]) - found + 180) % 360 - 180
     assert np.abs(shift).max() < 1e-9
-    np.testing.assert_allclose(_to_plane(ra, dec, center), (xi, eta), atol=1e-9)
+    np.testing.assert_allclose(to_plane(ra, dec, center), (xi, eta), atol=1e-9)
 
 
 def test_positions_are_those_of_the_header():
@@ -388,7 +380,7 @@ def test_full_pixels_overflow_along_their_columns():
         image[row, column] = height
     image[20:60, 15] = 130
     spilled = image.copy()
-    _bleed(spilled, np.float32(100))
+    bleed(spilled, np.float32(100))
     for column in range(30):
         np.testing.assert_allclose(spilled[:, column], _overflow(image[:, column], 100), rtol=1e-5, atol=1e-3)
     kept = [3, 4]

@@ -64,7 +64,7 @@ def recipe(found: Subject | Survey, p: Mapping[str, Any]) -> Recipe:
 
 def _survey(survey: Survey, p: Mapping[str, Any]) -> Recipe:
     """Write the exposures of a survey and its truth: a chunk an exposure, and one for the truth."""
-    from mpiimg.simulate.astro import files, stem, truth_files
+    from mpiimg.simulate.survey_files import files, stem, truth_files
 
     exposures = [(visit, sensor) for visit in range(survey.visits) for sensor in range(survey.sensors)]
     names = [stem(*exposure) for exposure in exposures]

@@ -10,7 +10,8 @@ import numpy as np
 from astropy.table import Table
 from tools.subjects import PATIENCE
 
-from mpiimg.simulate.astro import Survey, files, stem
+from mpiimg.simulate.astro import Survey
+from mpiimg.simulate.survey_files import files, stem
 
 #: A tract of a few patches under a small survey.
 TRACT = ("--patch", 400, "--border", 50)
