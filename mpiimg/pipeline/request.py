@@ -55,7 +55,10 @@ def _changes(earlier: Mapping, now: Mapping) -> Iterator[str]:
         for name in sorted({*before, *after}):
             if before.get(name) != after.get(name):
                 shown = form.format(name.replace("_", "-"))
-                yield f"{shown} {after.get(name)} (was {before.get(name)})"
+                if isinstance(after.get(name), list):
+                    yield f"{shown}, of which there are {len(after[name])}"
+                else:
+                    yield f"{shown} {after.get(name)} (was {before.get(name)})"
     before, after = earlier.get("inputs", {}), now["inputs"]
     for name in sorted({*before, *after}):
         if name not in after or name not in before:

@@ -170,3 +170,8 @@ def test_damaged_blocks_are_made_again(out):
 def test_in_memory_nothing_is_kept(out):
     go(out, "abcdef", bad="d", in_memory=True)
     assert not (out / "work").exists()
+
+
+def test_a_list_that_has_grown_is_the_same_command(out):
+    go(out, "abcde", bad="d")
+    assert go(out, "abcdef") == ("df", "abcdef")
