@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import logging
 import sys
@@ -86,7 +87,7 @@ def run_cohort(cohort: Cohort, comm, options: Options, resources: Resources, pla
     RunStopped : a signal asked for it
     """
     agreed_cpu_target(comm)
-    states = on_root(comm, _prepare, cohort, options.force, bool(plan))
+    states = on_root(comm, _check, cohort, options.force)
     todo = [scan for scan in cohort.scans if _to_do(cohort, states[scan.name], options.force)]
     _tell(comm, f"mpiimg: {_counts(states)} before this job, {len(states) - len(todo)} of them skipped")
     changed = on_root(comm, _changed, cohort, states)
@@ -99,6 +100,7 @@ def run_cohort(cohort: Cohort, comm, options: Options, resources: Resources, pla
     if plan:
         say(comm, chosen.plan, sys.stdout)
         return Exit.DONE
+    on_root(comm, _make_room, cohort)
     if todo:
         _tell(comm, chosen.text)
         compile_kernels(chosen.kernels, comm)  # here, where one rank a node does it for all groups
@@ -109,8 +111,8 @@ def run_cohort(cohort: Cohort, comm, options: Options, resources: Resources, pla
     return Exit.PARTIAL if left_out else Exit.DONE
 
 
-def _prepare(cohort: Cohort, force: bool, plan: bool) -> dict[str, State]:
-    """Check where results go and make room for them; return the states of the selected scans."""
+def _check(cohort: Cohort, force: bool) -> dict[str, State]:
+    """Check where results go, writing nothing; return the states of the selected scans."""
     out = cohort.out
     if out.resolve() == cohort.dataset.resolve() or out.resolve() in cohort.dataset.resolve().parents:
         raise BadInput(
@@ -120,20 +122,25 @@ def _prepare(cohort: Cohort, force: bool, plan: bool) -> dict[str, State]:
     _check_owner(out)
     earlier = claims.read_settings(out)
     if earlier and earlier != cohort.settings and not force:
-        raise BadInput(
-            f"{out}: its scans were done with {_difference(earlier, cohort.settings)}; "
-            "choose another folder, or do them all again by --force"
-        )
-    if not plan:
-        try:
-            for scan in cohort.scans:
-                cohort.records(scan).mkdir(parents=True, exist_ok=True)
-            for name, data in describe_derivative(cohort.dataset, out).items():
-                claims.write_file(out / name, data)
-            claims.write_settings(out, cohort.settings)
-        except OSError as error:
-            raise BadInput(f"{out}: cannot write there: {error.strerror}; choose another folder") from None
+        kinds = {state.kind for state in claims.scan_states(out).values()}
+        if kinds & {Kind.DONE, Kind.IN_WORK}:
+            raise BadInput(
+                f"{out}: its scans were done with {_difference(earlier, cohort.settings)}; "
+                "choose another folder, or do them all again by --force"
+            )
     return _states(cohort)
+
+
+def _make_room(cohort: Cohort) -> None:
+    """Make what all jobs on a derivative share: folders of records, settings, its description."""
+    try:
+        for scan in cohort.scans:
+            cohort.records(scan).mkdir(parents=True, exist_ok=True)
+        for name, data in describe_derivative(cohort.dataset, cohort.out).items():
+            claims.write_file(cohort.out / name, data)
+        claims.write_settings(cohort.out, cohort.settings)
+    except OSError as error:
+        raise BadInput(f"{cohort.out}: cannot write there: {error.strerror}; choose another folder") from None
 
 
 def _check_owner(out: Path) -> None:
@@ -292,6 +299,7 @@ def _serve(cohort: Cohort, queue: deque, states, group, outer: Agreement, option
         scan, number = taken
         started = time.monotonic()
         kind, said, error = _do(cohort, scan, group, outer, options)
+        gc.collect()  # the arrays of this scan hang in cycles, and the next one needs their room
         on_root(group, _end, cohort, scan, number, kind, said)
         _tell(group, f"mpiimg: {scan.name}: {kind} after {time.monotonic() - started:.1f} s" + _reason(said))
         if kind is Kind.STOPPED:

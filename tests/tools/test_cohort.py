@@ -425,7 +425,7 @@ def test_a_wrong_command_line_is_answered_in_one_line(pristine, tmp_path, words,
     assert said in line
     assert "error: " in line
     assert len(done.stderr.splitlines()) <= 2
-    assert not list((tmp_path / "out").rglob("*.nii.gz"))
+    assert not (tmp_path / "out").exists()
     assert sorted(path.name for path in pristine.iterdir()) == [
         "dataset_description.json",
         "sub-01",
@@ -446,6 +446,14 @@ def test_other_settings_and_changed_images_take_force(derivative, raw, alone):
     cohort(raw, derivative, "--force")
     assert_same(derivative, alone)
     assert {name: ends(derivative, name) for name in SCANS} == {name: ["done", "done"] for name in SCANS}
+
+
+@pytest.mark.one_install
+def test_settings_with_which_nothing_was_done_may_change(raw, spoilt, tmp_path):
+    out = tmp_path / "out"
+    words = (raw, out, "--participant-label", "01", "03")
+    assert "2 failed" in cohort(*words, check=False).stderr
+    assert "2 failed" in cohort(*words, "--b-max", 2000, check=False).stderr
 
 
 @pytest.mark.one_install
