@@ -336,7 +336,10 @@ def patch_facts(tract: Tract, patch: Patch) -> dict:
 
 
 def exposure_table(survey: Survey, values: Values) -> bytes:
-    """Return the table of exposures: zero point, sky, FWHM, cosmic rays, status; last those left unread."""
+    """Return the table of exposures: zero point, sky, FWHM, cosmic rays, status; last those left unread.
+
+    Sky and noise are in the unit of each exposure's pixels.
+    """
     import io
 
     from astropy.io import ascii
@@ -355,6 +358,7 @@ def exposure_table(survey: Survey, values: Values) -> bytes:
     table["zero_point_type"] = [*types, *["NONE"] * len(unread)]
     for column, key in enumerate(calibrate.FACTS[1:], 1):
         table[key] = facts[:, column]
+    table["zero_point"].unit, table["fwhm"].unit = "mag", "pix"
     table["status"] = [left_out.get(name, "used") for name in names]
     out = io.StringIO()
     ascii.write(table, out, format="ecsv")

@@ -11,7 +11,7 @@ from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
 from tools import astro_data, warm
-from tools.astro_data import CROWDED, TRACT, catalogue
+from tools.astro_data import CROWDED, TRACT, catalogue, exposure_table
 from tools.subjects import PATIENCE, digests
 
 from mpiimg.io.maskplanes import PLANES, bits
@@ -111,6 +111,17 @@ def test_every_column_is_there_with_its_unit(plain):
         if stars[name].dtype.kind == "f":
             assert np.isfinite(stars[name]).mean() > 0.9, name
     np.testing.assert_allclose(stars["mag_auto"], 27 - 2.5 * np.log10(stars["flux_auto"]), rtol=1e-5)
+
+
+def test_the_table_of_exposures(plain):
+    table = exposure_table(plain)
+    assert list(table["name"]) == [
+        f"sim-{visit:04d}-{sensor:03d}" for visit in range(CROWDED.visits) for sensor in range(2)
+    ]
+    assert (table["zero_point"].unit, table["fwhm"].unit) == ("mag", "pix")
+    assert set(table["status"]) == {"used"} and set(table["zero_point_type"]) == {"CARD"}
+    for name in ("zero_point", "sky", "noise", "fwhm", "correction", "cosmic_ray_pixels", "stars"):
+        assert (table[name] > 0).all(), name
 
 
 def test_compression_keeps_what_is_promised(plain, everything):
