@@ -82,7 +82,8 @@ warm() {
     [ ! -e "$venv/.warmed" ] || [ "$(cat "$venv/.warmed")" != "$digest" ] || return 0
     say "compiling the kernels (WARM=0 leaves it to the first run)"
     # Numba takes a cache only where it can write: users of a PREFIX copy this one to a place of theirs.
-    NUMBA_CACHE_DIR=${PREFIX:+$PREFIX/kernels} "$venv/bin/python" -m mpiimg.kernels.warm
+    # From elsewhere, since Python prefers the checkout in its folder to what is installed.
+    (cd "$venv" && NUMBA_CACHE_DIR=${PREFIX:+$PREFIX/kernels} bin/python -m mpiimg.kernels.warm)
     echo "$digest" >"$venv/.warmed"
 }
 
