@@ -16,8 +16,12 @@ from mpiimg.stages.image import CHUNK_BYTES
 from mpiimg.stages.stage import Chunk, Need, Stage, reduction
 from mpiimg.stages.udf import Function, Refused, held_to
 
-#: z-blocks of a volume, at most; none thinner than its halo on both sides.
+#: z-blocks of a volume, at most.
 BLOCKS = 8
+
+#: Halos that a block is thick at least, since a halo is worked on twice: where volumes are chunks too, and
+#: in a single volume.
+HALOS = (8, 2)
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,8 @@ def grid(image: Image, function: Function) -> ChunkGrid:
         thickness = min(max(1, CHUNK_BYTES // series), blocks_along(depth, BLOCKS))
         thickness = max(thickness, halo)
     else:
-        thickness = blocks_along(depth, BLOCKS, thinnest=max(1, 2 * halo)) if over == "slabs" else depth
+        thinnest = halo * HALOS[not volumes] if over == "slabs" else depth
+        thickness = blocks_along(depth, BLOCKS, thinnest=max(1, thinnest))
     thickness = min(function.declared.slices or thickness, depth)
     if over == "voxels" or not volumes:
         return ChunkGrid("z", (depth,), (thickness,))

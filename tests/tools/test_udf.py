@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -110,10 +111,36 @@ def test_an_image_in_place_and_the_other_install(simulated, piped, tmp_path):
     assert digests(tmp_path / "out") == digests(piped)
 
 
+def test_with_little_memory_results_stay_on_disk(tmp_path):
+    image = np.random.default_rng(0).normal(1000, 100, (64, 60, 40, 24)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), tmp_path / "in.nii")
+    what = ("--udf", EXAMPLES / "gaussian.py:gaussian", "--slices", 9)
+    words = (*what, tmp_path / "in.nii", tmp_path / "out.nii.gz")
+    refused = run(*words, "--memory", "1M", ranks=1, check=False)
+    assert refused.returncode == Exit.BAD_INPUT
+    least = int(re.search(r"give --memory (\d+)M", refused.stderr)[1])
+    run(*words, "--memory", f"{least + 4}M", ranks=2)
+    for volume in (0, 23):
+        expected = gaussian_filter(image[..., volume], 1.5)
+        np.testing.assert_array_equal(voxels(tmp_path / "out.nii.gz")[..., volume], expected)
+    done = record(tmp_path, "run-out.json")
+    assert stage(done, "write-out.nii.gz")["planned"]["read"] == image.nbytes
+    assert all(one["peak_a_rank"] <= one["planned"]["peak_a_rank"] for one in done["stages"])
+
+
 @pytest.mark.one_install
 def test_compiled_by_numba(simulated, tmp_path):
     out = tmp_path / "sharp.nii.gz"
-    options = ("--udf", EXAMPLES / "sharpen.py:sharpen", "--halo", 1, "--param", "strength=0.7")
+    options = (
+        "--udf",
+        EXAMPLES / "sharpen.py:sharpen",
+        "--halo",
+        1,
+        "--slices",
+        6,
+        "--param",
+        "strength=0.7",
+    )
     run(*options, simulated.dwi, out)
     image = voxels(simulated.dwi).astype("f8")
     padded = np.pad(image, ((0, 0), (0, 0), (1, 1), (0, 0)), "edge")
@@ -148,7 +175,17 @@ def test_a_3d_image_of_scaled_integers_with_a_mask(simulated, piped, tmp_path):
     values = nibabel.load(tmp_path / "scaled.nii").get_fdata(dtype=np.float32)
     for name, options in (("bare", ()), ("masked", ("--mask", mask))):
         out = tmp_path / f"{name}.nii.gz"
-        run("--udf", f"{tmp_path}/mine.py:middle", "--halo", 1, *options, tmp_path / "scaled.nii", out)
+        run(
+            "--udf",
+            f"{tmp_path}/mine.py:middle",
+            "--halo",
+            1,
+            "--slices",
+            3,
+            *options,
+            tmp_path / "scaled.nii",
+            out,
+        )
         expected = median_filter(values, 3)
         np.testing.assert_array_equal(voxels(out), expected * (voxels(mask) if options else 1))
 
@@ -309,7 +346,8 @@ def test_the_name_of_a_result_is_checked(simulated, tmp_path):
 
 @pytest.mark.one_install
 def test_two_tilings_say_whether_a_halo_is_enough(simulated, tmp_path):
-    words = ("--udf", EXAMPLES / "gaussian.py:gaussian", "--check-halo", simulated.dwi, tmp_path / "o.nii.gz")
+    what = ("--udf", EXAMPLES / "gaussian.py:gaussian", "--slices", 5, "--check-halo")
+    words = (*what, simulated.dwi, tmp_path / "o.nii.gz")
     assert "halo 6 is enough" in run(*words).stdout
     done = run(*words, "--halo", 5, check=False)
     assert done.returncode == Exit.BAD_INPUT and "halo 5 is not enough" in done.stderr
@@ -342,7 +380,8 @@ def test_a_run_that_failed_in_a_function_goes_on(simulated, tmp_path):
     run(*words)
     np.testing.assert_array_equal(voxels(tmp_path / "twice.nii.gz"), 2 * voxels(simulated.dwi))
     entry = stage(record(tmp_path, "run-twice.json"), "udf-twice")
-    assert 12 <= entry["resumed_chunks"] < entry["chunks"] == 24
+    # The rank that failed had done chunks 12 to 18; the other may have been slow.
+    assert 7 <= entry["resumed_chunks"] < entry["chunks"] == 24
 
 
 @pytest.mark.one_install
@@ -387,7 +426,8 @@ def doubled(block):
 
 dwi, out = sys.argv[1:]
 single = mpiimg.run(kurtosis, dwi, f"{out}/single.nii.gz")
-stages = [{"tool": "mask", "median_radius": 2}, {"udf": gaussian, "params": {"sigma": 0.8}}]
+smooth = {"udf": gaussian, "params": {"sigma": 0.8}, "slices": 7}
+stages = [{"tool": "mask", "median_radius": 2}, smooth]
 stages.append({"tool": "fit", "b_max": 1500})
 piped = mpiimg.run(stages, dwi, f"{out}/piped")
 mpiimg.run(doubled, dwi, f"{out}/doubled.nii.gz", in_memory=True)
@@ -421,7 +461,7 @@ def test_after_denoising(simulated, tmp_path):
     """A function sees the denoised image, 0 outside the mask; the fit that follows sees what it returns."""
     (tmp_path / "p.toml").write_text(
         '[[stage]]\ntool = "mask"\nmedian_radius = 2\n[[stage]]\ntool = "denoise"\n'
-        f'[[stage]]\nudf = "{EXAMPLES}/gaussian.py:gaussian"\nparams = {{ sigma = 0.5 }}\n'
+        f'[[stage]]\nudf = "{EXAMPLES}/gaussian.py:gaussian"\nparams = {{ sigma = 0.5 }}\nslices = 6\n'
         '[[stage]]\ntool = "fit"\n'
     )
     out = tmp_path / "out"
