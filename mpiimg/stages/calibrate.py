@@ -5,6 +5,7 @@ An exposure that cannot be used is left out with its reason, and the others go o
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -89,7 +90,10 @@ def calibrate(layout: Layout, exposures: Sequence[ExposureRef], p: dict) -> Stag
         (*planes, *_tables(count)),
         work,
         p,
-        chunk_parameters=lambda number: {"exposure": repr(exposures[number])},
+        # What a count is worth enters when all is calibrated.
+        chunk_parameters=lambda number: {
+            "exposure": repr(dataclasses.replace(exposures[number], magzero=None))
+        },
         left_out=lambda *blocks: bool(blocks[-1].any()),
         weights=tuple(rows * columns for rows, columns in layout.shapes),
         place={array.name: layout.exposure_run for array in planes},

@@ -32,8 +32,9 @@ PIXELS_A_SOURCE = 200
 #: Bytes a pixel that background, filtering and segmentation take.
 SCRATCH = 40
 
-#: One source in so many pixels is what plans reckon with, before any has been found: that of a deep field.
-PIXELS_A_SOURCE_AS_USUAL = 1000
+#: One source in so many pixels is what plans reckon with before any has been found: no run is refused for
+#: sources that it may not find.
+PIXELS_A_SOURCE_AS_USUAL = 4000
 
 #: Bytes that writing a catalogue takes, over those of its rows, by its ending: measured at half a million.
 SCRATCH_A_ROW = {".fits": 6, ".reg": 3, ".ecsv": 20, ".parquet": 4}

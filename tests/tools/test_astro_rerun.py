@@ -11,7 +11,11 @@ from tools import warm
 from tools.astro_data import TRACT, exposure_table, observe
 from tools.subjects import PATIENCE, digests, record, stage
 
+from mpiimg.io.exposure_facts import ReadOptions
+from mpiimg.io.exposure_search import find_exposures
 from mpiimg.simulate.astro import Survey
+from mpiimg.stages import calibrate
+from mpiimg.stages.survey import Layout
 
 pytestmark = pytest.mark.one_install
 
@@ -88,3 +92,14 @@ def test_more_exposures_use_what_fewer_gave(spoiled, tmp_path):
     assert done.returncode == 0, done.stderr
     assert stage(record(out), "calibrate")["resumed_chunks"] == 2
     assert digests(out) == alone(sound, tmp_path / "alone")
+
+
+def test_another_zero_point_needs_no_new_calibration(tmp_path):
+    """And another gain does."""
+    (path,) = observe(tmp_path / "night", Survey(1, 1, (64, 70))).exposures
+    depends_on = []
+    for options in ({"zero_point": 25}, {"zero_point": 26}, {"gain": 2}):
+        (ref,) = find_exposures([path], ReadOptions(**options))
+        stage = calibrate.calibrate(Layout((ref.shape,), (), ()), [ref], {})
+        depends_on.append(stage.chunk_parameters(0))
+    assert depends_on[0] == depends_on[1] != depends_on[2]
