@@ -102,4 +102,4 @@ def test_a_scan_that_no_ranks_can_hold_runs_by_the_disk(recipe):
     assert not holds(recipe, Resources(4, short))
     assert least_ranks(recipe, Resources(4, short)) == 1
     # And where it cannot run at all, the run itself says so.
-    assert least_ranks(recipe, Resources(4, GB // 8)) == 4
+    assert least_ranks(recipe, Resources(4, 1 << 20)) == 4

@@ -110,11 +110,24 @@ def ends(out: Path, name: str) -> list[str]:
     return [end.get("state", "") for end in found]
 
 
-def test_one_process(pristine, alone, tmp_path):
-    done = cohort(pristine, tmp_path / "out")
-    assert_same(tmp_path / "out", alone)
+@pytest.fixture(scope="module")
+def made(pristine, tmp_path_factory) -> Path:
+    """What one process makes of the whole dataset."""
+    out = tmp_path_factory.mktemp("derivatives") / "mpiimg"
+    done = cohort(pristine, out)
     assert "mpiimg: 4 scans: 4 done" in done.stderr
-    assert not list((tmp_path / "out").rglob("work"))
+    return out
+
+
+@pytest.fixture
+def derivative(made, tmp_path) -> Path:
+    """The same to change."""
+    return Path(shutil.copytree(made, tmp_path / "derivative"))
+
+
+def test_one_process(made, alone):
+    assert_same(made, alone)
+    assert not list(made.rglob("work"))
 
 
 def test_groups_of_ranks(pristine, alone, tmp_path):
@@ -126,22 +139,8 @@ def test_groups_of_ranks(pristine, alone, tmp_path):
 @pytest.mark.one_install
 @pytest.mark.parametrize("ranks, options", [(3, ()), (4, ("--group-size", 2, "--in-memory")), (7, ())])
 def test_more_groups_of_ranks(pristine, alone, tmp_path, ranks, options):
-    cohort(pristine, tmp_path / "out", *options, ranks=ranks)
-    assert_same(tmp_path / "out", alone)
-
-
-@pytest.fixture(scope="module")
-def made(pristine, tmp_path_factory) -> Path:
-    """What a job makes of the whole dataset."""
-    out = tmp_path_factory.mktemp("derivatives") / "mpiimg"
-    cohort(pristine, out)
-    return out
-
-
-@pytest.fixture
-def derivative(made, tmp_path) -> Path:
-    """The same to change."""
-    return Path(shutil.copytree(made, tmp_path / "derivative"))
+    cohort(pristine, tmp_path / "out", "--participant-label", "01", "03", *options, ranks=ranks)
+    assert_same(tmp_path / "out", alone, ["sub-01", "sub-03"])
 
 
 @pytest.mark.one_install
