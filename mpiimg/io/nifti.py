@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -56,9 +57,9 @@ class Image:
         """The dtype in the machine's byte order."""
         return np.dtype(self.dtype).newbyteorder("=").name
 
-    @property
+    @cached_property
     def affine(self) -> np.ndarray:
-        """Voxel indices (x, y, z) to scanner millimetres, (4, 4)."""
+        """Voxel indices (x, y, z) to scanner millimetres, (4, 4); once known, it is sent with the image."""
         return parse_header(self.header).get_best_affine()
 
     def array(self, name: str) -> Array:
@@ -121,7 +122,7 @@ def open_image(path: Path, dimensions: int | tuple[int, ...], what: str = "image
             f"{path}: truncated: {status.st_size} bytes where the header promises {end}; copy it again"
         )
     identity = (status.st_size, status.st_mtime_ns, zlib.crc32(header.binaryblock))
-    return Image(
+    return _with_affine(
         path,
         "nii.gz" if compressed else "nii",
         stem(path),
@@ -276,7 +277,14 @@ def _open_staged(path: Path, dimensions: int | tuple[int, ...], what: str) -> Im
     shape = _checked_shape(header, path, dimensions, what)
     dtype = header.get_data_dtype().newbyteorder("=")
     seen = sample(path)
-    return Image(path, "staged", name, shape, dtype.str, offset, slope, inter, raw, identity, seen)
+    return _with_affine(path, "staged", name, shape, dtype.str, offset, slope, inter, raw, identity, seen)
+
+
+def _with_affine(*fields) -> Image:
+    """Return an image whose affine is known already: the ranks that it is sent to need no nibabel for it."""
+    image = Image(*fields)
+    image.affine  # noqa: B018 (cached)
+    return image
 
 
 def _first_bytes(path: Path, count: int, compressed: bool) -> bytes:

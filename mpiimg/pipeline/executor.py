@@ -223,8 +223,8 @@ class Executor:
     def _run_sink(self, stage: Stage, section: Section) -> None:
         """Write the bytes of all chunks in order: ranks take consecutive runs, round by round."""
         path = self.work / "outputs" / stage.output
-        on_root(self.comm, path.write_bytes, stage.head)
-        position, chunks = len(stage.head), range(len(stage.grid))
+        position = on_root(self.comm, lambda: path.write_bytes(stage.head()))
+        chunks = range(len(stage.grid))
         opened: list[int] = []
         self._guarded(lambda: opened.append(os.open(path, os.O_WRONLY)), f"stage {stage.name}")
         self._settle()

@@ -171,7 +171,9 @@ def write_dense(
     def compress(chunk, *blocks):
         return gzip_member(np.ascontiguousarray(work(chunk, *blocks), dtype=little).tobytes())
 
-    head = gzip_member(output_header(image, components, dtype, f"mpiimg {mpiimg.__version__}"))
+    def head():
+        return gzip_member(output_header(image, components, dtype, f"mpiimg {mpiimg.__version__}"))
+
     largest = grid.block[-1] * image.shape[-2] * image.shape[-1] * little.itemsize
     return Stage(
         f"write-{name}",

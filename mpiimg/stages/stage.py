@@ -138,7 +138,7 @@ class Stage:
     finish : for a reduce: called on one rank as finish(rows) with the (chunks, ...) rows of the array
         written, in chunk order; what it returns goes to all, for the stages after it
     blocks : for a source: yields the blocks of all chunks in order, on the rank that reads
-    output, head : for a sink: name of the file and the bytes it begins with
+    output, head : for a sink: name of the file, and what returns the bytes it begins with, on one rank
     outputs : for files: the names of all, below the folder
     output_bytes : for a sink or files: the most bytes that the work on a chunk returns
     cost : what all chunks together cost: the rate by which they are timed (pipeline/rates.py) and how many of
@@ -162,7 +162,7 @@ class Stage:
     finish: Callable[[np.ndarray], dict[str, Any]] | None = None
     blocks: Callable[[], Iterator[np.ndarray]] | None = None
     output: str = ""
-    head: bytes = b""
+    head: Callable[[], bytes] = bytes
     outputs: tuple[str, ...] = ()
     output_bytes: int = 0
     cost: tuple[str, float] | None = None

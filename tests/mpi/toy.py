@@ -87,7 +87,7 @@ def sink(reads: Array, thickness: int, hook: Callable) -> Stage:
         return gzip_member(np.ascontiguousarray(block).tobytes())
 
     grid = ChunkGrid(reads.axes[0], reads.shape[:1], (thickness,))
-    return Stage("write", "sink", grid, (Need(reads),), work=compress, output=OUTPUT, head=HEAD)
+    return Stage("write", "sink", grid, (Need(reads),), work=compress, output=OUTPUT, head=lambda: HEAD)
 
 
 def blocks(length: int, thickness: int) -> list[tuple[int, int]]:
