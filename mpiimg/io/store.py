@@ -182,14 +182,17 @@ class StagedStore:
         """Return the boxes wanted[rank] of this rank. They must have been written, and a barrier passed."""
         return [self._read(name, box) for box in wanted[self._comm.rank]]
 
-    def set_aside(self, array: Array, moved: bool) -> None:
-        """Keep the file that is there for :meth:`read_aside`, if it is not this array's. On one rank.
+    def set_aside(self, arrays: Sequence[Array], moved: bool) -> None:
+        """Keep the files that are there for :meth:`read_aside`, if one is not its array's. On one rank.
 
-        `moved` says that it is, but that what it holds is now to lie elsewhere in it.
+        `moved` says that they are, but that what they hold is now to lie elsewhere in them. What fits and has
+        a file set aside already was made by a run that did not come to its end.
         """
-        path, aside = self.path(array.name), self._aside(array.name)
-        if path.exists() and (not _fits(path, array) or (moved and not aside.exists())):
-            path.replace(aside)
+        there = [array for array in arrays if self.path(array.name).exists()]
+        others = [array for array in there if not _fits(self.path(array.name), array)]
+        for array in there if others or moved else ():
+            if array in others or not self._aside(array.name).exists():
+                self.path(array.name).replace(self._aside(array.name))
 
     def read_aside(self, name: str, box: Box) -> np.ndarray:
         """Return a box of the file that was set aside.

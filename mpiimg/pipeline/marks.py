@@ -134,8 +134,7 @@ class Marks:
     def _set_aside(self, stage: Stage, marks: Mapping[int, Mark]) -> None:
         """Keep the arrays of a run that had other chunks, or had them elsewhere."""
         moved = any(mark.boxes != _boxes(stage, number) for number, mark in marks.items())
-        for array in stage.writes:
-            self._staged.set_aside(array, moved)
+        self._staged.set_aside(stage.writes, moved)
 
     def _moved(self, stage: Stage, number: int, mark: Mark) -> bool:
         """Bring a chunk to its place from where an earlier run had it; say whether it was there."""

@@ -123,7 +123,7 @@ def test_what_stays_bad_is_tried_again_and_alone(out):
     assert go(out, "abcdef") == ("d", "abcdef")
 
 
-@pytest.mark.parametrize("names", ["abcdefx", "xabdef", "axbf", "fedcba", "abxe"])
+@pytest.mark.parametrize("names", ["abcdefx", "abcdex", "xabdef", "axbf", "fedcba", "abxe"])
 def test_other_lists_use_what_is_there_wherever_it_is_to_lie(out, names, monkeypatch):
     monkeypatch.setitem(LENGTHS, "x", 7)
     go(out, "abcdef", bad="d", keep_work=True)
