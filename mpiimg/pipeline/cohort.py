@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import json
 import logging
+import math
 import sys
 import time
 import uuid
@@ -161,8 +162,11 @@ def _difference(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     if earlier["version"] != now["version"]:
         return f"mpiimg {earlier['version']}, and this is {now['version']}"
     before, after = earlier["parameters"], now["parameters"]
-    name = next(name for name in sorted({*before, *after}) if before.get(name) != after.get(name))
-    return f"{name} {before.get(name)}, not {after.get(name)}"
+    known = "nothing known"
+    name = next(
+        name for name in sorted({*before, *after}) if before.get(name, known) != after.get(name, known)
+    )
+    return f"{name} {before.get(name, known)}, not {after.get(name, known)}"
 
 
 def _states(cohort: Cohort) -> dict[str, State]:
@@ -183,12 +187,9 @@ def _weigh(todo: Sequence[Scan], comm) -> dict[str, int]:
     for number in Partition.even(len(todo), comm.size).owned(comm.rank):
         scan = todo[number]
         try:
-            shape = open_image(scan.dwi, 4).shape
+            mine[scan.name] = math.prod(open_image(scan.dwi, 4).shape)
         except BadInput:
-            shape = ()
-        mine[scan.name] = int(bool(shape))
-        for length in shape:
-            mine[scan.name] *= length
+            mine[scan.name] = 0
     return {name: cost for part in comm.allgather(mine) for name, cost in part.items()}
 
 
