@@ -151,8 +151,9 @@ def test_anything_else_aborts_the_job_with_its_traceback(capsys):
     def function():
         raise KeyError("in an exchange")
 
-    with pytest.raises(KeyError):
+    with pytest.raises(SystemExit) as ended:
         runtime.guard(Comm(), function)
+    assert ended.value.code == Exit.FAILED
     assert aborted == [Exit.FAILED]
     said = capsys.readouterr().err
     assert "rank 2 on" in said

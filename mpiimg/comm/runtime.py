@@ -275,7 +275,8 @@ def guard(comm, function: Callable[[], int | None]) -> int:
         traceback.print_exc()
         sys.stderr.flush()
         comm.Abort(Exit.FAILED)
-        raise
+        # Abort may return before this process is ended, and one traceback is enough.
+        raise SystemExit(int(Exit.FAILED)) from None
 
 
 def say(comm, text: str, stream=None) -> None:

@@ -13,6 +13,10 @@ import numpy as np
 from mpiimg.partition import Box, box_shape
 
 
+class FileEnds(OSError):
+    """A file is shorter than the array in it: it was cut after it had been opened."""
+
+
 class RawFile:
     """Read and write boxes of an array by pread and pwrite, as any rank likes.
 
@@ -25,7 +29,8 @@ class RawFile:
 
     Raises
     ------
-    OSError : the file ends before the array does
+    FileEnds : the file ends before the array does
+    OSError : it cannot be read
     """
 
     def __init__(self, path: Path, offset: int, shape: tuple[int, ...], dtype, writable: bool = False):
@@ -80,7 +85,7 @@ def _read_fully(descriptor: int, data: memoryview, position: int, path: Path) ->
     while data:
         count = os.preadv(descriptor, [data[: 1 << 30]], position)
         if count == 0:
-            raise OSError(f"{path} ends at byte {position}, before the array in it does")
+            raise FileEnds(f"{path} ends at byte {position}, before the array in it does")
         data, position = data[count:], position + count
 
 

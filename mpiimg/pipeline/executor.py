@@ -17,7 +17,8 @@ from mpiimg.comm.handout import hand_out
 from mpiimg.comm.memory import anonymous_peak, resident_peak, restart_peak
 from mpiimg.comm.redistribute import Traffic, redistribute
 from mpiimg.comm.runtime import Agreement, on_root, progress, say
-from mpiimg.io.raw import write_fully
+from mpiimg.errors import BadInput
+from mpiimg.io.raw import FileEnds, write_fully
 from mpiimg.io.store import MemoryStore, StagedStore
 from mpiimg.partition import Box, box_shape
 from mpiimg.pipeline.exchange import Placement, exchanged_needs, gathered_boxes
@@ -166,7 +167,7 @@ class Executor:
     def _finish(self, stage: Stage) -> None:
         """Let a reduce draw values from the rows of all chunks. Collective."""
         rows = self._rows_on_root(stage)
-        self.logbook.wait(f"stage {stage.name}, end")
+        self.logbook.wait("the end")
         # One rank decides for all: a library may round differently on another node.
         found = on_root(self.comm, stage.finish, rows, where=f"stage {stage.name}, end")
         self._warn(found.pop("warnings", []))
@@ -211,10 +212,9 @@ class Executor:
 
         def keep(number, block):
             self._keep(stage, section, number, (block,), provenance)
-            self.logbook.wait(waiting)
+            self.logbook.wait("waits for blocks")
 
-        waiting = f"stage {stage.name}, waits for blocks"
-        self.logbook.wait(waiting)
+        self.logbook.wait("waits for blocks")
         owners = section.partition.owners()
         where = f"stage {stage.name}"
         hand_out(blocks, owners, todo, empty, keep, self.comm, self.agreement, where, self.traffic)
@@ -264,7 +264,7 @@ class Executor:
                 self.logbook.done(stage, number, len(members[-1]))
             except Exception as error:
                 self.agreement.record(error, f"stage {stage.name}, chunk {number}")
-        self.logbook.wait(f"stage {stage.name}, sizes")
+        self.logbook.wait("sizes of all ranks")
         sizes = self.comm.allgather(sum(map(len, members)))
         start = position + sum(sizes[: self.comm.rank])
         self._guarded(lambda: _write_members(descriptor, members, start), f"stage {stage.name}")
@@ -315,7 +315,10 @@ class Executor:
         if (name, box) in held:
             return held[name, box]
         if name in self.files:
-            return self.files[name].read(box)
+            try:
+                return self.files[name].read(box)
+            except FileEnds as error:
+                raise BadInput(f"{error}: it was cut while the run read it; copy it again") from None
         wanted = [[]] * self.comm.size
         wanted[self.comm.rank] = [box]
         return self.staged.collect(name, wanted)[0]
@@ -394,7 +397,7 @@ class Executor:
             self.agreement.record(error, where)
 
     def _settle(self) -> None:
-        self.logbook.wait("for the other ranks to settle")
+        self.logbook.wait("waits for the other ranks")
         self.agreement.settle()
 
     def _time(self, stage: Stage, section: Section, started, cpu, moved, done: int) -> None:

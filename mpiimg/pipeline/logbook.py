@@ -35,6 +35,7 @@ class Logbook:
         self._log = EventLog(folder, comm.rank)
         self._watchdog = Watchdog(options.timeout, self._others_work, self._note, self._last_words)
         self._began = time.monotonic()
+        self._stage = ""
 
     def start(self, recipe: Recipe, stages: Sequence[Stage]) -> None:
         """Note what is going to run."""
@@ -52,6 +53,7 @@ class Logbook:
 
     def stage(self, stage: Stage, section: Section, todo: Sequence[int]) -> None:
         """Note that a stage begins, of which chunks `todo` are not done yet."""
+        self._stage = stage.name
         owners = section.partition.owners()
         mine = int(np.count_nonzero(owners[list(todo)] == self._rank))
         total = len(stage.grid)
@@ -64,8 +66,8 @@ class Logbook:
         self._watchdog(f"stage {stage.name}, chunk {number}")
 
     def wait(self, what: str) -> None:
-        """Begin to wait for others."""
-        self._watchdog(what, waits=True)
+        """Begin with something in which this rank may have to wait for others."""
+        self._watchdog(f"stage {self._stage}, {what}" if self._stage else what, waits=True)
 
     def done(self, stage: Stage, number: int, nbytes: int) -> None:
         """Note that the chunk that this rank turned to is done."""

@@ -36,6 +36,9 @@ LEFT_OUT = "left-out"
 
 log = logging.getLogger("mpiimg")
 
+#: Name of the file in the work folder that says what its run was asked for.
+REQUEST = "request"
+
 
 def run(recipe: Recipe, comm, options: Options, outer: Agreement | None = None) -> Values:
     """Run `recipe` and return the values that it found; the results are in `options.out`. Collective.
@@ -139,12 +142,14 @@ def compile_kernels(parts: Collection[str], comm) -> None:
 
 def _prepare(recipe: Recipe, options: Options, work: Path, events: Path, asked: dict) -> list[Path]:
     """Check that results can be written, and make the folders. Returns those that were made."""
-    record = work / "request"
+    record = work / REQUEST
     earlier = read_request(record)
     names = output_names(recipe)
     if not options.force and earlier != asked and not _takes_up(work, earlier, asked):
         present = [name for name in names if (options.out / name).exists()]
         if present:
+            if earlier is None:
+                shutil.rmtree(work, ignore_errors=True)  # of a run that died when it had published all
             raise BadInput(f"{options.out / present[0]} exists; use --force to overwrite, or another --out")
     made = [folder for folder in (events, work, *work.parents) if not folder.exists()]
     try:
@@ -219,6 +224,8 @@ def _clean(recipe: Recipe, options: Options, work: Path, left_out: int) -> None:
                 left_out,
             )
     elif not options.keep_work:
+        # First of all, so that what is left if this run dies now is known to be of no use.
+        (work / REQUEST).unlink()
         shutil.rmtree(work)
         with contextlib.suppress(OSError):
             work.parent.rmdir()

@@ -267,6 +267,22 @@ def left_behind(folder, spoil):
     return bool((found == expected).all())
 
 
+@pytest.mark.parametrize("parallel", [False, True] if PARALLEL else [False])
+def test_what_was_cut_off_is_not_read_as_zeros(folder, parallel):
+    """Driver mpio would: what it reads behind the end of a file is zeros."""
+    whole, boxes, owners = toy()
+    store = staged(folder, parallel)
+    fill(store, "a", whole, boxes, owners)
+    COMM.Barrier()  # all have written before the file is cut
+    if COMM.rank == 0:
+        os.truncate(folder / "a.h5", dataset_offset(folder / "a.h5") + whole.nbytes // 2)
+    COMM.Barrier()  # the file is cut before anyone reads it
+    with pytest.raises(OSError, match=r"a\.h5 ends at byte"):
+        store.read("a", len(boxes) - 1)
+    COMM.Barrier()  # all have read before anyone closes
+    store.close()
+
+
 def truncate(path):
     os.truncate(path, path.stat().st_size - 1)
 

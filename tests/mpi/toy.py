@@ -1,27 +1,16 @@
-"""Toy pipelines with every kind of stage, each with its result by a plain loop over the whole arrays.
-
-Run as a program it is a pipeline of many short chunks, to be killed at any moment:
-
-    mpiexec -n 2 python toy.py OUT [--pause SECONDS]
-"""
+"""Toy pipelines with every kind of stage, each with its result by a plain loop over the whole arrays."""
 
 from __future__ import annotations
 
-import argparse
-import pathlib
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from mpiimg.comm import runtime
 from mpiimg.io.nifti import gzip_member
 from mpiimg.io.store import Array
 from mpiimg.partition import ChunkGrid, PieceTable
-from mpiimg.pipeline.plan import Options, Recipe
-from mpiimg.pipeline.run import run
+from mpiimg.pipeline.plan import Recipe
 from mpiimg.stages.stage import Need, Stage, extended, reduction
 
 #: Memory of a rank: more than any toy needs.
@@ -311,23 +300,5 @@ def combined(extents: list[tuple[int, int]], pieces: list[np.ndarray], width: in
 
 TOYS = {"smooth": smooth, "transpose": transpose, "regroup": regroup}
 
-
-def main() -> int:
-    """Run a smooth toy of many chunks that each take a pause."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("--pause", type=float, default=0.0)
-    args = parser.parse_args()
-    comm = runtime.world()
-
-    def hook(stage, chunk):
-        time.sleep(args.pause)
-
-    def go():
-        run(smooth(hook, depth=40).recipe, comm, Options(out=args.out, memory=PLENTY, sync_every=0.0))
-
-    return runtime.guard(comm, go)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+#: Arguments that make pipelines of some dozens of chunks, to be killed at any of the steps of their way.
+LONG = {"smooth": {"depth": 15}, "transpose": {"volumes": 9, "depth": 6}, "regroup": {"exposures": 12}}

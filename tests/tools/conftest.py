@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
+import sys
 from pathlib import Path
 
 import launch
@@ -10,6 +12,7 @@ import pytest
 from dipy.data import get_fnames
 from tools import warm
 from tools.subjects import EVERYTHING, PATIENCE, Subject, neuro
+from zygote import Zygote
 
 #: Real data of a spinal cord, outside this repository.
 SCT_DMRI = launch.REPOSITORY.parent / "shared" / "data" / "sct-dmri"
@@ -75,6 +78,18 @@ def dataset(request) -> tuple[Subject, Path]:
 def alone(results_of) -> Path:
     """What one process of mpiimg-neuro, without a launcher, makes of the simulated subject."""
     return results_of("simulated")
+
+
+@pytest.fixture(scope="session")
+def zygotes(tmp_path_factory):
+    """What forks ranks, for this install and for the other where it is there."""
+    with contextlib.ExitStack() as stack:
+        found = []
+        for python in filter(None, [sys.executable, launch.other_install()]):
+            environment = launch.environment(PYTHONPATH=str(launch.REPOSITORY / "tests"))
+            folder = tmp_path_factory.mktemp("zygote")
+            found.append(stack.enter_context(Zygote(python, folder, environment)))
+        yield found
 
 
 @pytest.fixture
