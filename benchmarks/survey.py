@@ -4,7 +4,7 @@
 
 simulates 24 visits of two sensors of 4000 x 4072 pixels and runs mpiimg-astro
 on them, both under the mpiexec of the environment that runs this. That takes
-some 9 GB on disk for the exposures, and 24 GB more while it runs.
+some 9 GB on disk for the exposures, and 17 GB more while it runs.
 """
 
 from __future__ import annotations
