@@ -27,10 +27,12 @@ class Result:
     ----------
     files : that were written, by name
     record : what run.json says of the run
+    left_out : exposures that could not be used, and why
     """
 
     files: Mapping[str, Path]
     record: Mapping[str, Any]
+    left_out: Mapping[str, str]
 
 
 def run(
@@ -85,10 +87,10 @@ def run(
     if tool.folder is None and tool.result != "DIR":
         folder = folder.parent
     memory = memory or runtime.memory_per_rank(comm)
-    execute(made, comm, Options(folder, memory, force, in_memory, keep_work, progress, timeout))
+    values = execute(made, comm, Options(folder, memory, force, in_memory, keep_work, progress, timeout))
     files = {name: folder / name for name in output_names(made) if (folder / name).exists()}
     record = runtime.on_root(comm, lambda: json.loads((folder / made.record).read_text()))
-    return Result(files, record)
+    return Result(files, record, values.get("left_out", {}))
 
 
 def _asked(

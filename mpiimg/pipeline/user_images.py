@@ -26,6 +26,9 @@ from mpiimg.stages.stage import Need
 from mpiimg.stages.udf import Function
 from mpiimg.stages.user import Tried
 
+#: What functions may know of gradients.
+GRADIENTS = frozenset(("bvals", "bvecs"))
+
 
 @dataclass(frozen=True)
 class ImageRun:
@@ -81,9 +84,11 @@ def inspect_images(asked: Asked, args: argparse.Namespace) -> ImageRun:
 def _subject(asked: Asked, args: argparse.Namespace) -> Subject:
     """Read the image, and gradients and mask where the pipeline or a function needs them."""
     path, tools = asked.inputs[0], {entry.tool for entry in asked.entries}
-    wanted = {name for entry in asked.entries if entry.function is not None for name in entry.function.wants}
-    needed = "fit" in tools or ("mask" in tools and not args.mask) or bool(wanted & {"bvals", "bvecs"})
-    needed = needed or bool(args.bvals or args.bvecs)
+    functions = [entry.function for entry in asked.entries if entry.function is not None]
+    needed = "fit" in tools or ("mask" in tools and not args.mask) or bool(args.bvals or args.bvecs)
+    needed = needed or any(GRADIENTS & function.requires for function in functions)
+    if any(GRADIENTS & function.wants for function in functions):
+        needed = needed or all(_beside(path, name).is_file() for name in GRADIENTS)
     bvals, bvecs = (_companion(path, getattr(args, name), name, needed) for name in ("bvals", "bvecs"))
     p = asked.parameters
     if tools - {""}:
@@ -105,13 +110,18 @@ def _subject(asked: Asked, args: argparse.Namespace) -> Subject:
 
 
 def _companion(path: Path, given: str | None, name: str, needed: bool) -> str | None:
-    """Return the path of bvals or bvecs: as given, or beside the image."""
+    """Return the path of bvals or bvecs, where they are needed: as given, or beside the image."""
     if given or not needed:
-        return given if needed else None
-    beside = path.with_name(f"{bare_name(path)}.{name[:-1]}")
-    if not beside.is_file():
-        raise BadInput(f"{path}: gradients are needed and {beside.name} is not beside it; give --{name}")
-    return str(beside)
+        return given
+    if not _beside(path, name).is_file():
+        raise BadInput(
+            f"{path}: gradients are needed and {_beside(path, name).name} is not beside it; give --{name}"
+        )
+    return str(_beside(path, name))
+
+
+def _beside(path: Path, name: str) -> Path:
+    return path.with_name(f"{bare_name(path)}.{name[:-1]}")
 
 
 def _check_order(asked: Asked, subject: Subject) -> None:
@@ -312,5 +322,6 @@ def _recipe(run: ImageRun, p: Mapping[str, Any]) -> Recipe:
         sources={**subject.sources(), "functions": functions},
         record=f"run-{asked.target.name.split('.')[0]}.json" if asked.target else "run.json",
         warnings=subject.warnings,
+        files=subject.files,
         kernels=tuple(tool for tool in tools if tool != "mask" or subject.mask is None),
     )

@@ -190,6 +190,36 @@ def test_a_3d_image_of_scaled_integers_with_a_mask(simulated, piped, tmp_path):
         np.testing.assert_array_equal(voxels(out), expected * (voxels(mask) if options else 1))
 
 
+WEIGHTED = """
+import numpy as np
+
+
+def weighted(block, *, bvals=None):
+    return block.mean(axis=-1) if bvals is None else (block * bvals).mean(axis=-1)
+"""
+
+
+@pytest.mark.one_install
+def test_gradients_are_taken_where_they_are(simulated, tmp_path):
+    """Beside the image, from elsewhere, or not at all for a function that can do without."""
+    (tmp_path / "mine.py").write_text(WEIGHTED)
+    what = ("--udf", f"{tmp_path}/mine.py:weighted", "--over", "voxels", "--dtype", "float64")
+    shutil.copy(simulated.dwi, tmp_path / "bare.nii.gz")
+    values, bvals = voxels(simulated.dwi), np.loadtxt(simulated.bvals)
+    plain, weighted = values.mean(axis=-1), (values * bvals).mean(axis=-1)
+    given = ("--bvals", simulated.bvals, "--bvecs", simulated.bvecs)
+    for dwi, options, expected in (
+        (simulated.dwi, (), weighted),
+        (tmp_path / "bare.nii.gz", given, weighted),
+        (tmp_path / "bare.nii.gz", (), plain),
+    ):
+        run(*what, *options, dwi, tmp_path / "out.nii.gz", "--force")
+        np.testing.assert_array_equal(voxels(tmp_path / "out.nii.gz"), expected)
+    what = ("--udf", EXAMPLES / "csa.py:csa_gfa", "--mask", tmp_path / "none.nii.gz")
+    done = run(*what, tmp_path / "bare.nii.gz", tmp_path / "gfa.nii.gz", check=False)
+    assert done.returncode == Exit.BAD_INPUT and "bare.bval is not beside it; give --bvals" in done.stderr
+
+
 AGGREGATE = """
 import numpy as np
 
@@ -416,6 +446,7 @@ import sys
 import mpiimg
 from gaussian import gaussian
 from kurtosis import kurtosis
+from mpi4py import MPI
 
 from mpiimg.errors import BadInput
 
@@ -424,13 +455,15 @@ def doubled(block):
     return 2 * block
 
 
-dwi, out = sys.argv[1:]
+dwi, out, bvals, bvecs = sys.argv[1:]
 single = mpiimg.run(kurtosis, dwi, f"{out}/single.nii.gz")
 smooth = {"udf": gaussian, "params": {"sigma": 0.8}, "slices": 7}
 stages = [{"tool": "mask", "median_radius": 2}, smooth]
 stages.append({"tool": "fit", "b_max": 1500})
 piped = mpiimg.run(stages, dwi, f"{out}/piped")
 mpiimg.run(doubled, dwi, f"{out}/doubled.nii.gz", in_memory=True)
+mpiimg.run("mask", dwi, f"{out}/mask", comm=MPI.COMM_WORLD, bvals=bvals, bvecs=bvecs, median_radius=2)
+assert single.left_out == {}
 assert sorted(single.files) == ["run-single.json", "single.json", "single.nii.gz"], single.files
 assert all(path.exists() for path in piped.files.values())
 assert {entry["stage"] for entry in piped.record["stages"]} >= {"threshold", "udf-gaussian", "fit"}
@@ -446,13 +479,16 @@ for recipe, said in ((lambda: 0, "positional"), ("nmask", "no such tool"), ([3],
 
 def test_from_python(simulated, piped, tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
-    command = [*launch.mpiexec(2), sys.executable, tmp_path / "script.py", simulated.dwi, tmp_path / "out"]
+    words = (simulated.dwi, tmp_path / "out", simulated.bvals, simulated.bvecs)
+    command = [*launch.mpiexec(2), sys.executable, tmp_path / "script.py", *words]
     launch.run(command, timeout=PATIENCE, env={"PYTHONPATH": f"{EXAMPLES}:{launch.REPOSITORY}"})
     single = tmp_path / "out" / "single.nii.gz"
     assert single.read_bytes() == (piped / "dwi_desc-kurtosis_dwimap.nii.gz").read_bytes()
     for name in ("desc-gaussian_dwi", "model-tensor_param-fa_dwimap", "model-tensor_param-tensor_dwimap"):
         name = f"dwi_{name}.nii.gz"
         assert (tmp_path / "out" / "piped" / name).read_bytes() == (piped / name).read_bytes()
+    mask = "dwi_desc-brain_mask.nii.gz"
+    assert (tmp_path / "out" / "mask" / mask).read_bytes() == (piped / mask).read_bytes()
     np.testing.assert_array_equal(voxels(tmp_path / "out" / "doubled.nii.gz"), 2 * voxels(simulated.dwi))
 
 
