@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pathlib
 import shutil
@@ -12,11 +13,13 @@ import time
 
 import launch
 import pytest
-from tools import astro_data
+from tools import astro_data, warm
 from tools.astro_data import TRACT, astro
 from tools.subjects import digests, record
 
+from mpiimg import cli
 from mpiimg.io.journal import read_marks
+from mpiimg.pipeline import plan
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +126,24 @@ def test_other_install_place_and_order(night, alone, tmp_path):
     assert_same_files(tmp_path / "out", alone)
     if python is None:
         pytest.skip("THE OTHER INSTALL IS NOT THERE: nothing is compared with it")
+
+
+def test_out_of_core(night, tmp_path):
+    """With as little memory as a run accepts, pixels lie in files between the stages; all stays below it."""
+    calibrated = tmp_path / "calibrated"
+    warm.run_tool("mpiimg-calibrate", *night.exposures, "--out", calibrated, timeout=astro_data.PATIENCE)
+    words = [*sorted(calibrated.glob("*.fits")), *TRACT]
+    tool, arguments = cli.TOOLS["mpiimg-warp"], [*map(str, words), "--out", "out"]
+    args = cli.parser("mpiimg-warp").parse_args(arguments)
+    least, _ = plan.least_memory(tool.recipe(tool.inspect(args), vars(args)))
+    for name, options in (("free", ()), ("tight", ("--memory", least))):
+        launch.run_tool(
+            "mpiimg-warp", *words, "--out", tmp_path / name, *options, ranks=2, timeout=astro_data.PATIENCE
+        )
+    stages = json.loads((tmp_path / "tight" / "run-warp.json").read_text())["stages"]
+    for name in ("free", "tight"):
+        (tmp_path / name / "run-warp.json").unlink()
+    assert_same_files(tmp_path / "tight", tmp_path / "free")
+    assert any(entry["planned"]["read"] for entry in stages)
+    for entry in stages:
+        assert entry["peak_a_rank"] <= entry["planned"]["peak_a_rank"] <= least
