@@ -61,7 +61,6 @@ def try_function(
     context: Mapping[str, Any],
     masked: bool,
     origin: Image | None = None,
-    volume: int = 0,
 ) -> Tried:
     """Call a function on a few slices, and say what its results are.
 
@@ -88,7 +87,7 @@ def try_function(
             before = anonymous_now()
             result = _call(image, function, context, masked, box, block)
             # Libraries that were imported, and what else a call leaves behind beside its result.
-            kept = max(0, anonymous_now() - before - np.asarray(result).nbytes)
+            kept = max(0, anonymous_now() - before - getattr(result, "nbytes", 0))
             taken = taken_by(lambda: _call(image, function, context, masked, box, block), block.size)
             taken["libraries"] = kept
             if function.aggregate:
@@ -192,9 +191,9 @@ def check_halo(image: Image, function: Function, context: Mapping[str, Any], mas
     slices = min(image.shape[-3], max(CHECKED_BYTES // plane, 4 * halo + 4))
     tile = max(1, min(grid(image, function).block[-1], slices // 2))
     box = _window(image, function, slices)
+    block = _sample(image, image, box)
     try:
         with quiet():
-            block = _sample(image, image, box)
             tiled = functools.partial(_tiled, image, function, context, masked, box, block)
             whole = tiled(slices, 0)
             disagreement = _disagreement(whole, tiled(tile, halo))
