@@ -128,17 +128,17 @@ def flow(
     sent, received, at_once, most = (np.zeros(ranks, np.int64) for _ in range(4))
     between = 0
     needs = exchanged_needs(stage, placed)
-    sources = {need.array.name: _Sources(placed[need.array.name]) for need in needs}
+    sources = _all_sources([placed[need.array.name] for need in needs])
     for shares in in_rounds if needs else ():
         gathered = np.zeros(ranks, np.int64)
         for need in needs:
-            find = sources[need.array.name]
+            find, itemsize = sources[need.array.name], np.dtype(need.array.dtype).itemsize
             out, into = np.zeros(ranks, np.int64), np.zeros(ranks, np.int64)
             for rank, numbers in enumerate(shares):
                 for box in gathered_boxes(stage, need, numbers) if numbers else ():
-                    owners, sizes = find(box)
-                    gathered[rank] += box_size(box) * find.itemsize
-                    sizes = np.where(owners == rank, 0, sizes)
+                    owners, items = find(box)
+                    gathered[rank] += box_size(box) * itemsize
+                    sizes = np.where(owners == rank, 0, items * itemsize)
                     out[owners] += sizes
                     into[rank] += sizes.sum()
                     between += int(sizes[node[owners] != node[rank]].sum())
@@ -149,11 +149,20 @@ def flow(
     return Flow(sent, received, between, at_once, most)
 
 
+def _all_sources(placements: Iterable[Placement]) -> dict[str, _Sources]:
+    """Return the sources of arrays by name; arrays that lie alike, as planes of an image do, share."""
+    alike: dict[tuple[bytes, bytes], _Sources] = {}
+    found = {}
+    for placement in placements:
+        key = (placement.boxes.tobytes(), placement.owners.tobytes())
+        found[placement.array.name] = alike.setdefault(key, _Sources(placement))
+    return found
+
+
 class _Sources:
-    """Says which ranks own how many bytes of a box; remembers, since chunks often want the same."""
+    """Says which ranks own how many items of a box; remembers, since chunks often want the same."""
 
     def __init__(self, placement: Placement):
-        self.itemsize = np.dtype(placement.array.dtype).itemsize
         self._placement, self._known = placement, {}
         boxes = placement.boxes
         flat = boxes.shape[1] == 1
@@ -172,6 +181,6 @@ class _Sources:
             last = np.searchsorted(self._starts, box[0][1], side="left")
             boxes, owners = boxes[first:last], owners[first:last]
         which, common = intersections(boxes, box)
-        sizes = np.prod(common[..., 1] - common[..., 0], axis=1) * self.itemsize
+        items = np.prod(common[..., 1] - common[..., 0], axis=1)
         found, place = np.unique(owners[which], return_inverse=True)
-        return found, np.bincount(place, weights=sizes, minlength=len(found)).astype(np.int64)
+        return found, np.bincount(place, weights=items, minlength=len(found)).astype(np.int64)
