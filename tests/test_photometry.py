@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pathlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from mpiimg.errors import BadInput
-from mpiimg.stages import photometry, zero_points
+from mpiimg.stages import calibrate, photometry, zero_points
 from mpiimg.stages.overlaps import Catalogue
 from mpiimg.stages.photometry import Settings
 
@@ -299,3 +300,18 @@ def test_measured_frames_agree_on_zero_points():
     points, _ = zero_points.find_zero_points(exposures, [None] * 3)
     # A brighter exposure has smaller magnitudes, and needs a larger offset; corrections add 0.001 mag.
     np.testing.assert_allclose(points - 27, truth - truth.mean(), atol=0.006)
+
+
+def test_without_an_aperture_correction_magnitudes_are_those_of_the_large_aperture(measured):
+    """So that an exposure of few stars is on the scale of the others, which are corrected to it."""
+    wcs = SimpleNamespace(
+        wcs="CTYPE1  = 'RA---TAN'\nCTYPE2  = 'DEC--TAN'\nCRVAL1  = 10.0\nCRVAL2  = 2.0\n"
+        "CRPIX1  = 1.0\nCRPIX2  = 1.0\nCD1_1   = -1e-4\nCD1_2   = 0.0\nCD2_1   = 0.0\nCD2_2   = 1e-4"
+    )
+    _, found = measured
+    corrected, count = calibrate._star_table(found, wcs)
+    alone, same = calibrate._star_table(found._replace(correction=np.nan), wcs)
+    assert count == same > 20
+    apart = (alone - corrected)[:count, 2]
+    assert abs(np.median(apart)) < 0.005
+    assert (alone[:count, 3] >= corrected[:count, 3]).all()

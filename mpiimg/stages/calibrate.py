@@ -142,12 +142,15 @@ def _calibrated(ref: ExposureRef, p: dict):
 def _star_table(found, ref: ExposureRef):
     """Return the brightest isolated stars, (MOST_STARS, 4), NaN behind the last; and how many they are."""
     stars = found.stars
-    chosen = np.flatnonzero(stars.isolated & np.isfinite(stars.flux) & (stars.flux > 0))
-    order = np.argsort(-stars.flux[chosen], kind="stable")[:MOST_STARS]
+    flux, error, correction = stars.flux, stars.flux_error, found.correction
+    if not np.isfinite(correction):
+        # Too few stars tell what the small aperture loses. The large one, for more noise, loses nothing.
+        flux, error, correction = stars.large_flux, stars.large_flux_error, 1.0
+    chosen = np.flatnonzero(stars.isolated & np.isfinite(flux) & (flux > 0))
+    order = np.argsort(-flux[chosen], kind="stable")[:MOST_STARS]
     chosen = np.sort(chosen[order])
     table = np.full((MOST_STARS, 4), np.nan)
-    correction = found.correction if np.isfinite(found.correction) else 1.0
-    magnitude, error = photometry.magnitudes(stars.flux[chosen], stars.flux_error[chosen], correction)
+    magnitude, error = photometry.magnitudes(flux[chosen], error[chosen], correction)
     ra, dec = to_sky(parse_wcs(ref.wcs), stars.x[chosen], stars.y[chosen])
     table[: len(chosen)] = np.stack([ra, dec, magnitude, error], axis=1)
     return table, len(chosen)
