@@ -99,6 +99,8 @@ class Executor:
             "cpu_target": self._cpu_target,
             "in_memory": self.options.in_memory,
             "libraries": versions((*LIBRARIES, "h5py", "mpi4py", "isal", "deflate")),
+            # Checksums, syncs and marks, of the rank that spent most on them.
+            "marking_seconds": round(max(self.comm.allgather(self.marks.seconds)), 4),
             "stages": self.timings,
         }
 

@@ -14,6 +14,7 @@ that got to its end, go to the file DIARY.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pathlib
@@ -28,6 +29,8 @@ class Death:
     def __init__(self, diary: str, step: int, delay: float, who: int, comm):
         pids = comm.allgather(os.getpid())
         self._file = os.open(diary, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        # Whoever gets the lock for itself alone knows that all ranks are dead.
+        fcntl.flock(self._file, fcntl.LOCK_SH)
         # Its own death comes last, or the others would live on.
         self._victims = sorted(pids, key=lambda pid: pid == os.getpid()) if who < 0 else [os.getpid()]
         self._step = step if comm.rank == abs(who) % comm.size else -1

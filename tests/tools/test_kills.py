@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import random
 import shutil
@@ -74,10 +75,12 @@ class Lives:
             *zygote.rank("mpi.lives", *words),
         ]
         done = launch.run(command, timeout=PATIENCE, check=False)
+        with open(diary, "ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # a launcher may be gone before the last of its ranks is
         told = (
             f"seed {self._seed}, kill {self.kills}, {ranks} ranks: {' '.join(map(str, words))}\n{done.stderr}"
         )
-        entries = [json.loads(line) for line in diary.read_text().splitlines()] if diary.exists() else []
+        entries = [json.loads(line) for line in diary.read_text().splitlines()]
         again = [entry for entry in entries if tuple(entry) in before]
         assert not again, f"computed again: {again}\n{told}"
         assert "were altered" not in done.stderr, told
