@@ -79,7 +79,7 @@ def redistribute(
     for _, owner, part in incoming:
         receive_counts[owner] += box_size(part)
 
-    packed = np.concatenate([piece.ravel() for pieces in send for piece in pieces] or [np.empty(0, dtype)])
+    packed = _pack([piece for pieces in send for piece in pieces], int(send_counts.sum()), dtype)
     received = np.empty(receive_counts.sum(), dtype)
     longest = max(sum(box_size(box) for box in theirs) for theirs in wanted)
     _alltoall(packed, send_counts, received, receive_counts, longest, comm)
@@ -94,6 +94,15 @@ def redistribute(
         results[which][box_slices(part, wanted[me][which])] = piece.reshape(box_shape(part))
         place[owner] += size
     return results
+
+
+def _pack(pieces: Sequence[np.ndarray], items: int, dtype: np.dtype) -> np.ndarray:
+    """Return the items of `pieces` one after the other, each copied once."""
+    packed, start = np.empty(items, dtype), 0
+    for piece in pieces:
+        packed[start : start + piece.size].reshape(piece.shape)[...] = piece
+        start += piece.size
+    return packed
 
 
 def _parts(boxes: np.ndarray, wanted: Sequence[Box]) -> list[tuple[int, int, Box]]:
