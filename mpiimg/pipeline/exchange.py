@@ -128,20 +128,19 @@ def flow(
     sent, received, at_once, most = (np.zeros(ranks, np.int64) for _ in range(4))
     between = 0
     needs = exchanged_needs(stage, placed)
-    sources = _all_sources([placed[need.array.name] for need in needs])
+    sources = {need.array.name: _Sources(placed[need.array.name]) for need in needs}
     for shares in in_rounds if needs else ():
         gathered = np.zeros(ranks, np.int64)
         for need in needs:
-            find, itemsize = sources[need.array.name], np.dtype(need.array.dtype).itemsize
-            out, into = np.zeros(ranks, np.int64), np.zeros(ranks, np.int64)
-            for rank, numbers in enumerate(shares):
-                for box in gathered_boxes(stage, need, numbers) if numbers else ():
-                    owners, items = find(box)
-                    gathered[rank] += box_size(box) * itemsize
-                    sizes = np.where(owners == rank, 0, items * itemsize)
-                    out[owners] += sizes
-                    into[rank] += sizes.sum()
-                    between += int(sizes[node[owners] != node[rank]].sum())
+            boxes = [gathered_boxes(stage, need, numbers) if numbers else [] for numbers in shares]
+            takers = np.repeat(np.arange(ranks), [len(theirs) for theirs in boxes])
+            givers, takers, sizes = sources[need.array.name](
+                [box for theirs in boxes for box in theirs], takers
+            )
+            gathered += _sum_by(takers, sizes, ranks)
+            sizes = np.where(givers == takers, 0, sizes)
+            out, into = _sum_by(givers, sizes, ranks), _sum_by(takers, sizes, ranks)
+            between += int(sizes[node[givers] != node[takers]].sum())
             at_once = np.maximum(at_once, gathered + out + into)
             sent += out
             received += into
@@ -149,38 +148,48 @@ def flow(
     return Flow(sent, received, between, at_once, most)
 
 
-def _all_sources(placements: Iterable[Placement]) -> dict[str, _Sources]:
-    """Return the sources of arrays by name; arrays that lie alike, as planes of an image do, share."""
-    alike: dict[tuple[bytes, bytes], _Sources] = {}
-    found = {}
-    for placement in placements:
-        key = (placement.boxes.tobytes(), placement.owners.tobytes())
-        found[placement.array.name] = alike.setdefault(key, _Sources(placement))
-    return found
+def _sum_by(ranks_of: np.ndarray, sizes: np.ndarray, ranks: int) -> np.ndarray:
+    return np.bincount(ranks_of, weights=sizes, minlength=ranks).astype(np.int64)
 
 
 class _Sources:
-    """Says which ranks own how many items of a box; remembers, since chunks often want the same."""
+    """Says which ranks own how many bytes of boxes of an array."""
 
     def __init__(self, placement: Placement):
         self._placement, self._known = placement, {}
+        self._itemsize = np.dtype(placement.array.dtype).itemsize
         boxes = placement.boxes
-        flat = boxes.shape[1] == 1
-        # Pieces laid end to end, of which there may be very many: only those near a box are looked at.
-        self._starts = boxes[:, 0, 0] if flat and (np.diff(boxes[:, 0]) >= 0).all() else None
+        # Pieces laid end to end, of which there may be very many, are looked up all at once.
+        self._flat = boxes.shape[1] == 1 and bool((np.diff(boxes[:, 0].ravel()) >= 0).all())
 
-    def __call__(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
-        if box not in self._known:
-            self._known[box] = self._find(box)
-        return self._known[box]
+    def __call__(self, boxes: list[Box], takers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return giver, taker and bytes of every part of `boxes`, each of which a taker wants."""
+        if not boxes:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
+        if self._flat:
+            which, givers, items = self._look_up(np.array(boxes, np.int64)[:, 0])
+        else:
+            for box in boxes:
+                if box not in self._known:
+                    self._known[box] = self._find(box)
+            found = [self._known[box] for box in boxes]
+            which = np.repeat(np.arange(len(found)), [len(owners) for owners, _ in found])
+            givers, items = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return givers, takers[which], items * self._itemsize
+
+    def _look_up(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return number in `wanted` (n, 2), owner and items of each block that meets one."""
+        starts, stops = self._placement.boxes[:, 0].T
+        first = np.searchsorted(stops, wanted[:, 0], side="right")
+        count = np.maximum(np.searchsorted(starts, wanted[:, 1], side="left") - first, 0)
+        which = np.repeat(np.arange(len(wanted)), count)
+        block = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count) + first[which]
+        items = np.minimum(stops[block], wanted[which, 1]) - np.maximum(starts[block], wanted[which, 0])
+        return which, self._placement.owners[block], np.maximum(items, 0)
 
     def _find(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
-        boxes, owners = self._placement.boxes, self._placement.owners
-        if self._starts is not None:
-            first = max(np.searchsorted(self._starts, box[0][0], side="right") - 1, 0)
-            last = np.searchsorted(self._starts, box[0][1], side="left")
-            boxes, owners = boxes[first:last], owners[first:last]
-        which, common = intersections(boxes, box)
+        """Return owners and items of one box; remembered, since chunks often want the same."""
+        which, common = intersections(self._placement.boxes, box)
         items = np.prod(common[..., 1] - common[..., 0], axis=1)
-        found, place = np.unique(owners[which], return_inverse=True)
+        found, place = np.unique(self._placement.owners[which], return_inverse=True)
         return found, np.bincount(place, weights=items, minlength=len(found)).astype(np.int64)
