@@ -1,23 +1,56 @@
-"""What changed since the last run, in one line that can be read."""
+"""What voids marks is said in one line; an input that was swapped is told apart by samples."""
 
-from mpiimg.pipeline.request import changes
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from mpiimg.io.raw import sample
+from mpiimg.pipeline.request import changes, read_request
+
+pytestmark = pytest.mark.one_install
+
+ASKED = {
+    "tool": "mpiimg-neuro",
+    "mpiimg": "1.0",
+    "libraries": {"numpy": "2.0"},
+    "CPU": "znver4",
+    "parameters": {"median_radius": 4, "sigma": "auto"},
+    "inputs": {"dwi": {"bytes": 9}, "mask": {"bytes": 3}},
+}
 
 
-def asked(**given):
-    return {
-        "tool": "mpiimg-astro",
-        "mpiimg": "1",
-        "CPU": "x",
-        "libraries": {},
-        "parameters": {},
-        "inputs": {},
-    } | given
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"mpiimg": "1.1"}, "mpiimg 1.1 (was 1.0)"),
+        ({"CPU": "haswell"}, "CPU haswell (was znver4)"),
+        ({"libraries": {"numpy": "2.1"}}, "numpy 2.1 (was 2.0)"),
+        ({"parameters": {"median_radius": 2, "sigma": "auto"}}, "--median-radius 2 (was 4)"),
+        ({"inputs": {"dwi": {"bytes": 8}, "mask": {"bytes": 3}}}, "input dwi was changed"),
+        ({"inputs": {"dwi": {"bytes": 9}}}, "input mask is gone"),
+    ],
+)
+def test_what_changed_is_named(fields, said):
+    assert changes(ASKED, {**ASKED, **fields}) == said
 
 
-def test_values_are_shown_and_lists_are_counted():
-    before = asked(parameters={"exposures": ["a.fits"] * 900, "sigma": 3.0}, inputs={"a": [1], "b": [2]})
-    now = asked(parameters={"exposures": ["a.fits"] * 901, "sigma": 4.0}, inputs={"a": [9], "c": [2]})
-    said = changes(before, now)
-    assert said.startswith("--exposures, of which there are 901, --sigma 4.0 (was 3.0), ")
-    assert said.endswith("input a was changed, 2 more")
-    assert changes(before, before) == ""
+def test_a_request_of_which_nothing_is_known_has_changed(tmp_path):
+    path = tmp_path / "request"
+    assert read_request(path) is None
+    path.write_text('{"tool": "mpi')
+    assert read_request(path) == {}
+    assert "tool mpiimg-neuro (was None)" in changes({}, ASKED)
+
+
+@pytest.mark.parametrize("size", [0, 10, 5000, 1 << 20])
+def test_samples_tell_measurements_apart_whose_size_and_time_are_the_same(tmp_path, size):
+    paths = [tmp_path / name for name in "abc"]
+    for path, fill in zip(paths, (b"x", b"x", b"y"), strict=True):
+        path.write_bytes(fill * size)
+        os.utime(path, ns=(1, 1))
+    first, second, other = map(sample, paths)
+    assert first == second
+    assert (first == other) == (size == 0)
+    assert first[:2] == other[:2] == (size, 1)

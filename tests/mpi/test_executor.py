@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import json
 import os
@@ -448,6 +449,22 @@ def test_a_lost_staged_file_is_made_anew(out):
     go(toy.smooth(calls), out)
     check(toy.smooth(), out)
     assert {stage for stage, _ in calls.all()} & {"make", "blur-1", "blur-2", "blur-3"} == {"blur-2"}
+
+
+def test_a_stream_that_is_not_what_was_marked_is_refused(out):
+    """Its size, time and samples may be the same: it is compared block by block where it is read again."""
+    with pytest.raises(RunFailed):
+        go(toy.transpose(at("read", 9, lambda: throw(ON_PURPOSE))), out)
+    made = toy.transpose()
+    blocks = plan.static_stages(made.recipe)[0].blocks
+    source = dataclasses.replace(
+        plan.static_stages(made.recipe)[0], blocks=lambda: (block + 1 for block in blocks())
+    )
+    altered = dataclasses.replace(made.recipe, steps=[lambda values: source, *made.recipe.steps[1:]])
+    with pytest.raises(BadInput, match=r"stage read, chunk 0: the input is not what an earlier run read"):
+        run(altered, COMM, options(out))
+    go(made, out)
+    check(made, out)
 
 
 def test_another_parameter_voids_the_marks(out):
