@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 import signal
-import time
 
 import launch
 import pytest
@@ -34,31 +32,6 @@ def resumed(out) -> dict[str, int]:
 
 def only_work(out) -> bool:
     return sorted(p.name for p in out.iterdir()) == ["events", "work"]
-
-
-@pytest.mark.one_install
-def test_five_kills_on_either_install_and_any_ranks(simulated, alone, tmp_path):
-    """One rank or all are killed at random moments; the next run has other ranks and the other install."""
-    chance = random.Random(5)
-    out, marker = tmp_path / "out", tmp_path / "marker"
-    slow = sabotage.install(tmp_path / "slow", SLOWLY.format(marker=str(marker), seconds=0.15))
-    pythons = [None, launch.other_install()]
-    for attempt, ranks in enumerate([2, 3, 1, 4, 3]):
-        run = sabotage.start(*words(simulated, out), env=slow, ranks=ranks, python=pythons[attempt % 2])
-        sabotage.wait_for(out / "work" / "dwi.neuro" / "journal", run)
-        if attempt in (1, 3):
-            sabotage.wait_for(marker, run)
-        time.sleep(chance.uniform(0, 2.5))
-        pids = sabotage.rank_processes(run)
-        sabotage.kill(pids if attempt % 2 else pids[-1:])
-        status, _ = sabotage.finish(run, SOON)
-        marker.unlink(missing_ok=True)
-        if status == 0:
-            pytest.fail("the run was over before it was killed: slow it down")
-        assert only_work(out)
-    neuro(simulated, out, *EVERYTHING, ranks=2, python=pythons[1])
-    assert digests(out) == digests(alone)
-    assert resumed(out)["read-dwi"] > 0
 
 
 def test_killed_after_marks_goes_on_from_there(simulated, alone, tmp_path):
