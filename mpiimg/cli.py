@@ -168,7 +168,8 @@ def main(name: str, arguments: list[str] | None = None) -> int:
     try:
         comm = runtime.world()
     except BadInput as error:
-        print(f"mpiimg: error: {error}", file=sys.stderr)
+        if runtime.launched_rank() == 0:
+            print(f"mpiimg: error: {error}", file=sys.stderr)
         return Exit.BAD_INPUT
     command = shlex.join([name, *(sys.argv[1:] if arguments is None else arguments)])
     program = tool.program or (lambda args, comm: _run(tool, args, comm, command))

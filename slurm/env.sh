@@ -1,8 +1,5 @@
-# Sourced by the batch scripts in this folder: what a site sets once, for all of them.
-# docs/slurm.md explains the choices.
-
-# The checkout with its installs: where sbatch was called, unless MPIIMG_HOME says otherwise.
-MPIIMG_HOME=${MPIIMG_HOME:-${SLURM_SUBMIT_DIR:-$PWD}}
+# Sourced by the batch scripts in this folder: what a site sets once, for all of them. Edit it.
+# docs/slurm.md explains the choices. A variable that is set when the job is submitted wins.
 
 # Modules that the install was built with (make install MPI=system), for example:
 # module load python/3.11 openmpi/4.1 hdf5/1.14-mpi
@@ -21,11 +18,18 @@ case $MPIIMG_VENV in
 *) MPIIMG_SRUN_MPI=${MPIIMG_SRUN_MPI:-pmi2} ;;
 esac
 
+# More options of the srun that starts the ranks, for example --cpu-bind=cores --distribution=block.
+MPIIMG_SRUN_OPTIONS=${MPIIMG_SRUN_OPTIONS:-}
+
+# How often a job may go back into the queue, at its time limit or after a node has failed.
+MPIIMG_REQUEUES=${MPIIMG_REQUEUES:-10}
+
 # One rank a core, and no threads beside them.
 export OMP_NUM_THREADS=1
 
 # Compiled kernels on a disk of the node: thousands of ranks that look for them on a shared one slow everybody.
-export NUMBA_CACHE_DIR=${NUMBA_CACHE_DIR:-/tmp/mpiimg-kernels-$(id -un)}
+# The first job on a node fills it, in up to a minute. Empty: the one in the checkout, which make install fills.
+export NUMBA_CACHE_DIR=${NUMBA_CACHE_DIR-/tmp/mpiimg-kernels-$(id -un)}
 
 # One rank that dies ends the step; without this the others may wait for it until the time limit.
 export SLURM_KILL_BAD_EXIT=1

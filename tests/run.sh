@@ -95,6 +95,14 @@ install_peers() {
         "(On Debian, as root: apt-get install --no-install-recommends mrtrix3)"
 }
 
+# A cluster on this machine, for tests/slurm; nothing is started here. Those tests look for it themselves.
+install_slurm() {
+    if command -v slurmd >/dev/null && command -v munged >/dev/null && [ "$(id -u)" = 0 ]; then return 0; fi
+    if may_install_packages && (install_packages slurmctld slurmd slurm-client munge); then return 0; fi
+    loudly "SLURM is not here and cannot be installed: ALL TESTS ON A CLUSTER ARE SKIPPED." \
+        "(On Debian, as root: apt-get install --no-install-recommends slurmctld slurmd slurm-client munge)"
+}
+
 install/install.sh wheel
 if why=$(install/install.sh possible); then
     installs=".venv .venv-mpi"
@@ -103,12 +111,15 @@ else
     installs=.venv
 fi
 install_peers
+install_slurm
 load_mpi_settings
 
 block "ruff" make --no-print-directory lint || exit 1
 # The longest first, so that none is left over at the end.
 for venv in $installs; do tool_tests $venv; done
-later "serial tests, .venv" .venv/bin/python -m pytest -m "$SELECTED" --ignore=tests/mpi --ignore=tests/tools tests
+later "serial tests, .venv" .venv/bin/python -m pytest -m "$SELECTED" --ignore=tests/mpi --ignore=tests/tools \
+    --ignore=tests/slurm tests
+later "SLURM tests" .venv/bin/python -m pytest -m "$SELECTED" tests/slurm
 for venv in $installs; do mpi_tests $venv; done
 run_blocks
 

@@ -54,6 +54,43 @@ def test_singletons_are_refused(size, environment, refused):
         runtime.refuse_singletons(size, environment)
 
 
+@pytest.mark.parametrize(
+    ("size", "environment", "warned"),
+    [
+        (4, {"SLURM_STEP_NUM_TASKS": "4", "PMI_SIZE": "4"}, True),
+        (4, {"SLURM_STEP_NUM_TASKS": "4", "PMI_SIZE": "4", "SLURM_KILL_BAD_EXIT": "0"}, True),
+        (4, {"SLURM_STEP_NUM_TASKS": "4", "PMI_SIZE": "4", "SLURM_KILL_BAD_EXIT": "1"}, False),
+        (1, {"SLURM_STEP_NUM_TASKS": "1"}, False),
+        (2, {}, False),
+        # mpiexec in sbatch on two nodes, a launcher and a rank on each: the wheel's, then Open MPI's.
+        (2, {"SLURM_STEP_NUM_TASKS": "2", "PMI_SIZE": "2", "MPI_LOCALNRANKS": "1"}, False),
+        (2, {"SLURM_STEP_NUM_TASKS": "2", "OMPI_COMM_WORLD_SIZE": "2"}, False),
+    ],
+)
+def test_srun_that_lets_ranks_wait_for_a_dead_one_is_noticed(size, environment, warned):
+    assert runtime.lets_a_death_hang(size, environment) == warned
+
+
+@pytest.mark.parametrize(
+    ("environment", "wheel", "chosen"),
+    [
+        ({"SLURM_STEP_NUM_TASKS": "2", "PMI_FD": "11"}, True, "ofi"),
+        ({"SLURM_STEP_NUM_TASKS": "2", "PMI_FD": "11"}, False, None),
+        ({"SLURM_STEP_NUM_TASKS": "2", "PMI_FD": "11", "MPIR_CVAR_CH4_NETMOD": "ucx"}, True, "ucx"),
+        # mpiexec, in a batch job and without one; a run without a launcher.
+        ({"SLURM_STEP_NUM_TASKS": "2", "PMI_FD": "5", "MPI_LOCALNRANKS": "1"}, True, None),
+        ({"PMI_FD": "5", "MPI_LOCALNRANKS": "1"}, True, None),
+        ({}, True, None),
+    ],
+)
+def test_the_wheels_mpi_keeps_its_addresses_short_for_pmi2(tmp_path, environment, wheel, chosen):
+    if wheel:
+        (tmp_path / "lib").mkdir()
+        (tmp_path / "lib" / "libmpi.so.12").touch()
+    runtime.avoid_long_addresses(environment, str(tmp_path))
+    assert environment.get("MPIR_CVAR_CH4_NETMOD") == chosen
+
+
 MAPS = """\
 7f00-7f01 r-xp 00000000 08:01 1 {folder}/libmpi.so.12
 7f01-7f02 r--p 00000000 08:01 1 {folder}/libmpi.so.12

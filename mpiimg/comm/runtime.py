@@ -51,6 +51,17 @@ def refuse_singletons(size: int, environment=os.environ) -> None:
         )
 
 
+def lets_a_death_hang(size: int, environment=os.environ) -> bool:
+    """Say whether srun started this job and may let ranks wait for one that died.
+
+    Under mpiexec in a batch job the tasks of the step are launchers, not ranks. What srun's own option
+    --kill-on-bad-exit asks for is not to be seen from here.
+    """
+    tasks = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
+    by_mpiexec = "MPI_LOCALNRANKS" in environment or "OMPI_COMM_WORLD_SIZE" in environment
+    return size == tasks > 1 and not by_mpiexec and environment.get("SLURM_KILL_BAD_EXIT", "") in ("", "0")
+
+
 def refuse_two_mpi_libraries(maps: str = "/proc/self/maps") -> None:
     """Refuse to run where two MPI libraries share the process."""
     try:
@@ -68,12 +79,31 @@ def refuse_two_mpi_libraries(maps: str = "/proc/self/maps") -> None:
         )
 
 
+def avoid_long_addresses(environment=os.environ, prefix: str = sys.prefix) -> None:
+    """Let the MPI of the wheel use libfabric where srun started it by pmi2, before MPI starts.
+
+    By UCX its ranks tell each other 4 KiB of address in pieces that, where they do not compress, are longer
+    than the 1024 bytes that SLURM's pmi2 reads at once: now and then MPI_Init hangs or fails.
+    """
+    by_pmi2 = "SLURM_STEP_NUM_TASKS" in environment and "PMI_FD" in environment
+    by_mpiexec = "MPI_LOCALNRANKS" in environment
+    if by_pmi2 and not by_mpiexec and Path(prefix, "lib", "libmpi.so.12").exists():
+        environment.setdefault("MPIR_CVAR_CH4_NETMOD", "ofi")
+
+
 def world():
     """Start MPI and return the communicator of all ranks."""
+    avoid_long_addresses()
     from mpi4py import MPI
 
     refuse_singletons(MPI.COMM_WORLD.size)
     refuse_two_mpi_libraries()
+    if lets_a_death_hang(MPI.COMM_WORLD.size) and log.isEnabledFor(logging.WARNING):
+        say(
+            MPI.COMM_WORLD,
+            "mpiimg: warning: SLURM_KILL_BAD_EXIT is not 1: if a rank dies, the others may wait for it until "
+            "the time limit; export SLURM_KILL_BAD_EXIT=1, or srun --kill-on-bad-exit=1",
+        )
     return MPI.COMM_WORLD
 
 

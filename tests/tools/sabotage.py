@@ -26,7 +26,8 @@ def changed(*arguments):
     return original(*arguments)
 
 module.nonlocal_means = changed
-rank = next((int(os.environ[n]) for n in ("OMPI_COMM_WORLD_RANK", "PMI_RANK") if n in os.environ), 0)
+names = "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK"
+rank = next((int(os.environ[name]) for name in names if name in os.environ), 0)
 calls = 0
 """
 

@@ -1,0 +1,104 @@
+"""What a run needs of SLURM, by its plan.
+
+python3 slurm/ask.py options RANKS RUNS TOOL ...
+    print options of sbatch for so many ranks, and so many runs after each other
+python3 slurm/ask.py check RANKS SECONDS REQUEUES TOOL ...
+    say whether this job can do it, whose limit is SECONDS away and which may be requeued so often; exit 2
+"""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+
+#: Of its share of the memory of a node, a rank takes nine tenths.
+SHARE = 0.9
+
+#: MB that the rank which compiles kernels takes.
+LEAST = 600
+
+#: Seconds for the start of a job, the kernels to compile on a node, and the end.
+START = 300
+
+
+class Refused(Exception):
+    """The tool does not plan this: exit status, and what it says."""
+
+
+def plan(command, ranks, *options):
+    """Return the totals of the plan of `command`.
+
+    Raises
+    ------
+    Refused : the tool did
+    """
+    words = [*command, "--plan=json", f"--ranks={ranks}", *options]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode:
+        raise Refused(done.returncode, done.stderr)
+    return json.loads(done.stdout)["totals"]
+
+
+def lacks_memory(refused):
+    """Say whether a tool refused for lack of memory."""
+    return re.search(r"needs \d+ MB a rank", refused.args[1]) is not None
+
+
+def options(command, ranks, runs=1):
+    """Return options of sbatch: the memory of a plan for 2 GB a rank or more, and twice its time."""
+    for gigabytes in (2, 4, 8, 16, 32, 64, 128):
+        try:
+            found = plan(command, ranks, f"--memory={gigabytes}G")
+            break
+        except Refused as refused:
+            if not lacks_memory(refused) or gigabytes == 128:
+                raise
+    memory = max(LEAST, math.ceil(1.05 * found["peak_a_rank"] / SHARE / (100 << 20)) * 100)
+    minutes = math.ceil((START + 2 * runs * found["seconds"]) / 60)
+    return f"--mem-per-cpu={memory}M --time={minutes}"
+
+
+def check(command, ranks, seconds, requeues):
+    """Return whether a job can do it, and what to say."""
+    try:
+        found = plan(command, ranks, f"--nodes={min(ranks, int(os.environ.get('SLURM_JOB_NUM_NODES', '1')))}")
+    except Refused as refused:
+        if not lacks_memory(refused):
+            raise
+        needs = re.search(r"stage .* needs \d+ MB a rank and has \d+", refused.args[1])
+        return False, f"{needs[0]}: sbatch {options(command, ranks)} ..."
+    if found["seconds"] > seconds * (1 + requeues):
+        return False, (
+            f"predicted {_minutes(found['seconds'])}, the limit is {_minutes(seconds)} away and the job "
+            f"may be requeued {requeues} times: sbatch {options(command, ranks)} ..., "
+            "or export MPIIMG_REQUEUES"
+        )
+    said = f"predicted {_minutes(found['seconds'])}, {found['peak_a_rank'] >> 20} MB a rank"
+    if found["seconds"] > seconds:
+        said += f"; the limit is {_minutes(seconds)} away, so that the job will be requeued"
+    return True, said
+
+
+def _minutes(seconds):
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def main(words):
+    """Answer the command line."""
+    try:
+        if words[0] == "options":
+            print(options(words[3:], int(words[1]), int(words[2])))
+            return 0
+        able, said = check(words[4:], int(words[1]), int(words[2]), int(words[3]))
+        print(said)
+        return 0 if able else 2
+    except Refused as refused:
+        status, said = refused.args
+        print(said.strip())
+        return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

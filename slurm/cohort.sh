@@ -1,0 +1,29 @@
+# Sourced by neuro-array.sbatch and submit.sh: the images of a cohort, and the run of each.
+
+# list_images FOLDER|FILE: the diffusion images of a BIDS folder in the order of their names, or the lines of a list
+# (DWI, or DWI BVALS BVECS).
+list_images() {
+    if [ -d "$1" ]; then
+        find -L "$1" -path "$1/sub-*/dwi/*" \( -name '*_dwi.nii' -o -name '*_dwi.nii.gz' \) | LC_ALL=C sort
+    else
+        grep -v '^[[:space:]]*\(#\|$\)' "$1"
+    fi
+}
+
+# image_command COHORT OUT LINE [FLAGS]: set `command`, with which mpiimg-neuro runs on that line, and `folder`, to
+# which its results go; or set `lacking` to what is not there.
+image_command() {
+    local cohort=$1 out=$2 dwi bvals bvecs stem
+    read -r dwi bvals bvecs <<<"$3"
+    shift 3
+    stem=${dwi%.gz}
+    stem=${stem%.nii}
+    bvals=${bvals:-$stem.bval} bvecs=${bvecs:-$stem.bvec} lacking=
+    case $dwi in
+    "$cohort"/*) folder=$out/$(dirname "${dwi#"$cohort"/}") ;;
+    *) folder=$out/$(basename "$stem") ;;
+    esac
+    [ -r "$bvals" ] && [ -r "$bvecs" ] ||
+        lacking="$dwi: no $bvals and $bvecs; name its gradients in a list: DWI BVALS BVECS"
+    command=(mpiimg-neuro "$dwi" --bvals "$bvals" --bvecs "$bvecs" --out "$folder" "$@")
+}

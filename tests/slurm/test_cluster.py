@@ -1,0 +1,71 @@
+"""On a SLURM of three nodes: srun across nodes, and what is refused and warned of there."""
+
+from __future__ import annotations
+
+import launch
+import pytest
+from slurm.conftest import INSTALLS, SOON, settings
+from tools.astro_data import TRACT
+from tools.subjects import digests
+
+MPI = {".venv": "pmi2", ".venv-mpi": "pmix"}
+
+
+def tool(install, name):
+    return launch.REPOSITORY / install / "bin" / name
+
+
+@pytest.mark.parametrize("install", INSTALLS)
+def test_neuro_across_nodes_gives_the_bits_of_one_process(cluster, head, maps, tmp_path, install):
+    out = tmp_path / "out"
+    srun = ("srun", "-N2", "-n3", f"--mpi={MPI[install]}", tool(install, "mpiimg-neuro"))
+    done = cluster.run(*srun, *head.arguments, "--out", out, timeout=SOON, **settings(install))
+    assert digests(out) == digests(maps)
+    assert done.stderr.count("SLURM_KILL_BAD_EXIT is not 1") == 1
+
+
+@pytest.mark.parametrize("install", INSTALLS)
+def test_astro_across_nodes_gives_the_bits_of_one_process(cluster, exposures, coadds, tmp_path, install):
+    out = tmp_path / "out"
+    srun = ("srun", "-N2", "-n2", f"--mpi={MPI[install]}", tool(install, "mpiimg-astro"), *exposures)
+    environment = {**settings(install), "SLURM_KILL_BAD_EXIT": "1"}
+    done = cluster.run(*srun, "--out", out, *TRACT, timeout=SOON, **environment)
+    assert digests(out) == digests(coadds)
+    assert "SLURM_KILL_BAD_EXIT" not in done.stderr
+
+
+def test_ranks_that_do_not_find_each_other_are_refused(cluster, head, tmp_path):
+    """With an --mpi that says nothing to the MPI, each rank is a world of its own."""
+    srun = ("srun", "-N2", "-n2", "--mpi=none", tool(".venv", "mpiimg-neuro"))
+    words = (*head.arguments, "--out", tmp_path / "out")
+    done = cluster.run(*srun, *words, check=False, timeout=SOON, **settings(".venv"))
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("mpiimg: ")]
+    assert "srun started 2 tasks" in line
+    assert "--mpi=pmi2" in line
+    assert not (tmp_path / "out").exists()
+
+
+SIZE = "import sys; from mpiimg.comm import runtime; c = runtime.world(); runtime.say(c, c.size, sys.stdout)"
+
+RUNS = """#!/bin/bash
+for venv in $installs; do
+    cd "$home/$venv/bin"
+    mpi=pmi2
+    [ $venv = .venv ] || mpi=pmix
+    for launcher in env "./mpiexec -n 2" "srun -N1 -n1 --mpi=$mpi"; do
+        $launcher ./python -c "$program" 2>>"$errors"
+    done
+done
+"""
+
+
+def test_runs_inside_a_batch_job_are_not_refused(cluster, tmp_path):
+    """A serial run, the MPI's own launcher on two nodes, and a step of one rank."""
+    script = tmp_path / "runs.sh"
+    script.write_text(RUNS)
+    batch = ("sbatch", "--wait", "-N2", "-n2", "--output", tmp_path / "log", script)
+    environment = {"installs": " ".join(INSTALLS), "home": str(launch.REPOSITORY), "program": SIZE}
+    environment["errors"] = str(tmp_path / "errors")
+    cluster.run(*batch, timeout=SOON, **settings(".venv"), **environment)
+    assert (tmp_path / "log").read_text().split() == ["1", "2", "1"] * len(INSTALLS)
