@@ -12,7 +12,7 @@ VENV := $(if $(filter system,$(MPI)),.venv-mpi,.venv)
 # What the install scripts and the tests read; empty where nobody set it.
 export PYTHON WARM APT CACHE WHEELHOUSE PREFIX MPICC HDF5_PKGCONFIG_NAME HDF5_DIR RANKS MPI_TIMEOUT LANES
 
-.PHONY: help install wheelhouse lock demo test test-long lint bench bench-systems clean distclean
+.PHONY: help install wheelhouse lock demo test test-long lint bench bench-systems bench-scaling clean distclean
 
 help:
 	@echo 'make install              .venv: MPI and all else from wheels, no root'
@@ -24,6 +24,7 @@ help:
 	@echo 'make lint                 ruff'
 	@echo 'make bench                speed, with the peers in the same run'
 	@echo 'make bench-systems        both pipelines beside Dask, Spark and others, in .venv-bench; SIZE=$(SIZE)'
+	@echo 'make bench-scaling        what grows with the number of ranks'
 	@echo 'make clean                remove what was compiled (.cache stays)'
 	@echo 'make distclean            remove the installs and .cache as well'
 	@echo
@@ -63,6 +64,10 @@ bench:
 bench-systems:
 	@benchmarks/install.sh
 	@.venv-bench/bin/python benchmarks/side_by_side.py --size $(SIZE)
+
+bench-scaling:
+	@install/install.sh wheel
+	@.venv/bin/python benchmarks/scaling.py
 
 clean:
 	rm -rf build *.egg-info .pytest_cache .ruff_cache .venv/.warmed .venv-mpi/.warmed

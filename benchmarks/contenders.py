@@ -121,10 +121,14 @@ SYSTEMS = (
     System("dipy, OpenMP", "neuro", "neuro_serial.py", ("dipy",), ("--threads", "{workers}")),
     System("Dask delayed", "neuro", "neuro_dask_delayed.py", ("dask", "distributed")),
     System("Dask array", "neuro", "neuro_dask_array.py", ("dask", "distributed")),
+    System("Spark", "neuro", "neuro_spark.py", ("pyspark", "java")),
+    System("TensorFlow", "neuro", "neuro_tensorflow.py", ("tensorflow",), tables=("best",)),
+    System("TensorFlow, dipy by escape", "neuro", "neuro_tensorflow.py", ("tensorflow",), ("--function",)),
     System("mpiimg, their functions", "neuro", "neuro_mpiimg.py", ("mpi4py",), tables=("same",), mpi=True),
     System("mpiimg", "neuro", "mpiimg-neuro", ("mpi4py",), tables=("best",), mpi=True),
     System("serial", "astro", "astro_serial.py", ASTRO),
     System("Dask delayed", "astro", "astro_dask.py", ("dask", "distributed", *ASTRO)),
+    System("Spark", "astro", "astro_spark.py", ("pyspark", "java", *ASTRO)),
     System(
         "mpiimg, their functions", "astro", "astro_mpiimg.py", ("mpi4py", *ASTRO), tables=("same",), mpi=True
     ),

@@ -28,7 +28,7 @@ FOREIGN = {
 }
 
 #: Programs of the checkout and how they say what flags they have.
-SCRIPTS = ("benchmarks/run.py", "benchmarks/subject.py", "benchmarks/survey.py", "benchmarks/side_by_side.py")
+SCRIPTS = tuple(f"benchmarks/{name}.py" for name in ("run", "subject", "survey", "side_by_side", "scaling"))
 
 
 def flags(name):

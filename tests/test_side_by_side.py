@@ -1,6 +1,7 @@
 """The comparison of systems: it counts and measures rightly, and every program gives the serial result."""
 
 import json
+import math
 import subprocess
 import sys
 import time
@@ -145,6 +146,34 @@ def test_outcomes_are_told_in_a_few_words():
     assert contenders.outcome({"ended": "memory", "status": -9}, "") == "out of memory"
     assert contenders.outcome({"ended": "itself", "status": 0}, "noise") == "done"
     assert contenders.outcome({"ended": "itself", "status": 1}, "a\nKeyError: 3\n\n") == "failed: KeyError: 3"
+
+
+def test_laws_are_the_powers_by_which_numbers_grow():
+    import scaling
+
+    ranks = [1, 2, 4, 8]
+    assert scaling.law(ranks, [5 * n**2 for n in ranks]) == pytest.approx(2)
+    assert scaling.law(ranks, [7, 7, 7, 7]) == pytest.approx(0)
+    assert scaling.law(ranks, [0, 3, 6, 12]) == pytest.approx(1)
+    assert math.isnan(scaling.law(ranks, [0, 0, 0, 5]))
+
+
+def test_a_cohort_takes_as_many_turns_as_its_groups_leave():
+    import scaling
+
+    plans = [{"ranks": n, "seconds": 3600 / n, "peak_a_rank": 10} for n in (1, 64, 8192)]
+    one, many = scaling.cohort(plans, 4096)
+    assert (one["groups"], one["turns"], one["hours"]) == (4096, 1, 1.0)
+    assert (many["groups"], many["turns"], many["hours"]) == (64, 15, 15 / 64)
+
+
+def test_plans_are_made_from_a_header_alone(tmp_path):
+    import scaling
+
+    source = scaling.header_only(tmp_path / "subject", "20x24x18", 12)
+    words = (*scaling.subject(source), "--sigma", 40, "--out", tmp_path / "none")
+    plan = scaling.predict("mpiimg-neuro", words, 8)
+    assert plan["ranks"] == 8 and plan["bytes_moved"] > 0 and plan["peak_a_rank"] > 0
 
 
 @pytest.mark.long

@@ -11,7 +11,7 @@ import nibabel
 import numpy as np
 from dipy.core.gradients import GradientTable, gradient_table
 from dipy.denoise.nlmeans import nlmeans
-from dipy.reconst.dti import TensorModel
+from dipy.reconst.dti import TensorModel, design_matrix
 from dipy.segment.mask import median_otsu
 
 
@@ -36,6 +36,14 @@ def read_data(source: Path) -> np.ndarray:
 def read_volumes(source: Path) -> list[np.ndarray]:
     """Return each volume; what is read once is not held twice."""
     return list(np.moveaxis(read_data(source), -1, 0))
+
+
+def split_volumes(source: Path, out: Path) -> int:
+    """Write each volume to a file of its own, out/volume-N.npy; return how many there are."""
+    volumes = read_volumes(source)
+    for v, volume in enumerate(volumes):
+        np.save(out / f"volume-{v}.npy", volume)
+    return len(volumes)
 
 
 def mean_of(total: np.ndarray, count: int) -> np.ndarray:
@@ -64,6 +72,10 @@ def denoise(volume: np.ndarray, mask: np.ndarray, sigma: float, threads: int = 1
         num_threads=threads,
         method="classic",
     )
+
+
+def design_of(gradients: GradientTable) -> np.ndarray:
+    return design_matrix(gradients)
 
 
 def fit(signal: np.ndarray, gradients: GradientTable) -> np.ndarray:

@@ -69,6 +69,7 @@ def _read(blocks, owners, wanted, keep, comm, agreement, where, traffic):
                     # The block stays in `pending`, since the send reads from it.
                     pending.append((comm.Isend(block, owners[number], BLOCK_TAG), block))
                     traffic.bytes_sent += block.nbytes
+                    traffic.messages += 1
             while len(pending) > BLOCKS_AHEAD:
                 pending.pop(0)[0].Wait()
         except Exception as error:

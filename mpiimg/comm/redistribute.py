@@ -19,10 +19,11 @@ MAX_MESSAGE = 1 << 30
 
 
 class Traffic:
-    """Bytes that this rank has sent to other ranks, and how many exchanges it took part in."""
+    """Bytes and messages that this rank has sent to others, and how many exchanges it took part in."""
 
     def __init__(self):
         self.bytes_sent = 0
+        self.messages = 0
         self.exchanges = 0
 
 
@@ -85,6 +86,7 @@ def redistribute(
     _alltoall(packed, send_counts, received, receive_counts, longest, comm)
     if traffic is not None:
         traffic.exchanges += 1
+        traffic.messages += np.count_nonzero(send_counts)
         traffic.bytes_sent += packed.nbytes
 
     place = np.cumsum(receive_counts) - receive_counts

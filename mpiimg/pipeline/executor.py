@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 import os
@@ -122,7 +123,7 @@ class Executor:
             file.close()
 
     def _run(self, stage: Stage) -> None:
-        started, moved = time.monotonic(), self.traffic.bytes_sent
+        started, before = time.monotonic(), copy.copy(self.traffic)
         cpu = time.process_time()
         kept = still_read(self._stages, stage.name) | set(self.recipe.staged_outputs)
         for name in [name for name in self.placed if name not in kept]:
@@ -158,7 +159,7 @@ class Executor:
             if stage.finish is not None:
                 self._finish(stage)
         self.logbook.stage_done(stage)
-        self._time(stage, section, started, cpu, moved, len(done))
+        self._time(stage, section, started, cpu, before, len(done))
 
     def _spill(self, section: Section) -> None:
         """Forget what memory is needed for other things; it lies in its file as well."""
@@ -402,12 +403,14 @@ class Executor:
         self.logbook.wait("waits for the other ranks")
         self.agreement.settle()
 
-    def _time(self, stage: Stage, section: Section, started, cpu, moved, done: int) -> None:
+    def _time(self, stage: Stage, section: Section, started, cpu, before, done: int) -> None:
         """Note what a stage took, over all ranks. Collective."""
         mine = {
             "seconds": time.monotonic() - started,
             "cpu_seconds": time.process_time() - cpu,
-            "bytes_moved": self.traffic.bytes_sent - moved,
+            "bytes_moved": self.traffic.bytes_sent - before.bytes_sent,
+            "messages": self.traffic.messages - before.messages,
+            "exchanges": self.traffic.exchanges - before.exchanges,
             "peak": anonymous_peak(),
             "peak_rss": resident_peak(),
         }
@@ -419,6 +422,8 @@ class Executor:
             "seconds": round(max(e["seconds"] for e in every), 4),
             "cpu_seconds": round(sum(e["cpu_seconds"] for e in every), 4),
             "bytes_moved": sum(e["bytes_moved"] for e in every),
+            "messages": sum(e["messages"] for e in every),
+            "exchanges": max(e["exchanges"] for e in every),
             "peak_a_rank": max(e["peak"] for e in every),
             "peak_rss_a_rank": max(e["peak_rss"] for e in every),
             "planned": predicted(section),
