@@ -86,7 +86,7 @@ def redistribute(
     _alltoall(packed, send_counts, received, receive_counts, longest, comm)
     if traffic is not None:
         traffic.exchanges += 1
-        traffic.messages += np.count_nonzero(send_counts)
+        traffic.messages += int(np.count_nonzero(send_counts))
         traffic.bytes_sent += packed.nbytes
 
     place = np.cumsum(receive_counts) - receive_counts
