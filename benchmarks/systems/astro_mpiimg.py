@@ -7,6 +7,7 @@ import numpy as np
 from program import run
 
 from mpiimg.comm import runtime
+from mpiimg.errors import Exit
 from mpiimg.io.store import Array
 from mpiimg.partition import ChunkGrid
 from mpiimg.pipeline.plan import Options, Recipe
@@ -152,7 +153,8 @@ def pipeline(options, clock):
     found = runtime.on_root(comm, inspect, options.source)
     memory = options.memory // options.workers if options.memory else runtime.memory_per_rank(comm)
     made = recipe(*found)
-    runtime.guard(comm, lambda: run_recipe(made, comm, Options(options.out, memory, in_memory=True)) and 0)
+    given = Options(options.out, memory, in_memory=True)
+    raise SystemExit(runtime.guard(comm, lambda: run_recipe(made, comm, given) and Exit.DONE))
 
 
 if __name__ == "__main__":
