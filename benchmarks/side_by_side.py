@@ -18,6 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import charts
 import contenders
 import report
 import run as benchmarks
@@ -171,6 +172,7 @@ def main(arguments: list[str] | None = None) -> int:
             write_csv(given.out / f"{stem}.csv", rows, where)
         text = report.markdown(rows, where)
         (given.out / f"{stem}.md").write_text(text)
+        charts.bars(rows, given.out / f"{stem}.png")
         print(text)
     finally:
         if given.keep is None:

@@ -126,6 +126,15 @@ def test_tables_give_medians_ranges_and_what_did_not_run():
     assert "| SciDB | 20 | 514 |" in text
 
 
+def test_charts_show_medians_of_what_got_through(tmp_path):
+    import charts
+
+    rows = [row("serial", cpu) for cpu in (2.0, 9.0, 3.0)] + [row("Dask", 4.0), row("mpiimg", 1.0)]
+    rows += [row("Dask", 100.0, by_steps=True), row("Spark", 0.1, result="timeout")]
+    assert charts.bars(rows, tmp_path / "bars.png") == ["neuro: Dask", "neuro: serial", "neuro: mpiimg"]
+    assert (tmp_path / "bars.png").stat().st_size > 5000
+
+
 def test_steps_are_told_apart_by_the_marks_of_a_program_or_by_the_stages_of_mpiimg(tmp_path):
     import contenders
 
