@@ -316,7 +316,7 @@ TOOLS = {
 
 def stage_parameters() -> dict[str, dict[str, tuple[Parameter, ...]]]:
     """Return the parameters of each tool that can be a stage of a pipeline, by the kind of its input."""
-    from mpiimg.pipeline.user import STEPS
+    from mpiimg.pipeline.user_request import STEPS
 
     found = {
         kind: {name: TOOLS[f"mpiimg-{name}"].parameters for name in names} for kind, names in STEPS.items()

@@ -15,7 +15,7 @@ from mpiimg import cli
 from mpiimg.errors import BadInput, Exit
 from mpiimg.io import events
 from mpiimg.io.events import EventLog, any_recent, last_events, read_events
-from mpiimg.pipeline import status
+from mpiimg.pipeline import run_status as status
 
 pytestmark = pytest.mark.one_install
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from mpiimg.errors import BadInput, Exit
 from mpiimg.io.claims import LOGS, Kind, State, read_settings, scan_states, who
 from mpiimg.io.events import runs_in
-from mpiimg.pipeline.status import run_status
+from mpiimg.pipeline.run_status import run_status
 
 
 @dataclass(frozen=True)

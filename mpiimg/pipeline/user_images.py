@@ -19,7 +19,7 @@ from mpiimg.pipeline import neuro_steps
 from mpiimg.pipeline.neuro_steps import Step, Subject
 from mpiimg.pipeline.plan import Recipe, Values
 from mpiimg.pipeline.recipes import inspect_subject
-from mpiimg.pipeline.user import Asked, Entry, label, with_libraries
+from mpiimg.pipeline.user_request import Asked, Entry, label, with_libraries
 from mpiimg.pipeline.user_trial import check_halo, document, try_function
 from mpiimg.stages import image, mask, user
 from mpiimg.stages.stage import Need

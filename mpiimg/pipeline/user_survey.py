@@ -18,7 +18,7 @@ from mpiimg.io.products import Product
 from mpiimg.pipeline import astro_tools, survey
 from mpiimg.pipeline.plan import Recipe, Values
 from mpiimg.pipeline.survey import Survey
-from mpiimg.pipeline.user import Asked, Entry, with_libraries
+from mpiimg.pipeline.user_request import Asked, Entry, with_libraries
 from mpiimg.pipeline.user_trial import quiet, taken_by
 from mpiimg.stages import calibrate, coadd, detect, exposure_files, mosaic, patch_files, user_survey, warp
 from mpiimg.stages.udf import Function, explained

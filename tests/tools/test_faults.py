@@ -16,7 +16,7 @@ from tools import sabotage
 from tools.subjects import gunzipped
 
 from mpiimg.io.events import read_events
-from mpiimg.pipeline.status import run_status
+from mpiimg.pipeline.run_status import run_status
 
 #: Seconds within which a broken run must have ended, on a loaded machine.
 SOON = 60
