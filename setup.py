@@ -29,6 +29,7 @@ setup(
         "nibabel>=5",
         "numba>=0.60",
         "numpy>=1.26",
+        "pillow>=10.1",
         "scipy>=1.11",
         "sep>=1.4",
         "tqdm",

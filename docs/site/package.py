@@ -25,6 +25,7 @@ class PyMpiimg(PythonPackage):
     depends_on("py-nibabel@5:", type=("build", "run"))
     depends_on("py-numba@0.60:", type=("build", "run"))
     depends_on("py-numpy@1.26:", type=("build", "run"))
+    depends_on("py-pillow@10.1:", type=("build", "run"))
     depends_on("py-scipy@1.11:", type=("build", "run"))
     depends_on("py-sep@1.4:", type=("build", "run"))
     depends_on("py-tqdm", type=("build", "run"))

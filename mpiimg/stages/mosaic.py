@@ -25,10 +25,15 @@ LONGEST = 1000
 MOST = 20_000
 
 INK, FAINT, CLEAN, FLAGGED, EMPTY = "#1a1a1a", "#6a6a6a", "#ffb000", "#ff4040", "#d8dce4"
-DPI, MARGIN, HEADING, CAPTION = 100, 0.18, 0.4, 0.32  # dots an inch; inches
 
-#: Bytes that matplotlib and its canvas take.
-MATPLOTLIB = 120 << 20
+#: Pixels of the picture: between and about panels, above them for the filter, and below for a caption.
+MARGIN, HEADING, CAPTION = 18, 40, 32
+
+#: A panel is enlarged until its longer side has so many pixels, so that its caption fits.
+SHORTEST = 400
+
+#: Bytes that the library and a picture of the smallest size take.
+PICTURE = 16 << 20
 
 #: A circle is as wide as this many full widths, and at least so many pixels of the mosaic.
 WIDTHS, SMALLEST = 3.0, 5.0
@@ -83,7 +88,7 @@ def draw(layout: Layout, counts: Sequence[int], name: str) -> Stage:
         work=work,
         outputs=(name,),
         # The rows are joined, matched and drawn.
-        scratch=MATPLOTLIB + 6 * means.nbytes + 3 * rows.nbytes,
+        scratch=PICTURE + 12 * means.nbytes + 3 * rows.nbytes,
     )
 
 
@@ -152,9 +157,24 @@ def mosaics(patches: Sequence[Patch], means: np.ndarray, step: int) -> list[Mosa
 
 def write(path: Path, panels: list[Mosaic], sources: np.ndarray) -> None:
     """Write the picture of mosaics with their sources, rows of the catalogue; the bytes follow from both."""
-    figure = _lay_out(panels, sources)
-    # matplotlib would write its version.
-    figure.savefig(path, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+    from PIL import Image, ImageDraw, ImageFont
+
+    zoom = max(1, -(-SHORTEST // max(max(m.image.shape) for m in panels)))
+    height = HEADING + zoom * max(m.image.shape[0] for m in panels) + CAPTION
+    width = MARGIN + sum(zoom * m.image.shape[1] + MARGIN for m in panels)
+    picture = Image.new("RGB", (width, height), "white")
+    draw, left = ImageDraw.Draw(picture), MARGIN
+    for m in panels:
+        chosen = sources[sources["band"] == m.band.encode()]
+        shown = _brightest(chosen)
+        panel = _panel(m, zoom, shown)
+        picture.paste(panel, (left, HEADING))
+        draw.text((left, 12), m.band, INK, ImageFont.load_default(18))
+        about = f"the brightest {MOST} of " if len(shown) < len(chosen) else ""
+        about += f"{len(chosen)} sources" + (f", {m.step} x {m.step} pixels in one" if m.step > 1 else "")
+        draw.text((left, HEADING + panel.height + 6), about, FAINT, ImageFont.load_default(13))
+        left += panel.width + MARGIN
+    picture.save(path, format="png")
 
 
 def _stretched(image: np.ndarray) -> np.ndarray:
@@ -169,53 +189,24 @@ def _stretched(image: np.ndarray) -> np.ndarray:
     return np.clip(scaled / np.arcsinh((top - sky) / (3 * noise)), 0, 1)
 
 
-def _lay_out(panels: list[Mosaic], sources):
-    from matplotlib.figure import Figure
-
-    heights, widths = zip(*((m.image.shape[0] / DPI, m.image.shape[1] / DPI) for m in panels), strict=True)
-    # Small mosaics are enlarged, so that their captions fit.
-    zoom = max(1.0, 4.0 / min(widths), 4.0 / max(heights))
-    width = zoom * sum(widths) + MARGIN * (len(panels) + 1)
-    height = zoom * max(heights) + HEADING + CAPTION + MARGIN
-    figure = Figure(figsize=(width, height))
-    x = MARGIN
-    for m, panel_height, panel_width in zip(panels, heights, widths, strict=True):
-        box = (x, height - HEADING - zoom * panel_height, zoom * panel_width, zoom * panel_height)
-        axes = figure.add_axes([box[0] / width, box[1] / height, box[2] / width, box[3] / height])
-        chosen = sources[sources["band"] == m.band.encode()]
-        shown = _brightest(chosen)
-        _draw_panel(axes, m, shown)
-        figure.text(x / width, 1 - 0.27 / height, m.band, color=INK, fontsize=13, weight="bold")
-        about = f"the brightest {MOST} of " if len(shown) < len(chosen) else ""
-        about += f"{len(chosen)} sources" + (f", {m.step} x {m.step} pixels in one" if m.step > 1 else "")
-        figure.text(x / width, (box[1] - 0.22) / height, about, color=FAINT, fontsize=9)
-        x += zoom * panel_width + MARGIN
-    return figure
-
-
 def _brightest(sources: np.ndarray) -> np.ndarray:
     """Return the MOST sources of the largest flux, as they are ordered."""
     flux = np.nan_to_num(sources["flux_auto"], nan=-np.inf)
     return sources[np.sort(np.argsort(-flux, kind="stable")[:MOST])]
 
 
-def _draw_panel(axes, m: Mosaic, sources) -> None:
+def _panel(m: Mosaic, zoom: int, sources):
     """Draw one mosaic, north up and east left as the tract lies, and a circle a source."""
-    import matplotlib
-    from matplotlib.collections import EllipseCollection
+    from PIL import Image, ImageColor, ImageDraw
 
-    axes.set_axis_off()
-    rows, columns = m.image.shape
-    top, left = m.origin[0] - 0.5, m.origin[1] - 0.5
-    extent = (left, left + columns * m.step, top, top + rows * m.step)
-    shades = np.ma.masked_invalid(_stretched(m.image))
-    grey = matplotlib.colormaps["gray"].with_extremes(bad=EMPTY)
-    axes.imshow(shades, origin="lower", extent=extent, cmap=grey, vmin=0, vmax=1, interpolation="nearest")
-    size = np.fmax(WIDTHS * np.asarray(sources["fwhm"], float), SMALLEST * m.step)
-    places = np.column_stack([sources["x"], sources["y"]]).reshape(-1, 2)
-    colours = [FLAGGED if flags else CLEAN for flags in sources["flags"]]
-    circles = EllipseCollection(
-        size, size, np.zeros(len(size)), units="xy", offsets=places, transOffset=axes.transData
-    )
-    circles.set(facecolor="none", edgecolor=colours or "none", linewidth=0.8)
-    axes.add_collection(circles, autolim=False)
+    shades = np.repeat(np.uint8(np.nan_to_num(_stretched(m.image)) * 255)[..., None], 3, axis=2)
+    shades[~np.isfinite(m.image)] = ImageColor.getrgb(EMPTY)
+    # Rows of the tract count from the bottom, those of a picture from the top.
+    panel = Image.fromarray(shades[::-1].repeat(zoom, axis=0).repeat(zoom, axis=1))
+    draw, scale = ImageDraw.Draw(panel), zoom / m.step
+    radii = scale * np.fmax(WIDTHS * np.asarray(sources["fwhm"], float), SMALLEST * m.step) / 2
+    columns = scale * (sources["x"] - m.origin[1] + 0.5) - 0.5
+    rows = panel.height - scale * (sources["y"] - m.origin[0] + 0.5) - 0.5
+    for x, y, radius, flags in zip(columns, rows, radii, sources["flags"], strict=True):
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=FLAGGED if flags else CLEAN)
+    return panel
