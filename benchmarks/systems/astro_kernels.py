@@ -20,11 +20,15 @@ from astropy.wcs.utils import proj_plane_pixel_area
 from astroscrappy import detect_cosmics
 from ccdproc import Combiner
 from reproject import reproject_interp
+from scipy.ndimage import maximum_filter
 
 warnings.simplefilter("ignore", FITSFixedWarning)
 
 #: Magnitude of one count in coadds; planes of the mask that make a pixel unusable; rows combined at once.
 ZERO_POINT, UNUSABLE, BAND_ROWS = 27.0, ("BAD", "SAT", "EDGE"), 250
+
+#: Pixels a side that an interpolated value comes from, near enough.
+FOOTPRINT = 5
 
 
 class Exposure(NamedTuple):
@@ -90,6 +94,9 @@ def calibrate(exposure: Exposure) -> np.ndarray:
     )
     clean = np.ascontiguousarray(clean, np.float32)
     clean -= sep.Background(clean, mask=bad | struck).back()
+    # What is unusable must not ring through the spline, nor count where it reaches into one (as in mpiimg).
+    clean[bad] = 0
+    unusable = maximum_filter(unusable, FOOTPRINT)
     scale = np.float32(10 ** (0.4 * (ZERO_POINT - exposure.zero_point)))
     return np.stack([clean * scale, variance * scale**2, unusable])
 
@@ -138,10 +145,11 @@ def coadd(pieces: list[Piece], patch: Patch) -> tuple[np.ndarray, np.ndarray]:
             combiner = Combiner(stack, dtype=np.float32)
             for _ in range(2):
                 combiner.sigma_clipping(low_thresh=3, high_thresh=3, func="mean", dev_func="std")
-            combiner.weights = np.array([weight for _, weight in known])
+            # Weights by frame would count in the divisor of ccdproc's mean where a pixel is masked as well.
+            kept = np.array([weight for _, weight in known])[:, None, None] * ~combiner.data_arr.mask
+            combiner.weights = kept
             image[rows] = combiner.average_combine().data
             # The squared error of a weighted mean of what clipping has left; NaN where nothing is.
-            kept = np.where(combiner.data_arr.mask, 0, combiner.weights[:, None, None])
             variances = np.stack([data.uncertainty.array for data in stack])
             error[rows] = np.sqrt((kept**2 * variances).sum(axis=0)) / kept.sum(axis=0)
             image[rows][~np.isfinite(error[rows])] = np.nan
@@ -169,7 +177,9 @@ def detect(image: np.ndarray, error: np.ndarray, patch: Patch) -> np.ndarray:
     bad = ~(np.isfinite(image) & np.isfinite(error) & (error > 0))
     data = np.where(bad, np.float32(0), image)
     data -= sep.Background(data, mask=bad).back()
-    found = sep.extract(data, 5.0, err=np.where(bad, np.float32(1), error), mask=bad)
+    noise = np.where(bad, np.float32(1), error)
+    # The threshold is 5 times the noise of a pixel, as for mpiimg; sep's default is of the filtered image.
+    found = sep.extract(data, 5.0, err=noise, mask=bad, filter_type="conv")
     (top, bottom), (left, right) = patch.inner
     x, y = found["x"] + patch.outer[1][0], found["y"] + patch.outer[0][0]
     inside = (x >= left - 0.5) & (x < right - 0.5) & (y >= top - 0.5) & (y < bottom - 0.5)
