@@ -301,9 +301,10 @@ def guard(comm, function: Callable[[], int | None]) -> int:
         say(comm, f"mpiimg: stopped: {error}")
         return Exit.STOPPED
     except BaseException:
-        sys.stderr.write(f"mpiimg: rank {comm.rank} on {socket.gethostname()} aborts the job:\n")
-        traceback.print_exc()
+        where = f"mpiimg: rank {comm.rank} on {socket.gethostname()} aborts the job:\n"
+        sys.stderr.write(where + traceback.format_exc())
         sys.stderr.flush()
+        time.sleep(0.2)  # a launcher that is told to abort drops what it has not passed on yet
         comm.Abort(Exit.FAILED)
         # Abort may return before this process is ended, and one traceback is enough.
         raise SystemExit(int(Exit.FAILED)) from None

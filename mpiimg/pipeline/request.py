@@ -32,7 +32,7 @@ def read_request(path: Path) -> dict | None:
     """Return what an earlier run was asked for; None where there was none, empty where nobody can tell."""
     try:
         found = json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError:
         return {}

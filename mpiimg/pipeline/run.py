@@ -149,7 +149,7 @@ def _prepare(recipe: Recipe, options: Options, work: Path, events: Path, asked: 
         present = [name for name in names if (options.out / name).exists()]
         if present:
             if earlier is None:
-                shutil.rmtree(work, ignore_errors=True)  # of a run that died when it had published all
+                _remove_work(work)  # of a run that died when it had published all
             raise BadInput(f"{options.out / present[0]} exists; use --force to overwrite, or another --out")
     made = [folder for folder in (events, work, *work.parents) if not folder.exists()]
     try:
@@ -226,9 +226,15 @@ def _clean(recipe: Recipe, options: Options, work: Path, left_out: int) -> None:
     elif not options.keep_work:
         # First of all, so that what is left if this run dies now is known to be of no use.
         (work / REQUEST).unlink()
+        _remove_work(work)
+
+
+def _remove_work(work: Path) -> None:
+    """Remove a work folder, and the folder of all of them where that was the last."""
+    with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(work)
-        with contextlib.suppress(OSError):
-            work.parent.rmdir()
+    with contextlib.suppress(OSError):
+        work.parent.rmdir()
 
 
 def _keep_only(stages: list[Stage], work: Path) -> int:
