@@ -267,3 +267,15 @@ def test_the_limit_of_a_nested_cgroup_is_looked_for_up_to_the_root(tmp_path):
 def test_a_rank_alone_gets_nine_tenths(alone, monkeypatch):
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "100")
     assert runtime.memory_per_rank(alone) == (100 << 20) * 9 // 10
+
+
+def test_a_reader_that_is_gone_is_no_failure():
+    """As with head: what is said after it left goes nowhere, and no traceback is printed."""
+    code = (
+        "import sys; from mpiimg.comm import runtime\nfor _ in range(3): runtime.put('x' * 99999, sys.stdout)"
+    )
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")

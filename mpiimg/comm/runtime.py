@@ -313,7 +313,16 @@ def guard(comm, function: Callable[[], int | None]) -> int:
 def say(comm, text: str, stream=None) -> None:
     """Print `text` once for all ranks; on stderr, where nothing else is said."""
     if comm.rank == 0:
-        print(text, file=stream or sys.stderr, flush=True)
+        put(text, stream or sys.stderr)
+
+
+def put(text: str, stream) -> None:
+    """Print `text`, also where whoever reads, such as head, has seen enough and is gone."""
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:
+        # What is still in the stream's buffer goes nowhere too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextlib.contextmanager

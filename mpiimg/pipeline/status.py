@@ -8,6 +8,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from mpiimg.comm.runtime import put
 from mpiimg.errors import BadInput, Exit
 from mpiimg.io.events import runs_in
 from mpiimg.pipeline import cohort_status
@@ -24,7 +25,7 @@ def program(args: argparse.Namespace, comm) -> int:
     folder = Path(args.folder)
     if cohort_status.is_cohort(folder):
         scans = cohort_status.cohort_status(folder)
-        print(cohort_status.as_json(scans) if args.json else cohort_status.as_text(scans))
+        put(cohort_status.as_json(scans) if args.json else cohort_status.as_text(scans), sys.stdout)
         return cohort_status.exit_status(scans)
     found = [folder] if (folder / "0.jsonl").is_file() else runs_in(folder)
     try:
@@ -34,10 +35,10 @@ def program(args: argparse.Namespace, comm) -> int:
     except BadInput as error:
         print(f"mpiimg: error: {error}", file=sys.stderr)
         return Exit.BAD_INPUT
-    if args.json:
-        print(json.dumps([asdict(run) for run in runs], indent=2))
-    else:
-        print("\n\n".join(map(describe, runs)))
+    text = (
+        json.dumps([asdict(run) for run in runs], indent=2) if args.json else "\n\n".join(map(describe, runs))
+    )
+    put(text, sys.stdout)
     states = {run.state for run in runs}
     if states & {"failed", "lost"}:
         return Exit.FAILED
