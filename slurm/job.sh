@@ -23,6 +23,8 @@ trap 'told=TERM; say "cancelled: stopping"' TERM
 # run COMMAND...: in the background, since a shell that waits for a program hears no signal. Sets `status`.
 run() {
     local step record
+    # Told while it planned, or between two steps: there is no time for another.
+    [ -z "$told" ] || { status=75 && return; }
     record=$(mktemp)
     # bash may lose the status of what ends while it hears a signal.
     (
@@ -71,7 +73,7 @@ end_job() {
         exit "$status"
     fi
     say "$why; going back into the queue, to go on from there"
-    scontrol requeue "$SLURM_JOB_ID" || say "cannot requeue: submit it again, and it goes on"
+    scontrol requeue "$SLURM_JOB_ID" || say "not requeued by scontrol; where SLURM does not, either, submit it again, and it goes on"
     exit "$status"
 }
 
@@ -82,7 +84,7 @@ check_plan() {
     [ "${MPIIMG_PLAN:-}" != no ] || return 0
     left=$(squeue --noheader --jobs="$SLURM_JOB_ID" --Format=TimeLeft:32 | tr -d ' ')
     said=$(python3 "$MPIIMG_HOME/slurm/ask.py" check "$ranks" "$(seconds "$left")" "$MPIIMG_REQUEUES" "$@") ||
-        { status=$?; say "error: ${said#mpiimg: error: }"; exit $status; }
+        { status=$?; say "error: ${said#mpiimg*: error: }"; exit $status; }
     say "$said"
 }
 

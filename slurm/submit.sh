@@ -51,7 +51,7 @@ ranks=${ranks:-$(sed -n 's/^#SBATCH --ntasks=//p' "$script")}
         ;;
     *) fail "$script: no plan for this script; submit it by sbatch" ;;
     esac
-    asked=$(python3 "$MPIIMG_HOME/slurm/ask.py" options "$ranks" "$runs" "${command[@]}") || fail "${asked#mpiimg: error: }"
+    asked=$(python3 "$MPIIMG_HOME/slurm/ask.py" options "$ranks" "$runs" "${command[@]}") || fail "${asked#mpiimg*: error: }"
     # shellcheck disable=SC2086  # options are words of their own
     set -- $asked "${array[@]}" "${given[@]}" "$script" "$@"
     echo "sbatch ${*}"

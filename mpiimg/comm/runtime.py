@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from mpiimg.comm.segments import remove_stale_segments
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
 
 log = logging.getLogger("mpiimg")
@@ -94,6 +95,7 @@ def avoid_long_addresses(environment=os.environ, prefix: str = sys.prefix) -> No
 def world():
     """Start MPI and return the communicator of all ranks."""
     avoid_long_addresses()
+    remove_stale_segments()
     from mpi4py import MPI
 
     refuse_singletons(MPI.COMM_WORLD.size)

@@ -24,7 +24,7 @@ from mpiimg.io.claims import LOGS, Kind, State
 from mpiimg.io.nifti import open_image
 from mpiimg.partition import Partition
 from mpiimg.pipeline.cohort_status import counts, why
-from mpiimg.pipeline.groups import asked_sizes, group_sizes, least_ranks, part_of
+from mpiimg.pipeline.groups import asked_sizes, finished_after, group_sizes, least_ranks, part_of
 from mpiimg.pipeline.plan import Options, Recipe, Resources, output_names, static_plan
 from mpiimg.pipeline.run import agreed_cpu_target, compile_kernels, run
 from mpiimg.pipeline.show_plan import as_json, table
@@ -227,18 +227,29 @@ def _choose(cohort: Cohort, todo: Sequence[Scan], costs, resources: Resources, p
     each = _count(most, "rank") if fewest == most else f"{fewest} or {_count(most, 'rank')}"
     text = f"mpiimg: {_count(len(todo), 'scan')} to do by {_count(len(sizes), 'group')} of {each}"
     if recipe is None:
-        return _Choice(sizes, text, text)
-    shown = _plan(plan, text, largest.name, recipe, sizes, part_of(resources, fewest)) if plan else ""
+        nothing = {"groups": list(sizes), "totals": {"peak_a_rank": 0, "seconds": 0.0}}
+        return _Choice(sizes, text, json.dumps(nothing, indent=2) if plan == "json" else text)
+    turns = finished_after(sizes, [costs[scan.name] for scan in todo])
+    turns /= finished_after([fewest], [costs[largest.name]]) or 1.0
+    shown = _plan(plan, text, largest.name, recipe, sizes, part_of(resources, fewest), turns) if plan else ""
     return _Choice(sizes, text, shown, tuple(recipe.kernels))
 
 
-def _plan(form: str, text: str, name: str, recipe: Recipe, sizes: Sequence[int], group: Resources) -> str:
-    """Return the plan of a cohort: its groups, and what the smallest of them does with the largest scan."""
+def _plan(
+    form: str, text: str, name: str, recipe: Recipe, sizes: Sequence[int], group: Resources, turns: float
+) -> str:
+    """Return the plan of a cohort: its groups, and what the smallest of them does with the largest scan.
+
+    All scans take `turns` as long as that. Programs read the memory and the time of the job in the totals.
+    """
     plan = static_plan(recipe, group)
     if form == "json":
-        return json.dumps(
-            {"groups": list(sizes), "largest": name, "plan": json.loads(as_json(plan, group))}, indent=2
-        )
+        one = json.loads(as_json(plan, group))
+        job = {
+            "peak_a_rank": one["totals"]["peak_a_rank"],
+            "seconds": float(f"{turns * one['totals']['seconds']:.4g}"),
+        }
+        return json.dumps({"groups": list(sizes), "largest": name, "totals": job, "plan": one}, indent=2)
     return f"{text}\nthe largest, {name}: {table(plan, group)}"
 
 

@@ -49,7 +49,7 @@ ReturnToService=2
 SlurmdTimeout=10
 InactiveLimit=0
 MinJobAge=600
-# MPICH names its shared memory after the number of the job: that of a killed run may still be there.
+# MPICH names its shared memory after the number of the job: two clusters on this machine must not share one.
 FirstJobId={first}
 KillWait=20
 JobRequeue=1

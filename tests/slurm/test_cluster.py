@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import launch
 import pytest
 from slurm.conftest import INSTALLS, SOON, settings
 from tools.astro_data import TRACT
-from tools.subjects import digests
+from tools.subjects import digests, images
 
 MPI = {".venv": "pmi2", ".venv-mpi": "pmix"}
 
@@ -32,6 +35,33 @@ def test_astro_across_nodes_gives_the_bits_of_one_process(cluster, exposures, co
     done = cluster.run(*srun, "--out", out, *TRACT, timeout=SOON, **environment)
     assert digests(out) == digests(coadds)
     assert "SLURM_KILL_BAD_EXIT" not in done.stderr
+
+
+def test_groups_on_two_nodes_share_a_cohort(cluster, head, maps, tmp_path):
+    """Two scans for four ranks of the wheel's MPI: two groups, of which each lies on both nodes or on one."""
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    for subject in ("sub-1", "sub-2"):
+        (raw / subject / "dwi").mkdir(parents=True)
+        shutil.copy(head.dwi, raw / subject / "dwi" / f"{subject}_dwi.nii.gz")
+    for path in (head.bvals, head.bvecs):
+        shutil.copy(path, raw)
+    (raw / "dataset_description.json").write_text('{"Name": "heads", "BIDSVersion": "1.9.0"}')
+    srun = ("srun", "-N2", "-n4", "--mpi=pmi2", tool(".venv", "mpiimg-neuro"), raw, out, "participant")
+    cluster.run(*srun, "--group-size", 2, timeout=SOON, **settings(".venv"))
+    for subject in ("sub-1", "sub-2"):
+        assert images(out / subject / "dwi") == images(maps)
+        assert json.loads((out / "logs" / subject / "run.json").read_text())["ranks"] == 2
+
+
+@pytest.mark.parametrize("install", INSTALLS)
+def test_doctor_finds_two_nodes_in_order(cluster, tmp_path, install):
+    srun = ("srun", "-N2", "-n2", f"--mpi={MPI[install]}", tool(install, "mpiimg-doctor"), "--dir", tmp_path)
+    done = cluster.run(*srun, timeout=SOON, **settings(install), SLURM_KILL_BAD_EXIT="1")
+    page = {line.split()[1]: line for line in done.stdout.splitlines()[1:-1] if "->" not in line}
+    assert f"srun --mpi={MPI[install]}" in page["launcher"]
+    assert "GB/s each way between ranks" in page["messages"]
+    assert page["messages"].split()[0] == "ok"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ranks_that_do_not_find_each_other_are_refused(cluster, head, tmp_path):

@@ -118,6 +118,11 @@ def digests(folder: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
+def images(folder: Path) -> list[str]:
+    """Return the checksums of all images, whose names and sidecars follow that of the input."""
+    return sorted(digest for name, digest in digests(folder).items() if name.endswith(".nii.gz"))
+
+
 def record(folder: Path, name: str = "run.json") -> dict:
     """Return what a run says of itself."""
     return json.loads((Path(folder) / name).read_text())

@@ -194,6 +194,11 @@ def test_sidecars_name_their_sources(made, pristine):
 
 
 @pytest.mark.one_install
+def test_a_cohort_that_is_done_plans_nothing(made, pristine):
+    plan = json.loads(cohort(pristine, made, "--plan=json").stdout)
+    assert plan["totals"] == {"peak_a_rank": 0, "seconds": 0.0}
+
+
 def test_a_second_run_does_nothing(made, pristine):
     before = {path: path.stat().st_mtime_ns for path in made.rglob("sub-*") if path.is_file()}
     done = cohort(pristine, made)
@@ -462,5 +467,11 @@ def test_a_plan_writes_nothing(pristine, tmp_path):
     assert "the largest, sub-01" in done.stdout
     done = cohort(pristine, tmp_path / "out", "--plan=json", "--ranks", 16, "--group-size", 4)
     assert json.loads(done.stdout)["groups"] == [4, 4, 4, 4]
-    assert json.loads(done.stdout)["plan"]["ranks"] == 4
+    plan = json.loads(done.stdout)["plan"]
+    assert plan["ranks"] == 4
+    # A group for each of four scans of one size.
+    assert json.loads(done.stdout)["totals"].items() <= plan["totals"].items()
+    done = cohort(pristine, tmp_path / "out", "--plan=json", "--ranks", 4, "--group-size", 4)
+    job = json.loads(done.stdout)
+    assert job["totals"]["seconds"] == pytest.approx(4 * job["plan"]["totals"]["seconds"], rel=1e-3)
     assert not (tmp_path / "out").exists()
