@@ -61,6 +61,7 @@ class System:
     flags : more arguments
     tables : "same" where it calls the same functions as the others, "best" where it does its best
     mpi : started by mpiexec, and told of its steps by run.json
+    ranks : how many, where not as many as the others have workers
     """
 
     name: str
@@ -70,6 +71,7 @@ class System:
     flags: tuple[str, ...] = ()
     tables: tuple[str, ...] = ("same", "best")
     mpi: bool = False
+    ranks: int | None = None
 
     @property
     def is_tool(self) -> bool:
@@ -91,6 +93,7 @@ class System:
     def command(self, source: Path, out: Path, workers: int, steps: bool, memory: int | None) -> list[str]:
         """Return the command that runs it on the input in `source`."""
         here = Path(sys.executable).parent
+        workers = self.ranks or workers
         launcher = [str(here / "mpiexec"), "-n", str(workers)] if self.mpi else []
         if self.is_tool:
             limits = ["--memory", str(memory // workers)] if memory else ["--in-memory"]
@@ -125,7 +128,17 @@ SYSTEMS = (
     System("TensorFlow", "neuro", "neuro_tensorflow.py", ("tensorflow",), tables=("best",)),
     System("TensorFlow, dipy by escape", "neuro", "neuro_tensorflow.py", ("tensorflow",), ("--function",)),
     System("mpiimg, their functions", "neuro", "neuro_mpiimg.py", ("mpi4py",), tables=("same",), mpi=True),
+    System(
+        "mpiimg, their functions, one rank",
+        "neuro",
+        "neuro_mpiimg.py",
+        ("mpi4py",),
+        tables=("same",),
+        mpi=True,
+        ranks=1,
+    ),
     System("mpiimg", "neuro", "mpiimg-neuro", ("mpi4py",), tables=("best",), mpi=True),
+    System("mpiimg, one rank", "neuro", "mpiimg-neuro", ("mpi4py",), tables=("best",), mpi=True, ranks=1),
     System("serial", "astro", "astro_serial.py", ASTRO),
     System("Dask delayed", "astro", "astro_dask.py", ("dask", "distributed", *ASTRO)),
     System("Spark", "astro", "astro_spark.py", ("pyspark", "java", *ASTRO)),
@@ -133,6 +146,7 @@ SYSTEMS = (
         "mpiimg, their functions", "astro", "astro_mpiimg.py", ("mpi4py", *ASTRO), tables=("same",), mpi=True
     ),
     System("mpiimg", "astro", "mpiimg-astro", ("mpi4py",), tables=("best",), mpi=True),
+    System("mpiimg, one rank", "astro", "mpiimg-astro", ("mpi4py",), tables=("best",), mpi=True, ranks=1),
 )
 
 

@@ -27,11 +27,11 @@ import run as benchmarks
 INPUTS = {
     ("neuro", "tiny"): ("--shape", "24x28x20", "--volumes", "8"),
     ("neuro", "small"): ("--shape", "48x56x40", "--volumes", "12"),
-    ("neuro", "medium"): ("--shape", "72x72x60", "--volumes", "30"),
+    ("neuro", "medium"): ("--shape", "64x72x56", "--volumes", "16"),
     ("neuro", "hcp"): ("--shape", "145x174x145", "--volumes", "288"),
     ("astro", "tiny"): ("--shape", "300x320", "--visits", "3", "--sensors", "1"),
     ("astro", "small"): ("--shape", "600x640", "--visits", "6", "--sensors", "2"),
-    ("astro", "medium"): ("--shape", "1000x1018", "--visits", "12", "--sensors", "2"),
+    ("astro", "medium"): ("--shape", "1000x1018", "--visits", "6", "--sensors", "1"),
     ("astro", "hcp"): ("--shape", "4000x4072", "--visits", "24", "--sensors", "2"),
 }
 
@@ -164,6 +164,8 @@ def main(arguments: list[str] | None = None) -> int:
     stem = f"systems-{given.size}-{where['date'].replace(':', '')}"
     given.out.mkdir(parents=True, exist_ok=True)
     rows = []
+    # Users have compiled kernels: an install leaves them.
+    subprocess.run([sys.executable, "-m", "mpiimg.kernels.warm"], check=True)
     try:
         for workload in given.workload or ("neuro", "astro"):
             source = simulate(workload, given.size, folder)
