@@ -45,6 +45,8 @@ STEP_OF_STAGE = {
     "detect": "detect",
     "catalogue": "detect",
     "write": "write",
+    "read": "ingest",
+    "regroup": "regroup",
 }
 
 
@@ -55,7 +57,7 @@ class System:
     Parameters
     ----------
     name : as the tables have it
-    workload : "neuro", "astro", "regroup" or "blocks"
+    workload : "neuro", "astro" or "regroup"
     program : file in systems/, or a tool of mpiimg
     needs : modules without which it cannot run
     flags : more arguments
@@ -147,6 +149,12 @@ SYSTEMS = (
     ),
     System("mpiimg", "astro", "mpiimg-astro", ("mpi4py",), tables=("best",), mpi=True),
     System("mpiimg, one rank", "astro", "mpiimg-astro", ("mpi4py",), tables=("best",), mpi=True, ranks=1),
+    System("serial", "regroup", "regroup_serial.py"),
+    System("Dask delayed", "regroup", "regroup_dask_delayed.py", ("dask", "distributed")),
+    System("Dask array, rechunked", "regroup", "regroup_dask.py", ("dask", "distributed")),
+    System("Spark", "regroup", "regroup_spark.py", ("pyspark", "java")),
+    System("TileDB", "regroup", "regroup_tiledb.py", ("tiledb",)),
+    System("mpiimg", "regroup", "regroup_mpiimg.py", ("mpi4py",), mpi=True),
 )
 
 
@@ -265,4 +273,9 @@ def _astro_difference(out: Path, reference: Path) -> str:
     return f"{rms:.2g} of the noise, {sources} sources for {theirs}"
 
 
-DIFFERENCES = {"neuro": _neuro_difference, "astro": _astro_difference}
+def _regroup_difference(out: Path, reference: Path) -> str:
+    found, theirs = (np.load(folder / "brightest.npy") for folder in (out, reference))
+    return f"{np.count_nonzero(found != theirs)} voxels"
+
+
+DIFFERENCES = {"neuro": _neuro_difference, "astro": _astro_difference, "regroup": _regroup_difference}

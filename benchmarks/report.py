@@ -8,6 +8,7 @@ import statistics
 STEPS = {
     "neuro": ("start-up", "ingest", "filter", "mean", "mask", "denoise", "regroup", "fit", "write"),
     "astro": ("start-up", "ingest", "calibrate", "warp", "coadd", "detect", "write"),
+    "regroup": ("start-up", "ingest", "regroup", "write"),
 }
 
 TITLES = {
@@ -39,6 +40,9 @@ def markdown(rows: list[dict], where: dict[str, str]) -> str:
     parts = ["  ".join(f"{name} {value}" for name, value in where.items())]
     for workload in dict.fromkeys(row["workload"] for row in rows):
         mine = [row for row in rows if row["workload"] == workload]
+        if workload == "regroup":
+            parts += ["## volumes to blocks of voxels", whole_table(mine), steps_table(workload, mine, False)]
+            continue
         for table, title in TITLES.items():
             chosen = [row for row in mine if table in row["tables"]]
             parts += [f"## {workload}, {title}", whole_table(chosen), steps_table(workload, chosen)]
@@ -92,9 +96,14 @@ def spread(rows: list[dict], key: str) -> str:
     return text if len(values) == 1 else f"{text} ({min(values):.3g}-{max(values):.3g})"
 
 
-def steps_table(workload: str, rows: list[dict]) -> str:
-    """Return the table of the CPU-seconds of each step, from the runs that were made step by step."""
-    systems = {name: found[-1] for name, found in by_system(rows, True).items() if found}
+def steps_table(workload: str, rows: list[dict], by_steps: bool = True) -> str:
+    """Return the table of the CPU-seconds of each step: medians of the runs that were made step by step.
+
+    Parameters
+    ----------
+    by_steps : False where every run is
+    """
+    systems = {name: found for name, found in by_system(rows, by_steps).items() if found}
     if not systems:
         return ""
     names = STEPS[workload]
@@ -104,8 +113,9 @@ def steps_table(workload: str, rows: list[dict]) -> str:
         "| system | " + " | ".join(names) + " |",
         "|---" * (len(names) + 1) + "|",
     ]
-    for name, row in systems.items():
-        cells = [f"{row['steps'][step][1]:.3g}" if step in row["steps"] else "" for step in names]
+    for name, found in systems.items():
+        spent = [[row["steps"][step][1] for row in found if step in row["steps"]] for step in names]
+        cells = [f"{statistics.median(values):.3g}" if values else "" for values in spent]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

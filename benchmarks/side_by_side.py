@@ -20,6 +20,7 @@ from pathlib import Path
 
 import charts
 import contenders
+import numpy as np
 import report
 import run as benchmarks
 
@@ -35,10 +36,20 @@ INPUTS = {
     ("astro", "hcp"): ("--shape", "4000x4072", "--visits", "24", "--sensors", "2"),
 }
 
+#: Volumes, and voxels of each, that are regrouped.
+VOLUMES = {
+    "tiny": (8, 20_000),
+    "small": (64, 300_000),
+    "medium": (128, 600_000),
+    "hcp": (288, 3_658_350),
+}
+
 #: Pixels a side of a patch, and of its border, by size.
 PATCHES = {"tiny": (200, 20), "small": (500, 50), "medium": (800, 50), "hcp": (2000, 100)}
 
 ONE_THREAD = dict.fromkeys(benchmarks.THREAD_VARIABLES, "1")
+
+WORKLOADS = ("neuro", "astro", "regroup")
 
 SIZES = ("tiny", "small", "medium", "hcp")
 
@@ -48,12 +59,23 @@ def simulate(workload: str, size: str, folder: Path) -> Path:
     source = folder / f"{workload}-{size}"
     if not source.exists():
         here, part = Path(sys.executable).parent, source.with_suffix(".part")
+        if workload == "regroup":
+            make_volumes(part, *VOLUMES[size])
+            return part.rename(source)
         command = [here / "mpiexec", "-n", "2", here / "mpiimg-simulate", workload, "--out", part, "--force"]
         subprocess.run([*command, *INPUTS[workload, size]], check=True, env=os.environ | ONE_THREAD)
         if workload == "astro":
             lay_out(part, *PATCHES[size])
         part.rename(source)
     return source
+
+
+def make_volumes(folder: Path, volumes: int, voxels: int) -> None:
+    """Write volumes of noise to files of their own in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(1)
+    for number in range(volumes):
+        np.save(folder / f"volume-{number:04d}.npy", random.random(voxels, np.float32))
 
 
 def lay_out(folder: Path, patch: int, border: int) -> None:
@@ -83,9 +105,9 @@ def compare(workload: str, source: Path, folder: Path, given: argparse.Namespace
     """Run every system of a workload in turn, `given.rounds` times, and once by steps; return all rows."""
     systems = [one for one in contenders.SYSTEMS if one.workload == workload and wanted(one, given)]
     rows = []
-    turns = [(number, False) for number in range(given.rounds)] + [(given.rounds, True)] * (
-        not given.no_steps
-    )
+    turns = [(number, False) for number in range(given.rounds)]
+    # Regrouping tells its steps apart as it is.
+    turns += [(given.rounds, True)] * (not given.no_steps and workload != "regroup")
     for number, steps in turns:
         # Each round begins with another system, so that none is always the first.
         for system in systems[number % len(systems) :] + systems[: number % len(systems)]:
@@ -143,7 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Simulate, run all, write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="small", help="of the input (default %(default)s)")
-    parser.add_argument("--workload", choices=("neuro", "astro"), action="append", help="default: both")
+    parser.add_argument("--workload", choices=WORKLOADS, action="append", help="default: all")
     parser.add_argument("--rounds", type=int, default=3, help="times each system runs (default %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes at once (default %(default)s)")
     parser.add_argument(
@@ -167,7 +189,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Users have compiled kernels: an install leaves them.
     subprocess.run([sys.executable, "-m", "mpiimg.kernels.warm"], check=True)
     try:
-        for workload in given.workload or ("neuro", "astro"):
+        for workload in given.workload or WORKLOADS:
             source = simulate(workload, given.size, folder)
             rows += compare(workload, source, folder, given)
             # What is measured so far is kept, should a later workload be interrupted.
