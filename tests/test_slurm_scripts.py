@@ -147,6 +147,8 @@ def test_a_task_without_an_image_or_gradients_is_refused(job, cohort, task, said
 TOOL = """#!/usr/bin/env python3
 import json, os, sys
 flags = dict(word.partition("=")[::2] for word in sys.argv[1:] if word.startswith("--"))
+if "--bad" in flags:
+    sys.exit(print("mpiimg-neuro: error: unrecognized arguments: --bad", file=sys.stderr) or 2)
 if "broken" in sys.argv[1]:
     sys.exit(print("mpiimg: error: broken: no such file", file=sys.stderr) or 2)
 need, has = int(os.environ["NEED"]), int(float(flags.get("--memory", os.environ["HAS"] + "G")[:-1]) * 1024)
@@ -205,6 +207,15 @@ def test_a_job_that_cannot_do_it_says_so_before_any_work(planned, how, status, s
     assert ("--mpi=pmi2" in done.stdout) == (status == 0)
 
 
+def test_a_job_that_is_told_while_it_plans_starts_nothing_and_goes_back_into_the_queue(planned, tmp_path):
+    tell = "#!/bin/bash\nkill -USR1 $(ps -o ppid= $PPID)\necho 10:00\n"
+    (tmp_path / "squeue").write_text(tell)
+    done = planned("neuro.sbatch", "dwi.nii.gz")
+    assert done.returncode == 75
+    assert "--mpi=pmi2" not in done.stdout
+    assert "scontrol requeue 7\n" in done.stdout
+
+
 def submitted(done) -> list[str]:
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[1:]
@@ -219,6 +230,8 @@ def test_submit_asks_for_what_the_plan_predicts(planned):
     assert words == ["--mem-per-cpu=10500M", "--time=15", "--ntasks=4", "--time=30", script, "dwi.nii.gz"]
     done = planned("submit.sh", script, "broken.nii")
     assert (done.returncode, done.stderr) == (2, "submit.sh: error: broken: no such file\n")
+    done = planned("submit.sh", script, "dwi.nii.gz", "--bad")
+    assert (done.returncode, done.stderr) == (2, "submit.sh: error: unrecognized arguments: --bad\n")
     done = planned("submit.sh", "neuro", "dwi.nii.gz")
     assert done.returncode == 2
     assert "usage: " in done.stderr
