@@ -16,8 +16,8 @@ import sys
 #: Of its share of the memory of a node, a rank takes nine tenths.
 SHARE = 0.9
 
-#: MB that the rank which compiles kernels takes.
-LEAST = 600
+#: MB that a rank takes, and the process that compiles kernels beside it.
+LEAST = 500
 
 #: Seconds for the start of a job, the kernels to compile on a node, and the end.
 START = 300

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -107,3 +108,13 @@ def test_a_crowded_patch_holds_nobody_up(ranks):
     shares = [work[list(partition.owned(rank))].sum() for rank in range(ranks)]
     assert max(shares) < 1.1 * np.mean(shares)
     assert work[[patch == crowded for patch, _ in layout.bands]].sum() > 0.5 * work.sum()
+
+
+def test_the_libraries_of_a_recipe_count():
+    """Every section, and the least memory, hold what the ranks of that recipe load."""
+    light = recipe(survey(2))
+    heavy = dataclasses.replace(light, baseline=light.baseline + (20 << 20))
+    assert least_memory(heavy)[0] == least_memory(light)[0] + (20 << 20)
+    ample = Resources(2, 64 << 30)
+    for (_, one), (_, other) in zip(static_plan(light, ample), static_plan(heavy, ample), strict=True):
+        assert other.peak == one.peak + (20 << 20)

@@ -91,7 +91,7 @@ runtime.say(comm, compiled, sys.stdout)
 
 
 def test_sixteen_ranks_that_start_cold_compile_once(tmp_path):
-    """On two cores, with an empty cache; the next start compiles nothing and says nothing."""
+    """On two cores, with an empty cache, and none of them itself; the next start says nothing."""
     script = tmp_path / "cold.py"
     script.write_text(COLD_START)
     for ranks, compilers in ((16, 1), (2, 0)):
@@ -99,5 +99,32 @@ def test_sixteen_ranks_that_start_cold_compile_once(tmp_path):
         done = launch.run(command, env={"NUMBA_CACHE_DIR": str(tmp_path / "cache")}, timeout=240)
         compiled = json.loads(done.stdout)
         assert len(compiled) == ranks
-        assert sum(misses > 0 for misses in compiled) == compilers
+        assert not any(compiled)
         assert done.stderr.count("compiling kernels on one rank of each node") == compilers
+
+
+def test_a_compiler_that_does_not_start_is_done_without(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(warm, "cold", lambda parts: list(parts))
+    monkeypatch.setattr(warm, "compile_parts", lambda parts: compiled.extend(parts))
+    for program in ("/nowhere/python", "false"):
+        monkeypatch.setattr(sys, "executable", program)
+        warm.compile_apart(["fit", "mask"])
+        assert compiled == ["fit", "mask"]
+        compiled.clear()
+
+
+def test_a_compiler_is_told_its_cpu_and_takes_itself_for_no_rank(monkeypatch):
+    started = []
+    monkeypatch.setattr(warm.subprocess, "run", lambda command, env, **how: started.append((command, env)))
+    monkeypatch.setattr(warm, "cold", lambda parts: [])
+    monkeypatch.setattr(warm.jit, "cpu_target", lambda: warm.jit.PORTABLE_CPU)
+    of_ranks = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
+    for name in of_ranks:
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "/somewhere")
+    warm.compile_apart(["fit"])
+    ((command, environment),) = started
+    assert command[-2:] == ["--portable", "fit"]
+    assert environment["NUMBA_CACHE_DIR"] == "/somewhere"
+    assert not environment.keys() & set(of_ranks)

@@ -28,10 +28,15 @@ def resident_peak() -> int:
     return _status()["VmHWM"]
 
 
-def restart_peak() -> None:
-    """Give free memory back to the system and forget what was the most so far."""
+def give_back() -> None:
+    """Give free memory back to the system: the heap keeps what was let go between blocks that are in use."""
     # Only glibc has it, and only its heap needs it.
     getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
+
+
+def restart_peak() -> None:
+    """Give free memory back to the system and forget what was the most so far."""
+    give_back()
     # Not every container allows it: then the most since the beginning is told, which is never too little.
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
         file.write("5")

@@ -1,6 +1,7 @@
 """Compile kernels ahead of use, so that ranks find them in numba's cache: python -m mpiimg.kernels.warm.
 
-With --portable it compiles for the CPU that runs with --portable use.
+With --portable it compiles for the CPU that runs with --portable use. Named parts are compiled in this very
+process, as ranks ask for; without names all parts are, two at a time.
 """
 
 from __future__ import annotations
@@ -8,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import multiprocessing
+import os
+import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -109,6 +112,9 @@ PARTS = {
     "coadd": compile_coadd,
 }
 
+#: What launchers call the variables by which a process knows that it is a rank, or a step of a job.
+OF_RANKS = ("PMI", "OMPI_", "PRTE_", "SLURM_", "MPI_LOCAL", "HYDRA_", "HYDI_")
+
 
 def cold(parts: Iterable[str]) -> list[str]:
     """Return which of `parts` are not yet compiled, for this CPU, in the cache that this process reads."""
@@ -124,6 +130,30 @@ def compile_parts(parts: Iterable[str]) -> None:
             _marker(part).touch()
 
 
+def compile_apart(parts: Iterable[str]) -> None:
+    """Compile `parts` in a process of its own: what the compiler takes, a rank would keep to its end.
+
+    Where that process cannot be started, or leaves something undone, this one compiles.
+    """
+    portable = ["--portable"] if jit.cpu_target() == jit.PORTABLE_CPU else []
+    with contextlib.suppress(OSError):
+        subprocess.run(
+            [sys.executable, "-m", "mpiimg.kernels.warm", *portable, *parts],
+            env=_of_no_rank(os.environ),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+    compile_parts(cold(parts))
+
+
+def _of_no_rank(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which a process is no rank, and finds this package and the same cache."""
+    clean = {name: value for name, value in environment.items() if not name.startswith(OF_RANKS)}
+    package, given = str(Path(__file__).parents[2]), environment.get("PYTHONPATH")
+    return clean | {"PYTHONPATH": f"{package}{os.pathsep}{given}" if given else package}
+
+
 def _marker(part: str) -> Path:
     """Return the file that says that `part` is compiled: for these sources, as numba tells them apart."""
     sources = [
@@ -137,9 +167,13 @@ def _marker(part: str) -> Path:
 
 
 def main() -> None:
-    """Compile the parts, two at a time, and say how long it took."""
-    if "--portable" in sys.argv[1:]:
+    """Compile the parts and say how long it took."""
+    words = sys.argv[1:]
+    if "--portable" in words:
         jit.pin_target()
+    asked = [word for word in words if word in PARTS]
+    if asked:
+        return compile_parts(asked)
     started = time.perf_counter()
     with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
         for part in [pool.submit(compile_parts, [part]) for part in PARTS]:

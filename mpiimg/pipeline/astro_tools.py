@@ -14,7 +14,7 @@ from mpiimg.io.exposure import survey_order
 from mpiimg.io.products import Product, find_patches, find_warps
 from mpiimg.io.tract import Tract
 from mpiimg.pipeline import survey
-from mpiimg.pipeline.plan import Recipe
+from mpiimg.pipeline.plan import SURVEY_BASELINE, Recipe
 from mpiimg.pipeline.survey import Survey
 from mpiimg.stages import calibrate, coadd, detect, exposure_files, mosaic, patch_files, warp
 from mpiimg.stages.survey import Footprint, Layout, Patch
@@ -250,4 +250,5 @@ def recipe_of(
         warnings=tuple(f"left out: {reason}" for _, reason in found.rejected),
         kernels=(step,) if step != "detect" else (),
         files=files,
+        baseline=SURVEY_BASELINE,
     )

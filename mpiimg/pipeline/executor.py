@@ -15,7 +15,7 @@ import numpy as np
 
 import mpiimg
 from mpiimg.comm.handout import hand_out
-from mpiimg.comm.memory import anonymous_peak, resident_peak, restart_peak
+from mpiimg.comm.memory import anonymous_peak, give_back, resident_peak, restart_peak
 from mpiimg.comm.redistribute import Traffic, redistribute
 from mpiimg.comm.runtime import Agreement, on_root, progress, say
 from mpiimg.errors import BadInput
@@ -304,6 +304,9 @@ class Executor:
                 ((need.array.name, box), block)
                 for box, block in zip(wanted[self.comm.rank], found, strict=True)
             )
+            del found
+            # What was packed and received is free; the work may not fit into the gaps.
+            give_back()
 
         def read(number: int) -> list:
             return [

@@ -26,8 +26,9 @@ from mpiimg.stages.stage import Stage
 #: Most bytes that one rank gathers from others at a time.
 IN_FLIGHT = 64 << 20
 
-#: Bytes of a rank's own with the libraries and kernels of a pipeline loaded, before it holds any data.
-BASELINE = 110 << 20
+#: Bytes of a rank's own with libraries and kernels loaded, before it holds any data: of stages on images, and
+#: of those on surveys, which load astropy and sep as well.
+BASELINE, SURVEY_BASELINE = 110 << 20, 126 << 20
 
 #: Share of the memory beside the baseline that may be in flight.
 IN_FLIGHT_SHARE = 8
@@ -54,6 +55,7 @@ class Recipe:
     staged_outputs : arrays whose staged file is a result: its name and the attributes of its dataset
     kernels : parts of kernels.warm that the stages call
     files : inputs whose sizes and times must not change while the run reads them
+    baseline : bytes of a rank with the libraries and kernels of the stages loaded, before it holds any data
     """
 
     tool: str
@@ -69,6 +71,7 @@ class Recipe:
     staged_outputs: Mapping[str, tuple[str, dict]] = field(default_factory=dict)
     kernels: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
+    baseline: int = BASELINE
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,7 @@ class Resources:
     in_memory : nothing may be staged on disk
     nodes : that the ranks are spread over, consecutive ones together
     rates : CPU-seconds a unit of work, for predictions of time alone
+    baseline : bytes of a rank before it holds any data; :meth:`of` takes those of a recipe
     """
 
     ranks: int
@@ -121,11 +125,16 @@ class Resources:
     in_memory: bool = False
     nodes: int = 1
     rates: Rates = field(default_factory=lambda: DEFAULTS, repr=False, compare=False)
+    baseline: int = BASELINE
+
+    def of(self, recipe: Recipe) -> Resources:
+        """Return the same for ranks that load what `recipe` needs."""
+        return dataclasses.replace(self, baseline=recipe.baseline)
 
     @property
     def in_flight(self) -> int:
         """Bytes that a rank gathers from others at a time."""
-        return min(IN_FLIGHT, max(0, self.memory - BASELINE) // IN_FLIGHT_SHARE)
+        return min(IN_FLIGHT, max(0, self.memory - self.baseline) // IN_FLIGHT_SHARE)
 
 
 @dataclass(frozen=True)
@@ -205,7 +214,7 @@ def _bind(
         flow = exchange.flow(stage, partition, in_rounds, kept, resources.nodes)
         flow = _with_own_messages(stage, flow, kept, numbers)
         held = sum((placement.share(resources.ranks) for placement in kept.values()), np.int64(0))
-        peak = BASELINE + int((held + predict.rank_bytes(stage, sizes, batch, kept, flow)).max())
+        peak = resources.baseline + int((held + predict.rank_bytes(stage, sizes, batch, kept, flow)).max())
         largest = max(kept.values(), key=lambda one: one.share(resources.ranks).max(), default=None)
         if peak <= resources.memory or resources.in_memory or largest is None or not largest.memory:
             break
@@ -275,6 +284,7 @@ def static_plan(recipe: Recipe, resources: Resources) -> list[tuple[Stage, Secti
     BadInput : a rank has too little memory; says what would do
     """
     check(recipe, resources)
+    resources = resources.of(recipe)
     plan = _bind_all(static_stages(recipe), resources)
     worst = max((section for _, section in plan), key=lambda section: section.peak, default=None)
     if worst is not None and worst.peak > resources.memory:
@@ -317,19 +327,19 @@ def least_memory(recipe: Recipe, ranks: int = 1) -> tuple[int, str]:
 
     It hardly depends on the number of ranks: a rank holds one chunk, all arrays lie in files.
     """
-    stages = static_stages(recipe)
-    return max(((_least(stage), stage.name) for stage in stages), default=(BASELINE, ""))
+    needs = ((_least(stage, recipe.baseline), stage.name) for stage in static_stages(recipe))
+    return max(needs, default=(recipe.baseline, ""))
 
 
-def _least(stage: Stage) -> int:
+def _least(stage: Stage, baseline: int) -> int:
     """Return the least memory in which a stage runs from files alone: more of it lets more be in flight."""
     sizes = predict.chunk_bytes(stage)
-    low, high = BASELINE, 1 << 62
-    need = BASELINE + predict.files_only_bytes(stage, sizes, 1)
+    low, high = baseline, 1 << 62
+    need = baseline + predict.files_only_bytes(stage, sizes, 1)
     while low < high and stage.kind == "sink":
         middle = (low + high) // 2
-        batch = _batch(stage, sizes, Resources(1, middle))
-        if BASELINE + predict.files_only_bytes(stage, sizes, batch) <= middle:
+        batch = _batch(stage, sizes, Resources(1, middle, baseline=baseline))
+        if baseline + predict.files_only_bytes(stage, sizes, batch) <= middle:
             high = middle
         else:
             low = middle + 1

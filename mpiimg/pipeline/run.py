@@ -57,7 +57,7 @@ def run(recipe: Recipe, comm, options: Options, outer: Agreement | None = None) 
     target = agreed_cpu_target(comm)
     resources = Resources(
         comm.size, options.memory, options.in_memory, node_count(comm), on_root(comm, rates.load)
-    )
+    ).of(recipe)
     check(recipe, resources)
     made = on_root(comm, _prepare, recipe, options, work, events, request(recipe, target))
     before = on_root(comm, seen, recipe)
@@ -129,7 +129,7 @@ def agreed_cpu_target(comm) -> str:
 
 
 def compile_kernels(parts: Collection[str], comm) -> None:
-    """Let one rank a node compile `parts` of the kernels, unless they lie in numba's cache. Collective."""
+    """See to it that `parts` of the kernels lie in the cache of numba on each node. Collective."""
     if not parts:
         return
     from mpiimg.kernels import warm
@@ -137,7 +137,7 @@ def compile_kernels(parts: Collection[str], comm) -> None:
     if any(comm.allgather(len(warm.cold(parts)) > 0)):
         if log.isEnabledFor(logging.WARNING):
             say(comm, "mpiimg: compiling kernels on one rank of each node, once: up to a minute")
-        once_a_node(comm, lambda: warm.compile_parts(warm.cold(parts)), "compiling kernels")
+        once_a_node(comm, lambda: warm.compile_apart(warm.cold(parts)), "compiling kernels")
 
 
 def _prepare(recipe: Recipe, options: Options, work: Path, events: Path, asked: dict) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,12 @@ from mpiimg.stages.stage import Stage
 
 #: What --shape is without it: x, y, z of a subject; rows and columns of a sensor.
 DEFAULT_SHAPES = {"neuro": "72x72x60", "astro": "4000x4072"}
+
+#: Bytes a pixel that making and writing an exposure takes.
+SCRATCH = 17
+
+#: Bytes of a rank before it makes anything: no kernels are loaded; and a survey needs astropy.
+SUBJECT_BASELINE, SURVEY_BASELINE = 60 << 20, 76 << 20
 
 TRUTH = {
     "tissue": ("uint8", "1", "0 background, 1 white matter, 2 grey matter, 3 CSF, 4 skull and scalp"),
@@ -86,6 +93,7 @@ def _survey(survey: Survey, p: Mapping[str, Any]) -> Recipe:
             *(f"truth/{name}_cosmic-rays.fits.fz" for name in names),
             "truth/survey.fits",
         ),
+        scratch=SCRATCH * survey.shape[0] * survey.shape[1],
     )
     return Recipe(
         tool="mpiimg-simulate",
@@ -97,6 +105,7 @@ def _survey(survey: Survey, p: Mapping[str, Any]) -> Recipe:
         parameters=p,
         sources={},
         record="run-simulate.json",
+        baseline=SURVEY_BASELINE,
     )
 
 
@@ -117,7 +126,11 @@ def _subject(subject: Subject, p: Mapping[str, Any]) -> Recipe:
             values = subject.truth(*chunk.bounds["z"])[key]
             return values if components is None else values[slice(*chunk.bounds["v"])]
 
-        return write_dense(f"dwi_desc-truth_{key}.nii.gz", image, (), work, components, dtype)
+        stage = write_dense(f"dwi_desc-truth_{key}.nii.gz", image, (), work, components, dtype)
+        return keeping(stage, subject.truth_bytes(stage.grid.block[-1]))
+
+    def keeping(stage, more=0):
+        return dataclasses.replace(stage, scratch=stage.scratch + subject.kept_bytes + more)
 
     def documents(values):
         files = {
@@ -132,7 +145,7 @@ def _subject(subject: Subject, p: Mapping[str, Any]) -> Recipe:
         stem="dwi",
         inputs={},
         steps=[
-            lambda values: write_dense("dwi.nii.gz", image, (), dwi, subject.volumes, "int16"),
+            lambda values: keeping(write_dense("dwi.nii.gz", image, (), dwi, subject.volumes, "int16")),
             *(lambda values, key=key: truth(key) for key in TRUTH),
         ],
         values={},
@@ -140,6 +153,7 @@ def _subject(subject: Subject, p: Mapping[str, Any]) -> Recipe:
         parameters=p,
         sources={},
         record="run-simulate.json",
+        baseline=SUBJECT_BASELINE,
     )
 
 

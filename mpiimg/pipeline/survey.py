@@ -20,7 +20,7 @@ from mpiimg.io.exposure_search import find_exposures
 from mpiimg.io.products import WARP_ENDING, place_cards, read_tract
 from mpiimg.io.tract import Tract
 from mpiimg.io.wcs import footprint, footprint_box, parse_wcs
-from mpiimg.pipeline.plan import Recipe, Values
+from mpiimg.pipeline.plan import SURVEY_BASELINE, Recipe, Values
 from mpiimg.stages import calibrate, coadd, detect, exposure_files, mosaic, patch_files, warp
 from mpiimg.stages.stage import Stage
 from mpiimg.stages.survey import Footprint, Layout, Patch
@@ -197,6 +197,7 @@ def astro(survey: Survey, p: Mapping[str, Any]) -> Recipe:
         warnings=tuple(f"left out: {reason}" for _, reason in survey.rejected),
         kernels=("calibrate", "warp", "coadd"),
         files=tuple(path for ref in exposures for path in ref.paths),
+        baseline=SURVEY_BASELINE,
     )
 
 

@@ -62,6 +62,9 @@ _NOISE, _FOLD, _WANDER, _DIRECTIONS = range(4)
 #: Slices of truth kept for the next volume: 100 MB for a whole HCP subject, less for a slab of it.
 _KEPT_SLICES = 256
 
+#: Bytes a voxel of what is true of a slice, and of what making one takes beside it.
+_SLICE_BYTES, _WORK_BYTES = 34, 200
+
 
 # --------------------------------------------------------------------------- gradients
 
@@ -245,6 +248,16 @@ class Subject:
             for name, values in zip(TRUTH_NAMES, _slice_truth(self, z), strict=True):
                 out[name][..., z - z0, :, :] = values
         return out
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that a process takes at most to make slices, with those that it keeps for other volumes."""
+        nx, ny, nz = self.shape
+        return (min(nz, _KEPT_SLICES) * _SLICE_BYTES + _WORK_BYTES) * nx * ny
+
+    def truth_bytes(self, slices: int) -> int:
+        """Return the bytes of what :meth:`truth` returns of so many slices."""
+        return slices * _SLICE_BYTES * self.shape[0] * self.shape[1]
 
     def volume(self, v: int, z0: int, z1: int) -> np.ndarray:
         """Return slices z0 to z1 - 1 of volume `v` as the scanner gives them.
