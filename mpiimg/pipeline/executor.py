@@ -275,6 +275,8 @@ class Executor:
 
     def _inputs(self, stage: Stage, section: Section, todo: Sequence[int]) -> Iterator[tuple[int, list]]:
         """Yield this rank's chunks with what their work reads; stop early where the ranks must settle."""
+        # Taking pages anew costs time: only where the gaps that a chunk leaves in the heap might not fit in.
+        tight = 2 * section.peak > self.resources.memory
         for numbers in rounds(stage, section, self.placed, todo):
             blocks = self._gather(stage, numbers)
             for number in numbers[self.comm.rank]:
@@ -288,6 +290,8 @@ class Executor:
                     break
                 yield number, found
                 del found
+                if tight:
+                    give_back()
             # One round is let go before the next one comes.
             del blocks
 
