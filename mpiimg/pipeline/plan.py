@@ -27,8 +27,8 @@ from mpiimg.stages.stage import Stage
 IN_FLIGHT = 64 << 20
 
 #: Bytes of a rank's own with libraries and kernels loaded, before it holds any data: of stages on images, and
-#: of those on surveys, which load astropy and sep as well (124 MiB at most), and leave gaps in the heap between
-#: pieces of all sizes (26 MiB were seen).
+#: of those on surveys, which load astropy and sep as well (124 MiB at most) and leave gaps in the heap
+#: between pieces of all sizes (26 MiB were seen).
 BASELINE, SURVEY_BASELINE = 110 << 20, 150 << 20
 
 #: Share of the memory beside the baseline that may be in flight.
