@@ -12,7 +12,7 @@ VENV := $(if $(filter system,$(MPI)),.venv-mpi,.venv)
 # What the install scripts and the tests read; empty where nobody set it.
 export PYTHON WARM APT CACHE WHEELHOUSE PREFIX MPICC HDF5_PKGCONFIG_NAME HDF5_DIR RANKS MPI_TIMEOUT LANES
 
-.PHONY: help install wheelhouse lock demo test test-long lint bench bench-systems bench-scaling clean distclean
+.PHONY: help install wheelhouse lock demo test test-long lint bench bench-systems bench-scaling bench-roofline clean distclean
 
 help:
 	@echo 'make install              .venv: MPI and all else from wheels, no root'
@@ -25,6 +25,7 @@ help:
 	@echo 'make bench                speed, with the peers in the same run'
 	@echo 'make bench-systems        both pipelines beside Dask, Spark and others, in .venv-bench; SIZE=$(SIZE)'
 	@echo 'make bench-scaling        what grows with the number of ranks'
+	@echo 'make bench-roofline       what share of the machine'"'"'s limits each kernel reaches'
 	@echo 'make clean                remove what was compiled (.cache stays)'
 	@echo 'make distclean            remove the installs and .cache as well'
 	@echo
@@ -68,6 +69,10 @@ bench-systems:
 bench-scaling:
 	@install/install.sh wheel
 	@.venv/bin/python benchmarks/scaling.py
+
+bench-roofline:
+	@install/install.sh wheel
+	@.venv/bin/python benchmarks/roofline.py
 
 clean:
 	rm -rf build *.egg-info .pytest_cache .ruff_cache .venv/.warmed .venv-mpi/.warmed

@@ -1,4 +1,4 @@
-"""Bar charts of the comparison of systems."""
+"""Charts of the benchmarks: bars of the systems, and the roofline of the kernels."""
 
 from __future__ import annotations
 
@@ -39,3 +39,49 @@ def bars(rows: list[dict], path: Path) -> list[str]:
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
     return drawn
+
+
+def roofline(peaks: dict[str, float], slopes: dict[str, float], rows: list[dict], path: Path) -> list[str]:
+    """Draw what kernels reach below the limits of the machine, both axes by logarithms; return their order.
+
+    Parameters
+    ----------
+    peaks : Gop/s by kind of element
+    slopes : GB/s by where the bytes come from
+    rows : kernel, intensity (operations a byte), gops, mixture_gops
+    path : picture to write
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panel = pyplot.subplots(figsize=(9, 5))
+    places = [row["intensity"] for row in rows]
+    left, right = min([*places, 1]) / 2, 8 * max(places)
+    for (element, peak), style in zip(peaks.items(), ("-", "--"), strict=True):
+        for (place, slope), colour in zip(slopes.items(), ("tab:green", "black"), strict=True):
+            ridge = peak / slope
+            panel.plot([left, ridge, right], [left * slope, peak, peak], style, color=colour, linewidth=1)
+            if element == next(iter(peaks)):
+                panel.text(left, 1.1 * left * slope, f" {place}, {slope:.3g} GB/s", color=colour, fontsize=8)
+        panel.text(right, peak, f"{element} FMA {peak:.3g} ", ha="right", va="bottom", fontsize=8)
+    for row in rows:
+        here = row["intensity"]
+        panel.plot([here, here], [row["gops"], row["mixture_gops"]], color="tab:gray", linewidth=1)
+        panel.plot(here, row["mixture_gops"], "_", color="tab:gray", markersize=12)
+        panel.plot(here, row["gops"], "o", color="tab:orange")
+        panel.annotate(
+            row["kernel"], (here, row["gops"]), xytext=(6, -4), textcoords="offset points", fontsize=8
+        )
+    panel.set(
+        xscale="log",
+        yscale="log",
+        xlabel="operations a byte of memory",
+        ylabel="Gop/s on one core",
+        title="reached (points), and the most of the same mixture of operations (bars)",
+    )
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+    return [row["kernel"] for row in rows]

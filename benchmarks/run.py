@@ -125,11 +125,11 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def write_csv(path: Path, rows: list[dict], where: dict[str, str]) -> None:
+def write_csv(path: Path, rows: list[dict], where: dict[str, str], columns=COLUMNS) -> None:
     """Write the rows, each with the conditions it was measured under."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, [*COLUMNS, *where])
+        writer = csv.DictWriter(file, [*columns, *where])
         writer.writeheader()
         writer.writerows(row | where for row in rows)
 
