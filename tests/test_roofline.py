@@ -1,4 +1,4 @@
-"""The roofline: counts against loops of the same bounds, machine code of its loops, the shape of its table."""
+"""The roofline: counts against loops of the same bounds, the machine code of its loops, its table."""
 
 import csv
 import subprocess
