@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import pathlib
 import subprocess
 import sys
 import time
@@ -26,7 +27,9 @@ def records(tmp_path):
 
 def claimed(records, **owner) -> int:
     """Claim a scan as somebody else or, without `owner`, as this process."""
-    return claims.take(records, claims.read_state(records), {**claims.sign("run", 100.0), **owner})
+    return claims.take(
+        records, claims.read_state(records), {**claims.sign("run", 100.0), "lease": 100.0, **owner}
+    )
 
 
 #: What differs for a process that is on another machine.
@@ -87,6 +90,28 @@ def test_of_many_that_reach_for_a_scan_one_gets_it(records, dead):
     assert winners.empty()
     owner = json.loads((records / "claims" / str(1 + dead) / "owner.json").read_text())
     assert owner["pid"] == winner
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_a_claim_that_the_file_system_says_has_failed(records, monkeypatch, done):
+    """It may be there all the same, where a network file system has lost its answer."""
+    replace = pathlib.Path.replace
+
+    def failing(path, target):
+        if target.name == "1" and not done:
+            raise OSError("stale file handle")
+        replace(path, target)
+        if target.name == "1":
+            raise OSError("no such file")
+
+    monkeypatch.setattr(pathlib.Path, "replace", failing)
+    if done:
+        assert claimed(records) == 1
+        assert kind(records) is Kind.IN_WORK
+    else:
+        with pytest.raises(OSError):
+            claimed(records)
+        assert list((records / "claims").iterdir()) == []
 
 
 def test_two_deaths_make_a_suspect(records):

@@ -1,8 +1,9 @@
 """Who does what of many scans, in files that all jobs see: claims, how they ended, and what follows.
 
-Claims on a scan are folders, claims/1, claims/2, ..., in the folder of its records. Who makes the next one
-has the scan, since mkdir succeeds for one alone. A claim holds owner.json, and end.json once it ended, in
-whatever way but by the death of a process. Nothing is ever taken from a claim: a scan's history stays there.
+Claims on a scan are folders, claims/1, claims/2, ..., in the folder of its records. Who puts the next one
+there has the scan: it is made and signed under another name, and renamed, which fails where there is one. A
+claim holds owner.json, and end.json once it ended, in whatever way but by the death of a process. Nothing is
+ever taken from a claim: a scan's history stays there. A run outside a cohort claims its work folder likewise.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import enum
 import hashlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -24,11 +27,17 @@ from typing import Any
 #: Folder in OUT_DIR with a folder of records for each scan, and the settings of all.
 LOGS = "logs"
 
+#: Folder of claims in that of a scan's records, or in the work folder of a run.
+CLAIMS = "claims"
+
 #: Deaths of a process with a scan in work after which the scan is set aside.
 DEATHS = 2
 
-#: Seconds within which a new claim is signed.
-SIGNED_WITHIN = 60.0
+#: Seconds after which a claim counts as dead whose signature is lost, as by a loss of power.
+UNSIGNED = 60.0
+
+#: Seconds that a job may take between the end of its watchdog and that of its claim.
+GRACE = 600.0
 
 
 class Kind(enum.StrEnum):
@@ -94,18 +103,18 @@ def digest(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def read_state(records: Path) -> State:
-    """Return what the claims in a scan's folder of records say."""
-    claims = records / "claims"
+def read_state(records: Path, signs: Collection[Path] | None = None) -> State:
+    """Return what the claims in a scan's folder of records say; for `signs` see :func:`is_alive`."""
+    claims = records / CLAIMS
     last = max((int(name) for name in _names(claims) if name.isdecimal()), default=0)
     if not last:
         return State(Kind.TO_DO)
-    owner = _read(claims / str(last) / "owner.json")
+    owner = read_owner(records, last)
     end = _read(claims / str(last) / "end.json")
     before = sum(not (claims / str(n) / "end.json").exists() for n in range(1, last))
     if end:
         return State(Kind(end["state"]), last, before, owner, end)
-    if is_alive(owner, records, last):
+    if is_alive(owner, records, last, signs):
         return State(Kind.IN_WORK, last, before, owner)
     # Looked at again: it may have ended between the two looks.
     end = _read(claims / str(last) / "end.json")
@@ -115,33 +124,46 @@ def read_state(records: Path) -> State:
     return State(Kind.SUSPECT if deaths >= DEATHS else Kind.DIED, last, deaths, owner)
 
 
+def read_owner(records: Path, number: int) -> dict[str, Any]:
+    """Return who signed a claim; empty where there is none, or none that can be read."""
+    return _read(records / CLAIMS / str(number) / "owner.json")
+
+
 def take(records: Path, state: State, owner: dict[str, Any]) -> int | None:
     """Claim a scan that is in `state`; return the number of the claim, None if another was quicker."""
     number = state.claims + 1
-    folder = records / "claims" / str(number)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    claims = records / CLAIMS
+    claims.mkdir(parents=True, exist_ok=True)
+    signed = {**owner, "claimed": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    part = claims / unique(f"{number}.part")
     try:
-        folder.mkdir()
-    except FileExistsError:
-        return None
-    _write(folder / "owner.json", {**owner, "claimed": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+        part.mkdir(exist_ok=True)
+        _write(part / "owner.json", signed)
+        part.replace(claims / str(number))
+    except OSError:
+        shutil.rmtree(part, ignore_errors=True)
+        there = read_owner(records, number)
+        if not there:
+            raise
+        # A network file system may do what it then reports as failed.
+        return number if there == signed else None
     return number
 
 
 def end(records: Path, number: int, state: Kind, **said) -> None:
     """Note how a claim ended."""
     when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    _write(records / "claims" / str(number) / "end.json", {"state": state, "ended": when, **said})
+    _write(records / CLAIMS / str(number) / "end.json", {"state": state, "ended": when, **said})
 
 
-def sign(run: str, lease: float) -> dict[str, Any]:
+def sign(run: str, timeout: float) -> dict[str, Any]:
     """Return what tells the owner of a claim, this process, from all others.
 
     Parameters
     ----------
     run : a word that no other run has
-    lease : seconds without a sign of life after which an owner that cannot be looked up is taken for dead;
-        0 for never
+    timeout : seconds within which its watchdog ends a run that hangs, 0 for never. An owner that cannot be
+        looked up is taken for dead when it gave no sign of life for somewhat longer
     """
     job = {name: os.environ.get(f"SLURM_{name.upper()}") for name in ("job_id", "step_id", "restart_count")}
     return {
@@ -153,20 +175,22 @@ def sign(run: str, lease: float) -> dict[str, Any]:
         "pid": os.getpid(),
         "started": _started(os.getpid()),
         **job,
-        "lease": lease,
+        "lease": timeout + GRACE if timeout else 0.0,
     }
 
 
-def is_alive(owner: dict[str, Any], records: Path, number: int) -> bool:
+def is_alive(
+    owner: dict[str, Any], records: Path, number: int, signs: Collection[Path] | None = None
+) -> bool:
     """Say whether the process that signed claim `number` may still be at work.
 
     On the same kernel its process is looked up; elsewhere SLURM is asked for its job step. Where neither can
-    tell, it is alive as long as something changes in the scan's records within its lease: a job that hangs
-    for longer has been ended by its own watchdog.
+    tell, it is alive as long as one of the files `signs`, by default events and marks in the scan's records,
+    changes within its lease: a job that hangs for longer has been ended by its own watchdog.
     """
-    claim = records / "claims" / str(number)
+    claim = records / CLAIMS / str(number)
     if not owner:
-        return _age([claim], records) < SIGNED_WITHIN
+        return _age([claim], records) < UNSIGNED
     me = sign("", 0)
     if owner["boot"] == me["boot"]:
         if owner["pids"] == me["pids"]:
@@ -181,8 +205,15 @@ def is_alive(owner: dict[str, Any], records: Path, number: int) -> bool:
             return running
     if not owner["lease"]:
         return True
-    signs = [claim / "owner.json", *records.glob("events*/*.jsonl"), *records.glob("work/*/journal/*.jsonl")]
-    return _age(signs, records) < owner["lease"]
+    if signs is None:
+        signs = [*records.glob("events*/*.jsonl"), *records.glob("work/*/journal/*.jsonl")]
+    return _age([claim / "owner.json", *signs], records) < owner["lease"]
+
+
+def is_this_process(owner: dict[str, Any]) -> bool:
+    """Say whether a claim was signed by the process that asks."""
+    me = sign("", 0)
+    return all(owner.get(name) == me[name] for name in ("boot", "pids", "pid", "started"))
 
 
 def who(owner: dict[str, Any]) -> str:
@@ -217,9 +248,14 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 def write_file(path: Path, data: bytes) -> None:
     """Write a small file that others may read or write at the same time: whole, or as it was."""
-    part = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.part")
+    part = path.with_name(unique(f"{path.name}.part"))
     part.write_bytes(data)
     part.replace(path)
+
+
+def unique(name: str) -> str:
+    """Return a name that no other process uses."""
+    return f"{name}.{socket.gethostname()}-{os.getpid()}"
 
 
 def _line(path: str) -> str:
@@ -273,7 +309,7 @@ def _age(paths: list[Path], folder: Path) -> float:
 
 def _clock(folder: Path) -> float:
     """Return what time it is where `folder` is kept, whose clock may differ from this node's."""
-    probe = folder / f".clock-{socket.gethostname()}-{os.getpid()}"
+    probe = folder / unique(".clock")
     try:
         probe.touch()
         now = probe.stat().st_mtime

@@ -31,9 +31,6 @@ from mpiimg.pipeline.show_plan import as_json, table
 
 log = logging.getLogger("mpiimg")
 
-#: Seconds that a job may take between the end of its watchdog and that of its claim.
-GRACE = 600.0
-
 #: Scans that are named in one message.
 NAMED = 10
 
@@ -289,8 +286,7 @@ def _work(cohort: Cohort, todo: Sequence[Scan], states, sizes: Sequence[int], co
 
 def _serve(cohort: Cohort, queue: deque, states, group, outer: Agreement, options: Options, identity) -> None:
     """Take and do one scan after the other with one group of ranks. Collective in the group."""
-    lease = options.timeout + GRACE if options.timeout else 0.0
-    owner = {**claims.sign(identity, lease), "ranks": group.size}
+    owner = {**claims.sign(identity, options.timeout), "ranks": group.size}
 
     def take_next() -> tuple[Scan, int] | None:
         passed = 0

@@ -7,16 +7,19 @@ import json
 import logging
 import shutil
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 from mpiimg.comm.runtime import Agreement, node_count, on_root, once_a_node, say, stop_on_signals
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
+from mpiimg.io.claims import CLAIMS, Kind
 from mpiimg.io.disk import free_bytes
 from mpiimg.io.events import events_folder
 from mpiimg.io.journal import keep_marks
 from mpiimg.io.store import describe_staged
 from mpiimg.pipeline import rates
 from mpiimg.pipeline.executor import Executor
+from mpiimg.pipeline.lock import Lock, held, remove, take
 from mpiimg.pipeline.plan import (
     Options,
     Recipe,
@@ -40,45 +43,80 @@ log = logging.getLogger("mpiimg")
 REQUEST = "request"
 
 
+@dataclass(frozen=True)
+class _Room:
+    """The folders of a run: its work, which is locked, and its events; and all it made, inner ones first."""
+
+    work: Path
+    events: Path
+    made: tuple[Path, ...]
+    lock: Lock
+
+    def give_back(self) -> None:
+        """Remove what was made for a run of which nothing is to be left."""
+        for folder in self.made:
+            if folder == self.events:
+                shutil.rmtree(folder, ignore_errors=True)
+            # Two that begin at once may both have found no folder; the marks of the other one stay.
+            elif folder == self.work and self.lock.is_first:
+                remove(folder)
+        _remove_empty(self.made)
+        self.lock.release(Kind.FAILED)
+
+
 def run(recipe: Recipe, comm, options: Options, outer: Agreement | None = None) -> Values:
     """Run `recipe` and return the values that it found; the results are in `options.out`. Collective.
 
-    `outer` is the agreement of the whole job, where `comm` is one group of its ranks.
+    `outer` is the agreement of the whole job, where `comm` is one group of its ranks, which
+    has claimed its scan.
 
     Raises
     ------
-    BadInput : the input cannot be used; nothing is left behind
+    BadInput : the input cannot be used, or another run is at work there; nothing is left behind
     RunFailed : a rank raised; the work folder is left, and the same command goes on
     RunStopped : a signal asked for it; likewise
     """
-    records = records_folder(options)
-    work = records / "work" / f"{recipe.stem}.{recipe.tool.removeprefix('mpiimg-')}"
-    events = events_folder(records, recipe.record)
     target = agreed_cpu_target(comm)
     resources = Resources(
         comm.size, options.memory, options.in_memory, node_count(comm), on_root(comm, rates.load)
     ).of(recipe)
     check(recipe, resources)
-    made = on_root(comm, _prepare, recipe, options, work, events, request(recipe, target))
-    before = on_root(comm, seen, recipe)
-    compile_kernels(recipe.kernels, comm)
-    executor = Executor(recipe, comm, options, work, target, resources, events, outer)
+    room = on_root(comm, _prepare, recipe, options, request(recipe, target), outer is not None)
+    with held(room.lock, comm):
+        before = on_root(comm, seen, recipe)
+        compile_kernels(recipe.kernels, comm)
+        executor = Executor(recipe, comm, options, room.work, target, resources, room.events, outer)
+        report = _carry_out(recipe, comm, options, room, executor, before)
+    executor.logbook.end(Exit.PARTIAL if executor.values.get("left_out") else Exit.DONE)
+    on_root(comm, _clean, recipe, options, room, len(executor.values.get("left_out", ())))
+    if log.isEnabledFor(logging.WARNING):
+        for line in beside_actual(report["stages"], every=log.isEnabledFor(logging.INFO)):
+            say(comm, f"mpiimg: {options.label}{line}")
+    return executor.values
+
+
+def _carry_out(recipe: Recipe, comm, options: Options, room: _Room, executor: Executor, before) -> dict:
+    """Execute a recipe and publish its results, if inputs are as they were `before`; return the report.
+
+    Collective. Raises what :func:`run` does, with the end of the run noted.
+    """
     try:
         with stop_on_signals(executor.agreement):
             executor.execute()
             report = executor.report()
             executor.close()  # no rank may hold a staged result open while another describes it
             on_root(comm, check_unchanged, recipe, before)
-            on_root(comm, _publish, recipe, options, work, executor, report)
+            on_root(comm, _publish, recipe, options, room.work, executor, report)
+            return report
     except BadInput as error:
         executor.close()
         executor.logbook.end(Exit.BAD_INPUT, str(error))
         comm.Barrier()  # no rank may still be writing in the folders that are removed
-        on_root(comm, _remove, made, work, events)
+        on_root(comm, room.give_back)
         raise
     except RunStopped:
         executor.close()
-        how = _how_to_go_on(options, work)
+        how = _how_to_go_on(options, room.work)
         executor.logbook.end(Exit.STOPPED, how)
         raise RunStopped(how) from None
     except RunFailed as error:
@@ -90,12 +128,6 @@ def run(recipe: Recipe, comm, options: Options, outer: Agreement | None = None) 
         executor.abandon()
         executor.logbook.end(Exit.FAILED, f"aborted: {error}")
         raise
-    executor.logbook.end(Exit.PARTIAL if executor.values.get("left_out") else Exit.DONE)
-    on_root(comm, _clean, recipe, options, work, len(executor.values.get("left_out", ())))
-    if log.isEnabledFor(logging.WARNING):
-        for line in beside_actual(report["stages"], every=log.isEnabledFor(logging.INFO)):
-            say(comm, f"mpiimg: {options.label}{line}")
-    return executor.values
 
 
 def records_folder(options: Options) -> Path:
@@ -140,8 +172,44 @@ def compile_kernels(parts: Collection[str], comm) -> None:
         once_a_node(comm, lambda: warm.compile_apart(warm.cold(parts)), "compiling kernels")
 
 
-def _prepare(recipe: Recipe, options: Options, work: Path, events: Path, asked: dict) -> list[Path]:
-    """Check that results can be written, and make the folders. Returns those that were made."""
+def _prepare(recipe: Recipe, options: Options, asked: dict, claimed: bool) -> _Room:
+    """Make the folders of a run, lock them unless its scan is `claimed`, and check what goes into them."""
+    records = records_folder(options)
+    work = records / "work" / f"{recipe.stem}.{recipe.tool.removeprefix('mpiimg-')}"
+    events = events_folder(records, recipe.record)
+    made = tuple(folder for folder in (events, work, *work.parents) if not folder.exists())
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        lock = Lock(work) if claimed else take(work, events, options.out, options.timeout)
+    except OSError as error:
+        _remove_empty((work / CLAIMS, *made))
+        raise _unwritable(options, error) from None
+    room = _Room(work, events, made, lock)
+    try:
+        _furnish(recipe, options, room, asked)
+    except BadInput:
+        room.give_back()
+        raise
+    except OSError as error:
+        room.give_back()
+        raise _unwritable(options, error) from None
+    return room
+
+
+def _unwritable(options: Options, error: OSError) -> BadInput:
+    return BadInput(f"{options.out}: cannot write there: {error.strerror}; choose another --out")
+
+
+def _remove_empty(folders: Collection[Path]) -> None:
+    """Remove folders that are empty; others may have put something into them."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _furnish(recipe: Recipe, options: Options, room: _Room, asked: dict) -> None:
+    """Check that results can be written, and have all in its place in the folders that are locked."""
+    work, events = room.work, room.events
     record = work / REQUEST
     earlier = read_request(record)
     names = output_names(recipe)
@@ -149,26 +217,20 @@ def _prepare(recipe: Recipe, options: Options, work: Path, events: Path, asked: 
         present = [name for name in names if (options.out / name).exists()]
         if present:
             if earlier is None:
-                _remove_work(work)  # of a run that died when it had published all
+                remove(work)  # of a run that died when it had published all
             raise BadInput(f"{options.out / present[0]} exists; use --force to overwrite, or another --out")
-    made = [folder for folder in (events, work, *work.parents) if not folder.exists()]
-    try:
-        for folder in ("journal", "outputs"):
-            (work / folder).mkdir(parents=True, exist_ok=True)
-        events.mkdir(exist_ok=True)
-        for log_of_rank in events.glob("*.jsonl"):
-            log_of_rank.unlink()
-        part = record.with_suffix(".part")
-        part.write_text(json.dumps(asked))
-        part.replace(record)
-        (work / LEFT_OUT).unlink(missing_ok=True)
-    except OSError as error:
-        _remove(made, work, events)
-        raise BadInput(f"{options.out}: cannot write there: {error.strerror}; choose another --out") from None
+    for folder in ("journal", "outputs"):
+        (work / folder).mkdir(exist_ok=True)
+    events.mkdir(exist_ok=True)
+    for log_of_rank in events.glob("*.jsonl"):
+        log_of_rank.unlink()
+    part = record.with_suffix(".part")
+    part.write_text(json.dumps(asked))
+    part.replace(record)
+    (work / LEFT_OUT).unlink(missing_ok=True)
     needed = 0 if options.in_memory or earlier == asked else work_bytes(recipe)
     free = free_bytes(work)
     if needed > free:
-        _remove(made, work, events)
         raise BadInput(
             f"{options.out}: {free >> 20} MB free, the work file may take {needed >> 20} MB; "
             "free some, choose another --out, or use --in-memory"
@@ -176,7 +238,6 @@ def _prepare(recipe: Recipe, options: Options, work: Path, events: Path, asked: 
     if earlier not in (None, asked):
         what = changes(earlier, asked)
         log.warning("%s: since the last run changed: %s; what depends on it is made again", work, what)
-    return made
 
 
 def _publish(recipe: Recipe, options: Options, work: Path, executor: Executor, report: dict) -> None:
@@ -209,32 +270,23 @@ def _takes_up(work: Path, earlier: dict | None, asked: dict) -> bool:
     return same and (work / LEFT_OUT).exists()
 
 
-def _clean(recipe: Recipe, options: Options, work: Path, left_out: int) -> None:
+def _clean(recipe: Recipe, options: Options, room: _Room, left_out: int) -> None:
     """Remove the work folder; but keep what serves a run that takes up what this one left out."""
     kept = [stage for stage in static_stages(recipe) if stage.chunk_parameters is not None]
     if left_out and kept and not options.in_memory:
-        (work / LEFT_OUT).touch()
+        (room.work / LEFT_OUT).touch()
         if not options.keep_work:
-            size = _keep_only(kept, work)
+            size = _keep_only(kept, room.work)
             log.warning(
                 "%s keeps what was made of the others (%d MB), so that the same command takes up only the %d "
                 "left out; remove it when you need it no longer",
-                work,
+                room.work,
                 size >> 20,
                 left_out,
             )
     elif not options.keep_work:
-        # First of all, so that what is left if this run dies now is known to be of no use.
-        (work / REQUEST).unlink()
-        _remove_work(work)
-
-
-def _remove_work(work: Path) -> None:
-    """Remove a work folder, and the folder of all of them where that was the last."""
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(work)
-    with contextlib.suppress(OSError):
-        work.parent.rmdir()
+        remove(room.work)
+    room.lock.release(Kind.DONE)
 
 
 def _keep_only(stages: list[Stage], work: Path) -> int:
@@ -246,13 +298,3 @@ def _keep_only(stages: list[Stage], work: Path) -> int:
     shutil.rmtree(work / "outputs")
     keep_marks(work / "journal", [stage.name for stage in stages])
     return sum(path.stat().st_size for path in arrays)
-
-
-def _remove(made: list[Path], *whole: Path) -> None:
-    """Take back the folders that :func:`_prepare` made, those in `whole` with all that is in them."""
-    for folder in made:
-        if folder in whole:
-            shutil.rmtree(folder, ignore_errors=True)
-        else:
-            with contextlib.suppress(OSError):
-                folder.rmdir()

@@ -15,6 +15,7 @@ from mpi import toy
 from tools import sabotage
 from tools.subjects import gunzipped
 
+from mpiimg.io.claims import Kind, read_state
 from mpiimg.io.events import read_events
 from mpiimg.pipeline.run_status import run_status
 
@@ -47,6 +48,11 @@ def goes_on(faulty, name, out):
     assert (out / toy.OUTPUT).read_bytes() == toy.TOYS[name](**toy.LONG[name]).bytes
 
 
+def lock(out, name="smooth") -> Kind:
+    """Return what the last run of a toy has left of its lock."""
+    return read_state(out / "work" / f"{name}.toy").kind
+
+
 @pytest.mark.parametrize(
     ("name", "rank", "stage", "chunk"),
     [
@@ -68,6 +74,7 @@ def test_a_rank_that_is_killed_ends_the_job(faulty, tmp_path, name, rank, stage,
     while run_status(out / "events-toy").state not in ("lost", "failed"):
         assert time.monotonic() < deadline, "still running"
         time.sleep(0.05)
+    assert lock(out, name) in (Kind.DIED, Kind.IN_WORK)  # as above, of rank 0
     goes_on(faulty, name, out)
 
 
@@ -87,6 +94,7 @@ def test_a_rank_that_runs_out_of_memory_ends_the_job_with_one_report(faulty, tmp
     status = run_status(out / "events-toy")
     assert status.state == "failed"
     assert "stage blur-2, chunk 5" in status.why and "MemoryError" in status.why
+    assert lock(out) is Kind.FAILED
     goes_on(faulty, "smooth", out)
 
 
@@ -200,6 +208,7 @@ def test_a_signal_stops_at_a_chunk_boundary_and_says_how_to_go_on(faulty, tmp_pa
     found = run_status(out / "events-toy")
     assert found.state == "stopped"
     assert 0 < sum(stage.done for stage in found.stages) < 30
+    assert lock(out) is Kind.STOPPED
     goes_on(faulty, "smooth", out)
 
 
@@ -210,6 +219,34 @@ def test_a_second_interrupt_ends_at_once(faulty, tmp_path, ranks):
     assert status not in (0, 75), said
     assert "stopped:" not in said
     goes_on(faulty, "smooth", out)
+
+
+# Two runs at once.
+
+
+def test_of_two_runs_in_one_folder_the_second_is_refused_and_the_first_goes_on(faulty, tmp_path):
+    out, pipe = tmp_path / "out", tmp_path / "pipe"
+    os.mkfifo(pipe)
+    command = faulty(0, "blur-2", 5, "hang_in_read", pipe, run=toy_run("smooth", out), ranks=None)
+    first = subprocess.Popen(
+        [str(word) for word in command], stderr=subprocess.PIPE, text=True, env=launch.environment()
+    )
+    with open(pipe, "wb"):  # which waits for the reader
+        second = faulty(0, "nowhere", 0, "die", run=toy_run("smooth", out), ranks=2)
+        done = launch.run(second, timeout=SOON, check=False)
+        there = sorted(path.name for path in out.iterdir())
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(
+        f"mpiimg: error: {out}: another run is at work there ({socket.gethostname()}, process"
+    )
+    assert "wait until it has ended or choose another --out" in line
+    assert there == ["events-toy", "work"]
+    status, said = sabotage.finish(first, SOON)
+    assert status == 0, said
+    assert (out / toy.OUTPUT).read_bytes() == toy.smooth(**toy.LONG["smooth"]).bytes
+    assert run_status(out / "events-toy").state == "done"
+    assert not (out / "work").exists()
 
 
 # Inputs.
