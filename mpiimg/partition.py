@@ -26,7 +26,7 @@ def box_shape(box: Box) -> tuple[int, ...]:
 
 def box_size(box: Box) -> int:
     """Return the number of items in `box`."""
-    return math.prod(box_shape(box))
+    return math.prod([stop - start for start, stop in box])
 
 
 def box_slices(box: Box, origin: Box | None = None) -> tuple[slice, ...]:

@@ -7,6 +7,7 @@ import headers
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.wcs import WCS
 
 from mpiimg.errors import BadInput
 from mpiimg.io.tract import Tract
@@ -83,6 +84,24 @@ def test_coarse_grid_of_real_headers(path):
     wcs = read_wcs(header, path.name)
     wcs.wcs.crpix += 1000
     assert grid_error(wcs, (2000, 2000), None) < 1e-6
+
+
+#: What makes a header one that wcslib cannot read alone, or one that it can; astropy knows all of them.
+TWISTS = {"old TAN with PV": {"PV1_5": 1e-3, "PV2_5": 2e-3}, "with WCSAXES": {"WCSAXES": 2}, "as it is": {}}
+
+
+@pytest.mark.parametrize("twist", TWISTS)
+@pytest.mark.parametrize("kind", SENSORS)
+def test_headers_are_read_as_astropy_reads_them(kind, twist):
+    header = SENSORS[kind].copy()
+    header.update(TWISTS[twist])
+    x, y = np.random.default_rng(5).uniform(-100, 4100, (2, 50))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = WCS(header)
+    wcs = read_wcs(header, kind)
+    assert np.array_equal(to_sky(wcs, x, y), theirs.all_pix2world(x, y, 0))
+    assert np.array_equal(wcs.pixel_scale_matrix, theirs.pixel_scale_matrix)
 
 
 def test_cubic_tables_are_lagranges():

@@ -13,7 +13,7 @@ from mpiimg.io.exposure import ExposureRef, survey_order
 from mpiimg.io.exposure_facts import CARDS, SENSOR_CARDS, Facts, ReadOptions, noise_facts, zero_point
 from mpiimg.io.fits import Extension, FitsFile, read_headers
 from mpiimg.io.fits_writing import own_history
-from mpiimg.io.wcs import read_wcs, wcs_text
+from mpiimg.io.wcs import checked_text
 
 #: Names of extensions, in upper case, by what they hold.
 ROLES = {
@@ -327,5 +327,4 @@ def _wcs(facts: Facts) -> str:
     """Return the celestial coordinates as header text, having checked that they work."""
     # An extension inherits from the primary header what it does not say itself.
     header = facts.header if "CTYPE1" in facts.header else facts.primary
-    read_wcs(header, facts.where)
-    return wcs_text(header)
+    return checked_text(header, facts.where)

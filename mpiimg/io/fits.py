@@ -83,13 +83,13 @@ def read_headers(path: Path) -> FitsFile:
                 images.append(
                     Extension(
                         Plane(path, number),
-                        header.copy(),
+                        header,
                         str(header.get("EXTNAME", "")).strip().upper(),
                         header.get("EXTVER", 1),
                         (header["NAXIS2"], header["NAXIS1"]),
                     )
                 )
-        primary = hdus[0].header.copy()
+        primary = hdus[0].header
     return FitsFile(path, status.st_size, status.st_mtime_ns, primary, tuple(images))
 
 

@@ -245,8 +245,12 @@ def _numbers(keys, name, count, kinds, where):
 def _meets(polygon, box):
     """Say whether a polygon (n, 2) of x and y and the pixels of `box` share any area or edge.
 
-    The polygon is clipped by one side of the box after the other (Sutherland and Hodgman).
+    They do where a corner of the polygon lies in the box. Else the polygon is clipped by one side of the box
+    after the other (Sutherland and Hodgman).
     """
+    low, high = (np.array([box[1][k], box[0][k]]) - 0.5 for k in (0, 1))
+    if ((polygon >= low) & (polygon <= high)).all(axis=1).any():
+        return True
     for axis, (start, stop) in ((1, box[0]), (0, box[1])):
         for sign, limit in ((1.0, start - 0.5), (-1.0, stop - 0.5)):
             beyond = sign * (polygon[:, axis] - limit)

@@ -97,8 +97,7 @@ def rounds(
     for number in todo:
         shares[owners[number]].append(number)
     exchanged = exchanged_needs(stage, placed)
-    at_once = max(sum(_gathered_bytes(stage, need, theirs) for need in exchanged) for theirs in shares)
-    if at_once <= limit:
+    if all(sum(_gathered_bytes(stage, need, theirs) for need in exchanged) <= limit for theirs in shares):
         return [shares]
     longest = max(map(len, shares))
     return [[theirs[first : first + batch] for theirs in shares] for first in range(0, longest, batch)]

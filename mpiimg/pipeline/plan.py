@@ -187,7 +187,7 @@ def bind(stage: Stage, resources: Resources, placed: Mapping[str, Placement], to
     ------
     BadInput : the run may not stage, and a rank cannot hold its share
     """
-    section = _bind(stage, resources, placed, todo)
+    section = _bind(stage, predict.chunk_bytes(stage), resources, placed, todo)
     if section.peak > resources.memory and resources.in_memory:
         raise BadInput(
             f"stage {stage.name} needs {_megabytes(section.peak)} MB a rank and has "
@@ -198,11 +198,14 @@ def bind(stage: Stage, resources: Resources, placed: Mapping[str, Placement], to
 
 
 def _bind(
-    stage: Stage, resources: Resources, placed: Mapping[str, Placement], todo: Iterable[int]
+    stage: Stage,
+    sizes: ChunkBytes,
+    resources: Resources,
+    placed: Mapping[str, Placement],
+    todo: Iterable[int],
 ) -> Section:
     numbers = np.fromiter(todo, dtype=np.int64)
     partition = _partition(stage, resources.ranks, numbers)
-    sizes = predict.chunk_bytes(stage)
     batch = _batch(stage, sizes, resources)
     owners = partition.owners()
     new = {
@@ -284,22 +287,29 @@ def static_plan(recipe: Recipe, resources: Resources) -> list[tuple[Stage, Secti
     ------
     BadInput : a rank has too little memory; says what would do
     """
-    check(recipe, resources)
+    stages = _sized(recipe)
+    _check(stages, recipe.baseline, resources)
     resources = resources.of(recipe)
-    plan = _bind_all(static_stages(recipe), resources)
+    plan = _bind_all(stages, resources)
     worst = max((section for _, section in plan), key=lambda section: section.peak, default=None)
     if worst is not None and worst.peak > resources.memory:
-        raise BadInput(_in_memory_remedy(recipe, resources, worst))
+        raise BadInput(_in_memory_remedy(stages, resources, worst))
     return plan
 
 
-def _bind_all(stages: Sequence[Stage], resources: Resources) -> list[tuple[Stage, Section]]:
+def _sized(recipe: Recipe) -> list[tuple[Stage, ChunkBytes]]:
+    """Return every stage with what its chunks read and write, which takes a while where there are many."""
+    return [(stage, predict.chunk_bytes(stage)) for stage in static_stages(recipe)]
+
+
+def _bind_all(sized: Sequence[tuple[Stage, ChunkBytes]], resources: Resources) -> list[tuple[Stage, Section]]:
     placed: dict[str, Placement] = {}
     plan = []
-    for stage in stages:
+    stages = [stage for stage, _ in sized]
+    for stage, sizes in sized:
         kept = still_read(stages, stage.name)
         placed = {name: placement for name, placement in placed.items() if name in kept}
-        section = _bind(stage, resources, placed, range(len(stage.grid)))
+        section = _bind(stage, sizes, resources, placed, range(len(stage.grid)))
         for name in section.spilled:
             placed[name] = dataclasses.replace(placed[name], memory=False)
         placed.update({placement.array.name: placement for placement in section.placements})
@@ -314,7 +324,11 @@ def check(recipe: Recipe, resources: Resources) -> None:
     ------
     BadInput : says how much memory would do
     """
-    least, stage = least_memory(recipe, resources.ranks)
+    _check(_sized(recipe), recipe.baseline, resources)
+
+
+def _check(sized: Sequence[tuple[Stage, ChunkBytes]], baseline: int, resources: Resources) -> None:
+    least, stage = _least_of(sized, baseline)
     if least > resources.memory:
         raise BadInput(
             f"stage {stage} needs {_megabytes(least)} MB a rank and has {resources.memory >> 20}: one chunk "
@@ -323,18 +337,21 @@ def check(recipe: Recipe, resources: Resources) -> None:
         )
 
 
-def least_memory(recipe: Recipe, ranks: int = 1) -> tuple[int, str]:
+def least_memory(recipe: Recipe) -> tuple[int, str]:
     """Return the least bytes a rank that a staged run can do with, and the stage that needs them.
 
-    It hardly depends on the number of ranks: a rank holds one chunk, all arrays lie in files.
+    It does not depend on the number of ranks: a rank holds one chunk, all arrays lie in files.
     """
-    needs = ((_least(stage, recipe.baseline), stage.name) for stage in static_stages(recipe))
-    return max(needs, default=(recipe.baseline, ""))
+    return _least_of(_sized(recipe), recipe.baseline)
 
 
-def _least(stage: Stage, baseline: int) -> int:
+def _least_of(sized: Sequence[tuple[Stage, ChunkBytes]], baseline: int) -> tuple[int, str]:
+    needs = ((_least(stage, sizes, baseline), stage.name) for stage, sizes in sized)
+    return max(needs, default=(baseline, ""))
+
+
+def _least(stage: Stage, sizes: ChunkBytes, baseline: int) -> int:
     """Return the least memory in which a stage runs from files alone: more of it lets more be in flight."""
-    sizes = predict.chunk_bytes(stage)
     low, high = baseline, 1 << 62
     need = baseline + predict.files_only_bytes(stage, sizes, 1)
     while low < high and stage.kind == "sink":
@@ -347,9 +364,10 @@ def _least(stage: Stage, baseline: int) -> int:
     return max(need, high) if stage.kind == "sink" else need
 
 
-def _in_memory_remedy(recipe: Recipe, resources: Resources, worst: Section) -> str:
+def _in_memory_remedy(
+    stages: Sequence[tuple[Stage, ChunkBytes]], resources: Resources, worst: Section
+) -> str:
     """Say what would let a run in memory go: staging, more memory, more ranks; each of them was tried."""
-    stages = static_stages(recipe)
 
     def peak(ranks: int, memory: int) -> int:
         plan = _bind_all(stages, dataclasses.replace(resources, ranks=ranks, memory=memory))
@@ -359,7 +377,7 @@ def _in_memory_remedy(recipe: Recipe, resources: Resources, worst: Section) -> s
     while peak(resources.ranks, memory) > memory:
         memory = peak(resources.ranks, memory)
     enough = None
-    most = max(len(stage.grid) for stage in stages)
+    most = max(len(stage.grid) for stage, _ in stages)
     ranks = resources.ranks
     while enough is None and ranks < most:
         ranks = min(2 * ranks, most)

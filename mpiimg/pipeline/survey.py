@@ -299,12 +299,11 @@ def patch_cards(survey: Survey, values: Values, done: Sequence[str]) -> list[dic
     """
     points = values["zero_points"]
     found = []
-    for number, patch in enumerate(survey.layout.patches):
-        members = [
-            survey.exposures[f.exposure]
-            for f in survey.layout.footprints
-            if f.patch == number and np.isfinite(points[f.exposure])
-        ]
+    meeting: list[list[ExposureRef]] = [[] for _ in survey.layout.patches]
+    for part in survey.layout.footprints:
+        if np.isfinite(points[part.exposure]):
+            meeting[part.patch].append(survey.exposures[part.exposure])
+    for patch, members in zip(survey.layout.patches, meeting, strict=True):
         dates = [
             ref.mjd + days
             for ref in members

@@ -96,10 +96,13 @@ class Layout:
         found = []
         for number, footprint in enumerate(self.footprints):
             start = first[footprint.patch]
+            top, bottom = footprint.box[0]
             for k, band in enumerate(self._bands[footprint.patch]):
-                box = _common(band, footprint.box)
-                if box is not None:
-                    found.append((number, start + k, box))
+                # Most bands of a patch lie above or below: there are too many of them to look closer.
+                if top < band[0][1] and bottom > band[0][0]:
+                    box = _common(band, footprint.box)
+                    if box is not None:
+                        found.append((number, start + k, box))
         return tuple(found)
 
     @cached_property
