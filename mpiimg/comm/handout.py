@@ -8,6 +8,7 @@ import numpy as np
 
 from mpiimg.comm.redistribute import Traffic
 from mpiimg.comm.runtime import Agreement
+from mpiimg.comm.waiting import wait_until
 
 #: Tags of a block, and of the message that no more will come.
 BLOCK_TAG, GIVE_UP_TAG = 1, 2
@@ -71,13 +72,13 @@ def _read(blocks, owners, wanted, keep, comm, agreement, where, traffic):
                     traffic.bytes_sent += block.nbytes
                     traffic.messages += 1
             while len(pending) > BLOCKS_AHEAD:
-                pending.pop(0)[0].Wait()
+                wait_until(pending.pop(0)[0].Test)
         except Exception as error:
             agreement.record(error, f"{where}, chunk {number}")
     for owner in {int(owners[n]) for n in remaining} - {0}:
         comm.send(None, owner, GIVE_UP_TAG)
     for request, _ in pending:
-        request.Wait()
+        wait_until(request.Test)
 
 
 def _receive(mine, empty, keep, comm, agreement, where):
@@ -86,7 +87,7 @@ def _receive(mine, empty, keep, comm, agreement, where):
     failed = False
     status = MPI.Status()
     for number in mine:
-        comm.Probe(source=0, status=status)
+        wait_until(lambda: comm.Iprobe(source=0, status=status))
         if status.Get_tag() == GIVE_UP_TAG:
             comm.recv(source=0, tag=GIVE_UP_TAG)
             return

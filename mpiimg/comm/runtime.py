@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from mpiimg.comm.segments import remove_stale_segments
+from mpiimg.comm.waiting import meet, wait_until
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
 
 log = logging.getLogger("mpiimg")
@@ -125,6 +126,7 @@ def on_root(comm, function: Callable, *arguments, where: str | None = None) -> A
             outcome = None, error
         except Exception as error:
             outcome = None, RunFailed(_report(comm, where or getattr(function, "__name__", "start"), error))
+    meet(comm)
     result, error = comm.bcast(outcome)
     if error is not None:
         raise error
@@ -133,9 +135,6 @@ def on_root(comm, function: Callable, *arguments, where: str | None = None) -> A
 
 def once_a_node(comm, function: Callable[[], None], where: str) -> None:
     """Call `function` on one rank of each node, while the others sleep. Collective.
-
-    They sleep and do not spin, as ranks do in a collective: where there are
-    more ranks than cores, the one that works needs a core.
 
     Raises
     ------
@@ -150,9 +149,7 @@ def once_a_node(comm, function: Callable[[], None], where: str) -> None:
             function()
         except Exception as error:
             report = _report(comm, where, error)
-    everyone = comm.Ibarrier()
-    while not everyone.Test():
-        time.sleep(0.05)
+    meet(comm)
     node.Free()
     failures = list(filter(None, comm.allgather(report)))
     if failures:
@@ -228,7 +225,8 @@ class Agreement:
         elif self.stop_requested:
             state = self.STOP
         states = np.empty(self._comm.size, dtype=np.uint8)
-        self._comm.Allgather(np.array([2 * state + self._warned], dtype=np.uint8), states)
+        mine = np.array([2 * state + self._warned], dtype=np.uint8)
+        wait_until(self._comm.Iallgather(mine, states).Test)
         for _ in range(int((states & 1).sum()) - self._warned):
             self._comm.recv(tag=WARNING_TAG)
         self._warned = False
@@ -242,11 +240,14 @@ class Agreement:
         raise BadInput(error) if worst == self.BAD else RunFailed(report)
 
     def wait(self) -> None:
-        """Wait until all ranks are here, leaving the cores to those that still work. Collective."""
+        """Wait until all ranks are here, telling them meanwhile of a request to stop. Collective."""
         arrived = self._comm.Ibarrier()
-        while not arrived.Test():
+
+        def ready() -> bool:
             self.interrupted()
-            time.sleep(0.02)
+            return arrived.Test()
+
+        wait_until(ready)
 
     def close(self) -> None:
         """Release the communicator, once all ranks have settled. Collective."""

@@ -18,6 +18,7 @@ from mpiimg.comm.handout import hand_out
 from mpiimg.comm.memory import anonymous_peak, give_back, resident_peak, restart_peak
 from mpiimg.comm.redistribute import Traffic, redistribute
 from mpiimg.comm.runtime import Agreement, on_root, progress, say
+from mpiimg.comm.waiting import meet
 from mpiimg.errors import BadInput
 from mpiimg.io.raw import FileEnds, write_fully
 from mpiimg.io.store import MemoryStore, StagedStore
@@ -268,6 +269,7 @@ class Executor:
             except Exception as error:
                 self.agreement.record(error, f"stage {stage.name}, chunk {number}")
         self.logbook.wait("sizes of all ranks")
+        meet(self.comm)
         sizes = self.comm.allgather(sum(map(len, members)))
         start = position + sum(sizes[: self.comm.rank])
         self._guarded(lambda: _write_members(descriptor, members, start), f"stage {stage.name}")

@@ -13,6 +13,7 @@ import numpy as np
 
 import mpiimg
 from mpiimg.comm.runtime import on_root
+from mpiimg.comm.waiting import meet
 from mpiimg.errors import BadInput
 from mpiimg.io.journal import Journal, Mark, checksum, read_marks
 from mpiimg.io.nifti import Image
@@ -129,6 +130,7 @@ class Marks:
                 mark = marks[marked[i]]
                 if _sums(blocks) == mark.blocks or self._moved(stage, marked[i], mark):
                     good.append(marked[i])
+        meet(self._comm)
         return {number for numbers in self._comm.allgather(good) for number in numbers}
 
     def _set_aside(self, stage: Stage, marks: Mapping[int, Mark]) -> None:
