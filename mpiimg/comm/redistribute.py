@@ -59,30 +59,33 @@ def redistribute(
     """
     me, dtype = comm.rank, np.dtype(dtype)
     mine = np.flatnonzero(owners == me)
+    here = boxes[mine]
     results = [np.empty(box_shape(box), dtype) for box in wanted[me]]
-    places = [tuple(map(tuple, box)) for box in boxes[mine].tolist()]
+    places = [tuple(map(tuple, box)) for box in here.tolist()]
 
     def own(i, part):
         return blocks[int(mine[i])][box_slices(part, places[i])]
 
-    for which, i, part in _parts(boxes[mine], wanted[me]):
+    for which, i, part in _parts(here, wanted[me]):
         results[which][box_slices(part, wanted[me][which])] = own(i, part)
     if comm.size == 1:
         return results
 
-    send = [
-        [] if rank == me else [own(i, part) for _, i, part in _parts(boxes[mine], theirs)]
-        for rank, theirs in enumerate(wanted)
-    ]
-    send_counts = np.array([sum(piece.size for piece in pieces) for pieces in send])
+    takers, every = _by_taker(wanted, boxes.shape[1])
+    pieces, send_counts = [], np.zeros(comm.size, dtype=np.int64)
+    for taker, box in _near(here, takers, every, me):
+        for _, i, part in _parts(here, [box]):
+            pieces.append(own(i, part))
+            send_counts[taker] += pieces[-1].size
     incoming = [(which, owners[i], part) for which, i, part in _parts(boxes, wanted[me]) if owners[i] != me]
     receive_counts = np.zeros(comm.size, dtype=np.int64)
     for _, owner, part in incoming:
         receive_counts[owner] += box_size(part)
 
-    packed = _pack([piece for pieces in send for piece in pieces], int(send_counts.sum()), dtype)
+    packed = _pack(pieces, int(send_counts.sum()), dtype)
     received = np.empty(receive_counts.sum(), dtype)
-    longest = max(sum(box_size(box) for box in theirs) for theirs in wanted)
+    sizes = (every[..., 1] - every[..., 0]).prod(axis=1)
+    longest = int(np.bincount(takers, weights=sizes, minlength=1).max())
     _alltoall(packed, send_counts, received, receive_counts, longest, comm)
     if traffic is not None:
         traffic.exchanges += 1
@@ -96,6 +99,25 @@ def redistribute(
         results[which][box_slices(part, wanted[me][which])] = piece.reshape(box_shape(part))
         place[owner] += size
     return results
+
+
+def _by_taker(wanted: Sequence[Sequence[Box]], axes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return rank and box of all that anybody wants, (n,) and (n, axes, 2), rank by rank."""
+    takers = np.repeat(np.arange(len(wanted)), [len(theirs) for theirs in wanted])
+    every = np.array([box for theirs in wanted for box in theirs], np.int64)
+    return takers, every.reshape(len(takers), axes, 2)
+
+
+def _near(here: np.ndarray, takers: np.ndarray, every: np.ndarray, me: int) -> list[tuple[int, Box]]:
+    """List what others want around the boxes of this rank, which lie close together, in the order given.
+
+    One look at all boxes finds them: what all ranks want is too much to go through one by one.
+    """
+    if not len(here):
+        return []
+    start, stop = here[..., 0].min(axis=0), here[..., 1].max(axis=0)
+    meets = ((every[..., 0] < stop) & (every[..., 1] > start)).all(axis=1) & (takers != me)
+    return list(zip(takers[meets].tolist(), every[meets].tolist(), strict=True))
 
 
 def _pack(pieces: Sequence[np.ndarray], items: int, dtype: np.dtype) -> np.ndarray:
