@@ -8,14 +8,14 @@ import pytest
 from numba.core.dispatcher import Dispatcher
 
 from mpiimg import cli
-from mpiimg.kernels import coadd, cosmics, median, nlmeans, otsu, robust, tensor, vmath, warm, warp
+from mpiimg.kernels import coadd, cosmics, median, nlmeans, otsu, piesno, robust, tensor, vmath, warm, warp
 
 
 def signatures():
     """Return how many types each kernel is compiled for."""
     return {
         f"{module.__name__}.{name}": len(kernel.signatures)
-        for module in (median, nlmeans, otsu, tensor, vmath, cosmics, warp, coadd, robust)
+        for module in (median, nlmeans, otsu, piesno, tensor, vmath, cosmics, warp, coadd, robust)
         for name, kernel in vars(module).items()
         if isinstance(kernel, Dispatcher)
     }

@@ -35,8 +35,11 @@ def compile_mask() -> None:
 
 
 def compile_denoise() -> None:
-    """Call the kernels of denoising likewise."""
-    from mpiimg.kernels import nlmeans
+    """Call the kernels of denoising and of its noise level likewise."""
+    from mpiimg.kernels import nlmeans, piesno
+
+    for dtype in (np.int16, np.uint16, np.float32):
+        piesno.piesno(np.arange(1, 61).reshape(5, 3, 4).astype(dtype), 1)
 
     inside = np.ones((2, 3, 4), dtype=bool)
     for patch, search in ((1, 5), (2, 5)):

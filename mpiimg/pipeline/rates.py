@@ -34,7 +34,7 @@ DEFAULTS: Rates = {
     # voxels, times what is looked at for each
     "median": 3.3e-9,
     "nlmeans": 8.0e-10,
-    "piesno": 2.8e-8,
+    "piesno": 2.0e-9,
     "estimate": 1.2e-8,
     "fit-wls": 8.0e-9,
     "fit-ols": 5.5e-9,

@@ -1,6 +1,6 @@
 """Noise level: PIESNO by slice where there is a noise background, else dipy's estimate by volume.
 
-PIESNO is dipy's function, called on one chunk; the estimate gives the bits of dipy's.
+Both give the bits of dipy's functions, PIESNO slice by slice.
 """
 
 from __future__ import annotations
@@ -120,10 +120,9 @@ def piesno(image: Image, dwi: Array, mask: Array, coils: int, method: str) -> St
     """
 
     def partial(chunk, block, mask_block):
-        from dipy.denoise.noise_estimate import piesno
+        from mpiimg.kernels import piesno
 
-        values = finite(image.scaled(block[:, 0]))
-        sigma, noise = piesno(np.moveaxis(values, 0, -1), coils, return_mask=True)
+        sigma, noise = piesno.piesno(finite(image.scaled(block[:, 0])), coils)
         return sigma, np.count_nonzero(noise), np.count_nonzero(noise & (mask_block[0] != 0))
 
     def finish(rows):
@@ -144,8 +143,8 @@ def piesno(image: Image, dwi: Array, mask: Array, coils: int, method: str) -> St
     reads = (Need(dwi), Need(mask))
     known = {
         "cost": ("piesno", float(np.prod(dwi.shape))),
-        # Values, their squares as float32, and those of them that are sorted.
-        "scratch": dwi.shape[0] * dwi.shape[2] * dwi.shape[3] * (value_bytes(image) + 4 + 4),
+        # Values, those of them that share their leading bits or are sorted, and counts by digit.
+        "scratch": dwi.shape[0] * dwi.shape[2] * dwi.shape[3] * (value_bytes(image) + 8) + (2 << 20),
     }
     return reduction("piesno", grid, reads, partial, ((3,), "float64"), finish, parameters, **known)
 
