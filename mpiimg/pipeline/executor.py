@@ -113,6 +113,8 @@ class Executor:
             self.staged.close()
         self.agreement.close()
         self.abandon()
+        # A group of ranks goes on with the next scan.
+        give_back()
 
     def abandon(self) -> None:
         """Release what this rank can release alone, after an error inside an exchange."""
