@@ -133,6 +133,14 @@ def on_root(comm, function: Callable, *arguments, where: str | None = None) -> A
     return result
 
 
+def _ranks_of_this_node(comm):
+    """Return a communicator of the ranks that share this rank's node; to be freed. Collective."""
+    from mpi4py import MPI
+
+    meet(comm)
+    return comm.Split_type(MPI.COMM_TYPE_SHARED)
+
+
 def once_a_node(comm, function: Callable[[], None], where: str) -> None:
     """Call `function` on one rank of each node, while the others sleep. Collective.
 
@@ -140,9 +148,7 @@ def once_a_node(comm, function: Callable[[], None], where: str) -> None:
     ------
     RunFailed : it raised on some node
     """
-    from mpi4py import MPI
-
-    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    node = _ranks_of_this_node(comm)
     report = None
     if node.rank == 0:
         try:
@@ -347,7 +353,7 @@ def memory_per_rank(comm, ranks_a_node: int | None = None) -> int:
     """
     from mpi4py import MPI
 
-    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    node = _ranks_of_this_node(comm)
     share = _node_memory() * 9 // 10 // (ranks_a_node or node.size)
     node.Free()
     return comm.allreduce(share, MPI.MIN)
@@ -355,9 +361,7 @@ def memory_per_rank(comm, ranks_a_node: int | None = None) -> int:
 
 def node_count(comm) -> int:
     """Return how many nodes the ranks of `comm` are on. Collective."""
-    from mpi4py import MPI
-
-    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    node = _ranks_of_this_node(comm)
     count = comm.allreduce(int(node.rank == 0))
     node.Free()
     return count
