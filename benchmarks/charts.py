@@ -6,39 +6,88 @@ import math
 import statistics
 from pathlib import Path
 
+from report import STUDY, TITLES
+
+#: Colours of mpiimg, of the other systems, and of what the study measured elsewhere.
+OURS, OTHERS, THEIRS = "tab:orange", "tab:blue", "lightgrey"
+
 
 def bars(rows: list[dict], path: Path) -> list[str]:
-    """Draw the CPU-seconds of each system that got through, a panel a workload; return their order."""
+    """Draw the CPU-seconds of each system that got through, and below them the study's figures.
+
+    A column a workload, a row a table: medians as bars and ranges as lines, of the first size that there are
+    rows of. Return what was drawn, in order.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    from matplotlib.ticker import FuncFormatter, NullFormatter
 
-    workloads = list(dict.fromkeys(row["workload"] for row in rows))
-    figure, panels = pyplot.subplots(1, len(workloads), figsize=(6 * len(workloads), 4), squeeze=False)
+    rows = [row for row in rows if row["size"] == rows[0]["size"] and row["limit"] is None]
+    rows = [row for row in rows if row["result"] == "done" and not row["by_steps"]]
+    workloads = [name for name in STUDY if any(row["workload"] == name for row in rows)]
+    if not workloads:
+        return []
+    shape = len(TITLES) + 1, len(workloads)
+    figure, panels = pyplot.subplots(
+        *shape, figsize=(6.5 * shape[1], 9.5), squeeze=False, height_ratios=(10, 9, 5)
+    )
     drawn = []
-    for panel, workload in zip(panels[0], workloads, strict=True):
-        values: dict[str, list[float]] = {}
-        for row in rows:
-            if row["workload"] == workload and row["result"] == "done" and not row["by_steps"]:
-                values.setdefault(row["system"], []).append(row["cpu_seconds"])
-        medians = {name: statistics.median(found) for name, found in values.items()}
-        names = sorted(medians, key=medians.get, reverse=True)
-        colours = ["tab:orange" if name.startswith("mpiimg") else "tab:blue" for name in names]
-        drawn_bars = panel.barh(names, [medians[name] for name in names], color=colours)
-        panel.bar_label(drawn_bars, fmt="%.3g", padding=2)
-        panel.set(xscale="log", xlabel="CPU-seconds, all processes", title=workload)
-        # Bars begin at a power of ten, and leave room for what stands beside them.
-        least, most = min(medians.values()), max(medians.values())
-        panel.set_xlim(10 ** math.floor(math.log10(least)), 2 * most)
-        panel.xaxis.set_minor_formatter(NullFormatter())
-        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        drawn += [f"{workload}: {name}" for name in names]
+    for column, workload in zip(panels.T, workloads, strict=True):
+        for panel, table in zip(column, TITLES, strict=False):
+            mine = [row for row in rows if row["workload"] == workload and table in row["tables"]]
+            drawn += [f"{workload}, {table}: {name}" for name in draw_measured(panel, mine)]
+            panel.set_title(f"{workload}, {TITLES[table].partition(':')[0]}", fontsize=11)
+        drawn += [f"{workload}, study: {name}" for name in draw_study(column[-1], workload)]
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=100)
     pyplot.close(figure)
     return drawn
+
+
+def draw_measured(panel, rows: list[dict]) -> list[str]:
+    """Draw the median of each system with its range; return the systems, the slowest first."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        values.setdefault(row["system"], []).append(row["cpu_seconds"])
+    medians = {name: statistics.median(found) for name, found in values.items()}
+    names = sorted(medians, key=medians.get, reverse=True)
+    serial = medians.get("serial")
+    labels = [
+        f"{medians[name]:.3g} s" + (f", {medians[name] / serial:.2g} x" if serial else "") for name in names
+    ]
+    several = any(len(found) > 1 for found in values.values())
+    ranges = [[medians[n] - min(values[n]) for n in names], [max(values[n]) - medians[n] for n in names]]
+    colours = [OURS if name.startswith("mpiimg") else OTHERS for name in names]
+    found = panel.barh(
+        names, [medians[name] for name in names], color=colours, capsize=2, xerr=ranges if several else None
+    )
+    panel.bar_label(found, labels, padding=4, fontsize=9)
+    scale(panel, medians.values(), "CPU-seconds of all processes (x: times serial)")
+    return names
+
+
+def draw_study(panel, workload: str) -> list[str]:
+    """Draw what the study measured, on its own machines, of those that got through; return them."""
+    known = {name: figures[0] for name, figures in STUDY[workload].items() if not isinstance(figures[0], str)}
+    names = sorted(known, key=known.get, reverse=True)
+    found = panel.barh(names, [known[name] for name in names], color=THEIRS, hatch="//", edgecolor="grey")
+    panel.bar_label(found, [f"{known[name]:g} min" for name in names], padding=4, fontsize=9)
+    what = {"neuro": "one subject", "astro": "24 visits"}[workload]
+    panel.set_title(f"{workload}, the study's own figures ({what})", fontsize=11)
+    scale(panel, known.values(), "minutes on 16 nodes, 2017")
+    return names
+
+
+def scale(panel, values, label: str) -> None:
+    """Let bars begin at a power of ten, and leave room for what stands beside them."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    panel.set_xscale("log")
+    panel.set_xlabel(label)
+    panel.set_xlim(10 ** math.floor(math.log10(min(values))), 6 * max(values))
+    panel.xaxis.set_minor_formatter(NullFormatter())
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def roofline(peaks: dict[str, float], slopes: dict[str, float], rows: list[dict], path: Path) -> list[str]:

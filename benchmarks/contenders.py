@@ -51,6 +51,26 @@ STEP_OF_STAGE = {
 
 
 @dataclass(frozen=True)
+class Case:
+    """How a system is to run.
+
+    Parameters
+    ----------
+    workers : processes or threads that work at once
+    steps : let it finish each step before the next, so that steps can be told apart
+    memory : bytes that it is told it may take, and above which it is killed
+    timeout : seconds
+    block_radius : how far around a voxel denoising looks for patches
+    """
+
+    workers: int
+    steps: bool = False
+    memory: int | None = None
+    timeout: float | None = None
+    block_radius: int = 5
+
+
+@dataclass(frozen=True)
 class System:
     """A system in one workload.
 
@@ -61,9 +81,11 @@ class System:
     program : file in systems/, or a tool of mpiimg
     needs : modules without which it cannot run
     flags : more arguments
-    tables : "same" where it calls the same functions as the others, "best" where it does its best
-    mpi : started by mpiexec, and told of its steps by run.json
-    ranks : how many, where not as many as the others have workers
+    tables : "same" where it calls the same functions as the others, "best" where it does its best; none where
+        it runs under a limit of memory only
+    shared : file in systems/ that starts the system for several programs; its lines count as well
+    mpi : started by mpiexec, and told of its steps by its events
+    ranks : how many ranks or workers, where not as many as the others have
     """
 
     name: str
@@ -72,6 +94,7 @@ class System:
     needs: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     tables: tuple[str, ...] = ("same", "best")
+    shared: str | None = None
     mpi: bool = False
     ranks: int | None = None
 
@@ -79,9 +102,10 @@ class System:
     def is_tool(self) -> bool:
         return not self.program.endswith(".py")
 
-    def lines(self) -> int | None:
+    def lines(self) -> int:
         """Return the lines of code of its program; none of the user's own for a tool."""
-        return 0 if self.is_tool else lines.count_file(PROGRAMS / self.program)
+        files = [] if self.is_tool else [self.program, self.shared]
+        return sum(lines.count_file(PROGRAMS / name) for name in files if name)
 
     def lacking(self) -> str:
         """Return what it needs and is not there, "" if nothing."""
@@ -92,18 +116,19 @@ class System:
         ]
         return ", ".join(missing)
 
-    def command(self, source: Path, out: Path, workers: int, steps: bool, memory: int | None) -> list[str]:
+    def command(self, source: Path, out: Path, case: Case) -> list[str]:
         """Return the command that runs it on the input in `source`."""
         here = Path(sys.executable).parent
-        workers = self.ranks or workers
+        workers = self.ranks or case.workers
         launcher = [str(here / "mpiexec"), "-n", str(workers)] if self.mpi else []
-        if self.is_tool:
-            limits = ["--memory", str(memory // workers)] if memory else ["--in-memory"]
-            given = TOOL_ARGUMENTS[self.workload](source)
-            return [*launcher, str(here / self.program), *given, "--out", str(out), *self.flags, *limits]
         flags = [flag.format(workers=workers) for flag in self.flags]
-        limits = ["--memory", str(memory)] if memory else []
-        given = [str(source), str(out), "--workers", str(workers), *["--steps"] * steps]
+        flags += ["--block-radius", str(case.block_radius)] * (self.workload == "neuro")
+        if self.is_tool:
+            limits = ["--memory", str(case.memory // workers)] if case.memory else ["--in-memory"]
+            given = TOOL_ARGUMENTS[self.workload](source)
+            return [*launcher, str(here / self.program), *given, "--out", str(out), *flags, *limits]
+        limits = ["--memory", str(case.memory)] if case.memory else []
+        given = [str(source), str(out), "--workers", str(workers), *["--steps"] * case.steps]
         return [*launcher, sys.executable, str(PROGRAMS / self.program), *given, *flags, *limits]
 
 
@@ -120,13 +145,27 @@ TOOL_ARGUMENTS: Mapping[str, Callable[[Path], list[str]]] = {
 }
 
 ASTRO = ("astroscrappy", "ccdproc", "reproject")
+DASK = {"needs": ("dask", "distributed"), "shared": "dask_client.py"}
+SPARK = {"needs": ("pyspark", "java"), "shared": "spark_context.py"}
+
+#: What the name of a system ends with that runs on one worker where two have too little memory.
+ONE_WORKER = ", one worker"
+ALONE = {"tables": (), "ranks": 1}
+
+
+def with_astro(known: dict) -> dict:
+    return known | {"needs": known["needs"] + ASTRO}
+
 
 SYSTEMS = (
     System("serial", "neuro", "neuro_serial.py", ("dipy",)),
     System("dipy, OpenMP", "neuro", "neuro_serial.py", ("dipy",), ("--threads", "{workers}")),
-    System("Dask delayed", "neuro", "neuro_dask_delayed.py", ("dask", "distributed")),
-    System("Dask array", "neuro", "neuro_dask_array.py", ("dask", "distributed")),
-    System("Spark", "neuro", "neuro_spark.py", ("pyspark", "java")),
+    System("Dask delayed", "neuro", "neuro_dask_delayed.py", **DASK),
+    System("Dask delayed" + ONE_WORKER, "neuro", "neuro_dask_delayed.py", **DASK, **ALONE),
+    System("Dask array", "neuro", "neuro_dask_array.py", **DASK),
+    System("Dask array" + ONE_WORKER, "neuro", "neuro_dask_array.py", **DASK, **ALONE),
+    System("Spark", "neuro", "neuro_spark.py", **SPARK),
+    System("Spark" + ONE_WORKER, "neuro", "neuro_spark.py", **SPARK, **ALONE),
     System("TensorFlow", "neuro", "neuro_tensorflow.py", ("tensorflow",), tables=("best",)),
     System("TensorFlow, dipy by escape", "neuro", "neuro_tensorflow.py", ("tensorflow",), ("--function",)),
     System("mpiimg, their functions", "neuro", "neuro_mpiimg.py", ("mpi4py",), tables=("same",), mpi=True),
@@ -142,52 +181,54 @@ SYSTEMS = (
     System("mpiimg", "neuro", "mpiimg-neuro", ("mpi4py",), tables=("best",), mpi=True),
     System("mpiimg, one rank", "neuro", "mpiimg-neuro", ("mpi4py",), tables=("best",), mpi=True, ranks=1),
     System("serial", "astro", "astro_serial.py", ASTRO),
-    System("Dask delayed", "astro", "astro_dask.py", ("dask", "distributed", *ASTRO)),
-    System("Spark", "astro", "astro_spark.py", ("pyspark", "java", *ASTRO)),
+    System("Dask delayed", "astro", "astro_dask.py", **with_astro(DASK)),
+    System("Dask delayed" + ONE_WORKER, "astro", "astro_dask.py", **with_astro(DASK), **ALONE),
+    System("Spark", "astro", "astro_spark.py", **with_astro(SPARK)),
+    System("Spark" + ONE_WORKER, "astro", "astro_spark.py", **with_astro(SPARK), **ALONE),
     System(
         "mpiimg, their functions", "astro", "astro_mpiimg.py", ("mpi4py", *ASTRO), tables=("same",), mpi=True
+    ),
+    System(
+        "mpiimg, their functions, one rank",
+        "astro",
+        "astro_mpiimg.py",
+        ("mpi4py", *ASTRO),
+        tables=("same",),
+        mpi=True,
+        ranks=1,
     ),
     System("mpiimg", "astro", "mpiimg-astro", ("mpi4py",), tables=("best",), mpi=True),
     System("mpiimg, one rank", "astro", "mpiimg-astro", ("mpi4py",), tables=("best",), mpi=True, ranks=1),
     System("serial", "regroup", "regroup_serial.py"),
-    System("Dask delayed", "regroup", "regroup_dask_delayed.py", ("dask", "distributed")),
-    System("Dask array, rechunked", "regroup", "regroup_dask.py", ("dask", "distributed")),
-    System("Spark", "regroup", "regroup_spark.py", ("pyspark", "java")),
+    System("Dask delayed", "regroup", "regroup_dask_delayed.py", **DASK),
+    System("Dask delayed" + ONE_WORKER, "regroup", "regroup_dask_delayed.py", **DASK, **ALONE),
+    System("Dask array, rechunked", "regroup", "regroup_dask.py", **DASK),
+    System("Dask array, rechunked" + ONE_WORKER, "regroup", "regroup_dask.py", **DASK, **ALONE),
+    System("Spark", "regroup", "regroup_spark.py", **SPARK),
+    System("Spark" + ONE_WORKER, "regroup", "regroup_spark.py", **SPARK, **ALONE),
     System("TileDB", "regroup", "regroup_tiledb.py", ("tiledb",)),
     System("mpiimg", "regroup", "regroup_mpiimg.py", ("mpi4py",), mpi=True),
+    System("mpiimg, one rank", "regroup", "regroup_mpiimg.py", ("mpi4py",), mpi=True, ranks=1),
 )
 
 
-def run(
-    system: System,
-    source: Path,
-    out: Path,
-    workers: int,
-    steps: bool = False,
-    memory: int | None = None,
-    timeout: float | None = None,
-) -> dict:
+def run(system: System, source: Path, out: Path, case: Case) -> dict:
     """Run a system once under the meter and return what it took.
-
-    Parameters
-    ----------
-    source, out : folders
-    workers : processes or threads that work at once
-    steps : let it finish each step before the next, so that steps can be told apart
-    memory : bytes that it is told it may take, and above which it is killed
-    timeout : seconds
 
     Returns
     -------
     dict
-        result ("done", "out of memory", "timeout" or "failed: ..."), seconds, cpu_seconds, peak_pss,
-        processes, and steps: (seconds, CPU-seconds) by name.
+        result ("done", "out of memory", "timeout", "refused: ..." or "failed: ..."), seconds, cpu_seconds,
+        peak_pss, peak_kept, processes, steps: (seconds, CPU-seconds) by name, and recorded: the CPU-seconds
+        of mpiimg's own record.
     """
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     report, log = out.with_suffix(".json"), out.with_suffix(".log")
-    limits = ["--limit", str(memory)] * bool(memory) + ["--timeout", str(timeout)] * bool(timeout)
-    command = system.command(source, out, workers, steps, memory)
+    limits = ["--limit", str(case.memory)] * bool(case.memory) + ["--timeout", str(case.timeout)] * bool(
+        case.timeout
+    )
+    command = system.command(source, out, case)
     with open(log, "w") as file:
         subprocess.run(
             [sys.executable, str(HERE / "meter.py"), "--report", str(report), *limits, "--", *command],
@@ -199,8 +240,9 @@ def run(
     found = json.loads(report.read_text())
     return {
         "result": outcome(found, log.read_text()),
-        **{key: found[key] for key in ("seconds", "cpu_seconds", "peak_pss", "processes")},
-        "steps": steps_of(out, found),
+        **{key: found[key] for key in ("seconds", "cpu_seconds", "peak_pss", "peak_kept", "processes")},
+        "steps": steps_between(marks_of(out, found), found),
+        "recorded": recorded(out),
     }
 
 
@@ -211,28 +253,61 @@ def outcome(found: dict, log: str) -> str:
     if found["status"] == 0:
         return "done"
     said = [line.strip() for line in log.splitlines() if line.strip()]
-    return f"failed: {said[-1][:120]}" if said else f"failed: status {found['status']}"
+    # Status 2 says that the command asks for what cannot be.
+    how = "refused" if found["status"] == 2 else "failed"
+    return f"{how}: {said[-1][:200]}" if said else f"{how}: status {found['status']}"
 
 
-def steps_of(out: Path, found: dict) -> dict[str, tuple[float, float]]:
-    """Return (seconds, CPU-seconds over all processes) of each step of a run."""
+def marks_of(out: Path, found: dict) -> list[tuple[str, float]]:
+    """Return which step ended when (monotonic clock): by the marks of a program, or the events of mpiimg."""
     if (out / "steps.json").exists():
-        times, spent = np.array(found["samples"]).T
-        steps, before = {}, found["started"]
-        for step, moment in json.loads((out / "steps.json").read_text()):
-            cpu = np.interp([before, moment], times, spent)
-            steps[step] = (moment - before, float(cpu[1] - cpu[0]))
-            before = moment
-        return steps
+        return [(step, moment) for step, moment in json.loads((out / "steps.json").read_text())]
+    events = [
+        json.loads(line)
+        for path in (out / "events").glob("*.jsonl")
+        for line in path.read_text().splitlines()
+    ]
+    started, ended = [], {}
+    for event in events:
+        moment = event["time"] - found["started_at"] + found["started"]
+        if event["event"] == "stage":
+            started.append(moment)
+        elif event["event"] == "ended":
+            # A stage has ended where it has on every rank.
+            ended[event["stage"]] = max(moment, ended.get(event["stage"], moment))
+    if not ended:
+        return []
+    ends = sorted(ended.items(), key=lambda one: one[1])
+    return [("start-up", min(started)), *((step_of(stage), moment) for stage, moment in ends)]
+
+
+def step_of(stage: str) -> str:
+    """Return the step that a stage of mpiimg belongs to."""
+    return next((step for start, step in STEP_OF_STAGE.items() if stage.startswith(start)), "other")
+
+
+def steps_between(marks: list[tuple[str, float]], found: dict) -> dict[str, tuple[float, float]]:
+    """Return (seconds, CPU-seconds over all processes, by the meter) of each step."""
+    times, spent = np.array(found["samples"]).T
+    steps: dict[str, tuple[float, float]] = {}
+    before = found["started"]
+    for step, moment in marks:
+        cpu = np.interp([before, moment], times, spent)
+        seconds, known = steps.get(step, (0.0, 0.0))
+        steps[step] = (seconds + moment - before, known + float(cpu[1] - cpu[0]))
+        before = moment
+    return steps
+
+
+def recorded(out: Path) -> dict[str, float]:
+    """Return the CPU-seconds of each step as the stages of mpiimg count them; nothing for other systems."""
     if not (out / "run.json").exists():
         return {}
-    steps: dict[str, tuple[float, float]] = {}
+    steps: dict[str, float] = {}
     for stage in json.loads((out / "run.json").read_text())["stages"]:
-        known = [step for start, step in STEP_OF_STAGE.items() if stage["stage"].startswith(start)]
-        seconds, cpu = steps.get(known[0] if known else "other", (0.0, 0.0))
-        steps[known[0] if known else "other"] = (seconds + stage["seconds"], cpu + stage["cpu_seconds"])
-    took, cpu = (sum(column) for column in zip(*steps.values(), strict=True))
-    return {"start-up": (found["seconds"] - took, found["cpu_seconds"] - cpu), **steps}
+        step = step_of(stage["stage"])
+        steps[step] = steps.get(step, 0.0) + stage["cpu_seconds"]
+    return steps
 
 
 def result_file(out: Path, name: str) -> Path:

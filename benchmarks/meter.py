@@ -5,7 +5,8 @@
 Memory is the sum of proportional set sizes (PSS), in which a page that several
 processes share counts once; it is sampled. CPU time is that of the kernel's
 accounts, in which orphans are included, since this program adopts them. Above
-`--limit` all processes are killed, as a memory cgroup would.
+`--limit` all processes are killed, as a memory cgroup would: pages of files, such
+as those of libraries, do not count there, since the kernel drops them instead.
 """
 
 from __future__ import annotations
@@ -51,15 +52,17 @@ def descendants(root: int) -> dict[tuple[int, int], float]:
     return below
 
 
-def pss(pid: int) -> int:
-    """Return the proportional set size of a process in bytes; 0 if it has ended."""
+def held_by(pid: int) -> tuple[int, int]:
+    """Return the proportional set size of a process in bytes, and what of it is no page of a file.
+
+    Both are 0 if it has ended.
+    """
     try:
-        for line in Path("/proc", str(pid), "smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
+        lines = Path("/proc", str(pid), "smaps_rollup").read_text().splitlines()
     except OSError:
-        pass
-    return 0
+        return 0, 0
+    found = {line.split()[0]: int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss")}
+    return found["Pss:"], found["Pss_Anon:"] + found["Pss_Shmem:"]
 
 
 class Meter:
@@ -67,18 +70,18 @@ class Meter:
 
     def __init__(self):
         self.cpu: dict[tuple[int, int], float] = {}
-        self.peak = self.processes = 0
+        self.peak = self.kept_peak = self.processes = 0
         self.samples: list[tuple[float, float]] = []
 
     def sample(self) -> int:
-        """Take a sample; return the bytes that all processes hold together."""
+        """Take a sample; return the bytes that all processes hold together and that cannot be dropped."""
         below = descendants(os.getpid())
         self.cpu.update(below)
         self.samples.append((time.monotonic(), sum(self.cpu.values())))
-        held = sum(pss(pid) for pid, _ in below)
-        self.peak = max(self.peak, held)
+        held, kept = (sum(sizes) for sizes in zip((0, 0), *(held_by(pid) for pid, _ in below), strict=True))
+        self.peak, self.kept_peak = max(self.peak, held), max(self.kept_peak, kept)
         self.processes = max(self.processes, len(below))
-        return held
+        return kept
 
 
 def measure(command: list[str], limit: int | None = None, timeout: float | None = None) -> dict:
@@ -94,15 +97,16 @@ def measure(command: list[str], limit: int | None = None, timeout: float | None 
     -------
     dict
         status (negative: a signal), ended ("itself", "memory" or "timeout"), started (monotonic clock),
-        seconds, cpu_seconds, peak_pss (bytes), processes (most at one time), and samples of
-        (monotonic clock, CPU-seconds until then).
+        started_at (the same moment in seconds since 1970), seconds, cpu_seconds, peak_pss and, without pages
+        of files, peak_kept (bytes), processes (most at one time), and samples of (monotonic clock,
+        CPU-seconds until then).
     """
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    meter, ended, started = Meter(), "itself", time.monotonic()
+    meter, ended, started, started_at = Meter(), "itself", time.monotonic(), time.time()
     process = subprocess.Popen(command, env={**os.environ, "BENCH_STARTED": repr(started)})
     while process.poll() is None:
-        held = meter.sample()
-        if limit is not None and held > limit:
+        kept = meter.sample()
+        if limit is not None and kept > limit:
             ended = "memory"
         elif timeout is not None and time.monotonic() - started > timeout:
             ended = "timeout"
@@ -113,13 +117,18 @@ def measure(command: list[str], limit: int | None = None, timeout: float | None 
     seconds = time.monotonic() - started
     _reap_rest(meter)
     accounted = os.times()
+    cpu_seconds = max(accounted.children_user + accounted.children_system, sum(meter.cpu.values()))
+    # What came after the last sample counts for the last steps.
+    meter.samples.append((started + seconds, cpu_seconds))
     return {
         "status": process.returncode,
         "ended": ended,
         "started": started,
+        "started_at": started_at,
         "seconds": seconds,
-        "cpu_seconds": max(accounted.children_user + accounted.children_system, sum(meter.cpu.values())),
+        "cpu_seconds": cpu_seconds,
         "peak_pss": meter.peak,
+        "peak_kept": meter.kept_peak,
         "processes": meter.processes,
         "samples": meter.samples,
     }

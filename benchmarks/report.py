@@ -35,19 +35,37 @@ STUDY = {
 }
 
 
-def markdown(rows: list[dict], where: dict[str, str]) -> str:
-    """Return all tables of the measured rows, under a line of the conditions."""
-    parts = ["  ".join(f"{name} {value}" for name, value in where.items())]
-    for workload in dict.fromkeys(row["workload"] for row in rows):
-        mine = [row for row in rows if row["workload"] == workload]
-        if workload == "regroup":
-            parts += ["## volumes to blocks of voxels", whole_table(mine), steps_table(workload, mine, False)]
-            continue
-        for table, title in TITLES.items():
-            chosen = [row for row in mine if table in row["tables"]]
-            parts += [f"## {workload}, {title}", whole_table(chosen), steps_table(workload, chosen)]
-        parts += [f"## {workload}, in the study, whose systems these were", study_table(workload)]
+def markdown(rows: list[dict]) -> str:
+    """Return all tables of the measured rows, by size and workload, under the conditions of each size."""
+    parts = []
+    for size in dict.fromkeys(row["size"] for row in rows):
+        of_size = [row for row in rows if row["size"] == size]
+        conditions = dict.fromkeys(said_of(row["where"]) for row in of_size)
+        parts += [f"# size {size}", "\n".join(conditions)]
+        for workload in dict.fromkeys(row["workload"] for row in of_size):
+            parts += tables_of(workload, [row for row in of_size if row["workload"] == workload])
+    for workload in STUDY:
+        parts += [f"# {workload}, in the study, whose systems these were", study_table(workload)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def said_of(where: dict[str, str]) -> str:
+    return "  ".join(f"{name} {value}" for name, value in where.items())
+
+
+def tables_of(workload: str, rows: list[dict]) -> list[str]:
+    """Return the tables of a workload with their titles."""
+    free, parts = [row for row in rows if row["limit"] is None], []
+    if workload == "regroup":
+        parts += ["## regroup, volumes to blocks of voxels", whole_table(free)]
+        parts += [steps_table(workload, free, False)]
+    else:
+        for table, title in TITLES.items():
+            chosen = [row for row in free if table in row["tables"]]
+            parts += [f"## {workload}, {title}", whole_table(chosen), steps_table(workload, chosen)]
+    if len(free) < len(rows):
+        parts += [f"## {workload}, under a limit of memory", limits_table(rows)]
+    return parts
 
 
 def by_system(rows: list[dict], by_steps: bool) -> dict[str, list[dict]]:
@@ -101,7 +119,7 @@ def steps_table(workload: str, rows: list[dict], by_steps: bool = True) -> str:
 
     Parameters
     ----------
-    by_steps : False where every run is
+    by_steps : False where every run is; what mpiimg's own record has then stands below what the meter has
     """
     systems = {name: found for name, found in by_system(rows, by_steps).items() if found}
     if not systems:
@@ -114,10 +132,53 @@ def steps_table(workload: str, rows: list[dict], by_steps: bool = True) -> str:
         "|---" * (len(names) + 1) + "|",
     ]
     for name, found in systems.items():
-        spent = [[row["steps"][step][1] for row in found if step in row["steps"]] for step in names]
-        cells = [f"{statistics.median(values):.3g}" if values else "" for values in spent]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        measured = [{step: cpu for step, (_, cpu) in row["steps"].items()} for row in found]
+        lines.append(steps_line(name, measured, names))
+        if not by_steps and any(row.get("recorded") for row in found):
+            lines.append(steps_line(f"{name}, by its own record", [row["recorded"] for row in found], names))
     return "\n".join(lines)
+
+
+def steps_line(name: str, found: list[dict[str, float]], steps: tuple[str, ...]) -> str:
+    spent = [[one[step] for one in found if step in one] for step in steps]
+    cells = [f"{statistics.median(values):.3g}" if values else "" for values in spent]
+    return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def limits_table(rows: list[dict]) -> str:
+    """Return how each system ended without a limit of memory and under each, and what failures said."""
+    limits = sorted({row["limit"] for row in rows if row["limit"]}, reverse=True)
+    lines = [
+        "| system | no limit | " + " | ".join(f"{limit / 1e6:g} MB" for limit in limits) + " |",
+        "|---" * (len(limits) + 2) + "|",
+    ]
+    said = []
+    for name in dict.fromkeys(row["system"] for row in rows):
+        cells = []
+        for limit in (None, *limits):
+            wanted = (name, limit, False)
+            found = [row for row in rows if (row["system"], row["limit"], row["by_steps"]) == wanted]
+            cells.append(ending(found))
+            if found and ":" in found[-1]["result"] and limit:
+                said.append(f"- {name}, {limit / 1e6:g} MB: {found[-1]['result']}")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines += ["", "Pages of files, such as those of libraries, do not count here."]
+    return "\n".join(lines + [""] * bool(said) + said)
+
+
+def ending(rows: list[dict]) -> str:
+    """Return in a few words how runs of a system ended, with the most memory and CPU time they took."""
+    if not rows:
+        return ""
+    done = [row for row in rows if row["result"] == "done"]
+    if done:
+        return f"{median(done, 'peak_kept') / 1e6:.0f} MB, {median(done, 'cpu_seconds'):.3g} CPU-s"
+    how = rows[-1]["result"].partition(":")[0]
+    return {
+        "out of memory": "**killed**, above the limit",
+        "timeout": f"**no end** in {rows[-1].get('seconds', 0):.0f} s",
+        "refused": "refused in one line",
+    }.get(how, how if how == "not installed" else f"**{how}**")
 
 
 def study_table(workload: str) -> str:

@@ -3,28 +3,15 @@
 from collections import defaultdict
 
 import astro_kernels as kernels
-import dask
+import numpy as np
 from dask import delayed
-from dask.distributed import Client, wait
+from dask_client import client
 from program import run
 
 
 def pipeline(options, clock):
     patches = kernels.read_patches(options.source)
-    memory = options.memory // options.workers if options.memory else "auto"
-    with Client(
-        n_workers=options.workers, threads_per_worker=1, memory_limit=memory, dashboard_address=None
-    ) as client:
-
-        def finish(step, values):
-            """Compute now what is to be timed."""
-            if clock.steps:
-                (values,) = dask.persist(values)
-                wait(values)
-            clock.mark(step)
-            return values
-
-        clock.mark("start-up")
+    with client(options, clock) as (dask, finish):
         paths = kernels.list_exposures(options.source)
         exposures = finish("ingest", [delayed(kernels.read_exposure)(path) for path in paths])
         calibrated = finish("calibrate", [delayed(kernels.calibrate)(exposure) for exposure in exposures])
@@ -38,10 +25,15 @@ def pipeline(options, clock):
         coadds = [delayed(kernels.coadd, nout=2)(*one) for one in zip(pieces, patches, strict=True)]
         coadds = finish("coadd", coadds)
         found = [delayed(kernels.detect)(*coadd, patch) for coadd, patch in zip(coadds, patches, strict=True)]
-        coadds, catalogues = client.gather(client.compute([delayed(list)(coadds), delayed(list)(found)]))
-        clock.mark("detect")
-    kernels.write(options.out, patches, coadds, catalogues)
-    clock.mark("write")
+        found = finish("detect", found)
+        # Workers write their patches, so that no coadd goes through this process.
+        written = [
+            delayed(kernels.write_patch)(options.out, patch, *coadd)
+            for coadd, patch in zip(coadds, patches, strict=True)
+        ]
+        sources = dask.gather(dask.compute(found + written))[: len(found)]
+        kernels.write_catalogue(options.out, np.concatenate(sources))
+        clock.mark("write")
 
 
 if __name__ == "__main__":

@@ -196,10 +196,3 @@ def write_patch(out: Path, patch: Patch, image: np.ndarray, error: np.ndarray) -
 def write_catalogue(out: Path, sources: np.ndarray) -> None:
     """Write the sources of all patches."""
     Table(sources, names=("x", "y", "flux", "peak")).write(out / "catalogue.fits", overwrite=True)
-
-
-def write(out: Path, patches: list[Patch], coadds: list, sources: list[np.ndarray]) -> None:
-    """Write all results."""
-    for patch, coadd in zip(patches, coadds, strict=True):
-        write_patch(out, patch, *coadd)
-    write_catalogue(out, np.concatenate(sources))

@@ -153,7 +153,7 @@ def pipeline(options, clock):
     found = runtime.on_root(comm, inspect, options.source)
     memory = options.memory // options.workers if options.memory else runtime.memory_per_rank(comm)
     made = recipe(*found)
-    given = Options(options.out, memory, in_memory=True)
+    given = Options(options.out, memory, in_memory=options.memory is None)
     raise SystemExit(runtime.guard(comm, lambda: run_recipe(made, comm, given) and Exit.DONE))
 
 

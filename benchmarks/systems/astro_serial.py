@@ -3,17 +3,23 @@
 from collections import defaultdict
 
 import astro_kernels as kernels
+import numpy as np
 from program import run
 
 
 def pipeline(options, clock):
     patches = kernels.read_patches(options.source)
+
+    def finish(step, values):
+        """End a step; without steps, an exposure goes through all of them before the next is read."""
+        values = list(values) if clock.steps else values
+        clock.mark(step)
+        return values
+
     clock.mark("start-up")
     paths = kernels.list_exposures(options.source)
-    exposures = [kernels.read_exposure(path) for path in paths]
-    clock.mark("ingest")
-    calibrated = [kernels.calibrate(exposure) for exposure in exposures]
-    clock.mark("calibrate")
+    exposures = finish("ingest", map(kernels.read_exposure, paths))
+    calibrated = finish("calibrate", map(kernels.calibrate, exposures))
     pieces = defaultdict(list)
     for path, planes in zip(paths, calibrated, strict=True):
         header = kernels.read_header(path)
@@ -21,11 +27,14 @@ def pipeline(options, clock):
             pieces[patch.name].append(kernels.warp(planes, header, patch, box))
     clock.mark("warp")
     patches = [patch for patch in patches if patch.name in pieces]
-    coadds = [kernels.coadd(pieces[patch.name], patch) for patch in patches]
-    clock.mark("coadd")
-    catalogues = [kernels.detect(*coadd, patch) for coadd, patch in zip(coadds, patches, strict=True)]
-    clock.mark("detect")
-    kernels.write(options.out, patches, coadds, catalogues)
+    coadds = finish("coadd", (kernels.coadd(pieces.pop(patch.name), patch) for patch in patches))
+    found = zip(patches, coadds, strict=True)
+    found = finish("detect", ((patch, coadd, kernels.detect(*coadd, patch)) for patch, coadd in found))
+    sources = []
+    for patch, coadd, detected in found:
+        kernels.write_patch(options.out, patch, *coadd)
+        sources.append(detected)
+    kernels.write_catalogue(options.out, np.concatenate(sources))
     clock.mark("write")
 
 

@@ -1,49 +1,48 @@
 """Astronomy on Spark, by RDDs of exposures, of pieces by patch, and of patches, as the study wrote it."""
 
 import astro_kernels as kernels
+import numpy as np
 from program import run
-from pyspark import StorageLevel
-from spark_context import context
+from spark_context import context, first
 
 
 def pipeline(options, clock):
-    patches = {patch.name: patch for patch in kernels.read_patches(options.source)}
-    with context(options) as spark:
-
-        def finish(step, rdd):
-            """Compute now what is to be timed."""
-            if clock.steps:
-                rdd = rdd.persist(StorageLevel.MEMORY_AND_DISK)
-                rdd.count()
-            clock.mark(step)
-            return rdd
+    patches, out = kernels.read_patches(options.source), options.out.absolute()
+    places = {patch.name: place for place, patch in enumerate(patches)}
+    with context(options, clock) as (spark, finish):
 
         def warp(pair):
             path, planes = pair
             header = kernels.read_header(path)
             # The order of exposures goes with the pieces, since a shuffle does not keep it.
             return [
-                (patch.name, (path, kernels.warp(planes, header, patch, box)))
-                for patch, box in kernels.overlaps(header, list(patches.values()))
+                (places[patch.name], (path, kernels.warp(planes, header, patch, box)))
+                for patch, box in kernels.overlaps(header, patches)
             ]
 
         def coadd(pair):
-            name, pieces = pair
-            pieces = [piece for _, piece in sorted(pieces, key=lambda one: one[0])]
-            return name, kernels.coadd(pieces, patches[name])
+            place, pieces = pair
+            return place, kernels.coadd([piece for _, piece in sorted(pieces, key=first)], patches[place])
 
-        clock.mark("start-up")
+        def detect(pair):
+            place, made = pair
+            return place, (made, kernels.detect(*made, patches[place]))
+
+        def write(pair):
+            place, (made, sources) = pair
+            # Tasks write their patches, so that no coadd goes through the driver.
+            kernels.write_patch(out, patches[place], *made)
+            return place, sources
+
         paths = spark.parallelize(kernels.list_exposures(options.source), 4 * options.workers)
         exposures = finish("ingest", paths.map(lambda path: (path, kernels.read_exposure(path))))
         calibrated = finish("calibrate", exposures.mapValues(kernels.calibrate))
         pieces = finish("warp", calibrated.flatMap(warp))
-        coadds = finish("coadd", pieces.groupByKey(4 * options.workers).map(coadd))
-        found = coadds.map(lambda pair: (*pair, kernels.detect(*pair[1], patches[pair[0]]))).collect()
-        clock.mark("detect")
-    places = {name: place for place, name in enumerate(patches)}
-    names, coadds, sources = zip(*sorted(found, key=lambda one: places[one[0]]), strict=True)
-    kernels.write(options.out, [patches[name] for name in names], coadds, sources)
-    clock.mark("write")
+        # A patch a partition: their places are their hashes.
+        coadds = finish("coadd", pieces.groupByKey(len(patches)).map(coadd))
+        found = finish("detect", coadds.map(detect)).map(write).collect()
+        kernels.write_catalogue(out, np.concatenate([sources for _, sources in sorted(found, key=first)]))
+        clock.mark("write")
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@ import dask.array as da
 import neuro_kernels as kernels
 import numpy as np
 from dask import delayed
-from dask.distributed import Client, wait
+from dask_client import client
 from program import run
 
 
-def denoise(block, mask, sigma):
-    return kernels.denoise(block[..., 0], mask, sigma)[..., None]
+def denoise(block, mask, sigma, radius):
+    return kernels.denoise(block[..., 0], mask, sigma, radius)[..., None]
 
 
 def fit(block, mask, gradients):
@@ -21,32 +21,21 @@ def fit(block, mask, gradients):
 
 def pipeline(options, clock):
     gradients, affine = kernels.read_gradients(options.source), kernels.read_affine(options.source)
-    shape = kernels.read_shape(options.source)
-    memory = options.memory // options.workers if options.memory else "auto"
-    with Client(
-        n_workers=options.workers, threads_per_worker=1, memory_limit=memory, dashboard_address=None
-    ) as client:
-
-        def finish(step, array):
-            """Compute now what is to be timed."""
-            if clock.steps:
-                array = client.persist(array)
-                wait(array)
-            clock.mark(step)
-            return array
-
-        clock.mark("start-up")
-        read = delayed(kernels.read_data)(options.source)
-        data = da.from_delayed(read, shape, np.float32).rechunk((*shape[:3], 1))
-        data = finish("ingest", data)
+    shape = kernels.read_shape(options.source)[:3]
+    with client(options, clock) as (dask, finish):
+        # A .nii.gz can be read from the front only: it is split once, and workers read their volumes.
+        paths = kernels.split_volumes(options.source, options.out)
+        volumes = [da.from_delayed(delayed(np.load)(path), shape, np.float32) for path in paths]
+        data = finish("ingest", da.stack(volumes, axis=-1))
         b0 = data[..., gradients.b0s_mask]
         clock.mark("filter")
         mean = finish("mean", b0.mean(axis=-1, dtype=np.float64).astype(np.float32))
-        mask = client.compute(mean.map_blocks(kernels.brain_mask, dtype=bool)).result()
+        mask = dask.compute(mean.map_blocks(kernels.brain_mask, dtype=bool)).result()
         clock.mark("mask")
-        known = client.scatter(mask, broadcast=True)
-        denoised = finish("denoise", data.map_blocks(denoise, known, options.sigma, dtype=np.float32))
-        slabs = (-(-shape[0] // (4 * options.workers)), *shape[1:3], -1)
+        known = dask.scatter(mask, broadcast=True)
+        method = {"sigma": options.sigma, "radius": options.block_radius}
+        denoised = finish("denoise", data.map_blocks(denoise, known, **method, dtype=np.float32))
+        slabs = (-(-shape[0] // (4 * options.workers)), *shape[1:], -1)
         denoised = finish("regroup", denoised.rechunk(slabs))
         inside = da.from_array(mask[..., None], chunks=(*slabs[:3], 1))
         maps = da.map_blocks(

@@ -33,17 +33,13 @@ def read_data(source: Path) -> np.ndarray:
     return nibabel.load(source / "dwi.nii.gz").get_fdata(dtype=np.float32)
 
 
-def read_volumes(source: Path) -> list[np.ndarray]:
-    """Return each volume; what is read once is not held twice."""
-    return list(np.moveaxis(read_data(source), -1, 0))
-
-
-def split_volumes(source: Path, out: Path) -> int:
-    """Write each volume to a file of its own, out/volume-N.npy; return how many there are."""
-    volumes = read_volumes(source)
-    for v, volume in enumerate(volumes):
-        np.save(out / f"volume-{v}.npy", volume)
-    return len(volumes)
+def split_volumes(source: Path, out: Path) -> list[Path]:
+    """Write each volume to a file of its own, with one in memory at a time; return the files."""
+    image = nibabel.load(source / "dwi.nii.gz", keep_file_open=True)
+    paths = [out.absolute() / f"volume-{v}.npy" for v in range(image.shape[-1])]
+    for v, path in enumerate(paths):
+        np.save(path, np.asarray(image.dataobj[..., v], np.float32))
+    return paths
 
 
 def mean_of(total: np.ndarray, count: int) -> np.ndarray:
@@ -60,14 +56,14 @@ def brain_mask(mean: np.ndarray) -> np.ndarray:
     return mask.astype(bool)
 
 
-def denoise(volume: np.ndarray, mask: np.ndarray, sigma: float, threads: int = 1) -> np.ndarray:
+def denoise(volume: np.ndarray, mask: np.ndarray, sigma: float, radius: int, threads: int = 1) -> np.ndarray:
     """Return a volume denoised in its mask by dipy's voxelwise non-local means, the method of the study."""
     return nlmeans(
         np.asarray(volume, np.float32),
         sigma,
         mask=mask,
         patch_radius=1,
-        block_radius=5,
+        block_radius=radius,
         rician=True,
         num_threads=threads,
         method="classic",

@@ -32,13 +32,13 @@ def brain(img):
     )
 
 
-def denoise(img, offsets, sigma):
+def denoise(img, offsets, sigma, radius):
     """Declare denoising, a volume a chunk; what is written are the voxels in the mask."""
     volumes, depth = img.shape[:2]
 
     def work(chunk, block, inside):
         inside = inside != 0
-        return (kernels.denoise(img.scaled(block[0]).T, inside.T, sigma).T[inside][None],)
+        return (kernels.denoise(img.scaled(block[0]).T, inside.T, sigma, radius).T[inside][None],)
 
     return Stage(
         "denoise",
@@ -47,7 +47,7 @@ def denoise(img, offsets, sigma):
         (Need(img.array("dwi")), Need(mask.volume(img, "mask", "uint8"))),
         (Array("denoised", "vn", (volumes, offsets[-1]), "float32"),),
         work,
-        {"sigma": sigma},
+        {"sigma": sigma, "block_radius": radius},
         offsets=offsets,
     )
 
@@ -67,7 +67,7 @@ def fit(img, offsets, gradients):
     )
 
 
-def recipe(subject, gradients, sigma):
+def recipe(subject, gradients, *method):
     img, names = subject.dwi, {"fa.nii.gz": (0,), "md.nii.gz": (1,)}
     inside = mask.volume(img, "mask", "uint8")
 
@@ -84,7 +84,7 @@ def recipe(subject, gradients, sigma):
             lambda values: mask.b0_mean(img, img.array("dwi"), subject.gradients.b0),
             lambda values: brain(img),
             lambda values: mask.count_voxels(img, inside, "the mask"),
-            lambda values: denoise(img, values["offsets"], sigma),
+            lambda values: denoise(img, values["offsets"], *method),
             lambda values: fit(img, values["offsets"], gradients),
             lambda values: image.write_dense(
                 "mask.nii.gz", img, (Need(inside),), lambda chunk, block: block, None, "uint8"
@@ -93,7 +93,7 @@ def recipe(subject, gradients, sigma):
         ],
         values={"offsets": tuple(np.arange(img.shape[1] + 1) * img.shape[2] * img.shape[3])},
         documents=lambda values: {},
-        parameters={"sigma": sigma},
+        parameters={"method": method},
         sources=subject.sources(),
         record="run.json",
     )
@@ -103,9 +103,9 @@ def pipeline(options, clock):
     comm = runtime.world()
     paths = [str(options.source / name) for name in ("dwi.nii.gz", "dwi.bval", "dwi.bvec")]
     subject = runtime.on_root(comm, inspect_subject, *paths)
-    made = recipe(subject, kernels.read_gradients(options.source), options.sigma)
+    made = recipe(subject, kernels.read_gradients(options.source), options.sigma, options.block_radius)
     memory = options.memory // options.workers if options.memory else runtime.memory_per_rank(comm)
-    given = Options(options.out, memory, in_memory=True)
+    given = Options(options.out, memory, in_memory=options.memory is None)
     raise SystemExit(runtime.guard(comm, lambda: run_recipe(made, comm, given) and Exit.DONE))
 
 

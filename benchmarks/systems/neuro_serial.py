@@ -16,11 +16,11 @@ def pipeline(options, clock):
     clock.mark("mean")
     mask = kernels.brain_mask(mean)
     clock.mark("mask")
-    denoised = np.empty_like(data)
+    method = options.sigma, options.block_radius, options.threads
     for v in range(data.shape[-1]):
-        denoised[..., v] = kernels.denoise(data[..., v], mask, options.sigma, options.threads)
+        data[..., v] = kernels.denoise(data[..., v], mask, *method)
     clock.mark("denoise")
-    signal = denoised[mask]
+    signal = data[mask]
     clock.mark("regroup")
     maps = kernels.fit(signal, gradients)
     clock.mark("fit")

@@ -3,27 +3,15 @@
 import neuro_kernels as kernels
 import numpy as np
 from program import run
-from pyspark import StorageLevel
-from spark_context import context
+from spark_context import context, first
 
 
 def pipeline(options, clock):
     gradients, affine = kernels.read_gradients(options.source), kernels.read_affine(options.source)
-    sigma = options.sigma
-    with context(options) as spark:
-
-        def finish(step, rdd):
-            """Compute now what is to be timed."""
-            if clock.steps:
-                rdd = rdd.persist(StorageLevel.MEMORY_AND_DISK)
-                rdd.count()
-            clock.mark(step)
-            return rdd
-
-        clock.mark("start-up")
+    method = options.sigma, options.block_radius
+    with context(options, clock) as (spark, finish):
         # A .nii.gz can be read from the front only: the driver splits it, and tasks read their volumes.
-        count = kernels.split_volumes(options.source, options.out)
-        paths = [(v, options.out / f"volume-{v}.npy") for v in range(count)]
+        paths = list(enumerate(kernels.split_volumes(options.source, options.out)))
         volumes = finish("ingest", spark.parallelize(paths, 4 * options.workers).mapValues(np.load))
         b0s = set(np.flatnonzero(gradients.b0s_mask).tolist())
         b0 = finish("filter", volumes.filter(lambda pair: pair[0] in b0s).values())
@@ -40,7 +28,7 @@ def pipeline(options, clock):
         def fit(parts):
             return kernels.fit(np.stack([part for _, part in sorted(parts, key=first)], axis=-1), gradients)
 
-        denoised = volumes.mapValues(lambda volume: kernels.denoise(volume, known.value, sigma))
+        denoised = volumes.mapValues(lambda volume: kernels.denoise(volume, known.value, *method))
         denoised = finish("denoise", denoised)
         gathered = finish("regroup", denoised.flatMap(split).groupByKey(blocks))
         fitted = gathered.mapValues(fit).collect()
@@ -49,10 +37,6 @@ def pipeline(options, clock):
         options.out, affine, mask, np.concatenate([maps for _, maps in sorted(fitted, key=first)])
     )
     clock.mark("write")
-
-
-def first(pair):
-    return pair[0]
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import tensorflow as tf
 from program import run
 
 RADIUS, PASSES, BINS = 4, 4, 256
-REACH, PATCH = 4, 1
+PATCH = 1
 MIN_SIGNAL = 1e-4
 VOXELS_AT_ONCE = 10_000
 
@@ -55,13 +55,13 @@ def sums_of_three(values):
 
 
 @tf.function
-def denoise(volume, mask, sigma):
+def denoise(volume, mask, sigma, radius):
     """Non-local means: for each offset the squared differences, summed over patches."""
-    shape, margin = tf.shape(volume), REACH + PATCH
+    shape, margin, reach = tf.shape(volume), radius, radius - PATCH
     padded = tf.pad(volume, [[margin, margin]] * 3, "REFLECT")
-    near = padded[REACH:-REACH, REACH:-REACH, REACH:-REACH]
+    near = padded[reach:-reach, reach:-reach, reach:-reach]
     weights, squares = tf.zeros_like(volume), tf.zeros_like(volume)
-    side = 2 * REACH + 1
+    side = 2 * reach + 1
     for offset in tf.range(side**3):
         i, j, k = offset // side**2, offset // side % side, offset % side
         far = tf.slice(padded, [i, j, k], shape + 2 * PATCH)
@@ -71,9 +71,9 @@ def denoise(volume, mask, sigma):
     return tf.where(mask, tf.sqrt(tf.maximum(squares / weights - 2 * sigma**2, 0)), 0)
 
 
-def denoise_by_function(volume, mask, sigma):
+def denoise_by_function(volume, mask, sigma, radius):
     """The same by dipy, through TensorFlow's escape for Python functions."""
-    return tf.numpy_function(kernels.denoise, [volume, mask, sigma], tf.float32)
+    return tf.numpy_function(kernels.denoise, [volume, mask, sigma, radius], tf.float32)
 
 
 @tf.function
@@ -111,7 +111,7 @@ def pipeline(options, clock):
     method = denoise_by_function if options.function else denoise
     sigma = tf.constant(options.sigma, tf.float32)
     volumes = tf.data.Dataset.from_tensor_slices(data).map(
-        lambda volume: method(volume, mask, sigma), num_parallel_calls=options.workers
+        lambda volume: method(volume, mask, sigma, options.block_radius), num_parallel_calls=options.workers
     )
     denoised = tf.stack(list(volumes))
     clock.mark("denoise")

@@ -22,6 +22,7 @@ class Options:
     threads : threads of each call of a library
     memory : bytes for the whole system, None for what it takes by itself
     sigma : noise level of the diffusion images, as in the simulated subject
+    block_radius : voxels around one in which denoising looks for patches
     function : for TensorFlow: call dipy by its escape for Python functions
     """
 
@@ -31,6 +32,7 @@ class Options:
     threads: int
     memory: int | None
     sigma: float
+    block_radius: int
     function: bool
 
 
@@ -58,6 +60,7 @@ def run(pipeline: Callable[[Options, Clock], None]) -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--memory", type=int)
     parser.add_argument("--sigma", type=float, default=40.0)
+    parser.add_argument("--block-radius", type=int, default=5)
     parser.add_argument("--function", action="store_true")
     parser.add_argument("--steps", action="store_true")
     given = vars(parser.parse_args())

@@ -4,20 +4,16 @@ import dask.array as da
 import numpy as np
 import regroup_kernels as kernels
 from dask import delayed
-from dask.distributed import Client, wait
+from dask_client import client
 from program import run
 
 
 def pipeline(options, clock):
-    memory = options.memory // options.workers if options.memory else "auto"
-    with Client(n_workers=options.workers, threads_per_worker=1, memory_limit=memory, dashboard_address=None):
-        clock.mark("start-up")
+    with client(options, clock) as (_, finish):
         paths = kernels.list_volumes(options.source)
         voxels = np.load(paths[0], mmap_mode="r").size
         volumes = [da.from_delayed(delayed(np.load)(path), (voxels,), np.float32) for path in paths]
-        data = da.stack(volumes).persist()
-        wait(data)
-        clock.mark("ingest")
+        data = finish("ingest", da.stack(volumes))
         blocks = data.rechunk((-1, -(-voxels // (4 * options.workers))))
         found = blocks.map_blocks(kernels.brightest, dtype=np.int32, drop_axis=0).compute()
         clock.mark("regroup")

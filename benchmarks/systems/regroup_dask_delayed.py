@@ -3,7 +3,7 @@
 import numpy as np
 import regroup_kernels as kernels
 from dask import delayed
-from dask.distributed import Client, wait
+from dask_client import client
 from program import run
 
 
@@ -18,18 +18,13 @@ def brightest(parts):
 
 
 def pipeline(options, clock):
-    memory = options.memory // options.workers if options.memory else "auto"
-    with Client(
-        n_workers=options.workers, threads_per_worker=1, memory_limit=memory, dashboard_address=None
-    ) as client:
-        clock.mark("start-up")
-        volumes = client.persist([delayed(np.load)(path) for path in kernels.list_volumes(options.source)])
-        wait(volumes)
-        clock.mark("ingest")
+    with client(options, clock) as (dask, finish):
+        volumes = [delayed(np.load)(path) for path in kernels.list_volumes(options.source)]
+        volumes = finish("ingest", volumes)
         blocks = 4 * options.workers
         parts = [split(volume, blocks) for volume in volumes]
-        found = client.compute([brightest([part[b] for part in parts]) for b in range(blocks)])
-        found = client.gather(found)
+        found = dask.compute([brightest([part[b] for part in parts]) for b in range(blocks)])
+        found = dask.gather(found)
         clock.mark("regroup")
     kernels.write(options.out, np.concatenate(found))
     clock.mark("write")

@@ -3,18 +3,14 @@
 import numpy as np
 import regroup_kernels as kernels
 from program import run
-from pyspark import StorageLevel
-from spark_context import context
+from spark_context import context, first
 
 
 def pipeline(options, clock):
-    with context(options) as spark:
-        clock.mark("start-up")
+    with context(options, clock) as (spark, finish):
         blocks = 4 * options.workers
         paths = spark.parallelize(list(enumerate(kernels.list_volumes(options.source))), blocks)
-        volumes = paths.mapValues(np.load).persist(StorageLevel.MEMORY_AND_DISK)
-        volumes.count()
-        clock.mark("ingest")
+        volumes = finish("ingest", paths.mapValues(np.load))
 
         def split(pair):
             return [(b, (pair[0], part)) for b, part in enumerate(np.array_split(pair[1], blocks))]
@@ -26,10 +22,6 @@ def pipeline(options, clock):
         clock.mark("regroup")
     kernels.write(options.out, np.concatenate([part for _, part in sorted(found, key=first)]))
     clock.mark("write")
-
-
-def first(pair):
-    return pair[0]
 
 
 if __name__ == "__main__":

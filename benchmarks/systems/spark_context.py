@@ -5,19 +5,18 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-from pyspark import SparkConf, SparkContext
+from pyspark import SparkConf, SparkContext, StorageLevel
 
-#: Bytes that Spark's documents leave to what lies outside the JVM's heap, at least.
-OVERHEAD = 384 << 20
-
-#: Bytes of heap where no limit is given.
-HEAP = 4 << 30
+#: Bytes of the JVM's heap where no limit is given; Spark does not start with less than the second.
+HEAP, LEAST_HEAP = 4 << 30, 512 << 20
 
 
 @contextmanager
-def context(options):
-    """Yield a SparkContext whose Python workers find the functions that lie beside this file."""
-    heap = max(options.memory - OVERHEAD, OVERHEAD) if options.memory else HEAP
+def context(options, clock):
+    """Yield a SparkContext whose Python workers find the functions that lie beside this file, and a function
+    that ends a step and computes now what is to be timed."""
+    # Under a limit Python's workers need as much as the JVM, which takes of its heap only what it uses.
+    heap = max(options.memory // 2, LEAST_HEAP) if options.memory else HEAP
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     os.environ["PYSPARK_PYTHON"] = sys.executable
     settings = {
@@ -32,4 +31,19 @@ def context(options):
         "spark.local.dir": str(options.out.absolute() / "spark"),
     }
     with SparkContext(conf=SparkConf().setAll(settings.items())) as spark:
-        yield spark
+
+        def finish(step, rdd):
+            if clock.steps:
+                rdd = rdd.persist(StorageLevel.MEMORY_AND_DISK)
+                rdd.count()
+            clock.mark(step)
+            return rdd
+
+        clock.mark("start-up")
+        yield spark, finish
+    # What it takes to end counts as what it takes to start.
+    clock.mark("start-up")
+
+
+def first(pair):
+    return pair[0]

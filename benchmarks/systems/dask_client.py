@@ -1,0 +1,29 @@
+"""A Dask on this machine, as wide and as large as it is told."""
+
+from contextlib import contextmanager
+
+import dask
+from dask.distributed import Client, wait
+
+#: Bytes that a limit leaves to the scheduler, which shares a process with the program itself.
+SCHEDULER = 128 << 20
+
+
+@contextmanager
+def client(options, clock):
+    """Yield a client, and a function that ends a step and computes now what is to be timed."""
+    memory = (options.memory - SCHEDULER) // options.workers if options.memory else "auto"
+    cluster = {"n_workers": options.workers, "threads_per_worker": 1, "memory_limit": memory}
+    with Client(**cluster, dashboard_address=None) as started:
+
+        def finish(step, values):
+            if clock.steps:
+                (values,) = dask.persist(values)
+                wait(values)
+            clock.mark(step)
+            return values
+
+        clock.mark("start-up")
+        yield started, finish
+    # What it takes to end counts as what it takes to start.
+    clock.mark("start-up")
