@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -357,6 +357,22 @@ def memory_per_rank(comm, ranks_a_node: int | None = None) -> int:
     share = _node_memory() * 9 // 10 // (ranks_a_node or node.size)
     node.Free()
     return comm.allreduce(share, MPI.MIN)
+
+
+def over_ranks(comm, sums: Mapping[str, float], most: Mapping[str, float]) -> dict[str, float]:
+    """Return numbers of all ranks together: the sums of some, the largest of others. Collective.
+
+    No rank gets a list of what every rank has, which would grow with their number. Sums of integers are exact
+    below 2**53.
+    """
+    from mpi4py import MPI
+
+    together = {}
+    for numbers, operation in ((sums, MPI.SUM), (most, MPI.MAX)):
+        values = np.array(list(numbers.values()), dtype=np.float64)
+        comm.Allreduce(MPI.IN_PLACE, values, operation)
+        together |= dict(zip(numbers, values.tolist(), strict=True))
+    return together
 
 
 def node_count(comm) -> int:

@@ -41,6 +41,7 @@ class Flow:
     Parameters
     ----------
     sent, received : (ranks,) bytes in all rounds
+    messages : (ranks,) that each rank sends in all rounds
     between_nodes : bytes of those that leave a node
     at_once : (ranks,) most bytes that a rank has in hand during an exchange: gathered, packed and received
     gathered : (ranks,) most bytes that it has gathered when a round begins to work
@@ -48,6 +49,7 @@ class Flow:
 
     sent: np.ndarray
     received: np.ndarray
+    messages: np.ndarray
     between_nodes: int
     at_once: np.ndarray
     gathered: np.ndarray
@@ -124,7 +126,7 @@ def flow(
     """
     ranks = partition.ranks
     node = np.arange(ranks) * nodes // ranks
-    sent, received, at_once, most = (np.zeros(ranks, np.int64) for _ in range(4))
+    sent, received, messages, at_once, most = (np.zeros(ranks, np.int64) for _ in range(5))
     between = 0
     needs = exchanged_needs(stage, placed)
     sources = {need.array.name: _Sources(placed[need.array.name]) for need in needs}
@@ -139,12 +141,14 @@ def flow(
             gathered += _sum_by(takers, sizes, ranks)
             sizes = np.where(givers == takers, 0, sizes)
             out, into = _sum_by(givers, sizes, ranks), _sum_by(takers, sizes, ranks)
+            pairs = np.unique((givers * ranks + takers)[sizes > 0])
+            messages += np.bincount(pairs // ranks, minlength=ranks)
             between += int(sizes[node[givers] != node[takers]].sum())
             at_once = np.maximum(at_once, gathered + out + into)
             sent += out
             received += into
         most = np.maximum(most, gathered)
-    return Flow(sent, received, between, at_once, most)
+    return Flow(sent, received, messages, between, at_once, most)
 
 
 def _sum_by(ranks_of: np.ndarray, sizes: np.ndarray, ranks: int) -> np.ndarray:

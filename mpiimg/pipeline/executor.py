@@ -17,7 +17,7 @@ import mpiimg
 from mpiimg.comm.handout import hand_out
 from mpiimg.comm.memory import anonymous_peak, give_back, resident_peak, restart_peak
 from mpiimg.comm.redistribute import Traffic, redistribute
-from mpiimg.comm.runtime import Agreement, on_root, progress, say
+from mpiimg.comm.runtime import Agreement, on_root, over_ranks, progress, say
 from mpiimg.comm.waiting import meet
 from mpiimg.errors import BadInput
 from mpiimg.io.raw import FileEnds, write_fully
@@ -102,7 +102,7 @@ class Executor:
             "in_memory": self.options.in_memory,
             "libraries": versions((*LIBRARIES, "h5py", "mpi4py", "isal", "deflate")),
             # Checksums, syncs and marks, of the rank that spent most on them.
-            "marking_seconds": round(max(self.comm.allgather(self.marks.seconds)), 4),
+            "marking_seconds": round(over_ranks(self.comm, {}, {"": self.marks.seconds})[""], 4),
             "stages": self.timings,
         }
 
@@ -272,10 +272,10 @@ class Executor:
                 self.agreement.record(error, f"stage {stage.name}, chunk {number}")
         self.logbook.wait("sizes of all ranks")
         meet(self.comm)
-        sizes = self.comm.allgather(sum(map(len, members)))
-        start = position + sum(sizes[: self.comm.rank])
+        size = sum(map(len, members))
+        start = position + (self.comm.exscan(size) or 0)
         self._guarded(lambda: _write_members(descriptor, members, start), f"stage {stage.name}")
-        return position + sum(sizes)
+        return position + self.comm.allreduce(size)
 
     def _inputs(self, stage: Stage, section: Section, todo: Sequence[int]) -> Iterator[tuple[int, list]]:
         """Yield this rank's chunks with what their work reads; stop early where the ranks must settle."""
@@ -416,29 +416,23 @@ class Executor:
 
     def _time(self, stage: Stage, section: Section, started, cpu, before, done: int) -> None:
         """Note what a stage took, over all ranks. Collective."""
-        mine = {
+        sent, messages = self.traffic.bytes_sent - before.bytes_sent, self.traffic.messages - before.messages
+        sums = {"cpu_seconds": time.process_time() - cpu, "bytes_moved": sent, "messages": messages}
+        most = {
             "seconds": time.monotonic() - started,
-            "cpu_seconds": time.process_time() - cpu,
-            "bytes_moved": self.traffic.bytes_sent - before.bytes_sent,
-            "messages": self.traffic.messages - before.messages,
+            "bytes_a_rank": sent,
+            "messages_a_rank": messages,
             "exchanges": self.traffic.exchanges - before.exchanges,
-            "peak": anonymous_peak(),
-            "peak_rss": resident_peak(),
+            "peak_a_rank": anonymous_peak(),
+            "peak_rss_a_rank": resident_peak(),
         }
-        every = self.comm.allgather(mine)
-        entry = {
-            "stage": stage.name,
-            "chunks": len(stage.grid),
-            "resumed_chunks": done,
-            "seconds": round(max(e["seconds"] for e in every), 4),
-            "cpu_seconds": round(sum(e["cpu_seconds"] for e in every), 4),
-            "bytes_moved": sum(e["bytes_moved"] for e in every),
-            "messages": sum(e["messages"] for e in every),
-            "exchanges": max(e["exchanges"] for e in every),
-            "peak_a_rank": max(e["peak"] for e in every),
-            "peak_rss_a_rank": max(e["peak_rss"] for e in every),
-            "planned": predicted(section),
+        found = over_ranks(self.comm, sums, most)
+        entry = {"stage": stage.name, "chunks": len(stage.grid), "resumed_chunks": done}
+        entry |= {
+            name: round(number, 4) if name.endswith("seconds") else int(number)
+            for name, number in found.items()
         }
+        entry["planned"] = predicted(section)
         self.timings.append(entry)
         if log.isEnabledFor(logging.INFO):
             say(

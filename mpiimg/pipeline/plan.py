@@ -153,6 +153,8 @@ class Section:
     peak : bytes a rank needs at most while it runs, arrays of other stages included
     read, written : bytes from and to files, all ranks together
     moved, between_nodes : bytes that ranks send each other, and those of them that leave a node
+    messages : in which they do
+    moved_a_rank, messages_a_rank : bytes and messages of the rank that sends most
     cpu_seconds : of all ranks together
     seconds : on the rank that takes longest: nobody waits longer than that
     """
@@ -169,6 +171,9 @@ class Section:
     written: int
     moved: int
     between_nodes: int
+    messages: int
+    moved_a_rank: int
+    messages_a_rank: int
     cpu_seconds: float
     seconds: float
 
@@ -239,6 +244,9 @@ def _bind(
         written=0 if resources.in_memory else sum(array.nbytes for array in stage.writes),
         moved=flow.moved,
         between_nodes=flow.between_nodes,
+        messages=int(flow.messages.sum()),
+        moved_a_rank=int(flow.sent.max()),
+        messages_a_rank=int(flow.messages.max()),
         cpu_seconds=float(taken.sum()),
         seconds=float(taken.max(initial=0)),
     )
@@ -259,18 +267,19 @@ def _batch(stage: Stage, sizes: ChunkBytes, resources: Resources) -> int:
 
 def _with_own_messages(stage: Stage, flow: Flow, kept: Mapping[str, Placement], numbers: np.ndarray) -> Flow:
     """Add what a source hands out, or what the end of a reduce brings to rank 0."""
-    if stage.kind == "source":
-        share = kept[stage.writes[0].name]
-        away = share.boxes[numbers[share.owners[numbers] != 0]]
-    elif stage.finish is not None and kept[stage.writes[0].name].memory:
-        share = kept[stage.writes[0].name]
-        away = share.boxes[share.owners != 0]
-    else:
+    ends = stage.finish is not None and kept[stage.writes[0].name].memory
+    if stage.kind != "source" and not ends:
         return flow
-    moved = int(np.prod(away[..., 1] - away[..., 0], axis=1).sum()) * np.dtype(share.array.dtype).itemsize
-    sent = flow.sent.copy()
-    sent[-1] += moved
-    return dataclasses.replace(flow, sent=sent)
+    share = kept[stage.writes[0].name]
+    chunks = numbers if stage.kind == "source" else np.arange(len(share.owners))
+    away = chunks[share.owners[chunks] != 0]
+    items = np.prod(share.boxes[away, :, 1] - share.boxes[away, :, 0], axis=1)
+    givers = np.zeros(len(away), np.int64) if stage.kind == "source" else share.owners[away]
+    sent, messages = flow.sent.copy(), flow.messages.copy()
+    np.add.at(sent, givers, items * np.dtype(share.array.dtype).itemsize)
+    # A source sends each block by itself, a rank its rows in one piece.
+    np.add.at(messages, givers if stage.kind == "source" else np.unique(givers[items > 0]), 1)
+    return dataclasses.replace(flow, sent=sent, messages=messages)
 
 
 def rounds(

@@ -154,11 +154,12 @@ def test_in_the_least_memory(name, out):
 
 @pytest.mark.parametrize("name", toy.TOYS)
 def test_bytes_moved_are_as_planned(name, out):
-    """What ranks really sent each other, stage by stage, is what the plan said."""
+    """What ranks really sent each other, stage by stage, is what the plan said, in bytes and messages."""
     report = go(toy.TOYS[name](), out, in_memory=True)
-    moved = [entry["bytes_moved"] for entry in report["stages"]]
-    assert moved == [entry["planned"]["bytes_moved"] for entry in report["stages"]]
-    assert (sum(moved) > 0) == (COMM.size > 1)
+    for key in ("bytes_moved", "messages", "bytes_a_rank", "messages_a_rank"):
+        moved = [entry[key] for entry in report["stages"]]
+        assert moved == [entry["planned"][key] for entry in report["stages"]]
+        assert (sum(moved) > 0) == (COMM.size > 1)
 
 
 def test_staged_arrays_are_left_on_request(out):
