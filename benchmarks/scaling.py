@@ -1,12 +1,12 @@
 """`make bench-scaling`: what grows with the number of ranks, measured, and as the plan predicts further.
 
-    .venv/bin/python benchmarks/scaling.py --ranks 1 2 4 8
+    .venv/bin/python benchmarks/scaling.py --ranks 1 4 16 64
 
-Runs of one simulated subject on more and more ranks (strong), and of subjects
-that grow with the ranks (weak), give bytes, messages, exchanges and memory a
-rank; those are exact on any machine. Times tell something only up to as many
-ranks as there are cores. The plan alone, which runs assert to be right, then
-goes on to a cohort and to a survey on 4096 ranks.
+Of both pipelines: runs of one input on more and more ranks (strong), and of
+inputs that grow with the ranks (weak), give bytes, messages, exchanges and
+memory a rank; all but memory are exact on any machine, and as the plan says.
+Times tell something only up to as many ranks as there are cores. The plan
+alone then goes on to a cohort and to a survey on 4096 ranks.
 """
 
 from __future__ import annotations
@@ -19,16 +19,32 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import run as benchmarks
 
-#: What each run is asked for, and what of it should not grow with the ranks.
-QUANTITIES = ("seconds", "cpu_seconds", "bytes_moved", "messages", "exchanges", "peak_a_rank")
+#: What is measured of each run.
+QUANTITIES = (
+    *("seconds", "cpu_seconds", "bytes_moved", "bytes_a_rank"),
+    *("messages", "messages_a_rank", "exchanges", "peak_a_rank"),
+)
 
-#: Subjects of the cohort; ranks of a node; memory of a rank.
-SUBJECTS, NODE, MEMORY = 900, 64, "4G"
+#: Of these the rank that has most counts, of all else the sum.
+MOST = ("peak_a_rank",)
+
+#: What is shown of a plan.
+PLANNED = (
+    *("ranks", "seconds", "cpu_seconds", "bytes_moved", "bytes_moved_between_nodes"),
+    *("bytes_a_rank", "messages_a_rank", "peak_a_rank"),
+)
+
+#: Subjects of the cohort; ranks of a node; bytes of memory of a rank.
+SUBJECTS, NODE, MEMORY = 900, 64, 4 << 30
+
+#: Ranks that plans are made for.
+PLANS = tuple(4**k for k in range(7))
 
 
 def launch(ranks: int, tool: str, *words) -> str:
@@ -42,43 +58,70 @@ def launch(ranks: int, tool: str, *words) -> str:
     return done.stdout
 
 
-def simulate(folder: Path, shape: tuple[int, int, int], volumes: int) -> Path:
-    """Simulate a subject in `folder`; return it."""
-    words = (
-        "--shape",
-        "x".join(map(str, shape)),
-        "--volumes",
-        volumes,
-        "--out",
-        folder,
-        "--quiet",
-        "--force",
-    )
-    launch(1, "mpiimg-simulate", "neuro", *words)
-    return folder
-
-
 def subject(folder: Path) -> tuple:
-    return (folder / "dwi.nii.gz", "--bvals", folder / "dwi.bval", "--bvecs", folder / "dwi.bvec", "--quiet")
+    return (
+        folder / "dwi.nii.gz",
+        "--bvals",
+        folder / "dwi.bval",
+        "--bvecs",
+        folder / "dwi.bvec",
+        "--sigma",
+        40,
+    )
 
 
-def measure(source: Path, out: Path, ranks: int) -> dict:
-    """Process a subject on `ranks` ranks; return what all stages took together."""
-    launch(ranks, "mpiimg-neuro", *subject(source), "--sigma", 40, "--in-memory", "--force", "--out", out)
-    return totals(json.loads((out / "run.json").read_text())["stages"])
+def sky(folder: Path, *flags) -> tuple:
+    return (*sorted(folder.glob("sim-*.fits")), *flags)
 
 
-def totals(stages: list[dict]) -> dict:
-    """Return sums over stages, of memory the most."""
-    found = {key: sum(stage[key] for stage in stages) for key in QUANTITIES if key != "peak_a_rank"}
-    return found | {"peak_a_rank": max(stage["peak_a_rank"] for stage in stages)}
+def simulated_subject(folder: Path, given: argparse.Namespace, units: int) -> tuple:
+    """Simulate a subject of so many times some volumes; return how mpiimg-neuro is given it."""
+    size = ("--shape", given.shape, "--volumes", given.volumes * units)
+    launch(1, "mpiimg-simulate", "neuro", *size, "--out", folder, "--quiet", "--force")
+    return subject(folder)
 
 
-def predict(tool: str, words: tuple, ranks: int) -> dict:
-    """Return the totals of the plan of `tool` on `ranks` ranks."""
-    nodes = -(-ranks // NODE)
-    flags = ("--plan=json", "--ranks", ranks, "--nodes", nodes, "--memory", MEMORY)
-    return json.loads(launch(1, tool, *words, *flags))["totals"] | {"ranks": ranks}
+def simulated_sky(folder: Path, given: argparse.Namespace, units: int) -> tuple:
+    """Simulate two visits of so many sensors; return how mpiimg-astro is given them, in small patches."""
+    size = ("--visits", 2, "--sensors", units, "--shape", given.sensor)
+    launch(1, "mpiimg-simulate", "astro", *size, "--out", folder, "--quiet", "--force")
+    return sky(folder, "--patch", 200, "--border", 20)
+
+
+#: By pipeline: how its input is made, of as many units as ranks for the weak series.
+WORKLOADS = {
+    "neuro": ("mpiimg-neuro", simulated_subject),
+    "astro": ("mpiimg-astro", simulated_sky),
+}
+
+
+def measure(tool: str, source: tuple, out: Path, ranks: int) -> dict:
+    """Process an input in memory on `ranks` ranks; return what all stages took together."""
+    launch(ranks, tool, *source, "--in-memory", "--force", "--quiet", "--out", out)
+    stages = json.loads((out / "run.json").read_text())["stages"]
+    for key in ("bytes_moved", "messages", "bytes_a_rank", "messages_a_rank"):
+        if any(stage[key] != stage["planned"][key] for stage in stages):
+            print(f"{tool} on {ranks} ranks: {key} is not as planned", file=sys.stderr)
+    return {key: (max if key in MOST else sum)(stage[key] for stage in stages) for key in QUANTITIES}
+
+
+def plans(tool: str, words: Sequence, counts: Sequence[int], memory: int = MEMORY) -> list:
+    """Return the plan of `tool` on each number of ranks, at the default rates."""
+    from mpiimg import cli
+    from mpiimg.pipeline.plan import Resources, static_plan
+    from mpiimg.tools import TOOLS
+
+    args = cli.parser(tool).parse_args([*map(str, words), "--out", "none"])
+    recipe = TOOLS[tool].recipe(TOOLS[tool].inspect(args), vars(args))
+    return [static_plan(recipe, Resources(n, memory, nodes=-(-n // NODE))) for n in counts]
+
+
+def predict(tool: str, words: Sequence, counts: Sequence[int]) -> list[dict]:
+    """Return what the plans of `tool` on each number of ranks come to."""
+    from mpiimg.pipeline.show_plan import totals
+
+    found = [totals(plan) | {"ranks": n} for plan, n in zip(plans(tool, words, counts), counts, strict=True)]
+    return [{key: plan[key] for key in PLANNED} for plan in found]
 
 
 def law(ranks: list[int], values: list[float]) -> float:
@@ -125,51 +168,84 @@ def _text(value) -> str:
     return str(value) if isinstance(value, int) else f"{value:.4g}"
 
 
-def series(name: str, sources: list[Path], ranks: list[int], folder: Path) -> tuple[str, list[dict]]:
-    """Measure each source on its number of ranks; return a section in Markdown, and the rows."""
-    rows = [
-        {"ranks": n} | measure(source, folder / "out", n) for source, n in zip(sources, ranks, strict=True)
+def series(workload: str, given: argparse.Namespace, folder: Path) -> tuple[str, list[dict]]:
+    """Measure a pipeline, strong and weak; return a section in Markdown, and the rows.
+
+    The largest input of the weak series is that of the strong one, and so is the run on most ranks.
+    """
+    tool, make = WORKLOADS[workload]
+    most = max(given.ranks)
+    whole = make(folder / workload, given, most)
+    strong = [{"ranks": n} | measure(tool, whole, folder / "out", n) for n in given.ranks]
+    weak = [
+        {"ranks": n} | measure(tool, make(folder / f"{workload}-{n}", given, n), folder / "out", n)
+        for n in given.ranks
+        if n < most
     ]
-    laws = {key: law(ranks, [row[key] for row in rows]) for key in QUANTITIES}
-    return f"## {name}\n\n{table(rows, laws)}", [{"series": name} | row for row in rows]
+    weak += [row for row in strong if row["ranks"] == most]
+    parts, rows = [], []
+    for name, found in (("strong", strong), ("weak", weak)):
+        counts = [row["ranks"] for row in found]
+        laws = {key: law(counts, [row[key] for row in found]) for key in QUANTITIES}
+        parts.append(f"## {workload}, {name}\n\n{table(found, laws)}")
+        rows += [{"series": f"{workload} {name}"} | row for row in found]
+    return "\n\n".join(parts), rows
+
+
+def predictions(given: argparse.Namespace, folder: Path) -> tuple[list[str], list[dict]]:
+    """Plan a subject, the cohort and the survey; return sections in Markdown, and rows."""
+    parts, rows = [], []
+    big = header_only(folder / "subject", given.predict_shape, given.predict_volumes)
+    planned = predict("mpiimg-neuro", subject(big), PLANS)
+    title = f"{given.predict_shape}, {given.predict_volumes} volumes"
+    parts.append(f"## predicted: one subject of {title}, staged\n\n{table(planned)}")
+    turns = f"## predicted: {SUBJECTS} such subjects on so many ranks, in groups as large as is fastest"
+    parts.append(f"{turns}\n\n{table(fastest(planned))}")
+    rows += [{"series": "predicted subject"} | row for row in planned]
+    visits, sensors, shape = given.predict_survey
+    headers_of_survey(folder / "sky", int(visits), int(sensors), shape)
+    planned = predict("mpiimg-astro", sky(folder / "sky"), PLANS)
+    title = f"{visits} visits x {sensors} sensors of {shape}"
+    parts.append(f"## predicted: a survey of {title}, staged\n\n{table(planned)}")
+    return parts, rows + [{"series": "predicted survey"} | row for row in planned]
+
+
+def fastest(plans: list[dict]) -> list[dict]:
+    """Return, for each number of ranks planned for, the groups by which the cohort is done soonest."""
+    return [{"ranks": n} | min(cohort(plans, n), key=lambda row: row["hours"]) for n in PLANS]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, predict, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64], help="measured")
-    parser.add_argument("--shape", default="36x44x64", help="voxels of the subject (default %(default)s)")
-    parser.add_argument("--volumes", type=int, default=64, help="of the subject (default %(default)s)")
+    parser.add_argument("--only", choices=WORKLOADS, help="measure this pipeline alone")
+    parser.add_argument("--shape", default="20x24x48", help="voxels of the subject (default %(default)s)")
+    parser.add_argument("--volumes", type=int, default=8, help="of it, a rank (default %(default)s)")
+    parser.add_argument("--sensor", default="160x160", help="pixels of a sensor (default %(default)s)")
     parser.add_argument("--predict-only", action="store_true", help="measure nothing")
+    parser.add_argument("--measure-only", action="store_true", help="predict nothing")
     parser.add_argument("--predict-shape", default="145x174x145", help="of a subject of the cohort")
     parser.add_argument("--predict-volumes", type=int, default=288)
+    parser.add_argument(
+        *("--predict-survey",),
+        nargs=3,
+        metavar=("VISITS", "SENSORS", "SHAPE"),
+        default=("24", "60", "4000x4072"),
+    )
     parser.add_argument("--out", type=Path, default=benchmarks.HERE / "results", help="for the tables")
     given = parser.parse_args(arguments)
-    x, y, z = map(int, given.shape.split("x"))
     where = benchmarks.conditions()
     parts, rows = ["  ".join(f"{key} {value}" for key, value in where.items())], []
     given.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="mpiimg-scaling-") as name:
         folder = Path(name)
-        if not given.predict_only:
-            source = simulate(folder / "subject", (x, y, z), given.volumes)
-            text, measured = series("strong: one subject", [source] * len(given.ranks), given.ranks, folder)
+        for workload in [] if given.predict_only else [given.only] if given.only else WORKLOADS:
+            text, measured = series(workload, given, folder)
             parts, rows = [*parts, text], [*rows, *measured]
-            each = max(8, given.volumes // 8)  # fewer determine no tensor
-            sources = [simulate(folder / f"subject-{n}", (x, y, z), each * n) for n in given.ranks]
-            text, measured = series(f"weak: {each} volumes a rank", sources, given.ranks, folder)
-            parts, rows = [*parts, text], [*rows, *measured]
-        big = header_only(folder / "cohort", given.predict_shape, given.predict_volumes)
-        words = (*subject(big), "--sigma", 40, "--out", folder / "none")
-        plans = [predict("mpiimg-neuro", words, 4**k) for k in range(7)]
-        keys = ("ranks", "seconds", "cpu_seconds", "bytes_moved", "bytes_moved_between_nodes", "peak_a_rank")
-        shown = [{key: plan[key] for key in keys} for plan in plans]
-        laws = {
-            key: law([plan["ranks"] for plan in plans], [plan[key] for plan in plans]) for key in keys[1:]
-        }
-        parts.append(f"## predicted: one subject of {given.predict_shape}, staged\n\n{table(shown, laws)}")
-        parts.append(f"## predicted: {SUBJECTS} subjects on 4096 ranks\n\n{table(cohort(plans, 4096))}")
-        rows += [{"series": "predicted subject"} | row for row in shown]
+        if not given.measure_only:
+            texts, planned = predictions(given, folder)
+            parts, rows = parts + texts, rows + planned
     stem = given.out / f"scaling-{where['date'].replace(':', '')}"
     with open(f"{stem}.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
@@ -179,6 +255,26 @@ def main(arguments: list[str] | None = None) -> int:
     Path(f"{stem}.md").write_text(text)
     print(text)
     return 0
+
+
+def headers_of_survey(folder: Path, visits: int, sensors: int, shape: str) -> None:
+    """Make the exposures of a survey of which only headers are there: pixels are holes in the files."""
+    from astropy.io import fits
+
+    from mpiimg.simulate.astro import Survey
+    from mpiimg.simulate.survey_files import stem
+
+    rows, columns = map(int, shape.split("x"))
+    survey = Survey(visits, sensors, (rows, columns))
+    folder.mkdir()
+    for visit in range(visits):
+        for sensor in range(sensors):
+            size = [("NAXIS", 2), ("NAXIS1", columns), ("NAXIS2", rows)]
+            header = fits.Header([("SIMPLE", True), ("BITPIX", -32), *size])
+            header.extend(survey.header(visit, sensor))
+            with open(folder / f"{stem(visit, sensor)}.fits", "wb") as file:
+                file.write(header.tostring().encode("ascii"))
+                file.truncate(file.tell() + -(-4 * rows * columns // 2880) * 2880)
 
 
 def header_only(folder: Path, shape: str, volumes: int) -> Path:

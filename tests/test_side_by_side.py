@@ -1,7 +1,6 @@
 """The comparison of systems: it counts and measures rightly, and every program gives the serial result."""
 
 import json
-import math
 import subprocess
 import sys
 import time
@@ -367,34 +366,6 @@ def test_the_serial_coadd_keeps_flux_where_pixels_are_masked():
     # Weights are inverse variances: the least error lacks the exposure of variance 4, the largest that of 1.
     assert least == pytest.approx((1 + 1 / 2 + 1 / 3) ** -0.5, rel=1e-5)
     assert most == pytest.approx((1 / 4 + 1 / 2 + 1 / 3) ** -0.5, rel=1e-5)
-
-
-def test_laws_are_the_powers_by_which_numbers_grow():
-    import scaling
-
-    ranks = [1, 2, 4, 8]
-    assert scaling.law(ranks, [5 * n**2 for n in ranks]) == pytest.approx(2)
-    assert scaling.law(ranks, [7, 7, 7, 7]) == pytest.approx(0)
-    assert scaling.law(ranks, [0, 3, 6, 12]) == pytest.approx(1)
-    assert math.isnan(scaling.law(ranks, [0, 0, 0, 5]))
-
-
-def test_a_cohort_takes_as_many_turns_as_its_groups_leave():
-    import scaling
-
-    plans = [{"ranks": n, "seconds": 3600 / n, "peak_a_rank": 10} for n in (1, 64, 8192)]
-    one, many = scaling.cohort(plans, 4096)
-    assert (one["groups"], one["turns"], one["hours"]) == (4096, 1, 1.0)
-    assert (many["groups"], many["turns"], many["hours"]) == (64, 15, 15 / 64)
-
-
-def test_plans_are_made_from_a_header_alone(tmp_path):
-    import scaling
-
-    source = scaling.header_only(tmp_path / "subject", "20x24x18", 12)
-    words = (*scaling.subject(source), "--sigma", 40, "--out", tmp_path / "none")
-    plan = scaling.predict("mpiimg-neuro", words, 8)
-    assert plan["ranks"] == 8 and plan["bytes_moved"] > 0 and plan["peak_a_rank"] > 0
 
 
 @pytest.mark.long
