@@ -7,6 +7,7 @@ import reference
 from dipy.data import get_fnames
 from dipy.denoise.nlmeans import nlmeans as dipy_nlmeans
 
+from mpiimg.kernels import nlmeans
 from mpiimg.kernels.nlmeans import LANES, PLANES, TILE_ROWS, TILE_VECTORS, nonlocal_means
 
 #: Radii of the default method and of others: (patch_radius, block_radius).
@@ -233,3 +234,12 @@ def test_refuses_what_does_not_fit(change, message):
     arguments = {"padded": np.zeros((13, 18, 19)), "sigma": np.ones(13), "mask": np.ones((3, 8, 9), bool)}
     with pytest.raises(ValueError, match=message):
         nonlocal_means(**(arguments | change))
+
+
+def test_the_widest_block_of_the_fast_way_gives_what_the_plain_way_gives(monkeypatch):
+    radius = nlmeans.LARGEST_HALO // 2
+    padded = np.random.default_rng(3).normal(100, 10, np.array([1, 1, 3]) + 2 * radius).astype(np.float32)
+    arguments = (padded, np.full(len(padded), 10.0), np.ones((1, 1, 3), bool), 1, radius)
+    fast = nlmeans.nonlocal_means(*arguments)
+    monkeypatch.setattr(nlmeans, "LARGEST_HALO", 0)
+    np.testing.assert_allclose(fast, nlmeans.nonlocal_means(*arguments), rtol=1e-5)

@@ -42,6 +42,18 @@ TOGETHER = 3
 TILE_ROWS = 12
 TILE_VECTORS = 4
 
+#: Halo on both sides that the copy of a tile has room for: a block radius of 16.
+LARGEST_HALO = 32
+
+#: Strides of that copy, in elements. As constants, addresses take one register instead of twelve.
+ROW = LANES * TILE_VECTORS + LARGEST_HALO
+PLANE = (TILE_ROWS + LARGEST_HALO) * ROW
+
+#: Strides of the sums. One vector more than is used keeps rows and slices off multiples of the cache's 4 KiB.
+OUT_ROW = LANES * (TILE_VECTORS + 1)
+OUT_PLANE = TILE_ROWS * OUT_ROW
+OUT_SIZE = PLANES * OUT_PLANE
+
 #: 2**x - 1 over x on [-1/2, 1/2], highest power first: with it 2**x is good to 2e-7.
 EXP2_COEFFICIENTS = tuple(
     np.float32(c) for c in (0.0013264726, 0.009671513, 0.055507336, 0.24022242, 0.693147)
@@ -173,15 +185,10 @@ def times_power_of_two(typingctx, value, exponent):
 
 
 class Tile(NamedTuple):
-    """Extent of a tile, and the strides of its buffers in elements."""
+    """Extent of a tile."""
 
     rows: int
     vectors: int
-    row: int  # of the image copy, halo included
-    plane: int
-    out_row: int  # of the sums, one a centre
-    out_plane: int
-    out_size: int
 
 
 @kernel
@@ -191,14 +198,14 @@ def _squared_difference(image, here, there):
 
 
 @kernel
-def _three_plane_sums(image, here, there, plane):
+def _three_plane_sums(image, here, there):
     """Return, for each of four slices, the squared differences summed over it and its two neighbours."""
     d0 = _squared_difference(image, here, there)
-    d1 = _squared_difference(image, here + plane, there + plane)
-    d2 = _squared_difference(image, here + 2 * plane, there + 2 * plane)
-    d3 = _squared_difference(image, here + 3 * plane, there + 3 * plane)
-    d4 = _squared_difference(image, here + 4 * plane, there + 4 * plane)
-    d5 = _squared_difference(image, here + 5 * plane, there + 5 * plane)
+    d1 = _squared_difference(image, here + PLANE, there + PLANE)
+    d2 = _squared_difference(image, here + 2 * PLANE, there + 2 * PLANE)
+    d3 = _squared_difference(image, here + 3 * PLANE, there + 3 * PLANE)
+    d4 = _squared_difference(image, here + 4 * PLANE, there + 4 * PLANE)
+    d5 = _squared_difference(image, here + 5 * PLANE, there + 5 * PLANE)
     return d0 + d1 + d2, d1 + d2 + d3, d2 + d3 + d4, d3 + d4 + d5
 
 
@@ -211,17 +218,17 @@ def _sum_over_z_and_y(image, here, there, tile, sums):
     offset = there - here
     for x in range(0, LANES * tile.vectors, LANES):
         k = here + x
-        a0, a1, a2, a3 = _three_plane_sums(image, k, k + offset, tile.plane)
-        k += tile.row
-        b0, b1, b2, b3 = _three_plane_sums(image, k, k + offset, tile.plane)
+        a0, a1, a2, a3 = _three_plane_sums(image, k, k + offset)
+        k += ROW
+        b0, b1, b2, b3 = _three_plane_sums(image, k, k + offset)
         for y in range(tile.rows):
-            k += tile.row
-            c0, c1, c2, c3 = _three_plane_sums(image, k, k + offset, tile.plane)
-            o = x + y * tile.out_row
+            k += ROW
+            c0, c1, c2, c3 = _three_plane_sums(image, k, k + offset)
+            o = x + y * OUT_ROW
             store(sums, o, a0 + b0 + c0)
-            store(sums, o + tile.out_plane, a1 + b1 + c1)
-            store(sums, o + 2 * tile.out_plane, a2 + b2 + c2)
-            store(sums, o + 3 * tile.out_plane, a3 + b3 + c3)
+            store(sums, o + OUT_PLANE, a1 + b1 + c1)
+            store(sums, o + 2 * OUT_PLANE, a2 + b2 + c2)
+            store(sums, o + 3 * OUT_PLANE, a3 + b3 + c3)
             a0, a1, a2, a3 = b0, b1, b2, b3
             b0, b1, b2, b3 = c0, c1, c2, c3
 
@@ -257,18 +264,18 @@ def _add_weighted(sums, squares, there, count, rates, tile, weights, totals):
         furthest = splat(-MOST_HALVINGS / rates[z])
         rate = splat(rates[z])
         for x in range(0, LANES * tile.vectors, LANES):
-            o = x + z * tile.out_plane
-            k = there + x + z * tile.plane
+            o = x + z * OUT_PLANE
+            k = there + x + z * PLANE
             for _ in range(tile.rows):
                 weight0 = _weight(_patch_distance(sums, o), rate, furthest)
-                weight1 = _weight(_patch_distance(sums, o + tile.out_size), rate, furthest)
-                weight2 = _weight(_patch_distance(sums, o + 2 * tile.out_size), rate, furthest)
+                weight1 = _weight(_patch_distance(sums, o + OUT_SIZE), rate, furthest)
+                weight2 = _weight(_patch_distance(sums, o + 2 * OUT_SIZE), rate, furthest)
                 store(weights, o, load(weights, o) + (weight0 + weight1 + weight2))
                 total = fma(weight0, load(squares, k), load(totals, o))
                 total = fma(weight1, load(squares, k + second), total)
                 store(totals, o, fma(weight2, load(squares, k + third), total))
-                o += tile.out_row
-                k += tile.row
+                o += OUT_ROW
+                k += ROW
 
 
 @kernel
@@ -276,19 +283,19 @@ def _accumulate_offsets(image, squares, rates, radius, tile, sums, weights, tota
     """Sum weights, and weights times squares, over all offsets up to `radius`, in a fixed order."""
     weights[:] = np.float32(0.0)
     totals[:] = np.float32(0.0)
-    corner = radius * (tile.plane + tile.row + 1)
-    centre = (radius + 1) * (tile.plane + tile.row + 1)
+    corner = radius * (PLANE + ROW + 1)
+    centre = (radius + 1) * (PLANE + ROW + 1)
     for dz in range(-radius, radius + 1):
         slice_rates = rates[radius + 1 + dz :]
         for dy in range(-radius, radius + 1):
             for dx in range(-radius, radius + 1, TOGETHER):
                 count = min(TOGETHER, radius + 1 - dx)
-                offset = dz * tile.plane + dy * tile.row + dx
+                offset = dz * PLANE + dy * ROW + dx
                 for i in range(count):
-                    part = sums[i * tile.out_size :]
+                    part = sums[i * OUT_SIZE :]
                     _sum_over_z_and_y(image, corner, corner + offset + i, tile, part)
                 # Past the reach: infinitely far, so of the smallest weight there is.
-                sums[count * tile.out_size :] = np.inf
+                sums[count * OUT_SIZE :] = np.inf
                 _add_weighted(sums, squares, centre + offset, count, slice_rates, tile, weights, totals)
 
 
@@ -306,26 +313,26 @@ def _bounds(mask):
 
 
 @kernel
-def _copy_tile(padded, tile, image, squares):
+def _copy_tile(padded, image, squares):
     """Copy a tile with its halo, and its squares; what lies beyond `padded` is never used, but finite."""
     depth, height, width = padded.shape
-    for z in range(image.size // tile.plane):
+    for z in range(image.size // PLANE):
         for y in range(height):
-            o = z * tile.plane + y * tile.row
-            for x in range(min(width, tile.row)):
+            o = z * PLANE + y * ROW
+            for x in range(min(width, ROW)):
                 value = padded[min(z, depth - 1), y, x]
                 image[o + x] = value
                 squares[o + x] = value * value
 
 
 @kernel
-def _denoise_tile(mask, weights, totals, bias, tile, out):
+def _denoise_tile(mask, weights, totals, bias, out):
     """Write the denoised value of the tile's masked centres."""
     for z in range(mask.shape[0]):
         for y in range(mask.shape[1]):
             for x in range(mask.shape[2]):
                 if mask[z, y, x]:
-                    o = z * tile.out_plane + y * tile.out_row + x
+                    o = z * OUT_PLANE + y * OUT_ROW + x
                     square = totals[o] / weights[o] - bias[z]
                     out[z, y, x] = np.float32(math.sqrt(square if not square < 0 else np.float32(0.0)))
 
@@ -343,19 +350,13 @@ def _denoise_small_patches(padded, rates, bias, mask, block_radius, out):
     """Denoise with patches of 3 x 3 x 3: tiles of four slices, bounded by their part of the mask."""
     nz, ny = mask.shape[:2]
     halo = 2 * block_radius
-    # One vector more than is used keeps rows and slices off multiples of the cache's 4 KiB.
-    out_row = LANES * (TILE_VECTORS + 1)
-    out_plane = TILE_ROWS * out_row
-    out_size = PLANES * out_plane
-    row = LANES * (TILE_VECTORS + (halo + LANES - 1) // LANES)
-    plane = (TILE_ROWS + halo) * row
-    size = (PLANES + halo) * plane + LANES * PLANES
+    size = (PLANES + halo) * PLANE + LANES * PLANES
     # Aligned are the first patch's corner and the first centre, where most loads start.
     image = _aligned_zeros(size, block_radius - 1)
     squares = _aligned_zeros(size, block_radius)
-    sums = _aligned_zeros(TOGETHER * out_size + LANES, 0)
-    weights = _aligned_zeros(out_size, 0)
-    totals = _aligned_zeros(out_size, 0)
+    sums = _aligned_zeros(TOGETHER * OUT_SIZE + LANES, 0)
+    weights = _aligned_zeros(OUT_SIZE, 0)
+    totals = _aligned_zeros(OUT_SIZE, 0)
     slice_rates = np.empty(PLANES + halo, np.float32)
     # Two columns of each row of sums belong to the patches at its end.
     width = LANES * TILE_VECTORS - 2
@@ -369,16 +370,16 @@ def _denoise_small_patches(padded, rates, bias, mask, block_radius, out):
             for x0 in range(left, right, width):
                 x1 = min(x0 + width, right)
                 vectors = (x1 - x0 + 2 + LANES - 1) // LANES
-                tile = Tile(y1 - y0, vectors, row, plane, out_row, out_plane, out_size)
-                _copy_tile(padded[z0 : z1 + halo, y0 : y1 + halo, x0:], tile, image, squares)
+                tile = Tile(y1 - y0, vectors)
+                _copy_tile(padded[z0 : z1 + halo, y0 : y1 + halo, x0:], image, squares)
                 _accumulate_offsets(
                     image, squares, slice_rates, block_radius - 1, tile, sums, weights, totals
                 )
                 box = mask[z0:z1, y0:y1, x0:x1]
-                _denoise_tile(box, weights, totals, bias[z0:z1], tile, out[z0:z1, y0:y1, x0:x1])
+                _denoise_tile(box, weights, totals, bias[z0:z1], out[z0:z1, y0:y1, x0:x1])
 
 
-# --- Patches of any size: one centre at a time --------------------------------------------------------------
+# --- Patches and blocks of any size: one centre at a time ---------------------------------------------------
 
 
 @kernel
@@ -440,7 +441,8 @@ def nonlocal_means(
     mask : (nz, ny, nx) bool array
         The voxels to denoise. It restricts centres only: all of `padded` is searched.
     patch_radius : int
-        Patches are (2 `patch_radius` + 1)**3 voxels. A radius of 1 is fast, any other is not.
+        Patches are (2 `patch_radius` + 1)**3 voxels. A radius of 1 is fast (with blocks of radius up to 16),
+        any other is not.
     block_radius : int
         A patch moves inside a block of (2 B + 1)**3 voxels, so its centre moves by up to
         B - `patch_radius`.
@@ -484,7 +486,7 @@ def nonlocal_means(
     bias = np.where(rician, 2.0 * sigma[inner] ** 2, 0.0).astype(np.float32)
 
     out = np.zeros(mask.shape, np.float32)
-    if patch_radius == 1:
+    if patch_radius == 1 and 2 * block_radius <= LARGEST_HALO:
         _denoise_small_patches(padded, rates, bias, mask, block_radius, out)
     else:
         _denoise_any_patches(padded, rates, bias, mask, patch_radius, block_radius, out)
