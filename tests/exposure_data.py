@@ -58,6 +58,11 @@ def three_planes(names=("IMAGE", "VARIANCE", "MASK"), facts=FACTS, mask=None, se
     return hdus
 
 
+def rice(hdus, **options):
+    """Return the same extensions, compressed."""
+    return [fits.CompImageHDU(hdu.data, hdu.header, name=hdu.name, **options) for hdu in hdus]
+
+
 def save(path, *hdus, primary=None, **options):
     header = fits.Header()
     header.update(primary or {})

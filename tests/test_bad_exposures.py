@@ -11,6 +11,7 @@ from exposure_data import (
     coordinates,
     pixels,
     refused,
+    rice,
     save,
     single,
     three_planes,
@@ -48,9 +49,7 @@ def test_missing_planes_and_mixed_shapes(tmp_path):
 @pytest.mark.parametrize("compressed", [False, True], ids=["plain", "rice"])
 def test_truncated_files(tmp_path, compressed):
     """Cut anywhere: inside pixels, inside a header, at the end; found in the headers alone."""
-    hdus = three_planes()
-    if compressed:
-        hdus = [fits.CompImageHDU(hdu.data, hdu.header, name=hdu.name) for hdu in hdus]
+    hdus = rice(three_planes()) if compressed else three_planes()
     whole = save(tmp_path / "whole.fits", *hdus).read_bytes()
     path = tmp_path / "truncated.fits"
     with fits.open(tmp_path / "whole.fits") as opened:
@@ -62,9 +61,7 @@ def test_truncated_files(tmp_path, compressed):
 
 @pytest.mark.parametrize("compressed", [False, True], ids=["plain", "rice"])
 def test_failing_checksums(tmp_path, compressed):
-    hdus = three_planes()
-    if compressed:
-        hdus = [fits.CompImageHDU(hdu.data, hdu.header, name=hdu.name) for hdu in hdus]
+    hdus = rice(three_planes()) if compressed else three_planes()
     path = save(tmp_path / "checksum.fits", *hdus, checksum=True)
     (ref,) = find_exposures([path])
     assert read_exposure(ref).image.shape == SHAPE

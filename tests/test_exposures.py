@@ -18,6 +18,7 @@ from exposure_data import (
     coordinates,
     pixels,
     refused,
+    rice,
     save,
     single,
     three_planes,
@@ -45,14 +46,7 @@ def test_three_planes(tmp_path, names, compressed):
         hdus[1].data = np.sqrt(variance)
     path = tmp_path / ("a.fits.fz" if compressed else "a.fits")
     if compressed:
-        hdus = [
-            fits.CompImageHDU(
-                hdu.data, hdu.header, name=hdu.name, quantize_level=0 if hdu.name != "MASK" else 16
-            )
-            if hdu.name != "MASK"
-            else fits.CompImageHDU(hdu.data, hdu.header, name=hdu.name)
-            for hdu in hdus
-        ]
+        hdus = [*rice(hdus[:2], quantize_level=0), *rice(hdus[2:])]
         for hdu in hdus[:2]:
             hdu.compression_type = "GZIP_2"
     save(path, *hdus, checksum=True)

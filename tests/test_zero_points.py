@@ -135,16 +135,25 @@ def test_zero_points_are_recovered_to_their_errors():
     assert 0.6 < np.std(pulls) < 1.15
 
 
-@pytest.mark.parametrize("shape", ["dense", "chain"])
-def test_offsets_are_the_least_squares_solution(shape):
-    """Against numpy's own, with errors from the covariance of the constrained problem."""
-    rng = np.random.default_rng(11)
+def compared(shape, seed, mean=0.0):
+    """Differences of nine exposures, each compared with all others ("dense") or the next one ("chain").
+
+    Returns their number, then of each pair first, second, difference and weight, and the true offsets.
+    """
+    rng = np.random.default_rng(seed)
     n = 9
     reach = n if shape == "dense" else 2
     first, second = np.array([(i, j) for i in range(n) for j in range(i + 1, min(i + reach, n))]).T
     weight = rng.uniform(1e2, 1e4, len(first))
-    truth = rng.normal(0, 0.2, n)
+    truth = mean + rng.normal(0, 0.2, n)
     difference = truth[second] - truth[first] + rng.normal(0, weight**-0.5)
+    return n, first, second, difference, weight, truth
+
+
+@pytest.mark.parametrize("shape", ["dense", "chain"])
+def test_offsets_are_the_least_squares_solution(shape):
+    """Against numpy's own, with errors from the covariance of the constrained problem."""
+    n, first, second, difference, weight, truth = compared(shape, seed=11)
     solution = zero_points.solve_offsets(first, second, difference, weight, n)
     assert solution.used.all()
     design = np.zeros((len(first) + 1, n))
@@ -222,13 +231,7 @@ def test_pairs_that_make_no_sense_are_refused():
 @pytest.mark.parametrize("shape", ["dense", "chain"])
 def test_anchored_offsets_are_the_least_squares_solution(shape):
     """Against numpy's own; anchors that disagree with each other stay as they are."""
-    rng = np.random.default_rng(21)
-    n = 9
-    reach = n if shape == "dense" else 2
-    first, second = np.array([(i, j) for i in range(n) for j in range(i + 1, min(i + reach, n))]).T
-    weight = rng.uniform(1e2, 1e4, len(first))
-    truth = 30 + rng.normal(0, 0.2, n)
-    difference = truth[second] - truth[first] + rng.normal(0, weight**-0.5)
+    n, first, second, difference, weight, truth = compared(shape, seed=21, mean=30.0)
     anchors = np.full(n, np.nan)
     anchors[[1, 2, 6]] = truth[[1, 2, 6]] + [0.0, 0.5, 0.0]
     # Nothing is fitted to the pair of two anchors, which says 0.5 mag else.
