@@ -73,23 +73,29 @@ def race(records, barrier, winners):
     barrier.wait()
 
 
-@pytest.mark.parametrize("dead", [False, True])
-def test_of_many_that_reach_for_a_scan_one_gets_it(records, dead):
-    """A new one as one that a dead process has left."""
-    if dead:
-        claimed(records, **gone())
+def winner(race, folder) -> int:
+    """Let eight processes race, and return the number of the one that won."""
     context = multiprocessing.get_context("fork")
     barrier, winners = context.Barrier(8), context.SimpleQueue()
-    processes = [context.Process(target=race, args=(records, barrier, winners)) for _ in range(8)]
+    processes = [context.Process(target=race, args=(folder, barrier, winners)) for _ in range(8)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(60)
         assert process.exitcode == 0
-    winner = winners.get()
+    first = winners.get()
     assert winners.empty()
+    return first
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_of_many_that_reach_for_a_scan_one_gets_it(records, dead):
+    """A new one as one that a dead process has left."""
+    if dead:
+        claimed(records, **gone())
+    first = winner(race, records)
     owner = json.loads((records / "claims" / str(1 + dead) / "owner.json").read_text())
-    assert owner["pid"] == winner
+    assert owner["pid"] == first
 
 
 @pytest.mark.parametrize("done", [True, False])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import subprocess
 import sys
 
 import pytest
-from test_claims import ELSEWHERE, SQUEUE, aged, gone
+from test_claims import ELSEWHERE, SQUEUE, aged, gone, winner
 
 from mpiimg.errors import BadInput, RunFailed, RunStopped
 from mpiimg.io import claims
@@ -183,17 +182,8 @@ def race(work, barrier, winners):
 def test_of_many_that_begin_at_once_one_gets_it(work, dead):
     if dead:
         lock_as(work, gone())
-    context = multiprocessing.get_context("fork")
-    barrier, winners = context.Barrier(8), context.SimpleQueue()
-    processes = [context.Process(target=race, args=(work, barrier, winners)) for _ in range(8)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-        assert process.exitcode == 0
-    winner = winners.get()
-    assert winners.empty()
-    assert claims.read_owner(work, 1 + dead)["pid"] == winner
+    first = winner(race, work)
+    assert claims.read_owner(work, 1 + dead)["pid"] == first
     assert sorted(path.name for path in (work / "claims").iterdir()) == [str(n) for n in range(1, 2 + dead)]
 
 

@@ -1,7 +1,8 @@
 """Ranks that start in milliseconds: each is forked from a process that has imported everything.
 
-    with Zygote(python) as zygote:
-        launch.run([*launch.mpiexec(3, python), *zygote.rank("mpi.lives", ...)])
+    zygote = Zygote(python, folder, environment)
+    launch.run([*launch.mpiexec(3, python), *zygote.rank("mpi.lives", ...)])
+    zygote.close()
 
 A process that stays (:func:`serve`) imports the libraries, without starting
 MPI, and listens on a socket. What the launcher starts as a rank is a small
@@ -12,7 +13,10 @@ starts pay for the imports once; everything after the imports is as in any run.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import ctypes
+import gc
 import json
 import os
 import select
@@ -58,8 +62,13 @@ def rank(path: str, words: list[str]) -> None:
     started = {"words": words, "environment": dict(os.environ), "folder": os.getcwd(), "files": files}
     socket.send_fds(connection, [json.dumps(started).encode()], files)
     pid = int(connection.recv(64))
+
+    def forward(number, frame):
+        with contextlib.suppress(ProcessLookupError):  # it may have ended, or been killed, just now
+            os.kill(pid, number)
+
     for number in FORWARDED:
-        signal.signal(number, lambda number, frame: os.kill(pid, number))
+        signal.signal(number, forward)
     status = int(connection.recv(64) or -signal.SIGKILL)
     if status < 0:
         if -status != signal.SIGKILL:
@@ -79,6 +88,7 @@ def serve(path: str) -> None:
         import_module(name)
     warm = import_module("mpiimg.kernels.warm")
     warm.compile_parts(warm.PARTS)
+    gc.freeze()  # or collections in the ranks copy every page of this process
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(path)
     listener.listen(64)
@@ -103,8 +113,7 @@ def _attend(connection: socket.socket) -> None:
     pid = os.fork()
     if pid == 0:
         connection.close()
-        # MPICH takes its leave of the launcher when the process exits in full.
-        sys.exit(_be(json.loads(data), files))
+        _leave(_be(json.loads(data), files))
     for file in files:
         os.close(file)
     connection.send(str(pid).encode())
@@ -147,6 +156,17 @@ def _be(started: dict, files: list[int]) -> int:
     return code
 
 
+def _leave(code: int) -> None:
+    """Exit as a program does, but for the objects of the interpreter: to free them copies all their pages.
+
+    MPICH takes its leave of the launcher where the C library exits.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    ctypes.CDLL(None).exit(code)
+
+
 class Zygote:
     """The process that forks ranks for the MPI of one install."""
 
@@ -169,10 +189,8 @@ class Zygote:
         """Return the command of a rank that runs module.main(words)."""
         return [self.python, "-I", "-S", os.path.abspath(__file__), self._path, module, *map(str, words)]
 
-    def __enter__(self) -> Zygote:
-        return self
-
-    def __exit__(self, *error) -> None:
+    def close(self) -> None:
+        """Let it end."""
         self._process.stdin.close()
         self._process.wait(30)
         self._process.stdout.close()

@@ -151,7 +151,7 @@ class Brake:
             while (folder / "on").exists():
                 time.sleep(0.05)
         """
-        self.environment = sabotage.install(folder, body)
+        self.environment = sabotage.environment(sabotage.install(folder, body))
         self.put_on()
 
     def put_on(self) -> None:

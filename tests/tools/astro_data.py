@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import launch
 import numpy as np
 from astropy.table import Table
+from tools import warm
 from tools.subjects import PATIENCE
 
 from mpiimg.simulate.astro import Survey
@@ -55,9 +55,11 @@ def observe(folder: Path, survey: Survey, layout: str = "planes") -> Night:
     return Night(survey, folder, layout)
 
 
-def astro(exposures, out: Path, *options, tool="mpiimg-astro", timeout=PATIENCE, **how) -> Path:
+def astro(
+    exposures, out: Path, *options, tool="mpiimg-astro", timeout=PATIENCE, run=warm.run_tool, **how
+) -> Path:
     """Run mpiimg-astro and return the folder with its results."""
-    launch.run_tool(tool, *exposures, "--out", out, *options, timeout=timeout, **how)
+    run(tool, *exposures, "--out", out, *options, timeout=timeout, **how)
     return Path(out)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest
 from dipy.data import get_fnames
 from tools import warm
 from tools.subjects import EVERYTHING, PATIENCE, Subject, neuro
-from zygote import Zygote
 
 #: Real data of a spinal cord, outside this repository.
 SCT_DMRI = launch.REPOSITORY.parent / "shared" / "data" / "sct-dmri"
@@ -81,15 +79,9 @@ def alone(results_of) -> Path:
 
 
 @pytest.fixture(scope="session")
-def zygotes(tmp_path_factory):
+def zygotes():
     """What forks ranks, for this install and for the other where it is there."""
-    with contextlib.ExitStack() as stack:
-        found = []
-        for python in filter(None, [sys.executable, launch.other_install()]):
-            environment = launch.environment(PYTHONPATH=str(launch.REPOSITORY / "tests"))
-            folder = tmp_path_factory.mktemp("zygote")
-            found.append(stack.enter_context(Zygote(python, folder, environment)))
-        yield found
+    return [warm.zygote(python) for python in filter(None, [sys.executable, launch.other_install()])]
 
 
 @pytest.fixture

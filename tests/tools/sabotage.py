@@ -1,4 +1,4 @@
-"""Break a run from outside: what is put on PYTHONPATH changes a function before the tool starts."""
+"""Break a run from outside: what is put into a folder changes a function before the tool starts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import launch
+from tools import warm
 
 #: Calls `before` ahead of every call of the kernel that denoises a block.
 IN_DENOISING = """
@@ -37,28 +38,37 @@ IN_COMPRESSION = IN_DENOISING.replace("mpiimg.kernels.nlmeans", "mpiimg.stages.i
 )
 
 
-def install(folder: Path, body: str, where: str = IN_DENOISING) -> dict[str, str]:
-    """Write a sitecustomize that runs `body` there, and return the environment that makes Python load it.
-
-    Only the ranks load it, not their launcher, which may be a Python program too.
-    """
+def install(folder: Path, body: str, where: str = IN_DENOISING) -> Path:
+    """Write a module that makes `body` run there, and return `folder`."""
     folder.mkdir(parents=True)
     code = where.format(body=textwrap.indent(textwrap.dedent(body), "    "))
-    guard = "import sys\nif any('mpiimg-' in word for word in sys.orig_argv[:3]):\n"
-    (folder / "sitecustomize.py").write_text(guard + textwrap.indent(code, "    "))
+    (folder / "sabotaged.py").write_text(code)
+    # Only the ranks load it, not their launcher, which may be a Python program too.
+    guard = "import sys\nif any('mpiimg-' in word for word in sys.orig_argv[:3]):\n    import sabotaged\n"
+    (folder / "sitecustomize.py").write_text(guard)
+    return folder
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Return the environment that makes a program load what was written to `folder`."""
     path = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {"PYTHONPATH": os.pathsep.join(path)}
 
 
-def start(*words, env=None, ranks=None, python=None) -> subprocess.Popen:
-    """Start a tool in a session of its own and return at once."""
+def start(*words, sabotaged: Path, ranks=None, forked=True) -> subprocess.Popen:
+    """Start a broken tool in a session of its own and return at once."""
+    command = (
+        warm.tool_command(*words, ranks=ranks, sabotaged=sabotaged)
+        if forked
+        else launch.tool_command(*words, ranks=ranks)
+    )
     return subprocess.Popen(
-        launch.tool_command(*words, ranks=ranks, python=python),
+        [str(word) for word in command],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=launch.environment(**(env or {})),
+        env=launch.environment(**environment(sabotaged)),
         start_new_session=True,
     )
 
@@ -86,6 +96,8 @@ def finish(process: subprocess.Popen, patience: float) -> tuple[int, str]:
 def rank_processes(process: subprocess.Popen) -> list[int]:
     """Return the process ids of the ranks that a launcher started, or of the tool itself.
 
+    Where ranks are forked, it is what stands for each under the launcher: they die with it.
+
     By descent: a launcher may put its ranks into sessions and groups of their own.
     """
     parents, ranks = {}, set()
@@ -95,7 +107,7 @@ def rank_processes(process: subprocess.Popen) -> list[int]:
             words = (stat.parent / "cmdline").read_bytes().split(b"\0")
         except (OSError, IndexError):
             continue
-        if len(words) > 1 and b"/bin/mpiimg-" in words[1]:
+        if any(b"/bin/mpiimg-" in word or word.endswith(b"/zygote.py") for word in words[1:4]):
             ranks.add(int(stat.parent.name))
 
     def descends(pid):

@@ -8,7 +8,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import launch
 import nibabel
 import numpy as np
 from dipy.core.gradients import GradientTable, gradient_table
@@ -138,9 +137,10 @@ def neuro(subject: Subject, out: Path, *options, **how) -> Path:
     return tool("mpiimg-neuro", subject, out, *options, **how)
 
 
-def tool(name: str, subject: Subject, out: Path, *options, timeout=PATIENCE, **how) -> Path:
+def tool(
+    name: str, subject: Subject, out: Path, *options, timeout=PATIENCE, run=warm.run_tool, **how
+) -> Path:
     """Run a tool that takes gradients, and return the folder with its results."""
-    run = launch.run_tool if how else warm.run_tool
     run(name, *subject.arguments, "--out", out, *options, timeout=timeout, **how)
     return Path(out)
 

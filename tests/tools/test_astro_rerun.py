@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 
-import launch
 import pytest
 from astropy.io import fits
 from tools import warm
@@ -45,9 +44,7 @@ def spoiled(tmp_path):
 
 def run(exposures, out, *options, ranks=None):
     words = ("mpiimg-astro", *exposures, "--out", out, *TRACT, *options)
-    if ranks is None:
-        return warm.run_tool(*words, check=False, timeout=PATIENCE)
-    return launch.run_tool(*words, ranks=ranks, check=False, timeout=PATIENCE)
+    return warm.run_tool(*words, ranks=ranks, check=False, timeout=PATIENCE)
 
 
 def alone(exposures, out):

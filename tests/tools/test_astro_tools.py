@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shutil
 
-import launch
 import numpy as np
 import pytest
 from astropy.io import fits
+from tools import warm
 from tools.astro_data import astro, exposure_table, observe
 from tools.subjects import PATIENCE, record
 
@@ -26,7 +26,7 @@ MAPS = ("SEGMENTATION", "BACKGROUND")
 
 
 def tool(name, *words, timeout=PATIENCE, **how):
-    return launch.run_tool(f"mpiimg-{name}", *words, timeout=timeout, **how)
+    return warm.run_tool(f"mpiimg-{name}", *words, timeout=timeout, **how)
 
 
 def chain(exposures, tract, out, ranks):

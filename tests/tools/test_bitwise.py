@@ -10,6 +10,7 @@ import launch
 import nibabel
 import numpy as np
 import pytest
+from tools import warm
 from tools.subjects import (
     EVERYTHING,
     MAPS,
@@ -84,7 +85,7 @@ def test_plain_input(simulated, alone, tmp_path):
 def test_staged_input(simulated, alone, tmp_path, ranks, plain):
     source = gunzipped(simulated, tmp_path / "plain") if plain else simulated
     staged = tmp_path / "staged" / "copy.h5"
-    launch.run_tool("mpiimg-stage", source.dwi, staged, ranks=ranks, timeout=PATIENCE)
+    warm.run_tool("mpiimg-stage", source.dwi, staged, ranks=ranks, timeout=PATIENCE)
     assert sorted(p.name for p in staged.parent.iterdir()) == ["copy.h5", "copy.h5.json", "events-copy.h5"]
     with h5py.File(staged, "r", locking=False) as file:
         np.testing.assert_array_equal(file["data"][...], np.asarray(simulated.image.dataobj).T)
@@ -99,7 +100,7 @@ def test_tools_one_by_one(simulated, alone, tmp_path):
     assert mask.read_bytes() == path(alone, "mask").read_bytes()
 
     out = tmp_path / "denoise"
-    launch.run_tool(
+    warm.run_tool(
         "mpiimg-denoise", simulated.dwi, "--mask", mask, "--out", out, "--residual", ranks=3, timeout=PATIENCE
     )
     for what in ("denoised", "noise", "residual"):
@@ -131,7 +132,7 @@ def test_out_of_core(simulated, tmp_path):
     everywhere = ("--mask", mask, "--sigma", 40, "--fit-residual")
     expected = neuro(simulated, tmp_path / "expected", *everywhere)
     least = least_memory([*simulated.arguments, "--out", "out", *everywhere])
-    out = neuro(simulated, tmp_path / "out", *everywhere, "--memory", least, ranks=2)
+    out = neuro(simulated, tmp_path / "out", *everywhere, "--memory", least, ranks=2, run=launch.run_tool)
     assert_same_files(out, expected)
     assert not any(entry["planned"]["read"] for entry in record(expected)["stages"])
     assert any(entry["planned"]["read"] for entry in record(out)["stages"])
@@ -183,14 +184,14 @@ def test_other_install(simulated, alone, tmp_path):
     out = neuro(simulated, tmp_path / "out", *EVERYTHING, ranks=2, python=python)
     assert_same_files(out, alone)
     mixed = Subject(tmp_path / "staged.h5", simulated.bvals, simulated.bvecs)
-    launch.run_tool("mpiimg-stage", simulated.dwi, mixed.dwi, ranks=2, python=python, timeout=PATIENCE)
+    warm.run_tool("mpiimg-stage", simulated.dwi, mixed.dwi, ranks=2, python=python, timeout=PATIENCE)
     assert_same_files(neuro(mixed, tmp_path / "mixed", *EVERYTHING, ranks=2), alone)
 
 
 def test_simulation(simulated, tmp_path):
     size = ("--shape", "24x28x20", "--volumes", 12, "--sigma", 40, "--seed", 7)
     out = tmp_path / "again"
-    launch.run_tool("mpiimg-simulate", "neuro", *size, "--out", out, ranks=3, timeout=PATIENCE)
+    warm.run_tool("mpiimg-simulate", "neuro", *size, "--out", out, ranks=3, timeout=PATIENCE)
     assert_same_files(out, simulated.dwi.parent)
 
 

@@ -79,9 +79,7 @@ def alone(pristine, tmp_path_factory) -> dict[str, Path]:
 def cohort(raw, out, *options, ranks=None, check=True, **how):
     """Run mpiimg-neuro on a dataset."""
     words = ("mpiimg-neuro", raw, out, "participant", *OPTIONS, *options)
-    if ranks is None and not how:
-        return warm.run_tool(*words, timeout=PATIENCE, check=check)
-    return launch.run_tool(*words, ranks=ranks, timeout=PATIENCE, check=check, **how)
+    return warm.run_tool(*words, ranks=ranks, timeout=PATIENCE, check=check, **how)
 
 
 def results(out: Path, name: str) -> Path:
@@ -279,7 +277,7 @@ def test_a_kernel_that_raises_fails_one_scan(raw, alone, tmp_path, strict):
     broken = sabotage.install(tmp_path / "broken", BROKEN)
     out = tmp_path / "out"
     options = ["--group-size", 1, *["--strict"] * strict]
-    done = cohort(raw, out, *options, ranks=2, env=broken, check=False)
+    done = cohort(raw, out, *options, ranks=2, sabotaged=broken, check=False)
     if strict:
         assert done.returncode == 1
         assert re.search(r"mpiimg: failed: sub-03: rank 0 on .*, stage denoise, chunk", done.stderr)
@@ -308,7 +306,7 @@ def start(raw, out, tmp_path, seconds, *options, ranks=2):
     marks.mkdir()
     slow = sabotage.install(marks / "slow", SLOWLY.format(marker=f"{marks}/pid-", seconds=seconds))
     words = ("mpiimg-neuro", raw, out, "participant", *OPTIONS, *options)
-    return sabotage.start(*words, env=slow, ranks=ranks), marks
+    return sabotage.start(*words, sabotaged=slow, ranks=ranks, forked=False), marks
 
 
 def wait_for_marks(run, marks, count, patience=120):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import launch
 import nibabel
 import numpy as np
 import pytest
@@ -99,7 +98,7 @@ def test_staged_foreign_byte_order(plain, tmp_path, ranks):
         tmp_path / "in", voxels().astype(">i2"), AFFINE, subject.bvals, subject.bvecs, header=header
     )
     staged = tmp_path / "dwi.h5"
-    launch.run_tool("mpiimg-stage", other.dwi, staged, timeout=PATIENCE, ranks=ranks)
+    warm.run_tool("mpiimg-stage", other.dwi, staged, timeout=PATIENCE, ranks=ranks)
     out = neuro(Subject(staged, subject.bvals, subject.bvecs), tmp_path / "out", "--residual")
     assert_same_values(out, expected)
 
@@ -240,7 +239,7 @@ def test_nan_and_infinity_are_counted_and_taken_as_zero(plain, tmp_path):
         subject.bvecs,
     )
     words = [*bad.arguments, "--out", tmp_path / "out", *FAST, "--residual"]
-    done = launch.run_tool("mpiimg-neuro", *words, ranks=2, timeout=PATIENCE)
+    done = warm.run_tool("mpiimg-neuro", *words, ranks=2, timeout=PATIENCE)
     line, _ = done.stderr.splitlines()
     assert "dwi.nii.gz: 3 voxels are NaN or infinite" in line
     assert any("3 voxels are NaN" in warning for warning in record(tmp_path / "out")["warnings"])

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import signal
 
-import launch
 import pytest
-from tools import sabotage
+from tools import sabotage, warm
 from tools.subjects import EVERYTHING, PATIENCE, digests, neuro, record
 
 from mpiimg.io.store import dataset_offset
@@ -37,7 +36,7 @@ def only_work(out) -> bool:
 def test_killed_after_marks_goes_on_from_there(simulated, alone, tmp_path):
     out, marker = tmp_path / "out", tmp_path / "marker"
     slow = sabotage.install(tmp_path / "slow", SLOWLY.format(marker=str(marker), seconds=30))
-    run = sabotage.start(*words(simulated, out), env=slow, ranks=3)
+    run = sabotage.start(*words(simulated, out), sabotaged=slow, ranks=3, forked=False)
     sabotage.wait_for(marker, run)
     sabotage.kill(sabotage.rank_processes(run))
     status, _ = sabotage.finish(run, SOON)
@@ -54,7 +53,7 @@ def test_altered_chunks_are_found_and_made_again(simulated, alone, tmp_path):
     """A staged byte that changed after its chunk was marked does not reach the results."""
     out, marker = tmp_path / "out", tmp_path / "marker"
     slow = sabotage.install(tmp_path / "slow", SLOWLY.format(marker=str(marker), seconds=30))
-    run = sabotage.start(*words(simulated, out), env=slow)
+    run = sabotage.start(*words(simulated, out), sabotaged=slow)
     sabotage.wait_for(marker, run)
     sabotage.kill(sabotage.rank_processes(run))
     sabotage.finish(run, SOON)
@@ -62,7 +61,7 @@ def test_altered_chunks_are_found_and_made_again(simulated, alone, tmp_path):
     raw = bytearray(staged.read_bytes())
     raw[dataset_offset(staged) + 100_000] ^= 1
     staged.write_bytes(bytes(raw))
-    done = launch.run_tool(*words(simulated, out), ranks=2, timeout=PATIENCE)
+    done = warm.run_tool(*words(simulated, out), ranks=2, timeout=PATIENCE)
     assert "warning: stage read-dwi: 1 chunks were altered" in done.stderr
     assert resumed(out)["read-dwi"] == 11
     assert digests(out) == digests(alone)
@@ -73,7 +72,7 @@ def test_another_command_does_not_take_the_marks(simulated, alone, tmp_path):
     """A run with another parameter starts over where that parameter matters, and only there."""
     out, marker = tmp_path / "out", tmp_path / "marker"
     slow = sabotage.install(tmp_path / "slow", SLOWLY.format(marker=str(marker), seconds=30))
-    run = sabotage.start(*words(simulated, out), "--passes", 2, env=slow)
+    run = sabotage.start(*words(simulated, out), "--passes", 2, sabotaged=slow)
     sabotage.wait_for(marker, run)
     sabotage.kill(sabotage.rank_processes(run))
     sabotage.finish(run, SOON)
@@ -89,7 +88,7 @@ def test_signals_stop_a_run_that_can_go_on(simulated, alone, tmp_path, number, r
     """Open MPI's mpirun answers both with SIGKILL, so this is said of the wheel's MPI alone."""
     out, marker = tmp_path / "out", tmp_path / "marker"
     slow = sabotage.install(tmp_path / "slow", SLOWLY.format(marker=str(marker), seconds=0.3))
-    run = sabotage.start(*words(simulated, out), env=slow, ranks=ranks)
+    run = sabotage.start(*words(simulated, out), sabotaged=slow, ranks=ranks)
     sabotage.wait_for(marker, run)
     run.send_signal(number)
     status, err = sabotage.finish(run, SOON)
@@ -116,7 +115,7 @@ def test_a_kernel_that_raises_ends_all_ranks_with_one_report(simulated, alone, t
             raise ArithmeticError("made up")
         """,
     )
-    run = sabotage.start(*words(simulated, out), env=broken, ranks=ranks)
+    run = sabotage.start(*words(simulated, out), sabotaged=broken, ranks=ranks)
     status, err = sabotage.finish(run, SOON)
     assert status == 1, err
     assert_one_report(err, 1 if ranks else 0, "denoise", "ArithmeticError: made up")
@@ -159,7 +158,7 @@ def test_full_disk(simulated, alone, tmp_path, small_disk, where, call, stage):
     disk = small_disk("6m")
     out, ballast = disk / "out", disk / "ballast"
     filling = sabotage.install(tmp_path / "full", FULL.format(call=call, ballast=str(ballast)), where)
-    run = sabotage.start(*words(simulated, out), env=filling, ranks=2)
+    run = sabotage.start(*words(simulated, out), sabotaged=filling, ranks=2)
     status, err = sabotage.finish(run, SOON)
     assert status == 1, err
     assert err.count("Traceback") == 1, err

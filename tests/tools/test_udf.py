@@ -23,11 +23,9 @@ EXAMPLES = launch.REPOSITORY / "docs" / "examples"
 PIPELINE = EXAMPLES / "smooth-fit.toml"
 
 
-def run(*words, ranks=None, check=True, **how):
-    """Run mpiimg-run, in the process that stays where there are no ranks."""
-    if ranks is None and not how:
-        return warm.run_tool("mpiimg-run", *words, timeout=PATIENCE, check=check)
-    return launch.run_tool("mpiimg-run", *words, ranks=ranks, timeout=PATIENCE, check=check, **how)
+def run(*words, tool=warm.run_tool, **how):
+    """Run mpiimg-run."""
+    return tool("mpiimg-run", *words, timeout=PATIENCE, **how)
 
 
 def voxels(path) -> np.ndarray:
@@ -116,10 +114,10 @@ def test_with_little_memory_results_stay_on_disk(tmp_path):
     nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), tmp_path / "in.nii")
     what = ("--udf", EXAMPLES / "gaussian.py:gaussian", "--slices", 9)
     words = (*what, tmp_path / "in.nii", tmp_path / "out.nii.gz")
-    refused = run(*words, "--memory", "1M", ranks=1, check=False)
+    refused = run(*words, "--memory", "1M", ranks=1, tool=launch.run_tool, check=False)
     assert refused.returncode == Exit.BAD_INPUT
     least = int(re.search(r"give --memory (\d+)M", refused.stderr)[1])
-    run(*words, "--memory", f"{least + 4}M", ranks=2)
+    run(*words, "--memory", f"{least + 4}M", ranks=2, tool=launch.run_tool)
     for volume in (0, 23):
         expected = gaussian_filter(image[..., volume], 1.5)
         np.testing.assert_array_equal(voxels(tmp_path / "out.nii.gz")[..., volume], expected)

@@ -25,11 +25,9 @@ PIPELINE = EXAMPLES / "sky.toml"
 SURVEY = Survey(4, 1, (220, 260), seed=5, density=90.0)
 
 
-def run(*words, ranks=None, check=True):
-    """Run mpiimg-run, in the process that stays where there are no ranks."""
-    if ranks is None:
-        return warm.run_tool("mpiimg-run", *words, timeout=PATIENCE, check=check)
-    return launch.run_tool("mpiimg-run", *words, ranks=ranks, timeout=PATIENCE, check=check)
+def run(*words, **how):
+    """Run mpiimg-run."""
+    return warm.run_tool("mpiimg-run", *words, timeout=PATIENCE, **how)
 
 
 @pytest.fixture(scope="module")

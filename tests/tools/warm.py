@@ -1,6 +1,8 @@
-"""Run tools in one process that stays: what a run without a launcher does, less the second of its imports.
+"""Run tools without the second that each process takes for its imports.
 
-Tests that look at results use it; those that look at how a process starts, ends or dies start one.
+A run without a launcher is done by a process that stays, and ranks are forked from one (zygote.py). Tests
+that look at results use this; those that look at how processes start, end or die, or at the memory of one,
+start theirs.
 """
 
 from __future__ import annotations
@@ -10,16 +12,47 @@ import json
 import select
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import launch
 import pytest
+from zygote import Zygote
 
 _server: subprocess.Popen | None = None
 
 
-def run_tool(tool, *args, timeout=60, check=True) -> subprocess.CompletedProcess:
-    """Run ``tool args`` in the process that stays; as :func:`launch.run_tool` without ranks."""
+def run_tool(
+    tool, *args, ranks=None, python=None, cwd=None, sabotaged=None, timeout=60, check=True
+) -> subprocess.CompletedProcess:
+    """Run ``tool args``; as :func:`launch.run_tool`, or broken by what :func:`sabotage.install` wrote."""
+    if (ranks, python, cwd, sabotaged) == (None, None, None, None):
+        return _in_server(tool, *args, timeout=timeout, check=check)
+    command = tool_command(tool, *args, ranks=ranks, python=python, sabotaged=sabotaged)
+    return launch.run(command, timeout=timeout, check=check, cwd=cwd)
+
+
+def tool_command(tool, *args, ranks=None, python=None, sabotaged=None) -> list[str]:
+    """Return the command that runs a tool in ranks that are forked; as :func:`launch.tool_command`."""
+    python = python or sys.executable
+    launcher = launch.mpiexec(ranks, python) if ranks else []
+    broken = ["--sabotaged", sabotaged] if sabotaged else []
+    return [*launcher, *zygote(python).rank("mpi.tool", *broken, tool, *args)]
+
+
+@cache
+def zygote(python: str) -> Zygote:
+    """Return what forks the ranks of an install; it stays until the tests end."""
+    folder = tempfile.TemporaryDirectory(prefix="zygote-")
+    environment = launch.environment(PYTHONPATH=str(launch.REPOSITORY / "tests"))
+    made = Zygote(python, Path(folder.name), environment)
+    atexit.register(folder.cleanup)
+    atexit.register(made.close)
+    return made
+
+
+def _in_server(tool, *args, timeout, check) -> subprocess.CompletedProcess:
     server = _running()
     words = [tool, *map(str, args)]
     server.stdin.write(json.dumps(words) + "\n")
