@@ -9,6 +9,7 @@ that any program of that mixture could reach.
 
 from __future__ import annotations
 
+import functools
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -99,6 +100,123 @@ def done(names: list[str]) -> Work:
     return Work(**counts)
 
 
+class _Body:
+    """Writes the operations of a loop in LLVM IR, each on the next of some vectors that live in registers."""
+
+    def __init__(self, builder, element: str, width: int, numbers, apart: bool):
+        self.builder, self.width = builder, width
+        self.element, size = ELEMENTS[element]
+        self.vector = ir.VectorType(self.element, width // size)
+        self.whole = ir.VectorType(ir.IntType(8 * size), width // size)
+        self.floating = element.startswith("float")
+        scalars = numbers if size == 8 else [self._narrow(number) for number in numbers]
+        self.minus, self.zero, self.number = (self._spread(scalar) for scalar in scalars)
+        self.chains = self._vectors(self.vector, CHAINS - INTEGER_CHAINS * apart)
+        self.wholes = self._vectors(self.whole, INTEGER_CHAINS)
+        self.turns = dict.fromkeys(("chain", "integer", "load", "store"), 0)
+        self.waiting, self.here = [], None
+
+    def _narrow(self, number):
+        cast = self.builder.fptrunc if self.floating else self.builder.fptosi
+        return cast(number, self.element)
+
+    def _spread(self, scalar):
+        nothing, index = ir.Constant(self.vector, ir.Undefined), ir.IntType(32)
+        first = self.builder.insert_element(nothing, scalar, index(0))
+        zeros = ir.Constant(ir.VectorType(index, self.vector.count), [0] * self.vector.count)
+        return self.builder.shuffle_vector(first, nothing, zeros)
+
+    def _vectors(self, kind, count):
+        places = [cgutils.alloca_once(self.builder, kind) for _ in range(count)]
+        for place in places:
+            self.builder.store(self.builder.bitcast(self.number, kind), place)
+        return places
+
+    def _next(self):
+        self.turns["chain"] += 1
+        return self.chains[self.turns["chain"] % len(self.chains)]
+
+    def _address(self, name, base):
+        self.turns[name] += 1
+        place = self.builder.gep(self.here, [ir.IntType(64)(base + self.width * self.turns[name])])
+        return self.builder.bitcast(place, self.vector.as_pointer())
+
+    def _call(self, name, *args):
+        label = f"llvm.{name}.v{self.vector.count}f{self.whole.element.width}"
+        shape = ir.FunctionType(self.vector, [self.vector] * len(args))
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, shape, label), args)
+
+    def _change(self, operation):
+        """Replace the next vector by what `operation` makes of it."""
+        place = self._next()
+        self.builder.store(operation(self.builder.load(place)), place)
+
+    def _loaded(self):
+        """Return what was loaded and not yet used, else zero."""
+        return self.waiting.pop() if self.waiting else self.zero
+
+    def write(self, name: str, here) -> None:
+        """Write one operation; loads and stores go to places from `here` on."""
+        self.here = here
+        getattr(self, name)()
+
+    def fma(self):
+        self._change(lambda x: self._call("fma", x, self.minus, self._loaded()))
+
+    def add(self):
+        self._change(lambda x: self.builder.fadd(x, self._loaded(), flags=("nsz",)))
+
+    def multiply(self):
+        self._change(lambda x: self.builder.fmul(x, self.minus, flags=("nsz",)))
+
+    def divide(self):
+        self._change(lambda x: self.builder.fdiv(self.number, x, flags=("nsz",)))
+
+    def root(self):
+        self._change(lambda x: self._call("sqrt", x))
+
+    def compare(self):
+        """Write the minimum and the maximum of two vectors, two operations."""
+        first, second = self._next(), self._next()
+        x, y = self.builder.load(first), self.builder.load(second)
+        less = self.builder.fcmp_ordered("<", x, y, flags=("nsz",))
+        self.builder.store(self.builder.select(less, x, y), first)
+        self.builder.store(self.builder.select(less, y, x), second)
+
+    def integer(self):
+        """Add a vector of integers to the one before, so that no closed form of the loop is found."""
+        pool = self.wholes if self.floating else self.chains
+        self.turns["integer"] += 1
+        mine, other = (pool[(self.turns["integer"] + k) % len(pool)] for k in (0, 1))
+        self.builder.store(self.builder.add(self.builder.load(mine), self.builder.load(other)), mine)
+
+    def load(self):
+        self.waiting.append(self.builder.load(self._address("load", 0), align=1))
+
+    def store(self):
+        place = self.chains[self.turns["chain"] % len(self.chains)]
+        self.builder.store(self.builder.load(place), self._address("store", NEAR), align=1)
+
+    def use_rest(self) -> None:
+        """Use what was loaded and not added, or LLVM would leave the loads out."""
+        for k, value in enumerate(self.waiting):
+            place = self.wholes[k % INTEGER_CHAINS]
+            self.builder.store(
+                self.builder.xor(self.builder.load(place), self.builder.bitcast(value, self.whole)), place
+            )
+        self.waiting.clear()
+
+    def result(self):
+        """Return a number made of all vectors."""
+        builder, index = self.builder, ir.IntType(32)
+        every = [builder.load(place) for place in self.wholes]
+        every += [builder.bitcast(builder.load(place), self.whole) for place in self.chains]
+        mixed = functools.reduce(builder.xor, every)
+        lanes = [builder.extract_element(mixed, index(k)) for k in range(self.vector.count)]
+        total = functools.reduce(builder.xor, lanes)
+        return total if total.type.width == 64 else builder.zext(total, ir.IntType(64))
+
+
 def loop(element: str, names: list[str], width: int):
     """Return a function (steps, numbers, memory) that repeats operations on vectors of `width` bytes.
 
@@ -110,103 +228,28 @@ def loop(element: str, names: list[str], width: int):
 
     Returns
     -------
-    function of the number of steps, three numbers (-1.0, 0.0, 1.7; not constants, so that nothing can be
-    left out) and (2 NEAR + 2048,) uint8 zeros
+    function of the number of steps, :data:`NUMBERS` (no constants, so that nothing can be left out) and
+    zeros to load from and store to, as :class:`Loop` makes them
     """
-    one, size = ELEMENTS[element]
-    vector = ir.VectorType(one, width // size)
-    whole = ir.VectorType(ir.IntType(8 * size), width // size)
-    is_float = element.startswith("float")
-    integer = ir.IntType(32)
-
-    def spread(builder, scalar):
-        nothing = ir.Constant(vector, ir.Undefined)
-        first = builder.insert_element(nothing, scalar, integer(0))
-        zeros = ir.Constant(ir.VectorType(integer, vector.count), [0] * vector.count)
-        return builder.shuffle_vector(first, nothing, zeros)
-
-    def call(builder, name, *args):
-        label = f"llvm.{name}.v{vector.count}f{8 * size}"
-        shape = ir.FunctionType(vector, [vector] * len(args))
-        return builder.call(cgutils.get_or_insert_function(builder.module, shape, label), args)
 
     @intrinsic
     def run(typingctx, steps, numbers, memory):
         def codegen(context, builder, sig, args):
-            steps, numbers, memory = args
-            given = cgutils.create_struct_proxy(sig.args[1])(context, builder, value=numbers)
-            numbers = [builder.load(builder.gep(given.data, [ir.IntType(64)(k)]), align=8) for k in range(3)]
-            data = context.make_array(sig.args[2])(context, builder, memory).data
-            if is_float:
-                numbers = [builder.fptrunc(n, one) if size == 4 else n for n in numbers]
-                minus, zero, number = (spread(builder, n) for n in numbers)
-            else:
-                number = spread(builder, builder.fptoui(numbers[2], one))
-            apart = is_float and "integer" in names
-            count = CHAINS - INTEGER_CHAINS * apart
-            chains = [cgutils.alloca_once(builder, vector) for _ in range(count)]
-            wholes = [cgutils.alloca_once(builder, whole) for _ in range(INTEGER_CHAINS)]
-            for chain in chains:
-                builder.store(number, chain)
-            for chain in wholes:
-                builder.store(builder.bitcast(number, whole), chain)
-            with cgutils.for_range(builder, steps) as turn:
-                start = builder.and_(
-                    builder.mul(turn.index, turn.index.type(192)), turn.index.type(NEAR // 2 - 64)
-                )
-                here = builder.gep(data, [start])
-                waiting, turns = [], dict.fromkeys(("chain", "whole", "load", "store"), 0)
-
-                def chain_after(step=1):
-                    turns["chain"] += step
-                    return chains[turns["chain"] % count]
-
-                def near(name, base):
-                    turns[name] += 1
-                    place = builder.gep(here, [ir.IntType(64)(base + width * turns[name])])
-                    return builder.bitcast(place, vector.as_pointer())
-
+            first, data = (
+                context.make_array(kind)(context, builder, array).data
+                for kind, array in zip(sig.args[1:], args[1:], strict=True)
+            )
+            numbers = [builder.load(builder.gep(first, [ir.IntType(64)(k)]), align=8) for k in range(3)]
+            apart = element.startswith("float") and "integer" in names
+            body = _Body(builder, element, width, numbers, apart)
+            with cgutils.for_range(builder, args[0]) as turn:
+                kind = turn.index.type
+                start = builder.and_(builder.mul(turn.index, kind(192)), kind(NEAR // 2 - 64))
+                body.turns |= {"load": 0, "store": 0}
                 for name in names:
-                    if name == "load":
-                        waiting.append(builder.load(near("load", 0), align=4 if is_float else 1))
-                    elif name == "store":
-                        builder.store(
-                            builder.load(chain_after(0)), near("store", NEAR), align=4 if is_float else 1
-                        )
-                    elif name == "integer":
-                        turns["whole"] += 1
-                        pool = wholes if is_float else chains
-                        mine, next_one = (pool[(turns["whole"] + k) % len(pool)] for k in (0, 1))
-                        other = waiting.pop() if waiting and not is_float else builder.load(next_one)
-                        builder.store(builder.add(builder.load(mine), other), mine)
-                    elif name == "compare":
-                        a, b = chain_after(), chain_after()
-                        x, y = builder.load(a), builder.load(b)
-                        less = builder.fcmp_ordered("<", x, y, flags=("nsz",))
-                        builder.store(builder.select(less, x, y), a)
-                        builder.store(builder.select(less, y, x), b)
-                    else:
-                        chain = chain_after()
-                        x = builder.load(chain)
-                        other = waiting.pop() if waiting and name in ("fma", "add") else zero
-                        value = {
-                            "fma": lambda x=x, other=other: call(builder, "fma", x, minus, other),
-                            "add": lambda x=x, other=other: builder.fadd(x, other, flags=("nsz",)),
-                            "multiply": lambda x=x: builder.fmul(x, minus, flags=("nsz",)),
-                            "divide": lambda x=x: builder.fdiv(number, x, flags=("nsz",)),
-                            "root": lambda x=x: call(builder, "sqrt", x),
-                        }[name]()
-                        builder.store(value, chain)
-                for k, left in enumerate(waiting):
-                    last = wholes[k % INTEGER_CHAINS]
-                    builder.store(builder.xor(builder.load(last), builder.bitcast(left, whole)), last)
-            everything = builder.load(wholes[0])
-            for chain in chains + wholes[1:]:
-                everything = builder.xor(everything, builder.bitcast(builder.load(chain), whole))
-            total = builder.extract_element(everything, integer(0))
-            for k in range(1, vector.count):
-                total = builder.xor(total, builder.extract_element(everything, integer(k)))
-            return builder.zext(total, ir.IntType(64)) if size < 8 else total
+                    body.write(name, builder.gep(data, [start]))
+                body.use_rest()
+            return body.result()
 
         return types.uint64(steps, numbers, memory), codegen
 
@@ -217,6 +260,7 @@ def loop(element: str, names: list[str], width: int):
     return numba.njit(nogil=True, error_model="numpy")(repeat)
 
 
+#: Minus one, zero, and a number that division and roots leave normal.
 NUMBERS = np.array([-1.0, 0.0, 1.7])
 
 
