@@ -264,7 +264,8 @@ def _locate_row(nodes, tables, where, k, shape, cell, r):
         inside = (x >= low) & (x < high_x) & (y >= low) & (y < high_y)
         x = x if inside else low
         y = y if inside else low
-        floor_x, floor_y = math.floor(x), math.floor(y)
+        # As floats: many CPUs convert a vector of them to 32 bits, but not to the 64 of an integer's default.
+        floor_x, floor_y = np.floor(x), np.floor(y)
         place[X, n] = np.int32(floor_x) if inside else np.int32(-1)
         place[Y, n] = np.int32(floor_y)
         place[SHIFT_X, n] = np.int32((x - floor_x) * SHIFTS + 0.5)
