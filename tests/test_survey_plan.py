@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
@@ -118,3 +119,16 @@ def test_the_libraries_of_a_recipe_count():
     ample = Resources(2, 64 << 30)
     for (_, one), (_, other) in zip(static_plan(light, ample), static_plan(heavy, ample), strict=True):
         assert other.peak == one.peak + (20 << 20)
+
+
+def test_what_every_rank_keeps_of_the_layout_counts():
+    """Python takes no more for the tables of pieces than is said, within the size of a dictionary's steps."""
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        layout = survey(60)
+        assert len(layout.table.of_key(0)) > 0
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert 0.6 * layout.nbytes < taken < 1.1 * layout.nbytes

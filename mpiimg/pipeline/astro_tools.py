@@ -250,5 +250,5 @@ def recipe_of(
         warnings=tuple(f"left out: {reason}" for _, reason in found.rejected),
         kernels=(step,) if step != "detect" else (),
         files=files,
-        baseline=SURVEY_BASELINE,
+        baseline=SURVEY_BASELINE + found.layout.nbytes,
     )

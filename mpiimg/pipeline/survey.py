@@ -197,7 +197,7 @@ def astro(survey: Survey, p: Mapping[str, Any]) -> Recipe:
         warnings=tuple(f"left out: {reason}" for _, reason in survey.rejected),
         kernels=("calibrate", "warp", "coadd"),
         files=tuple(path for ref in exposures for path in ref.paths),
-        baseline=SURVEY_BASELINE,
+        baseline=SURVEY_BASELINE + layout.nbytes,
     )
 
 

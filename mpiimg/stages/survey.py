@@ -22,6 +22,9 @@ BAND_ROWS, LEAST_BAND_ROWS = 256, 32
 #: Most rows that the exposures of a patch bring to a band together, so that deep patches take no more memory.
 INPUT_ROWS = 8192
 
+#: Bytes that Python takes for a footprint, and for a piece with its place in the tables.
+BYTES_A_FOOTPRINT, BYTES_A_PIECE = 530, 420
+
 
 @dataclass(frozen=True)
 class Patch:
@@ -104,6 +107,11 @@ class Layout:
                     if box is not None:
                         found.append((number, start + k, box))
         return tuple(found)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all this takes in the memory of every rank, be there few of them or many."""
+        return BYTES_A_FOOTPRINT * len(self.footprints) + BYTES_A_PIECE * len(self.pieces)
 
     @cached_property
     def table(self) -> PieceTable:
