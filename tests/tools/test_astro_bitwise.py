@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import pathlib
 import shutil
-import signal
 import subprocess
 import time
 
 import launch
 import pytest
-from tools import astro_data
+from tools import astro_data, sabotage, warm
 from tools.astro_data import TRACT, astro
 from tools.subjects import digests, record
 
@@ -57,20 +53,6 @@ def test_any_number_of_ranks(night, alone, tmp_path, ranks, options):
     assert moved["coadd"] > 0, "pieces of a band come from the ranks of all its exposures"
 
 
-def processes_on(out) -> list[int]:
-    """Return the ranks that work in a folder; their launcher may have given each a session of its own."""
-    found = []
-    for pid in filter(str.isdecimal, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if (
-                words[1:2] == [os.fsencode(launch.REPOSITORY / "bin" / "mpiimg-astro")]
-                and os.fsencode(out) in words
-            ):
-                found.append(int(pid))
-    return found
-
-
 def marked(out) -> set[str]:
     """Return the stages of which an unfinished run has marked any chunk."""
     return {mark.stage for mark in read_marks(out / "work" / "survey.astro" / "journal")}
@@ -78,7 +60,7 @@ def marked(out) -> set[str]:
 
 def kill_after(stage, exposures, out, ranks):
     """Start a run and kill its ranks, all at once, when `stage` has left its first mark."""
-    command = launch.tool_command("mpiimg-astro", *exposures, "--out", out, *TRACT, ranks=ranks)
+    command = warm.tool_command("mpiimg-astro", *exposures, "--out", out, *TRACT, ranks=ranks)
     process = subprocess.Popen(
         command,
         env=launch.environment(),
@@ -92,9 +74,7 @@ def kill_after(stage, exposures, out, ranks):
         while stage not in marked(out):
             assert process.poll() is None and time.monotonic() < deadline, f"never marked {stage}"
             time.sleep(0.002)
-        for pid in processes_on(out):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        sabotage.kill(sabotage.rank_processes(process))
         assert process.wait(timeout=60) != 0, "ended before it was killed"
     finally:
         launch.kill_session(process)
