@@ -23,8 +23,8 @@ def bars(rows: list[dict], path: Path) -> list[str]:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows = [row for row in rows if row["size"] == rows[0]["size"] and row["limit"] is None]
-    rows = [row for row in rows if row["result"] == "done" and not row["by_steps"]]
+    rows = [row for row in rows if row["result"] == "done" and row["limit"] is None and not row["by_steps"]]
+    rows = [row for row in rows if row["size"] == rows[0]["size"]]
     workloads = [name for name in STUDY if any(row["workload"] == name for row in rows)]
     if not workloads:
         return []

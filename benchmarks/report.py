@@ -56,10 +56,10 @@ def said_of(where: dict[str, str]) -> str:
 def tables_of(workload: str, rows: list[dict]) -> list[str]:
     """Return the tables of a workload with their titles."""
     free, parts = [row for row in rows if row["limit"] is None], []
-    if workload == "regroup":
+    if workload == "regroup" and free:
         parts += ["## regroup, volumes to blocks of voxels", whole_table(free)]
         parts += [steps_table(workload, free, False)]
-    else:
+    elif free:
         for table, title in TITLES.items():
             chosen = [row for row in free if table in row["tables"]]
             parts += [f"## {workload}, {title}", whole_table(chosen), steps_table(workload, chosen)]

@@ -32,7 +32,7 @@ import workloads
 PACKAGES = ("mpi4py", "distributed", "pyspark", "tensorflow_cpu", "tiledb", "reproject")
 
 #: Under a limit of memory: how many times as long as without it a run may take, and seconds for it at least.
-PATIENCE, LEAST_PATIENCE = 10, 60
+PATIENCE, LEAST_PATIENCE = 4, 60
 
 
 def turns(systems: list, given: argparse.Namespace) -> Iterator[tuple]:
@@ -180,6 +180,10 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.rounds is None:
         given.rounds = 1 if given.limits else 3
+    if given.rounds < (0 if given.limits else 1):
+        parser.error("--rounds: each system is to run at least once, or with --limits under a limit alone")
+    if given.chart and not (given.chart.suffix == ".png" and given.chart.parent.is_dir()):
+        parser.error(f"--chart {given.chart}: give a .png in a folder that is there")
     given.no_steps |= bool(given.limits)
     rows, path = (runs.read(given.known), given.known[0]) if given.known else measure(given)
     text = report.markdown(rows)

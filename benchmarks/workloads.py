@@ -21,7 +21,7 @@ INPUTS = {
     ("neuro", "tiny"): ("--shape", "24x28x20", "--volumes", "8"),
     ("neuro", "small"): ("--shape", "48x56x40", "--volumes", "12"),
     ("neuro", "medium"): ("--shape", "64x72x56", "--volumes", "16"),
-    ("neuro", "deep"): ("--shape", "64x72x56", "--volumes", "288"),
+    ("neuro", "deep"): ("--shape", "72x80x56", "--volumes", "288"),
     ("neuro", "hcp"): ("--shape", "145x174x145", "--volumes", "288"),
     ("astro", "tiny"): ("--shape", "300x320", "--visits", "3", "--sensors", "1"),
     ("astro", "small"): ("--shape", "600x640", "--visits", "6", "--sensors", "2"),

@@ -231,6 +231,18 @@ def test_a_file_of_something_else_is_refused_in_a_line(tmp_path):
             side_by_side.main(["--from", str(path)])
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [(("--rounds", "0"), "at least once"), (("--chart", "nowhere/chart.png"), "that is there")],
+)
+def test_what_cannot_end_in_tables_and_chart_is_refused_before_anything_runs(flags, said, capsys):
+    import side_by_side
+
+    with pytest.raises(SystemExit) as ended:
+        side_by_side.main([*flags])
+    assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
 def test_an_interrupted_comparison_keeps_its_runs_and_they_give_tables_and_chart(
     tmp_path, monkeypatch, capsys
 ):

@@ -5,14 +5,12 @@ from contextlib import contextmanager
 import dask
 from dask.distributed import Client, wait
 
-#: Bytes that a limit leaves to the scheduler, which shares a process with the program itself.
-SCHEDULER = 128 << 20
-
 
 @contextmanager
 def client(options, clock):
     """Yield a client, and a function that ends a step and computes now what is to be timed."""
-    memory = (options.memory - SCHEDULER) // options.workers if options.memory else "auto"
+    # A worker counts its pages of files as well: what a limit does not count is room for the scheduler.
+    memory = options.memory // options.workers if options.memory else "auto"
     cluster = {"n_workers": options.workers, "threads_per_worker": 1, "memory_limit": memory}
     with Client(**cluster, dashboard_address=None) as started:
 
