@@ -10,8 +10,9 @@ from dipy.reconst.dti import TensorModel, fractional_anisotropy, from_lower_tria
 from dipy.sims.voxel import single_tensor
 from numpy.testing import assert_allclose, assert_array_equal
 
-from mpiimg.simulate import neuro
-from mpiimg.simulate.neuro import TISSUES, Subject, gradients
+from mpiimg.simulate import fields, neuro
+from mpiimg.simulate.gradients import gradients
+from mpiimg.simulate.neuro import TISSUES, Subject
 
 SHAPE = (23, 27, 19)
 
@@ -20,7 +21,7 @@ CUTS = [[0, 19], [0, 1, 19], [0, 7, 7, 13, 19], list(range(20))]
 
 def forget():
     """Empty the caches, so that what comes next is computed anew."""
-    for function in (neuro._slice_truth, neuro._tissue, neuro._lattice, neuro._kept_gradients):
+    for function in (neuro._slice_truth, neuro._tissue, fields._lattice, neuro._kept_gradients):
         function.cache_clear()
 
 
@@ -197,15 +198,15 @@ def test_tissues_are_where_they_belong():
 def test_random_field_is_the_spline_of_its_lattice():
     subject = Subject((5, 4, 3), 30)
     x, y, z = neuro._coordinates(subject.shape, 1)
-    field = neuro._random_field(x, y, z, 0.5, 7, (neuro._WANDER, 0))
-    lattice = neuro._lattice(8, 7, (neuro._WANDER, 0))
+    field = fields.random_field(x, y, z, 0.5, 7, (neuro._WANDER, 0))
+    lattice = fields._lattice(8, 7, (neuro._WANDER, 0))
     expected = [[reference.bspline_field(lattice, 0.5, px, py, z) for px in x[0]] for py in y[:, 0]]
     assert_allclose(field, expected, rtol=0, atol=1e-12)
 
 
 def test_random_field_has_unit_variance():
     x, y, _ = neuro._coordinates((60, 60, 60), 0)
-    field = np.stack([neuro._random_field(x, y, z, 0.1, 3, (9,)) for z in np.linspace(-1, 1, 60)])
+    field = np.stack([fields.random_field(x, y, z, 0.1, 3, (9,)) for z in np.linspace(-1, 1, 60)])
     assert field.std() == pytest.approx(1, abs=0.05)
     assert abs(field.mean()) < 0.05
 

@@ -21,6 +21,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mpiimg.simulate.fields import random_field
+from mpiimg.simulate.gradients import check_shells, check_volumes, gradients
+
 BACKGROUND, WHITE_MATTER, GREY_MATTER, CSF, SCALP = range(5)
 
 #: What `Subject.truth` returns; the names of the truth files follow it.
@@ -56,105 +59,14 @@ SCALP_RADII = (1.06, 1.16)
 #: Knots of the random fields lie this far apart: the cortex folds, the fibres wander slowly.
 FOLD_SPACING, WANDER_SPACING = 0.11, 0.4
 
-#: First words of the seeds of independent random streams.
-_NOISE, _FOLD, _WANDER, _DIRECTIONS = range(4)
+#: First words of the seeds of independent random streams; 3 is that of the directions, in gradients.py.
+_NOISE, _FOLD, _WANDER = range(3)
 
 #: Slices of truth kept for the next volume: 100 MB for a whole HCP subject, less for a slab of it.
 _KEPT_SLICES = 256
 
 #: Bytes a voxel of what is true of a slice, and of what making one takes beside it.
 _SLICE_BYTES, _WORK_BYTES = 34, 200
-
-
-# --------------------------------------------------------------------------- gradients
-
-
-def gradients(
-    volumes: int, seed: int, shells: tuple[float, ...] | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Make a gradient table: b0 volumes through the run, shells dealt in turn between them.
-
-    Parameters
-    ----------
-    volumes : int
-        Number of volumes, at least 7.
-    seed : int
-        Seeds the orientation and the order of the directions.
-    shells : tuple of float, optional
-        b-values in s/mm^2. By default 1000 below 60 volumes, 1000 and 2000
-        below 120, and 1000, 2000 and 3000 from there on.
-
-    Returns
-    -------
-    bvals : (volumes,) float64
-        In s/mm^2. One volume in ten is a b0 with one shell, one in sixteen
-        with more; 288 volumes give the HCP scheme, 18 b0 and 3 x 90 directions.
-    bvecs : (volumes, 3) float64
-        Unit vectors in FSL's frame, spread evenly in each shell by
-        electrostatic repulsion [1]_; zeros for a b0.
-
-    Raises
-    ------
-    ValueError
-        With fewer than 7 volumes, fewer than 6 directions, or shells that are
-        not positive and finite.
-
-    References
-    ----------
-    .. [1] Jones, Horsfield, Simmons (1999), Magn. Reson. Med. 42, 515-525.
-    """
-    volumes = _check_volumes(volumes)
-    shells = _check_shells(shells) if shells is not None else _default_shells(volumes)
-    b0_count = max(1, round(volumes / (10 if len(shells) == 1 else 16)))
-    if volumes - b0_count < 6:
-        raise ValueError(
-            f"{volumes} volumes hold only {volumes - b0_count} directions: at least 6 are needed"
-        )
-    b0 = np.arange(b0_count) * volumes // b0_count
-    weighted = np.setdiff1d(np.arange(volumes), b0)
-    bvals = np.zeros(volumes)
-    bvecs = np.zeros((volumes, 3))
-    for i, b in enumerate(shells):
-        members = weighted[i :: len(shells)]
-        bvals[members] = b
-        bvecs[members] = _directions(len(members), np.random.SeedSequence([_DIRECTIONS, seed, i]))
-    return bvals, bvecs
-
-
-def _default_shells(volumes: int) -> tuple[float, ...]:
-    """Return one, two or three shells: no more than leave each about 30 directions."""
-    return (1000.0, 2000.0, 3000.0)[: 1 + (volumes >= 60) + (volumes >= 120)]
-
-
-def _directions(count: int, seed: np.random.SeedSequence) -> np.ndarray:
-    """Return `count` unit vectors that cover the sphere evenly, antipodes counting as one.
-
-    A golden-angle spiral in a random orientation is within a few percent of the
-    minimum of the potential, which from random points takes thousands of steps;
-    repulsion does the rest. A signed random order follows, as scanners use, so
-    that any part of a run covers the sphere.
-    """
-    if count == 0:
-        return np.zeros((0, 3))
-    random = np.random.Generator(np.random.PCG64(seed))
-    height = (np.arange(count) + 0.5) / count
-    azimuth = np.pi * (3 - np.sqrt(5)) * np.arange(count)
-    radius = np.sqrt(1 - height**2)
-    spiral = np.stack([radius * np.cos(azimuth), radius * np.sin(azimuth), height], axis=1)
-    points = _rotate(spiral, random.standard_normal(4))
-    if count > 1:
-        from dipy.core.sphere import HemiSphere, disperse_charges
-
-        points = disperse_charges(HemiSphere(xyz=points), 100)[0].vertices
-    points = points[random.permutation(count)] * random.choice([-1.0, 1.0], (count, 1))
-    return points / np.sqrt((points**2).sum(axis=1, keepdims=True))
-
-
-def _rotate(points: np.ndarray, quaternion: np.ndarray) -> np.ndarray:
-    """Rotate (n, 3) points by a quaternion of any length; four normal deviates give a uniform rotation."""
-    w, *v = quaternion / np.sqrt((quaternion**2).sum())
-    twice = 2 * np.cross(v, points)
-    return points + w * twice + np.cross(v, twice)
 
 
 # --------------------------------------------------------------------------- the subject
@@ -200,11 +112,11 @@ class Subject:
             size = [extent / n for extent, n in zip(FIELD_OF_VIEW, shape, strict=True)]
         checked = {
             "shape": shape,
-            "volumes": _check_volumes(self.volumes),
+            "volumes": check_volumes(self.volumes),
             "sigma": _check_sigma(self.sigma),
             "seed": _check_seed(self.seed),
             "voxel_size": _check_voxel_size(size),
-            "shells": None if self.shells is None else _check_shells(self.shells),
+            "shells": None if self.shells is None else check_shells(self.shells),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -379,7 +291,7 @@ def _tissue(shape: tuple[int, int, int], seed: int, z: int) -> np.ndarray:
     """
     x, y, z = _coordinates(shape, z)
     radius = _brain_radius(x, y, z)
-    fold = _random_field(x, y, z, FOLD_SPACING, seed, (_FOLD,))
+    fold = random_field(x, y, z, FOLD_SPACING, seed, (_FOLD,))
     # Sulci are the sheets where the field crosses zero: there the surface reaches inward.
     depth = radius + 0.32 * np.exp(-((fold / 0.55) ** 2))
     side = np.abs(x)
@@ -434,7 +346,7 @@ def _fibre_directions(subject: Subject, x: np.ndarray, y: np.ndarray, z: float) 
         turn * ends * sign * np.sign(y) + outer,
         turn * (1 - ends) * (1 - outer) * sign + 0.25 * outer * z,
     )
-    wander = [_random_field(x, y, z, WANDER_SPACING, subject.seed, (_WANDER, i)) for i in range(3)]
+    wander = [random_field(x, y, z, WANDER_SPACING, subject.seed, (_WANDER, i)) for i in range(3)]
     dx, dy, dz = (c + 0.25 * w for c, w in zip(components, wander, strict=True))
     length = np.maximum(np.sqrt(dx * dx + dy * dy + dz * dz), 1e-12)
     return dx / length, dy / length, dz / length
@@ -461,52 +373,6 @@ def _axial_fa(parallel: np.ndarray, perpendicular: np.ndarray) -> np.ndarray:
     return ((parallel - perpendicular) / np.where(norm > 0, norm, 1.0)).astype(np.float32)
 
 
-# --------------------------------------------------------------------------- smooth random fields
-
-
-def _random_field(x: np.ndarray, y: np.ndarray, z: float, spacing: float, seed: int, stream: tuple[int, ...]):
-    """Evaluate a smooth random field of about unit variance on one slice, (ny, nx) float64.
-
-    Normal deviates on a fixed lattice are the coefficients of a cubic B-spline,
-    so a value depends on the 64 knots around it and on nothing else: unlike a
-    filtered image, it is the same for every cut of the volume.
-    """
-    knots = int(np.ceil(2 / spacing)) + 4
-    lattice = _lattice(knots, seed, stream)
-    first, weights = _spline_weights(np.atleast_1d(z), spacing)
-    plane = _weighted_sum(lattice, first, weights)[0]
-    first, weights = _spline_weights(y[:, 0], spacing)
-    rows = _weighted_sum(plane, first, weights)
-    first, weights = _spline_weights(x[0], spacing)
-    return _weighted_sum(np.ascontiguousarray(rows.T), first, weights).T
-
-
-@lru_cache(maxsize=8)
-def _lattice(knots: int, seed: int, stream: tuple[int, ...]) -> np.ndarray:
-    """Return the lattice (knots, knots, knots), scaled so that the field has unit variance on average."""
-    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([stream[0], seed, *stream[1:]])))
-    # The squared weights of a cubic B-spline sum to 151/315 on average over its phase, an axis.
-    return generator.standard_normal((knots, knots, knots)) * (315 / 151) ** 1.5
-
-
-def _spline_weights(position: np.ndarray, spacing: float) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-    """Return the first of four knots and the four cubic B-spline weights at positions in [-1, 1]."""
-    scaled = (np.clip(position, -1, 1) + 1) / spacing
-    first = scaled.astype(np.intp)
-    t = scaled - first
-    weights = (1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3
-    return first, tuple(w / 6 for w in weights)
-
-
-def _weighted_sum(lattice: np.ndarray, first: np.ndarray, weights: tuple[np.ndarray, ...]) -> np.ndarray:
-    """Interpolate the first axis of `lattice`; explicit sums, since BLAS may add in another order."""
-    shape = (-1, *(1,) * (lattice.ndim - 1))
-    total = weights[0].reshape(shape) * lattice[first]
-    for k in range(1, 4):
-        total += weights[k].reshape(shape) * lattice[first + k]
-    return total
-
-
 # --------------------------------------------------------------------------- checks
 
 
@@ -514,20 +380,6 @@ def _check_shape(shape) -> tuple[int, int, int]:
     checked = tuple(operator.index(n) for n in shape)
     if len(checked) != 3 or min(checked) < 1:
         raise ValueError(f"shape must be three positive numbers of voxels, not {tuple(shape)}")
-    return checked
-
-
-def _check_volumes(volumes) -> int:
-    volumes = operator.index(volumes)
-    if volumes < 7:
-        raise ValueError(f"{volumes} volumes cannot determine a tensor: at least 7 are needed")
-    return volumes
-
-
-def _check_shells(shells) -> tuple[float, ...]:
-    checked = tuple(float(b) for b in shells)
-    if not checked or not all(0 < b < np.inf for b in checked):
-        raise ValueError(f"shells must be positive b-values in s/mm^2, not {checked}")
     return checked
 
 
