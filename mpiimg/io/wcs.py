@@ -55,10 +55,9 @@ class CoarseGrid(NamedTuple):
 
 def wcs_text(header: Header) -> str:
     """Return the cards of a header that make up celestial coordinates as text, one a line."""
-    from astropy.io.fits import Card
-
-    kept = {card.keyword: card.value for card in header.cards if _WCS_CARD.fullmatch(card.keyword)}
-    return "\n".join(str(Card(keyword, value)) for keyword, value in kept.items())
+    # As they are written: to read each value and write it again takes ten times as long.
+    kept = {card.keyword: str(card) for card in header.cards if _WCS_CARD.fullmatch(card.keyword)}
+    return "\n".join(kept.values())
 
 
 def parse_wcs(text: str) -> WCS:
