@@ -249,7 +249,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=("full", "tiny"), default="full", help="of the kernels' inputs")
-    parser.add_argument("--only", choices=operations.KERNELS, action="append", help="kernels (default: all)")
+    parser.add_argument("--only", choices=operations.KERNELS, action="append", help="a kernel (default: all)")
     parser.add_argument("--rounds", type=int, default=7, help="times each is measured (default %(default)s)")
     parser.add_argument(
         "--no-count", action="store_true", help="do not ask the processor for its count (perf)"

@@ -66,7 +66,7 @@ def test_the_solver_is_counted_as_its_loops_run():
     assert counted.root == counted.divide == n
 
 
-def test_every_kernel_gets_a_row_below_its_limits(tmp_path, monkeypatch):
+def test_every_kernel_gets_a_row_whose_columns_agree(tmp_path, monkeypatch):
     import machine
     import operations
     import roofline
