@@ -253,9 +253,11 @@ def outcome(found: dict, log: str) -> str:
     if found["status"] == 0:
         return "done"
     said = [line.strip() for line in log.splitlines() if line.strip()]
-    # Status 2 says that the command asks for what cannot be.
-    how = "refused" if found["status"] == 2 else "failed"
-    return f"{how}: {said[-1][:200]}" if said else f"{how}: status {found['status']}"
+    if found["status"] == 2:
+        # What was asked for cannot be; a launcher may add words of its own.
+        refusals = [line for line in said if "error: " in line] or said
+        return f"refused: {refusals[-1][:200]}" if said else "refused: status 2"
+    return f"failed: {said[-1][:200]}" if said else f"failed: status {found['status']}"
 
 
 def marks_of(out: Path, found: dict) -> list[tuple[str, float]]:

@@ -330,7 +330,8 @@ def test_outcomes_are_told_in_a_few_words():
     assert contenders.outcome({"ended": "memory", "status": -9}, "") == "out of memory"
     assert contenders.outcome({"ended": "itself", "status": 0}, "noise") == "done"
     assert contenders.outcome({"ended": "itself", "status": 1}, "a\nKeyError: 3\n\n") == "failed: KeyError: 3"
-    assert contenders.outcome({"ended": "itself", "status": 2}, "needs 3M\n") == "refused: needs 3M"
+    refusal = "tool: error: needs 3M\nlauncher: a rank ended with 2\n"
+    assert contenders.outcome({"ended": "itself", "status": 2}, refusal) == "refused: tool: error: needs 3M"
 
 
 @pytest.mark.parametrize(("text", "size"), [("300M", 300_000_000), ("1.5g", 1_500_000_000), ("2048", 2048)])

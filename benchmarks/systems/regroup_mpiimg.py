@@ -14,8 +14,12 @@ from mpiimg.pipeline.plan import Options, Recipe
 from mpiimg.pipeline.run import run as run_recipe
 from mpiimg.stages.stage import Need, Stage
 
+#: Bytes of a block of voxels in all volumes, at most: a chunk is what a rank must be able to hold.
+BLOCK_BYTES = 8 << 20
 
-def recipe(paths, voxels, blocks):
+
+def recipe(paths, voxels):
+    blocks = -(-4 * len(paths) * voxels // BLOCK_BYTES)
     volumes = Array("volumes", "vn", (len(paths), voxels), "float32")
     found = Array("brightest", "n", (voxels,), "int32")
     by_volume = ChunkGrid("v", (len(paths),), (1,))
@@ -58,7 +62,7 @@ def pipeline(options, clock):
     paths = runtime.on_root(comm, kernels.list_volumes, options.source)
     voxels = runtime.on_root(comm, lambda: np.load(paths[0], mmap_mode="r").size)
     memory = options.memory // options.workers if options.memory else runtime.memory_per_rank(comm)
-    made = recipe(paths, voxels, 4 * options.workers)
+    made = recipe(paths, voxels)
     given = Options(options.out, memory, in_memory=options.memory is None)
     raise SystemExit(runtime.guard(comm, lambda: run_recipe(made, comm, given) and Exit.DONE))
 
