@@ -44,7 +44,7 @@ def alive():
 class Alone:
     """The communicator of one rank, without MPI, since tests here fork."""
 
-    rank = 0
+    rank, size = 0, 1
 
     def bcast(self, value):
         return value
