@@ -15,6 +15,7 @@ from mpi import toy
 from tools import sabotage
 from tools.subjects import gunzipped
 
+from mpiimg.errors import Exit
 from mpiimg.io.claims import Kind, read_state
 from mpiimg.io.events import read_events
 from mpiimg.pipeline.run_status import run_status
@@ -216,8 +217,10 @@ def test_a_signal_stops_at_a_chunk_boundary_and_says_how_to_go_on(faulty, tmp_pa
 def test_a_second_interrupt_ends_at_once(faulty, tmp_path, ranks):
     out = tmp_path / "out"
     status, said = signalled(faulty, out, tmp_path / "marker", ranks, [signal.SIGINT] * 2)
-    assert status not in (0, 75), said
     assert "stopped:" not in said
+    assert not (out / toy.OUTPUT).exists()
+    # Where all ranks die while it passes on the second signal, Hydra now and then fails too, with status 0.
+    assert status == -signal.SIGINT if ranks is None else status != Exit.STOPPED, said
     goes_on(faulty, "smooth", out)
 
 
