@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mpiimg.comm.runtime import Agreement, node_count, on_root, once_a_node, say, stop_on_signals
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
-from mpiimg.io.claims import CLAIMS, Kind
+from mpiimg.io.claims import CLAIMS, Kind, write_file
 from mpiimg.io.disk import free_bytes
 from mpiimg.io.events import events_folder
 from mpiimg.io.journal import keep_marks
@@ -224,9 +224,7 @@ def _furnish(recipe: Recipe, options: Options, room: _Room, asked: dict) -> None
     events.mkdir(exist_ok=True)
     for log_of_rank in events.glob("*.jsonl"):
         log_of_rank.unlink()
-    part = record.with_suffix(".part")
-    part.write_text(json.dumps(asked))
-    part.replace(record)
+    write_file(record, json.dumps(asked).encode())
     (work / LEFT_OUT).unlink(missing_ok=True)
     needed = 0 if options.in_memory or earlier == asked else work_bytes(recipe)
     free = free_bytes(work)
