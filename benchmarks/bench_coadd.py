@@ -45,7 +45,7 @@ def exposures(shape: tuple[int, int, int], rng: np.random.Generator) -> Exposure
 
 def combine_with_ours(band: Exposures) -> tuple[float, tuple[np.ndarray, ...]]:
     """Return the CPU seconds of a band, and its image, variance, mask and N-image."""
-    from mpiimg.kernels.coadd import Planes, coadd
+    from mpiimg.astro.kernels.coadd import Planes, coadd
 
     planes = Planes(excluded=EXCLUDED, no_data=EXCLUDED, clipped=CLIPPED, saturated=SATURATED)
     start = time.process_time()

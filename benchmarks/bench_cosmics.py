@@ -45,7 +45,7 @@ def exposure(shape: tuple[int, int], stars: int, tracks: int, seed: int = 7) -> 
 
 def find_with_ours(image: np.ndarray, variance: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Return what is struck, and the repaired image."""
-    from mpiimg.kernels.cosmics import detect_cosmics
+    from mpiimg.astro.kernels.cosmics import detect_cosmics
 
     return detect_cosmics(image, variance=variance, readnoise=READNOISE, satlevel=SATURATION)
 

@@ -13,8 +13,8 @@ import dipy.segment.mask
 import numpy as np
 from dipy.segment.threshold import otsu as dipy_otsu
 
-from mpiimg.kernels import otsu
-from mpiimg.kernels.median import median_filter
+from mpiimg.neuro.kernels import otsu
+from mpiimg.neuro.kernels.median import median_filter
 
 #: Extents (x, y, z) as a scanner's protocol names them.
 SIZES = {"small": (72, 72, 60), "hcp": (145, 174, 145)}

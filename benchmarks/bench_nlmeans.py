@@ -35,7 +35,7 @@ def phantom(shape: tuple[int, int, int], masked: int, seed: int = 7) -> tuple[np
 
 def denoise_with_ours(volume: np.ndarray, mask: np.ndarray, thickness: int) -> np.ndarray:
     """Denoise chunk by chunk (z-blocks of `thickness` slices), padding included."""
-    from mpiimg.kernels.nlmeans import nonlocal_means
+    from mpiimg.neuro.kernels.nlmeans import nonlocal_means
 
     padded = np.pad(volume, BLOCK_RADIUS, mode="reflect")
     sigma = np.full(len(padded), SIGMA)

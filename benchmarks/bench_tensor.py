@@ -49,7 +49,7 @@ def fit_with_dipy(model, signal):
 
 def fit_with_ours(signal, design):
     """Fit (volumes, voxels) and return the maps."""
-    from mpiimg.kernels import tensor
+    from mpiimg.neuro.kernels import tensor
 
     return tensor.tensor_maps(tensor.fit_wls(signal, design), tensor.min_diffusivity(design))
 
@@ -72,7 +72,7 @@ def run(size: str, rounds: int) -> list[dict]:
     from dipy.core.gradients import gradient_table
     from dipy.reconst.dti import TensorModel
 
-    from mpiimg.kernels import tensor
+    from mpiimg.neuro.kernels import tensor
 
     volumes, voxels = SIZES[size]
     bvals, bvecs, signal = simulate(volumes, voxels)

@@ -82,8 +82,8 @@ def target_header(shape: tuple[int, int]) -> fits.Header:
 
 def warp_with_ours(folder: pathlib.Path, shape: tuple[int, int]) -> dict[str, float]:
     """Read three planes, interpolate bad pixels, warp, write three planes; return CPU seconds a step."""
-    from mpiimg.io.wcs import read_wcs, source_grid
-    from mpiimg.kernels.warp import STEP, interpolate_bad, warp
+    from mpiimg.astro.kernels.warp import STEP, interpolate_bad, warp
+    from mpiimg.astro.sky.wcs import read_wcs, source_grid
 
     marks = [time.process_time()]
     with fits.open(folder / "ours.fits", memmap=False) as hdus:

@@ -86,7 +86,7 @@ def nlmeans_offset(box: float, centres: float) -> Work:
 
 def nlmeans_tiles(mask: np.ndarray, thickness: int) -> tuple[int, int]:
     """Return the voxels of rows of differences, and of centres, of all tiles of a volume (one offset)."""
-    from mpiimg.kernels import nlmeans
+    from mpiimg.neuro.kernels import nlmeans
 
     box = centres = 0
     usable = nlmeans.LANES * nlmeans.TILE_VECTORS - 2
@@ -160,7 +160,7 @@ def maps_voxel() -> Work:
     A rotation (`_rotate`): 10 fused multiply-adds, 12 products, 4 additions, 2 roots, 2 divisions, 2 tests;
     three of them in each of five sweeps. Then three comparisons to sort and three to clip, and `_measure`.
     """
-    from mpiimg.kernels import tensor
+    from mpiimg.neuro.kernels import tensor
 
     rotation = Work(fma=10, multiply=12, add=4, root=2, divide=2, compare=2)
     measure = Work(fma=4, multiply=5, add=6, root=1, divide=1, compare=3)
@@ -169,7 +169,7 @@ def maps_voxel() -> Work:
 
 def tensor_fit(volumes: int, voxels: int) -> Job:
     """WLS with its maps, of float32 signals, as the stage has them."""
-    from mpiimg.kernels import tensor
+    from mpiimg.neuro.kernels import tensor
 
     bvals, bvecs, signal = bench_tensor.simulate(volumes, voxels)
     signal = signal.astype(np.float32)
@@ -203,7 +203,7 @@ def median(shape: tuple[int, int, int], radius: int) -> Job:
     bins of its bucket an addition and a subtraction (`_find_row`, at best: where the next output lies in the
     same bucket).
     """
-    from mpiimg.kernels import median as code
+    from mpiimg.neuro.kernels import median as code
 
     size = tuple(n + 2 * radius * (axis == 0) for axis, n in enumerate(shape))
     z, y, x = np.ogrid[tuple(slice(-1, 1, n * 1j) for n in size)]
@@ -247,7 +247,7 @@ def cosmics_pixel() -> Work:
 
 def cosmics(shape: tuple[int, int], stars: int, tracks: int) -> Job:
     """A frame with its sky; the variance follows from the image."""
-    from mpiimg.kernels import cosmics as code
+    from mpiimg.astro.kernels import cosmics as code
 
     image = bench_cosmics.exposure(shape, stars, tracks)
     cells = [-(-n // code.CELL) for n in shape]
@@ -291,8 +291,8 @@ def warp_pixel() -> Counts:
 
 def warp(shape: tuple[int, int]) -> Job:
     """Image, variance and mask of an exposure onto a patch of 0.333 arcsec a pixel; places are given."""
-    from mpiimg.io.wcs import read_wcs, source_grid
-    from mpiimg.kernels import warp as code
+    from mpiimg.astro.kernels import warp as code
+    from mpiimg.astro.sky.wcs import read_wcs, source_grid
 
     header = bench_warp.tan_header(shape, bench_warp.NATIVE, angle=0.7)
     header.update(bench_warp.DISTORTION, CTYPE1="RA---TPV", CTYPE2="DEC--TPV")
@@ -337,7 +337,7 @@ def coadd_output() -> Work:
 
 def coadd(shape: tuple[int, int, int]) -> Job:
     """A band of exposures with variances and masks."""
-    from mpiimg.kernels import coadd as code
+    from mpiimg.astro.kernels import coadd as code
 
     band = bench_coadd.exposures(shape, np.random.default_rng(7))
     depth, height, width = shape

@@ -19,7 +19,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from mpiimg.pipeline.rates import cpu_model
+from mpiimg.engine.rates import cpu_model
 
 HERE = Path(__file__).resolve().parent
 

@@ -107,9 +107,9 @@ def measure(tool: str, source: tuple, out: Path, ranks: int) -> dict:
 
 def plans(tool: str, words: Sequence, counts: Sequence[int], memory: int = MEMORY) -> list:
     """Return the plan of `tool` on each number of ranks, at the default rates."""
-    from mpiimg import cli
-    from mpiimg.pipeline.plan import Resources, static_plan
-    from mpiimg.tools import TOOLS
+    from mpiimg.engine.plan import Resources, static_plan
+    from mpiimg.tools import cli
+    from mpiimg.tools.registry import TOOLS
 
     args = cli.parser(tool).parse_args([*map(str, words), "--out", "none"])
     recipe = TOOLS[tool].recipe(TOOLS[tool].inspect(args), vars(args))
@@ -118,7 +118,7 @@ def plans(tool: str, words: Sequence, counts: Sequence[int], memory: int = MEMOR
 
 def predict(tool: str, words: Sequence, counts: Sequence[int]) -> list[dict]:
     """Return what the plans of `tool` on each number of ranks come to."""
-    from mpiimg.pipeline.show_plan import totals
+    from mpiimg.engine.log.show_plan import totals
 
     found = [totals(plan) | {"ranks": n} for plan, n in zip(plans(tool, words, counts), counts, strict=True)]
     return [{key: plan[key] for key in PLANNED} for plan in found]

@@ -80,9 +80,9 @@ def make_volumes(folder: Path, volumes: int, voxels: int) -> None:
 
 def lay_out(folder: Path, patch: int, border: int) -> None:
     """Lay a tract around the exposures in `folder`; write it for mpiimg, and its patches for the others."""
-    from mpiimg.io.exposure_search import find_exposures
-    from mpiimg.io.tract import Tract
-    from mpiimg.io.wcs import footprint, parse_wcs
+    from mpiimg.astro.fits.search import find_exposures
+    from mpiimg.astro.sky.tract import Tract
+    from mpiimg.astro.sky.wcs import footprint, parse_wcs
 
     found = find_exposures([str(path) for path in sorted(folder.glob("sim-*.fits"))])
     outlines = [footprint(parse_wcs(ref.wcs), ref.shape) for ref in found]

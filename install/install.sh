@@ -78,12 +78,12 @@ install_system() {
 warm() {
     local venv=$1 digest
     [ "${WARM:-1}" != 0 ] || return 0
-    digest=$(cat mpiimg/kernels/*.py | sha256sum)
+    digest=$(cat mpiimg/kernels/*.py mpiimg/*/kernels/*.py | sha256sum)
     [ ! -e "$venv/.warmed" ] || [ "$(cat "$venv/.warmed")" != "$digest" ] || return 0
     say "compiling the kernels (WARM=0 leaves it to the first run)"
     # Numba takes a cache only where it can write: users of a PREFIX copy this one to a place of theirs.
     # From elsewhere, since Python prefers the checkout in its folder to what is installed.
-    (cd "$venv" && NUMBA_CACHE_DIR=${PREFIX:+$PREFIX/kernels} bin/python -m mpiimg.kernels.warm)
+    (cd "$venv" && NUMBA_CACHE_DIR=${PREFIX:+$PREFIX/kernels} bin/python -m mpiimg.kernels.precompile)
     echo "$digest" >"$venv/.warmed"
 }
 

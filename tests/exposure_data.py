@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from mpiimg.astro.fits.exposure import read_exposure
+from mpiimg.astro.fits.search import find_exposures
 from mpiimg.errors import BadInput
-from mpiimg.io.exposure import read_exposure
-from mpiimg.io.exposure_search import find_exposures
 
 REAL = pathlib.Path(__file__).parents[2] / "shared" / "data" / "decam-testcase3"
 SHAPE = (24, 31)

@@ -17,11 +17,11 @@ from exposure_data import (
     three_planes,
 )
 
+from mpiimg.astro.fits.exposure import read_exposure
+from mpiimg.astro.fits.headers import ReadOptions
+from mpiimg.astro.fits.maskplanes import bits
+from mpiimg.astro.fits.search import find_exposures
 from mpiimg.errors import BadInput
-from mpiimg.io.exposure import read_exposure
-from mpiimg.io.exposure_facts import ReadOptions
-from mpiimg.io.exposure_search import find_exposures
-from mpiimg.io.maskplanes import bits
 
 
 def test_no_such_file_no_fits_no_image(tmp_path):

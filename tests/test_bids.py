@@ -7,7 +7,7 @@ import json
 import pytest
 
 from mpiimg.errors import BadInput
-from mpiimg.io.bids import describe_derivative, find_scans, sources
+from mpiimg.neuro.bids import describe_derivative, find_scans, sources
 
 DESCRIPTION = '{"Name": "made up", "BIDSVersion": "1.9.0", "DatasetDOI": "doi:10.0/x"}'
 

@@ -8,8 +8,8 @@ import re
 import numpy as np
 import pytest
 
+from mpiimg.astro import catalogue
 from mpiimg.errors import BadInput
-from mpiimg.io import catalogue
 
 pytest.importorskip("astropy", reason="catalogues stand on astropy")
 

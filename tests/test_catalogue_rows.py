@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from mpiimg.io import catalogue
-from mpiimg.io.tract import Tract
-from mpiimg.stages import detect
-from mpiimg.stages.detection import Settings
-from mpiimg.stages.survey import Layout, Patch
+from mpiimg.astro import catalogue
+from mpiimg.astro.photometry.sources import Settings
+from mpiimg.astro.sky.layout import Layout, Patch
+from mpiimg.astro.sky.tract import Tract
+from mpiimg.astro.steps import detect
 
 TRACT = Tract(150.0, 2.2, (2, 1), patch=100, border=10)
 LAYOUT = Layout(

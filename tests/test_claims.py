@@ -12,8 +12,8 @@ import time
 
 import pytest
 
-from mpiimg.io import claims
-from mpiimg.io.claims import Kind, State
+from mpiimg.engine import lease as claims
+from mpiimg.engine.lease import Kind, State
 
 FILES = ["sub-01_mask.nii.gz", "sub-01_mask.json"]
 

@@ -7,7 +7,7 @@ import pytest
 import reference
 from astropy.stats import sigma_clip
 
-from mpiimg.kernels.coadd import STRIP, Planes, coadd, count_unclippable
+from mpiimg.astro.kernels.coadd import STRIP, Planes, coadd, count_unclippable
 
 BAD, SAT, INTRP, EDGE, NO_DATA, CLIPPED = (1 << bit for bit in range(6))
 PLANES = Planes(excluded=BAD | SAT | EDGE | NO_DATA, no_data=NO_DATA, clipped=CLIPPED, saturated=SAT)

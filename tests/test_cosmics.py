@@ -9,8 +9,8 @@ import pytest
 import reference
 from numba.core.dispatcher import Dispatcher
 
-from mpiimg.kernels import cosmics
-from mpiimg.kernels.cosmics import detect_cosmics
+from mpiimg.astro.kernels import cosmics
+from mpiimg.astro.kernels.cosmics import detect_cosmics
 
 READNOISE = 6.3
 SATURATION = 6e4

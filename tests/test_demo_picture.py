@@ -4,8 +4,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from mpiimg import demo_picture
-from mpiimg.demo_picture import draw
+from mpiimg.demo import picture as demo_picture
+from mpiimg.demo.picture import draw
 from mpiimg.simulate.neuro import Subject
 
 matplotlib_image = pytest.importorskip("matplotlib.image")

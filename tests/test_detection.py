@@ -12,9 +12,9 @@ import reference
 from scipy.ndimage import gaussian_filter
 from scipy.special import erf
 
-from mpiimg.io import catalogue
-from mpiimg.stages import detection
-from mpiimg.stages.detection import Settings
+from mpiimg.astro import catalogue
+from mpiimg.astro.photometry import sources as detection
+from mpiimg.astro.photometry.sources import Settings
 
 pytest.importorskip("sep", reason="detection stands on sep")
 

@@ -13,8 +13,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from mpiimg import cli
 from mpiimg.errors import Exit
+from mpiimg.tools import cli
 
 ROOT = launch.REPOSITORY
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -121,7 +121,7 @@ def test_the_worked_example_is_the_code():
         if "-> Stage:" in block
     ]
     (shown,) = ast.parse(example).body
-    stages = ast.parse((ROOT / "mpiimg/stages/mask.py").read_text()).body
+    stages = ast.parse((ROOT / "mpiimg/neuro/steps/mask.py").read_text()).body
     (actual,) = [node for node in stages if isinstance(node, ast.FunctionDef) and node.name == shown.name]
     assert ast.dump(shown) == ast.dump(actual)
 

@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mpiimg.comm import probe
-from mpiimg.io import disk
-from mpiimg.pipeline import doctor
-from mpiimg.pipeline.doctor import BAD, GOOD, NOTE, Facts, Finding
+from mpiimg.tools.doctor import disk, doctor, probe
+from mpiimg.tools.doctor.doctor import BAD, GOOD, NOTE, Facts, Finding
 
 FACTS = Facts(
     host="node1",

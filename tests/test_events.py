@@ -11,11 +11,11 @@ import time
 
 import pytest
 
-from mpiimg import cli
+from mpiimg.engine.log import events
+from mpiimg.engine.log import run_status as status
+from mpiimg.engine.log.events import EventLog, any_recent, last_events, read_events
 from mpiimg.errors import BadInput, Exit
-from mpiimg.io import events
-from mpiimg.io.events import EventLog, any_recent, last_events, read_events
-from mpiimg.pipeline import run_status as status
+from mpiimg.tools import cli
 
 pytestmark = pytest.mark.one_install
 
@@ -257,7 +257,7 @@ def test_of_nothing(tmp_path, capsys):
 
 def test_it_needs_no_mpi(tmp_path):
     script = (
-        f"from mpiimg import cli; cli.main('mpiimg-status', [{str(tmp_path)!r}])\n"
+        f"from mpiimg.tools import cli; cli.main('mpiimg-status', [{str(tmp_path)!r}])\n"
         "import sys; print(*[m for m in ('mpi4py', 'numba', 'h5py', 'scipy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)

@@ -25,12 +25,12 @@ from exposure_data import (
     triplet,
 )
 
+from mpiimg.astro.fits.exposure import read_exposure
+from mpiimg.astro.fits.headers import ReadOptions
+from mpiimg.astro.fits.maskplanes import DECAM_BITS, DECAM_CODES, PLANES, bits
+from mpiimg.astro.fits.search import find_exposures
+from mpiimg.astro.sky.wcs import parse_wcs
 from mpiimg.errors import BadInput
-from mpiimg.io.exposure import read_exposure
-from mpiimg.io.exposure_facts import ReadOptions
-from mpiimg.io.exposure_search import find_exposures
-from mpiimg.io.maskplanes import DECAM_BITS, DECAM_CODES, PLANES, bits
-from mpiimg.io.wcs import parse_wcs
 
 
 @pytest.mark.parametrize(

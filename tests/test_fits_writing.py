@@ -13,11 +13,11 @@ from astropy.units import Unit
 from astropy.wcs import WCS
 from exposure_data import SHAPE, coordinates, pixels
 
-from mpiimg.io import maskplanes
-from mpiimg.io.exposure import read_exposure
-from mpiimg.io.exposure_search import find_exposures
-from mpiimg.io.fits_writing import history, own_history, write_planes
-from mpiimg.io.maskplanes import PLANES, bits
+from mpiimg.astro.fits import maskplanes
+from mpiimg.astro.fits.exposure import read_exposure
+from mpiimg.astro.fits.maskplanes import PLANES, bits
+from mpiimg.astro.fits.search import find_exposures
+from mpiimg.astro.fits.writing import history, own_history, write_planes
 
 FUNPACK = shutil.which("funpack")
 

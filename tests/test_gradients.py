@@ -7,7 +7,7 @@ import pytest
 from dipy.io.gradients import read_bvals_bvecs
 
 from mpiimg.errors import BadInput
-from mpiimg.io.gradients import gradients_text, read_gradients
+from mpiimg.neuro.gradients import gradients_text, read_gradients
 
 BVALS = [0.0, 5.0, 1000.0, 1000.0, 2000.0, 3000.0]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from test_plan import GB, neuro
 
+from mpiimg.engine.plan import Resources, static_plan
 from mpiimg.errors import BadInput
-from mpiimg.pipeline.groups import SERIAL, asked_sizes, finished_after, group_sizes, least_ranks
-from mpiimg.pipeline.plan import Resources, static_plan
+from mpiimg.neuro.cohort.groups import SERIAL, asked_sizes, finished_after, group_sizes, least_ranks
 
 COSTS = {
     "one": [5.0],

@@ -9,10 +9,10 @@ import sys
 import pytest
 from test_claims import ELSEWHERE, SQUEUE, aged, gone, winner
 
+from mpiimg.engine import lease as claims
+from mpiimg.engine import lock
+from mpiimg.engine.lease import Kind
 from mpiimg.errors import BadInput, RunFailed, RunStopped
-from mpiimg.io import claims
-from mpiimg.io.claims import Kind
-from mpiimg.pipeline import lock
 
 TIMEOUT = 3600.0
 
@@ -189,7 +189,7 @@ def test_of_many_that_begin_at_once_one_gets_it(work, dead):
 
 DIES = """
 import os, pathlib, shutil, signal, sys
-from mpiimg.pipeline import lock
+from mpiimg.engine import lock
 shutil.rmtree = lambda *arguments, **named: os.kill(os.getpid(), signal.SIGKILL)
 lock.remove(pathlib.Path(sys.argv[1]))
 """

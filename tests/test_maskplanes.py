@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from mpiimg.io import maskplanes
-from mpiimg.io.maskplanes import DECAM_CODES, PLANES, bits
+from mpiimg.astro.fits import maskplanes
+from mpiimg.astro.fits.maskplanes import DECAM_CODES, PLANES, bits
 
 
 def test_plane_numbers_are_those_of_lsst():

@@ -9,8 +9,8 @@ import scipy.ndimage
 from dipy.data import get_fnames
 from dipy.io.image import load_nifti_data
 
-from mpiimg.kernels import median
-from mpiimg.kernels.median import median_filter
+from mpiimg.neuro.kernels import median
+from mpiimg.neuro.kernels.median import median_filter
 
 
 def filtered(volume, radius, thickness=None):

@@ -4,10 +4,10 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from mpiimg.io import catalogue
-from mpiimg.io.tract import Tract
-from mpiimg.stages import mosaic
-from mpiimg.stages.survey import Layout, Patch
+from mpiimg.astro import catalogue
+from mpiimg.astro.sky.layout import Layout, Patch
+from mpiimg.astro.sky.tract import Tract
+from mpiimg.astro.steps import mosaic
 
 TRACT = Tract(150.0, 2.2, (3, 2), patch=50, border=9)
 

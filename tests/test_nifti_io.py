@@ -14,8 +14,10 @@ import nibabel
 import numpy as np
 import pytest
 
+from mpiimg.engine.boxes import box_slices
+from mpiimg.engine.stores import create_staged, describe_staged
 from mpiimg.errors import BadInput
-from mpiimg.io.nifti import (
+from mpiimg.neuro.nifti import (
     Image,
     gzip_member,
     open_image,
@@ -26,8 +28,6 @@ from mpiimg.io.nifti import (
     stem,
     stream,
 )
-from mpiimg.io.store import create_staged, describe_staged
-from mpiimg.partition import box_slices
 
 SHAPE = (5, 4, 3, 2)  # x, y, z, volumes
 KINDS = {1: nibabel.Nifti1Image, 2: nibabel.Nifti2Image}

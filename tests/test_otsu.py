@@ -10,8 +10,8 @@ from dipy.data import get_fnames
 from dipy.io.image import load_nifti_data
 from dipy.segment.threshold import otsu as dipy_otsu
 
-from mpiimg.kernels import otsu
-from mpiimg.kernels.median import median_filter
+from mpiimg.neuro.kernels import otsu
+from mpiimg.neuro.kernels.median import median_filter
 
 
 def images():

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from mpiimg.partition import (
+from mpiimg.engine.boxes import (
     ChunkGrid,
     Partition,
     PieceTable,

@@ -8,10 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from mpiimg.astro.photometry import stars as photometry
+from mpiimg.astro.photometry import zero_points
+from mpiimg.astro.photometry.overlaps import Catalogue
+from mpiimg.astro.photometry.stars import Settings
+from mpiimg.astro.steps import calibrate
 from mpiimg.errors import BadInput
-from mpiimg.stages import calibrate, photometry, zero_points
-from mpiimg.stages.overlaps import Catalogue
-from mpiimg.stages.photometry import Settings
 
 DECAM = pathlib.Path(__file__).parent.parent.parent / "shared" / "data" / "decam-testcase3"
 

@@ -4,7 +4,7 @@ import dipy.denoise.noise_estimate
 import numpy as np
 import pytest
 
-from mpiimg.kernels import piesno
+from mpiimg.neuro.kernels import piesno
 
 
 def slice_of_a_head(dtype, volumes=20, shape=(30, 26), sigma=40.0, seed=0):

@@ -10,22 +10,15 @@ import nibabel
 import numpy as np
 import pytest
 
-from mpiimg import cli
+from mpiimg.engine.boxes import ChunkGrid
+from mpiimg.engine.log import show_plan
+from mpiimg.engine.plan import Recipe, Resources, bind, check, least_memory, static_plan, static_stages
+from mpiimg.engine.stage import Need, Stage
+from mpiimg.engine.stores import Array
 from mpiimg.errors import BadInput
-from mpiimg.io.store import Array
-from mpiimg.partition import ChunkGrid
-from mpiimg.pipeline import recipes, show_plan
-from mpiimg.pipeline.plan import (
-    Recipe,
-    Resources,
-    bind,
-    check,
-    least_memory,
-    static_plan,
-    static_stages,
-)
+from mpiimg.neuro import subject as recipes
 from mpiimg.simulate.neuro import Subject
-from mpiimg.stages.stage import Need, Stage
+from mpiimg.tools import cli
 
 RANKS = (1, 2, 3, 4, 7, 16, 60, 128, 512)
 MEMORY = (0.2, 0.75, 2, 64)

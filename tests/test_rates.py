@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from mpiimg.pipeline import rates
+from mpiimg.engine import rates
 
 
 @pytest.fixture(autouse=True)

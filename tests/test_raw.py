@@ -8,8 +8,8 @@ import os
 import numpy as np
 import pytest
 
-from mpiimg.io.raw import RawFile, write_fully
-from mpiimg.partition import box_shape, box_slices
+from mpiimg.engine.boxes import box_shape, box_slices
+from mpiimg.engine.raw import RawFile, write_fully
 
 SHAPES = [(7,), (1,), (5, 6), (4, 1, 3), (3, 4, 5), (2, 3, 4, 5), (3, 1, 1, 4)]
 

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from mpiimg.io.raw import sample
-from mpiimg.pipeline.request import changes, read_request
+from mpiimg.engine.fingerprint import changes, read_request
+from mpiimg.engine.raw import sample
 
 pytestmark = pytest.mark.one_install
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from mpiimg.comm import runtime
+from mpiimg.engine.mpi import runtime
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
 
 
@@ -231,7 +231,7 @@ def test_a_second_interrupt_ends_at_once(first):
     script = f"""
 import os, signal
 from mpi4py import MPI
-from mpiimg.comm import runtime
+from mpiimg.engine.mpi import runtime
 with runtime.stop_on_signals(runtime.Agreement(MPI.COMM_SELF)):
     os.kill(os.getpid(), {int(first)})
     print("goes on", flush=True)
@@ -272,7 +272,8 @@ def test_a_rank_alone_gets_nine_tenths(alone, monkeypatch):
 def test_a_reader_that_is_gone_is_no_failure():
     """As with head: what is said after it left goes nowhere, and no traceback is printed."""
     code = (
-        "import sys; from mpiimg.comm import runtime\nfor _ in range(3): runtime.put('x' * 99999, sys.stdout)"
+        "import sys\nfrom mpiimg.engine.mpi import runtime\n"
+        "for _ in range(3): runtime.put('x' * 99999, sys.stdout)"
     )
     read, write = os.pipe()
     os.close(read)

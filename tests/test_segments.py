@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from mpiimg.comm.segments import remove_stale_segments, segment_names, step_birth
+from mpiimg.engine.mpi.stale_shm import remove_stale_segments, segment_names, step_birth
 
 STEP = {"SLURM_STEP_NUM_TASKS": "4", "PMI_FD": "11", "PMI_JOBID": "3877260.0", "SLURM_NODEID": "1"}
 

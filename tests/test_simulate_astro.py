@@ -14,10 +14,10 @@ import sep
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from mpiimg.io.exposure import read_exposure
-from mpiimg.io.exposure_search import find_exposures
-from mpiimg.io.maskplanes import bits
-from mpiimg.io.wcs import parse_wcs
+from mpiimg.astro.fits.exposure import read_exposure
+from mpiimg.astro.fits.maskplanes import bits
+from mpiimg.astro.fits.search import find_exposures
+from mpiimg.astro.sky.wcs import parse_wcs
 from mpiimg.simulate.astro import CATALOGUE_ZEROPOINT, GAP, Survey
 from mpiimg.simulate.profiles import PIXEL_SCALE
 from mpiimg.simulate.sensor import bleed, scene

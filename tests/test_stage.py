@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mpiimg.io.store import Array
-from mpiimg.partition import ChunkGrid, box_slices
-from mpiimg.stages.stage import Need, Stage, extended, reduction, reflect
+from mpiimg.engine.boxes import ChunkGrid, box_slices
+from mpiimg.engine.stage import Need, Stage, extended, reduction, reflect
+from mpiimg.engine.stores import Array
 
 GRID = ChunkGrid("z", (10,), (4,))
 VOLUMES = Array("dwi", "vzx", (6, 10, 3), "int16")

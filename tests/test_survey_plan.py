@@ -9,10 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mpiimg.partition import Partition, box_shape
-from mpiimg.pipeline.plan import Recipe, Resources, least_memory, static_plan
-from mpiimg.stages import calibrate, coadd, detect, detection, warp
-from mpiimg.stages.survey import BAND_ROWS, LEAST_BAND_ROWS, Footprint, Layout, Patch
+from mpiimg.astro.photometry import sources as detection
+from mpiimg.astro.sky.layout import BAND_ROWS, LEAST_BAND_ROWS, Footprint, Layout, Patch
+from mpiimg.astro.steps import calibrate, coadd, detect, warp
+from mpiimg.engine.boxes import Partition, box_shape
+from mpiimg.engine.plan import Recipe, Resources, least_memory, static_plan
 
 #: Pixels of a patch and of its border, and of a sensor on the tract.
 INNER, BORDER, SENSOR = 2000, 100, 3200

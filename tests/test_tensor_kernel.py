@@ -11,7 +11,7 @@ from dipy.io.gradients import read_bvals_bvecs
 from dipy.io.image import load_nifti_data
 from dipy.reconst import dti
 
-from mpiimg.kernels import tensor
+from mpiimg.neuro.kernels import tensor
 
 FITS = {"WLS": tensor.fit_wls, "OLS": tensor.fit_ols}
 

@@ -4,9 +4,9 @@ import headers
 import numpy as np
 import pytest
 
+from mpiimg.astro.sky.tract import Tract
+from mpiimg.astro.sky.wcs import footprint, read_wcs, to_pixels, to_sky
 from mpiimg.errors import BadInput
-from mpiimg.io.tract import Tract
-from mpiimg.io.wcs import footprint, read_wcs, to_pixels, to_sky
 
 TRACT = Tract(150.0, 2.2, (4, 3), pixel_scale=0.333, patch=200, border=20)
 

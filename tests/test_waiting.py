@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from mpiimg.comm import waiting
+from mpiimg.engine.mpi import waiting
 
 
 class Clock:

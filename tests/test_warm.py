@@ -7,8 +7,11 @@ import launch
 import pytest
 from numba.core.dispatcher import Dispatcher
 
-from mpiimg import cli
-from mpiimg.kernels import coadd, cosmics, median, nlmeans, otsu, piesno, robust, tensor, vmath, warm, warp
+from mpiimg.astro.kernels import coadd, cosmics, robust, warp
+from mpiimg.kernels import precompile as warm
+from mpiimg.kernels import vmath
+from mpiimg.neuro.kernels import median, nlmeans, otsu, piesno, tensor
+from mpiimg.tools import cli
 
 
 def signatures():
@@ -42,7 +45,10 @@ def sky(tmp_path_factory):
 def test_a_survey_compiles_nothing_after_warming(sky, tmp_path):
     warm.compile_parts(warm.PARTS)
     before = signatures()
-    assert min(before["mpiimg.kernels.cosmics._repair"], before["mpiimg.kernels.cosmics._gather"]) > 0
+    assert (
+        min(before["mpiimg.astro.kernels.cosmics._repair"], before["mpiimg.astro.kernels.cosmics._gather"])
+        > 0
+    )
     tract = ["--patch", "300", "--border", "20", "--quiet"]
     for weights in ("exposure", "pixel"):
         arguments = [*sky, "--out", str(tmp_path / weights), *tract, "--weights", weights]
@@ -77,9 +83,9 @@ def test_a_run_compiles_nothing_after_warming(head, tmp_path):
 
 COLD_START = """
 import sys
-from mpiimg.comm import runtime
+from mpiimg.engine.mpi import runtime
 from mpiimg.kernels import nlmeans, warm
-from mpiimg.pipeline.run import compile_kernels
+from mpiimg.engine.run import compile_kernels
 
 comm = runtime.world()
 compile_kernels(("denoise",), comm)

@@ -10,9 +10,17 @@ import pytest
 import reference
 from astropy.io import fits
 
-from mpiimg.io.tract import Tract
-from mpiimg.io.wcs import directions, footprint, footprint_box, read_wcs, source_grid, to_pixels, to_sky
-from mpiimg.kernels.warp import STEP, TAPS, Nodes, interpolate_bad, lanczos_table, warp
+from mpiimg.astro.kernels.warp import STEP, TAPS, Nodes, interpolate_bad, lanczos_table, warp
+from mpiimg.astro.sky.tract import Tract
+from mpiimg.astro.sky.wcs import (
+    directions,
+    footprint,
+    footprint_box,
+    read_wcs,
+    source_grid,
+    to_pixels,
+    to_sky,
+)
 
 NO_DATA = 256
 

@@ -9,7 +9,7 @@ import pytest
 
 
 def run_watched(script):
-    lines = f"import time\nfrom mpiimg.comm.watchdog import Watchdog\n{script}\nprint('went on')"
+    lines = f"import time\nfrom mpiimg.engine.log.watchdog import Watchdog\n{script}\nprint('went on')"
     return subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, timeout=60)
 
 

@@ -9,18 +9,10 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 
+from mpiimg.astro.kernels.warp import STEP, cubic_tables
+from mpiimg.astro.sky.tract import Tract
+from mpiimg.astro.sky.wcs import edge, footprint, footprint_box, read_wcs, source_grid, to_pixels, to_sky
 from mpiimg.errors import BadInput
-from mpiimg.io.tract import Tract
-from mpiimg.io.wcs import (
-    edge,
-    footprint,
-    footprint_box,
-    read_wcs,
-    source_grid,
-    to_pixels,
-    to_sky,
-)
-from mpiimg.kernels.warp import STEP, cubic_tables
 
 DECAM = pathlib.Path(__file__).parents[2] / "shared" / "data" / "decam-testcase3"
 CUTOUTS = sorted(DECAM.glob("*_ooi_*.fits"))

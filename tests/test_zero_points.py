@@ -8,9 +8,9 @@ import reference
 from astropy import units
 from astropy.coordinates import SkyCoord
 
-from mpiimg.kernels.robust import robust_means
-from mpiimg.stages import overlaps, zero_points
-from mpiimg.stages.overlaps import Catalogue, Stars
+from mpiimg.astro.kernels.robust import robust_means
+from mpiimg.astro.photometry import overlaps, zero_points
+from mpiimg.astro.photometry.overlaps import Catalogue, Stars
 
 # --- Matches ------------------------------------------------------------------------------------------------
 

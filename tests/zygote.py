@@ -41,11 +41,11 @@ AHEAD = (
     "isal.igzip",
     "isal.isal_zlib",
     "mpi.toy",
-    "mpiimg.cli",
+    "mpiimg.tools.cli",
     "mpiimg.kernels.jit",
-    "mpiimg.pipeline.recipes",
-    "mpiimg.pipeline.run",
-    "mpiimg.pipeline.survey",
+    "mpiimg.neuro.subject",
+    "mpiimg.engine.run",
+    "mpiimg.astro.survey",
     "nibabel",
     "scipy.ndimage",
     "scipy.spatial",
@@ -86,7 +86,7 @@ def serve(path: str) -> None:
 
     for name in AHEAD:
         import_module(name)
-    warm = import_module("mpiimg.kernels.warm")
+    warm = import_module("mpiimg.kernels.precompile")
     warm.compile_parts(warm.PARTS)
     gc.freeze()  # or collections in the ranks copy every page of this process
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -6,15 +6,16 @@ import neuro_kernels as kernels
 import numpy as np
 from program import run
 
-from mpiimg.comm import runtime
+from mpiimg.engine.boxes import ChunkGrid
+from mpiimg.engine.mpi import runtime
+from mpiimg.engine.plan import Options, Recipe
+from mpiimg.engine.run import run as run_recipe
+from mpiimg.engine.stage import Need, Stage
+from mpiimg.engine.stores import Array
 from mpiimg.errors import Exit
-from mpiimg.io.store import Array
-from mpiimg.partition import ChunkGrid
-from mpiimg.pipeline.plan import Options, Recipe
-from mpiimg.pipeline.recipes import inspect_subject
-from mpiimg.pipeline.run import run as run_recipe
-from mpiimg.stages import image, mask
-from mpiimg.stages.stage import Need, Stage
+from mpiimg.neuro import images as image
+from mpiimg.neuro.steps import mask
+from mpiimg.neuro.subject import inspect_subject
 
 VOLUMES_AT_ONCE, SLICES_AT_ONCE = 1, 4
 

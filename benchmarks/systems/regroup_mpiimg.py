@@ -6,13 +6,13 @@ import numpy as np
 import regroup_kernels as kernels
 from program import run
 
-from mpiimg.comm import runtime
+from mpiimg.engine.boxes import ChunkGrid
+from mpiimg.engine.mpi import runtime
+from mpiimg.engine.plan import Options, Recipe
+from mpiimg.engine.run import run as run_recipe
+from mpiimg.engine.stage import Need, Stage
+from mpiimg.engine.stores import Array
 from mpiimg.errors import Exit
-from mpiimg.io.store import Array
-from mpiimg.partition import ChunkGrid
-from mpiimg.pipeline.plan import Options, Recipe
-from mpiimg.pipeline.run import run as run_recipe
-from mpiimg.stages.stage import Need, Stage
 
 #: Bytes of a block of voxels in all volumes, at most: a chunk is what a rank must be able to hold.
 BLOCK_BYTES = 8 << 20

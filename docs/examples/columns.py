@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 
 import mpiimg
-from mpiimg.io.maskplanes import bits
+from mpiimg.astro.fits.maskplanes import bits
 
 UNUSABLE = bits("BAD", "SAT", "CR", "NO_DATA")
 

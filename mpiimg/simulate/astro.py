@@ -39,7 +39,7 @@ class Frame(NamedTuple):
     """An exposure of one sensor, and what is true of it.
 
     image, variance (ny, nx) float32 in counts and counts squared; mask (ny, nx) int32 with
-    the bits of :mod:`mpiimg.io.maskplanes`; cosmic_rays (ny, nx) bool, the pixels that they
+    the bits of :mod:`mpiimg.astro.fits.maskplanes`; cosmic_rays (ny, nx) bool, the pixels that they
     changed; header : astropy.io.fits.Header with the coordinates and what a telescope says.
     """
 

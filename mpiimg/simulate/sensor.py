@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mpiimg.io.maskplanes import bits
+from mpiimg.astro.fits.maskplanes import bits
 from mpiimg.simulate.profiles import PIXEL_SCALE, add_star, reach
 from mpiimg.simulate.sky import COSMIC_RAYS, NOISE, SENSOR, generator, stars
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mpiimg.io.wcs import parse_wcs
+from mpiimg.astro.sky.wcs import parse_wcs
 from mpiimg.simulate.profiles import PIXEL_SCALE, reach
 
 if TYPE_CHECKING:

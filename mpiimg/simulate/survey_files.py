@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mpiimg.io.maskplanes import bits, plane_cards
+from mpiimg.astro.fits.maskplanes import bits, plane_cards
 
 if TYPE_CHECKING:
     from mpiimg.simulate.astro import Frame, Survey

@@ -67,7 +67,7 @@ FAULTS: dict[str, Callable[[str], None]] = {
 def main(words: list[str]) -> int:
     from mpi4py import MPI
 
-    from mpiimg.comm import runtime
+    from mpiimg.engine.mpi import runtime
 
     rank, stage, chunk, fault, what, _, name, *rest = words
     comm = MPI.COMM_WORLD
@@ -81,8 +81,8 @@ def main(words: list[str]) -> int:
         before_exchange(hook)
     if name == "toy":
         return runtime.guard(comm, lambda: run_toy(hook, comm, *rest))
-    from mpiimg import cli
-    from mpiimg.pipeline.logbook import Logbook
+    from mpiimg.engine.log.logbook import Logbook
+    from mpiimg.tools import cli
 
     turn_to = Logbook.turn_to
 
@@ -96,7 +96,7 @@ def main(words: list[str]) -> int:
 
 def before_exchange(hook: Callable) -> None:
     """Call `hook` ahead of every exchange, numbered."""
-    from mpiimg.comm import redistribute
+    from mpiimg.engine.mpi import redistribute
 
     original, count = redistribute._alltoall, [0]
 
@@ -111,8 +111,8 @@ def before_exchange(hook: Callable) -> None:
 def run_toy(hook: Callable, comm, name: str, out: str, timeout: str) -> int:
     from mpi import toy
 
-    from mpiimg.pipeline.plan import Options
-    from mpiimg.pipeline.run import run
+    from mpiimg.engine.plan import Options
+    from mpiimg.engine.run import run
 
     options = Options(
         pathlib.Path(out), toy.PLENTY, sync_every=0.0, timeout=float(timeout), command="toy again"

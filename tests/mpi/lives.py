@@ -54,8 +54,9 @@ class Death:
 
 def arm(death: Death) -> None:
     """Count a step at each place where a death might hurt."""
-    from mpiimg.io import journal, store
-    from mpiimg.pipeline import executor, logbook
+    from mpiimg.engine import executor, journal
+    from mpiimg.engine import stores as store
+    from mpiimg.engine.log import logbook
 
     def around(owner, name: str) -> None:
         original = getattr(owner, name)
@@ -121,15 +122,15 @@ def main(words: list[str]) -> int:
 
 def _program(name: str) -> Callable:
     if name != "toy":
-        from mpiimg import cli
+        from mpiimg.tools import cli
 
         return lambda words: cli.main(name, words)
     from mpi import toy
     from mpi4py import MPI
 
-    from mpiimg.comm import runtime
-    from mpiimg.pipeline.plan import Options
-    from mpiimg.pipeline.run import run
+    from mpiimg.engine.mpi import runtime
+    from mpiimg.engine.plan import Options
+    from mpiimg.engine.run import run
 
     def toys(words):
         which, out, sync = words

@@ -17,13 +17,13 @@ import pytest
 from mpi import toy
 from mpi4py import MPI
 
-from mpiimg.comm import runtime
+from mpiimg.engine import executor, plan
+from mpiimg.engine.journal import read_marks
+from mpiimg.engine.mpi import runtime
+from mpiimg.engine.plan import Options, Resources, static_plan
+from mpiimg.engine.run import run
+from mpiimg.engine.stores import StagedStore
 from mpiimg.errors import BadInput, RunFailed, RunStopped
-from mpiimg.io.journal import read_marks
-from mpiimg.io.store import StagedStore
-from mpiimg.pipeline import executor, plan
-from mpiimg.pipeline.plan import Options, Resources, static_plan
-from mpiimg.pipeline.run import run
 
 COMM = MPI.COMM_WORLD
 LAST = COMM.size - 1

@@ -7,7 +7,7 @@ import time
 import pytest
 from mpi4py import MPI
 
-from mpiimg.comm.runtime import Agreement
+from mpiimg.engine.mpi.runtime import Agreement
 from mpiimg.errors import BadInput, RunFailed, RunStopped
 
 

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from mpiimg.comm import redistribute as module
-from mpiimg.comm.redistribute import Traffic, redistribute
-from mpiimg.partition import (
+from mpiimg.engine.boxes import (
     ChunkGrid,
     Partition,
     box_in_array,
@@ -17,6 +15,8 @@ from mpiimg.partition import (
     box_slices,
     intersections,
 )
+from mpiimg.engine.mpi import redistribute as module
+from mpiimg.engine.mpi.redistribute import Traffic, redistribute
 
 COMM = MPI.COMM_WORLD
 AXES = "vzyx"

@@ -11,11 +11,11 @@ import pytest
 from mpi import toy
 from mpi.test_executor import COMM, Calls, first_ranks, options
 
+from mpiimg.engine.boxes import ChunkGrid
+from mpiimg.engine.run import run
+from mpiimg.engine.stage import Need, Stage, reduction
+from mpiimg.engine.stores import Array
 from mpiimg.errors import BadInput
-from mpiimg.io.store import Array
-from mpiimg.partition import ChunkGrid
-from mpiimg.pipeline.run import run
-from mpiimg.stages.stage import Need, Stage, reduction
 
 #: Items of a list by name, and how long each is.
 LENGTHS = {"a": 5, "b": 3, "c": 0, "d": 7, "e": 3, "f": 1}

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from mpiimg.comm.redistribute import redistribute
+from mpiimg.engine import stores as module
+from mpiimg.engine.boxes import ChunkGrid, Partition, box_in_array, box_shape, box_slices
+from mpiimg.engine.mpi.redistribute import redistribute
+from mpiimg.engine.stores import Array, MemoryStore, StagedStore, dataset_offset
 from mpiimg.errors import BadInput
-from mpiimg.io import store as module
-from mpiimg.io.store import Array, MemoryStore, StagedStore, dataset_offset
-from mpiimg.partition import ChunkGrid, Partition, box_in_array, box_shape, box_slices
 
 COMM = MPI.COMM_WORLD
 PARALLEL = h5py.get_config().mpi

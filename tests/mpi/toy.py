@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mpiimg.io.nifti import gzip_member
-from mpiimg.io.store import Array
-from mpiimg.partition import ChunkGrid, PieceTable
-from mpiimg.pipeline.plan import Recipe
-from mpiimg.stages.stage import Need, Stage, extended, reduction
+from mpiimg.engine.boxes import ChunkGrid, PieceTable
+from mpiimg.engine.plan import Recipe
+from mpiimg.engine.stage import Need, Stage, extended, reduction
+from mpiimg.engine.stores import Array
+from mpiimg.neuro.nifti import gzip_member
 
 #: Memory of a rank: more than any toy needs.
 PLENTY = 1 << 40

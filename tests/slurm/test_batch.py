@@ -9,7 +9,7 @@ from slurm.conftest import INSTALLS, SOON
 from tools.astro_data import TRACT
 from tools.subjects import digests, images, record
 
-from mpiimg.comm.segments import segment_names
+from mpiimg.engine.mpi.stale_shm import segment_names
 
 
 def resumed(out) -> int:

@@ -76,7 +76,10 @@ def test_ranks_that_do_not_find_each_other_are_refused(cluster, head, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-SIZE = "import sys; from mpiimg.comm import runtime; c = runtime.world(); runtime.say(c, c.size, sys.stdout)"
+SIZE = (
+    "import sys; from mpiimg.engine.mpi import runtime; "
+    "c = runtime.world(); runtime.say(c, c.size, sys.stdout)"
+)
 
 RUNS = """#!/bin/bash
 for venv in $installs; do

@@ -19,7 +19,7 @@ import os
 def before(*arguments):
 {body}
 
-import mpiimg.kernels.nlmeans as module
+import mpiimg.neuro.kernels.nlmeans as module
 original = module.nonlocal_means
 
 def changed(*arguments):
@@ -33,7 +33,7 @@ calls = 0
 """
 
 #: The same ahead of every compression of a block of output.
-IN_COMPRESSION = IN_DENOISING.replace("mpiimg.kernels.nlmeans", "mpiimg.stages.image").replace(
+IN_COMPRESSION = IN_DENOISING.replace("mpiimg.neuro.kernels.nlmeans", "mpiimg.neuro.images").replace(
     "nonlocal_means", "gzip_member"
 )
 

@@ -12,9 +12,9 @@ from tools import astro_data, sabotage, warm
 from tools.astro_data import TRACT, astro
 from tools.subjects import digests, record
 
-from mpiimg import cli
-from mpiimg.io.journal import read_marks
-from mpiimg.pipeline import plan
+from mpiimg.engine import plan
+from mpiimg.engine.journal import read_marks
+from mpiimg.tools import cli
 
 
 @pytest.fixture(scope="module")

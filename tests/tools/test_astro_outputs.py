@@ -14,7 +14,7 @@ from tools import astro_data, warm
 from tools.astro_data import CROWDED, TRACT, catalogue, exposure_table
 from tools.subjects import PATIENCE, digests
 
-from mpiimg.io.maskplanes import PLANES, bits
+from mpiimg.astro.fits.maskplanes import PLANES, bits
 
 pytestmark = pytest.mark.one_install
 

@@ -10,11 +10,11 @@ from tools import warm
 from tools.astro_data import TRACT, exposure_table, observe
 from tools.subjects import PATIENCE, digests, record, stage
 
-from mpiimg.io.exposure_facts import ReadOptions
-from mpiimg.io.exposure_search import find_exposures
+from mpiimg.astro.fits.headers import ReadOptions
+from mpiimg.astro.fits.search import find_exposures
+from mpiimg.astro.sky.layout import Layout
+from mpiimg.astro.steps import calibrate
 from mpiimg.simulate.astro import Survey
-from mpiimg.stages import calibrate
-from mpiimg.stages.survey import Layout
 
 pytestmark = pytest.mark.one_install
 

@@ -18,8 +18,8 @@ from tools import astro_data, warm
 from tools.astro_data import CROWDED, TRACT, Night, astro, catalogue, exposure_table, observe, separations
 from tools.subjects import record
 
-from mpiimg.io.maskplanes import PLANES, bits
-from mpiimg.io.tract import Tract
+from mpiimg.astro.fits.maskplanes import PLANES, bits
+from mpiimg.astro.sky.tract import Tract
 from mpiimg.simulate.astro import Survey
 
 pytestmark = pytest.mark.one_install

@@ -11,11 +11,11 @@ from tools import warm
 from tools.astro_data import astro, exposure_table, observe
 from tools.subjects import PATIENCE, record
 
-from mpiimg import cli
+from mpiimg.astro.fits.exposure import read_exposure
+from mpiimg.astro.fits.search import find_exposures
 from mpiimg.errors import BadInput, Exit
-from mpiimg.io.exposure import read_exposure
-from mpiimg.io.exposure_search import find_exposures
 from mpiimg.simulate.astro import Survey
+from mpiimg.tools import cli
 
 #: Two filters, DECam's three files an exposure, and no zero points: they are solved from overlaps.
 SURVEY = Survey(4, 1, (300, 340), seed=5, bands=("g", "r"), density=90.0, magzero=False)

@@ -25,8 +25,8 @@ from tools.subjects import (
     write_subject,
 )
 
-from mpiimg import cli
-from mpiimg.pipeline import plan
+from mpiimg.engine import plan
+from mpiimg.tools import cli
 
 
 def assert_same_files(folder, expected):
@@ -152,7 +152,7 @@ def least_memory(words: list) -> int:
 MEMBERS = """
 import hashlib, sys
 import numpy as np
-from mpiimg.io.nifti import gzip_member
+from mpiimg.neuro.nifti import gzip_member
 
 inputs, heap = np.random.default_rng(0), np.random.default_rng(int(sys.argv[1]))
 digest = hashlib.sha256()

@@ -223,7 +223,7 @@ def test_singletons_of_a_wrong_srun_are_refused(simulated, tmp_path):
 def test_help_is_fast_enough_to_read(monkeypatch):
     """Help imports neither MPI nor numba nor dipy."""
     code = (
-        "import sys; from mpiimg.cli import parser; parser('mpiimg-neuro').format_help();"
+        "import sys; from mpiimg.tools.cli import parser; parser('mpiimg-neuro').format_help();"
         "print([m for m in ('mpi4py.MPI', 'numba', 'dipy', 'h5py') if m in sys.modules])"
     )
     assert launch.run([launch.sys.executable, "-c", code]).stdout == "[]\n"

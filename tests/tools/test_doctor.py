@@ -9,7 +9,7 @@ import launch
 import pytest
 from tools import warm
 
-from mpiimg.pipeline import rates
+from mpiimg.engine import rates
 
 
 def test_two_ranks_get_a_page(tmp_path):

@@ -15,10 +15,10 @@ from mpi import toy
 from tools import sabotage
 from tools.subjects import gunzipped
 
+from mpiimg.engine.lease import Kind, read_state
+from mpiimg.engine.log.events import read_events
+from mpiimg.engine.log.run_status import run_status
 from mpiimg.errors import Exit
-from mpiimg.io.claims import Kind, read_state
-from mpiimg.io.events import read_events
-from mpiimg.pipeline.run_status import run_status
 
 #: Seconds within which a broken run must have ended, on a loaded machine.
 SOON = 60

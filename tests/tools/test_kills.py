@@ -17,8 +17,8 @@ from tools import astro_data
 from tools.subjects import EVERYTHING, digests
 from zygote import Zygote
 
+from mpiimg.engine.journal import read_marks
 from mpiimg.errors import Exit
-from mpiimg.io.journal import read_marks
 from mpiimg.simulate.astro import Survey
 
 #: Seconds that one life may take on a loaded machine.

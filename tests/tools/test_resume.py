@@ -8,7 +8,7 @@ import pytest
 from tools import sabotage, warm
 from tools.subjects import EVERYTHING, PATIENCE, digests, neuro, record
 
-from mpiimg.io.store import dataset_offset
+from mpiimg.engine.stores import dataset_offset
 
 #: Seconds within which a broken run must have ended, on a loaded machine.
 SOON = 60

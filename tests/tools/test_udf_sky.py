@@ -13,11 +13,11 @@ from tools import warm
 from tools.astro_data import astro, observe
 from tools.subjects import PATIENCE, digests, record
 
+from mpiimg.astro.fits.exposure import read_exposure
+from mpiimg.astro.fits.headers import ReadOptions
+from mpiimg.astro.fits.maskplanes import bits
+from mpiimg.astro.fits.search import find_exposures
 from mpiimg.errors import Exit
-from mpiimg.io.exposure import read_exposure
-from mpiimg.io.exposure_facts import ReadOptions
-from mpiimg.io.exposure_search import find_exposures
-from mpiimg.io.maskplanes import bits
 from mpiimg.simulate.astro import Survey
 
 EXAMPLES = launch.REPOSITORY / "docs" / "examples"

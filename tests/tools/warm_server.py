@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 
-from mpiimg.cli import main
+from mpiimg.tools.cli import main
 
 
 def serve() -> None:

@@ -1,0 +1,1 @@
+"""FITS files of exposures and of what is made of them."""

@@ -1,0 +1,191 @@
+"""An exposure: one image of one sensor with its variance and mask, wherever these lie.
+
+They may be extensions of a file, the three files of a DECam Community Pipeline triplet, or a single image
+whose variance is modelled from gain and read noise. :mod:`mpiimg.astro.fits.search` finds exposures by
+their headers; :func:`read_exposure` reads the pixels of one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mpiimg.astro.fits import maskplanes
+from mpiimg.astro.fits.reading import Plane, read_pixels
+from mpiimg.errors import BadInput
+
+#: Pixels, at most, that the filling of those without data is estimated from.
+_SAMPLE = 1 << 16
+
+#: Pixels with any of these hold no signal.
+_USELESS = maskplanes.bits("BAD", "SAT", "NO_DATA")
+
+
+@dataclass(frozen=True)
+class ExposureRef:
+    """An exposure on disk: what its headers say, and where its pixels lie.
+
+    Parameters
+    ----------
+    name : of the exposure, unique in a list: the file's stem, with the sensor where a file has several
+    kind : "planes" (extensions of a file), "triplet" (DECam ooi, oow, ood) or "single"
+    image, variance, mask : their places; None for the last two of a single image
+    variance_is : "variance", "error" (its root), "weight" (its inverse), or "model"
+    mask_is : "planes" (by name, see `planes`), "codes" or "bits" (DECam), "any" (what is not zero is
+        bad), or "none"
+    planes : (name, bit number) of the planes of the mask
+    shape : (ny, nx)
+    band, visit, sensor : as text
+    gain : electrons per unit of the image, which is 1 where BUNIT says electrons; None if unknown
+    readnoise : electrons; None if unknown
+    saturate : in the unit of the image; None if unknown
+    magzero : magnitude of one unit of the image; None if unknown
+    exptime : seconds; None if unknown
+    mjd : start of the exposure; None if unknown
+    cards : (keyword, value) of `CARDS`, as far as there
+    wcs : header text of the celestial coordinates, for :func:`mpiimg.astro.sky.wcs.parse_wcs`
+    history : what tools of ours have done to it already, lines of HISTORY
+    identity : (size, mtime_ns, CRC32 of the headers used) of each file, which enters the provenance
+    """
+
+    name: str
+    kind: str
+    image: Plane
+    variance: Plane | None
+    mask: Plane | None
+    variance_is: str
+    mask_is: str
+    planes: tuple[tuple[str, int], ...]
+    shape: tuple[int, int]
+    band: str
+    visit: str
+    sensor: str
+    gain: float | None
+    readnoise: float | None
+    saturate: float | None
+    magzero: float | None
+    exptime: float | None
+    mjd: float | None
+    cards: tuple[tuple[str, object], ...]
+    wcs: str
+    history: tuple[str, ...]
+    identity: tuple[tuple[int, int, int], ...]
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files, each once."""
+        return tuple(dict.fromkeys(plane.path for plane in (self.image, self.variance, self.mask) if plane))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that :func:`read_exposure` returns."""
+        return 12 * self.shape[0] * self.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Exposure:
+    """The pixels of an exposure, C-contiguous, in the machine's byte order.
+
+    Parameters
+    ----------
+    ref : what its headers say
+    image : (ny, nx) float32
+    variance : (ny, nx) float32, in the squared unit of the image; positive
+    mask : (ny, nx) int32, bits of :data:`maskplanes.PLANES`
+    """
+
+    ref: ExposureRef
+    image: np.ndarray
+    variance: np.ndarray
+    mask: np.ndarray
+
+
+def survey_order(ref) -> tuple:
+    """Return what sorts exposures, or anything that has their facts: by band, visit, sensor and name."""
+    return ref.band, _natural(ref.visit), _natural(ref.sensor), ref.name
+
+
+def _natural(text: str) -> tuple:
+    """Return what sorts 9 before 10, and numbers before words."""
+    return (0, int(text), text) if text.isdecimal() else (1, 0, text)
+
+
+def read_exposure(ref: ExposureRef, verify: bool = True) -> Exposure:
+    """Read the pixels of an exposure.
+
+    NaN and infinity, a variance or an error that is not positive, and an
+    inverse variance that is not positive are NO_DATA. Such pixels take the
+    median of the image and of the variance (of a fixed sample), so that
+    filters meet no NaN and no cliff there: only the mask tells.
+
+    A single image has the variance max(image, 0) / gain + (readnoise / gain)^2,
+    and its pixels from SATURATE on are SAT.
+
+    Parameters
+    ----------
+    verify : check DATASUM and CHECKSUM where the headers have them
+
+    Raises
+    ------
+    BadInput
+        A file has gone, is truncated or corrupt, fails its checksum, or holds no pixel that can be used.
+    """
+    image = read_pixels(ref.image, ref.shape, verify).astype(np.float32, copy=False)
+    mask = _our_mask(ref, image, verify)
+    if ref.variance is None:
+        variance = np.maximum(image, np.float32(0))
+        variance /= np.float32(ref.gain)
+        variance += np.float32((ref.readnoise / ref.gain) ** 2)
+    else:
+        variance = _our_variance(read_pixels(ref.variance, ref.shape, verify), ref.variance_is)
+    empty = ~(np.isfinite(image) & (variance > 0) & (variance < np.inf))
+    if empty.any():
+        mask[empty] |= maskplanes.bits("NO_DATA")
+    useful = (mask & _USELESS) == 0
+    if not useful.any():
+        raise BadInput(
+            f"{ref.image.path}: {ref.name} has no pixel that can be used: all are masked, saturated or NaN"
+        )
+    if empty.any():
+        image[empty] = _typical(image, useful)
+        variance[empty] = _typical(variance, useful)
+    return Exposure(ref, image, variance, mask)
+
+
+def _our_variance(values: np.ndarray, convention: str) -> np.ndarray:
+    """Turn what a variance plane holds into a variance, float32; not positive or not finite: no data."""
+    values = values.astype(np.float32, copy=False)
+    if convention == "variance":
+        return values
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        if convention == "weight":
+            return np.divide(np.float32(1), values, out=values)
+        # The square of a negative error would look like a variance.
+        return np.multiply(values, np.abs(values), out=values)
+
+
+def _our_mask(ref: ExposureRef, image: np.ndarray, verify: bool) -> np.ndarray:
+    """Return the mask of an exposure with our bits, int32."""
+    if ref.mask is None:
+        mask = np.zeros(ref.shape, np.int32)
+        if ref.saturate is not None:
+            mask[image >= np.float32(ref.saturate)] = maskplanes.bits("SAT")
+        return mask
+    values = read_pixels(ref.mask, ref.shape, verify)
+    if values.dtype.kind not in "iu":
+        # IRAF writes masks as floats at times; a NaN is no good pixel.
+        values = np.where(np.isfinite(values), values, 1).astype(np.int64)
+    if ref.mask_is == "planes":
+        return maskplanes.remap(values, dict(ref.planes))
+    if ref.mask_is == "any":
+        return maskplanes.any_bad(values)
+    return maskplanes.from_decam(values, codes=ref.mask_is == "codes")
+
+
+def _typical(values: np.ndarray, useful: np.ndarray) -> np.float32:
+    """Return the median of the useful pixels in a regular sample, or of all of them where it has none."""
+    step = max(1, values.size // _SAMPLE)
+    sample = values.reshape(-1)[::step][useful.reshape(-1)[::step]]
+    return np.float32(np.median(sample if sample.size else values[useful]))

@@ -1,0 +1,143 @@
+"""Planes of pixels out, as a FITS file whose bytes follow from its content alone."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import textwrap
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+import mpiimg
+from mpiimg.astro.fits import maskplanes
+
+#: Ending of a file whose planes are compressed, beside ".fits".
+COMPRESSED = ".fz"
+
+#: Letters of a line of HISTORY.
+_LINE = 72
+
+
+def history(step: str, text: str) -> tuple[str, ...]:
+    """Return the lines of HISTORY that say what a step did: each fits a card and begins alike."""
+    begin = f"mpiimg {mpiimg.__version__} {step}: "
+    return tuple(begin + line for line in textwrap.wrap(text, _LINE - len(begin)))
+
+
+def own_history(header) -> tuple[str, ...]:
+    """Return the lines of HISTORY that :func:`history` once made, and none of other programs."""
+    return tuple(line for line in map(str, header.get("HISTORY", ())) if line.startswith("mpiimg "))
+
+
+def write_planes(
+    path: str | Path, planes: Mapping[str, np.ndarray], wcs: str, cards: Mapping[str, object]
+) -> None:
+    """Write planes of pixels as extensions of a FITS file, whole or not at all.
+
+    The bytes depend on the arguments alone: nothing in the file tells the time.
+
+    A file that ends in ".fz" is compressed by Rice in tiles of a row, as fpack does it. Integers come back
+    exactly; floats in steps of a sixteenth of their row's noise, dithered, so that means are kept, and 0 as
+    0. NaN stays; infinity becomes NaN, since it would take the finite values of its row with it.
+
+    Parameters
+    ----------
+    path : to write, ``patch-0-1.fits`` or ``patch-0-1.fits.fz``; it is replaced if there
+    planes : extensions by name, in their order: (ny, nx) arrays. An extension MASK holds our planes and
+        gets the MP_ cards that name them; BUNIT goes to IMAGE and BACKGROUND, squared to VARIANCE, and its
+        inverse to WEIGHT.
+    wcs : header text of the celestial coordinates, one card a line, which all extensions get
+    cards : keyword: value or (value, comment), for the primary header; HISTORY: lines. NaN and None are
+        written as cards without a value.
+
+    Raises
+    ------
+    ValueError
+        Planes of several shapes.
+    """
+    if len({plane.shape for plane in planes.values()}) != 1:
+        raise ValueError(f"planes must have one shape, not {[plane.shape for plane in planes.values()]}")
+    path = Path(path)
+    with warnings.catch_warnings():
+        # Long keywords and long comments are what HIERARCH and truncation are for.
+        warnings.simplefilter("ignore")
+        data = _file_bytes(_hdus(planes, wcs, cards, path.suffix == COMPRESSED))
+    part = path.with_name(path.name + ".part")
+    with open(part, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def _hdus(planes, wcs, cards, compress: bool):
+    """Return the HDUs of a file, without checksums."""
+    from astropy.io import fits
+
+    primary = fits.PrimaryHDU()
+    for keyword, entry in cards.items():
+        if keyword == "HISTORY":
+            for line in entry:
+                primary.header[keyword] = line
+            continue
+        value, comment = entry if isinstance(entry, tuple) else (entry, None)
+        if isinstance(value, float | np.floating) and not math.isfinite(value):
+            value = None
+        primary.header[keyword] = (value, comment)
+    units = _units(str(primary.header.get("BUNIT") or ""))
+    hdus = [primary]
+    for name, pixels in planes.items():
+        header = fits.Header.fromstring(wcs, sep="\n")
+        header["INHERIT"] = (True, "the primary header holds for this extension too")
+        if units.get(name):
+            header["BUNIT"] = units[name]
+        if name == "MASK":
+            header.extend(fits.Card(*card) for card in maskplanes.plane_cards())
+        pixels = np.ascontiguousarray(pixels)
+        if compress:
+            if pixels.dtype.kind == "f":
+                pixels = np.where(np.isinf(pixels), pixels.dtype.type(np.nan), pixels)
+            # Two: with a dither that leaves zeros alone, which in a WEIGHT say that there are no data. Minus
+            # one: it starts from a sum of the pixels, not from the clock.
+            hdus.append(fits.CompImageHDU(pixels, header, name=name, quantize_method=2, dither_seed=-1))
+        else:
+            hdus.append(fits.ImageHDU(pixels, header, name=name))
+    return fits.HDUList(hdus)
+
+
+def _units(unit: str) -> dict[str, str]:
+    """Return BUNIT of each plane, as the FITS standard writes units."""
+    from astropy.units import Unit
+
+    if not unit:
+        return {}
+    if unit.isalpha():
+        square, inverse = f"{unit}2", f"{unit}-2"
+    else:
+        try:
+            known = Unit(unit, format="fits")
+            square, inverse = (known**2).to_string("fits"), (known**-2).to_string("fits")
+        except ValueError:
+            square, inverse = f"({unit})**2", f"({unit})**-2"
+    return {"IMAGE": unit, "BACKGROUND": unit, "VARIANCE": square, "WEIGHT": inverse}
+
+
+def _file_bytes(hdus) -> bytes:
+    """Return the bytes of a file of these HDUs with their sums, whose comments tell no time."""
+    from astropy.io import fits
+
+    file = io.BytesIO()
+    if any(isinstance(hdu, fits.CompImageHDU) for hdu in hdus):
+        # Sums are those of the tables that compressed images are stored as.
+        tables = io.BytesIO()
+        hdus.writeto(tables)
+        tables.seek(0)
+        hdus = fits.open(tables, disable_image_compression=True)
+    for hdu in hdus:
+        hdu.add_checksum(when="FITS standard 4.0, appendix J")
+    hdus.writeto(file)
+    return file.getvalue()

@@ -1,0 +1,1 @@
+"""Kernels of sky surveys: arrays and scalars in, arrays out."""

@@ -1,0 +1,521 @@
+"""Sources on coadds: background, detection, photometry, and one catalogue from overlapping patches.
+
+Background and extraction are sep's (Barbary 2016, doi:10.21105/joss.00058), the library form of
+SExtractor (Bertin & Arnouts 1996, doi:10.1051/aas:1996164). Positions are tract pixels: x is a
+column, y a row, and centres of pixels are integers. Boxes and origins are (rows, columns).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mpiimg.astro import catalogue
+from mpiimg.engine.boxes import Box
+
+#: The filter that images are smoothed with before the threshold: SExtractor's default.conv.
+FILTER = ((1.0, 2.0, 1.0), (2.0, 4.0, 2.0), (1.0, 2.0, 1.0))
+FILTER_NAME = "default.conv (3x3: 1 2 1, 2 4 2, 1 2 1), plain convolution"
+
+#: Pixels within which the detections of two patches are one source.
+SEAM = 1.0
+
+#: Kron ellipse: radii a and b times max(2.5 Kron radii, 3.5), measured out to 6 (PHOT_AUTOPARAMS 2.5,3.5).
+KRON_FACTOR, KRON_LEAST, KRON_REACH = 2.5, 3.5, 6.0
+
+#: Fewest empty apertures, or stars, that a factor is measured from.
+FEWEST_APERTURES, FEWEST_STARS = 30, 5
+
+#: sep's flags for a source split from a blend, and for a blend that was too much for its memory.
+MERGED, OVERFLOW = 1, 4
+
+#: Sigma of a Gaussian times this is its full width at half maximum.
+FWHM_OF_SIGMA = 2 * np.sqrt(2 * np.log(2))
+
+#: What sep takes as the variance of a pixel that says nothing.
+_NO_WEIGHT = np.float32(1e30)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How sources are found and measured.
+
+    Parameters
+    ----------
+    threshold : of the filtered image, in units of sqrt(VARIANCE) of the pixel
+    min_area : pixels above the threshold
+    deblend : split blends
+    levels, contrast : of deblending, as SExtractor's DEBLEND_NTHRESH and DEBLEND_MINCONT
+    radii : of the small and the large aperture, pixels
+    """
+
+    threshold: float = 5.0
+    min_area: int = 5
+    deblend: bool = True
+    levels: int = 32
+    contrast: float = 0.005
+    radii: tuple[float, float] = (4.0, 10.0)
+
+
+def unusable(image: np.ndarray, variance: np.ndarray, mask: np.ndarray, excluded: int) -> np.ndarray:
+    """Return which pixels say nothing: not finite, without variance, or in a plane of `excluded` (bits)."""
+    known = np.isfinite(image) & np.isfinite(variance) & (variance > 0)
+    return ~known | ((mask & excluded) != 0)
+
+
+def background(
+    image: np.ndarray, bad: np.ndarray, origin: tuple[int, int], mesh: int = 64, window: int = 3
+) -> tuple[np.ndarray, float]:
+    """Measure the background in meshes that lie alike for all patches of a tract.
+
+    A mesh inside two patches gives both the same mode, to the bit. Between
+    meshes sep draws splines along whole rows and columns, so that two patches
+    agree the better the farther from their borders; see the test for how well.
+
+    Parameters
+    ----------
+    image, bad : (rows, columns) float32 and bool
+    origin : of the first pixel, in tract pixels
+    mesh : pixels a side; borders lie at its multiples in the tract
+    window : meshes a side of the median filter over meshes
+
+    Returns
+    -------
+    background : (rows, columns) float32. An image less than two meshes high or wide, or without a mesh
+        half of whose pixels are good, takes one constant, the median clipped at 3 sigma; 0 if none is good
+    rms : of the noise about it, over the whole image
+    """
+    import sep
+
+    if bad.all():
+        return np.zeros(image.shape, np.float32), 0.0
+    before = [start % mesh for start in origin]
+    padding = [(low, -(low + length) % mesh) for low, length in zip(before, image.shape, strict=True)]
+    masked = np.pad(bad, padding, constant_values=True)
+    rows, columns = (length // mesh for length in masked.shape)
+    good = mesh**2 - masked.reshape(rows, mesh, columns, mesh).sum(axis=(1, 3))
+    # sep leaves out a mesh with less than half of its pixels and fills it from others; with none, by 0.
+    if min(image.shape) < 2 * mesh or good.max() < mesh**2 / 2:
+        return _constant_background(image, bad)
+    padded = np.pad(np.where(bad, np.float32(0), image).astype(np.float32), padding)
+    found = sep.Background(padded, mask=masked, bw=mesh, bh=mesh, fw=window, fh=window)
+    inside = tuple(slice(low, low + length) for low, length in zip(before, image.shape, strict=True))
+    return np.ascontiguousarray(found.back(dtype=np.float32)[inside]), float(found.globalrms)
+
+
+def _constant_background(image, bad) -> tuple[np.ndarray, float]:
+    from astropy.stats import sigma_clipped_stats
+
+    _, median, deviation = sigma_clipped_stats(image[~bad].astype(np.float64), sigma=3, maxiters=10)
+    return np.full(image.shape, median, np.float32), float(deviation)
+
+
+def detect(
+    image: np.ndarray,
+    variance: np.ndarray,
+    mask: np.ndarray,
+    nimage: np.ndarray,
+    sky: np.ndarray,
+    origin: tuple[int, int],
+    excluded: int,
+    settings: Settings,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find and measure the sources of a patch.
+
+    Parameters
+    ----------
+    image, variance, mask, nimage : planes of the coadd, (rows, columns) float32, float32, int32, int16
+    sky : background, which is subtracted, (rows, columns) float32
+    origin : of the first pixel, in tract pixels
+    excluded : bits of the mask whose pixels say nothing; saturated stars are to be found, so not SAT
+    settings : thresholds and apertures
+
+    Returns
+    -------
+    table : (sources,) of catalogue.ROW in the order that sep finds them, without sky positions,
+        magnitudes and names; `parent` numbers the blends of the patch from 1, and is 0 outside them
+    segmentation : (rows, columns) int32: row of the table + 1, or 0
+    """
+    bad = unusable(image, variance, mask, excluded)
+    data = np.where(bad, np.float32(0), image - sky).astype(np.float32)
+    noise = np.where(bad, _NO_WEIGHT, variance).astype(np.float32)
+    found, segmentation, overflow = _extract(data, noise, bad, settings)
+    table = catalogue.new(len(found))
+    if not len(found):
+        return table, segmentation
+    _shape(table, found)
+    table["flags"] |= OVERFLOW * overflow
+    table["fwhm"] = _widths(data, segmentation, found)
+    x, y = _centre(table, found, (data, noise, bad), settings.radii[1])
+    table["x"], table["y"] = x + origin[1], y + origin[0]
+    _photometry(table, found, x, y, (data, noise, bad, segmentation), settings.radii)
+    np.bitwise_or.at(table["mask_flags"], segmentation[segmentation > 0] - 1, mask[segmentation > 0])
+    centre = tuple(
+        np.clip(np.rint(place).astype(int), 0, length - 1)
+        for place, length in zip((y, x), image.shape, strict=True)
+    )
+    table["background"], table["n_image"] = sky[centre], nimage[centre]
+    table["parent"] = _blends(segmentation, len(found))
+    return table, segmentation
+
+
+def _extract(data, noise, bad, settings):
+    """Call sep's extract with as much memory as it needs.
+
+    A blend of more parts than sep can number is not split: without
+    deblending for this patch, and the last value returned is True.
+    """
+    import sep
+
+    pixels, parts = max(300_000, data.size // 8), 1024
+    contrast = settings.contrast if settings.deblend else 1.0
+    overflow = False
+    while True:
+        sep.set_extract_pixstack(pixels)
+        sep.set_sub_object_limit(parts)
+        try:
+            found, segmentation = sep.extract(
+                data,
+                settings.threshold,
+                var=noise,
+                mask=bad,
+                minarea=settings.min_area,
+                filter_kernel=np.array(FILTER, np.float32),
+                filter_type="conv",
+                deblend_nthresh=1 if overflow else settings.levels,
+                deblend_cont=1.0 if overflow else contrast,
+                segmentation_map=True,
+            )
+        except Exception as error:  # sep raises no class of its own
+            if "active object pixels" in str(error) and pixels < data.size + 2:
+                pixels = min(4 * pixels, data.size + 2)
+            elif "sub-objects" in str(error) and not overflow:
+                parts, overflow = 4 * parts, parts > 4096
+            else:
+                raise
+        else:
+            return found, np.asarray(segmentation, np.int32), overflow
+
+
+def _shape(table, found) -> None:
+    """Fill in what sep's extract has measured."""
+    table["a"], table["b"], table["theta"] = found["a"], found["b"], np.degrees(found["theta"])
+    for name, of_sep in (("peak", "peak"), ("npix", "npix"), ("flags", "flag")):
+        table[name] = found[of_sep]
+
+
+def _centre(table, found, planes, reach):
+    """Return x and y of sources, and fill in their errors, pixels of the patch.
+
+    Gaussian-windowed centroids (SExtractor's XWIN_IMAGE), whose noise comes
+    near to the least possible. A member of a blend, a source next to pixels
+    without data, and one whose window wanders off keep the barycentre of
+    their own pixels. The window reaches no farther than `reach`.
+    """
+    import sep
+
+    data, _, bad = planes
+    sigma = np.where(
+        np.isfinite(table["fwhm"]), table["fwhm"] / FWHM_OF_SIGMA, np.sqrt(found["a"] * found["b"])
+    )
+    sigma = np.minimum(sigma.astype(np.float64), reach / 4)
+    x, y, flag = sep.winpos(data, found["x"], found["y"], sigma, mask=bad)
+    good = (flag == 0) & (np.hypot(x - found["x"], y - found["y"]) < 1) & (found["flag"] & MERGED == 0)
+    x, y = np.where(good, x, found["x"]), np.where(good, y, found["y"])
+    variances = _window_variances(x, y, sigma, planes)
+    table["x_err"], table["y_err"] = np.sqrt(np.fmax(variances, (found["errx2"], found["erry2"])))
+    return x, y
+
+
+def _window_variances(x, y, sigma, planes):
+    """Return variances of windowed centroids, 4 sum(w^2 var dx^2) / sum(w I)^2, as SExtractor's ERRX2_WIN."""
+    data, noise, bad = planes
+    column, row = np.rint(x).astype(int), np.rint(y).astype(int)
+    total, spread = np.zeros(len(x)), np.zeros((2, len(x)))
+    reach = int(np.ceil(4 * sigma.max()))
+    for dy, dx in np.ndindex(2 * reach + 1, 2 * reach + 1):
+        j, i = row + dy - reach, column + dx - reach
+        inside = (j >= 0) & (j < data.shape[0]) & (i >= 0) & (i < data.shape[1])
+        j, i = j * inside, i * inside
+        off_x, off_y = i - x, j - y
+        square = (off_x**2 + off_y**2) / sigma**2
+        weight = np.exp(-square / 2) * (inside & (square < 16) & ~bad[j, i])
+        total += weight * data[j, i]
+        spread += weight**2 * noise[j, i] * np.stack((off_x**2, off_y**2))
+    return np.where(total > 0, 4 * spread / np.where(total > 0, total, 1) ** 2, np.nan)
+
+
+def _photometry(table, found, x, y, planes, radii) -> None:
+    """Fill in fluxes in apertures and Kron ellipses; pixels of neighbours count as the mean of the others."""
+    import sep
+
+    data, noise, bad, segmentation = planes
+    a, b = found["a"], found["b"]
+    # Rounding carries some angles beyond the quarter turn that sep accepts.
+    theta = np.clip(found["theta"], -np.pi / 2, np.pi / 2)
+    own = {"mask": bad, "segmap": segmentation, "seg_id": np.arange(1, len(found) + 1, dtype=np.int32)}
+    for name, radius in zip(("small", "large"), radii, strict=True):
+        flux, error, flag = sep.sum_circle(data, x, y, radius, var=noise, subpix=0, **own)
+        table[f"flux_{name}"], table[f"flux_{name}_err"] = flux, error
+        table["flags"] |= flag.astype(np.int16)
+    kron, _ = sep.kron_radius(data, x, y, a, b, theta, KRON_REACH, **own)
+    factor = np.fmax(KRON_FACTOR * kron, KRON_LEAST)
+    flux, error, flag = sep.sum_ellipse(data, x, y, a, b, theta, factor, var=noise, subpix=0, **own)
+    table["flux_auto"], table["flux_auto_err"] = flux, error
+    table["flags"] |= flag.astype(np.int16)
+
+
+def _widths(data, segmentation, found) -> np.ndarray:
+    """Return full widths at half maximum from the area inside isophotes, as SExtractor's FWHM_IMAGE.
+
+    Inside a Gaussian's isophote at level I lies an area of 2 pi sigma^2 ln(peak / I): a line is
+    fitted to the areas at all pixels above a quarter of the peak. NaN with fewer than 4 pixels.
+    """
+    inside = segmentation > 0
+    source, value = segmentation[inside] - 1, data[inside].astype(np.float64)
+    core = value > 0.25 * found["peak"][source]
+    source, value = source[core], value[core]
+    order = np.lexsort((-value, source))
+    source, level = source[order], np.log(value[order])
+    count = np.bincount(source, minlength=len(found))
+    area = np.arange(len(source)) - (np.cumsum(count) - count)[source] + 0.5
+
+    def mean(values):
+        return np.bincount(source, values, len(found)) / count
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        off_level = level - mean(level)[source]
+        slope = mean(off_level * area) / mean(off_level**2)
+        return np.where(count >= 4, FWHM_OF_SIGMA * np.sqrt(-slope / (2 * np.pi)), np.nan)
+
+
+def _blends(segmentation, sources: int) -> np.ndarray:
+    """Return the number of the blend that each source was split from, from 1; 0 where it was alone."""
+    from scipy.ndimage import label
+
+    islands, _ = label(segmentation > 0, structure=np.ones((3, 3), bool))
+    inside = segmentation > 0
+    island = np.zeros(sources, np.int64)
+    island[segmentation[inside] - 1] = islands[inside]
+    return np.where(np.bincount(island)[island] > 1, island, 0)
+
+
+def keep_inner(table: np.ndarray, inner: Box, margin: float = SEAM) -> np.ndarray:
+    """Return the sources centred in the half-open inner box [first - 0.5, last - 0.5), grown by `margin`.
+
+    The centroids of one source on two patches differ a little: at a seam it
+    could be in both boxes, or in neither. So a patch also keeps what lies
+    within a margin of its box, and :func:`match_seams` decides.
+    """
+    keep = np.ones(len(table), bool)
+    for axis, (first, last) in zip("yx", inner, strict=True):
+        keep &= (table[axis] >= first - 0.5 - margin) & (table[axis] < last - 0.5 + margin)
+    return table[keep]
+
+
+def number(table: np.ndarray, patch: int, name: str, band: str) -> np.ndarray:
+    """Return the sources of a patch with their ids, parents, and the names of patch and band.
+
+    Parameters
+    ----------
+    table : what :func:`keep_inner` kept of :func:`detect`'s
+    patch : number of the patch among all patches of all bands
+    name, band : as the catalogue has them, at most 12 and 16 characters of ASCII
+    """
+    table = table.copy()
+    table["id"] = (int(patch) << 32) + np.arange(1, len(table) + 1)
+    _, first, group = np.unique(table["parent"], return_index=True, return_inverse=True)
+    table["parent"] = np.where(table["parent"] > 0, table["id"][first][group], 0) if len(table) else 0
+    table["patch"], table["band"] = name, band
+    return table
+
+
+def match_seams(
+    tables: Sequence[np.ndarray], inners: Sequence[Box], radius: float = SEAM
+) -> list[np.ndarray]:
+    """Mark all but one of the detections of each source at the seams of the patches of one band.
+
+    Pairs from different patches are matched nearest first, one detection a
+    patch; the lowest patch keeps its own. What only one patch has found is kept.
+
+    Parameters
+    ----------
+    tables : of :func:`keep_inner` with a margin of `radius`, in patch order
+    inners : inner boxes of the patches
+    radius : tract pixels
+
+    Returns
+    -------
+    The tables with `is_primary` set.
+    """
+    from scipy.spatial import cKDTree
+
+    near = [np.flatnonzero(~_far_inside(t, box, 2 * radius)) for t, box in zip(tables, inners, strict=True)]
+    patch = np.concatenate([np.full(len(rows), k) for k, rows in enumerate(near)] or [[]]).astype(int)
+    tables = [table.copy() for table in tables]
+    for table in tables:
+        table["is_primary"] = True
+    if not len(patch):
+        return tables
+    places = [np.column_stack((t["x"][rows], t["y"][rows])) for t, rows in zip(tables, near, strict=True)]
+    place = np.concatenate(places)
+    pairs = cKDTree(place).query_pairs(radius, output_type="ndarray")
+    pairs = pairs[patch[pairs[:, 0]] != patch[pairs[:, 1]]]
+    distance = np.hypot(*(place[pairs[:, 0]] - place[pairs[:, 1]]).T)
+    pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0], distance))]
+    first = _groups(pairs, patch)
+    primary = first == np.arange(len(patch))
+    for k, table in enumerate(tables):
+        table["is_primary"][near[k]] = primary[patch == k]
+    return tables
+
+
+def _far_inside(table, inner: Box, distance: float) -> np.ndarray:
+    """Return which sources lie farther than `distance` inside the borders of the inner box."""
+    far = np.ones(len(table), bool)
+    for axis, (first, last) in zip("yx", inner, strict=True):
+        far &= (table[axis] > first - 0.5 + distance) & (table[axis] < last - 0.5 - distance)
+    return far
+
+
+def _groups(pairs, patch) -> np.ndarray:
+    """Join pairs in their order, never two of one patch; return the first member of each one's group."""
+    first = np.arange(len(patch))
+    members = {}
+    for pair in pairs.tolist():
+        one, other = sorted(first[list(pair)].tolist())
+        joined = members.get(one, [one]) + members.get(other, [other])
+        if one != other and len(set(patch[joined])) == len(joined):
+            members[one] = joined
+            first[joined] = one
+    return first
+
+
+def locate(table: np.ndarray, wcs: Any) -> np.ndarray:
+    """Return the sources with sky positions and their errors.
+
+    Parameters
+    ----------
+    wcs : astropy WCS of the tract (0-based pixel (0, 0) is the tract's first), celestial, ICRS, degrees
+
+    Notes
+    -----
+    Errors follow from those of x and y, taken as independent, through differences over one pixel.
+    """
+    table = table.copy()
+    if not len(table):
+        return table
+    x, y = table["x"], table["y"]
+    table["ra"], table["dec"] = wcs.pixel_to_world_values(x, y)
+    variances = np.zeros((2, len(table)))
+    for dx, dy, error in ((0.5, 0.0, table["x_err"]), (0.0, 0.5, table["y_err"])):
+        ahead, behind = wcs.pixel_to_world_values(x + dx, y + dy), wcs.pixel_to_world_values(x - dx, y - dy)
+        east, north = (np.asarray(a) - np.asarray(b) for a, b in zip(ahead, behind, strict=True))
+        east = (east + 180) % 360 - 180
+        variances += np.square([east * np.cos(np.radians(table["dec"])) * error, north * error])
+    table["ra_err"], table["dec_err"] = np.sqrt(variances)
+    return table
+
+
+def noise_correction(
+    image: np.ndarray, variance: np.ndarray, bad: np.ndarray, segmentation: np.ndarray, radius: float
+) -> float:
+    """Return noise in empty apertures over what VARIANCE predicts: card NOISCORR.
+
+    Resampling correlates the noise of neighbours, so that it adds up faster
+    or slower in an aperture than that of single pixels says.
+
+    Parameters
+    ----------
+    image : less its background, (rows, columns) float32
+    variance, bad, segmentation : (rows, columns) float32, bool and int32
+    radius : of the apertures, pixels. They stand on a lattice, side by side, where within another
+        `radius` no source and no bad pixel is.
+
+    Returns
+    -------
+    Factor for errors of fluxes, from the median absolute deviation; 1 with fewer than 30 empty apertures.
+    """
+    import sep
+    from scipy.ndimage import maximum_filter
+
+    taken = maximum_filter(segmentation > 0, size=2 * int(np.ceil(radius)) + 1) | bad
+    step = int(np.ceil(2 * radius)) + 1
+    y, x = (
+        grid.ravel().astype(float)
+        for grid in np.mgrid[step : image.shape[0] : step, step : image.shape[1] : step]
+    )
+    data = np.where(bad, np.float32(0), image).astype(np.float32)
+    noise = np.where(bad, np.float32(1), variance).astype(np.float32)
+    flux, error, flag = sep.sum_circle(data, x, y, radius, var=noise, mask=taken, subpix=0)
+    empty = flag == 0
+    if empty.sum() < FEWEST_APERTURES:
+        return 1.0
+    ratio = flux[empty] / error[empty]
+    return float(1.482602218505602 * np.median(np.abs(ratio - np.median(ratio))))
+
+
+def scale_errors(table: np.ndarray, factor: float) -> np.ndarray:
+    """Return the sources with the errors of all fluxes times `factor`, of :func:`noise_correction`."""
+    table = table.copy()
+    for name in ("small", "large", "auto"):
+        table[f"flux_{name}_err"] *= np.float32(factor)
+    return table
+
+
+def aperture_correction(table: np.ndarray, saturated: int, radius: float) -> float:
+    """Return the flux in the large aperture over that in the small one, of bright, isolated stars.
+
+    Parameters
+    ----------
+    saturated : bits of the mask whose stars are left out
+    radius : of the large aperture, pixels; a star is isolated when no source is within twice that
+
+    Returns
+    -------
+    The median over stars with 50 times their error, no flag, and a width within 20 % of the median of
+    such sources; NaN with fewer than 5.
+    """
+    from scipy.spatial import cKDTree
+
+    with np.errstate(invalid="ignore"):
+        good = (table["flags"] == 0) & (table["mask_flags"] & saturated == 0) & np.isfinite(table["fwhm"])
+        good &= table["flux_large"] > 50 * table["flux_large_err"]
+    if good.sum() < FEWEST_STARS:
+        return float("nan")
+    place = np.column_stack((table["x"], table["y"]))
+    distance, _ = cKDTree(place).query(place, k=2)
+    good &= distance[:, 1] > 2 * radius
+    width = np.median(table["fwhm"][good]) if good.any() else np.nan
+    good &= np.abs(table["fwhm"] - width) < 0.2 * width
+    if good.sum() < FEWEST_STARS:
+        return float("nan")
+    return float(np.median(table["flux_large"][good].astype(float) / table["flux_small"][good]))
+
+
+def magnitudes(
+    flux: np.ndarray, error: np.ndarray, correction: float = 1.0, zero_point: float = catalogue.ZERO_POINT
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return AB magnitudes and their errors; NaN where the flux is not positive.
+
+    Parameters
+    ----------
+    flux, error : (sources,)
+    correction : total flux over this flux
+    zero_point : magnitude of a flux of 1
+    """
+    flux = np.where(np.asarray(flux) > 0, flux, np.nan).astype(np.float64)
+    return zero_point - 2.5 * np.log10(flux * correction), 2.5 / np.log(10) * np.asarray(error) / flux
+
+
+def add_magnitudes(table: np.ndarray, correction: float = 1.0) -> np.ndarray:
+    """Return the sources with magnitudes; `correction` brings the small aperture up to the large one."""
+    table = table.copy()
+    for name in ("small", "large", "auto"):
+        factor = correction if name == "small" else 1.0
+        found = magnitudes(table[f"flux_{name}"], table[f"flux_{name}_err"], factor)
+        table[f"mag_{name}"], table[f"mag_{name}_err"] = found
+    return table

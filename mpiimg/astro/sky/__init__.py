@@ -1,0 +1,1 @@
+"""Coordinates on the sky: tracts, patches, and which exposure meets which patch."""

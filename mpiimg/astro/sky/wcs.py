@@ -1,0 +1,259 @@
+"""Where pixels lie on the sky, by astropy.wcs: checked headers, footprints, coarse grids for the warp.
+
+Pixel coordinates are 0-based with centres at integers; a frame reaches from -0.5 to n - 0.5. Sky coordinates
+are degrees in the frame of the WCS (ICRS or FK5, which are taken as the same). TAN, TAN-SIP and TPV, and
+whatever else astropy knows, work alike.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from mpiimg.engine.boxes import Box
+from mpiimg.errors import BadInput
+
+if TYPE_CHECKING:
+    from astropy.io.fits import Header
+    from astropy.wcs import WCS
+
+#: Nodes a side of the blocks in which coarse grids are computed.
+BLOCK = 16
+
+#: Pixels by which a node may miss itself on the way to the source and back.
+ROUND_TRIP = 1e-6
+
+#: Pixels between two points of a frame's edge.
+EDGE_SPACING = 256.0
+
+ARCSEC = 3600.0
+
+#: Cards that make up a celestial coordinate system.
+_WCS_CARD = re.compile(
+    r"WCSAXES|C(TYPE|RVAL|RPIX|UNIT|DELT|ROTA)[12]|(CD|PC)[12]_[12]|P[VS][12]_\d+|LONPOLE|LATPOLE"
+    r"|RADESYS|RADECSYS|EQUINOX|[AB]P?_(ORDER|DMAX|\d_\d)"
+)
+
+_KIND = re.compile(r"^CTYPE[12] *= '(?:RA---|DEC--)(TAN|TPV) *'", re.M)
+
+
+class CoarseGrid(NamedTuple):
+    """Source coordinates at every `step`-th target pixel, for the warp kernel.
+
+    x, y : (rows, columns) float64; NaN where the sky has no place in the source
+    row, column : element (0, 0) belongs to target pixel (row * step, column * step)
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    row: int
+    column: int
+
+
+def wcs_text(header: Header) -> str:
+    """Return the cards of a header that make up celestial coordinates as text, one a line."""
+    # As they are written: to read each value and write it again takes ten times as long.
+    kept = {card.keyword: str(card) for card in header.cards if _WCS_CARD.fullmatch(card.keyword)}
+    return "\n".join(kept.values())
+
+
+def parse_wcs(text: str) -> WCS:
+    """Return the WCS that the text of :func:`wcs_text` describes."""
+    from astropy.io.fits import Header
+    from astropy.wcs import WCS, Wcsprm
+
+    with warnings.catch_warnings():
+        # That an old keyword has been read as its successor is no news for whoever runs a pipeline.
+        warnings.simplefilter("ignore")
+        if not _is_plain(text):
+            return WCS(Header.fromstring(text, sep="\n"))
+        # What follows is all that astropy does there, which first looks for SIP and tables in four copies of
+        # the header: ten times as fast, and a survey has thousands.
+        wcs = WCS(naxis=2)
+        wcs.wcs = Wcsprm(
+            header="".join(line.ljust(80) for line in text.splitlines()).encode("ascii"), key=" ", relax=True
+        )
+        wcs.fix()
+        wcs.wcs.set()
+        return wcs
+
+
+def _is_plain(text: str) -> bool:
+    """Say whether wcslib does it alone; astropy adds SIP, and takes the PV of old TAN headers for TPV."""
+    tpv, tan = ["TPV", "TPV"], ["TAN", "TAN"]
+    kinds = _KIND.findall(text)
+    distorted = re.search(r"^(WCSAXES|[AB]P?_)", text, re.M)
+    return not distorted and (kinds == tpv or (kinds == tan and not re.search("^PV", text, re.M)))
+
+
+def read_wcs(header: Header, where: str) -> WCS:
+    """Return the celestial WCS of an image's header, having checked that it works."""
+    return parse_wcs(checked_text(header, where))
+
+
+def checked_text(header: Header, where: str) -> str:
+    """Return the text of the celestial WCS of an image's header, having checked that it works.
+
+    Parameters
+    ----------
+    header : astropy.io.fits.Header
+    where : str
+        File and extension, for messages.
+
+    Raises
+    ------
+    BadInput
+        If there is no celestial WCS, or none to compute with: a missing card, a singular matrix, an unknown
+        projection, a distortion that lies in tables or text.
+    """
+    ctypes = " ".join(str(header.get(f"CTYPE{axis}", "")) for axis in (1, 2)).strip()
+    tables = [key for key in header if key.startswith(("CPDIS", "D2IMDIS"))]
+    if tables or re.search("TNX|ZPX", ctypes):
+        what = tables[0] if tables else ctypes
+        raise BadInput(f"{where}: distortions as {what} has them are not supported; use TAN, SIP or TPV")
+    if not ctypes:
+        raise BadInput(f"{where}: has no WCS (no CTYPE1 and CTYPE2); solve its astrometry first")
+    try:
+        text = wcs_text(header)
+        wcs = parse_wcs(text)
+        if not wcs.has_celestial:
+            raise BadInput(
+                f"{where}: its WCS is not celestial ({ctypes}); give an image with RA and Dec axes"
+            )
+        _check_cards(header, where)
+        corner = wcs.all_pix2world([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]], 0)
+        matrix = wcs.pixel_scale_matrix
+    # astropy's own errors are ValueErrors; so is what it says of cards that are no numbers.
+    except (ValueError, KeyError, MemoryError) as error:
+        reason = " ".join(str(error).split("\n")[1:2] or [str(error)])
+        raise BadInput(f"{where}: unusable WCS: {reason.strip().rstrip('.')}") from error
+    independent = np.abs(np.linalg.det(matrix)) > 1e-6 * np.square(matrix).sum()
+    if not independent or not np.isfinite(corner).all():
+        raise BadInput(f"{where}: unusable WCS: singular or without numbers (check CD, CDELT, CRVAL, CRPIX)")
+    return text
+
+
+def _check_cards(header, where):
+    """Refuse what astropy takes for its default: a missing or mistyped card of a celestial axis."""
+    for axis in (1, 2):
+        for key in (f"CRVAL{axis}", f"CRPIX{axis}"):
+            value = header.get(key)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                told = "is missing" if value is None else f"is {value!r}, no number"
+                raise BadInput(f"{where}: unusable WCS: {key} {told}")
+        scales = (f"CD{axis}_1", f"CD{axis}_2", f"CDELT{axis}")
+        if not any(key in header for key in scales):
+            raise BadInput(f"{where}: unusable WCS: neither {scales[0]}, {scales[1]} nor {scales[2]}")
+        # wcslib takes a row of zeros for none, and a pixel for a degree.
+        if not any(header.get(key) for key in scales):
+            raise BadInput(
+                f"{where}: unusable WCS: singular: {scales[0]} and {scales[1]}, or {scales[2]}, are 0"
+            )
+
+
+def to_sky(wcs: WCS, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return right ascension and declination (degrees) of pixels; NaN beyond the projection."""
+    ra, dec = wcs.all_pix2world(np.ravel(x), np.ravel(y), 0)
+    return ra.reshape(np.shape(x)), dec.reshape(np.shape(x))
+
+
+def to_pixels(wcs: WCS, ra: np.ndarray, dec: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return pixel coordinates of places on the sky; NaN where they have none, or none that is found."""
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        # SIP is inverted by iteration: to 1e-10 pixel, near what degrees in float64 hold, or not at all.
+        x, y = wcs.all_world2pix(
+            np.ravel(ra), np.ravel(dec), 0, tolerance=1e-10, maxiter=40, adaptive=True, quiet=True
+        )
+    return x.reshape(np.shape(ra)), y.reshape(np.shape(ra))
+
+
+# --- Frames -------------------------------------------------------------------------------------------------
+
+
+def edge(shape: tuple[int, int], spacing: float = EDGE_SPACING) -> tuple[np.ndarray, np.ndarray]:
+    """Return x and y of a walk around a frame of (ny, nx) pixels: its corners, and points between them."""
+    ny, nx = shape
+    across = np.linspace(-0.5, nx - 0.5, max(int(np.ceil(nx / spacing)), 1) + 1)[:-1]
+    up = np.linspace(-0.5, ny - 0.5, max(int(np.ceil(ny / spacing)), 1) + 1)[:-1]
+    x = [across, np.full(len(up), nx - 0.5), nx - 1.0 - across, np.full(len(up), -0.5)]
+    y = [np.full(len(across), -0.5), up, np.full(len(across), ny - 0.5), ny - 1.0 - up]
+    return np.concatenate(x), np.concatenate(y)
+
+
+def footprint(
+    wcs: WCS, shape: tuple[int, int], spacing: float = EDGE_SPACING
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return right ascension and declination (degrees) around a frame: corners and edge points, in order."""
+    return to_sky(wcs, *edge(shape, spacing))
+
+
+def footprint_box(source: WCS, shape: tuple[int, int], target: WCS, margin: int = 1) -> Box:
+    """Return the box ((y0, y1), (x0, x1)) of target pixels that a source frame of (ny, nx) pixels can reach.
+
+    Raises
+    ------
+    BadInput
+        If no point of the frame's edge has a place in the target.
+    """
+    x, y = to_pixels(target, *footprint(source, shape))
+    known = np.isfinite(x) & np.isfinite(y)
+    if not known.any():
+        raise BadInput(
+            "the frame lies on the other side of the sky from the tract; check its WCS and the tract"
+        )
+    return tuple(
+        (int(np.floor(values[known].min())) - margin, int(np.ceil(values[known].max())) + margin + 1)
+        for values in (y, x)
+    )
+
+
+def directions(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
+    """Return unit vectors, (3, ...), of places on the sky (degrees)."""
+    ra, dec = np.radians(ra), np.radians(dec)
+    return np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)])
+
+
+# --- Coarse grids -------------------------------------------------------------------------------------------
+
+
+def source_grid(source: WCS, target: WCS, box: Box, step: int) -> CoarseGrid:
+    """Return where target pixels lie in the source, at the nodes that the warp of `box` needs.
+
+    Nodes are the target pixels whose numbers are multiples of `step`: from one before to two after those of
+    the box. They are computed in fixed blocks, whatever the box, so that a node has the same bits in all
+    boxes: an inversion by iteration ends when all points that it was given are good.
+
+    Parameters
+    ----------
+    source, target : astropy.wcs.WCS
+    box : ((y0, y1), (x0, x1))
+        Target pixels, half open.
+    step : int
+        Target pixels between nodes.
+    """
+    spans = [(start // step - 1, (stop - 1) // step + 3) for start, stop in box]
+    tiles = [range(first // BLOCK, (end - 1) // BLOCK + 1) for first, end in spans]
+    rows = [[_block(source, target, i, j, step) for j in tiles[1]] for i in tiles[0]]
+    inner = tuple(
+        slice(first - BLOCK * tile[0], end - BLOCK * tile[0])
+        for (first, end), tile in zip(spans, tiles, strict=True)
+    )
+    x, y = (np.block([[block[n] for block in row] for row in rows])[inner] for n in (0, 1))
+    return CoarseGrid(np.ascontiguousarray(x), np.ascontiguousarray(y), spans[0][0], spans[1][0])
+
+
+def _block(source, target, i, j, step):
+    """Return x and y in the source at BLOCK x BLOCK nodes; NaN where the way back leads elsewhere."""
+    target_y, target_x = (step * (BLOCK * n + np.arange(BLOCK, dtype=float)) for n in (i, j))
+    target_x, target_y = np.meshgrid(target_x, target_y)
+    ra, dec = to_sky(target, target_x, target_y)
+    x, y = to_pixels(source, ra, dec)
+    with np.errstate(all="ignore"):
+        back_x, back_y = to_pixels(target, *to_sky(source, x, y))
+        # No number compares as true.
+        same = (np.abs(back_x - target_x) < ROUND_TRIP) & (np.abs(back_y - target_y) < ROUND_TRIP)
+    return np.where(same, x, np.nan), np.where(same, y, np.nan)

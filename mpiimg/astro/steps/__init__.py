@@ -1,0 +1,1 @@
+"""Steps of sky surveys: what each reads, computes and writes."""

@@ -1,1 +1,0 @@
-"""Moves arrays between ranks: no formats, no science."""

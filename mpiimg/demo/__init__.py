@@ -1,0 +1,1 @@
+"""make demo: both pipelines on small data, and a picture of what they made."""

@@ -1,0 +1,440 @@
+"""The one executor: runs the stages of a recipe on all ranks, and marks what is done."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+import mpiimg
+from mpiimg.engine.boxes import Box, box_shape
+from mpiimg.engine.checkpoint import LIBRARIES, Marks, versions
+from mpiimg.engine.forecast import Placement, exchanged_needs, gathered_boxes
+from mpiimg.engine.log.logbook import Logbook
+from mpiimg.engine.log.show_plan import predicted
+from mpiimg.engine.mpi.memory import anonymous_peak, give_back, resident_peak, restart_peak
+from mpiimg.engine.mpi.redistribute import Traffic, redistribute
+from mpiimg.engine.mpi.runtime import Agreement, on_root, over_ranks, progress, say
+from mpiimg.engine.mpi.stream import hand_out
+from mpiimg.engine.mpi.waiting import meet
+from mpiimg.engine.plan import Options, Recipe, Resources, Section, bind, rounds, static_stages, still_read
+from mpiimg.engine.raw import FileEnds, write_fully
+from mpiimg.engine.stage import Need, Stage
+from mpiimg.engine.stores import MemoryStore, StagedStore
+from mpiimg.errors import BadInput
+
+log = logging.getLogger("mpiimg")
+
+
+class Executor:
+    """Runs stages one after the other; holds the stores, the marks and the values found so far."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        comm,
+        options: Options,
+        work: Path,
+        cpu_target: str,
+        resources: Resources,
+        events: Path | None = None,
+        outer: Agreement | None = None,
+    ):
+        self.recipe, self.comm, self.options, self.work = recipe, comm, options, work
+        self.values = dict(recipe.values)
+        self.traffic = Traffic()
+        self.agreement = Agreement(comm, outer)
+        self.logbook = Logbook(comm, options, events)
+        self.resources = resources
+        self.memory = MemoryStore(comm.rank, self._exchange)
+        self.staged = None if options.in_memory else StagedStore(work, comm)
+        self.marks = Marks(comm, work / "journal", self.staged, recipe.inputs, cpu_target, options.sync_every)
+        self.placed: dict[str, Placement] = {}
+        self.files = {name: image.open() for name, image in recipe.inputs.items()}
+        self.timings: list[dict] = []
+        self.written: list[str] = []
+        self.warnings = list(recipe.warnings)
+        self._stages = static_stages(recipe)
+        self._cpu_target = cpu_target
+
+    def execute(self) -> None:
+        """Run every stage of the recipe. Collective."""
+        warnings, self.warnings = self.warnings, []
+        self._warn(warnings)
+        self.logbook.start(self.recipe, self._stages)
+        if self.staged is not None:
+            self.marks.load()
+            self._guarded(self.marks.open, "journal")
+            self._settle()
+        for step in self.recipe.steps:
+            stage = step(self.values)
+            if stage is not None:
+                self._run(stage)
+        self.logbook.rest()
+
+    def report(self) -> dict:
+        """Return what run.json says of the run so far. Collective."""
+        return {
+            "tool": self.recipe.tool,
+            "version": mpiimg.__version__,
+            "parameters": dict(self.recipe.parameters),
+            "inputs": dict(self.recipe.sources),
+            "warnings": self.warnings,
+            "ranks": self.comm.size,
+            "hosts": sorted(set(self.comm.allgather(socket.gethostname()))),
+            "cpu_target": self._cpu_target,
+            "in_memory": self.options.in_memory,
+            "libraries": versions((*LIBRARIES, "h5py", "mpi4py", "isal", "deflate")),
+            # Checksums, syncs and marks, of the rank that spent most on them.
+            "marking_seconds": round(over_ranks(self.comm, {}, {"": self.marks.seconds})[""], 4),
+            "stages": self.timings,
+        }
+
+    def close(self) -> None:
+        """Release everything; what is done is marked. All ranks have agreed to end. Collective."""
+        self.marks.close()
+        if self.staged is not None:
+            self.staged.close()
+        self.agreement.close()
+        self.abandon()
+        # A group of ranks goes on with the next scan.
+        give_back()
+
+    def abandon(self) -> None:
+        """Release what this rank can release alone, after an error inside an exchange."""
+        self.logbook.rest()
+        self.marks.close()
+        if self.staged is not None:
+            self.staged.abandon()
+        for file in self.files.values():
+            file.close()
+
+    def _run(self, stage: Stage) -> None:
+        started, before = time.monotonic(), copy.copy(self.traffic)
+        cpu = time.process_time()
+        kept = still_read(self._stages, stage.name) | set(self.recipe.staged_outputs)
+        for name in [name for name in self.placed if name not in kept]:
+            self._drop(name)
+        restart_peak()
+        provenance = self.marks.provenance(stage)
+        if stage.kind in ("sink", "files"):
+            done, todo = set(), range(len(stage.grid))
+            section = bind(stage, self.resources, self.placed, todo)
+            self._spill(section)
+            self.logbook.stage(stage, section, todo)
+            run = self._run_sink if stage.kind == "sink" else self._run_files
+            run(stage, section)
+            self.written += stage.outputs or (stage.output,)
+        else:
+            done = self._done_before(stage, provenance)
+            todo = [n for n in range(len(stage.grid)) if n not in done]
+            section = bind(stage, self.resources, self.placed, todo)
+            self._spill(section)
+            self.logbook.stage(stage, section, todo)
+            self._guarded(lambda: self._create(section), f"stage {stage.name}, staged file")
+            self._settle()
+            self._guarded(lambda: self._restore(stage, section, done), f"stage {stage.name}, marked chunks")
+            self._settle()
+            if stage.kind == "source":
+                self._run_source(stage, section, todo, provenance)
+            else:
+                self._run_chunks(stage, section, todo, provenance)
+            self._guarded(self.marks.sync, f"stage {stage.name}, marks")
+            # The other ranks' blocks are in the staged files only once all have settled.
+            self._settle()
+            self.marks.has_written(stage, provenance)
+            if stage.finish is not None:
+                self._finish(stage)
+        self.logbook.stage_done(stage)
+        self._time(stage, section, started, cpu, before, len(done))
+
+    def _spill(self, section: Section) -> None:
+        """Forget what memory is needed for other things; it lies in its file as well."""
+        for name in section.spilled:
+            self.memory.drop(name)
+            self.placed[name] = dataclasses.replace(self.placed[name], memory=False)
+
+    def _finish(self, stage: Stage) -> None:
+        """Let a reduce draw values from the rows of all chunks. Collective."""
+        rows = self._rows_on_root(stage)
+        self.logbook.wait("the end")
+        # One rank decides for all: a library may round differently on another node.
+        found = on_root(self.comm, stage.finish, rows, where=f"stage {stage.name}, end")
+        self._warn(found.pop("warnings", []))
+        for note in found.pop("notes", []):
+            if log.isEnabledFor(logging.INFO):
+                say(self.comm, f"mpiimg: {note}")
+        self.values.update(found)
+
+    def _run_chunks(self, stage: Stage, section: Section, todo: Sequence[int], provenance: str) -> None:
+        share = np.count_nonzero(section.partition.owners()[list(todo)] == self.comm.rank)
+        with progress(self.comm, stage.name, share, self.options.progress) as tick:
+            for number, blocks in self._inputs(stage, section, todo):
+                chunk = stage.chunk(number)
+                try:
+                    self._keep(stage, section, number, stage.work(chunk, *blocks), provenance)
+                except Exception as error:
+                    self.agreement.record(error, f"stage {stage.name}, chunk {number} {chunk.bounds}")
+                # What a chunk reads is let go before the next one reads.
+                del blocks
+                tick(1)
+        self._settle()
+
+    def _run_source(self, stage: Stage, section: Section, todo: Sequence[int], provenance: str) -> None:
+        """Read a stream on one rank and hand each block to its owner."""
+        array = stage.writes[0]
+
+        def blocks():
+            stream = stage.blocks()
+            with progress(self.comm, stage.name, len(stage.grid), self.options.progress) as tick:
+                for number in range(len(stage.grid)):
+                    self.logbook.turn_to(stage, number)
+                    block = next(stream, None)
+                    if block is None:
+                        return
+                    self.marks.check_input(stage, number, provenance, block)
+                    yield block
+                    tick(1)
+
+        def empty(number):
+            self.logbook.turn_to(stage, number)
+            return np.empty(box_shape(stage.output_box(array, stage.chunk(number))), array.dtype)
+
+        def keep(number, block):
+            self._keep(stage, section, number, (block,), provenance)
+            self.logbook.wait("waits for blocks")
+
+        self.logbook.wait("waits for blocks")
+        owners = section.partition.owners()
+        where = f"stage {stage.name}"
+        hand_out(blocks, owners, todo, empty, keep, self.comm, self.agreement, where, self.traffic)
+        self._settle()
+
+    def _run_sink(self, stage: Stage, section: Section) -> None:
+        """Write the bytes of all chunks in order: ranks take consecutive runs, round by round."""
+        path = self.work / "outputs" / stage.output
+        position = on_root(self.comm, lambda: path.write_bytes(stage.head()))
+        chunks = range(len(stage.grid))
+        opened: list[int] = []
+        self._guarded(lambda: opened.append(os.open(path, os.O_WRONLY)), f"stage {stage.name}")
+        self._settle()
+        descriptor = opened[0]
+        try:
+            with progress(self.comm, stage.name, len(chunks), self.options.progress) as tick:
+                for numbers in rounds(stage, section, self.placed, chunks):
+                    position = self._write_round(stage, numbers, descriptor, position)
+                    tick(sum(map(len, numbers)))
+            self._guarded(lambda: os.fdatasync(descriptor), f"stage {stage.name}")
+        finally:
+            os.close(descriptor)
+        self._settle()
+
+    def _run_files(self, stage: Stage, section: Section) -> None:
+        """Let the work on each chunk write whole files."""
+        folder = self.work / "outputs"
+        for number, blocks in self._inputs(stage, section, range(len(stage.grid))):
+            self._guarded(
+                lambda number=number, blocks=blocks: stage.work(stage.chunk(number), folder, *blocks),
+                f"stage {stage.name}, chunk {number}",
+            )
+            self.logbook.done(stage, number, 0)
+            del blocks
+        self._settle()
+
+    def _write_round(self, stage: Stage, numbers: list[list[int]], descriptor: int, position: int) -> int:
+        """Make and write the bytes of one round of chunks; return where the next round begins."""
+        members = []
+        blocks = self._gather(stage, numbers)
+        for number in numbers[self.comm.rank]:
+            if self.agreement.interrupted():
+                break
+            self.logbook.turn_to(stage, number)
+            try:
+                members.append(stage.work(stage.chunk(number), *blocks(number)))
+                self.logbook.done(stage, number, len(members[-1]))
+            except Exception as error:
+                self.agreement.record(error, f"stage {stage.name}, chunk {number}")
+        self.logbook.wait("sizes of all ranks")
+        meet(self.comm)
+        size = sum(map(len, members))
+        start = position + (self.comm.exscan(size) or 0)
+        self._guarded(lambda: _write_members(descriptor, members, start), f"stage {stage.name}")
+        return position + self.comm.allreduce(size)
+
+    def _inputs(self, stage: Stage, section: Section, todo: Sequence[int]) -> Iterator[tuple[int, list]]:
+        """Yield this rank's chunks with what their work reads; stop early where the ranks must settle."""
+        # Taking pages anew costs time: only where the gaps that a chunk leaves in the heap might not fit in.
+        tight = 2 * section.peak > self.resources.memory
+        for numbers in rounds(stage, section, self.placed, todo):
+            blocks = self._gather(stage, numbers)
+            for number in numbers[self.comm.rank]:
+                if self.agreement.interrupted():
+                    break
+                self.logbook.turn_to(stage, number)
+                try:
+                    found = blocks(number)
+                except Exception as error:
+                    self.agreement.record(error, f"stage {stage.name}, input of chunk {number}")
+                    break
+                yield number, found
+                del found
+                if tight:
+                    give_back()
+            # One round is let go before the next one comes.
+            del blocks
+
+    def _gather(self, stage: Stage, numbers: list[list[int]]):
+        """Exchange what chunks `numbers` of each rank read from memory; return a reader of one chunk."""
+        held: dict[tuple[str, Box], np.ndarray] = {}
+        exchanged = exchanged_needs(stage, self.placed)
+        if exchanged:
+            self._settle()
+        for need in exchanged:
+            wanted = [gathered_boxes(stage, need, theirs) for theirs in numbers]
+            found = self.memory.collect(need.array.name, wanted)
+            held.update(
+                ((need.array.name, box), block)
+                for box, block in zip(wanted[self.comm.rank], found, strict=True)
+            )
+            del found
+            # What was packed and received is free; the work may not fit into the gaps.
+            give_back()
+
+        def read(number: int) -> list:
+            return [
+                need.join([self._read(held, need, box) for box in need.boxes(stage.chunk(number))])
+                for need in stage.reads
+            ]
+
+        return read
+
+    def _read(self, held: dict, need: Need, box: Box) -> np.ndarray:
+        name = need.array.name
+        if (name, box) in held:
+            return held[name, box]
+        if name in self.files:
+            try:
+                return self.files[name].read(box)
+            except FileEnds as error:
+                raise BadInput(f"{error}: it was cut while the run read it; copy it again") from None
+        wanted = [[]] * self.comm.size
+        wanted[self.comm.rank] = [box]
+        return self.staged.collect(name, wanted)[0]
+
+    def _keep(
+        self, stage: Stage, section: Section, number: int, blocks: Sequence[np.ndarray], provenance: str
+    ):
+        """Put the blocks of a finished chunk where the plan wants them, and mark it."""
+        blocks = [
+            np.ascontiguousarray(block, dtype=array.dtype)
+            for array, block in zip(stage.writes, blocks, strict=True)
+        ]
+        for placement, block in zip(section.placements, blocks, strict=True):
+            if placement.staged:
+                self.staged.write(placement.array.name, number, block)
+            if placement.memory:
+                self.memory.write(placement.array.name, number, block)
+        self.marks.add(stage, number, provenance, blocks)
+        self.logbook.done(stage, number, sum(block.nbytes for block in blocks))
+
+    def _create(self, section: Section) -> None:
+        for placement in section.placements:
+            array = placement.array
+            if placement.memory:
+                self.memory.create(array, placement.boxes, placement.owners)
+            if placement.staged and array.name not in self.staged:
+                self.staged.create(array, placement.boxes, placement.owners)
+            elif placement.staged:
+                self.staged.assign(array.name, placement.owners)
+            self.placed[array.name] = placement
+
+    def _done_before(self, stage: Stage, provenance: str) -> set[int]:
+        """Return the chunks that an earlier run marked, and whose bytes are what it wrote. Collective."""
+        done = self.marks.done_before(stage, provenance, lambda number: self.logbook.turn_to(stage, number))
+        altered = len(self.marks.found(stage, provenance)) - len(done)
+        if altered:
+            self._warn([f"stage {stage.name}: {altered} chunks were altered since they were marked; redone"])
+        return done
+
+    def _restore(self, stage: Stage, section: Section, done: set[int]) -> None:
+        """Bring the blocks of chunks that are done from the staged file to their owners' memory."""
+        for placement in section.placements:
+            if placement.memory and done:
+                for number in section.partition.owned(self.comm.rank):
+                    if number in done:
+                        block = self.staged.read(placement.array.name, number)
+                        self.memory.write(placement.array.name, number, block)
+
+    def _rows_on_root(self, stage: Stage) -> np.ndarray | None:
+        """Return the whole of the array that `stage` wrote on rank 0, None on the others. Collective."""
+        array = stage.writes[0]
+        wanted = [[tuple((0, n) for n in array.shape)]] + [[]] * (self.comm.size - 1)
+        store = self.memory if array.name in self.memory else self.staged
+        return next(iter(store.collect(array.name, wanted)), None)
+
+    def _drop(self, name: str) -> None:
+        self.memory.drop(name)
+        if self.staged is not None:
+            self.staged.drop(name)
+        del self.placed[name]
+
+    def _exchange(self, blocks, boxes, owners, wanted, dtype):
+        self.logbook.wait("an exchange")
+        return redistribute(blocks, boxes, owners, wanted, dtype, self.comm, self.traffic)
+
+    def _warn(self, warnings: Sequence[str]) -> None:
+        if log.isEnabledFor(logging.WARNING):
+            for warning in warnings:
+                say(self.comm, f"mpiimg: {self.options.label}warning: {warning}")
+        self.warnings += warnings
+
+    def _guarded(self, function, where: str) -> None:
+        try:
+            function()
+        except Exception as error:
+            self.agreement.record(error, where)
+
+    def _settle(self) -> None:
+        self.logbook.wait("waits for the other ranks")
+        self.agreement.settle()
+
+    def _time(self, stage: Stage, section: Section, started, cpu, before, done: int) -> None:
+        """Note what a stage took, over all ranks. Collective."""
+        sent, messages = self.traffic.bytes_sent - before.bytes_sent, self.traffic.messages - before.messages
+        sums = {"cpu_seconds": time.process_time() - cpu, "bytes_moved": sent, "messages": messages}
+        most = {
+            "seconds": time.monotonic() - started,
+            "bytes_a_rank": sent,
+            "messages_a_rank": messages,
+            "exchanges": self.traffic.exchanges - before.exchanges,
+            "peak_a_rank": anonymous_peak(),
+            "peak_rss_a_rank": resident_peak(),
+        }
+        found = over_ranks(self.comm, sums, most)
+        entry = {"stage": stage.name, "chunks": len(stage.grid), "resumed_chunks": done}
+        entry |= {
+            name: round(number, 4) if name.endswith("seconds") else int(number)
+            for name, number in found.items()
+        }
+        entry["planned"] = predicted(section)
+        self.timings.append(entry)
+        if log.isEnabledFor(logging.INFO):
+            say(
+                self.comm,
+                f"mpiimg: {self.options.label}{stage.name:<18} {entry['chunks']:6d} chunks "
+                f"{entry['seconds']:8.2f} s "
+                f"{entry['cpu_seconds']:8.2f} CPU-s {entry['bytes_moved'] / 1e6:9.1f} MB moved",
+            )
+
+
+def _write_members(descriptor: int, members: Sequence[bytes], position: int) -> None:
+    for member in members:
+        write_fully(descriptor, member, position)
+        position += len(member)

@@ -1,0 +1,96 @@
+"""What a run is asked for, against what the last one was asked for, and against its inputs at the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import mpiimg
+from mpiimg.engine.checkpoint import LIBRARIES, versions
+from mpiimg.engine.plan import Recipe
+from mpiimg.errors import BadInput
+
+#: Changes that a message names; more are counted.
+NAMED = 3
+
+
+def request(recipe: Recipe, cpu_target: str) -> dict:
+    """Return what results depend on, in JSON's terms: the same command on the same input gives the same."""
+    asked = {
+        "tool": recipe.tool,
+        "mpiimg": mpiimg.__version__,
+        "libraries": versions(LIBRARIES),
+        "CPU": cpu_target,
+        "parameters": dict(recipe.parameters),
+        "inputs": dict(recipe.sources),
+    }
+    return json.loads(json.dumps(asked, default=str))
+
+
+def read_request(path: Path) -> dict | None:
+    """Return what an earlier run was asked for; None where there was none, empty where nobody can tell."""
+    try:
+        found = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def changes(earlier: Mapping, now: Mapping) -> str:
+    """Say in one line what is not as it was."""
+    found = list(_changes(earlier, now))
+    more = [f"{len(found) - NAMED} more"] if len(found) > NAMED else []
+    return ", ".join(found[:NAMED] + more)
+
+
+def _changes(earlier: Mapping, now: Mapping) -> Iterator[str]:
+    for key in ("tool", "mpiimg", "CPU"):
+        if earlier.get(key) != now[key]:
+            yield f"{key} {now[key]} (was {earlier.get(key)})"
+    for group, form in (("libraries", "{}"), ("parameters", "--{}")):
+        before, after = earlier.get(group, {}), now[group]
+        for name in sorted({*before, *after}):
+            if before.get(name) != after.get(name):
+                shown = form.format(name.replace("_", "-"))
+                if isinstance(after.get(name), list):
+                    yield f"{shown}, of which there are {len(after[name])}"
+                else:
+                    yield f"{shown} {after.get(name)} (was {before.get(name)})"
+    before, after = earlier.get("inputs", {}), now["inputs"]
+    for name in sorted({*before, *after}):
+        if name not in after or name not in before:
+            yield f"input {name} {'is new' if name in after else 'is gone'}"
+        elif before[name] != after[name]:
+            yield f"input {name} was changed"
+
+
+def seen(recipe: Recipe) -> dict[Path, tuple[int, int] | None]:
+    """Return size and mtime_ns of every input; None for one that is gone."""
+    return {path: _size_and_time(path) for path in recipe.files}
+
+
+def check_unchanged(recipe: Recipe, before: Mapping[Path, tuple[int, int] | None]) -> None:
+    """Refuse inputs that are not as they were seen `before`: what was made of them fits no file there is.
+
+    Raises
+    ------
+    BadInput : one has another size or time, or is gone
+    """
+    for path, now in seen(recipe).items():
+        if now != before[path]:
+            how = "gone" if now is None else "changed"
+            raise BadInput(
+                f"{path}: {how} while the run read it, nothing is published; "
+                "leave it in place and give the same command again"
+            )
+
+
+def _size_and_time(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns

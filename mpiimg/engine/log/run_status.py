@@ -1,0 +1,244 @@
+"""What a run does or has done, from its events: progress, rate, time left, slowest ranks, what failed.
+
+Works on running, killed and finished runs, without MPI, from any machine that
+sees the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mpiimg.engine.log.events import rank_files, read_events
+from mpiimg.errors import BadInput, Exit
+
+#: Seconds without a word from any rank after which a run is not taken to be alive; each looks every 5 s.
+SILENCE = 120.0
+
+#: Ranks that are named.
+SLOWEST = 3
+
+#: What a run's end is called, by its exit status.
+STATES = {
+    Exit.DONE: "done",
+    Exit.PARTIAL: "done",
+    Exit.STOPPED: "stopped",
+    Exit.FAILED: "failed",
+    Exit.BAD_INPUT: "failed",
+}
+
+
+@dataclass
+class StageStatus:
+    """A stage: its chunks, how many earlier runs and this one have done, and since when (s since the epoch).
+
+    `rate` is in chunks a second, `left` in seconds; None where nothing says.
+    """
+
+    name: str
+    chunks: int
+    resumed: int = 0
+    done: int = 0
+    began: float | None = None
+    ended: float | None = None
+    rate: float | None = None
+    left: float | None = None
+
+
+@dataclass
+class RankStatus:
+    """A rank: where it runs, what it was last known to do and since when, and its chunks of that stage."""
+
+    rank: int
+    host: str
+    doing: str
+    since: float
+    heard: float
+    done: int
+    share: int
+    memory: int
+
+
+@dataclass
+class RunStatus:
+    """A run: "running", "done", "stopped", "failed", or "lost" where it died without a word; and why.
+
+    Times are seconds since the epoch. `slowest` holds the ranks with most left to do of the stage at hand.
+    """
+
+    folder: str
+    tool: str
+    command: str
+    state: str
+    why: str
+    began: float
+    heard: float
+    ranks: int
+    hosts: list[str]
+    stages: list[StageStatus]
+    slowest: list[RankStatus]
+    errors: list[str]
+
+    @property
+    def current(self) -> StageStatus | None:
+        """The stage at hand."""
+        begun = [stage for stage in self.stages if stage.began is not None and stage.ended is None]
+        return begun[-1] if begun else None
+
+
+def run_status(events: Path) -> RunStatus:
+    """Return the status of the run whose events lie in folder `events`.
+
+    Raises
+    ------
+    BadInput : no run has left events there
+    """
+    logs = {int(path.stem): list(read_events(path)) for path in rank_files(events)}
+    logs = {rank: log for rank, log in logs.items() if log}
+    start = next((e for log in logs.values() for e in log if e["event"] == "start"), None)
+    if start is None:
+        raise BadInput(f"{events}: no events of a run; give the folder that a tool was given as --out")
+    heard = max(log[-1]["time"] for log in logs.values())
+    state, why = _state(logs, start, heard)
+    stages = _stages(logs, start, finished=state == "done")
+    ranks = [_rank(rank, log) for rank, log in sorted(logs.items())]
+    behind = sorted(ranks, key=lambda r: (r.done - r.share, r.since))
+    return RunStatus(
+        folder=str(events.parent),
+        tool=start["tool"],
+        command=start["command"],
+        state=state,
+        why=why,
+        began=start["time"],
+        heard=heard,
+        ranks=start["ranks"],
+        hosts=sorted({rank.host for rank in ranks}),
+        stages=stages,
+        slowest=[] if state == "done" else behind[:SLOWEST],
+        errors=[e["report"] for log in logs.values() for e in log if e["event"] in ("error", "hang")],
+    )
+
+
+def _state(logs: Mapping[int, list[dict]], start: Mapping, heard: float) -> tuple[str, str]:
+    """Return the state of a run, and why it is so."""
+    ends = [e for log in logs.values() for e in log if e["event"] == "end"]
+    if ends:
+        # Where ranks differ, one that failed says more than those that had finished.
+        end = max(ends, key=lambda e: e["status"] == Exit.FAILED)
+        return STATES[Exit(end["status"])], end["why"]
+    hung = [e for log in logs.values() for e in log if e["event"] == "hang"]
+    if hung:
+        return "failed", f"rank {hung[0]['rank']} on {hung[0]['host']} hung: {hung[0]['what']}"
+    if start["host"] == socket.gethostname() and not _runs(start["pid"], start["time"]):
+        return "lost", "the process is gone without a word: killed, out of memory, or its node died"
+    silence = time.time() - heard
+    if silence > SILENCE:
+        job = f"; squeue -j {start['job']} tells whether it still runs" if start["job"] else ""
+        return "lost", f"no rank has said anything for {silence:.0f} s: killed, or all hang{job}"
+    return "running", ""
+
+
+def _runs(pid: int, began: float) -> bool:
+    """Say whether the process that wrote its first event at `began` still runs on this machine."""
+    with contextlib.suppress(OSError, ValueError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        booted = time.time() - float(Path("/proc/uptime").read_text().split()[0])
+        started = booted + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        return fields[0] != "Z" and started < began + 1
+    return False
+
+
+def _stages(logs: Mapping[int, list[dict]], start: Mapping, finished: bool) -> list[StageStatus]:
+    stages = {name: StageStatus(name, chunks) for name, _, chunks in start["stages"]}
+    through: dict[str, list[float]] = {}
+    last: dict[str, float] = {}
+    for log in logs.values():
+        for event in log:
+            name = event.get("stage")
+            if event["event"] == "stage":
+                stage = stages.setdefault(name, StageStatus(name, event["chunks"]))
+                stage.chunks, stage.resumed = event["chunks"], event["done"]
+                stage.began = min(stage.began or event["time"], event["time"])
+            elif event["event"] == "chunks" and name in stages:
+                stages[name].done += event["chunks"]
+                last[name] = max(last.get(name, 0.0), event["time"])
+            elif event["event"] == "ended":
+                through.setdefault(name, []).append(event["time"])
+    for name, stage in stages.items():
+        if len(through.get(name, ())) == start["ranks"]:
+            stage.ended = max(through[name])
+        until = stage.ended or last.get(name)
+        if stage.began is not None and stage.done and until > stage.began:
+            stage.rate = stage.done / (until - stage.began)
+            if stage.ended is None:
+                stage.left = (stage.chunks - stage.resumed - stage.done) / stage.rate
+    # Some stages are laid out before the run and then not needed.
+    return [stage for stage in stages.values() if not finished or stage.began is not None]
+
+
+def _rank(rank: int, log: list[dict]) -> RankStatus:
+    last, share, done, stage = log[-1], 0, 0, ""
+    for event in log:
+        if event["event"] == "stage":
+            share, done, stage = event["mine"], 0, event["stage"]
+        elif event["event"] == "chunks" and event["stage"] == stage:
+            done += event["chunks"]
+    doing = last.get("what") or f"stage {last.get('stage', stage)}"
+    if last["event"] == "chunks":
+        doing += f", after chunk {last['chunk']}"
+    since = last.get("since", last["time"])
+    return RankStatus(rank, last["host"], doing, since, last["time"], done, share, last["memory"])
+
+
+def describe(run: RunStatus) -> str:
+    """Return the status of a run in some lines of text."""
+    lines = [
+        f"{run.tool}: {run.state}" + (f": {run.why}" if run.why else ""),
+        f"  {run.command or run.folder}",
+        f"  {run.ranks} ranks on {', '.join(run.hosts)}; began {_clock(run.began)}, "
+        f"last heard of {_span(time.time() - run.heard)} ago",
+    ]
+    width = max((len(stage.name) for stage in run.stages), default=0)
+    for stage in run.stages:
+        lines.append(f"  {stage.name:<{width}} {_progress(stage)}")
+    if run.state != "done":
+        for rank in run.slowest:
+            lines.append(
+                f"  rank {rank.rank} on {rank.host}: {rank.done} of its {rank.share} chunks, "
+                f"{rank.memory >> 20} MB; since {_clock(rank.since)}: {rank.doing}"
+            )
+    return "\n".join([*lines, *run.errors])
+
+
+def _progress(stage: StageStatus) -> str:
+    if stage.began is None:
+        return f"{'to do':>9}  {stage.chunks} chunks"
+    have = stage.resumed + stage.done
+    percent = 100 * have // stage.chunks if stage.chunks else 100
+    text = f"{'done' if stage.ended else f'{percent} %':>9}  {have} of {stage.chunks} chunks"
+    if stage.resumed:
+        text += f", {stage.resumed} of them in earlier runs"
+    if stage.ended:
+        return f"{text}, {_span(stage.ended - stage.began)}"
+    if stage.rate:
+        text += f", {stage.rate:.3g} a second, {_span(stage.left)} left"
+    return text
+
+
+def _clock(when: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
+
+
+def _span(seconds: float) -> str:
+    """Return e.g. 7 s, 3 min 5 s or 2 h 10 min."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"

@@ -1,0 +1,102 @@
+"""One rank reads a stream and hands each block to its owner, never far ahead of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+
+from mpiimg.engine.mpi.redistribute import Traffic
+from mpiimg.engine.mpi.runtime import Agreement
+from mpiimg.engine.mpi.waiting import wait_until
+
+#: Tags of a block, and of the message that no more will come.
+BLOCK_TAG, GIVE_UP_TAG = 1, 2
+
+#: Blocks that the reader may be ahead of completed sends.
+BLOCKS_AHEAD = 2
+
+
+def hand_out(
+    blocks: Callable[[], Iterator[np.ndarray]],
+    owners: Sequence[int],
+    wanted: Iterable[int],
+    empty: Callable[[int], np.ndarray],
+    keep: Callable[[int, np.ndarray], None],
+    comm,
+    agreement: Agreement,
+    where: str,
+    traffic: Traffic,
+) -> None:
+    """Read blocks 0, 1, 2, ... on rank 0 and let their owners keep those in `wanted`. Collective.
+
+    A failure anywhere is recorded in `agreement`; nobody is left waiting, and
+    the caller settles.
+
+    Parameters
+    ----------
+    blocks : called on rank 0, yields every block in order
+    owners : of every block
+    wanted : numbers of the blocks that are still needed; reading ends with the last
+    empty : returns an array to receive a block in
+    keep : called with number and block on the owner
+    where : the stage, for reports
+    traffic : is told what was sent
+    """
+    wanted = sorted(wanted)
+    if not wanted:
+        return
+    if comm.rank == 0:
+        _read(blocks, owners, wanted, keep, comm, agreement, where, traffic)
+    else:
+        mine = [number for number in wanted if owners[number] == comm.rank]
+        _receive(mine, empty, keep, comm, agreement, where)
+
+
+def _read(blocks, owners, wanted, keep, comm, agreement, where, traffic):
+    pending, remaining, stream = [], set(wanted), blocks()
+    for number in range(wanted[-1] + 1):
+        if agreement.interrupted():
+            break
+        try:
+            block = next(stream, None)
+            if block is None:
+                raise EOFError("the stream ended before this chunk")
+            if number in remaining:
+                remaining.discard(number)
+                if owners[number] == 0:
+                    keep(number, block)
+                else:
+                    # The block stays in `pending`, since the send reads from it.
+                    pending.append((comm.Isend(block, owners[number], BLOCK_TAG), block))
+                    traffic.bytes_sent += block.nbytes
+                    traffic.messages += 1
+            while len(pending) > BLOCKS_AHEAD:
+                wait_until(pending.pop(0)[0].Test)
+        except Exception as error:
+            agreement.record(error, f"{where}, chunk {number}")
+    for owner in {int(owners[n]) for n in remaining} - {0}:
+        comm.send(None, owner, GIVE_UP_TAG)
+    for request, _ in pending:
+        wait_until(request.Test)
+
+
+def _receive(mine, empty, keep, comm, agreement, where):
+    from mpi4py import MPI
+
+    failed = False
+    status = MPI.Status()
+    for number in mine:
+        wait_until(lambda: comm.Iprobe(source=0, status=status))
+        if status.Get_tag() == GIVE_UP_TAG:
+            comm.recv(source=0, tag=GIVE_UP_TAG)
+            return
+        block = empty(number)
+        comm.Recv(block, 0, BLOCK_TAG)
+        if failed:
+            continue  # the reader has been warned; what it sent before must be received
+        try:
+            keep(number, block)
+        except Exception as error:
+            failed = True
+            agreement.record(error, f"{where}, chunk {number}")

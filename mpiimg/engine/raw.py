@@ -1,0 +1,112 @@
+"""A dense array that lies in one piece in a file: a NIfTI's voxels, or a contiguous HDF5 dataset."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from mpiimg.engine.boxes import Box, box_shape
+
+
+class FileEnds(OSError):
+    """A file is shorter than the array in it: it was cut after it had been opened."""
+
+
+class RawFile:
+    """Read and write boxes of an array by pread and pwrite, as any rank likes.
+
+    Parameters
+    ----------
+    path : of the file
+    offset : bytes before the first item
+    shape, dtype : of the array, C order; the dtype may be of the other byte order
+    writable : open for writing too
+
+    Raises
+    ------
+    FileEnds : the file ends before the array does
+    OSError : it cannot be read
+    """
+
+    def __init__(self, path: Path, offset: int, shape: tuple[int, ...], dtype, writable: bool = False):
+        self.path, self.offset, self.shape, self.dtype = Path(path), offset, tuple(shape), np.dtype(dtype)
+        self._descriptor = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
+
+    def read(self, box: Box) -> np.ndarray:
+        """Return the items of `box`, in the machine's byte order."""
+        block = np.empty(box_shape(box), self.dtype)
+        if not block.size:
+            return block.astype(self.dtype.newbyteorder("="))
+        data = memoryview(block).cast("B")
+        for position, start, length in self._runs(box):
+            _read_fully(self._descriptor, data[start : start + length], position, self.path)
+        return block.astype(self.dtype.newbyteorder("="), copy=False)
+
+    def write(self, box: Box, block: np.ndarray) -> None:
+        """Put `block` at `box`."""
+        if not block.size:
+            return
+        data = memoryview(np.ascontiguousarray(block, dtype=self.dtype)).cast("B")
+        for position, start, length in self._runs(box):
+            write_fully(self._descriptor, data[start : start + length], position)
+
+    def sync(self) -> None:
+        """Return when what was written would survive a power loss."""
+        os.fdatasync(self._descriptor)
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _runs(self, box: Box) -> Iterator[tuple[int, int, int]]:
+        """Yield (position in the file, position in the block, bytes) for each run of consecutive items."""
+        shape, item = self.shape, self.dtype.itemsize
+        whole = len(shape)
+        while whole and box[whole - 1] == (0, shape[whole - 1]):
+            whole -= 1
+        cut = max(whole - 1, 0)
+        strides = np.cumprod([1, *shape[:0:-1]])[::-1].tolist() if shape else []
+        length = item
+        for start, stop in box[cut:]:
+            length *= stop - start
+        inner = box[cut][0] * strides[cut] if shape else 0
+        for place, index in enumerate(itertools.product(*(range(a, b) for a, b in box[:cut]))):
+            first = inner + sum(i * s for i, s in zip(index, strides, strict=False))
+            yield self.offset + first * item, place * length, length
+
+
+def _read_fully(descriptor: int, data: memoryview, position: int, path: Path) -> None:
+    while data:
+        count = os.preadv(descriptor, [data[: 1 << 30]], position)
+        if count == 0:
+            raise FileEnds(f"{path} ends at byte {position}, before the array in it does")
+        data, position = data[count:], position + count
+
+
+def write_fully(descriptor: int, data, position: int) -> None:
+    """Write all of `data` at `position`."""
+    data = memoryview(data)
+    while data:
+        count = os.pwrite(descriptor, data[: 1 << 30], position)
+        data, position = data[count:], position + count
+
+
+def sample(path: Path, pieces: int = 16, length: int = 4096) -> tuple[int, int, int]:
+    """Return size, mtime_ns and the CRC32 of `pieces` of `length` bytes spread over a file.
+
+    Enough to tell one measurement from another, at the price of reading a header.
+    """
+    with open(path, "rb") as file:
+        status = os.fstat(file.fileno())
+        last = max(status.st_size - length, 0)
+        crc = 0
+        for place in range(pieces):
+            file.seek(last * place // (pieces - 1))
+            crc = zlib.crc32(file.read(length), crc)
+    return status.st_size, status.st_mtime_ns, crc

@@ -1,0 +1,298 @@
+"""Run a recipe: make room for it, execute it on all ranks, publish the results."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import shutil
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from mpiimg.engine import rates
+from mpiimg.engine.executor import Executor
+from mpiimg.engine.fingerprint import changes, check_unchanged, read_request, request, seen
+from mpiimg.engine.journal import keep_marks
+from mpiimg.engine.lease import CLAIMS, Kind, write_file
+from mpiimg.engine.lock import Lock, held, remove, take
+from mpiimg.engine.log.events import events_folder
+from mpiimg.engine.log.show_plan import beside_actual
+from mpiimg.engine.mpi.runtime import Agreement, node_count, on_root, once_a_node, say, stop_on_signals
+from mpiimg.engine.plan import (
+    Options,
+    Recipe,
+    Resources,
+    Values,
+    check,
+    output_names,
+    static_stages,
+    work_bytes,
+)
+from mpiimg.engine.stage import Stage
+from mpiimg.engine.stores import describe_staged
+from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
+from mpiimg.tools.doctor.disk import free_bytes
+
+#: In the work folder of a run that ended without some of its inputs.
+LEFT_OUT = "left-out"
+
+log = logging.getLogger("mpiimg")
+
+#: Name of the file in the work folder that says what its run was asked for.
+REQUEST = "request"
+
+
+@dataclass(frozen=True)
+class _Room:
+    """The folders of a run: its work, which is locked, and its events; and all it made, inner ones first."""
+
+    work: Path
+    events: Path
+    made: tuple[Path, ...]
+    lock: Lock
+
+    def give_back(self) -> None:
+        """Remove what was made for a run of which nothing is to be left."""
+        for folder in self.made:
+            if folder == self.events:
+                shutil.rmtree(folder, ignore_errors=True)
+            # Two that begin at once may both have found no folder; the marks of the other one stay.
+            elif folder == self.work and self.lock.is_first:
+                remove(folder)
+        _remove_empty(self.made)
+        self.lock.release(Kind.FAILED)
+
+
+def run(recipe: Recipe, comm, options: Options, outer: Agreement | None = None) -> Values:
+    """Run `recipe` and return the values that it found; the results are in `options.out`. Collective.
+
+    `outer` is the agreement of the whole job, where `comm` is one group of its ranks, which
+    has claimed its scan.
+
+    Raises
+    ------
+    BadInput : the input cannot be used, or another run is at work there; nothing is left behind
+    RunFailed : a rank raised; the work folder is left, and the same command goes on
+    RunStopped : a signal asked for it; likewise
+    """
+    target = agreed_cpu_target(comm)
+    resources = Resources(
+        comm.size, options.memory, options.in_memory, node_count(comm), on_root(comm, rates.load)
+    ).of(recipe)
+    check(recipe, resources)
+    room = on_root(comm, _prepare, recipe, options, request(recipe, target), outer is not None)
+    with held(room.lock, comm):
+        before = on_root(comm, seen, recipe)
+        compile_kernels(recipe.kernels, comm)
+        executor = Executor(recipe, comm, options, room.work, target, resources, room.events, outer)
+        report = _carry_out(recipe, comm, options, room, executor, before)
+    executor.logbook.end(Exit.PARTIAL if executor.values.get("left_out") else Exit.DONE)
+    on_root(comm, _clean, recipe, options, room, len(executor.values.get("left_out", ())))
+    if log.isEnabledFor(logging.WARNING):
+        for line in beside_actual(report["stages"], every=log.isEnabledFor(logging.INFO)):
+            say(comm, f"mpiimg: {options.label}{line}")
+    return executor.values
+
+
+def _carry_out(recipe: Recipe, comm, options: Options, room: _Room, executor: Executor, before) -> dict:
+    """Execute a recipe and publish its results, if inputs are as they were `before`; return the report.
+
+    Collective. Raises what :func:`run` does, with the end of the run noted.
+    """
+    try:
+        with stop_on_signals(executor.agreement):
+            executor.execute()
+            report = executor.report()
+            executor.close()  # no rank may hold a staged result open while another describes it
+            on_root(comm, check_unchanged, recipe, before)
+            on_root(comm, _publish, recipe, options, room.work, executor, report)
+            return report
+    except BadInput as error:
+        executor.close()
+        executor.logbook.end(Exit.BAD_INPUT, str(error))
+        comm.Barrier()  # no rank may still be writing in the folders that are removed
+        on_root(comm, room.give_back)
+        raise
+    except RunStopped:
+        executor.close()
+        how = _how_to_go_on(options, room.work)
+        executor.logbook.end(Exit.STOPPED, how)
+        raise RunStopped(how) from None
+    except RunFailed as error:
+        executor.close()
+        executor.logbook.end(Exit.FAILED, str(error))
+        raise
+    except Exception as error:
+        executor.logbook.error(error)
+        executor.abandon()
+        executor.logbook.end(Exit.FAILED, f"aborted: {error}")
+        raise
+
+
+def records_folder(options: Options) -> Path:
+    """Return the folder of run.json, events and work."""
+    return options.records or options.out
+
+
+def _how_to_go_on(options: Options, work: Path) -> str:
+    again = f": {options.command}" if options.command else ""
+    if options.in_memory:
+        return f"the run was in memory: it starts over{again}"
+    return f"everything done so far is marked in {work}; the same command goes on from there{again}"
+
+
+def agreed_cpu_target(comm) -> str:
+    """Return the CPU that all ranks compile for. Collective.
+
+    Raises
+    ------
+    BadInput : they differ, and so would their results
+    """
+    from mpiimg.kernels.jit import cpu_target
+
+    targets = sorted(set(comm.allgather(cpu_target())))
+    if len(targets) > 1:
+        raise BadInput(
+            f"the nodes have different CPUs ({', '.join(targets)}), whose results differ in the last bit; "
+            "add --portable, or ask for nodes of one kind"
+        )
+    return targets[0]
+
+
+def compile_kernels(parts: Collection[str], comm) -> None:
+    """See to it that `parts` of the kernels lie in the cache of numba on each node. Collective."""
+    if not parts:
+        return
+    from mpiimg.kernels import precompile as warm
+
+    if any(comm.allgather(len(warm.cold(parts)) > 0)):
+        if log.isEnabledFor(logging.WARNING):
+            say(comm, "mpiimg: compiling kernels on one rank of each node, once: up to a minute")
+        once_a_node(comm, lambda: warm.compile_apart(warm.cold(parts)), "compiling kernels")
+
+
+def _prepare(recipe: Recipe, options: Options, asked: dict, claimed: bool) -> _Room:
+    """Make the folders of a run, lock them unless its scan is `claimed`, and check what goes into them."""
+    records = records_folder(options)
+    work = records / "work" / f"{recipe.stem}.{recipe.tool.removeprefix('mpiimg-')}"
+    events = events_folder(records, recipe.record)
+    made = tuple(folder for folder in (events, work, *work.parents) if not folder.exists())
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        lock = Lock(work) if claimed else take(work, events, options.out, options.timeout)
+    except OSError as error:
+        _remove_empty((work / CLAIMS, *made))
+        raise _unwritable(options, error) from None
+    room = _Room(work, events, made, lock)
+    try:
+        _furnish(recipe, options, room, asked)
+    except BadInput:
+        room.give_back()
+        raise
+    except OSError as error:
+        room.give_back()
+        raise _unwritable(options, error) from None
+    return room
+
+
+def _unwritable(options: Options, error: OSError) -> BadInput:
+    return BadInput(f"{options.out}: cannot write there: {error.strerror}; choose another --out")
+
+
+def _remove_empty(folders: Collection[Path]) -> None:
+    """Remove folders that are empty; others may have put something into them."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _furnish(recipe: Recipe, options: Options, room: _Room, asked: dict) -> None:
+    """Check that results can be written, and have all in its place in the folders that are locked."""
+    work, events = room.work, room.events
+    record = work / REQUEST
+    earlier = read_request(record)
+    names = output_names(recipe)
+    if not options.force and earlier != asked and not _takes_up(work, earlier, asked):
+        present = [name for name in names if (options.out / name).exists()]
+        if present:
+            if earlier is None:
+                remove(work)  # of a run that died when it had published all
+            raise BadInput(f"{options.out / present[0]} exists; use --force to overwrite, or another --out")
+    for folder in ("journal", "outputs"):
+        (work / folder).mkdir(exist_ok=True)
+    events.mkdir(exist_ok=True)
+    for log_of_rank in events.glob("*.jsonl"):
+        log_of_rank.unlink()
+    write_file(record, json.dumps(asked).encode())
+    (work / LEFT_OUT).unlink(missing_ok=True)
+    needed = 0 if options.in_memory or earlier == asked else work_bytes(recipe)
+    free = free_bytes(work)
+    if needed > free:
+        raise BadInput(
+            f"{options.out}: {free >> 20} MB free, the work file may take {needed >> 20} MB; "
+            "free some, choose another --out, or use --in-memory"
+        )
+    if earlier not in (None, asked):
+        what = changes(earlier, asked)
+        log.warning("%s: since the last run changed: %s; what depends on it is made again", work, what)
+
+
+def _publish(recipe: Recipe, options: Options, work: Path, executor: Executor, report: dict) -> None:
+    """Move the finished files to their places; run.json comes last.
+
+    What was planned but not written, as of an exposure that was left out, is not left from an earlier run.
+    """
+    outputs = work / "outputs"
+    documents = recipe.documents(executor.values)
+    documents[recipe.record] = json.dumps(report, indent=2).encode() + b"\n"
+    for name, data in documents.items():
+        (outputs / name).write_bytes(data)
+    for array, (name, attributes) in recipe.staged_outputs.items():
+        describe_staged(work / f"{array}.h5", attributes)
+        (work / f"{array}.h5").replace(outputs / name)
+    staged = [name for name, _ in recipe.staged_outputs.values()]
+    made = {*executor.written, *documents, *staged}
+    for name in [*(name for name in output_names(recipe) if name != recipe.record), recipe.record]:
+        folder = records_folder(options) if name == recipe.record else options.out
+        if name not in made:
+            (folder / name).unlink(missing_ok=True)
+            continue
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (outputs / name).replace(folder / name)
+
+
+def _takes_up(work: Path, earlier: dict | None, asked: dict) -> bool:
+    """Say whether a run takes up what the same command had to leave out: then its results are replaced."""
+    same = earlier is not None and all(earlier.get(key) == asked[key] for key in ("tool", "parameters"))
+    return same and (work / LEFT_OUT).exists()
+
+
+def _clean(recipe: Recipe, options: Options, room: _Room, left_out: int) -> None:
+    """Remove the work folder; but keep what serves a run that takes up what this one left out."""
+    kept = [stage for stage in static_stages(recipe) if stage.chunk_parameters is not None]
+    if left_out and kept and not options.in_memory:
+        (room.work / LEFT_OUT).touch()
+        if not options.keep_work:
+            size = _keep_only(kept, room.work)
+            log.warning(
+                "%s keeps what was made of the others (%d MB), so that the same command takes up only the %d "
+                "left out; remove it when you need it no longer",
+                room.work,
+                size >> 20,
+                left_out,
+            )
+    elif not options.keep_work:
+        remove(room.work)
+    room.lock.release(Kind.DONE)
+
+
+def _keep_only(stages: list[Stage], work: Path) -> int:
+    """Remove all but the arrays of `stages` and their marks; return the bytes that stay."""
+    arrays = [work / f"{array.name}.h5" for stage in stages for array in stage.writes]
+    for path in work.glob("*.h5"):
+        if path not in arrays:
+            path.unlink()
+    shutil.rmtree(work / "outputs")
+    keep_marks(work / "journal", [stage.name for stage in stages])
+    return sum(path.stat().st_size for path in arrays)

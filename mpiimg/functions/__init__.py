@@ -1,0 +1,1 @@
+"""Functions of users: how they are declared, loaded, tried and called."""

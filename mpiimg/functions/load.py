@@ -1,0 +1,168 @@
+"""Where a user's functions come from: files, modules, and what a script has at hand already."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import hashlib
+import importlib.util
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mpiimg.engine.mpi.memory import anonymous_now
+from mpiimg.errors import BadInput
+from mpiimg.functions.declare import (
+    CONTEXT,
+    Declaration,
+    Function,
+    Origin,
+    declaration,
+    explained,
+    is_aggregate,
+    keep_loaded,
+    keywords,
+    loaded,
+)
+
+
+def read_params(texts: Iterable[str]) -> dict[str, Any]:
+    """Return what --param NAME=VALUE says: a Python literal where the value is one, else text.
+
+    Raises
+    ------
+    BadInput : there is no =, or a name twice
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier() or name in found:
+            raise BadInput(f"--param {text}: give NAME=VALUE, each name once, e.g. --param strength=0.5")
+        try:
+            found[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[name] = value
+    return found
+
+
+def from_text(
+    spec: str, base: Path, params: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
+) -> Function:
+    """Load the function that FILE.py:NAME or MODULE:NAME names.
+
+    Parameters
+    ----------
+    spec : what the user wrote
+    base : folder that a relative FILE.py is in
+    params : keywords of the function
+    overrides : what replaces its declaration; None is left out
+
+    Raises
+    ------
+    BadInput : there is no such function, its file cannot be run, or it takes no such parameter
+    """
+    where, colon, name = spec.rpartition(":")
+    if not colon or not where or not name:
+        raise BadInput(f"{spec}: name a function as FILE.py:NAME or MODULE:NAME")
+    origin = _file_origin(where, name, base) if where.endswith(".py") else _module_origin(where, name)
+    before = anonymous_now()
+    try:
+        code = loaded(origin)
+    except BadInput:
+        raise
+    except Exception as error:
+        raise explained(error, Function(origin, Declaration()), "when it was imported") from None
+    function = _function(origin, code, params, overrides)
+    return dataclasses.replace(function, libraries=max(0, anonymous_now() - before))
+
+
+def from_object(
+    code: Callable, params: Mapping[str, Any], overrides: Mapping[str, Any] | None = None
+) -> Function:
+    """Take a function that this process has; every rank has its own, and calls this alike.
+
+    Raises
+    ------
+    BadInput : it cannot be called, its source cannot be found, or it takes no such parameter
+    """
+    return _function(remember(code), code, params, overrides)
+
+
+def remember(code: Callable) -> Origin:
+    """Say where a function comes from that this process has, and keep it to be found by that.
+
+    Raises
+    ------
+    BadInput : it cannot be called, or its source cannot be found
+    """
+    if not callable(code):
+        raise BadInput(f"{code!r}: is no function")
+    plain = inspect.unwrap(code)
+    name = getattr(plain, "__qualname__", type(plain).__qualname__)
+    try:
+        path = Path(inspect.getsourcefile(plain) or "")
+        text = path.read_text() if path.is_file() else inspect.getsource(plain)
+    except (OSError, TypeError):
+        raise BadInput(f"{name}: its source cannot be found; define it in a file or a notebook") from None
+    # Text stays with the rank: it runs what it has, and only the digest is compared.
+    origin = Origin(name, str(path), path, None, _digest(text))
+    keep_loaded(origin, code)
+    return origin
+
+
+def _file_origin(where: str, name: str, base: Path) -> Origin:
+    path = (base / where).resolve()
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text file"
+        raise BadInput(f"{base / where}: cannot read this file: {reason}") from None
+    return Origin(name, where, path, text, _digest(text))
+
+
+def _module_origin(where: str, name: str) -> Origin:
+    try:
+        found = importlib.util.find_spec(where)
+    except (ImportError, ValueError):
+        found = None
+    if found is None:
+        raise BadInput(f"{where}: no such module is installed; a file is named as FILE.py:NAME")
+    path = Path(found.origin) if found.origin and found.origin.endswith(".py") else None
+    return Origin(name, where, path, None, _digest(path.read_text() if path else where))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _function(
+    origin: Origin, code: Any, params: Mapping[str, Any], overrides: Mapping[str, Any] | None
+) -> Function:
+    given = {key: value for key, value in (overrides or {}).items() if value is not None}
+    declared = dataclasses.replace(declaration(code), **given)
+    aggregate = is_aggregate(code)
+    function = Function(origin, declared, dict(params), aggregate)
+    _check_params(function, code)
+    if aggregate:
+        try:
+            assert function.code is not None
+        except Exception as error:
+            raise explained(error, function, "when it was made") from None
+    return function
+
+
+def _check_params(function: Function, code: Any) -> None:
+    try:
+        takes = inspect.signature(code).parameters.values()
+    except (TypeError, ValueError):
+        return
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in takes):
+        return
+    known = {parameter.name for parameter in takes} if function.aggregate else keywords(code).keys()
+    for name in function.params:
+        if name not in known:
+            has = ", ".join(sorted(known - {"self", *CONTEXT})) or "none"
+            raise BadInput(
+                f"{function.origin.where}: {function.name} has no parameter {name!r}; it has: {has}"
+            )

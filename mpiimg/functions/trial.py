@@ -1,0 +1,236 @@
+"""A user's function is tried on a little of the data before a run; and its halo is checked by two tilings."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import time
+import tracemalloc
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from mpiimg.engine.boxes import Box, box_shape, box_size
+from mpiimg.engine.mpi.memory import anonymous_now
+from mpiimg.errors import BadInput
+from mpiimg.functions.declare import Function, Refused, explained, held_to
+from mpiimg.functions.over_images import Fields, Tried, grid, presented, result_shape
+from mpiimg.neuro.nifti import Image, stream
+
+#: Slices that a function is tried on, its halo apart.
+TRIED = 2
+
+#: Bytes that the check of a halo reads, at most.
+CHECKED_BYTES = 128 << 20
+
+#: Halos that are tried where the declared one is not enough.
+MOST_TRIED = 16
+
+
+def jsonable(value: Any) -> Any:
+    """Return a result as JSON knows it: arrays as lists, and what is not finite as null.
+
+    Raises
+    ------
+    Refused : JSON has nothing for it
+    """
+    if isinstance(value, dict):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return jsonable(value.tolist())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    if value is not None and not isinstance(value, str | int | float):
+        raise Refused(f"finish returns {type(value).__name__}; return numbers, text, lists, arrays or a dict")
+    return value
+
+
+def document(result: Any) -> bytes:
+    """Return the file that the result of an aggregate is written to."""
+    return json.dumps(jsonable(result), indent=2, allow_nan=False).encode() + b"\n"
+
+
+def try_function(
+    image: Image,
+    function: Function,
+    context: Mapping[str, Any],
+    masked: bool,
+    origin: Image | None = None,
+) -> Tried:
+    """Call a function on a few slices, and say what its results are.
+
+    Parameters
+    ----------
+    image : that it will be run on
+    context : as for :func:`mpiimg.functions.over_images.apply`
+    masked : there will be a mask; all voxels count as inside in the trial
+    origin : image on disk, whose voxels stand for those of `image` where that is made in the run
+
+    Raises
+    ------
+    BadInput : it raises, or returns what it must not
+    """
+    declared = function.declared
+    if declared.over == "voxels" and len(image.shape) == 3:
+        raise BadInput(f"{function.origin.where}: {function.name} is over voxels, and the image is 3-D")
+    depth = image.shape[-3]
+    slices = depth if declared.over == "volumes" else min(depth, TRIED + 2 * declared.halo)
+    box = _window(image, function, slices)
+    block = _sample(image, origin or image, box)
+    try:
+        with quiet():
+            before = anonymous_now()
+            result = _call(image, function, context, masked, box, block)
+            # Libraries that were imported, and what else a call leaves behind beside its result.
+            kept = max(0, anonymous_now() - before - getattr(result, "nbytes", 0))
+            taken = taken_by(lambda: _call(image, function, context, masked, box, block), block.size)
+            taken["libraries"] = kept
+            if function.aggregate:
+                thin = _thinner(box)
+                other = _call(image, function, context, masked, thin, block[..., : box_shape(thin)[-3], :, :])
+                return Tried(fields=_mergeable(function, result, other), **taken)
+        components = declared.components
+        if declared.over == "voxels" and components is None:
+            shape = np.shape(result)
+            components = shape[3] if len(shape) == 4 else None
+        expected = result_shape(function, image, components, slices)
+        return Tried(held_to(function, result, expected).dtype.name, components, **taken)
+    except Exception as error:
+        raise explained(error, function, _tried_on(image, function, block)) from None
+
+
+def _thinner(box: Box) -> Box:
+    """Return a box with a slice less, where it has more than one."""
+    first, last = box[-3]
+    return (*box[:-3], (first, max(last - 1, first + 1)), *box[-2:])
+
+
+def _mergeable(function: Function, one: Any, other: Any) -> Fields:
+    """Return how partial results lie in a row, having merged two and finished."""
+    fields = Fields.of(one)
+    merged = function.merge(*(fields.unpack(fields.pack(value)) for value in (one, other)))
+    jsonable(function.finish(merged))
+    return fields
+
+
+def taken_by(call: Callable[[], Any], items: int) -> dict[str, float]:
+    """Call once more, now that all is imported and compiled, and return CPU time and bytes an item."""
+    tracemalloc.start()
+    try:
+        started = time.process_time()
+        call()
+        seconds = time.process_time() - started
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    return {"seconds": seconds / items, "scratch": peak / items}
+
+
+def _call(image, function: Function, context, masked: bool, box: Box, block: np.ndarray) -> Any:
+    blocks = [block.copy()]
+    if masked and "mask" in function.wants:
+        blocks.append(np.ones(block.shape[-3:], np.uint8))
+    values, known = presented(image, function, box, blocks, context)
+    return function(values, **known)
+
+
+def _tried_on(image: Image, function: Function, block: np.ndarray) -> str:
+    shown = block if function.declared.over == "voxels" or block.ndim == 3 else block[0]
+    dtype = image.scaled(block[..., :1, :1, :1]).dtype.name
+    return f"tried on a block of {' x '.join(map(str, shown.shape[::-1]))} {dtype}"
+
+
+def _window(image: Image, function: Function, slices: int) -> Box:
+    """Return a box of so many slices about the middle of the image: of one volume, or of all for voxels."""
+    *volumes, depth, height, width = image.shape
+    first = (depth - slices) // 2
+    box = ((first, first + slices), (0, height), (0, width))
+    if volumes:
+        box = ((0, volumes[0] if function.declared.over == "voxels" else 1), *box)
+    return box
+
+
+def _sample(image: Image, origin: Image, box: Box) -> np.ndarray:
+    """Return voxels to try a function on: those of `box`; of a stream as many from its start."""
+    if origin.kind == "nii.gz":
+        (block,) = stream(origin, iter([((0, box_size(box)),)]))
+        block = block.reshape(box_shape(box))
+    else:
+        file = origin.open()
+        try:
+            block = file.read(box)
+        finally:
+            file.close()
+    return block if origin is image else origin.scaled(block).astype(image.native)
+
+
+@contextlib.contextmanager
+def quiet():
+    """Keep the warnings of a function for the run itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def check_halo(image: Image, function: Function, context: Mapping[str, Any], masked: bool) -> str:
+    """Run a function on part of an image in blocks with its halo, and in one block; say that they agree.
+
+    Raises
+    ------
+    BadInput : they do not: the halo is not enough; or the function raises
+    """
+    halo, where = function.declared.halo, f"{function.origin.where}: {function.name}"
+    if function.aggregate or function.declared.over not in ("slabs", "voxels"):
+        return f"{where}: no halo to check"
+    plane = box_size(_window(image, function, 1)) * np.dtype(image.dtype).itemsize
+    slices = min(image.shape[-3], max(CHECKED_BYTES // plane, 4 * halo + 4))
+    tile = max(1, min(grid(image, function).block[-1], slices // 2))
+    box = _window(image, function, slices)
+    block = _sample(image, image, box)
+    try:
+        with quiet():
+            tiled = functools.partial(_tiled, image, function, context, masked, box, block)
+            whole = tiled(slices, 0)
+            disagreement = _disagreement(whole, tiled(tile, halo))
+            larger = range(halo + 1, min(slices, halo + MOST_TRIED)) if disagreement else ()
+            enough = next((h for h in larger if not _disagreement(whole, tiled(tile, h))), None)
+    except Exception as error:
+        raise explained(error, function, "when its halo was checked") from None
+    if disagreement:
+        advice = f"--halo {enough} is" if enough else f"nor is any up to {halo + MOST_TRIED - 1}"
+        raise BadInput(f"{where}: halo {halo} is not enough: {disagreement}; {advice}")
+    same = "bit by bit" if np.array_equal(whole, tiled(tile, halo), equal_nan=True) else "but for rounding"
+    return f"{where}: halo {halo} is enough: blocks of {tile} and of {slices} slices agree {same}"
+
+
+def _tiled(image, function: Function, context, masked: bool, box: Box, block, tile: int, halo: int):
+    """Return the result of a function on a box, called on tiles of so many slices with a halo."""
+    parts = []
+    slices = box_shape(box)[-3]
+    for start in range(0, slices, tile):
+        stop = min(start + tile, slices)
+        low, high = max(start - halo, 0), min(stop + halo, slices)
+        part = (*box[:-3], (box[-3][0] + low, box[-3][0] + high), *box[-2:])
+        result = _call(image, function, context, masked, part, block[..., low:high, :, :])
+        components = np.shape(result)[3] if np.ndim(result) == 4 else None
+        result = held_to(function, result, result_shape(function, image, components, high - low))
+        parts.append(result[:, :, start - low : stop - low])
+    return np.concatenate(parts, axis=2)
+
+
+def _disagreement(one: np.ndarray, other: np.ndarray) -> str:
+    """Say how two results differ by more than rounding; nothing where they do not."""
+    a, b = one.astype(np.float64), other.astype(np.float64)
+    digits = 0.0 if one.dtype.kind in "iu" else 100 * float(np.finfo(one.dtype).eps)
+    scale = np.abs(a[np.isfinite(a)]).max(initial=0.0)
+    wrong = ~np.isclose(a, b, rtol=digits, atol=digits * scale, equal_nan=True)
+    if not wrong.any():
+        return ""
+    with np.errstate(invalid="ignore"):
+        largest = np.nanmax(np.abs(a - b)[wrong], initial=0.0)
+    return f"two tilings differ by up to {largest:.3g} in {100 * wrong.mean():.2g} % of the voxels"

@@ -1,1 +1,0 @@
-"""Formats and stores: NIfTI, gradient tables, the staged file, the journal."""

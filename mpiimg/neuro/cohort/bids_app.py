@@ -1,0 +1,125 @@
+"""The second form of a command line: a folder of subjects in place of one image, as BIDS Apps have it.
+
+mpiimg-neuro DWI --bvals FILE --bvecs FILE --out DIR
+mpiimg-neuro BIDS_DIR OUT_DIR participant [--participant-label LABEL ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mpiimg.errors import Exit
+
+#: Options of the form for one image; those with True must be given.
+OF_ONE = {"bvals": True, "bvecs": True, "out": True, "mask": False}
+
+#: Options of the form for a dataset, with their value where they are not given.
+OF_MANY = {
+    "participant_label": None,
+    "session_label": None,
+    "group_size": None,
+    "strict": False,
+    "retry_suspects": False,
+}
+
+
+def declare(parser: argparse.ArgumentParser, help_of_one: str) -> None:
+    """Add the positional arguments of both forms, and the options of the second."""
+    prog = parser.prog
+    parser.usage = (
+        f"{prog} DWI --bvals FILE --bvecs FILE --out DIR [options]\n"
+        f"       {prog} BIDS_DIR OUT_DIR participant [options]"
+    )
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="DWI | BIDS_DIR OUT_DIR participant",
+        help=f"{help_of_one}; or a BIDS dataset, and the folder of the derivative to make of all its scans",
+    )
+    group = parser.add_argument_group("with a BIDS dataset")
+    for flag, what in (("participant", "subjects"), ("session", "sessions")):
+        group.add_argument(
+            f"--{flag}-label",
+            f"--{flag}_label",
+            nargs="+",
+            metavar="LABEL",
+            help=f"{what} to process; default all",
+        )
+    group.add_argument(
+        "--group-size", type=int, metavar="N", help="ranks that work on a scan; default: what the plan finds"
+    )
+    group.add_argument("--strict", action="store_true", help="let one scan that fails end the job")
+    group.add_argument(
+        "--retry-suspects", action="store_true", help="take scans again that were in work at two deaths"
+    )
+
+
+def tell_apart(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Leave in `args` the arguments of one form: `dwi` of the first, `cohort` of the second.
+
+    A wrong mixture ends the program as any wrong command line does.
+    """
+    inputs = args.inputs
+    given = {name: getattr(args, name) for name in OF_MANY}
+    for name in ("inputs", *OF_MANY):
+        delattr(args, name)
+    flags = {name: "--" + name.replace("_", "-") for name in (*OF_ONE, *OF_MANY)}
+    args.dwi, args.cohort = inputs[0], None
+    if not Path(inputs[0]).is_dir():
+        if len(inputs) == 3 and inputs[2] == "participant":
+            parser.error(f"{inputs[0]}: no such folder")
+        if inputs[1:]:
+            parser.error(f"one image at a time, not {inputs[1]} as well; many go as a BIDS dataset")
+        foreign = [name for name, value in given.items() if value != OF_MANY[name]]
+        if foreign:
+            parser.error(f"{flags[foreign[0]]} goes with a BIDS dataset, and {inputs[0]} is no folder")
+        missing = [flags[name] for name, needed in OF_ONE.items() if needed and getattr(args, name) is None]
+        if missing:
+            parser.error(f"the following arguments are required: {', '.join(missing)}")
+        return
+    foreign = [name for name in OF_ONE if getattr(args, name) is not None]
+    if foreign:
+        parser.error(f"{flags[foreign[0]]} goes with one image, and {inputs[0]} is a folder of them")
+    if len(inputs) != 3:
+        parser.error(f"{inputs[0]} is a folder: give {parser.prog} BIDS_DIR OUT_DIR participant")
+    if inputs[2] != "participant":
+        parser.error(f"analysis level {inputs[2]}: there is participant only")
+    if given["group_size"] is not None and given["group_size"] < 1:
+        parser.error(f"--group-size {given['group_size']}: at least 1 rank")
+    args.dwi = None
+    args.cohort = argparse.Namespace(dataset=Path(inputs[0]), out=Path(inputs[1]), **given)
+
+
+def process(tool, args: argparse.Namespace, parameters: Mapping[str, Any], comm, options, resources) -> Exit:
+    """Process the scans of a dataset with a tool. Collective."""
+    from mpiimg.engine.mpi.runtime import on_root
+    from mpiimg.neuro.bids import Scan, find_scans
+    from mpiimg.neuro.cohort.cohort import Cohort, run_cohort
+
+    asked = args.cohort
+
+    def of_scan(scan: Scan) -> dict[str, str]:
+        return {"dwi": str(scan.dwi), "bvals": str(scan.bval), "bvecs": str(scan.bvec)}
+
+    def inspect(scan: Scan):
+        return tool.inspect(argparse.Namespace(**{**vars(args), **of_scan(scan)}))
+
+    def recipe(scan: Scan, found):
+        return tool.recipe(found, dict(sorted({**parameters, **of_scan(scan)}.items())))
+
+    labels = (asked.participant_label or (), asked.session_label or ())
+    cohort = Cohort(
+        dataset=asked.dataset,
+        out=asked.out,
+        scans=on_root(comm, find_scans, asked.dataset, *labels),
+        parameters={name: value for name, value in parameters.items() if name not in ("dwi", *OF_ONE)},
+        inspect=inspect,
+        recipe=recipe,
+        group_size=asked.group_size,
+        strict=asked.strict,
+        retry_suspects=asked.retry_suspects,
+    )
+    return run_cohort(cohort, comm, options, resources, args.plan)

@@ -1,0 +1,1 @@
+"""Kernels of diffusion MRI: arrays and scalars in, arrays out."""

@@ -1,0 +1,359 @@
+"""NIfTI in and out: headers, voxels by pread, gzip as a stream in and as members out."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from mpiimg.engine.boxes import Box, box_shape
+from mpiimg.engine.raw import RawFile, sample
+from mpiimg.engine.stores import DATASET, Array, dataset_offset
+from mpiimg.errors import BadInput
+
+AXES = {3: "zyx", 4: "vzyx"}
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image on disk: what its header says, and where its voxels lie.
+
+    Parameters
+    ----------
+    path : of the file
+    kind : "nii" (voxels in place), "nii.gz" (a stream) or "staged" (our HDF5)
+    stem : name without endings, for the names of outputs
+    shape : (volumes, z, y, x) or (z, y, x): NIfTI's byte order
+    dtype : of the voxels on disk, with byte order
+    offset : bytes before the first voxel, in the uncompressed file
+    slope, inter : a value is voxel * slope + inter
+    header : bytes of the NIfTI header, as read
+    identity : size, time and header checksum, which enter the provenance; of a staged file those of its image
+    sample : of the file itself, as from :func:`mpiimg.engine.raw.sample`; enters the provenance as well
+    """
+
+    path: Path
+    kind: str
+    stem: str
+    shape: tuple[int, ...]
+    dtype: str
+    offset: int
+    slope: float
+    inter: float
+    header: bytes
+    identity: tuple
+    sample: tuple[int, int, int] = (0, 0, 0)
+
+    @property
+    def axes(self) -> str:
+        return AXES[len(self.shape)]
+
+    @property
+    def native(self) -> str:
+        """The dtype in the machine's byte order."""
+        return np.dtype(self.dtype).newbyteorder("=").name
+
+    @cached_property
+    def affine(self) -> np.ndarray:
+        """Voxel indices (x, y, z) to scanner millimetres, (4, 4); once known, it is sent with the image."""
+        return parse_header(self.header).get_best_affine()
+
+    def array(self, name: str) -> Array:
+        """Describe the voxels as an array of a run."""
+        return Array(name, self.axes, self.shape, self.native)
+
+    def open(self) -> RawFile:
+        """Open the voxels for reading in any order; not for a stream."""
+        return RawFile(self.path, self.offset, self.shape, self.dtype)
+
+    def scaled(self, block: np.ndarray) -> np.ndarray:
+        """Return the values that voxels stand for.
+
+        Without scaling the block itself; with it float32, float64 where the
+        voxels are float64, computed in float64 and rounded once.
+        """
+        if self.slope == 1 and self.inter == 0:
+            return block
+        values = block.astype(np.float64)
+        values *= self.slope
+        values += self.inter
+        return values if block.dtype == np.float64 else values.astype(np.float32)
+
+
+def open_image(path: Path, dimensions: int | tuple[int, ...], what: str = "image") -> Image:
+    """Read and check the header of a NIfTI file or of a staged one.
+
+    Parameters
+    ----------
+    path : .nii, .nii.gz or .h5
+    dimensions : 3 or 4, what the image must have; or (3, 4) for either
+    what : it is, for messages
+
+    Raises
+    ------
+    BadInput : missing, unreadable, no NIfTI, truncated, or of another kind than asked for
+    """
+    path = Path(path)
+    try:
+        status = path.stat()
+        with open(path, "rb") as file:
+            start = file.read(8)
+    except OSError as error:
+        raise BadInput(f"{path}: cannot read this {what}: {error.strerror}") from None
+    if start == b"\x89HDF\r\n\x1a\n":
+        return _open_staged(path, dimensions, what)
+    compressed = start[:2] == b"\x1f\x8b"
+    raw = _first_bytes(path, 540, compressed)
+    try:
+        header = parse_header(raw)
+    except Exception:
+        raise BadInput(f"{path}: this {what} is not a NIfTI file (.nii, .nii.gz) nor a staged one") from None
+    shape = _checked_shape(header, path, dimensions, what)
+    dtype = _checked_dtype(header, path)
+    slope, inter = _scaling(header, path)
+    offset = _checked_offset(header, path)
+    end = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    if not compressed and status.st_size < end:
+        raise BadInput(
+            f"{path}: truncated: {status.st_size} bytes where the header promises {end}; copy it again"
+        )
+    identity = (status.st_size, status.st_mtime_ns, zlib.crc32(header.binaryblock))
+    return _with_affine(
+        path,
+        "nii.gz" if compressed else "nii",
+        stem(path),
+        shape,
+        dtype.str,
+        offset,
+        slope,
+        inter,
+        header.binaryblock,
+        identity,
+        sample(path),
+    )
+
+
+def parse_header(raw: bytes):
+    """Return nibabel's NIfTI-1 or NIfTI-2 header of `raw`, in the byte order it has."""
+    import nibabel
+
+    sizes = {int.from_bytes(raw[:4], order) for order in ("little", "big")}
+    kind = nibabel.Nifti2Header if 540 in sizes else nibabel.Nifti1Header
+    header = kind(raw[: kind.template_dtype.itemsize], check=False)
+    if bytes(header["magic"])[:3] not in (b"n+1", b"n+2"):
+        raise ValueError("not a NIfTI file in one piece")
+    return header
+
+
+def bare_name(path: Path) -> str:
+    """Return the name of `path` without endings; gradient files beside it begin with it."""
+    name = path.name
+    for ending in (".gz", ".nii", ".h5"):
+        name = name.removesuffix(ending)
+    return name
+
+
+def stem(path: Path) -> str:
+    """Return the name that outputs of `path` begin with: without endings and without BIDS's _dwi."""
+    name = bare_name(path)
+    return name.removesuffix("_dwi") or name
+
+
+def stream(image: Image, boxes: Iterator[Box]) -> Iterator[np.ndarray]:
+    """Inflate a .nii.gz once, front to back, yielding blocks that follow each other in the file.
+
+    Raises
+    ------
+    BadInput : the stream is truncated or corrupt
+    """
+    from isal import igzip, isal_zlib
+
+    dtype = np.dtype(image.dtype)
+    broken = (EOFError, igzip.BadGzipFile, isal_zlib.error, zlib.error)
+    try:
+        with igzip.open(image.path, "rb") as file:
+            _skip(file, image.offset)
+            # One block is held back: reaching the end verifies the checksum, and who has had the last block
+            # need not ask for more.
+            ready = None
+            for box in boxes:
+                if ready is not None:
+                    yield ready
+                block = np.empty(box_shape(box), dtype)
+                _fill(file, memoryview(block).cast("B"))
+                ready = block.astype(dtype.newbyteorder("="), copy=False)
+            file.read(1)
+            if ready is not None:
+                yield ready
+    except broken as error:
+        raise BadInput(
+            f"{image.path}: truncated or corrupt gzip ({error}); test it with gzip -t and copy it again"
+        ) from None
+
+
+def _fill(file, data: memoryview) -> None:
+    while data:
+        count = file.readinto(data[: 1 << 24])
+        if not count:
+            raise EOFError("ends before its last voxel")
+        data = data[count:]
+
+
+def _skip(file, count: int) -> None:
+    while count:
+        step = min(count, 1 << 24)
+        _fill(file, memoryview(bytearray(step)))
+        count -= step
+
+
+def gzip_member(data: bytes) -> bytes:
+    """Compress `data` into one gzip member without a time stamp.
+
+    By libdeflate: its bytes depend on `data` alone. isal is three times as fast,
+    but one in some hundred of its members differs in a byte from run to run.
+    """
+    from deflate import gzip_compress
+
+    return bytes(gzip_compress(data, 1))
+
+
+def output_header(image: Image, components: int | None, dtype: str, description: str) -> bytes:
+    """Return the bytes before the voxels of a NIfTI file in the space of `image`.
+
+    Affine, qform and sform with their codes, units and (with as many volumes)
+    the time step are those of `image`; scaling is reset.
+
+    Parameters
+    ----------
+    components : volumes of the output; None for a 3-D image
+    dtype : of the output, written little-endian
+    """
+    header = parse_header(image.header).as_byteswapped("<")
+    zooms = header.get_zooms()
+    spatial = image.shape[-3:][::-1]
+    header.set_data_dtype(np.dtype(dtype).newbyteorder("<"))
+    header.set_data_shape(spatial if components is None else (*spatial, components))
+    same = len(image.shape) == 4 and components == image.shape[0]
+    header.set_zooms(zooms[:3] if components is None else (*zooms[:3], zooms[3] if same else 1.0))
+    for field, value in {"scl_slope": 1, "scl_inter": 0, "cal_max": 0, "cal_min": 0}.items():
+        header[field] = value
+    header["descrip"] = description.encode()[:79]
+    header["vox_offset"] = len(header.binaryblock) + 4
+    return header.binaryblock + bytes(4)
+
+
+def staged_attributes(image: Image) -> dict:
+    """Return what a staged file keeps of the image it was made from."""
+    return {
+        "nifti_header": np.frombuffer(image.header, dtype=np.uint8),
+        "stem": image.stem,
+        "identity": np.array(image.identity, dtype=np.int64),
+        "mpiimg_staged": 1,
+    }
+
+
+def _open_staged(path: Path, dimensions: int | tuple[int, ...], what: str) -> Image:
+    import h5py
+
+    offset = dataset_offset(path)
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            attributes = file[DATASET].attrs
+            raw = attributes["nifti_header"].tobytes()
+            name, identity = str(attributes["stem"]), tuple(attributes["identity"].tolist())
+            version = int(attributes["mpiimg_staged"])
+    except KeyError:
+        raise BadInput(
+            f"{path}: this HDF5 file was not made by mpiimg-stage; give a NIfTI or a staged file"
+        ) from None
+    if version != 1:
+        raise BadInput(f"{path}: staged by another version (layout {version}); stage the image again")
+    header = parse_header(raw)
+    slope, inter = _scaling(header, path)
+    shape = _checked_shape(header, path, dimensions, what)
+    dtype = header.get_data_dtype().newbyteorder("=")
+    seen = sample(path)
+    return _with_affine(path, "staged", name, shape, dtype.str, offset, slope, inter, raw, identity, seen)
+
+
+def _with_affine(*fields) -> Image:
+    """Return an image whose affine is known already: the ranks that it is sent to need no nibabel for it."""
+    image = Image(*fields)
+    image.affine  # noqa: B018 (cached)
+    return image
+
+
+def _first_bytes(path: Path, count: int, compressed: bool) -> bytes:
+    if not compressed:
+        with open(path, "rb") as file:
+            return file.read(count)
+    from isal import igzip, isal_zlib
+
+    try:
+        with igzip.open(path, "rb") as file:
+            return file.read(count)
+    except (EOFError, OSError, isal_zlib.error, zlib.error) as error:
+        raise BadInput(
+            f"{path}: truncated or corrupt gzip ({error}); test it with gzip -t and copy it again"
+        ) from None
+
+
+def _checked_shape(header, path: Path, dimensions: int | tuple[int, ...], what: str) -> tuple[int, ...]:
+    allowed = (dimensions,) if isinstance(dimensions, int) else dimensions
+    shape = header.get_data_shape()
+    while len(shape) > max(allowed) and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) not in allowed or min(shape, default=0) < 1:
+        needed = " or ".join(f"{number}-D" for number in allowed)
+        raise BadInput(f"{path}: this {what} has shape {'x'.join(map(str, shape))}; {needed} is needed")
+    return tuple(int(n) for n in shape[::-1])
+
+
+def _checked_dtype(header, path: Path) -> np.dtype:
+    try:
+        dtype = header.get_data_dtype()
+    except KeyError:
+        dtype = np.dtype("V")
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        raise BadInput(
+            f"{path}: voxels of type {header['datatype']} ({dtype}) are not supported; "
+            "convert the magnitude image to a real type of at most 64 bits"
+        )
+    return dtype
+
+
+def _checked_offset(header, path: Path) -> int:
+    offset = float(header["vox_offset"])
+    if not len(header.binaryblock) <= offset < 1 << 40:
+        raise BadInput(
+            f"{path}: vox_offset in the header is {offset:g}, which makes no sense; write it again"
+        )
+    return int(offset)
+
+
+def _scaling(header, path: Path) -> tuple[float, float]:
+    try:
+        slope, inter = header.get_slope_inter()
+    except Exception as error:
+        raise BadInput(f"{path}: scl_slope and scl_inter in the header make no sense: {error}") from None
+    return (1.0 if slope is None else float(slope)), (0.0 if inter is None else float(inter))
+
+
+def same_space(one: Image, other: Image) -> str | None:
+    """Return what differs between the voxel grids of two images, or None.
+
+    Affines may differ by a thousandth of a voxel: tools store them as quaternions or rounded.
+    """
+    if one.shape[-3:] != other.shape[-3:]:
+        shapes = ("x".join(map(str, image.shape[-3:][::-1])) for image in (one, other))
+        return "shape {} against {}".format(*shapes)
+    a, b = one.affine, other.affine
+    voxel = np.sqrt((a[:3, :3] ** 2).sum(axis=0)).min()
+    corners = np.array([[i, j, k, 1] for k in (0, 1) for j in (0, 1) for i in (0, 1)], dtype=float)
+    corners[:, :3] *= np.array(one.shape[-3:][::-1])
+    distance = np.abs((corners @ (a - b).T)[:, :3]).max()
+    return f"affine, by up to {distance:.3g} mm" if distance > 1e-3 * voxel else None

@@ -1,0 +1,1 @@
+"""Steps of diffusion MRI: what each reads, computes and writes."""

@@ -1,1 +1,0 @@
-"""plan decides, run runs, recipes list the stages of a pipeline."""

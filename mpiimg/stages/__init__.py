@@ -1,1 +1,0 @@
-"""The science: what each step reads, writes and needs, and which kernel it calls."""

@@ -1,0 +1,277 @@
+"""The command line of every tool in tools.py, built from the parameters that its stages declare."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import mpiimg
+from mpiimg.engine.mpi import runtime
+from mpiimg.engine.stage import Parameter
+from mpiimg.errors import BadInput, Exit
+from mpiimg.neuro.cohort import bids_app
+from mpiimg.tools.registry import TOOLS, Tool
+
+COMMON = (
+    Parameter(
+        "plan",
+        None,
+        "print what would be done and needed, and stop; --plan=json for programs",
+        choices=("table", "json"),
+        bare="table",
+    ),
+    Parameter("ranks", None, "with --plan: plan for so many ranks", int, limits=(1, 1 << 20), metavar="N"),
+    Parameter("nodes", None, "with --plan: spread over so many nodes", int, limits=(1, 1 << 20), metavar="N"),
+    Parameter("force", False, "overwrite results that exist", bool),
+    Parameter("in_memory", False, "stage nothing on disk; a run that dies starts over", bool),
+    Parameter("keep_work", False, "keep the staged arrays and marks of a finished run", bool),
+    Parameter(
+        "memory", None, "memory a rank may use (e.g. 4G); default: its share of the node's", str, "bytes"
+    ),
+    Parameter(
+        "timeout", 3600.0, "end the job when a rank hangs this long; 0 to wait for ever", float, "seconds"
+    ),
+    Parameter(
+        "portable", False, "compile for any x86-64-v3 CPU, so that mixed nodes agree to the last bit", bool
+    ),
+)
+
+
+#: Seconds: a chunk takes about ten at most, the longest step of one rank about a minute, on a quiet machine.
+LEAST_TIMEOUT = 300.0
+
+
+class _Parser(argparse.ArgumentParser):
+    #: Whether the command line has a second form, for a BIDS dataset.
+    bids = False
+
+    def parse_args(self, args=None, namespace=None):
+        """Read a command line of either form."""
+        if not self.bids:
+            return super().parse_args(args, namespace)
+        parsed = self.parse_intermixed_args(args, namespace)
+        bids_app.tell_apart(self, parsed)
+        return parsed
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Take an option that may go without its value as such a one, whatever word comes after it."""
+        bare = {
+            flag: action.const
+            for action in self._actions
+            if action.nargs == "?"
+            for flag in action.option_strings
+        }
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args([f"{w}={bare[w]}" if w in bare else w for w in words], namespace)
+
+    def error(self, message: str):
+        """Say what is wrong in one line."""
+        self.exit(Exit.BAD_INPUT, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+
+def parser(name: str) -> argparse.ArgumentParser:
+    """Build the command line of tool `name`."""
+    tool = TOOLS[name]
+    made = _Parser(
+        prog=name,
+        description=tool.summary,
+        epilog="".join(f"\n{paper}" for paper in tool.papers).strip() or None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--version", action="version", version=f"mpiimg {mpiimg.__version__}")
+    made.bids = tool.bids
+    for flag, text, required in tool.inputs:
+        if tool.bids and not flag.startswith("-"):
+            bids_app.declare(made, text)
+        elif flag.endswith("..."):
+            made.add_argument(flag[:-3], help=text, nargs="+", metavar=flag[:-4].upper())
+        elif flag.startswith("-"):
+            made.add_argument(
+                flag,
+                help=text,
+                required=required and not tool.bids,
+                metavar=tool.result if flag == "--out" else "FILE",
+            )
+        else:
+            made.add_argument(flag, help=text, metavar=flag.upper())
+    options = made.add_argument_group("method" if tool.recipe else "options")
+    for parameter in tool.parameters:
+        _add(options, parameter)
+    common = made.add_argument_group("run")
+    for parameter in COMMON if tool.recipe else ():
+        _add(common, parameter)
+    loudness = common.add_mutually_exclusive_group()
+    loudness.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    loudness.add_argument("--verbose", action="store_true", help="say what each stage took")
+    return made
+
+
+def _add(group, parameter: Parameter) -> None:
+    flag = "--" + parameter.name.replace("_", "-")
+    if parameter.type is bool:
+        group.add_argument(flag, action="store_true", help=parameter.help)
+        return
+    if parameter.repeated:
+        group.add_argument(flag, action="append", metavar=parameter.metavar, help=parameter.help)
+        return
+    unit = f" [{parameter.unit}]" if parameter.unit else ""
+    optional = {"nargs": "?", "const": parameter.bare} if parameter.bare is not None else {}
+    default = f" (default {parameter.default})" if parameter.default is not None else ""
+    group.add_argument(
+        flag,
+        type=_checked(parameter),
+        default=parameter.default,
+        choices=parameter.choices,
+        metavar=parameter.metavar or (None if parameter.choices else parameter.type.__name__.upper()),
+        help=(parameter.help + unit + default).replace("%", "%%"),
+        **optional,
+    )
+
+
+def _checked(parameter: Parameter) -> Callable:
+    """Return what turns a word into a value of `parameter`, or says why it cannot be one."""
+    if parameter.limits is None:
+        return parameter.type
+    low, high = parameter.limits
+
+    def convert(text: str):
+        value = parameter.type(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not between {low:g} and {high:g}")
+        return value
+
+    convert.__name__ = parameter.type.__name__
+    return convert
+
+
+def main(name: str, arguments: list[str] | None = None) -> int:
+    """Run tool `name`; return its exit status."""
+    if runtime.launched_rank() != 0:
+        # One rank speaks of a wrong command line; the others only leave.
+        with _silence():
+            args = parser(name).parse_args(arguments)
+    else:
+        args = parser(name).parse_args(arguments)
+    level = logging.ERROR if args.quiet else logging.INFO if args.verbose else logging.WARNING
+    logging.basicConfig(level=level, format="mpiimg: %(message)s", stream=sys.stderr)
+    if getattr(args, "portable", False):
+        from mpiimg.kernels.jit import pin_target
+
+        pin_target()
+    tool = TOOLS[name]
+    if not tool.mpi:
+        return tool.program(args, None)
+    try:
+        comm = runtime.world()
+    except BadInput as error:
+        if runtime.launched_rank() == 0:
+            print(f"mpiimg: error: {error}", file=sys.stderr)
+        return Exit.BAD_INPUT
+    command = shlex.join([name, *(sys.argv[1:] if arguments is None else arguments)])
+    program = tool.program or (lambda args, comm: _run(tool, args, comm, command))
+    return runtime.guard(comm, lambda: program(args, comm))
+
+
+def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
+    from mpiimg.engine.run import run
+
+    if (args.ranks or args.nodes) and not args.plan:
+        raise BadInput("--ranks and --nodes are for --plan; a run has the ranks that mpiexec or srun starts")
+    if 0 < args.timeout < LEAST_TIMEOUT:
+        raise BadInput(
+            f"--timeout {args.timeout:g}: one step may well take that long on a busy machine; "
+            f"give {LEAST_TIMEOUT:g} or more, or 0 to wait for ever"
+        )
+    common = {parameter.name for parameter in COMMON} | {"quiet", "verbose", "out", "cohort"}
+    parameters = {k: v for k, v in sorted(vars(args).items()) if k not in common}
+    if getattr(args, "cohort", None) is not None:
+        resources = _resources(args, comm)
+        options = _options(args, args.cohort.out, resources.memory, command)
+        return bids_app.process(tool, args, parameters, comm, options, resources)
+    found = runtime.on_root(comm, tool.inspect, args)
+    if answer := getattr(found, "answer", None):
+        runtime.say(comm, answer, sys.stdout)
+        return Exit.DONE
+    recipe = tool.recipe(found, parameters)
+    resources = _resources(args, comm)
+    if args.plan:
+        return _plan(recipe, resources, args.plan, comm)
+    values = run(recipe, comm, _options(args, _folder(tool, args), resources.memory, command))
+    return Exit.PARTIAL if values.get("left_out") else Exit.DONE
+
+
+def _options(args: argparse.Namespace, out: Path, memory: int, command: str):
+    from mpiimg.engine.plan import Options
+
+    return Options(
+        out=out,
+        memory=memory,
+        force=args.force,
+        in_memory=args.in_memory,
+        keep_work=args.keep_work,
+        progress=sys.stderr.isatty() and not args.quiet,
+        timeout=args.timeout,
+        command=command,
+    )
+
+
+def _resources(args: argparse.Namespace, comm):
+    """Return the ranks and memory of this job, or those that a plan is asked for. Collective."""
+    from mpiimg.engine import rates
+    from mpiimg.engine.plan import Resources
+
+    ranks = args.ranks or comm.size
+    nodes = args.nodes or min(ranks, runtime.node_count(comm))
+    if nodes > ranks:
+        raise BadInput(f"--nodes {nodes}: there are only {ranks} ranks to spread over them; give --ranks")
+    share = -(-ranks // nodes) if args.plan else None
+    memory = _bytes(args.memory) if args.memory else runtime.memory_per_rank(comm, share)
+    measured = runtime.on_root(comm, rates.load) if args.plan else rates.DEFAULTS
+    return Resources(ranks, memory, args.in_memory, nodes, measured)
+
+
+def _plan(recipe, resources, form: str, comm) -> int:
+    """Print the plan of a run."""
+    from mpiimg.engine.log import show_plan
+    from mpiimg.engine.plan import static_plan
+
+    def text():
+        show = show_plan.as_json if form == "json" else show_plan.table
+        return show(static_plan(recipe, resources), resources)
+
+    runtime.say(comm, runtime.on_root(comm, text), sys.stdout)
+    return Exit.DONE
+
+
+def _folder(tool: Tool, args: argparse.Namespace) -> Path:
+    """Return where results go."""
+    if tool.folder is not None:
+        return tool.folder(args)
+    result = Path(args.out if "out" in args else args.staged)
+    return result if tool.result == "DIR" else result.parent
+
+
+def _bytes(text: str) -> int:
+    """Return the number of bytes that e.g. 4G, 500M or 1073741824 means."""
+    units = {"K": 10, "M": 20, "G": 30, "T": 40}
+    number, shift = (text[:-1], units[text[-1].upper()]) if text[-1:].upper() in units else (text, 0)
+    try:
+        return int(float(number) * (1 << shift))
+    except ValueError:
+        raise BadInput(f"--memory {text}: give bytes, or a number with K, M, G or T") from None
+
+
+class _silence:
+    def __enter__(self):
+        import os
+
+        self._streams = sys.stdout, sys.stderr
+        sys.stdout = sys.stderr = open(os.devnull, "w")
+
+    def __exit__(self, *error):
+        sys.stdout.close()
+        sys.stdout, sys.stderr = self._streams

@@ -1,0 +1,1 @@
+"""mpiimg-doctor: what a site asks first."""
