@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytest_plugins = ["support.fixtures"]
+
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 

@@ -61,27 +61,25 @@ run_blocks() {
     blocks=()
 }
 
-has_tests() { compgen -G "$1/test_*.py" >/dev/null; }
-
 mpi_tests() {
     local venv=$1 ranks
     for ranks in $RANKS; do
         later "MPI tests, $venv, $ranks ranks" env MPIIMG_TEST_RANKS="$ranks" \
             timeout -k 10 "$MPI_TIMEOUT" "$venv/bin/mpiexec" -n "$ranks" \
-            "$venv/bin/python" -m pytest -q --color=no --with-mpi -m "$SELECTED" tests/mpi
+            "$venv/bin/python" -m pytest -q --color=no --with-mpi -m "($SELECTED) and ranks" tests/engine
     done
 }
 
 tool_tests() {
-    local selected="$SELECTED"
-    has_tests tests/tools || return 0
-    [ "$1" = .venv ] || selected="($SELECTED) and not one_install"
-    later "tool tests, $1" "$1/bin/python" -m pytest -m "$selected" tests/tools
+    local selected="($SELECTED) and tool"
+    [ "$1" = .venv ] || selected+=" and not one_install"
+    later "tool tests, $1" "$1/bin/python" -m pytest -m "$selected" tests
 }
 
 # The same settings for ranks that pytest starts and for pytest on ranks: they stand in launch.py.
 load_mpi_settings() {
-    eval "$(cd tests && ../.venv/bin/python -c 'import launch, shlex
+    eval "$(cd tests && ../.venv/bin/python -c 'import shlex
+from support import launch
 for name, value in launch.MPI_SETTINGS.items():
     print("export", shlex.quote(f"{name}={value}"))')"
     export OMP_NUM_THREADS=1
@@ -117,9 +115,8 @@ load_mpi_settings
 block "ruff" make --no-print-directory lint || exit 1
 # The longest first, so that none is left over at the end.
 for venv in $installs; do tool_tests $venv; done
-later "serial tests, .venv" .venv/bin/python -m pytest -m "$SELECTED" --ignore=tests/mpi --ignore=tests/tools \
-    --ignore=tests/slurm tests
-later "SLURM tests" .venv/bin/python -m pytest -m "$SELECTED" tests/slurm
+later "serial tests, .venv" .venv/bin/python -m pytest -m "($SELECTED) and not ranks and not tool and not slurm" tests
+later "SLURM tests" .venv/bin/python -m pytest -m "($SELECTED) and slurm" tests/slurm
 for venv in $installs; do mpi_tests $venv; done
 run_blocks
 

@@ -8,12 +8,11 @@ import signal
 import time
 from pathlib import Path
 
-import launch
 import pytest
-from slurm.cluster import SYSTEM_PATH, Cluster
-from tools import sabotage, warm
-from tools.astro_data import TRACT, observe
-from tools.subjects import PATIENCE, Subject
+from support import launch, sabotage, warm
+from support.astro_data import TRACT, observe
+from support.cluster import SYSTEM_PATH, Cluster
+from support.subjects import PATIENCE, Subject
 
 from mpiimg.simulate.astro import Survey
 

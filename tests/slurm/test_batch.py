@@ -5,11 +5,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
 from slurm.conftest import INSTALLS, SOON
-from tools.astro_data import TRACT
-from tools.subjects import digests, images, record
+from support.astro_data import TRACT
+from support.subjects import digests, images, record
 
 from mpiimg.engine.mpi.stale_shm import segment_names
+
+pytestmark = pytest.mark.slurm
 
 
 def resumed(out) -> int:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 
-import launch
 import pytest
 from slurm.conftest import INSTALLS, SOON, settings
-from tools.astro_data import TRACT
-from tools.subjects import digests, images
+from support import launch
+from support.astro_data import TRACT
+from support.subjects import digests, images
+
+pytestmark = pytest.mark.slurm
 
 MPI = {".venv": "pmi2", ".venv-mpi": "pmix"}
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 
-import launch
 import nibabel
 import numpy as np
 import pytest
-from tools import warm
-from tools.subjects import PATIENCE, digests, neuro, record
+from support import launch, warm
+from support.subjects import PATIENCE, digests, neuro, record
 
 import mpiimg
 
@@ -30,7 +29,7 @@ TOOLS = {
     "mpiimg-simulate": ("image units", "default 72x72x60", "voxels along x, y and z"),
 }
 
-pytestmark = pytest.mark.one_install
+pytestmark = [pytest.mark.tool, pytest.mark.one_install]
 
 
 @pytest.mark.parametrize("tool", TOOLS)

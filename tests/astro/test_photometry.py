@@ -1,0 +1,319 @@
+"""Sky and stars of frames against simulations whose truth is known; from pixels to zero points."""
+
+from __future__ import annotations
+
+import pathlib
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from mpiimg.astro.photometry import stars as photometry
+from mpiimg.astro.photometry import zero_points
+from mpiimg.astro.photometry.overlaps import Catalogue
+from mpiimg.astro.photometry.stars import Settings
+from mpiimg.astro.steps import calibrate
+from mpiimg.errors import BadInput
+
+DECAM = pathlib.Path(__file__).parents[3] / "shared" / "data" / "decam-testcase3"
+
+FWHM = 3.4
+SKY = 200.0
+
+
+def sky_truth(shape):
+    """A sky that brightens by a tenth across the frame."""
+    return SKY * (1 + 0.1 * np.arange(shape[1]) / shape[1]) + np.zeros(shape)
+
+
+def gaussian_stars(x, y, flux, fwhm, shape):
+    """Flux per pixel of gaussian stars; FWHM in pixels."""
+    sigma = fwhm / np.sqrt(8 * np.log(2))
+    image = np.zeros(shape)
+    for x0, y0, total in zip(x, y, flux, strict=True):
+        rows = np.s_[max(int(y0) - 25, 0) : int(y0) + 26]
+        columns = np.s_[max(int(x0) - 25, 0) : int(x0) + 26]
+        along_y = np.exp(-((np.arange(shape[0])[rows] - y0) ** 2) / (2 * sigma**2))
+        along_x = np.exp(-((np.arange(shape[1])[columns] - x0) ** 2) / (2 * sigma**2))
+        image[rows, columns] += total * np.outer(along_y, along_x) / (2 * np.pi * sigma**2)
+    return image
+
+
+def spread(count, shape, rng):
+    """Places on a shuffled, jittered grid: no two stars meet."""
+    side = int(np.ceil(np.sqrt(count)))
+    row, column = np.divmod(rng.permutation(side**2)[:count], side)
+    jitter = rng.uniform(0.35, 0.65, (2, count))
+    return (column + jitter[0]) * shape[1] / side, (row + jitter[1]) * shape[0] / side
+
+
+class Frame:
+    """A simulated frame in electrons with its truth."""
+
+    def __init__(self, seed=0, count=196, shape=(620, 660), fwhm=FWHM):
+        rng = np.random.default_rng(seed)
+        self.x, self.y = spread(count, shape, rng)
+        self.flux = 10 ** rng.uniform(3.4, 5.3, count)
+        self.sky = sky_truth(shape)
+        expected = gaussian_stars(self.x, self.y, self.flux, fwhm, shape) + self.sky
+        self.image = rng.normal(expected, np.sqrt(expected)).astype(np.float32)
+        self.variance = expected.astype(np.float32)
+        self.masked, self.saturated = np.zeros((2, *shape), dtype=bool)
+
+    def measure(self, **settings):
+        return photometry.measure_frame(
+            self.image, self.variance, self.masked, self.saturated, Settings(**settings)
+        )
+
+    def nearest(self, stars):
+        """The true star of each measured one, and how far it is."""
+        distance = np.hypot(stars.x[:, None] - self.x, stars.y[:, None] - self.y)
+        return distance.argmin(axis=1), distance.min(axis=1)
+
+
+@pytest.fixture(scope="module")
+def frame():
+    return Frame()
+
+
+@pytest.fixture(scope="module")
+def measured(frame):
+    return frame.measure()
+
+
+# --- Sky ----------------------------------------------------------------------------------------------------
+
+
+def test_sky_is_found_under_stars(frame, measured):
+    sky, _ = measured
+    assert sky.map.dtype == np.float32 and sky.map.shape == frame.image.shape
+    error = sky.map - frame.sky
+    # The noise is 14.5 a pixel, 0.02 of a mean over all of them, about 0.4 of sep's mode of a mesh.
+    assert abs(error.mean()) < 0.2 and error.std() < 0.5
+    assert sky.level == pytest.approx(np.median(frame.sky), abs=0.3)
+    assert sky.noise == pytest.approx(np.sqrt(1.05 * SKY), rel=0.02)
+    # Without leaving the sources out, their wings count as sky.
+    once = photometry.sky_background(frame.image, frame.masked)
+    assert abs(error.mean()) < abs((once.map - frame.sky).mean()) / 2
+
+
+def test_masked_pixels_say_nothing_of_the_sky():
+    rng = np.random.default_rng(1)
+    image = rng.normal(100, 5, (200, 260)).astype(np.float32)
+    clean = photometry.sky_background(image, np.zeros(image.shape, bool))
+    spoilt, masked = image.copy(), np.zeros(image.shape, bool)
+    spoilt[:90, :100], masked[:90, :100] = 1e6, True
+    spoilt[150, ::3] = np.nan
+    spoilt[170, ::3] = np.inf
+    sky = photometry.sky_background(spoilt, masked)
+    assert np.isfinite(sky.map).all()
+    assert np.abs(sky.map - clean.map).max() < 1.5
+    assert sky.level == pytest.approx(100, abs=0.2)
+
+
+@pytest.mark.parametrize("shape", [(51, 41), (127, 400), (400, 127)])
+def test_a_frame_of_less_than_two_meshes_has_a_constant_sky(shape):
+    image = np.random.default_rng(2).normal(50, 3, shape).astype(np.float32)
+    image[10:14, 10:14] += 1000
+    masked = np.zeros(shape, bool)
+    masked[20] = True
+    image[20] = -1e5
+    sky = photometry.sky_background(image, masked)
+    assert np.unique(sky.map).size == 1
+    # The error of a median.
+    assert sky.level == pytest.approx(50, abs=5 * 1.25 * 3 / np.sqrt(image.size))
+    assert sky.noise == pytest.approx(3, rel=0.1)
+    two = photometry.sky_background(image.repeat(4, 0).repeat(4, 1), masked.repeat(4, 0).repeat(4, 1))
+    assert np.unique(two.map).size > 1
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (200, 200)])
+def test_a_frame_without_a_pixel_is_refused(shape):
+    image = np.ones(shape, np.float32)
+    with pytest.raises(BadInput, match="all pixels"):
+        photometry.sky_background(image, np.ones(shape, bool))
+    with pytest.raises(BadInput, match="all pixels"):
+        photometry.sky_background(image * np.nan, np.zeros(shape, bool))
+
+
+def test_clipped_median_ignores_outliers_and_takes_equal_values():
+    assert photometry.clipped_median(np.full(7, 0.1)) == (pytest.approx(0.1), pytest.approx(0, abs=1e-12))
+    values = np.r_[np.random.default_rng(0).normal(10, 1, 4000), np.full(400, 1e4)]
+    assert photometry.clipped_median(values)[0] == pytest.approx(10, abs=0.1)
+    assert np.isnan(photometry.clipped_median(np.array([]))).all()
+
+
+def flux_bias(frame, found):
+    """Mean relative error of total fluxes, and the standard deviation it has from noise and correction."""
+    true, _ = frame.nearest(found.stars)
+    flux, error = (value * found.correction for value in (found.stars.flux, found.stars.flux_error))
+    weight = (flux / error) ** 2
+    bias = np.average(flux / frame.flux[true] - 1, weights=weight)
+    return bias, np.hypot(weight.sum() ** -0.5, found.correction_error / found.correction)
+
+
+def test_source_pixels_are_ellipses_of_the_objects(frame):
+    sky = photometry.sky_background(frame.image, frame.masked)
+    objects = photometry.detect_sources(frame.image - sky.map, frame.variance, frame.masked)
+    pixels = photometry.source_pixels(objects, frame.image.shape, 6.0)
+    assert 0.03 < pixels.mean() < 0.3
+    # What is left of the stars is far below the noise of a pixel.
+    assert (frame.variance - frame.sky)[~pixels].max() < 0.15 * np.sqrt(SKY)
+    assert not photometry.source_pixels(objects[:0], (5, 6)).any()
+
+
+# --- Stars --------------------------------------------------------------------------------------------------
+
+
+def test_fluxes_are_unbiased_and_their_errors_right(frame, measured):
+    _, found = measured
+    stars = found.stars
+    true, distance = frame.nearest(stars)
+    assert len(np.unique(true)) == len(true) > 0.9 * len(frame.x)
+    assert distance.max() < 0.3 and np.sqrt(np.mean(distance**2)) < 0.06
+    pull = (stars.flux * found.correction - frame.flux[true]) / (stars.flux_error * found.correction)
+    assert pull.std() == pytest.approx(1, abs=4 / np.sqrt(2 * pull.size))
+    bias, allowance = flux_bias(frame, found)
+    assert abs(bias) < 3 * allowance < 0.005
+
+
+def test_fwhm_and_aperture_correction_are_those_of_a_gaussian(measured):
+    _, found = measured
+    assert found.fwhm == pytest.approx(FWHM, rel=0.01)
+    # Exact sums over circles see the star spread over a pixel: 1/12 more variance.
+    spread_variance = FWHM**2 / (8 * np.log(2)) + 1 / 12
+    light = 1 - np.exp(-(found.fwhm**2) / (2 * spread_variance))
+    assert found.correction == pytest.approx(1 / light, abs=3 * found.correction_error)
+    assert found.correction_count == found.stars.isolated.sum() > 150
+    assert 0 < found.correction_error < 0.002
+
+
+@pytest.mark.parametrize("fwhm", [2.4, 6.0])
+def test_seeing_changes_the_apertures_and_not_the_flux(fwhm):
+    frame = Frame(seed=3, count=64, shape=(512, 512), fwhm=fwhm)
+    _, found = frame.measure()
+    assert found.fwhm == pytest.approx(fwhm, rel=0.01)
+    bias, allowance = flux_bias(frame, found)
+    assert abs(bias) < 3 * allowance < 0.008
+
+
+def test_saturated_masked_and_blended_stars_are_left_out(frame):
+    spoilt = Frame()
+    _, before = spoilt.measure()
+    order = np.argsort(-spoilt.flux)
+    saturated, masked, blended, hit = order[:4], order[10:14], order[20:24], order[30:34]
+    for one in saturated:
+        x, y = round(spoilt.x[one]), round(spoilt.y[one])
+        spoilt.saturated[y - 1 : y + 2, x - 1 : x + 2] = True
+    for one in masked:
+        spoilt.masked[round(spoilt.y[one]) + 1] = True
+        spoilt.image[round(spoilt.y[one]) + 1] = np.nan
+    companion = gaussian_stars(
+        spoilt.x[blended] + 5, spoilt.y[blended], spoilt.flux[blended] / 3, FWHM, spoilt.image.shape
+    )
+    spoilt.image += companion.astype(np.float32)
+    # A pixel that is wrong and not known to be: the profile is too sharp for a star.
+    spoilt.image[np.rint(spoilt.y[hit]).astype(int), np.rint(spoilt.x[hit]).astype(int)] += (
+        3 * spoilt.flux[hit]
+    )
+    _, found = spoilt.measure()
+    true, distance = spoilt.nearest(found.stars)
+    true = true[distance < 2]
+    assert np.isin(np.r_[saturated, masked, blended, hit], spoilt.nearest(before.stars)[0]).all()
+    assert not np.isin(np.r_[saturated, masked, hit], true).any()
+    assert not np.isin(blended, true[found.stars.isolated[distance < 2]]).any()
+    assert found.correction == pytest.approx(before.correction, abs=0.004)
+
+
+def test_galaxies_do_not_set_the_fwhm():
+    """As many extended sources as stars: the FWHM is that of the stars, and only these are returned."""
+    frame = Frame(seed=5, count=100, shape=(600, 600))
+    rng = np.random.default_rng(6)
+    blobs = np.arange(100) % 2 == 0
+    frame.image[:] = 0
+    for index in range(100):
+        fwhm = FWHM * rng.uniform(1.5, 3.0) if blobs[index] else FWHM
+        frame.image += gaussian_stars(
+            frame.x[[index]], frame.y[[index]], frame.flux[[index]], fwhm, frame.image.shape
+        ).astype(np.float32)
+    frame.variance = (frame.image + frame.sky).astype(np.float32)
+    frame.image = rng.normal(frame.variance, np.sqrt(frame.variance)).astype(np.float32)
+    _, found = frame.measure()
+    true, _ = frame.nearest(found.stars)
+    assert found.fwhm == pytest.approx(FWHM, rel=0.03)
+    assert (~blobs)[true].mean() > 0.95 and len(true) > 35
+
+
+def test_an_empty_frame_has_no_stars_and_says_so():
+    rng = np.random.default_rng(7)
+    image = rng.normal(100, 10, (150, 150)).astype(np.float32)
+    nowhere = np.zeros(image.shape, bool)
+    _, found = photometry.measure_frame(image, np.full_like(image, 100), nowhere, nowhere)
+    assert len(found.stars.x) == 0 and found.correction_count == 0
+    assert np.isnan([found.fwhm, found.correction, found.correction_error]).all()
+
+
+def test_magnitudes_and_the_factor_to_the_common_zero_point():
+    value, error = photometry.magnitudes(np.array([100.0, 0.0, -1.0]), np.full(3, 1.0), 2.0, 25.0)
+    assert value[0] == pytest.approx(25 - 2.5 * np.log10(200))
+    assert error[0] == pytest.approx(0.010857, rel=1e-4)
+    assert np.isnan(value[1:]).all() and np.isnan(error[1:]).all()
+    # The same star, measured in pixels brought to the common zero point.
+    scaled, _ = photometry.magnitudes(
+        100 * photometry.flux_scale(25.0), 1.0, 2.0, photometry.COMMON_ZERO_POINT
+    )
+    assert scaled == pytest.approx(value[0])
+
+
+@pytest.mark.skipif(not DECAM.is_dir(), reason="the real DECam cut-outs (../shared/data) are not here")
+def test_real_cutouts_have_a_sky_and_fail_softly_on_stars():
+    from astropy.io import fits
+
+    seen = 0
+    for path in sorted(DECAM.rglob("*.fits*")):
+        with fits.open(path) as planes:
+            images = [plane.data for plane in planes if plane.data is not None and np.ndim(plane.data) == 2]
+        for image in images:
+            image = np.ascontiguousarray(image, np.float32)
+            if min(image.shape) >= 128 or not np.isfinite(image).any() or np.ptp(image) == 0:
+                continue
+            nowhere = np.zeros(image.shape, bool)
+            variance = np.full_like(image, max(photometry.clipped_median(image)[1] ** 2, 1e-12))
+            sky, found = photometry.measure_frame(image, variance, nowhere, nowhere)
+            assert np.unique(sky.map).size == 1
+            assert np.isnan(found.fwhm) or found.fwhm > 0
+            seen += 1
+    assert seen > 0
+
+
+def test_measured_frames_agree_on_zero_points():
+    """From pixels to offsets: one field, three exposures through different air."""
+    truth = np.array([0.0, -0.25, 0.15])
+    exposures = []
+    for k, gain in enumerate(truth):
+        frame = Frame(seed=20, count=100, shape=(450, 450))
+        rng = np.random.default_rng(30 + k)
+        expected = (frame.variance - frame.sky) * 10 ** (0.4 * gain) + frame.sky
+        frame.variance = expected.astype(np.float32)
+        frame.image = rng.normal(expected, np.sqrt(expected)).astype(np.float32)
+        _, found = frame.measure()
+        value, error = photometry.magnitudes(found.stars.flux, found.stars.flux_error, found.correction)
+        exposures.append(Catalogue(found.stars.x / 3600, found.stars.y / 3600, value, error))
+    points, _ = zero_points.find_zero_points(exposures, [None] * 3)
+    # A brighter exposure has smaller magnitudes, and needs a larger offset; corrections add 0.001 mag.
+    np.testing.assert_allclose(points - 27, truth - truth.mean(), atol=0.006)
+
+
+def test_without_an_aperture_correction_magnitudes_are_those_of_the_large_aperture(measured):
+    """So that an exposure of few stars is on the scale of the others, which are corrected to it."""
+    wcs = SimpleNamespace(
+        wcs="CTYPE1  = 'RA---TAN'\nCTYPE2  = 'DEC--TAN'\nCRVAL1  = 10.0\nCRVAL2  = 2.0\n"
+        "CRPIX1  = 1.0\nCRPIX2  = 1.0\nCD1_1   = -1e-4\nCD1_2   = 0.0\nCD2_1   = 0.0\nCD2_2   = 1e-4"
+    )
+    _, found = measured
+    corrected, count = calibrate._star_table(found, wcs)
+    alone, same = calibrate._star_table(found._replace(correction=np.nan), wcs)
+    assert count == same > 20
+    apart = (alone - corrected)[:count, 2]
+    assert abs(np.median(apart)) < 0.005
+    assert (alone[:count, 3] >= corrected[:count, 3]).all()

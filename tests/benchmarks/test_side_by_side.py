@@ -1,0 +1,400 @@
+"""The comparison of systems: it counts and measures rightly, and every program gives the serial result."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from support import launch
+
+BENCHMARKS = launch.REPOSITORY / "benchmarks"
+PEERS = launch.REPOSITORY / ".venv-bench" / "bin" / "python"
+
+
+@pytest.fixture(autouse=True)
+def benchmarks(monkeypatch):
+    """Let tests import the scripts, which are no package."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+
+
+def metered(tmp_path, code, *flags):
+    """Run Python `code` under the meter and return its report."""
+    file = tmp_path / "meter.json"
+    command = [
+        sys.executable,
+        BENCHMARKS / "meter.py",
+        "--report",
+        file,
+        *flags,
+        "--",
+        sys.executable,
+        "-c",
+        code,
+    ]
+    subprocess.run(command, check=False, timeout=100)
+    return json.loads(file.read_text())
+
+
+#: A program with six lines of code.
+PROGRAM = '''"""Says
+what."""
+
+# why
+x = [
+    1,  # one
+]
+
+
+def f():
+    """Doc."""
+    return """a
+b"""
+'''
+
+
+def busy(seconds):
+    """Return code that takes so much CPU time."""
+    return f"import time; end = time.process_time() + {seconds}\nwhile time.process_time() < end: pass\n"
+
+
+def starting(code, count):
+    """Return code that starts so many processes and waits for none."""
+    return (
+        "import subprocess, sys\n"
+        f"all = [subprocess.Popen([sys.executable, '-c', {code!r}]) for _ in range({count})]\n"
+    )
+
+
+def test_lines_of_code_are_those_that_hold_code():
+    import lines
+
+    assert lines.count(PROGRAM) == 6
+
+
+def test_the_meter_sees_all_processes_their_memory_and_their_time(tmp_path):
+    child = "held = b'x' * (64 << 20)\n" + busy(0.3) + "time.sleep(0.5)"
+    report = metered(tmp_path, starting(child, 2) + "[one.wait() for one in all]")
+    assert report["status"] == 0 and report["ended"] == "itself"
+    assert report["processes"] == 3
+    assert report["cpu_seconds"] >= 0.6
+    assert report["peak_pss"] > report["peak_kept"] >= 2 * (64 << 20)
+    assert report["seconds"] >= 0.8
+    times, spent = zip(*report["samples"], strict=True)
+    assert list(times) == sorted(times) and list(spent) == sorted(spent)
+
+
+def test_the_meter_counts_orphans_too(tmp_path):
+    assert metered(tmp_path, starting(busy(0.4), 1))["cpu_seconds"] >= 0.4
+
+
+@pytest.mark.parametrize(
+    ("flags", "ended"), [(("--limit", str(128 << 20)), "memory"), (("--timeout", "1"), "timeout")]
+)
+def test_the_meter_ends_what_takes_too_much(tmp_path, flags, ended):
+    started = time.monotonic()
+    report = metered(tmp_path, "import time; held = b'x' * (256 << 20); time.sleep(60)", *flags)
+    assert report["ended"] == ended and report["status"] < 0
+    assert time.monotonic() - started < 50
+
+
+def row(system, cpu, **more):
+    known = {
+        "workload": "neuro",
+        "size": "small",
+        "system": system,
+        "round": 0,
+        "by_steps": False,
+        "limit": None,
+    }
+    known |= {"tables": ("same", "best"), "lines": 40, "workers": 2, "where": {"commit": "abc"}}
+    took = {
+        "result": "done",
+        "cpu_seconds": cpu,
+        "seconds": cpu / 2,
+        "peak_pss": 500_000_000,
+        "peak_kept": 400_000_000,
+        "processes": 3,
+    }
+    return known | took | {"steps": {}, "recorded": {}} | more
+
+
+#: What a run says of itself.
+TAKEN = ("result", "seconds", "cpu_seconds", "peak_pss", "peak_kept", "processes", "steps", "recorded")
+
+
+def absent(system):
+    """Return the row of a system that is not installed."""
+    found = row(system, 0.0, result="not installed: pyspark")
+    return {
+        key: value
+        for key, value in found.items()
+        if key not in ("cpu_seconds", "seconds", "peak_pss", "peak_kept")
+    }
+
+
+def test_tables_give_medians_ranges_and_what_did_not_run():
+    import report
+
+    rows = [row("serial", cpu) for cpu in (2.0, 4.0, 3.0)] + [row("Dask", 6.0, difference="FA 0")]
+    rows.append(absent("Spark"))
+    rows.append(row("Dask", 7.0, by_steps=True, steps={"mask": (1.0, 2.5)}))
+    text = report.markdown(rows)
+    assert "commit abc" in text
+    assert "| serial | 3 (2-4) | 1 | 1.5 (1-2) | 500 | 3 | 40 |  |" in text
+    assert "| Dask | 6 | 2 | 3 | 500 | 3 | 40 | FA 0 |" in text
+    assert "| Spark | not installed: pyspark |" in text
+    assert "| Dask |  |  |  |  | 2.5 |  |  |  |  |" in text
+    assert "| SciDB | 20 | 514 |" in text
+    assert "under a limit" not in text
+
+
+def test_a_table_says_how_each_system_ends_under_a_limit_of_memory():
+    import report
+
+    rows = [row("serial", 2.0), row("mpiimg", 1.0)]
+    for limit, theirs, ours in (
+        (600_000_000, "out of memory", "done"),
+        (300_000_000, "failed: KilledWorker", "refused: needs 400M"),
+        (200_000_000, "timeout", "refused: needs 400M"),
+    ):
+        rows += [row("serial", 3.0, limit=limit, result=theirs), row("mpiimg", 4.0, limit=limit, result=ours)]
+    text = report.markdown(rows)
+    assert "| system | no limit | 600 MB | 300 MB | 200 MB |" in text
+    assert (
+        "| serial | 400 MB, 2 CPU-s | **killed**, above the limit | **failed** | **no end** in 2 s |" in text
+    )
+    assert (
+        "| mpiimg | 400 MB, 1 CPU-s | 400 MB, 4 CPU-s | refused in one line | refused in one line |" in text
+    )
+    assert "- serial, 300 MB: failed: KilledWorker\n" in text
+    # The other tables are of runs without a limit.
+    assert "| mpiimg | 1 | 0.5 | 0.5 |" in text
+
+
+def test_mpiimg_stands_in_the_regroup_by_the_meter_and_by_its_own_record():
+    import report
+
+    steps = {"start-up": (1.0, 2.0), "ingest": (0.5, 0.6), "regroup": (0.25, 0.3)}
+    rows = [row("mpiimg", 3.0, workload="regroup", steps=steps, recorded={"ingest": 0.5, "regroup": 0.2})]
+    text = report.markdown(rows)
+    assert "| mpiimg | 2 | 0.6 | 0.3 |  |" in text
+    assert "| mpiimg, by its own record |  | 0.5 | 0.2 |  |" in text
+
+
+def test_the_chart_shows_medians_of_what_got_through_by_table_and_what_the_study_measured(tmp_path):
+    import charts
+
+    rows = [row("serial", cpu) for cpu in (2.0, 9.0, 3.0)]
+    rows += [row("Dask", 4.0, tables=("same",)), row("mpiimg", 1.0, tables=("best",))]
+    rows += [row("Dask", 100.0, by_steps=True), row("Spark", 0.1, result="timeout")]
+    rows += [
+        row("Dask", 0.1, limit=1000),
+        row("Dask", 0.1, size="deep"),
+        row("Dask", 0.1, workload="regroup"),
+    ]
+    drawn = charts.bars(rows, tmp_path / "bars.png")
+    assert drawn[:4] == [
+        "neuro, same: Dask",
+        "neuro, same: serial",
+        "neuro, best: serial",
+        "neuro, best: mpiimg",
+    ]
+    assert drawn[4:6] == ["neuro, study: TensorFlow", "neuro, study: SciDB"] and len(drawn) == 9
+    assert (tmp_path / "bars.png").stat().st_size > 5000
+    assert charts.bars([row("serial", 1.0, result="timeout")], tmp_path / "none.png") == []
+
+
+def test_rows_come_back_from_their_file_as_they_were(tmp_path):
+    import runs
+
+    steps, recorded = {"start-up": (1.5, 2.5), "mask": (0.1, 0.25)}, {"mask": 0.2}
+    rows = [
+        row("serial", 2.0, steps=steps, recorded=recorded, difference=""),
+        row("Dask, it's", 3.5, by_steps=True, limit=300_000_000, difference="FA 0", tables=()),
+        absent("Spark"),
+    ]
+    runs.write(tmp_path / "a.csv", rows)
+    runs.write(tmp_path / "b.csv", rows[1:])
+    found = runs.read([tmp_path / "a.csv", tmp_path / "b.csv"])
+    known = [{key: value for key, value in one.items() if value not in ("", ())} for one in rows + rows[1:]]
+    assert found == known
+
+
+def test_a_file_of_something_else_is_refused_in_a_line(tmp_path):
+    import side_by_side
+
+    other = tmp_path / "other.csv"
+    other.write_text("a,b\n1,2\n")
+    for path in (other, tmp_path / "none.csv"):
+        with pytest.raises(SystemExit, match=path.name):
+            side_by_side.main(["--from", str(path)])
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [(("--rounds", "0"), "at least once"), (("--chart", "nowhere/chart.png"), "that is there")],
+)
+def test_what_cannot_end_in_tables_and_chart_is_refused_before_anything_runs(flags, said, capsys):
+    import side_by_side
+
+    with pytest.raises(SystemExit) as ended:
+        side_by_side.main([*flags])
+    assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_an_interrupted_comparison_keeps_its_runs_and_they_give_tables_and_chart(
+    tmp_path, monkeypatch, capsys
+):
+    import contenders
+    import side_by_side
+
+    done, times = [], iter((2.0, 1.0, 4.0, 3.0))
+
+    def run(system, source, out, case):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append((system.name, case.memory, case.steps))
+        out.mkdir(parents=True, exist_ok=True)
+        cpu = next(times)
+        known = row(system.name, cpu)
+        return {key: value for key, value in known.items() if key in TAKEN}
+
+    monkeypatch.setattr(contenders, "run", run)
+    monkeypatch.setattr(contenders.System, "lacking", lambda system: "")
+    monkeypatch.setattr(side_by_side.workloads, "simulate", lambda workload, size, folder: folder)
+    monkeypatch.setattr(side_by_side.subprocess, "run", lambda *command, **known: None)
+    monkeypatch.setattr(side_by_side, "conditions", lambda: {"date": "2026", "commit": "abc"})
+    flags = ["--size", "tiny", "--workload", "neuro", "--only", "mpiimg, one", "--out", str(tmp_path)]
+    with pytest.raises(KeyboardInterrupt):
+        side_by_side.main([*flags, "--limits", "300M"])
+    # Two without a limit, then those under it, beginning with another one.
+    assert done == [
+        ("serial", None, False),
+        ("mpiimg, one rank", None, False),
+        ("mpiimg, one rank", 300_000_000, False),
+    ]
+    capsys.readouterr()
+    (kept,) = tmp_path.glob("*.csv")
+    side_by_side.main(["--from", str(kept), "--chart", str(tmp_path / "chart.png")])
+    text = capsys.readouterr().out
+    assert "| serial | 2 | 1 |" in text and "| mpiimg, one rank | 400 MB, 1 CPU-s | 400 MB, 4 CPU-s |" in text
+    assert (tmp_path / "chart.png").exists() and kept.with_suffix(".md").read_text() in text
+
+
+def test_lines_that_start_a_system_count_for_every_program_that_uses_them():
+    import contenders
+    import lines
+
+    (spark,) = [one for one in contenders.SYSTEMS if (one.name, one.workload) == ("Spark", "neuro")]
+    own, shared = (
+        lines.count_file(contenders.PROGRAMS / name) for name in ("neuro_spark.py", "spark_context.py")
+    )
+    assert spark.lines() == own + shared > own > 0
+
+
+def test_steps_are_told_apart_by_the_marks_of_a_program_or_the_events_of_mpiimg(tmp_path):
+    import contenders
+
+    samples = [(100, 0), (104, 4), (110, 7), (112, 9)]
+    found = {"started": 100.0, "started_at": 5000.0, "samples": samples}
+    marks = [("start-up", 101.0), ("ingest", 102.0), ("fit", 107.0), ("start-up", 112.0)]
+    (tmp_path / "steps.json").write_text(json.dumps(marks))
+    steps = contenders.steps_between(contenders.marks_of(tmp_path, found), found)
+    assert steps == {"start-up": (6, 4.5), "ingest": (1, 1), "fit": (5, 3.5)}
+    (tmp_path / "steps.json").unlink()
+    (tmp_path / "events").mkdir()
+    # Seconds since 1970, as each rank saw them: a stage has ended when it has on both.
+    for rank, late in enumerate((0, 1)):
+        told = [("stage", "read-dwi", 5001), ("ended", "read-dwi", 5002), ("stage", "median-1", 5003)]
+        told += [("ended", "median-1", 5005), ("ended", "median-2", 5007), ("ended", "write-fa", 5009)]
+        lines = [
+            json.dumps({"time": moment + late, "event": event, "stage": stage})
+            for event, stage, moment in told
+        ]
+        (tmp_path / "events" / f"{rank}.jsonl").write_text(
+            "\n".join([*lines, '{"time": 5010, "event": "end"}'])
+        )
+    steps = contenders.steps_between(contenders.marks_of(tmp_path, found), found)
+    assert steps == {"start-up": (1, 1), "ingest": (2, 2), "mask": (5, 3), "write": (2, 1)}
+    record = [
+        {"stage": name, "cpu_seconds": cpu} for name, cpu in (("median-1", 1), ("median-2", 2), ("fit", 4))
+    ]
+    (tmp_path / "run.json").write_text(json.dumps({"stages": record}))
+    assert contenders.recorded(tmp_path) == {"mask": 3, "fit": 4}
+
+
+def test_outcomes_are_told_in_a_few_words():
+    import contenders
+
+    assert contenders.outcome({"ended": "memory", "status": -9}, "") == "out of memory"
+    assert contenders.outcome({"ended": "itself", "status": 0}, "noise") == "done"
+    assert contenders.outcome({"ended": "itself", "status": 1}, "a\nKeyError: 3\n\n") == "failed: KeyError: 3"
+    refusal = "tool: error: needs 3M\nlauncher: a rank ended with 2\n"
+    assert contenders.outcome({"ended": "itself", "status": 2}, refusal) == "refused: tool: error: needs 3M"
+
+
+@pytest.mark.parametrize(("text", "size"), [("300M", 300_000_000), ("1.5g", 1_500_000_000), ("2048", 2048)])
+def test_limits_are_given_as_sizes(text, size):
+    import side_by_side
+
+    assert side_by_side.size_in_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "M", "-1G", "nan", "300 loaves"])
+def test_a_limit_that_is_no_size_is_refused(text):
+    import side_by_side
+
+    with pytest.raises(ValueError):
+        side_by_side.size_in_bytes(text)
+
+
+#: Coadds four exposures of one star, of which each pixel is masked in one, and says what it got.
+FLUX = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import astro_kernels as kernels, numpy as np
+
+rows, columns = np.mgrid[:60, :60]
+truth = (50 + 200 * np.exp(-((rows - 30) ** 2 + (columns - 29) ** 2) / 18)).astype(np.float32)
+box, pieces = ((100, 160), (200, 260)), []
+patch = kernels.Patch("patch-0-0", "", box, box)
+for number, variance in enumerate((1.0, 4.0, 2.0, 3.0)):
+    planes = np.stack([truth, np.full_like(truth, variance), np.zeros_like(truth)])
+    # Where a pixel is unusable it holds anything; no pixel is unusable in all.
+    bad = (rows + columns + number) % 4 == 0
+    planes[0][bad], planes[2][bad] = 1e6 * (number + 1), 1
+    pieces.append(kernels.Piece(box, planes))
+image, error = kernels.coadd(pieces, patch)
+print(json.dumps([float(np.abs(image / truth - 1).max()), float(error.min()), float(error.max())]))
+"""
+
+
+@pytest.mark.skipif(not PEERS.exists(), reason="the peers are not installed: make bench-systems")
+def test_the_serial_coadd_keeps_flux_where_pixels_are_masked():
+    """By ccdproc, whose weights of a frame would count where its pixels are masked as well."""
+    text = launch.run([PEERS, "-c", FLUX, BENCHMARKS / "systems"], timeout=300).stdout
+    away, least, most = json.loads(text)
+    assert away < 1e-6
+    # Weights are inverse variances: the least error lacks the exposure of variance 4, the largest that of 1.
+    assert least == pytest.approx((1 + 1 / 2 + 1 / 3) ** -0.5, rel=1e-5)
+    assert most == pytest.approx((1 / 4 + 1 / 2 + 1 / 3) ** -0.5, rel=1e-5)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not PEERS.exists(), reason="the peers are not installed: make bench-systems")
+def test_every_program_gives_the_serial_result(tmp_path):
+    """At the smallest size, those that call the same functions to the last bit."""
+    script, out = BENCHMARKS / "side_by_side.py", tmp_path / "out"
+    flags = ("--size", "tiny", "--rounds", "1", "--no-steps", "--out", out)
+    text = launch.run([PEERS, script, *flags], timeout=900).stdout
+    import runs
+
+    rows = runs.read(list(out.glob("*.csv")))
+    assert {row["workload"] for row in rows} == {"neuro", "astro", "regroup"}
+    assert all(row["result"].startswith(("done", "not installed")) for row in rows), text
+    same = {"neuro": "FA 0", "astro": "0 of the noise, ", "regroup": "0 voxels"}
+    found = [row for row in rows if "same" in row["tables"] and row["system"] != "serial"]
+    found = [row for row in found if row["result"] == "done"]
+    assert {"Dask delayed", "mpiimg, their functions", "mpiimg"} <= {row["system"] for row in found}
+    assert all(row["difference"].startswith(same[row["workload"]]) for row in found), text

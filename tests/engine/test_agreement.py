@@ -1,0 +1,64 @@
+"""Groups of ranks that each agree among themselves, and end together: a stop or an error reaches all."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from mpi4py import MPI
+
+from mpiimg.engine.mpi.runtime import Agreement
+from mpiimg.errors import BadInput, RunFailed, RunStopped
+
+pytestmark = pytest.mark.ranks
+
+
+@pytest.fixture
+def groups():
+    """The agreement of all ranks, and that of one of two groups (one where there is but one rank)."""
+    world = MPI.COMM_WORLD
+    group = world.Split(world.rank * 2 // world.size, world.rank)
+    outer = Agreement(world)
+    inner = Agreement(group, outer)
+    yield outer, inner
+    inner.close()
+    outer.close()
+    group.Free()
+
+
+def stopped(agreement, seconds=30):
+    """Go from chunk to chunk until the ranks of this group stop."""
+    deadline = time.monotonic() + seconds
+    while not agreement.interrupted():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    with pytest.raises(RunStopped):
+        agreement.settle()
+
+
+def test_a_signal_on_one_rank_stops_all_groups(groups):
+    outer, inner = groups
+    if MPI.COMM_WORLD.rank == MPI.COMM_WORLD.size - 1:
+        inner.request_stop()
+    stopped(inner)
+    with pytest.raises(RunStopped):
+        outer.settle()
+
+
+@pytest.mark.parametrize("error", [BadInput("sub-01: no"), RunFailed("rank 0 on here, stage denoise: why")])
+def test_an_error_that_ends_the_job_is_said_by_all_ranks_alike(groups, error):
+    """The group that fails leaves its chunks by itself; the others are stopped."""
+    outer, inner = groups
+    if MPI.COMM_WORLD.rank == 0:
+        outer.record(error, "cohort")
+    stopped(inner)
+    with pytest.raises(type(error)) as caught:
+        outer.settle()
+    assert str(caught.value) == str(error)
+
+
+def test_groups_that_nothing_stops_go_on(groups):
+    outer, inner = groups
+    assert not inner.interrupted()
+    inner.settle()
+    outer.settle()

@@ -1,0 +1,615 @@
+"""The executor by toy pipelines: the bytes of a plain loop on any ranks, whatever happened on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import pathlib
+import signal
+import socket
+
+import h5py
+import numpy as np
+import pytest
+from mpi4py import MPI
+from support import toy
+
+from mpiimg.engine import executor, plan
+from mpiimg.engine.journal import read_marks
+from mpiimg.engine.mpi import runtime
+from mpiimg.engine.plan import Options, Resources, static_plan
+from mpiimg.engine.run import run
+from mpiimg.engine.stores import StagedStore
+from mpiimg.errors import BadInput, RunFailed, RunStopped
+
+pytestmark = pytest.mark.ranks
+
+COMM = MPI.COMM_WORLD
+LAST = COMM.size - 1
+
+
+@pytest.fixture
+def out(tmp_path):
+    """One folder for all ranks, to be made by the run."""
+    return pathlib.Path(COMM.bcast(str(tmp_path))) / "out"
+
+
+def options(out, **fields):
+    return Options(**{"out": out, "memory": toy.PLENTY, "timeout": 60.0, **fields})
+
+
+def go(made, out, comm=COMM, **fields):
+    """Run a toy; return what its run.json says."""
+    run(made.recipe, comm, options(out, **fields))
+    return json.loads((out / "run-toy.json").read_text())
+
+
+def work_folder(made, out):
+    return out / "work" / f"{made.recipe.stem}.toy"
+
+
+def check(made, out):
+    """The file that a run left is the one that a plain loop makes, on every rank."""
+    assert (out / toy.OUTPUT).read_bytes() == made.bytes
+    for name, data in made.files.items():
+        assert (out / name).read_bytes() == data
+
+
+class Calls:
+    """Counts the work on each chunk, on all ranks together."""
+
+    def __init__(self, then=toy.nothing):
+        self.seen, self.then = [], then
+
+    def __call__(self, stage, chunk):
+        self.seen.append((stage, chunk))
+        self.then(stage, chunk)
+
+    def all(self):
+        """Every call on every rank, sorted. Collective."""
+        return sorted(call for calls in COMM.allgather(self.seen) for call in calls)
+
+
+def at(stage, chunk, action):
+    """A hook that does something at the work on one chunk."""
+
+    def hook(here, number):
+        if (here, number) == (stage, chunk):
+            action()
+
+    return hook
+
+
+def throw(error):
+    raise error
+
+
+@contextlib.contextmanager
+def first_ranks(count):
+    """A communicator of the first `count` ranks; None on the others."""
+    comm = COMM.Split(0 if COMM.rank < count else MPI.UNDEFINED)
+    yield None if comm == MPI.COMM_NULL else comm
+    if comm != MPI.COMM_NULL:
+        comm.Free()
+    COMM.Barrier()  # all ranks look at the folder only when the first ones have left it
+
+
+# Results.
+
+
+@pytest.mark.parametrize("in_memory", [False, True], ids=["staged", "in-memory"])
+@pytest.mark.parametrize("name", toy.TOYS)
+def test_every_toy_gives_the_bytes_of_a_plain_loop(name, in_memory, out):
+    calls = Calls()
+    made = toy.TOYS[name](calls)
+    report = go(made, out, in_memory=in_memory)
+    check(made, out)
+    assert len(set(calls.all())) == len(calls.all()), "a chunk or a finish ran on two ranks"
+    names = {toy.OUTPUT, "run-toy.json", "total.txt", "events-toy", *made.files}
+    assert {path.name for path in out.iterdir()} == names
+    assert report["ranks"] == COMM.size
+    assert [entry["resumed_chunks"] for entry in report["stages"]] == [0] * len(report["stages"])
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        toy.smooth(depth=1),
+        toy.smooth(depth=3),
+        toy.smooth(depth=40, passes=1),
+        toy.transpose(volumes=1, depth=1),
+        toy.transpose(volumes=2, depth=9),
+        toy.regroup(exposures=1, bands=3),
+        *(toy.regroup(exposures=9, bands=4, seed=seed) for seed in (1, 2)),
+    ],
+    ids=lambda made: f"{made.recipe.stem}-{made.result.shape[0]}",
+)
+def test_few_and_many_chunks(made, out):
+    """More ranks than chunks among the cases."""
+    go(made, out)
+    check(made, out)
+
+
+@pytest.mark.parametrize("name", toy.TOYS)
+def test_in_small_rounds(name, out, monkeypatch):
+    """Inputs are gathered chunk by chunk, and a sink writes chunk by chunk, as if they were huge."""
+    monkeypatch.setattr(plan, "IN_FLIGHT", 32)
+    made = toy.TOYS[name]()
+    report = go(made, out)
+    check(made, out)
+    assert all(entry["bytes_moved"] == entry["planned"]["bytes_moved"] for entry in report["stages"])
+
+
+@pytest.mark.parametrize("name", toy.TOYS)
+def test_in_the_least_memory(name, out):
+    """Nothing is kept in memory between stages: all goes through the staged files."""
+    made = toy.TOYS[name]()
+    memory, _ = plan.least_memory(made.recipe)
+    planned = static_plan(made.recipe, Resources(COMM.size, memory))
+    assert not all(p.memory for _, section in planned for p in section.placements)
+    go(made, out, memory=memory)
+    check(made, out)
+
+
+@pytest.mark.parametrize("name", toy.TOYS)
+def test_bytes_moved_are_as_planned(name, out):
+    """What ranks really sent each other, stage by stage, is what the plan said, in bytes and messages."""
+    report = go(toy.TOYS[name](), out, in_memory=True)
+    for key in ("bytes_moved", "messages", "bytes_a_rank", "messages_a_rank"):
+        moved = [entry[key] for entry in report["stages"]]
+        assert moved == [entry["planned"][key] for entry in report["stages"]]
+        assert (sum(moved) > 0) == (COMM.size > 1)
+
+
+def test_staged_arrays_are_left_on_request(out):
+    for make in toy.TOYS.values():
+        made = make()
+        go(made, out / made.recipe.stem, keep_work=True)
+        for name, expected in made.staged.items():
+            with h5py.File(
+                work_folder(made, out / made.recipe.stem) / f"{name}.h5", "r", locking=False
+            ) as file:
+                assert (file["data"][...] == expected).all()
+                assert file["data"].dtype == expected.dtype
+
+
+def test_warnings_are_said_once_and_recorded(out, capfd):
+    report = go(toy.smooth(), out)
+    assert capfd.readouterr().err.count("mpiimg: warning: toy: a warning\n") == (COMM.rank == 0)
+    assert report["warnings"] == ["toy: a warning"]
+
+
+def test_nothing_is_overwritten_without_force(out):
+    made = toy.smooth()
+    go(made, out)
+    with pytest.raises(BadInput, match=r"result\.gz exists; use --force to overwrite, or another --out"):
+        go(toy.smooth(scale=2.0), out)
+    check(made, out)
+    go(toy.smooth(scale=2.0), out, force=True)
+    check(toy.smooth(scale=2.0), out)
+
+
+# Failures: every rank ends in the same way, and says who, where and what, once.
+
+
+def fails(made, out, where, what="RuntimeError: on purpose", **fields):
+    with pytest.raises(RunFailed) as caught:
+        go(made, out, **fields)
+    report = str(caught.value)
+    assert COMM.allgather(report) == [report] * COMM.size
+    rank = int(report.split()[1])
+    assert 0 <= rank < COMM.size
+    assert report.startswith(f"rank {rank} on {socket.gethostname()}, {where}")
+    assert report.count("Traceback (most recent call last)") == 1
+    assert report.endswith(what)
+    assert not (out / toy.OUTPUT).exists()
+    assert not (out / "run-toy.json").exists()
+    return report
+
+
+ON_PURPOSE = RuntimeError("on purpose")
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "chunk", "where", "in_memory"),
+    [
+        ("smooth", "make", 0, "stage make, chunk 0 {'z': (0, 2)}", False),
+        ("smooth", "blur-2", 5, "stage blur-2, chunk 5 {'z': (10, 11)}", True),
+        ("smooth", "sum", 3, "stage sum, chunk 3 {'z': (6, 8)}", False),
+        ("smooth", "finish", 0, "stage sum, end", True),
+        ("smooth", "write", 2, "stage write, chunk 2", True),
+        ("transpose", "read", 4, "stage read, chunk 4", False),
+        ("transpose", "read", 9, "stage read, chunk 9", True),
+        ("regroup", "warp", 3, "stage warp, chunk 3 {'e': (3, 4)}", True),
+        ("regroup", "combine", 4, "stage combine, chunk 4 {'b': (4, 5)}", False),
+        ("regroup", "save", 3, "stage save, chunk 3", False),
+    ],
+)
+def test_an_exception_in_a_chunk_ends_all_ranks(name, stage, chunk, where, in_memory, out):
+    fails(toy.TOYS[name](at(stage, chunk, lambda: throw(ON_PURPOSE))), out, where, in_memory=in_memory)
+    made = toy.TOYS[name]()
+    go(made, out, in_memory=in_memory)
+    check(made, out)
+
+
+def test_exceptions_everywhere_are_reported_once(out):
+    fails(toy.smooth(lambda stage, chunk: throw(ON_PURPOSE)), out, "stage make, chunk ")
+
+
+@pytest.mark.parametrize("rank", sorted({0, LAST}))
+@pytest.mark.parametrize(
+    ("make", "number"),
+    [(lambda: toy.smooth(depth=16), 1), (lambda: toy.transpose(volumes=8), 2)],
+    ids=["map", "stream"],
+)
+def test_a_full_disk_ends_all_ranks(make, number, rank, out, monkeypatch):
+    """A rank cannot write its n-th block any more: in a map, and while others wait for a stream."""
+    write, count = StagedStore.write, [0]
+
+    def full(self, *args):
+        count[0] += COMM.rank == rank
+        if count[0] > number:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StagedStore, "write", full)
+        report = fails(make(), out, "stage ", "OSError: [Errno 28] No space left on device")
+    assert report.startswith(f"rank {rank} ")
+    made = make()
+    go(made, out)
+    check(made, out)
+
+
+def test_a_failed_write_of_rank_0_names_its_chunk(out, monkeypatch):
+    """Not the next one of the stream, which was not yet read."""
+    write = StagedStore.write
+
+    def full(self, name, number, block):
+        if number == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, name, number, block)
+
+    monkeypatch.setattr(StagedStore, "write", full)
+    fails(toy.transpose(), out, "stage read, chunk 0", "No space left on device")
+
+
+def test_a_full_disk_under_a_sink_ends_all_ranks(out, monkeypatch):
+    def full(descriptor, data, position):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(executor, "write_fully", full)
+        fails(toy.regroup(), out, "stage write", "No space left on device")
+    made = toy.regroup()
+    go(made, out)
+    check(made, out)
+
+
+def test_a_full_disk_under_the_marks_ends_all_ranks(out, monkeypatch):
+    def full(self):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StagedStore, "sync", full)
+        fails(toy.regroup(), out, "stage warp", "No space left on device")
+    made = toy.regroup()
+    go(made, out)
+    check(made, out)
+
+
+@pytest.mark.parametrize(
+    ("made", "in_memory"),
+    [
+        (toy.smooth(at("blur-2", 3, lambda: throw(BadInput("x.nii: no good")))), False),
+        (toy.smooth(at("finish", 0, lambda: throw(BadInput("x.nii: no good")))), False),
+        (toy.transpose(fail=BadInput("x.nii: no good")), False),
+        (toy.transpose(fail=BadInput("x.nii: no good")), True),
+        (toy.regroup(at("write", 0, lambda: throw(BadInput("x.nii: no good")))), True),
+    ],
+    ids=["map", "finish", "stream", "stream-in-memory", "sink"],
+)
+def test_bad_input_ends_all_ranks_and_leaves_nothing(made, in_memory, out):
+    with pytest.raises(BadInput) as caught:
+        go(made, out, in_memory=in_memory)
+    assert str(caught.value) == "x.nii: no good"
+    assert not out.exists()
+
+
+def test_bad_input_leaves_what_was_there(out):
+    """Only what the run made is taken back."""
+    if COMM.rank == 0:
+        out.mkdir()
+        (out / "mine").write_text("keep")
+    COMM.Barrier()  # the folder is there before any rank goes on
+    with pytest.raises(BadInput):
+        go(toy.transpose(fail=BadInput("no good")), out)
+    assert [path.name for path in out.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("fail", [RuntimeError("on purpose"), EOFError()], ids=["raises", "ends"])
+def test_a_stream_that_fails_in_the_middle_ends_all_ranks(fail, out):
+    """Also one that just ends: ranks that wait for blocks are told that none will come."""
+    half = len(toy.blocks(5, 2)) * 7 // 2
+    with pytest.raises(RunFailed, match=f"^rank 0 on .*, stage read, chunk {half}:"):
+        go(toy.transpose(fail=fail), out)
+    made = toy.transpose()
+    go(made, out)
+    check(made, out)
+
+
+# Stop and resume.
+
+
+def total_chunks(made, kinds=("map", "stencil", "reduce", "regroup", "source")):
+    return sum(len(stage.grid) for stage in plan.static_stages(made.recipe) if stage.kind in kinds)
+
+
+def marked(made, out):
+    """How many chunks are marked as done."""
+    return len(list(read_marks(work_folder(made, out) / "journal")))
+
+
+def resumes(before, calls, made, out, comm=COMM, **fields):
+    """Run again: what is marked is not computed again, and the result is that of a plain loop."""
+    report = go(made, out, comm, **fields)
+    check(made, out)
+    resumed = sum(entry["resumed_chunks"] for entry in report["stages"])
+    assert resumed == before
+    again = [call for call in calls.all() if call[0] not in ("write", "save", "finish")]
+    assert len(set(again)) == len(again) == total_chunks(made) - resumed
+    assert not work_folder(made, out).exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "chunk"),
+    [("smooth", "blur-2", 4), ("smooth", "sum", 0), ("smooth", "write", 1), ("regroup", "combine", 1)],
+)
+def test_marked_chunks_are_not_computed_again(name, stage, chunk, out):
+    made = toy.TOYS[name](at(stage, chunk, lambda: throw(ON_PURPOSE)))
+    fails(made, out, f"stage {stage}, chunk {chunk}")
+    before = marked(made, out)
+    assert before > 0
+    calls = Calls()
+    resumes(before, calls, toy.TOYS[name](calls), out)
+
+
+def test_a_stream_is_read_again_only_as_far_as_needed(out):
+    """Blocks that are staged are not handed out again; behind the last that is missing nothing is read."""
+    made = toy.transpose(at("turn", 1, lambda: throw(ON_PURPOSE)))
+    fails(made, out, "stage turn")
+    calls = Calls()
+    go(toy.transpose(calls), out)
+    check(made, out)
+    assert not any(stage in ("read", "negate") for stage, _ in calls.all())
+
+
+@pytest.mark.parametrize("name", toy.TOYS)
+def test_resume_on_any_number_of_ranks(name, out):
+    """Begun on one rank, gone on with on two, and so on to all, and each fails a little later."""
+    stops = {
+        "smooth": [("blur-1", 2), ("blur-2", 1), ("blur-3", 5)],
+        "transpose": [("negate", 3), ("turn", 1), ("write", 0)],
+        "regroup": [("warp", 4), ("combine", 1), ("write", 0)],
+    }[name]
+    for count, (stage, chunk) in enumerate(stops[:LAST], start=1):
+        with first_ranks(count) as comm:
+            if comm is not None:
+                with pytest.raises(RunFailed, match=f"stage {stage}, chunk {chunk}"):
+                    go(toy.TOYS[name](at(stage, chunk, lambda: throw(ON_PURPOSE))), out, comm)
+    calls = Calls()
+    made = toy.TOYS[name](calls)
+    if LAST:
+        before = len({(mark.stage, mark.chunk) for mark in read_marks(work_folder(made, out) / "journal")})
+        assert before > 0
+        COMM.Barrier()  # all have counted before the next run marks more
+        report = go(made, out)
+        assert sum(entry["resumed_chunks"] for entry in report["stages"]) == before
+    else:
+        go(made, out)
+    check(made, out)
+
+
+def test_resume_on_fewer_ranks(out):
+    """Begun on all ranks, finished by the first alone."""
+    fails(toy.smooth(at("blur-3", 1, lambda: throw(ON_PURPOSE))), out, "stage blur-3")
+    with first_ranks(1) as comm:
+        if comm is not None:
+            report = go(toy.smooth(), out, comm)
+            assert sum(entry["resumed_chunks"] for entry in report["stages"]) > 0
+    check(toy.smooth(), out)
+
+
+def test_altered_bytes_are_found_and_computed_again(out, capfd):
+    """One byte of one marked chunk was flipped in the staged file since."""
+    fails(toy.smooth(at("sum", 0, lambda: throw(ON_PURPOSE))), out, "stage sum")
+    if COMM.rank == 0:
+        path = work_folder(toy.smooth(), out) / "pass-1.h5"
+        with h5py.File(path, "r+", locking=False) as file:
+            values = file["data"][5].view("uint8")
+            values[7] ^= 1
+            file["data"][5] = values.view("float32")
+    COMM.Barrier()  # the byte is flipped before any rank reads it
+    capfd.readouterr()
+    calls = Calls()
+    go(toy.smooth(calls), out)
+    check(toy.smooth(), out)
+    stages = {"make", "blur-1", "blur-2", "blur-3"}
+    assert [call for call in calls.all() if call[0] in stages] == [("blur-1", 2)]
+    said = "mpiimg: warning: stage blur-1: 1 chunks were altered since they were marked"
+    assert capfd.readouterr().err.count(said) == (COMM.rank == 0)
+
+
+def test_a_lost_staged_file_is_made_anew(out):
+    fails(toy.smooth(at("sum", 0, lambda: throw(ON_PURPOSE))), out, "stage sum")
+    if COMM.rank == 0:
+        (work_folder(toy.smooth(), out) / "pass-2.h5").unlink()
+    COMM.Barrier()  # the file is gone before any rank looks for it
+    calls = Calls()
+    go(toy.smooth(calls), out)
+    check(toy.smooth(), out)
+    assert {stage for stage, _ in calls.all()} & {"make", "blur-1", "blur-2", "blur-3"} == {"blur-2"}
+
+
+def test_a_stream_that_is_not_what_was_marked_is_refused(out):
+    """Its size, time and samples may be the same: it is compared block by block where it is read again."""
+    with pytest.raises(RunFailed):
+        go(toy.transpose(at("read", 9, lambda: throw(ON_PURPOSE))), out)
+    made = toy.transpose()
+    blocks = plan.static_stages(made.recipe)[0].blocks
+    source = dataclasses.replace(
+        plan.static_stages(made.recipe)[0], blocks=lambda: (block + 1 for block in blocks())
+    )
+    altered = dataclasses.replace(made.recipe, steps=[lambda values: source, *made.recipe.steps[1:]])
+    with pytest.raises(BadInput, match=r"stage read, chunk 0: the input is not what an earlier run read"):
+        run(altered, COMM, options(out))
+    go(made, out)
+    check(made, out)
+
+
+def test_another_parameter_voids_the_marks(out):
+    """Of the stage that has it, and of all that depend on it."""
+    fails(toy.smooth(at("divide", 3, lambda: throw(ON_PURPOSE))), out, "stage divide")
+    calls = Calls()
+    made = toy.smooth(calls, scale=2.0)
+    report = go(made, out)
+    check(made, out)
+    assert sum(entry["resumed_chunks"] for entry in report["stages"]) == 0
+    assert len([call for call in calls.all() if call[0] not in ("write", "save", "finish")]) == total_chunks(
+        made
+    )
+
+
+@pytest.mark.parametrize(("rank", "number"), [(0, signal.SIGTERM), (LAST, signal.SIGUSR1)])
+def test_a_signal_to_one_rank_stops_all_at_a_chunk_boundary(rank, number, out):
+    sent = []
+
+    def send(stage, chunk):
+        if stage == "blur-2" and COMM.rank == rank and not sent:
+            sent.append(chunk)
+            os.kill(os.getpid(), number)
+
+    calls = Calls(send)
+    made = toy.smooth(calls, depth=40)
+    with pytest.raises(RunStopped, match="the same command goes on from there"):
+        go(made, out)
+    assert COMM.allreduce(len(sent)) == 1
+    assert ("sum", 0) not in calls.all()
+    before = marked(made, out)
+    assert before >= 40
+    calls = Calls()
+    resumes(before, calls, toy.smooth(calls, depth=40), out)
+
+
+def test_a_signal_stops_a_stream(out):
+    """The reader stops, and ranks that wait for blocks are told."""
+    calls = Calls(at("read", 3, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    with pytest.raises(RunStopped):
+        go(toy.transpose(calls, volumes=9), out)
+    assert max(chunk for _, chunk in calls.all()) < 9
+    made = toy.transpose(volumes=9)
+    go(made, out)
+    check(made, out)
+
+
+def test_a_run_in_memory_that_stops_starts_over(out):
+    hook = at("blur-2", 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(RunStopped, match="it starts over"):
+        go(toy.smooth(hook), out, in_memory=True)
+    calls = Calls()
+    made = toy.smooth(calls)
+    go(made, out, in_memory=True)
+    check(made, out)
+    assert len({call for call in calls.all() if call[0] not in ("write", "save", "finish")}) == total_chunks(
+        made
+    )
+
+
+# What ranks agree on.
+
+
+def test_one_rank_speaks_for_all():
+    assert runtime.on_root(COMM, lambda: COMM.rank) == 0
+    for error, expected in ((BadInput("no"), BadInput), (KeyError("no"), RunFailed)):
+        with pytest.raises(expected, match="no"):
+            runtime.on_root(COMM, throw, error)
+
+
+STATES = {
+    "go": lambda agreement: None,
+    "stop": lambda agreement: setattr(agreement, "stop_requested", True),
+    "bad": lambda agreement: agreement.record(BadInput("bad"), "here"),
+    "fail": lambda agreement: agreement.record(ValueError("worse"), "there"),
+}
+
+
+@pytest.mark.parametrize(
+    ("states", "outcome"),
+    [
+        (["go"], None),
+        (["stop"], RunStopped),
+        (["stop", "go"], RunStopped),
+        (["go", "go", "stop"], RunStopped),
+        (["go", "bad"], BadInput),
+        (["stop", "bad"], BadInput),
+        (["bad", "fail"], RunFailed),
+        (["fail", "bad", "stop", "go"], RunFailed),
+        (["fail", "fail", "fail", "fail"], RunFailed),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else "",
+)
+def test_the_worst_of_all_states_decides(states, outcome):
+    """Ranks in the given states, repeated as often as there are ranks (those that fit on so few)."""
+    if len(states) > COMM.size:
+        pytest.skip("needs more ranks")
+    agreement = runtime.Agreement(COMM)
+    for turn in range(2):
+        STATES[states[COMM.rank % len(states)]](agreement)
+        if turn == 0:
+            agreement.interrupted()
+        if outcome is None:
+            agreement.settle()
+            continue
+        with pytest.raises(outcome) as caught:
+            agreement.settle()
+        assert COMM.allgather(str(caught.value)) == [str(caught.value)] * COMM.size
+        if outcome is RunFailed:
+            first = next(r for r in range(COMM.size) if states[r % len(states)] == "fail")
+            assert str(caught.value) == f"rank {first} on {socket.gethostname()}, there:\nValueError: worse"
+        if outcome is BadInput:
+            assert str(caught.value) == "bad"
+
+
+def test_a_failure_is_noticed_by_ranks_that_work_on():
+    """Who fails warns the others, who look at every chunk boundary; then all settle, with no message left."""
+    agreement = runtime.Agreement(COMM)
+    if COMM.rank == LAST:
+        agreement.record(ValueError("on purpose"), "here")
+    else:
+        while not agreement.interrupted():
+            pass
+    with pytest.raises(RunFailed, match="on purpose"):
+        agreement.settle()
+    # All have settled before anyone looks for a message that should not be there.
+    COMM.Barrier()
+    assert COMM.rank == LAST or not agreement.interrupted()
+
+
+def test_memory_is_agreed_on(monkeypatch):
+    monkeypatch.setattr(runtime, "_node_memory", lambda: (1 + COMM.rank) << 30)
+    assert runtime.memory_per_rank(COMM) == (1 << 30) * 9 // 10 // COMM.size
+
+
+def test_results_do_not_depend_on_the_number_of_ranks(out):
+    """The sum of the toy really depends on its order: added up backwards it is another number."""
+    made = toy.smooth()
+    go(made, out)
+    rows = [made.result[a:b] for a, b in toy.blocks(11, 2)]
+    assert np.concatenate(rows).shape == made.result.shape
+    total = np.float32(eval((out / "total.txt").read_text(), {"np": np}))
+    image = made.result * np.float64(total)
+    partial = np.array([np.float32(image[a:b].sum(dtype=np.float32)) for a, b in toy.blocks(11, 2)])
+    assert toy.in_order(partial[::-1]) != toy.in_order(partial)

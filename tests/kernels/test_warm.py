@@ -1,0 +1,136 @@
+"""Warming compiles all that a run will call: no rank compiles after it."""
+
+import json
+import sys
+
+import pytest
+from numba.core.dispatcher import Dispatcher
+from support import launch
+
+from mpiimg.astro.kernels import coadd, cosmics, robust, warp
+from mpiimg.kernels import precompile as warm
+from mpiimg.kernels import vmath
+from mpiimg.neuro.kernels import median, nlmeans, otsu, piesno, tensor
+from mpiimg.tools.registry import cli
+
+
+def signatures():
+    """Return how many types each kernel is compiled for."""
+    return {
+        f"{module.__name__}.{name}": len(kernel.signatures)
+        for module in (median, nlmeans, otsu, piesno, tensor, vmath, cosmics, warp, coadd, robust)
+        for name, kernel in vars(module).items()
+        if isinstance(kernel, Dispatcher)
+    }
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory):
+    """Simulate a head with more voxels a line than a tile of the median filter has."""
+    folder = tmp_path_factory.mktemp("head")
+    arguments = ["neuro", "--shape", "56x52x8", "--volumes", "8", "--out", str(folder), "--quiet"]
+    assert cli.main("mpiimg-simulate", arguments) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sky(tmp_path_factory):
+    """Simulate two exposures of one field."""
+    folder = tmp_path_factory.mktemp("sky")
+    arguments = ["astro", "--visits", "2", "--sensors", "1", "--shape", "200x220", "--out", str(folder)]
+    assert cli.main("mpiimg-simulate", [*arguments, "--quiet"]) == 0
+    return sorted(map(str, folder.glob("*.fits")))
+
+
+def test_a_survey_compiles_nothing_after_warming(sky, tmp_path):
+    warm.compile_parts(warm.PARTS)
+    before = signatures()
+    assert (
+        min(before["mpiimg.astro.kernels.cosmics._repair"], before["mpiimg.astro.kernels.cosmics._gather"])
+        > 0
+    )
+    tract = ["--patch", "300", "--border", "20", "--quiet"]
+    for weights in ("exposure", "pixel"):
+        arguments = [*sky, "--out", str(tmp_path / weights), *tract, "--weights", weights]
+        assert cli.main("mpiimg-astro", arguments) == 0
+    calibrated = tmp_path / "calibrated"
+    assert cli.main("mpiimg-calibrate", [*sky, "--out", str(calibrated), "--quiet"]) == 0
+    exposures = sorted(map(str, calibrated.glob("*.fits")))
+    assert cli.main("mpiimg-warp", [*exposures, "--out", str(tmp_path / "warps"), *tract]) == 0
+    out = ["--out", str(tmp_path / "patches"), "--quiet"]
+    assert cli.main("mpiimg-coadd", [str(tmp_path / "warps"), *out]) == 0
+    assert signatures() == before
+
+
+def test_a_run_compiles_nothing_after_warming(head, tmp_path):
+    warm.compile_parts(warm.PARTS)
+    before = signatures()
+    assert sum(before.values()) >= 10
+    gradients = [
+        str(head / "dwi.nii.gz"),
+        "--bvals",
+        str(head / "dwi.bval"),
+        "--bvecs",
+        str(head / "dwi.bvec"),
+    ]
+    arguments = [*gradients, "--out", str(tmp_path), "--fit-residual", "--quiet"]
+    assert cli.main("mpiimg-neuro", arguments) == 0
+    mask = str(tmp_path / "dwi_desc-brain_mask.nii.gz")
+    arguments = [*gradients, "--mask", mask, "--out", str(tmp_path / "ols"), "--method", "ols", "--quiet"]
+    assert cli.main("mpiimg-fit", arguments) == 0
+    assert signatures() == before
+
+
+COLD_START = """
+import sys
+from mpiimg.engine.mpi import runtime
+from mpiimg.kernels import nlmeans, warm
+from mpiimg.engine.run import compile_kernels
+
+comm = runtime.world()
+compile_kernels(("denoise",), comm)
+warm.compile_denoise()
+kernels = [kernel for kernel in vars(nlmeans).values() if hasattr(kernel, "stats")]
+compiled = comm.gather(sum(len(kernel.stats.cache_misses) for kernel in kernels))
+runtime.say(comm, compiled, sys.stdout)
+"""
+
+
+def test_sixteen_ranks_that_start_cold_compile_once(tmp_path):
+    """On two cores, with an empty cache, and none of them itself; the next start says nothing."""
+    script = tmp_path / "cold.py"
+    script.write_text(COLD_START)
+    for ranks, compilers in ((16, 1), (2, 0)):
+        command = [*launch.mpiexec(ranks), sys.executable, script]
+        done = launch.run(command, env={"NUMBA_CACHE_DIR": str(tmp_path / "cache")}, timeout=240)
+        compiled = json.loads(done.stdout)
+        assert len(compiled) == ranks
+        assert not any(compiled)
+        assert done.stderr.count("compiling kernels on one rank of each node") == compilers
+
+
+def test_a_compiler_that_does_not_start_is_done_without(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(warm, "cold", lambda parts: list(parts))
+    monkeypatch.setattr(warm, "compile_parts", lambda parts: compiled.extend(parts))
+    for program in ("/nowhere/python", "false"):
+        monkeypatch.setattr(sys, "executable", program)
+        warm.compile_apart(["fit", "mask"])
+        assert compiled == ["fit", "mask"]
+        compiled.clear()
+
+
+def test_a_compiler_is_told_its_cpu_and_takes_itself_for_no_rank(monkeypatch):
+    started = []
+    monkeypatch.setattr(warm.subprocess, "run", lambda command, env, **how: started.append((command, env)))
+    monkeypatch.setattr(warm, "cold", lambda parts: [])
+    monkeypatch.setattr(warm.jit, "cpu_target", lambda: warm.jit.PORTABLE_CPU)
+    of_ranks = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
+    for name in of_ranks:
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "/somewhere")
+    warm.compile_apart(["fit"])
+    ((command, environment),) = started
+    assert command[-2:] == ["--portable", "fit"]
+    assert environment["NUMBA_CACHE_DIR"] == "/somewhere"
+    assert not environment.keys() & set(of_ranks)

@@ -1,0 +1,254 @@
+"""The batch scripts without a cluster: what they start, and when a job goes back into the queue."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from support import launch
+
+SCRIPTS = sorted((launch.REPOSITORY / "slurm").glob("*.s*"))
+
+#: What says how it was called, and ends as FAKE_STATUS says; a step on every node asks whether these answer.
+SRUN = """#!/bin/bash
+for last; do :; done
+[ "$last" != true ] || exit "$NODES"
+printf '%s|' "$@"
+printf '%s\\n' "$SLURM_KILL_BAD_EXIT$OMP_NUM_THREADS"
+[ -z "$TOLD" ] || kill -USR1 "$(ps -o ppid= $PPID)"
+exit "$STATUS"
+"""
+
+
+@pytest.fixture
+def job(tmp_path):
+    """Return a function that runs a script as SLURM would."""
+    for name, text in (
+        ("srun", SRUN),
+        *((name, f'#!/bin/sh\necho "{name} $*"\n') for name in ("scontrol", "scancel")),
+    ):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+
+    def run(script, *words, status=0, nodes=0, told="", **environment):
+        job = {
+            "SLURM_SUBMIT_DIR": str(launch.REPOSITORY),
+            "SLURM_JOB_ID": "7",
+            "SLURM_JOB_NUM_NODES": "2",
+            "SLURM_NTASKS": "4",
+            "MPIIMG_VENV": "/some/.venv",
+            "MPIIMG_PLAN": "no",
+        }
+        made = {"PATH": path, "STATUS": str(status), "NODES": str(nodes), "TOLD": told}
+        command = ["bash", launch.REPOSITORY / "slurm" / script, *words]
+        return launch.run(command, env={**job, **made, **environment}, check=False)
+
+    return run
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_parse(script):
+    launch.run(["bash", "-n", script])
+
+
+@pytest.mark.parametrize("tool", ["neuro", "astro"])
+def test_a_tool_is_started_with_what_the_script_was_given(job, tool):
+    words = ("a b.nii.gz", "--out", "out", "--b-max", "1500")
+    done = job(f"{tool}.sbatch", *words)
+    assert done.stdout == f"--ntasks=4|--mpi=pmi2|mpiimg-{tool}|a b.nii.gz|--out|out|--b-max|1500|11\n"
+    assert done.returncode == 0
+    done = job(f"{tool}.sbatch", *words, MPIIMG_VENV="/some/.venv-mpi", MPIIMG_SRUN_OPTIONS="--overlap -l")
+    assert done.stdout.startswith("--ntasks=4|--mpi=pmix|--overlap|-l|mpiimg-")
+
+
+@pytest.mark.parametrize("script", ["neuro.sbatch", "astro.sbatch", "neuro-array.sbatch", "scaling.sbatch"])
+def test_usage_and_a_missing_checkout_are_told(job, script, tmp_path):
+    done = job(script)
+    assert done.returncode == 2
+    assert f"slurm/{script}" in done.stderr
+    done = job(script, SLURM_SUBMIT_DIR=str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr == "submit from the checkout of mpiimg, or set MPIIMG_HOME\n"
+
+
+@pytest.mark.parametrize(
+    ("how", "requeued"),
+    [
+        ({"status": 0}, False),
+        ({"status": 1}, False),
+        ({"status": 2}, False),
+        ({"status": 3}, False),
+        ({"status": 75}, True),
+        # A rank was killed: by a node that is gone, or by something that would happen again.
+        ({"status": 137}, False),
+        ({"status": 137, "nodes": 1}, True),
+        ({"status": 1, "nodes": 1}, True),
+        ({"status": 2, "nodes": 1}, False),
+        # Told to stop, and killed as the first rank left.
+        ({"status": 137, "told": "yes"}, True),
+        ({"status": 1, "told": "yes"}, False),
+        ({"status": 0, "told": "yes"}, False),
+        ({"status": 75, "SLURM_RESTART_COUNT": "9"}, True),
+        ({"status": 75, "SLURM_RESTART_COUNT": "10"}, False),
+        ({"status": 75, "SLURM_RESTART_COUNT": "2", "MPIIMG_REQUEUES": "2"}, False),
+    ],
+    ids=str,
+)
+def test_a_job_goes_back_into_the_queue_where_it_can_go_on_and_only_so_often(job, how, requeued):
+    done = job("neuro.sbatch", "dwi.nii.gz", **how)
+    assert ("scontrol requeue 7\n" in done.stdout) == requeued
+    assert ("scancel --signal=USR1 7\n" in done.stdout) == ("told" in how)
+    assert done.returncode == how["status"]
+    assert ("submit it again" in done.stderr) == (how["status"] == 75 and not requeued)
+
+
+def test_a_job_that_slurm_itself_requeued_too_often_starts_nothing(job):
+    done = job("neuro.sbatch", "dwi.nii.gz", SLURM_RESTART_COUNT="11")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "giving up" in done.stderr
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    """A list of three images in folders of their own, one of which names its gradients."""
+    for name in ("a.nii.gz", "a.bval", "a.bvec", "b.nii", "g.bval", "g.bvec", "c.nii"):
+        (tmp_path / name).touch()
+    paths = [tmp_path / name for name in ("a.nii.gz", "b.nii", "g.bval", "g.bvec", "c.nii")]
+    text = "# images\n\n{}\n{} {} {}\n{}\n".format(*paths)
+    (tmp_path / "list.txt").write_text(text)
+    return tmp_path
+
+
+def array(job, cohort, task):
+    return job("neuro-array.sbatch", cohort / "list.txt", "out", "--quiet", SLURM_ARRAY_TASK_ID=str(task))
+
+
+def test_a_task_of_an_array_takes_its_line(job, cohort):
+    words = array(job, cohort, 1).stdout.split("|")
+    assert words[2:4] == ["mpiimg-neuro", f"{cohort}/a.nii.gz"]
+    assert words[4:11] == [
+        *("--bvals", f"{cohort}/a.bval", "--bvecs", f"{cohort}/a.bvec", "--out", "out/a", "--quiet")
+    ]
+    words = array(job, cohort, 2).stdout.split("|")
+    assert words[3:10] == [
+        *(f"{cohort}/b.nii", "--bvals", f"{cohort}/g.bval", "--bvecs", f"{cohort}/g.bvec", "--out", "out/b")
+    ]
+
+
+@pytest.mark.parametrize(("task", "said"), [(3, "c.nii: no "), (4, "has 3 images: sbatch --array=1-3")])
+def test_a_task_without_an_image_or_gradients_is_refused(job, cohort, task, said):
+    done = array(job, cohort, task)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+
+
+#: Stands for a tool with a plan: it needs NEED MB and SECONDS_NEEDED on one rank.
+TOOL = """#!/usr/bin/env python3
+import json, os, sys
+flags = dict(word.partition("=")[::2] for word in sys.argv[1:] if word.startswith("--"))
+if "--bad" in flags:
+    sys.exit(print("mpiimg-neuro: error: unrecognized arguments: --bad", file=sys.stderr) or 2)
+if "broken" in sys.argv[1]:
+    sys.exit(print("mpiimg: error: broken: no such file", file=sys.stderr) or 2)
+need, has = int(os.environ["NEED"]), int(float(flags.get("--memory", os.environ["HAS"] + "G")[:-1]) * 1024)
+if need > has:
+    said = f"stage fit needs {need} MB a rank and has {has}; use more ranks, or raise --memory"
+    sys.exit(print(f"mpiimg: error: {said}", file=sys.stderr) or 2)
+seconds = float(os.environ["SECONDS_NEEDED"]) / int(flags["--ranks"])
+print(json.dumps({"totals": {"peak_a_rank": need << 20, "seconds": seconds}}))
+"""
+
+
+@pytest.fixture
+def planned(tmp_path, job):
+    """Return a function that runs a script where the tools have a plan; sbatch says how it was called."""
+    venv = tmp_path / "venv" / "bin"
+    venv.mkdir(parents=True)
+    sbatch = '#!/bin/bash\nprintf "%s\\n" "$@"\n'
+    for path, text in (
+        (venv / "mpiimg-neuro", TOOL),
+        (tmp_path / "sbatch", sbatch),
+        (tmp_path / "squeue", "#!/bin/sh\necho '        10:00'\n"),
+    ):
+        path.write_text(text)
+        path.chmod(0o755)
+
+    def run(script, *words, need=900, has=2, seconds=1200, **environment):
+        plan = {"NEED": str(need), "HAS": str(has), "SECONDS_NEEDED": str(seconds), "MPIIMG_PLAN": ""}
+        return job(script, *words, MPIIMG_VENV=str(venv.parent), **plan, **environment)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "said"),
+    [
+        ({}, 0, "predicted 5 min, 900 MB a rank\n"),
+        # More than there is on this node: with what the next job gets it.
+        (
+            {"need": 3000},
+            2,
+            "stage fit needs 3000 MB a rank and has 2048: sbatch --mem-per-cpu=3500M --time=15 ...",
+        ),
+        # Too long for one job, then for all that it may become.
+        ({"seconds": 4800}, 0, "the limit is 10 min away, so that the job will be requeued"),
+        ({"seconds": 48000}, 2, "may be requeued 10 times: sbatch --mem-per-cpu=1100M --time=405 ..."),
+        ({"words": ["broken.nii"]}, 2, "mpiimg-neuro: error: broken: no such file\n"),
+    ],
+    ids=str,
+)
+def test_a_job_that_cannot_do_it_says_so_before_any_work(planned, how, status, said):
+    words = how.pop("words", ["dwi.nii.gz"])
+    done = planned("neuro.sbatch", *words, SLURM_JOB_NAME="mpiimg-neuro", **how)
+    assert done.returncode == status
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert ("--mpi=pmi2" in done.stdout) == (status == 0)
+
+
+def test_a_job_that_is_told_while_it_plans_starts_nothing_and_goes_back_into_the_queue(planned, tmp_path):
+    tell = "#!/bin/bash\nkill -USR1 $(ps -o ppid= $PPID)\necho 10:00\n"
+    (tmp_path / "squeue").write_text(tell)
+    done = planned("neuro.sbatch", "dwi.nii.gz")
+    assert done.returncode == 75
+    assert "--mpi=pmi2" not in done.stdout
+    assert "scontrol requeue 7\n" in done.stdout
+
+
+def submitted(done) -> list[str]:
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[1:]
+
+
+def test_submit_asks_for_what_the_plan_predicts(planned):
+    """For the ranks that are given, or those in the script; what is given otherwise comes later, and wins."""
+    script = str(launch.REPOSITORY / "slurm" / "neuro.sbatch")
+    words = submitted(planned("submit.sh", script, "dwi.nii.gz", "--out", "out"))
+    assert words == ["--mem-per-cpu=1100M", "--time=8", script, "dwi.nii.gz", "--out", "out"]
+    words = submitted(planned("submit.sh", "--ntasks=4", "--time=30", script, "dwi.nii.gz", need=9000))
+    assert words == ["--mem-per-cpu=10500M", "--time=15", "--ntasks=4", "--time=30", script, "dwi.nii.gz"]
+    done = planned("submit.sh", script, "broken.nii")
+    assert (done.returncode, done.stderr) == (2, "submit.sh: error: broken: no such file\n")
+    done = planned("submit.sh", script, "dwi.nii.gz", "--bad")
+    assert (done.returncode, done.stderr) == (2, "submit.sh: error: unrecognized arguments: --bad\n")
+    done = planned("submit.sh", "neuro", "dwi.nii.gz")
+    assert done.returncode == 2
+    assert "usage: " in done.stderr
+
+
+def test_submit_counts_a_cohort_and_plans_its_largest_image(planned, cohort):
+    (cohort / "b.nii").write_text("large")
+    script = str(launch.REPOSITORY / "slurm" / "neuro-array.sbatch")
+    words = submitted(planned("submit.sh", "-n", "2", script, cohort / "list.txt", "out"))
+    assert words[:5] == ["--mem-per-cpu=1100M", "--time=25", "--array=1-3", "-n", "2"]
+    (cohort / "g.bval").unlink()
+    done = planned("submit.sh", script, cohort / "list.txt", "out")
+    assert done.returncode == 2
+    assert "b.nii: no " in done.stderr
+
+
+def test_submit_asks_for_all_runs_of_a_scaling(planned):
+    script = str(launch.REPOSITORY / "slurm" / "scaling.sbatch")
+    words = submitted(planned("submit.sh", script, "out", "dwi.nii.gz"))
+    assert words == ["--mem-per-cpu=1100M", "--time=85", script, "out", "dwi.nii.gz"]

@@ -1,0 +1,202 @@
+"""Ranks that start in milliseconds: each is forked from a process that has imported everything.
+
+    zygote = Zygote(python, folder, environment)
+    launch.run([*launch.mpiexec(3, python), *zygote.rank("support.lives", ...)])
+    zygote.close()
+
+A process that stays (:func:`serve`) imports the libraries, without starting
+MPI, and listens on a socket. What the launcher starts as a rank is a small
+program (:func:`rank`) that hands its environment and open files to a fork of that process,
+passes signals on to it, and ends as it ends. So tests that need hundreds of
+starts pay for the imports once; everything after the imports is as in any run.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+
+#: Signals that a rank passes on.
+FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+#: Modules that the process imports ahead, where they are installed.
+AHEAD = (
+    "astropy.coordinates",
+    "astropy.io.fits",
+    "astropy.table",
+    "astropy.wcs",
+    "deflate",
+    "dipy.core.gradients",
+    "dipy.denoise.noise_estimate",
+    "h5py",
+    "isal.igzip",
+    "isal.isal_zlib",
+    "mpiimg.tools.cli",
+    "mpiimg.kernels.jit",
+    "mpiimg.neuro.subject",
+    "mpiimg.engine.run",
+    "mpiimg.astro.survey",
+    "nibabel",
+    "scipy.ndimage",
+    "scipy.spatial",
+    "sep",
+    "support.toy",
+)
+
+
+def rank(path: str, words: list[str]) -> None:
+    """Be one rank: let the process at `path` fork, and end as the fork does."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connection.connect(path)
+    # The launcher of the wheels' MPI talks to its ranks through an inherited descriptor.
+    files = [0, 1, 2, *(int(os.environ[name]) for name in ("PMI_FD",) if name in os.environ)]
+    started = {"words": words, "environment": dict(os.environ), "folder": os.getcwd(), "files": files}
+    socket.send_fds(connection, [json.dumps(started).encode()], files)
+    pid = int(connection.recv(64))
+
+    def forward(number, frame):
+        with contextlib.suppress(ProcessLookupError):  # it may have ended, or been killed, just now
+            os.kill(pid, number)
+
+    for number in FORWARDED:
+        signal.signal(number, forward)
+    status = int(connection.recv(64) or -signal.SIGKILL)
+    if status < 0:
+        if -status != signal.SIGKILL:
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    os._exit(status)
+
+
+def serve(path: str) -> None:
+    """Import everything and load the kernels, then fork for whoever connects."""
+    import mpi4py
+
+    mpi4py.rc.initialize = False
+    from importlib import import_module
+
+    for name in AHEAD:
+        import_module(name)
+    warm = import_module("mpiimg.kernels.precompile")
+    warm.compile_parts(warm.PARTS)
+    gc.freeze()  # or collections in the ranks copy every page of this process
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(path)
+    listener.listen(64)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    print("ready", flush=True)
+    while True:
+        ready, _, _ = select.select([listener, sys.stdin], [], [])
+        if sys.stdin in ready:
+            return
+        connection, _ = listener.accept()
+        if os.fork() == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            listener.close()
+            _attend(connection)
+            os._exit(0)
+        connection.close()
+
+
+def _attend(connection: socket.socket) -> None:
+    """Fork a rank, and tell its starter how it ended; kill it if its starter is gone."""
+    data, files, _, _ = socket.recv_fds(connection, 1 << 17, 8)
+    pid = os.fork()
+    if pid == 0:
+        connection.close()
+        _leave(_be(json.loads(data), files))
+    for file in files:
+        os.close(file)
+    connection.send(str(pid).encode())
+    descriptor = os.pidfd_open(pid)
+    ready, _, _ = select.select([descriptor, connection], [], [])
+    if connection in ready:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    with contextlib.suppress(OSError):
+        connection.send(str(status).encode())
+
+
+def _be(started: dict, files: list[int]) -> int:
+    """Take over files, environment and folder of the starter, and run module.main(words)."""
+    from importlib import import_module
+
+    # Move what came out of the way of the numbers that are wanted.
+    moved = [os.dup2(file, 200 + place) for place, file in enumerate(files)]
+    for file, number in zip(moved, started["files"], strict=True):
+        os.dup2(file, number)
+    for file in {*files, *moved} - set(started["files"]):
+        os.close(file)
+    os.environ.clear()
+    os.environ.update(started["environment"])
+    os.chdir(started["folder"])
+    module, *words = started["words"]
+    sys.argv = [module, *words]
+    from mpi4py import MPI
+
+    MPI.Init_thread()
+    try:
+        code = int(import_module(module).main(words) or 0)
+    except SystemExit as end:
+        code = int(end.code or 0)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    MPI.Finalize()
+    return code
+
+
+def _leave(code: int) -> None:
+    """Exit as a program does, but for the objects of the interpreter: to free them copies all their pages.
+
+    MPICH takes its leave of the launcher where the C library exits.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    ctypes.CDLL(None).exit(code)
+
+
+class Zygote:
+    """The process that forks ranks for the MPI of one install."""
+
+    def __init__(self, python: str, folder, environment: dict[str, str]):
+        self.python, self._path = python, str(folder / "zygote")
+        tests = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        program = (
+            f"import sys; sys.path.insert(0, {tests!r}); from support.zygote import serve; serve(sys.argv[1])"
+        )
+        self._process = subprocess.Popen(
+            [python, "-c", program, self._path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            start_new_session=True,
+        )
+        if self._process.stdout.readline() != "ready\n":
+            raise RuntimeError("the process that forks ranks did not come up")
+
+    def rank(self, module: str, *words) -> list[str]:
+        """Return the command of a rank that runs module.main(words)."""
+        return [self.python, "-I", "-S", os.path.abspath(__file__), self._path, module, *map(str, words)]
+
+    def close(self) -> None:
+        """Let it end."""
+        self._process.stdin.close()
+        self._process.wait(30)
+        self._process.stdout.close()
+
+
+if __name__ == "__main__":
+    rank(sys.argv[1], sys.argv[2:])

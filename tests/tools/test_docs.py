@@ -1,0 +1,168 @@
+"""What README and docs say is true: commands run, flags exist, links lead somewhere, examples are code."""
+
+import ast
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import nibabel
+import numpy as np
+import pytest
+from support import launch
+
+from mpiimg.errors import Exit
+from mpiimg.tools.registry import cli
+
+ROOT = launch.REPOSITORY
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+#: Flags of programs that are not ours, which the pages may name.
+FOREIGN = {
+    "srun": {"--mpi", "--kill-on-bad-exit", "--ntasks-per-node"},
+    "sbatch": {"--ntasks", "--mem", "--mem-per-cpu", "--constraint", "--array", "--signal"},
+    "scancel": {"--signal"},
+    "pip": {"--no-deps"},
+}
+
+#: Programs of the checkout and how they say what flags they have.
+SCRIPTS = tuple(f"benchmarks/{name}.py" for name in ("run", "subject", "survey", "side_by_side", "scaling"))
+
+
+def flags(name):
+    """Return the flags of a tool."""
+    return {flag for flag in cli.parser(name)._option_string_actions if flag.startswith("--")}
+
+
+def script_flags(script):
+    """Return the flags in the help of a script."""
+    said = subprocess.run(
+        [sys.executable, ROOT / script, "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    return set(re.findall(r"--[a-z][a-z-]*", said))
+
+
+def code(page):
+    """Return the pieces of a page that are code: fenced, indented by four, or between backticks."""
+    text = page.read_text()
+    fenced = re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S)
+    text = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    indented = re.findall(r"^ {4,}(\S.*)$", text, re.M)
+    return (
+        [line for block in fenced for line in block.splitlines()] + indented + re.findall(r"`([^`]+)`", text)
+    )
+
+
+def test_every_flag_on_a_page_exists():
+    known = set().union(*map(flags, cli.TOOLS), *FOREIGN.values(), *map(script_flags, SCRIPTS))
+    named = [
+        (page.name, flag)
+        for page in PAGES
+        for piece in code(page)
+        for flag in re.findall(r"--[a-z][a-z-]+", piece)
+    ]
+    assert len(named) > 40
+    assert [flag for flag in named if flag[1] not in known] == []
+
+
+def test_tools_are_shown_with_flags_of_their_own():
+    shown = []
+    for page in PAGES:
+        for piece in code(page):
+            called = re.search(r"(mpiimg-[a-z]+)\b(.*)", piece)
+            if called:
+                shown += [(page.name, called[1], flag) for flag in re.findall(r"--[a-z][a-z-]+", called[2])]
+    assert len(shown) > 20
+    assert [one for one in shown if one[1] not in cli.TOOLS or one[2] not in flags(one[1])] == []
+
+
+def test_every_link_and_path_leads_somewhere():
+    links = [
+        (page, target)
+        for page in PAGES
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
+        if "://" not in target
+    ]
+    assert len(links) > 10
+    assert [(page.name, target) for page, target in links if not (page.parent / target).exists()] == []
+    folders = "mpiimg|tests|docs|slurm|benchmarks|install|bin"
+    paths = {
+        path
+        for page in PAGES
+        for piece in code(page)
+        for path in re.findall(rf"^(?:{folders})/[\w./-]+", piece)
+    }
+    made = {"benchmarks/results/"}
+    assert len(paths) > 15
+    assert [path for path in sorted(paths - made) if not (ROOT / path).exists()] == []
+
+
+def test_make_targets_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    named = {
+        name for page in PAGES for piece in code(page) for name in re.findall(r"\bmake ([a-z-]+)", piece)
+    }
+    assert {"demo", "test", "install", "bench"} <= named <= targets
+
+
+def test_every_tool_is_in_the_readme():
+    text = PAGES[0].read_text()
+    assert [name for name in cli.TOOLS if f"`{name}`" not in text] == []
+
+
+def test_the_worked_example_is_the_code():
+    (example,) = [
+        block
+        for block in re.findall(
+            r"^```python\n(.*?)^```", (ROOT / "docs/architecture.md").read_text(), re.M | re.S
+        )
+        if "-> Stage:" in block
+    ]
+    (shown,) = ast.parse(example).body
+    stages = ast.parse((ROOT / "mpiimg/neuro/steps/mask.py").read_text()).body
+    (actual,) = [node for node in stages if isinstance(node, ast.FunctionDef) and node.name == shown.name]
+    assert ast.dump(shown) == ast.dump(actual)
+
+
+def test_exit_statuses_are_all_explained():
+    rows = re.findall(r"^\| (\d+) \|", (ROOT / "docs/slurm.md").read_text(), re.M)
+    assert [int(row) for row in rows] == [int(status) for status in Exit]
+
+
+@pytest.fixture(scope="module")
+def readme_run(tmp_path_factory):
+    """Run the commands of README on a small simulated subject, as a reader would, and return the folder."""
+    folder = tmp_path_factory.mktemp("readme")
+    launch.run_tool("mpiimg-simulate", "neuro", "--shape", "24x28x20", "--volumes", "8", "--out", folder)
+    blocks = re.findall(r"^```sh\n(mpiexec.*?)^```", PAGES[0].read_text(), re.M | re.S)
+    lines = [line for block in blocks for line in block.splitlines()]
+    tools = [re.search(r"mpiimg-\w+", line)[0] for line in lines]
+    assert tools == ["mpiimg-neuro", "mpiimg-stage", "mpiimg-mask", "mpiimg-denoise", "mpiimg-fit"]
+    activated = {"PATH": f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for line in lines:
+        # Every file that the table of outputs names, those on request too.
+        wanted = " --residual --fit-residual" if "mpiimg-neuro" in line else ""
+        launch.run(shlex.split(line + wanted), cwd=folder, env=activated)
+    return folder
+
+
+def test_the_commands_of_the_readme_run_and_step_by_step_gives_the_same_maps(readme_run):
+    for key in ("fa", "tensor", "s0"):
+        at_once = nibabel.load(readme_run / f"maps/dwi_model-tensor_param-{key}_dwimap.nii.gz")
+        in_steps = nibabel.load(
+            readme_run / f"steps/dwi_desc-denoised_model-tensor_param-{key}_dwimap.nii.gz"
+        )
+        assert np.asarray(at_once.dataobj).any()
+        np.testing.assert_array_equal(np.asarray(at_once.dataobj), np.asarray(in_steps.dataobj))
+
+
+def test_the_table_of_outputs_is_what_a_run_writes(readme_run):
+    section = PAGES[0].read_text().split("## Outputs")[1].split("\n## ")[0]
+    named = set(re.findall(r"`((?:dwi|run)[\w.-]+)`", section.split("| file |")[1]))
+    named |= {f"dwi_model-tensor_param-{key}_dwimap.nii.gz" for key in re.findall(r"`-([a-z]+)_`", section)}
+    named |= {f"dwi_desc-denoised_dwi{ending}" for ending in re.findall(r"`(\.bv\w+)`", section)}
+    images = {name for name in named if name.endswith(".nii.gz")}
+    sidecars = {name.replace(".nii.gz", ".json") for name in images}
+    assert {path.name for path in (readme_run / "maps").iterdir()} == named | sidecars | {"events"}
