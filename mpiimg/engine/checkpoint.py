@@ -6,23 +6,62 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-import mpiimg
-from mpiimg.engine.boxes import Box, Partition
-from mpiimg.engine.journal import Journal, Mark, checksum, read_marks
+from mpiimg.engine.boxes import Box, Partition, intersections
+from mpiimg.engine.inputs import Input
+from mpiimg.engine.journal import Journal, Mark, Runs, checksum, read_marks
 from mpiimg.engine.mpi.runtime import on_root
-from mpiimg.engine.mpi.waiting import meet
-from mpiimg.engine.stage import Stage
+from mpiimg.engine.mpi.waiting import meet as soft_barrier
+from mpiimg.engine.stage import BlockTable, Compute, Need, Stage
 from mpiimg.engine.stores import StagedStore
 from mpiimg.errors import BadInput
-from mpiimg.neuro.nifti import Image
+from mpiimg.version import __version__
 
 #: Libraries whose results are ours: with another version of one, nothing marked is taken over.
 LIBRARIES = ("numpy", "numba", "scipy", "dipy", "astropy", "sep", "nibabel")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Hashes of all that the bytes of a stage depend on.
+
+    Parameters
+    ----------
+    whole : str
+        Of the stage.
+    chunks : tuple of str, optional
+        Of each chunk, where they have one each.
+    """
+
+    whole: str
+    chunks: tuple[str, ...] | None = None
+
+    def of(self, number: int) -> str:
+        """Return that of a chunk."""
+        return self.whole if self.chunks is None else self.chunks[number]
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Where an array comes from: hashes of the whole, or of each chunk, whose blocks lie at `table`."""
+
+    whole: str
+    chunks: tuple[str, ...] | None = None
+    table: BlockTable | None = None
+
+    def of(self, need: Need, boxes: Sequence[Box]) -> Any:
+        """Return what the items at `boxes` come from."""
+        if self.chunks is None:
+            return self.whole
+        blocks = {int(i) for box in boxes for i in intersections(self.table.boxes, box)[0]}
+        numbers = np.searchsorted(self.table.starts, sorted(blocks), side="right") - 1
+        return [self.chunks[number] for number in dict.fromkeys(numbers.tolist())]
 
 
 class Marks:
@@ -33,7 +72,7 @@ class Marks:
     comm : communicator of the ranks
     folder : of the journals
     staged : where marked blocks lie; None where nothing is staged, and nothing marked
-    inputs : by the name of the array that lies in them
+    inputs : arrays that lie in files of any format
     cpu_target : that kernels are compiled for
     sync_every : seconds between syncs
     """
@@ -43,18 +82,19 @@ class Marks:
         comm,
         folder: Path,
         staged: StagedStore | None,
-        inputs: Mapping[str, Image],
+        inputs: Sequence[Input],
         cpu_target: str,
         sync_every: float,
     ):
         self._comm, self._folder, self._staged = comm, folder, staged
-        self._versions = {"mpiimg": mpiimg.__version__, "cpu_target": cpu_target, **versions(LIBRARIES)}
+        self._versions = {"mpiimg": __version__, "cpu_target": cpu_target, **versions(LIBRARIES)}
         self._sync_every = sync_every
         self._found: dict[tuple[str, str], dict[int, Mark]] = {}
         self._journal: Journal | None = None
-        self._left_out: dict[int, list[int]] = {}
-        self._of_array = {
-            name: digest("input", image.identity, image.sample, image.shape) for name, image in inputs.items()
+        self._unusable: dict[int, list[int]] = {}
+        self._origins = {
+            source.array.name: _Origin(digest("input", source.identity, source.sample, source.array.shape))
+            for source in inputs
         }
 
     def load(self) -> None:
@@ -68,44 +108,59 @@ class Marks:
         """Begin this rank's journal."""
         self._journal = Journal(self._folder, self._comm.rank, self._staged.sync, self._sync_every)
 
-    def provenance(self, stage: Stage) -> str:
-        """Return a hash of all that the bytes of this stage's chunks depend on."""
-        if stage.chunk_parameters is not None:
-            return digest([self._of_chunk(stage, number, "") for number in range(len(stage.grid))])
-        inputs = [self._of_array[need.array.name] for need in stage.reads]
+    def provenance(self, stage: Stage) -> Provenance:
+        """Return hashes of all that the bytes of this stage's chunks depend on."""
+        if _depends(stage):
+            chunks = tuple(self._of_chunk(stage, number) for number in range(len(stage.grid)))
+            return Provenance(digest(chunks), chunks)
+        inputs = [self._origins[need.array.name].whole for need in stage.reads]
         grid = (stage.grid.axes, stage.grid.shape, stage.grid.block)
-        return digest(stage.name, dict(stage.parameters), self._versions, inputs, grid)
+        return Provenance(digest(stage.name, dict(stage.parameters), self._versions, inputs, grid))
 
-    def _of_chunk(self, stage: Stage, number: int, provenance: str) -> str:
-        """Return a hash of all that the bytes of a chunk depend on; `provenance` is that of its stage."""
-        if stage.chunk_parameters is None:
-            return provenance
-        own = dict(stage.chunk_parameters(number))
-        return digest(stage.name, dict(stage.parameters), own, self._versions)
+    def _of_chunk(self, stage: Compute, number: int) -> str:
+        """Return a hash of all that the bytes of a chunk depend on, the chunks that it reads included."""
+        own, chunk = dict(stage.depends(number)), stage.chunk(number)
+        inputs = [self._origins[need.array.name].of(need, need.boxes(chunk)) for need in stage.reads]
+        return digest(stage.name, dict(stage.parameters), own, self._versions, inputs)
 
-    def has_written(self, stage: Stage, provenance: str) -> None:
-        """Remember where the arrays of a stage come from, for those that read them. Collective."""
-        if stage.left_out is not None:
-            # It may be there the next time, though all that is known of it beforehand is the same.
-            parts = self._comm.allgather(self._left_out)
-            provenance = digest(provenance, sorted(item for part in parts for item in part.items()))
-            self._left_out = {}
-        if stage.chunk_parameters is not None and self._staged is not None:
-            on_root(self._comm, self._staged.forget_aside, [array.name for array in stage.writes])
-        self._of_array.update(dict.fromkeys((array.name for array in stage.writes), provenance))
+    def has_written(self, stage: Stage, provenance: Provenance, tables: Sequence[BlockTable]) -> None:
+        """Remember where the arrays of a stage come from, for those that read them. Collective.
 
-    def found(self, stage: Stage, provenance: str) -> dict[int, Mark]:
+        A chunk that stands for something unusable may be there the next time, though all that is known of it
+        beforehand is the same: what is made of it depends on what it came to.
+        """
+        whole, chunks = provenance.whole, provenance.chunks
+        if isinstance(stage, Compute) and stage.unusable is not None:
+            unusable = {n: sums for part in self._comm.allgather(self._unusable) for n, sums in part.items()}
+            whole = digest(whole, sorted(unusable.items()))
+            if chunks is not None:
+                chunks = tuple(
+                    digest(one, unusable[n]) if n in unusable else one for n, one in enumerate(chunks)
+                )
+            self._unusable = {}
+        if _depends(stage) and self._staged is not None:
+            on_root(self._comm, self._staged.forget_aside, [array.name for array in stage.arrays])
+        for array, table in zip(stage.arrays, tables, strict=True):
+            self._origins[array.name] = _Origin(whole, chunks, table)
+
+    def found(self, stage: Stage, provenance: Provenance) -> dict[int, Mark]:
         """Return the marks that fit, by chunk."""
-        if stage.chunk_parameters is None:
-            return self._found.get((stage.name, provenance), {})
+        if provenance.chunks is None:
+            return self._found.get((stage.name, provenance.whole), {})
         marks = {}
-        for number in range(len(stage.grid)):
-            known = self._found.get((stage.name, self._of_chunk(stage, number, provenance)), {})
+        for number, own in enumerate(provenance.chunks):
+            known = self._found.get((stage.name, own), {})
             if known:
                 marks[number] = list(known.values())[-1]
         return marks
 
-    def done_before(self, stage: Stage, provenance: str, between: Callable[[int], None]) -> set[int]:
+    def done_before(
+        self,
+        stage: Stage,
+        provenance: Provenance,
+        tables: Sequence[BlockTable],
+        between: Callable[[int], None],
+    ) -> set[int]:
         """Return the chunks that are marked and whose bytes are still those that were marked. Collective.
 
         `between` is called ahead of each chunk that this rank checks.
@@ -117,43 +172,58 @@ class Marks:
         part = Partition.even(len(marked), self._comm.size)
         owners = np.zeros(len(stage.grid), dtype=np.int64)
         owners[marked] = part.owners()
-        if stage.chunk_parameters is not None:
-            on_root(self._comm, self._set_aside, stage, marks)
-        for array in stage.writes:
-            self._staged.create(array, stage.output_boxes(array), owners)
+        if provenance.chunks is not None:
+            on_root(self._comm, self._set_aside, stage, marks, tables)
+        for array, table in zip(stage.arrays, tables, strict=True):
+            self._staged.create(array, table.boxes, table.owners(owners))
         good = []
         for i in part.owned(self._comm.rank):
             between(marked[i])
             # What cannot be read is made again, like what was altered.
             with contextlib.suppress(OSError):
-                blocks = [self._staged.read(array.name, marked[i]) for array in stage.writes]
+                blocks = [
+                    self._staged.read(array.name, block)
+                    for array, table in zip(stage.arrays, tables, strict=True)
+                    for block in table.of_chunk(marked[i])
+                ]
                 mark = marks[marked[i]]
-                if _sums(blocks) == mark.blocks or self._moved(stage, marked[i], mark):
+                if _sums(blocks) == mark.blocks or self._moved(stage, marked[i], provenance, tables, mark):
                     good.append(marked[i])
-        meet(self._comm)
+        soft_barrier(self._comm)
         return {number for numbers in self._comm.allgather(good) for number in numbers}
 
-    def _set_aside(self, stage: Stage, marks: Mapping[int, Mark]) -> None:
+    def _set_aside(self, stage: Stage, marks: Mapping[int, Mark], tables: Sequence[BlockTable]) -> None:
         """Keep the arrays of a run that had other chunks, or had them elsewhere."""
-        moved = any(mark.boxes != _boxes(stage, number) for number, mark in marks.items())
-        self._staged.set_aside(stage.writes, moved)
+        moved = any(mark.places != _places(stage, tables, number) for number, mark in marks.items())
+        self._staged.set_aside(stage.arrays, moved)
 
-    def _moved(self, stage: Stage, number: int, mark: Mark) -> bool:
+    def _moved(
+        self, stage: Stage, number: int, provenance: Provenance, tables: Sequence[BlockTable], mark: Mark
+    ) -> bool:
         """Bring a chunk to its place from where an earlier run had it; say whether it was there."""
-        if stage.chunk_parameters is None:
+        if provenance.chunks is None:
             return False
+        own = [
+            (array, table, block)
+            for array, table in zip(stage.arrays, tables, strict=True)
+            for block in table.of_chunk(number)
+        ]
         blocks = [
-            self._staged.read_aside(array.name, box)
-            for array, box in zip(stage.writes, mark.boxes, strict=True)
+            self._staged.read_aside(array.name, runs)
+            for (array, _, _), runs in zip(own, mark.places, strict=True)
         ]
         if _sums(blocks) != mark.blocks:
             return False
-        for array, block in zip(stage.writes, blocks, strict=True):
-            self._staged.write(array.name, number, block)
-        self.add(stage, number, "", blocks)
+        blocks = [
+            block.reshape(table.boxes[n, :, 1] - table.boxes[n, :, 0])
+            for block, (_, table, n) in zip(blocks, own, strict=True)
+        ]
+        for (array, _, n), block in zip(own, blocks, strict=True):
+            self._staged.write(array.name, n, block)
+        self.add(stage, number, provenance, tables, blocks)
         return True
 
-    def check_input(self, stage: Stage, number: int, provenance: str, block: np.ndarray) -> None:
+    def check_input(self, stage: Stage, number: int, provenance: Provenance, block: np.ndarray) -> None:
         """Compare a block of an input that passes by with what an earlier run read there and marked.
 
         Raises
@@ -167,14 +237,20 @@ class Marks:
                 f"though its size and time are the same; remove {self._folder.parent} and start again"
             )
 
-    def add(self, stage: Stage, number: int, provenance: str, blocks: Sequence[np.ndarray]) -> None:
+    def add(
+        self,
+        stage: Stage,
+        number: int,
+        provenance: Provenance,
+        tables: Sequence[BlockTable],
+        blocks: Sequence[np.ndarray],
+    ) -> None:
         """Mark a chunk whose blocks have been staged, unless it stands for what could not be used."""
-        if stage.left_out is not None and stage.left_out(*blocks):
-            self._left_out[number] = [checksum(block) for block in blocks]
+        if isinstance(stage, Compute) and stage.unusable is not None and stage.unusable(*blocks):
+            self._unusable[number] = [checksum(block) for block in blocks]
         elif self._journal is not None:
-            boxes = _boxes(stage, number) if stage.chunk_parameters is not None else ()
-            provenance = self._of_chunk(stage, number, provenance)
-            self._journal.mark(stage.name, number, provenance, blocks, boxes)
+            places = _places(stage, tables, number) if provenance.chunks is not None else ()
+            self._journal.mark(stage.name, number, provenance.of(number), blocks, places)
 
     def sync(self) -> None:
         """Make all that was marked survive a power loss."""
@@ -200,10 +276,22 @@ def _sums(blocks: Sequence[np.ndarray]) -> tuple[tuple[int, int], ...]:
     return tuple((checksum(block), block.nbytes) for block in blocks)
 
 
-def _boxes(stage: Stage, number: int) -> tuple[Box, ...]:
-    """Return where a chunk lies in each of the arrays that its stage writes."""
-    chunk = stage.chunk(number)
-    return tuple(stage.output_box(array, chunk) for array in stage.writes)
+def _places(stage: Stage, tables: Sequence[BlockTable], number: int) -> tuple[Runs, ...]:
+    """Return where the blocks of a chunk lie in the files of their arrays: runs of items, (first, count)."""
+    return tuple(
+        tuple((first, count) for first, _, count in array.runs(_box(table, block)))
+        for array, table in zip(stage.arrays, tables, strict=True)
+        for block in table.of_chunk(number)
+    )
+
+
+def _box(table: BlockTable, block: int) -> Box:
+    return tuple((start, stop) for start, stop in table.boxes[block].tolist())
+
+
+def _depends(stage: Stage) -> bool:
+    """Say whether the chunks of a stage have a provenance each."""
+    return isinstance(stage, Compute) and stage.depends is not None
 
 
 def digest(*parts) -> str:

@@ -8,15 +8,15 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-import mpiimg
-from mpiimg.engine.boxes import Box, box_shape
-from mpiimg.engine.checkpoint import LIBRARIES, Marks, versions
-from mpiimg.engine.forecast import Placement, exchanged_needs, gathered_boxes
+from mpiimg.engine.boxes import Box
+from mpiimg.engine.checkpoint import LIBRARIES, Marks, Provenance, versions
+from mpiimg.engine.forecast import Placement, StageSizes, exchanged_needs, gathered_boxes, measure
 from mpiimg.engine.log.logbook import Logbook
 from mpiimg.engine.log.show_plan import predicted
 from mpiimg.engine.mpi.memory import anonymous_peak, give_back, resident_peak, restart_peak
@@ -24,17 +24,18 @@ from mpiimg.engine.mpi.redistribute import Traffic, redistribute
 from mpiimg.engine.mpi.runtime import Agreement, on_root, over_ranks, progress, say
 from mpiimg.engine.mpi.stream import hand_out
 from mpiimg.engine.mpi.waiting import meet
-from mpiimg.engine.plan import Options, Recipe, Resources, Section, bind, rounds, static_stages, still_read
+from mpiimg.engine.plan import Options, Recipe, Resources, StagePlan, plan_stage, rounds, still_read
 from mpiimg.engine.raw import FileEnds, write_fully
-from mpiimg.engine.stage import Need, Stage
+from mpiimg.engine.stage import Compute, Files, Need, Pieces, Reduce, Sink, Stage, Stream
 from mpiimg.engine.stores import MemoryStore, StagedStore
 from mpiimg.errors import BadInput
+from mpiimg.version import __version__
 
 log = logging.getLogger("mpiimg")
 
 
 class Executor:
-    """Runs stages one after the other; holds the stores, the marks and the values found so far."""
+    """Runs stages one after the other; holds the stores, the marks, and what was left out so far."""
 
     def __init__(
         self,
@@ -48,7 +49,8 @@ class Executor:
         outer: Agreement | None = None,
     ):
         self.recipe, self.comm, self.options, self.work = recipe, comm, options, work
-        self.values = dict(recipe.values)
+        self.state: Any = None
+        self.left_out = dict(recipe.left_out)
         self.traffic = Traffic()
         self.agreement = Agreement(comm, outer)
         self.logbook = Logbook(comm, options, events)
@@ -57,11 +59,11 @@ class Executor:
         self.staged = None if options.in_memory else StagedStore(work, comm)
         self.marks = Marks(comm, work / "journal", self.staged, recipe.inputs, cpu_target, options.sync_every)
         self.placed: dict[str, Placement] = {}
-        self.files = {name: image.open() for name, image in recipe.inputs.items()}
+        self.files = {source.array.name: source.open() for source in recipe.inputs}
         self.timings: list[dict] = []
         self.written: list[str] = []
         self.warnings = list(recipe.warnings)
-        self._stages = static_stages(recipe)
+        self._stages = recipe.expected
         self._cpu_target = cpu_target
 
     def execute(self) -> None:
@@ -73,17 +75,19 @@ class Executor:
             self.marks.load()
             self._guarded(self.marks.open, "journal")
             self._settle()
-        for step in self.recipe.steps:
-            stage = step(self.values)
-            if stage is not None:
-                self._run(stage)
+        stages, found = self.recipe.stages(), None
+        try:
+            while True:
+                found = self._run(stages.send(found))
+        except StopIteration as end:
+            self.state = end.value
         self.logbook.rest()
 
     def report(self) -> dict:
         """Return what run.json says of the run so far. Collective."""
         return {
             "tool": self.recipe.tool,
-            "version": mpiimg.__version__,
+            "version": __version__,
             "parameters": dict(self.recipe.parameters),
             "inputs": dict(self.recipe.sources),
             "warnings": self.warnings,
@@ -116,70 +120,77 @@ class Executor:
         for file in self.files.values():
             file.close()
 
-    def _run(self, stage: Stage) -> None:
+    def _run(self, stage: Stage) -> Any:
+        """Run a stage; return what a reduction found. Collective."""
         started, before = time.monotonic(), copy.copy(self.traffic)
         cpu = time.process_time()
         kept = still_read(self._stages, stage.name) | set(self.recipe.staged_outputs)
         for name in [name for name in self.placed if name not in kept]:
             self._drop(name)
         restart_peak()
-        provenance = self.marks.provenance(stage)
-        if stage.kind in ("sink", "files"):
-            done, todo = set(), range(len(stage.grid))
-            section = bind(stage, self.resources, self.placed, todo)
-            self._spill(section)
-            self.logbook.stage(stage, section, todo)
-            run = self._run_sink if stage.kind == "sink" else self._run_files
-            run(stage, section)
-            self.written += stage.outputs or (stage.output,)
+        sizes = measure(stage)
+        if isinstance(stage, Sink | Files):
+            done, found = set(), None
+            planned = self._turn_to(stage, sizes, range(len(stage.grid)))
+            run = self._run_sink if isinstance(stage, Sink) else self._run_files
+            run(stage, planned)
+            self.written += stage.files
         else:
-            done = self._done_before(stage, provenance)
+            provenance = self.marks.provenance(stage)
+            done = self._done_before(stage, sizes, provenance)
             todo = [n for n in range(len(stage.grid)) if n not in done]
-            section = bind(stage, self.resources, self.placed, todo)
-            self._spill(section)
-            self.logbook.stage(stage, section, todo)
-            self._guarded(lambda: self._create(section), f"stage {stage.name}, staged file")
+            planned = self._turn_to(stage, sizes, todo)
+            self._guarded(lambda: self._create(planned), f"stage {stage.name}, staged file")
             self._settle()
-            self._guarded(lambda: self._restore(stage, section, done), f"stage {stage.name}, marked chunks")
+            self._guarded(lambda: self._restore(planned, done), f"stage {stage.name}, marked chunks")
             self._settle()
-            if stage.kind == "source":
-                self._run_source(stage, section, todo, provenance)
+            if isinstance(stage, Stream):
+                self._run_stream(stage, planned, todo, provenance)
             else:
-                self._run_chunks(stage, section, todo, provenance)
+                self._run_chunks(stage, planned, todo, provenance)
             self._guarded(self.marks.sync, f"stage {stage.name}, marks")
             # The other ranks' blocks are in the staged files only once all have settled.
             self._settle()
-            self.marks.has_written(stage, provenance)
-            if stage.finish is not None:
-                self._finish(stage)
+            self.marks.has_written(stage, provenance, sizes.tables)
+            found = self._finish(stage) if isinstance(stage, Reduce) else None
         self.logbook.stage_done(stage)
-        self._time(stage, section, started, cpu, before, len(done))
+        self._time(stage, planned, started, cpu, before, len(done))
+        return found
 
-    def _spill(self, section: Section) -> None:
-        """Forget what memory is needed for other things; it lies in its file as well."""
-        for name in section.spilled:
+    def _turn_to(self, stage: Stage, sizes: StageSizes, todo: Sequence[int]) -> StagePlan:
+        """Plan a stage from what is in memory now, and make the room that it needs."""
+        planned = plan_stage(stage, sizes, self.resources, self.placed, todo)
+        for name in planned.spilled:
+            # Memory is needed for other things; it lies in its file as well.
             self.memory.drop(name)
             self.placed[name] = dataclasses.replace(self.placed[name], memory=False)
+        self.logbook.stage(stage, planned, todo)
+        return planned
 
-    def _finish(self, stage: Stage) -> None:
-        """Let a reduce draw values from the rows of all chunks. Collective."""
+    def _finish(self, stage: Reduce) -> Any:
+        """Let a reduction draw a value from the rows of all chunks. Collective."""
         rows = self._rows_on_root(stage)
         self.logbook.wait("the end")
         # One rank decides for all: a library may round differently on another node.
         found = on_root(self.comm, stage.finish, rows, where=f"stage {stage.name}, end")
-        self._warn(found.pop("warnings", []))
-        for note in found.pop("notes", []):
+        self._warn(found.warnings)
+        for note in found.notes:
             if log.isEnabledFor(logging.INFO):
                 say(self.comm, f"mpiimg: {note}")
-        self.values.update(found)
+        self.left_out |= found.left_out
+        return found.value
 
-    def _run_chunks(self, stage: Stage, section: Section, todo: Sequence[int], provenance: str) -> None:
-        share = np.count_nonzero(section.partition.owners()[list(todo)] == self.comm.rank)
+    def _run_chunks(
+        self, stage: Compute | Reduce, planned: StagePlan, todo: Sequence[int], provenance: Provenance
+    ) -> None:
+        reduces = isinstance(stage, Reduce)
+        share = np.count_nonzero(planned.partition.owners()[list(todo)] == self.comm.rank)
         with progress(self.comm, stage.name, share, self.options.progress) as tick:
-            for number, blocks in self._inputs(stage, section, todo):
+            for number, blocks in self._inputs(stage, planned, todo):
                 chunk = stage.chunk(number)
                 try:
-                    self._keep(stage, section, number, stage.work(chunk, *blocks), provenance)
+                    made = stage.work(chunk, *blocks)
+                    self._keep(stage, planned, number, (_row(stage, made),) if reduces else made, provenance)
                 except Exception as error:
                     self.agreement.record(error, f"stage {stage.name}, chunk {number} {chunk.bounds}")
                 # What a chunk reads is let go before the next one reads.
@@ -187,9 +198,12 @@ class Executor:
                 tick(1)
         self._settle()
 
-    def _run_source(self, stage: Stage, section: Section, todo: Sequence[int], provenance: str) -> None:
+    def _run_stream(
+        self, stage: Stream, planned: StagePlan, todo: Sequence[int], provenance: Provenance
+    ) -> None:
         """Read a stream on one rank and hand each block to its owner."""
-        array = stage.writes[0]
+        boxes = planned.placements[0].boxes
+        shapes = boxes[..., 1] - boxes[..., 0]
 
         def blocks():
             stream = stage.blocks()
@@ -205,21 +219,21 @@ class Executor:
 
         def empty(number):
             self.logbook.turn_to(stage, number)
-            return np.empty(box_shape(stage.output_box(array, stage.chunk(number))), array.dtype)
+            return np.empty(shapes[number], stage.array.dtype)
 
         def keep(number, block):
-            self._keep(stage, section, number, (block,), provenance)
+            self._keep(stage, planned, number, (block,), provenance)
             self.logbook.wait("waits for blocks")
 
         self.logbook.wait("waits for blocks")
-        owners = section.partition.owners()
+        owners = planned.partition.owners()
         where = f"stage {stage.name}"
         hand_out(blocks, owners, todo, empty, keep, self.comm, self.agreement, where, self.traffic)
         self._settle()
 
-    def _run_sink(self, stage: Stage, section: Section) -> None:
+    def _run_sink(self, stage: Sink, planned: StagePlan) -> None:
         """Write the bytes of all chunks in order: ranks take consecutive runs, round by round."""
-        path = self.work / "outputs" / stage.output
+        path = self.work / "outputs" / stage.file
         position = on_root(self.comm, lambda: path.write_bytes(stage.head()))
         chunks = range(len(stage.grid))
         opened: list[int] = []
@@ -228,7 +242,7 @@ class Executor:
         descriptor = opened[0]
         try:
             with progress(self.comm, stage.name, len(chunks), self.options.progress) as tick:
-                for numbers in rounds(stage, section, self.placed, chunks):
+                for numbers in rounds(stage, planned, self.placed, chunks):
                     position = self._write_round(stage, numbers, descriptor, position)
                     tick(sum(map(len, numbers)))
             self._guarded(lambda: os.fdatasync(descriptor), f"stage {stage.name}")
@@ -236,10 +250,10 @@ class Executor:
             os.close(descriptor)
         self._settle()
 
-    def _run_files(self, stage: Stage, section: Section) -> None:
+    def _run_files(self, stage: Files, planned: StagePlan) -> None:
         """Let the work on each chunk write whole files."""
         folder = self.work / "outputs"
-        for number, blocks in self._inputs(stage, section, range(len(stage.grid))):
+        for number, blocks in self._inputs(stage, planned, range(len(stage.grid))):
             self._guarded(
                 lambda number=number, blocks=blocks: stage.work(stage.chunk(number), folder, *blocks),
                 f"stage {stage.name}, chunk {number}",
@@ -248,7 +262,7 @@ class Executor:
             del blocks
         self._settle()
 
-    def _write_round(self, stage: Stage, numbers: list[list[int]], descriptor: int, position: int) -> int:
+    def _write_round(self, stage: Sink, numbers: list[list[int]], descriptor: int, position: int) -> int:
         """Make and write the bytes of one round of chunks; return where the next round begins."""
         members = []
         blocks = self._gather(stage, numbers)
@@ -268,11 +282,11 @@ class Executor:
         self._guarded(lambda: _write_members(descriptor, members, start), f"stage {stage.name}")
         return position + self.comm.allreduce(size)
 
-    def _inputs(self, stage: Stage, section: Section, todo: Sequence[int]) -> Iterator[tuple[int, list]]:
+    def _inputs(self, stage: Stage, planned: StagePlan, todo: Sequence[int]) -> Iterator[tuple[int, list]]:
         """Yield this rank's chunks with what their work reads; stop early where the ranks must settle."""
         # Taking pages anew costs time: only where the gaps that a chunk leaves in the heap might not fit in.
-        tight = 2 * section.peak > self.resources.memory
-        for numbers in rounds(stage, section, self.placed, todo):
+        tight = 2 * planned.peak > self.resources.memory
+        for numbers in rounds(stage, planned, self.placed, todo):
             blocks = self._gather(stage, numbers)
             for number in numbers[self.comm.rank]:
                 if self.agreement.interrupted():
@@ -329,23 +343,30 @@ class Executor:
         return self.staged.collect(name, wanted)[0]
 
     def _keep(
-        self, stage: Stage, section: Section, number: int, blocks: Sequence[np.ndarray], provenance: str
-    ):
+        self,
+        stage: Stage,
+        planned: StagePlan,
+        number: int,
+        made: Sequence[np.ndarray | list[np.ndarray]],
+        provenance: Provenance,
+    ) -> None:
         """Put the blocks of a finished chunk where the plan wants them, and mark it."""
-        blocks = [
-            np.ascontiguousarray(block, dtype=array.dtype)
-            for array, block in zip(stage.writes, blocks, strict=True)
-        ]
-        for placement, block in zip(section.placements, blocks, strict=True):
-            if placement.staged:
-                self.staged.write(placement.array.name, number, block)
-            if placement.memory:
-                self.memory.write(placement.array.name, number, block)
-        self.marks.add(stage, number, provenance, blocks)
+        blocks = []
+        for output, placement, result in zip(stage.outputs, planned.placements, made, strict=True):
+            pieces = result if isinstance(output, Pieces) else (result,)
+            for block_number, piece in zip(placement.table.of_chunk(number), pieces, strict=True):
+                block = np.ascontiguousarray(piece, dtype=placement.array.dtype)
+                if placement.staged:
+                    self.staged.write(placement.array.name, block_number, block)
+                if placement.memory:
+                    self.memory.write(placement.array.name, block_number, block)
+                blocks.append(block)
+        tables = [placement.table for placement in planned.placements]
+        self.marks.add(stage, number, provenance, tables, blocks)
         self.logbook.done(stage, number, sum(block.nbytes for block in blocks))
 
-    def _create(self, section: Section) -> None:
-        for placement in section.placements:
+    def _create(self, planned: StagePlan) -> None:
+        for placement in planned.placements:
             array = placement.array
             if placement.memory:
                 self.memory.create(array, placement.boxes, placement.owners)
@@ -355,26 +376,28 @@ class Executor:
                 self.staged.assign(array.name, placement.owners)
             self.placed[array.name] = placement
 
-    def _done_before(self, stage: Stage, provenance: str) -> set[int]:
+    def _done_before(self, stage: Stage, sizes: StageSizes, provenance: Provenance) -> set[int]:
         """Return the chunks that an earlier run marked, and whose bytes are what it wrote. Collective."""
-        done = self.marks.done_before(stage, provenance, lambda number: self.logbook.turn_to(stage, number))
+        done = self.marks.done_before(
+            stage, provenance, sizes.tables, lambda number: self.logbook.turn_to(stage, number)
+        )
         altered = len(self.marks.found(stage, provenance)) - len(done)
         if altered:
             self._warn([f"stage {stage.name}: {altered} chunks were altered since they were marked; redone"])
         return done
 
-    def _restore(self, stage: Stage, section: Section, done: set[int]) -> None:
+    def _restore(self, planned: StagePlan, done: set[int]) -> None:
         """Bring the blocks of chunks that are done from the staged file to their owners' memory."""
-        for placement in section.placements:
+        for placement in planned.placements:
             if placement.memory and done:
-                for number in section.partition.owned(self.comm.rank):
-                    if number in done:
-                        block = self.staged.read(placement.array.name, number)
-                        self.memory.write(placement.array.name, number, block)
+                for number in planned.partition.owned(self.comm.rank):
+                    for block in placement.table.of_chunk(number) if number in done else ():
+                        name = placement.array.name
+                        self.memory.write(name, block, self.staged.read(name, block))
 
-    def _rows_on_root(self, stage: Stage) -> np.ndarray | None:
+    def _rows_on_root(self, stage: Reduce) -> np.ndarray | None:
         """Return the whole of the array that `stage` wrote on rank 0, None on the others. Collective."""
-        array = stage.writes[0]
+        array = stage.rows
         wanted = [[tuple((0, n) for n in array.shape)]] + [[]] * (self.comm.size - 1)
         store = self.memory if array.name in self.memory else self.staged
         return next(iter(store.collect(array.name, wanted)), None)
@@ -389,7 +412,7 @@ class Executor:
         self.logbook.wait("an exchange")
         return redistribute(blocks, boxes, owners, wanted, dtype, self.comm, self.traffic)
 
-    def _warn(self, warnings: Sequence[str]) -> None:
+    def _warn(self, warnings: Iterable[str]) -> None:
         if log.isEnabledFor(logging.WARNING):
             for warning in warnings:
                 say(self.comm, f"mpiimg: {self.options.label}warning: {warning}")
@@ -405,7 +428,7 @@ class Executor:
         self.logbook.wait("waits for the other ranks")
         self.agreement.settle()
 
-    def _time(self, stage: Stage, section: Section, started, cpu, before, done: int) -> None:
+    def _time(self, stage: Stage, planned: StagePlan, started, cpu, before, done: int) -> None:
         """Note what a stage took, over all ranks. Collective."""
         sent, messages = self.traffic.bytes_sent - before.bytes_sent, self.traffic.messages - before.messages
         sums = {"cpu_seconds": time.process_time() - cpu, "bytes_moved": sent, "messages": messages}
@@ -423,7 +446,7 @@ class Executor:
             name: round(number, 4) if name.endswith("seconds") else int(number)
             for name, number in found.items()
         }
-        entry["planned"] = predicted(section)
+        entry["planned"] = predicted(planned)
         self.timings.append(entry)
         if log.isEnabledFor(logging.INFO):
             say(
@@ -432,6 +455,12 @@ class Executor:
                 f"{entry['seconds']:8.2f} s "
                 f"{entry['cpu_seconds']:8.2f} CPU-s {entry['bytes_moved'] / 1e6:9.1f} MB moved",
             )
+
+
+def _row(stage: Reduce, values: Any) -> np.ndarray:
+    """Return what the work on a chunk returned as a row of the array of rows, (1, *shape)."""
+    shape, dtype = stage.row
+    return np.asarray(values, dtype=dtype).reshape(1, *shape)
 
 
 def _write_members(descriptor: int, members: Sequence[bytes], position: int) -> None:

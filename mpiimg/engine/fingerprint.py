@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import mpiimg
 from mpiimg.engine.checkpoint import LIBRARIES, versions
 from mpiimg.engine.plan import Recipe
 from mpiimg.errors import BadInput
+from mpiimg.version import __version__
 
 #: Changes that a message names; more are counted.
 NAMED = 3
@@ -19,7 +19,7 @@ def request(recipe: Recipe, cpu_target: str) -> dict:
     """Return what results depend on, in JSON's terms: the same command on the same input gives the same."""
     asked = {
         "tool": recipe.tool,
-        "mpiimg": mpiimg.__version__,
+        "mpiimg": __version__,
         "libraries": versions(LIBRARIES),
         "CPU": cpu_target,
         "parameters": dict(recipe.parameters),

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mpiimg.engine.boxes import Box
+#: Runs of items in the file of an array: first item and count of each.
+Runs = tuple[tuple[int, int], ...]
 
 
 def checksum(block: np.ndarray) -> int:
@@ -32,14 +33,14 @@ def checksum(block: np.ndarray) -> int:
 class Mark:
     """Chunk `chunk` of stage `stage` is done; `blocks` holds (CRC32, bytes) of each array it wrote.
 
-    `boxes` says where these lie in their arrays, where a run with other chunks may look for them.
+    `places` says where these lie in the files of their arrays, for a run with other chunks.
     """
 
     stage: str
     chunk: int
     provenance: str
     blocks: tuple[tuple[int, int], ...]
-    boxes: tuple[Box, ...] = ()
+    places: tuple[Runs, ...] = ()
 
 
 class Journal:
@@ -70,12 +71,12 @@ class Journal:
         chunk: int,
         provenance: str,
         blocks: Sequence[np.ndarray],
-        boxes: Sequence[Box] = (),
+        places: Sequence[Runs] = (),
     ) -> None:
         """Note that a chunk is done; it counts once :meth:`sync` has run."""
         started = time.monotonic()
         sums = [[checksum(block), block.nbytes] for block in blocks]
-        record = [stage, chunk, provenance, sums, *[boxes] * bool(boxes)]
+        record = [stage, chunk, provenance, sums, *[places] * bool(places)]
         self._pending.append(json.dumps(record) + "\n")
         self.seconds += time.monotonic() - started
         if time.monotonic() - self._last > self._every:
@@ -101,9 +102,9 @@ def read_marks(folder: Path) -> Iterable[Mark]:
     for path in sorted(Path(folder).glob("*.jsonl")):
         for line in path.read_bytes().split(b"\n")[:-1]:
             try:
-                stage, chunk, provenance, blocks, *places = json.loads(line)
-                boxes = tuple(tuple(map(tuple, box)) for found in places for box in found)
-                mark = Mark(stage, chunk, provenance, tuple((crc, size) for crc, size in blocks), boxes)
+                stage, chunk, provenance, blocks, *rest = json.loads(line)
+                places = tuple(tuple(map(tuple, runs)) for found in rest for runs in found)
+                mark = Mark(stage, chunk, provenance, tuple((crc, size) for crc, size in blocks), places)
             except (ValueError, TypeError):
                 continue
             yield mark

@@ -9,71 +9,98 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 
-from mpiimg.engine import forecast as exchange
-from mpiimg.engine import predict
+from mpiimg.engine import forecast
 from mpiimg.engine.boxes import Partition
-from mpiimg.engine.forecast import Flow, Placement
-from mpiimg.engine.predict import ChunkBytes
+from mpiimg.engine.forecast import Placement, StageSizes
+from mpiimg.engine.inputs import Input
 from mpiimg.engine.rates import DEFAULTS, Rates
-from mpiimg.engine.stage import Stage
+from mpiimg.engine.stage import NOTHING, S, Sink, Stage, Stages, expected_stages
 from mpiimg.errors import BadInput
-from mpiimg.neuro.nifti import Image
 
 #: Most bytes that one rank gathers from others at a time.
 IN_FLIGHT = 64 << 20
 
-#: Bytes of a rank's own with libraries and kernels loaded, before it holds any data: of stages on images, and
-#: of those on surveys, which load astropy and sep as well (124 MiB at most) and leave gaps in the heap
-#: between pieces of all sizes (26 MiB were seen).
-BASELINE, SURVEY_BASELINE = 110 << 20, 150 << 20
-
 #: Share of the memory beside the baseline that may be in flight.
 IN_FLIGHT_SHARE = 8
 
-Values = dict[str, Any]
+#: Bytes of a rank with Python, MPI and NumPy, before it holds any data.
+BASELINE = 60 << 20
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """The stages of a pipeline, each built when its turn comes from what is known by then.
+class Recipe(Generic[S]):
+    """What is run: stages, each declared when its turn comes from what is known by then.
 
     Parameters
     ----------
-    tool : name of the program
-    stem : that outputs and the work folder begin with
-    inputs : arrays that lie in files which any rank may read in any order
-    steps : called as step(values), return a Stage, or None where there is nothing to do
-    values : known from headers and parameters: with these alone, steps give upper bounds for the plan
-    documents : called as documents(values), returns small files by name, written at the end
-    parameters : of the run, for run.json
-    sources : of the run, for run.json and to tell one run from another
-    record : name of the file that says how the run went
-    warnings : to be said at the start
-    staged_outputs : arrays whose staged file is a result: its name and the attributes of its dataset
-    kernels : parts of kernels.warm that the stages call
-    files : inputs whose sizes and times must not change while the run reads them
-    baseline : bytes of a rank with the libraries and kernels of the stages loaded, before it holds any data
+    tool : str
+        Name of the program.
+    stem : str
+        That outputs and the work folder begin with.
+    inputs : tuple of Input
+        Arrays that lie in files which any rank may read in any order.
+    stages : callable
+        Returns a new generator of the stages; it has no side effects, since plans drive it as well as runs.
+    documents : callable
+        Called as documents(state) with what the generator returned; returns small files by name, written at
+        the end.
+    parameters : mapping
+        Of the run, for run.json.
+    sources : mapping
+        Of the run, for run.json and to tell one run from another.
+    record : str
+        Name of the file that says how the run went.
+    warnings : tuple of str
+        To be said at the start.
+    left_out : mapping of str to str
+        Units that cannot be used, known before the run, and why.
+    staged_outputs : mapping
+        Arrays whose staged file is a result: its name and the attributes of its dataset.
+    kernels : tuple of str
+        Functions that compile the kernels of the stages, "module:function".
+    rates : mapping of str to float
+        CPU-seconds per unit of what the stages cost.
+    files : tuple of Path
+        Inputs whose sizes and times must not change while the run reads them.
+    baseline : int
+        Bytes of a rank with the libraries and kernels of the stages loaded, before it holds any data.
     """
 
     tool: str
     stem: str
-    inputs: Mapping[str, Image]
-    steps: Sequence[Callable[[Values], Stage | None]]
-    values: Values
-    documents: Callable[[Values], dict[str, bytes]]
+    inputs: tuple[Input, ...]
+    stages: Callable[[], Stages[S]]
+    documents: Callable[[S], Mapping[str, bytes]]
     parameters: Mapping[str, Any]
     sources: Mapping[str, Any]
     record: str
     warnings: tuple[str, ...] = ()
-    staged_outputs: Mapping[str, tuple[str, dict]] = field(default_factory=dict)
+    left_out: Mapping[str, str] = NOTHING
+    staged_outputs: Mapping[str, tuple[str, dict]] = NOTHING
     kernels: tuple[str, ...] = ()
+    rates: Mapping[str, float] = NOTHING
     files: tuple[Path, ...] = ()
     baseline: int = BASELINE
+
+    @cached_property
+    def _expected(self) -> tuple[list[Stage], S]:
+        return expected_stages(self.stages())
+
+    @property
+    def expected(self) -> list[Stage]:
+        """Every stage that may come, from what is known before the run."""
+        return self._expected[0]
+
+    @property
+    def expected_state(self) -> S:
+        """What the stages come to, as far as that is known before the run."""
+        return self._expected[1]
 
 
 @dataclass(frozen=True)
@@ -118,7 +145,7 @@ class Resources:
     memory : bytes a rank
     in_memory : nothing may be staged on disk
     nodes : that the ranks are spread over, consecutive ones together
-    rates : CPU-seconds a unit of work, for predictions of time alone
+    rates : CPU-seconds per unit of work, for predictions of time alone; :meth:`of` adds those of a recipe
     baseline : bytes of a rank before it holds any data; :meth:`of` takes those of a recipe
     """
 
@@ -130,8 +157,8 @@ class Resources:
     baseline: int = BASELINE
 
     def of(self, recipe: Recipe) -> Resources:
-        """Return the same for ranks that load what `recipe` needs."""
-        return dataclasses.replace(self, baseline=recipe.baseline)
+        """Return the same for ranks that load what `recipe` needs, with the rates of its stages."""
+        return dataclasses.replace(self, baseline=recipe.baseline, rates={**recipe.rates, **self.rates})
 
     @property
     def in_flight(self) -> int:
@@ -140,7 +167,7 @@ class Resources:
 
 
 @dataclass(frozen=True)
-class Section:
+class StagePlan:
     """The plan of one stage.
 
     Parameters
@@ -183,56 +210,62 @@ class Section:
         return self.partition.cuts[-1]
 
 
-def bind(stage: Stage, resources: Resources, placed: Mapping[str, Placement], todo: Iterable[int]) -> Section:
+def plan_stage(
+    stage: Stage,
+    sizes: StageSizes,
+    resources: Resources,
+    placed: Mapping[str, Placement],
+    todo: Iterable[int],
+) -> StagePlan:
     """Decide how `stage` runs, given where earlier arrays are and which chunks are still to do.
 
     Arrays are kept in memory as far as it goes; the largest gives way first, since all of them lie in files
-    as well. What a rank needs then is what one chunk takes, so what :func:`check` accepts can be bound.
+    as well. What a rank needs then is what one chunk takes, so what :func:`check` accepts can be planned.
 
     Raises
     ------
     BadInput : the run may not stage, and a rank cannot hold its share
     """
-    section = _bind(stage, predict.chunk_bytes(stage), resources, placed, todo)
-    if section.peak > resources.memory and resources.in_memory:
+    planned = _plan_stage(stage, sizes, resources, placed, todo)
+    if planned.peak > resources.memory and resources.in_memory:
         raise BadInput(
-            f"stage {stage.name} needs {_megabytes(section.peak)} MB a rank and has "
+            f"stage {stage.name} needs {_megabytes(planned.peak)} MB a rank and has "
             f"{resources.memory >> 20}: leave out --in-memory, use more ranks, or give at least "
-            f"--memory {_megabytes(section.peak)}M"
+            f"--memory {_megabytes(planned.peak)}M"
         )
-    return section
+    return planned
 
 
-def _bind(
+def _plan_stage(
     stage: Stage,
-    sizes: ChunkBytes,
+    sizes: StageSizes,
     resources: Resources,
     placed: Mapping[str, Placement],
     todo: Iterable[int],
-) -> Section:
+) -> StagePlan:
     numbers = np.fromiter(todo, dtype=np.int64)
     partition = _partition(stage, resources.ranks, numbers)
     batch = _batch(stage, sizes, resources)
     owners = partition.owners()
     new = {
-        array.name: Placement(array, stage.output_boxes(array), owners, True, not resources.in_memory)
-        for array in stage.writes
+        array.name: Placement(array, table, table.owners(owners), True, not resources.in_memory)
+        for array, table in zip(stage.arrays, sizes.tables, strict=True)
     }
     kept = {**placed, **new}
     while True:
-        in_rounds = exchange.rounds(stage, partition, batch, resources.in_flight, kept, numbers.tolist())
-        flow = exchange.flow(stage, partition, in_rounds, kept, resources.nodes)
-        flow = _with_own_messages(stage, flow, kept, numbers)
+        in_rounds = forecast.rounds(stage, partition, batch, resources.in_flight, kept, numbers.tolist())
+        exchange = forecast.forecast_exchange(stage, partition, in_rounds, kept, numbers, resources.nodes)
         held = sum((placement.share(resources.ranks) for placement in kept.values()), np.int64(0))
-        peak = resources.baseline + int((held + predict.rank_bytes(stage, sizes, batch, kept, flow)).max())
+        needed = held + forecast.rank_bytes(stage, sizes, batch, kept, exchange)
+        peak = resources.baseline + int(needed.max())
         largest = max(kept.values(), key=lambda one: one.share(resources.ranks).max(), default=None)
         if peak <= resources.memory or resources.in_memory or largest is None or not largest.memory:
             break
         kept[largest.array.name] = dataclasses.replace(largest, memory=False)
-    taken = predict.seconds(
-        stage, sizes, partition, numbers, flow, resources.nodes, not resources.in_memory, resources.rates
+    taken = forecast.seconds(
+        stage, sizes, partition, numbers, exchange, resources.nodes, not resources.in_memory, resources.rates
     )
-    return Section(
+    return StagePlan(
         stage=stage.name,
         kind=stage.kind,
         partition=partition,
@@ -241,13 +274,13 @@ def _bind(
         placements=tuple(kept[name] for name in new),
         spilled=tuple(name for name in placed if placed[name].memory and not kept[name].memory),
         peak=peak,
-        read=int(predict.read_bytes(stage, sizes, kept)[numbers].sum()),
-        written=0 if resources.in_memory else sum(array.nbytes for array in stage.writes),
-        moved=flow.moved,
-        between_nodes=flow.between_nodes,
-        messages=int(flow.messages.sum()),
-        moved_a_rank=int(flow.sent.max()),
-        messages_a_rank=int(flow.messages.max()),
+        read=int(forecast.read_bytes(stage, sizes, kept)[numbers].sum()),
+        written=0 if resources.in_memory else sum(array.nbytes for array in stage.arrays),
+        moved=exchange.moved,
+        between_nodes=exchange.between_nodes,
+        messages=int(exchange.messages.sum()),
+        moved_a_rank=int(exchange.sent.max()),
+        messages_a_rank=int(exchange.messages.max()),
         cpu_seconds=float(taken.sum()),
         seconds=float(taken.max(initial=0)),
     )
@@ -262,35 +295,18 @@ def _partition(stage: Stage, ranks: int, numbers: np.ndarray) -> Partition:
     return Partition.balanced(weights.tolist(), ranks)
 
 
-def _batch(stage: Stage, sizes: ChunkBytes, resources: Resources) -> int:
-    return max(1, resources.in_flight // max(1, sizes.largest + stage.output_bytes))
-
-
-def _with_own_messages(stage: Stage, flow: Flow, kept: Mapping[str, Placement], numbers: np.ndarray) -> Flow:
-    """Add what a source hands out, or what the end of a reduce brings to rank 0."""
-    ends = stage.finish is not None and kept[stage.writes[0].name].memory
-    if stage.kind != "source" and not ends:
-        return flow
-    share = kept[stage.writes[0].name]
-    chunks = numbers if stage.kind == "source" else np.arange(len(share.owners))
-    away = chunks[share.owners[chunks] != 0]
-    items = np.prod(share.boxes[away, :, 1] - share.boxes[away, :, 0], axis=1)
-    givers = np.zeros(len(away), np.int64) if stage.kind == "source" else share.owners[away]
-    sent, messages = flow.sent.copy(), flow.messages.copy()
-    np.add.at(sent, givers, items * np.dtype(share.array.dtype).itemsize)
-    # A source sends each block by itself, a rank its rows in one piece.
-    np.add.at(messages, givers if stage.kind == "source" else np.unique(givers[items > 0]), 1)
-    return dataclasses.replace(flow, sent=sent, messages=messages)
+def _batch(stage: Stage, sizes: StageSizes, resources: Resources) -> int:
+    return max(1, resources.in_flight // max(1, sizes.largest + stage.returned_bytes))
 
 
 def rounds(
-    stage: Stage, section: Section, placed: Mapping[str, Placement], todo: Sequence[int]
+    stage: Stage, planned: StagePlan, placed: Mapping[str, Placement], todo: Sequence[int]
 ) -> list[list[list[int]]]:
     """Return, round by round, the chunks that each rank gathers inputs for."""
-    return exchange.rounds(stage, section.partition, section.batch, section.in_flight, placed, list(todo))
+    return forecast.rounds(stage, planned.partition, planned.batch, planned.in_flight, placed, list(todo))
 
 
-def static_plan(recipe: Recipe, resources: Resources) -> list[tuple[Stage, Section]]:
+def plan_recipe(recipe: Recipe, resources: Resources) -> list[tuple[Stage, StagePlan]]:
     """Plan a whole recipe from its headers alone: upper bounds where the data will decide.
 
     Raises
@@ -300,30 +316,32 @@ def static_plan(recipe: Recipe, resources: Resources) -> list[tuple[Stage, Secti
     stages = _sized(recipe)
     _check(stages, recipe.baseline, resources)
     resources = resources.of(recipe)
-    plan = _bind_all(stages, resources)
-    worst = max((section for _, section in plan), key=lambda section: section.peak, default=None)
+    plan = _plan_all(stages, resources)
+    worst = max((planned for _, planned in plan), key=lambda planned: planned.peak, default=None)
     if worst is not None and worst.peak > resources.memory:
         raise BadInput(_in_memory_remedy(stages, resources, worst))
     return plan
 
 
-def _sized(recipe: Recipe) -> list[tuple[Stage, ChunkBytes]]:
+def _sized(recipe: Recipe) -> list[tuple[Stage, StageSizes]]:
     """Return every stage with what its chunks read and write, which takes a while where there are many."""
-    return [(stage, predict.chunk_bytes(stage)) for stage in static_stages(recipe)]
+    return [(stage, forecast.measure(stage)) for stage in recipe.expected]
 
 
-def _bind_all(sized: Sequence[tuple[Stage, ChunkBytes]], resources: Resources) -> list[tuple[Stage, Section]]:
+def _plan_all(
+    sized: Sequence[tuple[Stage, StageSizes]], resources: Resources
+) -> list[tuple[Stage, StagePlan]]:
     placed: dict[str, Placement] = {}
     plan = []
     stages = [stage for stage, _ in sized]
     for stage, sizes in sized:
         kept = still_read(stages, stage.name)
         placed = {name: placement for name, placement in placed.items() if name in kept}
-        section = _bind(stage, sizes, resources, placed, range(len(stage.grid)))
-        for name in section.spilled:
+        planned = _plan_stage(stage, sizes, resources, placed, range(len(stage.grid)))
+        for name in planned.spilled:
             placed[name] = dataclasses.replace(placed[name], memory=False)
-        placed.update({placement.array.name: placement for placement in section.placements})
-        plan.append((stage, section))
+        placed.update({placement.array.name: placement for placement in planned.placements})
+        plan.append((stage, planned))
     return plan
 
 
@@ -337,7 +355,7 @@ def check(recipe: Recipe, resources: Resources) -> None:
     _check(_sized(recipe), recipe.baseline, resources)
 
 
-def _check(sized: Sequence[tuple[Stage, ChunkBytes]], baseline: int, resources: Resources) -> None:
+def _check(sized: Sequence[tuple[Stage, StageSizes]], baseline: int, resources: Resources) -> None:
     least, stage = _least_of(sized, baseline)
     if least > resources.memory:
         raise BadInput(
@@ -355,33 +373,33 @@ def least_memory(recipe: Recipe) -> tuple[int, str]:
     return _least_of(_sized(recipe), recipe.baseline)
 
 
-def _least_of(sized: Sequence[tuple[Stage, ChunkBytes]], baseline: int) -> tuple[int, str]:
+def _least_of(sized: Sequence[tuple[Stage, StageSizes]], baseline: int) -> tuple[int, str]:
     needs = ((_least(stage, sizes, baseline), stage.name) for stage, sizes in sized)
     return max(needs, default=(baseline, ""))
 
 
-def _least(stage: Stage, sizes: ChunkBytes, baseline: int) -> int:
+def _least(stage: Stage, sizes: StageSizes, baseline: int) -> int:
     """Return the least memory in which a stage runs from files alone: more of it lets more be in flight."""
     low, high = baseline, 1 << 62
-    need = baseline + predict.files_only_bytes(stage, sizes, 1)
-    while low < high and stage.kind == "sink":
+    need = baseline + forecast.files_only_bytes(stage, sizes, 1)
+    while low < high and isinstance(stage, Sink):
         middle = (low + high) // 2
         batch = _batch(stage, sizes, Resources(1, middle, baseline=baseline))
-        if baseline + predict.files_only_bytes(stage, sizes, batch) <= middle:
+        if baseline + forecast.files_only_bytes(stage, sizes, batch) <= middle:
             high = middle
         else:
             low = middle + 1
-    return max(need, high) if stage.kind == "sink" else need
+    return max(need, high) if isinstance(stage, Sink) else need
 
 
 def _in_memory_remedy(
-    stages: Sequence[tuple[Stage, ChunkBytes]], resources: Resources, worst: Section
+    stages: Sequence[tuple[Stage, StageSizes]], resources: Resources, worst: StagePlan
 ) -> str:
     """Say what would let a run in memory go: staging, more memory, more ranks; each of them was tried."""
 
     def peak(ranks: int, memory: int) -> int:
-        plan = _bind_all(stages, dataclasses.replace(resources, ranks=ranks, memory=memory))
-        return max(section.peak for _, section in plan)
+        plan = _plan_all(stages, dataclasses.replace(resources, ranks=ranks, memory=memory))
+        return max(planned.peak for _, planned in plan)
 
     memory = worst.peak
     while peak(resources.ranks, memory) > memory:
@@ -400,11 +418,6 @@ def _in_memory_remedy(
     )
 
 
-def static_stages(recipe: Recipe) -> list[Stage]:
-    """Build every stage from what is known before the run, alternatives included."""
-    return [stage for step in recipe.steps if (stage := step(recipe.values)) is not None]
-
-
 def still_read(stages: Sequence[Stage], name: str) -> set[str]:
     """Return the names of arrays that stage `name` of `stages` or a later one reads."""
     here = [stage.name for stage in stages].index(name)
@@ -413,16 +426,14 @@ def still_read(stages: Sequence[Stage], name: str) -> set[str]:
 
 def output_names(recipe: Recipe) -> list[str]:
     """Return the names of all files that a run writes."""
-    stages = static_stages(recipe)
-    images = [stage.output for stage in stages if stage.kind == "sink"]
-    images += [name for stage in stages for name in stage.outputs]
+    files = [name for stage in recipe.expected for name in stage.files]
     staged = [name for name, _ in recipe.staged_outputs.values()]
-    return [*images, *staged, *recipe.documents(recipe.values), recipe.record]
+    return [*files, *staged, *recipe.documents(recipe.expected_state), recipe.record]
 
 
 def work_bytes(recipe: Recipe) -> int:
     """Return an upper bound of what the work folder takes on disk: staged arrays and outputs."""
-    return sum(array.nbytes for stage in static_stages(recipe) for array in stage.writes)
+    return sum(array.nbytes for stage in recipe.expected for array in stage.arrays)
 
 
 def _megabytes(count: int) -> int:

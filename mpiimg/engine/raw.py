@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
+import functools
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
+from mpiimg.engine.array import dense_runs
 from mpiimg.engine.boxes import Box, box_shape
 
 
@@ -26,6 +27,7 @@ class RawFile:
     offset : bytes before the first item
     shape, dtype : of the array, C order; the dtype may be of the other byte order
     writable : open for writing too
+    runs : called as runs(box), as :meth:`mpiimg.engine.array.Array.runs`; by default those of a dense array
 
     Raises
     ------
@@ -33,8 +35,17 @@ class RawFile:
     OSError : it cannot be read
     """
 
-    def __init__(self, path: Path, offset: int, shape: tuple[int, ...], dtype, writable: bool = False):
+    def __init__(
+        self,
+        path: Path,
+        offset: int,
+        shape: tuple[int, ...],
+        dtype,
+        writable: bool = False,
+        runs: Callable[[Box], Iterator[tuple[int, int, int]]] | None = None,
+    ):
         self.path, self.offset, self.shape, self.dtype = Path(path), offset, tuple(shape), np.dtype(dtype)
+        self._item_runs = runs or functools.partial(dense_runs, self.shape)
         self._descriptor = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
 
     def read(self, box: Box) -> np.ndarray:
@@ -66,19 +77,9 @@ class RawFile:
 
     def _runs(self, box: Box) -> Iterator[tuple[int, int, int]]:
         """Yield (position in the file, position in the block, bytes) for each run of consecutive items."""
-        shape, item = self.shape, self.dtype.itemsize
-        whole = len(shape)
-        while whole and box[whole - 1] == (0, shape[whole - 1]):
-            whole -= 1
-        cut = max(whole - 1, 0)
-        strides = np.cumprod([1, *shape[:0:-1]])[::-1].tolist() if shape else []
-        length = item
-        for start, stop in box[cut:]:
-            length *= stop - start
-        inner = box[cut][0] * strides[cut] if shape else 0
-        for place, index in enumerate(itertools.product(*(range(a, b) for a, b in box[:cut]))):
-            first = inner + sum(i * s for i, s in zip(index, strides, strict=False))
-            yield self.offset + first * item, place * length, length
+        item = self.dtype.itemsize
+        for first, place, count in self._item_runs(box):
+            yield self.offset + first * item, place * item, count * item
 
 
 def _read_fully(descriptor: int, data: memoryview, position: int, path: Path) -> None:
@@ -110,3 +111,9 @@ def sample(path: Path, pieces: int = 16, length: int = 4096) -> tuple[int, int, 
             file.seek(last * place // (pieces - 1))
             crc = zlib.crc32(file.read(length), crc)
     return status.st_size, status.st_mtime_ns, crc
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the bytes that a user may still write below `folder`, an existing one."""
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize

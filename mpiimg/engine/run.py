@@ -6,9 +6,10 @@ import contextlib
 import json
 import logging
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic
 
 from mpiimg.engine import rates
 from mpiimg.engine.executor import Executor
@@ -23,16 +24,14 @@ from mpiimg.engine.plan import (
     Options,
     Recipe,
     Resources,
-    Values,
     check,
     output_names,
-    static_stages,
     work_bytes,
 )
-from mpiimg.engine.stage import Stage
+from mpiimg.engine.raw import free_bytes
+from mpiimg.engine.stage import Compute, S
 from mpiimg.engine.stores import describe_staged
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
-from mpiimg.tools.doctor.disk import free_bytes
 
 #: In the work folder of a run that ended without some of its inputs.
 LEFT_OUT = "left-out"
@@ -64,8 +63,32 @@ class _Room:
         self.lock.release(Kind.FAILED)
 
 
-def run(recipe: Recipe, comm, options: Options, outer: Agreement | None = None) -> Values:
-    """Run `recipe` and return the values that it found; the results are in `options.out`. Collective.
+@dataclass(frozen=True)
+class Outcome(Generic[S]):
+    """What a run came to.
+
+    Parameters
+    ----------
+    state : S
+        What the generator of the stages returned.
+    left_out : mapping of str to str
+        Units that could not be used, and why.
+    report : mapping
+        What run.json says.
+    """
+
+    state: S
+    left_out: Mapping[str, str]
+    report: Mapping[str, Any]
+
+    @property
+    def status(self) -> Exit:
+        """The exit status of a tool that did just this."""
+        return Exit.PARTIAL if self.left_out else Exit.DONE
+
+
+def run(recipe: Recipe[S], comm, options: Options, outer: Agreement | None = None) -> Outcome[S]:
+    """Run `recipe`; the results are in `options.out`. Collective.
 
     `outer` is the agreement of the whole job, where `comm` is one group of its ranks, which
     has claimed its scan.
@@ -87,12 +110,13 @@ def run(recipe: Recipe, comm, options: Options, outer: Agreement | None = None) 
         compile_kernels(recipe.kernels, comm)
         executor = Executor(recipe, comm, options, room.work, target, resources, room.events, outer)
         report = _carry_out(recipe, comm, options, room, executor, before)
-    executor.logbook.end(Exit.PARTIAL if executor.values.get("left_out") else Exit.DONE)
-    on_root(comm, _clean, recipe, options, room, len(executor.values.get("left_out", ())))
+    outcome = Outcome(executor.state, executor.left_out, report)
+    executor.logbook.end(outcome.status)
+    on_root(comm, _clean, recipe, options, room, len(outcome.left_out))
     if log.isEnabledFor(logging.WARNING):
         for line in beside_actual(report["stages"], every=log.isEnabledFor(logging.INFO)):
             say(comm, f"mpiimg: {options.label}{line}")
-    return executor.values
+    return outcome
 
 
 def _carry_out(recipe: Recipe, comm, options: Options, room: _Room, executor: Executor, before) -> dict:
@@ -160,16 +184,16 @@ def agreed_cpu_target(comm) -> str:
     return targets[0]
 
 
-def compile_kernels(parts: Collection[str], comm) -> None:
-    """See to it that `parts` of the kernels lie in the cache of numba on each node. Collective."""
-    if not parts:
+def compile_kernels(kernels: Collection[str], comm) -> None:
+    """See to it that `kernels` lie in the cache of numba on each node. Collective."""
+    if not kernels:
         return
-    from mpiimg.kernels import precompile as warm
+    from mpiimg.kernels import precompile
 
-    if any(comm.allgather(len(warm.cold(parts)) > 0)):
+    if any(comm.allgather(len(precompile.missing(kernels)) > 0)):
         if log.isEnabledFor(logging.WARNING):
             say(comm, "mpiimg: compiling kernels on one rank of each node, once: up to a minute")
-        once_a_node(comm, lambda: warm.compile_apart(warm.cold(parts)), "compiling kernels")
+        once_a_node(comm, lambda: precompile.compile_apart(precompile.missing(kernels)), "compiling kernels")
 
 
 def _prepare(recipe: Recipe, options: Options, asked: dict, claimed: bool) -> _Room:
@@ -244,7 +268,7 @@ def _publish(recipe: Recipe, options: Options, work: Path, executor: Executor, r
     What was planned but not written, as of an exposure that was left out, is not left from an earlier run.
     """
     outputs = work / "outputs"
-    documents = recipe.documents(executor.values)
+    documents = dict(recipe.documents(executor.state))
     documents[recipe.record] = json.dumps(report, indent=2).encode() + b"\n"
     for name, data in documents.items():
         (outputs / name).write_bytes(data)
@@ -270,7 +294,7 @@ def _takes_up(work: Path, earlier: dict | None, asked: dict) -> bool:
 
 def _clean(recipe: Recipe, options: Options, room: _Room, left_out: int) -> None:
     """Remove the work folder; but keep what serves a run that takes up what this one left out."""
-    kept = [stage for stage in static_stages(recipe) if stage.chunk_parameters is not None]
+    kept = [stage for stage in recipe.expected if isinstance(stage, Compute) and stage.unusable is not None]
     if left_out and kept and not options.in_memory:
         (room.work / LEFT_OUT).touch()
         if not options.keep_work:
@@ -287,9 +311,9 @@ def _clean(recipe: Recipe, options: Options, room: _Room, left_out: int) -> None
     room.lock.release(Kind.DONE)
 
 
-def _keep_only(stages: list[Stage], work: Path) -> int:
+def _keep_only(stages: list[Compute], work: Path) -> int:
     """Remove all but the arrays of `stages` and their marks; return the bytes that stay."""
-    arrays = [work / f"{array.name}.h5" for stage in stages for array in stage.writes]
+    arrays = [work / f"{array.name}.h5" for stage in stages for array in stage.arrays]
     for path in work.glob("*.h5"):
         if path not in arrays:
             path.unlink()

@@ -2,48 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from mpiimg.engine.boxes import Box, ChunkGrid, box_in_array, runs
-from mpiimg.engine.stores import Array
+from mpiimg.engine.array import AnyArray, Array
+from mpiimg.engine.boxes import Box, ChunkGrid, runs
 
-#: Limits of a parameter that must be above 0 and finite.
-POSITIVE = (sys.float_info.min, sys.float_info.max)
+V = TypeVar("V")
+S = TypeVar("S")
 
-
-@dataclass(frozen=True)
-class Parameter:
-    """A parameter of a stage; it makes an option of the command line.
-
-    Parameters
-    ----------
-    name : as in Python; the option is --name with dashes
-    default : its value, or None
-    help : one line; unit is appended
-    type : of the value; bool makes a switch
-    unit : as a reader writes it, e.g. "s/mm^2"
-    choices : allowed values
-    limits : smallest and largest allowed value
-    metavar : placeholder in the help
-    repeated : the option may be given more than once; the value is a list
-    bare : the value that the option alone stands for; another one is given as --name=value
-    """
-
-    name: str
-    default: Any
-    help: str
-    type: Callable = str
-    unit: str = ""
-    choices: tuple | None = None
-    limits: tuple[float, float] | None = None
-    metavar: str | None = None
-    repeated: bool = False
-    bare: Any = None
+NOTHING: Mapping = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -59,158 +31,395 @@ class Chunk:
         return dict(zip(self.axes, self.box, strict=True))
 
 
+# --- What the work on a chunk reads and fills -------------------------------------------------------------
+
+
 @dataclass(frozen=True)
-class Need:
-    """What the work on a chunk reads of one array.
+class Part:
+    """The part of an array that belongs to a chunk, as one block.
 
     Parameters
     ----------
-    array : that is read
-    halo : items more on both sides by axis, clipped at the array's ends
-    rows : only these indices of the first axis, ascending; joined in the block that the work sees
-    place : the boxes of a chunk, for arrays that share no axis with the grid; the work sees a list of blocks
-    offsets : for an axis of voxels inside a mask: item z is where slice z begins, (nz + 1,)
+    array : Array or Ragged
+    halo : mapping of str to int
+        Items more on both sides by axis, clipped at the array's ends.
+    """
+
+    array: AnyArray
+    halo: Mapping[str, int] = field(default_factory=dict)
+
+    #: Whether the blocks that are read are joined in a copy.
+    copies = False
+
+    def boxes(self, chunk: Chunk) -> tuple[Box, ...]:
+        """Return the boxes that the work on `chunk` reads, or fills."""
+        return (self.array.part(chunk.bounds, self.halo),)
+
+    def join(self, blocks: list[np.ndarray]) -> np.ndarray:
+        """Return what the work sees of the blocks at :meth:`boxes`."""
+        return blocks[0]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The part of an array that belongs to a chunk, of some indices of the first axis, as one block.
+
+    Parameters
+    ----------
+    array : Array
+    rows : tuple of int
+        Ascending indices along the first axis.
+    halo : mapping of str to int
+        As for :class:`Part`.
     """
 
     array: Array
+    rows: tuple[int, ...]
     halo: Mapping[str, int] = field(default_factory=dict)
-    rows: tuple[int, ...] | None = None
-    place: Callable[[Chunk], tuple[Box, ...]] | None = None
-    offsets: tuple[int, ...] | None = None
+
+    @property
+    def copies(self) -> bool:
+        """Whether the blocks that are read are joined in a copy."""
+        return self.rows[-1] - self.rows[0] >= len(self.rows)
 
     def boxes(self, chunk: Chunk) -> tuple[Box, ...]:
-        """Return the boxes that the work on `chunk` reads."""
-        if self.place is not None:
-            return self.place(chunk)
-        box = array_box(self.array, chunk, self.halo, self.offsets)
-        if self.rows is None:
-            return (box,)
+        """Return the boxes that the work on `chunk` reads: one for each run of rows."""
+        box = self.array.part(chunk.bounds, self.halo)
         return tuple((run, *box[1:]) for run in runs(self.rows))
 
-    def join(self, blocks: list[np.ndarray]) -> np.ndarray | list[np.ndarray]:
+    def join(self, blocks: list[np.ndarray]) -> np.ndarray:
         """Return what the work sees of the blocks at :meth:`boxes`."""
-        if self.place is not None:
-            return blocks
         return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
-def array_box(
-    array: Array,
-    chunk: Chunk,
-    halo: Mapping[str, int] | None = None,
-    offsets: tuple[int, ...] | None = None,
-) -> Box:
-    """Return the part of `array` that belongs to `chunk`.
+@dataclass(frozen=True)
+class At:
+    """One box of an array, wherever it lies, or none.
 
-    Axes that they share are bounded by the chunk, others are whole; an axis n
-    of masked voxels follows the chunk's z through `offsets`.
+    Parameters
+    ----------
+    array : Array or Ragged
+    box : callable
+        Called as box(chunk); returns a box, or None where the work on a chunk reads nothing.
     """
-    bounds = chunk.bounds
-    if offsets is not None and "z" in bounds:
-        bounds["n"] = tuple(offsets[z] for z in bounds["z"])
-    return box_in_array(array.axes, array.shape, bounds, halo)
+
+    array: AnyArray
+    box: Callable[[Chunk], Box | None]
+
+    copies = False
+
+    def boxes(self, chunk: Chunk) -> tuple[Box, ...]:
+        """Return the box, as the only one, or none."""
+        box = self.box(chunk)
+        return () if box is None else (box,)
+
+    def join(self, blocks: list[np.ndarray]) -> np.ndarray | None:
+        """Return what the work sees: a block, or None."""
+        return blocks[0] if blocks else None
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Any number of boxes of an array, of any shapes, as a list of blocks.
+
+    Parameters
+    ----------
+    array : Array or Ragged
+    pieces : callable
+        Called as pieces(chunk); returns the boxes.
+    """
+
+    array: AnyArray
+    pieces: Callable[[Chunk], Sequence[Box]]
+
+    copies = False
+
+    def boxes(self, chunk: Chunk) -> tuple[Box, ...]:
+        """Return the boxes that the work on `chunk` reads, or fills."""
+        return tuple(self.pieces(chunk))
+
+    def join(self, blocks: list[np.ndarray]) -> list[np.ndarray]:
+        """Return what the work sees: the list."""
+        return blocks
+
+
+Need = Part | Rows | At | Pieces
+Output = Part | At | Pieces
+
+
+# --- Stages ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Found(Generic[V]):
+    """What the end of a reduction comes to, on the one rank that decides for all.
+
+    Parameters
+    ----------
+    value : V
+        Sent to the generator that declared the stage, on every rank.
+    warnings, notes : tuple of str
+        To be said.
+    left_out : mapping of str to str
+        Units (exposures, scans) that cannot be used, and why.
+    """
+
+    value: V
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = NOTHING
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a pipeline, as declared; the executor in pipeline/ runs it.
+    """What all kinds of stages have in common.
 
     Parameters
     ----------
-    name : unique in a run; it names marks and log lines
-    kind : "source", "map", "stencil", "reduce", "regroup", "sink" or "files". Map, stencil, reduce and
-        regroup run alike: the needs say what is exchanged. The kind says what a reader should expect.
-    grid : the chunks; their extents follow from the data alone
-    reads : what the work on a chunk needs
-    writes : the arrays that it returns blocks of, in this order
-    work : called as work(chunk, *blocks), returns a tuple of blocks, one an array written;
-        for a sink, bytes that follow those of the chunk before;
-        for files, work(chunk, folder, *blocks) writes its files into a folder
-    parameters : what enters the provenance beside the inputs
-    chunk_parameters : for a stage that reads no array: called as chunk_parameters(number), returns what a
-        chunk depends on beside `parameters`, whatever other chunks there are. Its mark then serves in a run
-        with other chunks too, wherever they lie
-    left_out : called as left_out(*blocks) with what the work on a chunk returned: whether it stands for
-        something that could not be used, so that the next run is to try again
-    weights : (chunks,) integers: relative work, known from data; None where all weigh the same
-    offsets : as in Need, for the arrays written
-    place : by name of an array written: the box that a chunk fills in it, where axes do not tell
-    finish : for a reduce: called on one rank as finish(rows) with the (chunks, ...) rows of the array
-        written, in chunk order; what it returns goes to all, for the stages after it
-    blocks : for a source: yields the blocks of all chunks in order, on the rank that reads
-    output, head : for a sink: name of the file, and what returns the bytes it begins with, on one rank
-    outputs : for files: the names of all, below the folder
-    output_bytes : for a sink or files: the most bytes that the work on a chunk returns
-    cost : what all chunks together cost: the rate by which they are timed (pipeline/rates.py) and how many of
-        its units they are; None for a pass over the bytes read and written. A chunk has its weight's share
-    scratch : the most bytes that the work on a chunk takes at once beside what it is given and returns; None
-        where nobody knows: then three times that is left for it
+    name : str
+        Unique in a run; it names marks and log lines.
+    grid : ChunkGrid
+        The chunks; their extents follow from the data alone.
+    reads : tuple of Need
+        What the work on a chunk reads.
+    parameters : mapping
+        What enters the provenance beside the inputs; as JSON knows it.
+    weights : tuple of int, optional
+        Relative work of each chunk, known from data; None where all weigh the same.
+    cost : (str, float), optional
+        What all chunks together cost: the rate by which they are timed (engine/rates.py) and how many of its
+        units they are; None for a pass over the bytes read and written. A chunk has its weight's share.
+    scratch : int, optional
+        The most bytes that the work on a chunk takes at once beside what it is given and returns; None where
+        nobody knows: then three times that is left for it.
     """
 
     name: str
-    kind: str
     grid: ChunkGrid
-    reads: tuple[Need, ...] = ()
-    writes: tuple[Array, ...] = ()
-    work: Callable | None = None
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    chunk_parameters: Callable[[int], Mapping[str, Any]] | None = None
-    left_out: Callable[..., bool] | None = None
-    weights: tuple[int, ...] | None = None
-    offsets: tuple[int, ...] | None = None
-    place: Mapping[str, Callable[[Chunk], Box]] = field(default_factory=dict)
-    finish: Callable[[np.ndarray], dict[str, Any]] | None = None
-    blocks: Callable[[], Iterator[np.ndarray]] | None = None
-    output: str = ""
-    head: Callable[[], bytes] = bytes
-    outputs: tuple[str, ...] = ()
-    output_bytes: int = 0
-    cost: tuple[str, float] | None = None
-    scratch: int | None = None
+    reads: tuple[Need, ...] = field(default=(), kw_only=True)
+    parameters: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    weights: tuple[int, ...] | None = field(default=None, kw_only=True)
+    cost: tuple[str, float] | None = field(default=None, kw_only=True)
+    scratch: int | None = field(default=None, kw_only=True)
+
+    @property
+    def kind(self) -> str:
+        """The kind of stage, for readers of plans and logs."""
+        return type(self).__name__.lower()
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """What the work on a chunk fills of the arrays written, in the order of the blocks it returns."""
+        return ()
+
+    @property
+    def arrays(self) -> tuple[AnyArray, ...]:
+        """The arrays written."""
+        return tuple(output.array for output in self.outputs)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of the result files written, below the folder of results."""
+        return ()
+
+    @property
+    def returned_bytes(self) -> int:
+        """The most bytes that the work on a chunk returns or writes beside blocks of arrays."""
+        return 0
 
     def chunk(self, number: int) -> Chunk:
+        """Return chunk `number`."""
         return Chunk(number, self.grid.axes, self.grid.bounds(number))
 
-    def output_box(self, array: Array, chunk: Chunk) -> Box:
-        """Return the box of `array` that the work on `chunk` fills."""
-        if array.name in self.place:
-            return self.place[array.name](chunk)
-        if self.kind == "reduce":
-            return ((chunk.number, chunk.number + 1), *((0, n) for n in array.shape[1:]))
-        return array_box(array, chunk, offsets=self.offsets)
 
-    def output_boxes(self, array: Array) -> np.ndarray:
-        """Return the boxes of all chunks in `array`, (chunks, axes, 2) int64."""
-        boxes = [self.output_box(array, self.chunk(number)) for number in range(len(self.grid))]
-        return np.array(boxes, dtype=np.int64).reshape(len(self.grid), len(array.shape), 2)
-
-
-def reduction(
-    name: str,
-    grid: ChunkGrid,
-    reads: tuple[Need, ...],
-    partial: Callable,
-    row: tuple[tuple[int, ...], str],
-    finish: Callable[[np.ndarray], dict[str, Any]],
-    parameters: Mapping[str, Any] | None = None,
-    **known,
-) -> Stage:
-    """Declare a reduce: one row a chunk, brought together in chunk order on every rank.
+@dataclass(frozen=True, kw_only=True)
+class Stream(Stage):
+    """Read what one rank alone can read, front to back, into an array.
 
     Parameters
     ----------
-    partial : called as partial(chunk, *blocks), returns a row
-    row : shape and dtype of a row
-    finish : called with the (chunks, *shape) rows, in chunk order whatever the ranks
-    known : cost, scratch or weights, as a :class:`Stage` has them
+    array : Array
+        Filled chunk by chunk, in the order of the stream.
+    blocks : callable
+        Called on the rank that reads; yields the blocks of all chunks in order.
     """
-    shape, dtype = row
-    array = Array(f"{name}-rows", "k" + "abcdef"[: len(shape)], (len(grid), *shape), dtype)
 
-    def work(chunk, *blocks):
-        return (np.asarray(partial(chunk, *blocks), dtype=dtype).reshape(1, *shape),)
+    array: Array
+    blocks: Callable[[], Iterator[np.ndarray]]
 
-    return Stage(name, "reduce", grid, reads, (array,), work, parameters or {}, finish=finish, **known)
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        return (Part(self.array),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute(Stage):
+    """Make blocks of arrays from blocks of arrays: maps, stencils and whatever regroups.
+
+    Parameters
+    ----------
+    writes : tuple of Array, Ragged, At or Pieces
+        What the work on a chunk fills; of an array as it is, the part that belongs to the chunk.
+    work : callable
+        Called as work(chunk, *blocks); returns a tuple of blocks, one per array written, and a list of them
+        for :class:`Pieces`.
+    depends : callable, optional
+        Called as depends(number): what a chunk depends on beside `parameters` and the chunks that it reads,
+        whatever other chunks there are. Its mark then serves in a run with other chunks too, wherever they
+        lie.
+    unusable : callable, optional
+        Called as unusable(*blocks) with what the work on a chunk returned: whether it stands for something
+        that could not be used, so that the next run is to try again.
+    """
+
+    writes: tuple[AnyArray | At | Pieces, ...]
+    work: Callable[..., tuple]
+    depends: Callable[[int], Mapping[str, Any]] | None = None
+    unusable: Callable[..., bool] | None = None
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        return tuple(one if isinstance(one, At | Pieces) else Part(one) for one in self.writes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reduce(Stage, Generic[V]):
+    """Bring one row per chunk together in chunk order, whatever the ranks, and draw a value from them.
+
+    Parameters
+    ----------
+    work : callable
+        Called as work(chunk, *blocks); returns a row.
+    row : (tuple of int, str)
+        Shape and dtype of a row.
+    finish : callable
+        Called on one rank as finish(rows) with the (chunks, *shape) rows; returns a :class:`Found`.
+    expected : V, optional
+        The value that plans reckon with before it is known; None where nobody can say.
+    finish_bytes : int
+        The most bytes that `finish` takes beside the rows.
+    """
+
+    work: Callable[..., Any]
+    row: tuple[tuple[int, ...], str]
+    finish: Callable[[np.ndarray], Found[V]]
+    expected: V | None = None
+    finish_bytes: int = 0
+
+    @property
+    def rows(self) -> Array:
+        """The array of all rows."""
+        shape, dtype = self.row
+        return Array(f"{self.name}-rows", "k" + "abcdef"[: len(shape)], (len(self.grid), *shape), dtype)
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        rows = self.rows
+        rest = tuple((0, n) for n in rows.shape[1:])
+        return (At(rows, lambda chunk: ((chunk.number, chunk.number + 1), *rest)),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sink(Stage):
+    """Write one file that all ranks fill, each chunk's bytes behind those of the chunk before.
+
+    Parameters
+    ----------
+    work : callable
+        Called as work(chunk, *blocks); returns bytes.
+    file : str
+        Name of the file, below the folder of results.
+    head : callable
+        Returns the bytes that the file begins with; called on one rank.
+    chunk_bytes : int
+        The most bytes that the work on a chunk returns.
+    """
+
+    work: Callable[..., bytes]
+    file: str
+    head: Callable[[], bytes] = bytes
+    chunk_bytes: int = 0
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.file,)
+
+    @property
+    def returned_bytes(self) -> int:
+        return self.chunk_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files(Stage):
+    """Let the work on each chunk write whole files.
+
+    Parameters
+    ----------
+    work : callable
+        Called as work(chunk, folder, *blocks); writes its files into the folder.
+    names : tuple of str
+        The names of all files, below the folder of results.
+    """
+
+    work: Callable[..., None]
+    names: tuple[str, ...]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return self.names
+
+
+#: A generator of stages: it yields a stage, is sent what a Reduce found (None after any other stage), and
+#: returns what it comes to. Whoever drives it may be a run, or a plan that sends `Reduce.expected`.
+Stages = Generator[Stage, Any, S]
+
+
+def expected_stages(stages: Stages[S]) -> tuple[list[Stage], S]:
+    """Drive a generator with what plans reckon with; return every stage that may come, and its result."""
+    declared: list[Stage] = []
+    value = None
+    try:
+        while True:
+            stage = stages.send(value)
+            declared.append(stage)
+            value = stage.expected if isinstance(stage, Reduce) else None
+    except StopIteration as end:
+        return declared, end.value
+
+
+class BlockTable:
+    """Where the blocks that a stage writes of one array lie: a block per chunk, or any number of pieces.
+
+    Parameters
+    ----------
+    boxes : (blocks, axes, 2) int64
+        Of all blocks, in the order of chunks.
+    starts : (chunks + 1,) int64
+        The first block of each chunk; the last number is that of all blocks.
+    """
+
+    def __init__(self, output: Output, chunks: Sequence[Chunk]):
+        of_chunks = [output.boxes(chunk) for chunk in chunks]
+        flat = [box for boxes in of_chunks for box in boxes]
+        self.boxes = np.array(flat, dtype=np.int64).reshape(len(flat), len(output.array.axes), 2)
+        self.starts = np.cumsum([0, *map(len, of_chunks)])
+
+    def of_chunk(self, chunk: int) -> range:
+        """Return the numbers of a chunk's blocks."""
+        return range(int(self.starts[chunk]), int(self.starts[chunk + 1]))
+
+    def items(self) -> np.ndarray:
+        """Return the items in each block, (blocks,) int64."""
+        return np.prod(self.boxes[..., 1] - self.boxes[..., 0], axis=1)
+
+    def chunk_items(self) -> np.ndarray:
+        """Return the items that each chunk writes, (chunks,) int64."""
+        total = np.concatenate([[0], np.cumsum(self.items())])
+        return total[self.starts[1:]] - total[self.starts[:-1]]
+
+    def owners(self, of_chunks: np.ndarray) -> np.ndarray:
+        """Return the owner of each block, from the owner of each chunk."""
+        return np.repeat(of_chunks, np.diff(self.starts))
 
 
 def reflect(start: int, stop: int, length: int, edge: bool) -> np.ndarray:
@@ -233,11 +442,16 @@ def extended(block: np.ndarray, bounds: tuple[int, int], halo: int, length: int,
 
     Parameters
     ----------
-    block : what was read for `bounds` with `halo`, clipped at the array's ends
-    bounds : of the chunk along that axis
-    halo : items on both sides
-    length : of the array along that axis
-    edge : as in :func:`reflect`
+    block : ndarray
+        What was read for `bounds` with `halo`, clipped at the array's ends.
+    bounds : (int, int)
+        Of the chunk along that axis.
+    halo : int
+        Items on both sides.
+    length : int
+        Of the array along that axis.
+    edge : bool
+        As in :func:`reflect`.
     """
     first = max(bounds[0] - halo, 0)
     return block[reflect(bounds[0] - halo, bounds[1] + halo, length, edge) - first]

@@ -18,42 +18,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from mpiimg.engine.array import AnyArray, Ragged
 from mpiimg.engine.boxes import Box, box_slices
 from mpiimg.engine.raw import RawFile
 from mpiimg.errors import BadInput
 
 DATASET = "data"
-
-
-@dataclass(frozen=True)
-class Array:
-    """What a stage reads or writes: a dense array with named axes.
-
-    Parameters
-    ----------
-    name : unique in a run
-    axes : one letter an axis, the partitioned one first: v volume, z, y, x, n voxel in the mask, c component
-    shape : items along each axis
-    dtype : numpy name, e.g. "float32"
-    """
-
-    name: str
-    axes: str
-    shape: tuple[int, ...]
-    dtype: str
-
-    def __post_init__(self):
-        if len(self.axes) != len(self.shape):
-            raise ValueError(f"array {self.name}: axes {self.axes!r} and shape {self.shape} do not fit")
-
-    @property
-    def nbytes(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
 
 
 class MemoryStore:
@@ -67,13 +41,13 @@ class MemoryStore:
 
     def __init__(self, rank: int, exchange: Callable):
         self._rank, self._exchange = rank, exchange
-        self._arrays: dict[str, tuple[Array, np.ndarray, np.ndarray]] = {}
+        self._arrays: dict[str, tuple[AnyArray, np.ndarray, np.ndarray]] = {}
         self._blocks: dict[str, dict[int, np.ndarray]] = {}
 
     def __contains__(self, name: str) -> bool:
         return name in self._arrays
 
-    def create(self, array: Array, boxes: np.ndarray, owners: np.ndarray) -> None:
+    def create(self, array: AnyArray, boxes: np.ndarray, owners: np.ndarray) -> None:
         """Announce `array`, cut into `boxes` (n, axes, 2), block i owned by rank owners[i]."""
         self._arrays[array.name] = array, np.asarray(boxes, dtype=np.int64), np.asarray(owners)
         self._blocks[array.name] = {}
@@ -120,7 +94,7 @@ class StagedStore:
 
         self.folder, self._comm = Path(folder), comm
         self._parallel = h5py.get_config().mpi if parallel is None else parallel
-        self._arrays: dict[str, tuple[Array, np.ndarray, np.ndarray]] = {}
+        self._arrays: dict[str, tuple[AnyArray, np.ndarray, np.ndarray]] = {}
         self._files: dict[str, RawFile] = {}
         self._handles: dict[str, object] = {}
 
@@ -130,7 +104,7 @@ class StagedStore:
     def path(self, name: str) -> Path:
         return self.folder / f"{name}.h5"
 
-    def create(self, array: Array, boxes: np.ndarray, owners: np.ndarray) -> None:
+    def create(self, array: AnyArray, boxes: np.ndarray, owners: np.ndarray) -> None:
         """Make the file of `array`, or go on with the one that is there. Collective."""
         path = self.path(array.name)
         offset, problem = None, None
@@ -145,7 +119,9 @@ class StagedStore:
         if problem is not None:
             raise problem
         self._arrays[array.name] = array, np.asarray(boxes, dtype=np.int64), np.asarray(owners)
-        self._files[array.name] = RawFile(path, offset, array.shape, array.dtype, writable=True)
+        self._files[array.name] = RawFile(
+            path, offset, array.stored_shape, array.dtype, writable=True, runs=array.runs
+        )
         if self._parallel:
             import h5py
 
@@ -171,7 +147,13 @@ class StagedStore:
         if not self._parallel:
             self._files[name].write(box, block)
         elif block.size:
-            self._handles[name][DATASET][box_slices(box)] = np.asarray(block, dtype=array.dtype)
+            dataset, block = self._handles[name][DATASET], np.asarray(block, dtype=array.dtype)
+            if isinstance(array, Ragged):
+                flat = block.reshape(-1)
+                for first, place, count in array.runs(box):
+                    dataset[first : first + count] = flat[place : place + count]
+            else:
+                dataset[box_slices(box)] = block
 
     def read(self, name: str, number: int) -> np.ndarray:
         """Return block `number`, whoever wrote it."""
@@ -182,7 +164,7 @@ class StagedStore:
         """Return the boxes wanted[rank] of this rank. They must have been written, and a barrier passed."""
         return [self._read(name, box) for box in wanted[self._comm.rank]]
 
-    def set_aside(self, arrays: Sequence[Array], moved: bool) -> None:
+    def set_aside(self, arrays: Sequence[AnyArray], moved: bool) -> None:
         """Keep the files that are there for :meth:`read_aside`, if one is not its array's. On one rank.
 
         `moved` says that they are, but that what they hold is now to lie elsewhere in them. What fits and has
@@ -194,8 +176,8 @@ class StagedStore:
             if array in others or not self._aside(array.name).exists():
                 self.path(array.name).replace(self._aside(array.name))
 
-    def read_aside(self, name: str, box: Box) -> np.ndarray:
-        """Return a box of the file that was set aside.
+    def read_aside(self, name: str, runs: Sequence[tuple[int, int]]) -> np.ndarray:
+        """Return runs of items, (first, count), of the file that was set aside, end to end.
 
         Raises
         ------
@@ -206,9 +188,9 @@ class StagedStore:
         path = self._aside(name)
         with h5py.File(path, "r", locking=False) as file:
             dataset = file[DATASET]
-            raw = RawFile(path, dataset.id.get_offset(), dataset.shape, dataset.dtype)
+            raw = RawFile(path, dataset.id.get_offset(), (dataset.size,), dataset.dtype)
         try:
-            return raw.read(box)
+            return np.concatenate([raw.read(((first, first + count),)) for first, count in runs])
         finally:
             raw.close()
 
@@ -252,7 +234,7 @@ class StagedStore:
 LIBVER = ("earliest", "v110")
 
 
-def create_staged(path: Path, array: Array) -> None:
+def create_staged(path: Path, array: AnyArray) -> None:
     """Write an HDF5 file with one contiguous, early-allocated, unfilled dataset, in one atomic step.
 
     Parameters
@@ -268,7 +250,7 @@ def create_staged(path: Path, array: Array) -> None:
         properties.set_layout(h5py.h5d.CONTIGUOUS)
         properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-        space = h5py.h5s.create_simple(tuple(max(n, 1) for n in array.shape))
+        space = h5py.h5s.create_simple(tuple(max(n, 1) for n in array.stored_shape))
         kind = h5py.h5t.py_create(np.dtype(array.dtype), logical=True)
         dataset = h5py.Dataset(h5py.h5d.create(file.id, DATASET.encode(), kind, space, properties))
         dataset.attrs["axes"] = array.axes
@@ -314,14 +296,14 @@ def dataset_offset(path: Path) -> int:
     return offset
 
 
-def _fits(path: Path, array: Array) -> bool:
+def _fits(path: Path, array: AnyArray) -> bool:
     """Say whether `path` already holds such an array."""
     import h5py
 
     try:
         with h5py.File(path, "r", locking=False) as file:
             dataset = file[DATASET]
-            shape = tuple(max(n, 1) for n in array.shape)
+            shape = tuple(max(n, 1) for n in array.stored_shape)
             same = dataset.shape == shape and dataset.dtype == np.dtype(array.dtype)
             return same and os.path.getsize(path) >= dataset.id.get_offset() + array.nbytes
     except (OSError, KeyError, TypeError, AttributeError):

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-import mpiimg
 from mpiimg.engine.log.events import EventLog, any_recent, last_events
 from mpiimg.engine.log.watchdog import Watchdog
-from mpiimg.engine.plan import Options, Recipe, Section
+from mpiimg.engine.plan import Options, Recipe, StagePlan
 from mpiimg.engine.stage import Stage
 from mpiimg.errors import Exit
+from mpiimg.version import __version__
 
 
 class Logbook:
@@ -42,7 +42,7 @@ class Logbook:
         self._log.write(
             "start",
             tool=recipe.tool,
-            version=mpiimg.__version__,
+            version=__version__,
             command=self._options.command,
             ranks=self._ranks,
             pid=os.getpid(),
@@ -51,10 +51,10 @@ class Logbook:
         )
         self._log.flush()
 
-    def stage(self, stage: Stage, section: Section, todo: Sequence[int]) -> None:
+    def stage(self, stage: Stage, planned: StagePlan, todo: Sequence[int]) -> None:
         """Note that a stage begins, of which chunks `todo` are not done yet."""
         self._stage = stage.name
-        owners = section.partition.owners()
+        owners = planned.partition.owners()
         mine = int(np.count_nonzero(owners[list(todo)] == self._rank))
         total = len(stage.grid)
         self._log.write("stage", stage=stage.name, chunks=total, done=total - len(todo), mine=mine)

@@ -7,27 +7,27 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mpiimg.engine.plan import Resources, Section
+from mpiimg.engine.plan import Resources, StagePlan
 from mpiimg.engine.stage import Stage
 
-Plan = Sequence[tuple[Stage, Section]]
+Plan = Sequence[tuple[Stage, StagePlan]]
 
 
 def totals(plan: Plan) -> dict:
     """Return what a whole plan comes to: the highest peak, and sums of the rest."""
-    sections = [section for _, section in plan]
+    plans = [planned for _, planned in plan]
     return {
-        "peak_a_rank": max((section.peak for section in sections), default=0),
-        "bytes_moved": sum(section.moved for section in sections),
-        "bytes_moved_between_nodes": sum(section.between_nodes for section in sections),
-        "messages": sum(section.messages for section in sections),
-        "bytes_a_rank": sum(section.moved_a_rank for section in sections),
-        "messages_a_rank": sum(section.messages_a_rank for section in sections),
-        "read": sum(section.read for section in sections),
-        "staged": sum(section.written for section in sections),
-        "cpu_seconds": sum(section.cpu_seconds for section in sections),
-        "seconds": sum(section.seconds for section in sections),
-        "longest_stage_seconds": max((section.seconds for section in sections), default=0.0),
+        "peak_a_rank": max((planned.peak for planned in plans), default=0),
+        "bytes_moved": sum(planned.moved for planned in plans),
+        "bytes_moved_between_nodes": sum(planned.between_nodes for planned in plans),
+        "messages": sum(planned.messages for planned in plans),
+        "bytes_a_rank": sum(planned.moved_a_rank for planned in plans),
+        "messages_a_rank": sum(planned.messages_a_rank for planned in plans),
+        "read": sum(planned.read for planned in plans),
+        "staged": sum(planned.written for planned in plans),
+        "cpu_seconds": sum(planned.cpu_seconds for planned in plans),
+        "seconds": sum(planned.seconds for planned in plans),
+        "longest_stage_seconds": max((planned.seconds for planned in plans), default=0.0),
     }
 
 
@@ -35,17 +35,17 @@ def as_json(plan: Plan, resources: Resources) -> str:
     """Return the plan for programs: resources, stages, totals. Bytes and seconds, as in run.json."""
     stages = [
         {
-            "stage": section.stage,
-            "kind": section.kind,
-            "chunks": section.chunks,
-            "chunks_a_rank": int(max(np.diff(section.partition.cuts))),
-            "batch": section.batch,
-            "in_memory": [p.array.name for p in section.placements if p.memory],
-            "in_files": [p.array.name for p in section.placements if not p.memory],
-            "spilled": list(section.spilled),
-            **predicted(section),
+            "stage": planned.stage,
+            "kind": planned.kind,
+            "chunks": planned.chunks,
+            "chunks_a_rank": int(max(np.diff(planned.partition.cuts))),
+            "batch": planned.batch,
+            "in_memory": [p.array.name for p in planned.placements if p.memory],
+            "in_files": [p.array.name for p in planned.placements if not p.memory],
+            "spilled": list(planned.spilled),
+            **predicted(planned),
         }
-        for _, section in plan
+        for _, planned in plan
     ]
     found = {
         "ranks": resources.ranks,
@@ -59,19 +59,19 @@ def as_json(plan: Plan, resources: Resources) -> str:
     return json.dumps(found, indent=1)
 
 
-def predicted(section: Section) -> dict:
-    """Return what a section predicts, as run.json holds it."""
+def predicted(planned: StagePlan) -> dict:
+    """Return what a planned predicts, as run.json holds it."""
     return _rounded(
         {
-            "peak_a_rank": section.peak,
-            "bytes_moved": section.moved,
-            "messages": section.messages,
-            "bytes_a_rank": section.moved_a_rank,
-            "messages_a_rank": section.messages_a_rank,
-            "read": section.read,
-            "staged": section.written,
-            "cpu_seconds": section.cpu_seconds,
-            "seconds": section.seconds,
+            "peak_a_rank": planned.peak,
+            "bytes_moved": planned.moved,
+            "messages": planned.messages,
+            "bytes_a_rank": planned.moved_a_rank,
+            "messages_a_rank": planned.messages_a_rank,
+            "read": planned.read,
+            "staged": planned.written,
+            "cpu_seconds": planned.cpu_seconds,
+            "seconds": planned.seconds,
         }
     )
 
@@ -90,12 +90,12 @@ def table(plan: Plan, resources: Resources) -> str:
         f"{'stage':<{width}}{'kind':<9}{'chunks':>8}{'a rank':>8}{'batch':>7}"
         f"{'read MB':>10}{'moved MB':>10}{'staged MB':>11}{'peak MB':>9}{'seconds':>10}",
     ]
-    for stage, section in plan:
-        most = max(np.diff(section.partition.cuts))
+    for stage, planned in plan:
+        most = max(np.diff(planned.partition.cuts))
         lines.append(
-            f"{stage.name:<{width}}{section.kind:<9}{section.chunks:>8}{most:>8}{section.batch:>7}"
-            f"{megabytes(section.read):>10}{megabytes(section.moved):>10}{megabytes(section.written):>11}"
-            f"{megabytes(section.peak):>9}{section.seconds:>10.1f}"
+            f"{stage.name:<{width}}{planned.kind:<9}{planned.chunks:>8}{most:>8}{planned.batch:>7}"
+            f"{megabytes(planned.read):>10}{megabytes(planned.moved):>10}{megabytes(planned.written):>11}"
+            f"{megabytes(planned.peak):>9}{planned.seconds:>10.1f}"
         )
     t = totals(plan)
     lines.append(
@@ -110,8 +110,8 @@ def _notes(plan: Plan, resources: Resources, t: Mapping) -> list[str]:
     """Say what the table has no column for: files in place of memory, what a node needs, CPU time."""
     in_files = dict.fromkeys(
         name
-        for _, section in plan
-        for name in (*section.spilled, *(p.array.name for p in section.placements if not p.memory))
+        for _, planned in plan
+        for name in (*planned.spilled, *(p.array.name for p in planned.placements if not p.memory))
     )
     notes = []
     if in_files:

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mpiimg.engine.stores import Array, StagedStore
+from mpiimg.engine.array import Array
+from mpiimg.engine.raw import free_bytes
+from mpiimg.engine.stores import StagedStore
 
 #: File systems on which writes of several nodes to one file are not seen at once.
 INCOHERENT = ("nfs", "nfs4")
@@ -36,12 +38,6 @@ class Space:
     inodes: int | None
     largest_file: int | None
     quota: int | None
-
-
-def free_bytes(folder: Path) -> int:
-    """Return the bytes that a user may still write below `folder`, an existing one."""
-    status = os.statvfs(folder)
-    return status.f_bavail * status.f_frsize
 
 
 def space(folder: Path) -> Space:

@@ -1,0 +1,203 @@
+"""Arrays of a run: what is read and written, in one dense piece or item after item."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from mpiimg.engine.boxes import Box, box_in_array
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How one axis of an array follows another that the array does not have.
+
+    The voxels inside a mask are numbered slice by slice: those of slices z0 to z1 are a run of axis n.
+
+    Parameters
+    ----------
+    axis : str
+        The axis that holds the runs, e.g. "n".
+    along : str
+        The axis that they follow, e.g. "z".
+    offsets : tuple of int
+        Where the run of each index of `along` begins; one more number than indices, the last is the length.
+    """
+
+    axis: str
+    along: str
+    offsets: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Array:
+    """What a stage reads or writes: a dense array with named axes.
+
+    Parameters
+    ----------
+    name : str
+        Unique in a run.
+    axes : str
+        One letter per axis, the partitioned one first: v volume, z, y, x, n voxel in the mask, c component.
+    shape : tuple of int
+        Items along each axis.
+    dtype : str
+        NumPy's name, e.g. "float32".
+    packing : Packing, optional
+        For an array of masked voxels: how its axis of voxels follows the slices.
+    """
+
+    name: str
+    axes: str
+    shape: tuple[int, ...]
+    dtype: str
+    packing: Packing | None = None
+
+    def __post_init__(self):
+        if len(self.axes) != len(self.shape):
+            raise ValueError(f"array {self.name}: axes {self.axes!r} and shape {self.shape} do not fit")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all items."""
+        return math.prod(self.stored_shape) * np.dtype(self.dtype).itemsize
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """Shape of the dataset that holds the array in a file."""
+        return self.shape
+
+    def part(self, bounds: Mapping[str, tuple[int, int]], halo: Mapping[str, int] | None = None) -> Box:
+        """Return the part that belongs to a chunk.
+
+        Axes that array and chunk share are bounded by the chunk, others are whole.
+
+        Parameters
+        ----------
+        bounds : mapping of str to (int, int)
+            Of the chunk, by axis.
+        halo : mapping of str to int, optional
+            Items more on both sides, by axis; clipped at the array's ends.
+        """
+        packing = self.packing
+        if packing is not None and packing.along in bounds:
+            start, stop = bounds[packing.along]
+            margin = (halo or {}).get(packing.along, 0)
+            last = len(packing.offsets) - 1
+            ends = packing.offsets[max(start - margin, 0)], packing.offsets[min(stop + margin, last)]
+            bounds = {**bounds, packing.axis: ends}
+        return box_in_array(self.axes, self.shape, bounds, halo)
+
+    def runs(self, box: Box) -> Iterator[tuple[int, int, int]]:
+        """Yield (first item in storage, first item in the block, items) for each run of consecutive items."""
+        return dense_runs(self.shape, box)
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Items of different shapes, one after the other: exposures, patches, pieces of them.
+
+    A box is (item, rows, columns, ...) with one item, and bounds within that item; so whole items, and runs
+    of their rows, lie in one piece in a file.
+
+    Parameters
+    ----------
+    name : str
+        Unique in a run.
+    axes : str
+        One letter per axis, that of the items first, e.g. "eyx".
+    shapes : tuple of tuple of int
+        The shape of each item, without the axis of the items.
+    dtype : str
+        NumPy's name.
+
+    Raises
+    ------
+    ValueError
+        An item has another number of axes.
+    """
+
+    name: str
+    axes: str
+    shapes: tuple[tuple[int, ...], ...]
+    dtype: str
+
+    def __post_init__(self):
+        if any(len(shape) != len(self.axes) - 1 for shape in self.shapes):
+            raise ValueError(f"array {self.name}: the items do not have axes {self.axes[1:]!r}")
+
+    @cached_property
+    def starts(self) -> tuple[int, ...]:
+        """Where each item begins in storage; one more number than items, the last is the length."""
+        return tuple(itertools.accumulate(map(math.prod, self.shapes), initial=0))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all items."""
+        return self.starts[-1] * np.dtype(self.dtype).itemsize
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """Shape of the dataset that holds the array in a file: one axis, item after item."""
+        return (self.starts[-1],)
+
+    def item(self, number: int) -> Box:
+        """Return the box of a whole item."""
+        return ((number, number + 1), *((0, n) for n in self.shapes[number]))
+
+    def part(self, bounds: Mapping[str, tuple[int, int]], halo: Mapping[str, int] | None = None) -> Box:
+        """Return the part that belongs to a chunk of one item; a halo is clipped at the item's edges.
+
+        Parameters
+        ----------
+        bounds : mapping of str to (int, int)
+            Of the chunk, by axis: one item, and whatever part of it.
+        halo : mapping of str to int, optional
+            Items more on both sides, by axis.
+
+        Raises
+        ------
+        ValueError
+            The chunk is not of one item.
+        """
+        number, after = bounds.get(self.axes[0], (0, len(self.shapes)))
+        if after != number + 1:
+            raise ValueError(f"array {self.name}: a chunk has one item along {self.axes[0]!r}")
+        return ((number, after), *box_in_array(self.axes[1:], self.shapes[number], bounds, halo))
+
+    def runs(self, box: Box) -> Iterator[tuple[int, int, int]]:
+        """Yield (first item in storage, first item in the block, items) for each run of consecutive items."""
+        ((number, _), *rest) = box
+        for first, place, count in dense_runs(self.shapes[number], tuple(rest)):
+            yield self.starts[number] + first, place, count
+
+
+AnyArray = Array | Ragged
+
+
+def dense_runs(shape: tuple[int, ...], box: Box) -> Iterator[tuple[int, int, int]]:
+    """Yield the runs of consecutive items that a box of a dense array in C order is made of.
+
+    Yields
+    ------
+    first : int
+        Number of the run's first item in the array.
+    place : int
+        Number of the same item in the box.
+    count : int
+        Items in the run.
+    """
+    whole = len(shape)
+    while whole and box[whole - 1] == (0, shape[whole - 1]):
+        whole -= 1
+    cut = max(whole - 1, 0)
+    strides = np.cumprod([1, *shape[:0:-1]])[::-1].tolist() if shape else []
+    count = math.prod(stop - start for start, stop in box[cut:])
+    inner = box[cut][0] * strides[cut] if shape else 0
+    for place, index in enumerate(itertools.product(*(range(a, b) for a, b in box[:cut]))):
+        yield inner + sum(i * s for i, s in zip(index, strides, strict=False)), place * count, count

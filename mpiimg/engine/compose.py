@@ -1,0 +1,350 @@
+"""The one composer: from a chain of steps to the recipe of a run, for tools, TOML pipelines and Python."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mpiimg.engine import plugins
+from mpiimg.engine.array import AnyArray, Array, Ragged
+from mpiimg.engine.inputs import parallel
+from mpiimg.engine.plan import Recipe, output_names
+from mpiimg.engine.stage import At, Compute, Pieces, Stage, Stages, Stream, expected_stages
+from mpiimg.engine.step import Argument, Domain, Inspection, Output, Parameter, Source, Step, parameters_of
+from mpiimg.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Link:
+    """A step in a chain.
+
+    Parameters
+    ----------
+    step : Step
+    parameters : object
+        Of the dataclass that the step declares.
+    label : str
+        Tells it from other links; stages and arrays are named with it.
+    write : bool
+        Whether its results are written, if nothing else says so.
+    """
+
+    step: Step
+    parameters: Any
+    label: str
+    write: bool = True
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Steps one after the other, and the source that they start from.
+
+    Parameters
+    ----------
+    domain : Domain
+    source : Source
+    parameters : object
+        Of the source.
+    links : tuple of Link
+    taken : frozenset of str
+        Fields of the state that the source must give.
+    welcome : frozenset of str
+        Fields that the source may give, and that steps then use.
+    """
+
+    domain: Domain
+    source: Source
+    parameters: Any
+    links: tuple[Link, ...]
+    taken: frozenset[str]
+    welcome: frozenset[str] = frozenset()
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """The fields that the source is asked for."""
+        return self.taken | self.welcome
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What headers say, before the plan: the first state, and what each step has looked at."""
+
+    state: Any
+    links: tuple[Inspection, ...]
+
+
+@dataclass(frozen=True)
+class RunName:
+    """What a run is called.
+
+    Parameters
+    ----------
+    tool : str
+        Name of the program.
+    record : str
+        Name of the file that says how the run went.
+    parameters : mapping
+        What run.json says of them, and tells one run from another.
+    stem : str
+        That the work folder begins with; by default the state's.
+    """
+
+    tool: str
+    record: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    stem: str = ""
+
+
+# --- Order ------------------------------------------------------------------------------------------------
+
+
+def open_with(domain: Domain, steps: Sequence[Step], where: str) -> tuple[Source, frozenset, frozenset]:
+    """Return the source that a chain of steps starts from, and what it must and may give.
+
+    Parameters
+    ----------
+    domain : Domain
+    steps : sequence of Step
+    where : str
+        Names the chain in messages.
+
+    Raises
+    ------
+    BadInput
+        A step takes what neither a step before it nor any source gives.
+    """
+    given: set[str] = set()
+    taken: set[str] = set()
+    welcome: set[str] = set()
+    sources = list(domain.sources)
+    for number, step in enumerate(steps):
+        taken |= set(step.takes) - given
+        fitting = [source for source in sources if taken <= set(source.gives)]
+        if not fitting:
+            missing = sorted(set(step.takes) - given - set(sources[0].gives))
+            before = f"after {steps[number - 1].name}" if number else "first"
+            raise BadInput(
+                f"{where}: {step.name} cannot stand {before}: it takes {' and '.join(missing) or 'other data'}, "
+                f"which come from {_makers(domain, missing)}"
+            )
+        sources = fitting
+        welcome |= set(step.may_take) - given
+        given |= set(step.gives)
+    source = sources[0]
+    # What a step gives and a later one takes may be brought along instead.
+    brought = {
+        argument.of for argument in source.arguments if argument.of in given and _taken_by(steps, argument.of)
+    }
+    return source, frozenset(taken), frozenset((welcome & set(source.gives)) | brought) - taken
+
+
+def _taken_by(steps: Sequence[Step], field: str) -> bool:
+    return any(field in (*step.takes, *step.may_take) for step in steps)
+
+
+def _makers(domain: Domain, fields: Sequence[str]) -> str:
+    steps = [plugins.step(domain, name) for name in plugins.step_names(domain)]
+    makers = [step.name for step in steps if set(step.gives) & set(fields)]
+    return " or ".join(makers) or "no step before it"
+
+
+def arguments_of(source: Source, taken: frozenset, welcome: frozenset) -> list[tuple[Argument, bool]]:
+    """Return the paths that a chain can be given, and whether each must be."""
+    return [
+        (argument, not argument.of or argument.of in taken)
+        for argument in source.arguments
+        if not argument.of or argument.of in taken | welcome
+    ]
+
+
+def parameters_for(kind: type, taken: frozenset) -> tuple[Parameter, ...]:
+    """Return the parameters of a source that are about what a chain takes."""
+    return tuple(one for one in parameters_of(kind) if not one.of or one.of in taken)
+
+
+def make_chain(
+    domain: Domain, links: Sequence[Link], settings: Mapping[str, Any], where: str = "this pipeline"
+) -> Chain:
+    """Put a chain together.
+
+    Parameters
+    ----------
+    domain : Domain
+    links : sequence of Link
+    settings : mapping
+        Values of the source's parameters by name; others are left alone.
+    where : str
+        Names the chain in messages.
+
+    Raises
+    ------
+    BadInput
+        The order makes no sense, or two links have one label.
+    """
+    labels = [link.label for link in links]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise BadInput(f"{where}: two stages are called {twice}; give one of them another name")
+    source, taken, welcome = open_with(domain, [link.step for link in links], where)
+    return Chain(domain, source, filled(source.parameters, settings), tuple(links), taken, welcome)
+
+
+def filled(kind: type, settings: Mapping[str, Any]) -> Any:
+    """Return a dataclass of parameters with those of `settings` that it has."""
+    names = {one.name for one in dataclasses.fields(kind)}
+    return kind(**{name: value for name, value in settings.items() if name in names})
+
+
+# --- Recipe -----------------------------------------------------------------------------------------------
+
+
+def inspect(chain: Chain, paths: Mapping[str, Any]) -> Inspected:
+    """Read the headers of all inputs, and let each step look at what it will get. On one rank.
+
+    Raises
+    ------
+    BadInput
+        Something cannot be used.
+    """
+    state = chain.source.inspect(paths, chain.parameters, chain.fields)
+    first, looked = state, []
+    _, state = expected_stages(_opening(chain, state))
+    for link in chain.links:
+        looked.append(link.step.inspect(state, link.parameters))
+        _, state = expected_stages(_of_link(link, looked[-1], state))
+    return Inspected(first, tuple(looked))
+
+
+def make_recipe(chain: Chain, inspected: Inspected, name: RunName) -> Recipe:
+    """Return the recipe of a chain; every rank makes the same.
+
+    Raises
+    ------
+    BadInput
+        Two of its results would have one name.
+    """
+    state, domain = inspected.state, chain.domain
+    functions = {link.label: link.step.source for link in chain.links if link.step.source}
+    rates = [domain.rates, *(link.step.rates for link in chain.links)]
+    recipe = Recipe(
+        tool=name.tool,
+        stem=name.stem or state.stem,
+        inputs=parallel(state.inputs),
+        stages=lambda: _stages(chain, inspected),
+        documents=lambda states: _documents(chain, states),
+        parameters=name.parameters,
+        sources={**state.sources, **({"functions": functions} if functions else {})},
+        record=name.record,
+        warnings=(*state.warnings, *(text for one in inspected.links for text in one.warnings)),
+        left_out=state.left_out,
+        kernels=tuple(dict.fromkeys(kernel for link in chain.links for kernel in link.step.kernels)),
+        rates={rate: seconds for table in rates for rate, (seconds, _) in table.items()},
+        files=state.files,
+        baseline=domain.baseline + state.nbytes + sum(one.baseline for one in inspected.links),
+    )
+    names = output_names(recipe)
+    twice = next((one for one in names if names.count(one) > 1), None)
+    if twice is not None:
+        raise BadInput(f"{name.tool}: two results would be called {twice}; write one of them in another run")
+    return recipe
+
+
+def _stages(chain: Chain, inspected: Inspected) -> Stages[tuple]:
+    """Yield the stages of the source, then those of each step and of its results; return all states."""
+    state = yield from _opening(chain, inspected.state)
+    states = []
+    for number, (link, looked) in enumerate(zip(chain.links, inspected.links, strict=True)):
+        state = yield from _of_link(link, looked, state)
+        states.append(state)
+        for output, folder in _written(chain, number):
+            stage = output.stage(state, link.parameters, Path(folder))
+            if stage is not None:
+                yield stage
+    return tuple(states)
+
+
+def _opening(chain: Chain, state: Any) -> Stages[Any]:
+    return (yield from chain.source.stages(state, chain.parameters, chain.fields))
+
+
+def _of_link(link: Link, looked: Inspection, state: Any) -> Stages[Any]:
+    """Yield the stages of a step under its label; return the next state, with what was done noted in it."""
+    stages = link.step.stages(state, link.parameters, looked.data)
+    state = yield from _labelled(stages, link)
+    lines = link.step.history(link.parameters)
+    return dataclasses.replace(state, history=(*state.history, *lines)) if lines else state
+
+
+def _written(chain: Chain, number: int) -> Iterator[tuple[Output, str]]:
+    """Yield the results of a link that are written, and the folder of each."""
+    link, later = chain.links[number], [other.step for other in chain.links[number + 1 :]]
+    for output in link.step.outputs:
+        used = any(output.of in (*step.takes, *step.may_take, *step.gives) for step in later)
+        asked = bool(output.flag) and getattr(link.parameters, output.flag)
+        if asked or (link.write and (output.when == "always" or not used)):
+            yield output, output.folder if used else "."
+
+
+def _documents(chain: Chain, states: Sequence[Any]) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for number, (link, state) in enumerate(zip(chain.links, states, strict=True)):
+        for output, folder in _written(chain, number):
+            for name, data in output.documents(state, link.parameters).items():
+                found[str(PurePosixPath(folder) / name)] = data
+    return found
+
+
+# --- Labels -----------------------------------------------------------------------------------------------
+
+
+def _labelled(stages: Stages[Any], link: Link) -> Stages[Any]:
+    """Drive a step's stages, whose names and whose arrays get the label of its link; a step may stand twice."""
+    written: set[str] = set()
+
+    def renamed(array: AnyArray) -> AnyArray:
+        if array.name not in written:
+            return array
+        return dataclasses.replace(array, name=f"{link.label}.{array.name}")
+
+    value = None
+    try:
+        while True:
+            stage = stages.send(value)
+            written |= {array.name for array in stage.arrays}
+            value = yield _rename(stage, link, renamed)
+    except StopIteration as end:
+        return _in_state(end.value, renamed)
+
+
+def _rename(stage: Stage, link: Link, renamed: Callable[[AnyArray], AnyArray]) -> Stage:
+    name = link.label if stage.name == link.step.name else f"{link.label}.{stage.name}"
+    changed: dict[str, Any] = {"name": name, "reads": tuple(_in_need(need, renamed) for need in stage.reads)}
+    if isinstance(stage, Compute):
+        changed["writes"] = tuple(
+            _in_need(one, renamed) if isinstance(one, At | Pieces) else renamed(one) for one in stage.writes
+        )
+    elif isinstance(stage, Stream):
+        changed["array"] = renamed(stage.array)
+    return dataclasses.replace(stage, **changed)
+
+
+def _in_need(need: Any, renamed: Callable[[AnyArray], AnyArray]) -> Any:
+    return dataclasses.replace(need, array=renamed(need.array))
+
+
+def _in_state(value: Any, renamed: Callable[[AnyArray], AnyArray]) -> Any:
+    """Return a state with its arrays renamed: those in fields, in dataclasses within it, in tuples of arrays."""
+    if isinstance(value, Array | Ragged):
+        return renamed(value)
+    if isinstance(value, tuple) and value and all(isinstance(one, Array | Ragged) for one in value):
+        changed = tuple(map(renamed, value))
+        return type(value)(*changed) if hasattr(value, "_fields") else changed
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        before = {one.name: getattr(value, one.name) for one in dataclasses.fields(value) if one.init}
+        after = {name: _in_state(item, renamed) for name, item in before.items()}
+        changed = {name: item for name, item in after.items() if item is not before[name]}
+        return dataclasses.replace(value, **changed) if changed else value
+    return value

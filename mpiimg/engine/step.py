@@ -1,0 +1,371 @@
+"""What a step is: one declaration, from which tool, help, order, results, precompiling and rates follow."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+from mpiimg.engine.inputs import Input
+from mpiimg.engine.stage import NOTHING, Stage, Stages
+
+S = TypeVar("S", bound="State")
+P = TypeVar("P")
+
+#: Limits of a parameter that must be above 0 and finite.
+POSITIVE = (sys.float_info.min, sys.float_info.max)
+
+
+class State(Protocol):
+    """What a chain of steps knows at each point: a frozen dataclass of a domain.
+
+    Arrays of the run stand in its fields, in those of dataclasses within it, or in tuples of arrays; the
+    composer renames them there. What a step takes and gives are names of its fields.
+
+    Attributes
+    ----------
+    stem : str
+        That the names of results and the work folder begin with.
+    inputs : tuple of Input
+        What lies in files.
+    sources : mapping
+        What run.json says of the inputs, and tells one run from another.
+    files : tuple of Path
+        Whose sizes and times must not change while the run reads them.
+    warnings : tuple of str
+        To be said at the start.
+    left_out : mapping of str to str
+        Units that cannot be used, and why.
+    history : tuple of str
+        What has been done so far, a line each; the composer adds those of every step.
+    nbytes : int
+        Bytes that the state itself takes on every rank, where that is worth counting.
+    """
+
+    stem: str
+    inputs: tuple[Input, ...]
+    sources: Mapping[str, Any]
+    files: tuple[Path, ...]
+    warnings: tuple[str, ...]
+    left_out: Mapping[str, str]
+    history: tuple[str, ...]
+    nbytes: int
+
+
+# --- Parameters -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a step or source; it makes an option of the command line and a key in TOML.
+
+    Parameters
+    ----------
+    name : str
+        As in Python; the option is --name with dashes.
+    default : object
+        Its value where none is given, or None.
+    help : str
+        A sentence; the unit is appended.
+    type : callable
+        Of the value; bool makes a switch.
+    unit : str
+        As a reader writes it, e.g. "s/mm^2".
+    choices : tuple, optional
+        Allowed values.
+    limits : (float, float), optional
+        Smallest and largest allowed value.
+    metavar : str, optional
+        Placeholder in the help.
+    repeated : bool
+        The option may be given more than once; the value is a list.
+    bare : object
+        The value that the option alone stands for; another one is given as --name=value.
+    of : str
+        The field of the state that it is about: offered only where a chain takes that field.
+    """
+
+    name: str
+    default: Any
+    help: str
+    type: Callable = str
+    unit: str = ""
+    choices: tuple | None = None
+    limits: tuple[float, float] | None = None
+    metavar: str | None = None
+    repeated: bool = False
+    bare: Any = None
+    of: str = ""
+
+
+def parameter(default: Any, help: str, **about: Any) -> Any:
+    """Declare a field of a dataclass of parameters.
+
+    Parameters
+    ----------
+    default, help
+        As :class:`Parameter` has them, and so is what `about` says: unit, choices, limits, metavar, of.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, **about})
+
+
+def parameters_of(kind: type) -> tuple[Parameter, ...]:
+    """Return the parameters that a dataclass declares; fields without a help text are none."""
+    hints = typing.get_type_hints(kind)
+    return tuple(
+        Parameter(field.name, field.default, **{"type": _plain(hints[field.name]), **field.metadata})
+        for field in dataclasses.fields(kind)
+        if "help" in field.metadata
+    )
+
+
+def _plain(hint: Any) -> Callable:
+    """Return the type of a value that may also be None."""
+    if isinstance(hint, types.UnionType):
+        (hint,) = (one for one in typing.get_args(hint) if one is not types.NoneType)
+    return hint
+
+
+@dataclass(frozen=True)
+class NoParameters:
+    """For steps and sources that have none."""
+
+
+# --- Declarations -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a step has looked at before the plan, on one rank; sent to all.
+
+    Parameters
+    ----------
+    data : object
+        Plain data, the third argument of the step's `stages`.
+    warnings : tuple of str
+        To be said at the start.
+    baseline : int
+        Bytes that a rank takes once and for all for this step, such as libraries of a user's function.
+    """
+
+    data: Any = None
+    warnings: tuple[str, ...] = ()
+    baseline: int = 0
+
+
+def nothing_to_inspect(state: Any, parameters: Any) -> Inspection:
+    """Look at nothing; for steps that need no look at headers of their own."""
+    return Inspection()
+
+
+def no_documents(state: Any, parameters: Any) -> Mapping[str, bytes]:
+    """Write no small files."""
+    return NOTHING
+
+
+def no_history(parameters: Any) -> tuple[str, ...]:
+    """Say nothing."""
+    return ()
+
+
+def no_stages(state: Any, parameters: Any, taken: frozenset[str]) -> Stages[Any]:
+    """Yield no stage; for sources that every rank reads where it lies."""
+    return state
+    yield
+
+
+@dataclass(frozen=True)
+class Output(Generic[S, P]):
+    """A result of a step.
+
+    Parameters
+    ----------
+    of : str
+        The field of the state that is written.
+    stage : callable
+        Called as stage(state, parameters, folder) after the step; returns a Sink, Files, or None where there
+        is nothing to write. Names of files begin with `folder`, a relative Path.
+    when : {"always", "end"}
+        "end" writes it only if no later step takes or gives `of`, or the parameter `flag` is set.
+    flag : str
+        Name of a bool parameter of the step.
+    folder : str
+        Below the results, where it goes if later steps take or give `of`.
+    documents : callable
+        Called as documents(state, parameters); returns small files beside it by name.
+    """
+
+    of: str
+    stage: Callable[[S, P, Path], Stage | None]
+    when: Literal["always", "end"] = "always"
+    flag: str = ""
+    folder: str = "."
+    documents: Callable[[S, P], Mapping[str, bytes]] = no_documents
+
+
+@dataclass(frozen=True)
+class Step(Generic[S, P]):
+    """One step of a domain's pipelines.
+
+    Parameters
+    ----------
+    name : str
+        In TOML, of the tool (mpiimg-<name>), and of its stages.
+    domain : str
+    summary : str
+        A sentence.
+    papers : tuple of str
+        What to cite.
+    takes, gives : tuple of str
+        Fields of the domain's state.
+    parameters : type
+        A frozen dataclass with fields by :func:`parameter`.
+    stages : callable
+        Called as stages(state, parameters, data); a generator of stages without side effects that returns the
+        next state. `data` is that of the inspection.
+    inspect : callable
+        Called as inspect(state, parameters) on one rank before the plan, with the state that is expected at
+        this point; looks at headers only. Raises BadInput, or returns an :class:`Inspection`.
+    outputs : tuple of Output
+    history : callable
+        Called as history(parameters); returns lines for the headers of results.
+    kernels : tuple of str
+        "module:function" of functions that compile its kernels by calling them on tiny inputs.
+    rates : mapping of str to (float, str)
+        CPU-seconds per unit of what its stages cost, and the "module:function" of a sample that measures it.
+    may_take : tuple of str
+        Fields that it uses where they are there.
+    to_file : callable, optional
+        For a tool whose result is a file: called as to_file(parameters, name), returns parameters with which
+        the result has this name. Without it a tool's --out is a folder.
+    source : mapping
+        What the step itself is made from, such as a user's function; tells one run from another.
+    """
+
+    name: str
+    domain: str
+    summary: str
+    takes: tuple[str, ...]
+    gives: tuple[str, ...]
+    stages: Callable[[S, P, Any], Stages[S]]
+    parameters: type[P] = NoParameters
+    papers: tuple[str, ...] = ()
+    inspect: Callable[[S, P], Inspection] = nothing_to_inspect
+    outputs: tuple[Output[S, P], ...] = ()
+    history: Callable[[P], tuple[str, ...]] = no_history
+    kernels: tuple[str, ...] = ()
+    rates: Mapping[str, tuple[float, str]] = NOTHING
+    may_take: tuple[str, ...] = ()
+    to_file: Callable[[P, str], P] | None = None
+    source: Mapping[str, Any] = NOTHING
+
+
+@dataclass(frozen=True)
+class Argument:
+    """A path that a source is given.
+
+    Parameters
+    ----------
+    name : str
+        As in Python; that of the option where it is one.
+    help : str
+        A sentence.
+    positional : bool
+        It stands without a flag.
+    many : bool
+        One or more of it.
+    of : str
+        The field of the state that it brings: offered only where a chain takes it, and required where no
+        step of the chain gives it before. Without it the argument is always required.
+    """
+
+    name: str
+    help: str
+    positional: bool = False
+    many: bool = False
+    of: str = ""
+
+
+@dataclass(frozen=True)
+class Source(Generic[S, P]):
+    """How a chain opens; the composer takes the first that gives what the chain takes.
+
+    Parameters
+    ----------
+    name : str
+        What it reads, in words.
+    gives : tuple of str
+        Fields of the domain's state.
+    arguments : tuple of Argument
+    inspect : callable
+        Called as inspect(paths, parameters, taken) on one rank with paths by argument's name (None where one
+        is not given) and the fields that the chain takes of it; reads headers, and returns the first state.
+    stages : callable
+        Called as stages(state, parameters, taken); how the inputs come into arrays.
+    parameters : type
+        A frozen dataclass.
+    """
+
+    name: str
+    gives: tuple[str, ...]
+    arguments: tuple[Argument, ...]
+    inspect: Callable[[Mapping[str, Any], P, frozenset[str]], S]
+    stages: Callable[[S, P, frozenset[str]], Stages[S]] = no_stages
+    parameters: type[P] = NoParameters
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A chain of steps with a name of its own.
+
+    Parameters
+    ----------
+    summary : str
+        A sentence.
+    steps : tuple of str
+    """
+
+    summary: str
+    steps: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Sources, steps and pipelines that share one kind of state.
+
+    Parameters
+    ----------
+    name : str
+    state : type
+        The dataclass, a :class:`State`.
+    sources : tuple of Source
+    steps : mapping of str to str
+        "module:attribute" of each step, by name; loaded when asked for.
+    pipelines : mapping of str to Pipeline
+    baseline : int
+        Bytes of a rank with the libraries and kernels of the steps loaded, before it holds any data.
+    rates : mapping of str to (float, str)
+        As a step has them, for what sources and outputs share.
+    """
+
+    name: str
+    state: type
+    sources: tuple[Source, ...]
+    steps: Mapping[str, str]
+    pipelines: Mapping[str, Pipeline] = NOTHING
+    baseline: int = 110 << 20
+    rates: Mapping[str, tuple[float, str]] = NOTHING
+
+
+def steps_in(package: str) -> dict[str, str]:
+    """Return the steps of a package that has one in each module, under the name STEP: a table for a Domain."""
+    import importlib
+    import pkgutil
+
+    folder = importlib.import_module(package).__path__
+    return {module.name: f"{package}.{module.name}:STEP" for module in pkgutil.iter_modules(folder)}
