@@ -11,7 +11,7 @@ from mpiimg.astro.kernels import coadd, cosmics, robust, warp
 from mpiimg.kernels import precompile as warm
 from mpiimg.kernels import vmath
 from mpiimg.neuro.kernels import median, nlmeans, otsu, piesno, tensor
-from mpiimg.tools.registry import cli
+from mpiimg.tools import cli
 
 
 def signatures():
