@@ -55,7 +55,7 @@ class Recipe:
     record : name of the file that says how the run went
     warnings : to be said at the start
     staged_outputs : arrays whose staged file is a result: its name and the attributes of its dataset
-    kernels : parts of kernels.warm that the stages call
+    kernels : parts of kernels.precompile that the stages call
     files : inputs whose sizes and times must not change while the run reads them
     baseline : bytes of a rank with the libraries and kernels of the stages loaded, before it holds any data
     """

@@ -84,7 +84,8 @@ def test_a_run_compiles_nothing_after_warming(head, tmp_path):
 COLD_START = """
 import sys
 from mpiimg.engine.mpi import runtime
-from mpiimg.kernels import nlmeans, warm
+from mpiimg.kernels import precompile as warm
+from mpiimg.neuro.kernels import nlmeans
 from mpiimg.engine.run import compile_kernels
 
 comm = runtime.world()
