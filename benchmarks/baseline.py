@@ -35,7 +35,7 @@ def rank(words: list[str]) -> None:
     """Run a tool as one of its ranks, and print what each of them takes at its end as JSON."""
     from mpi4py import MPI
 
-    from mpiimg.tools.registry import cli
+    from mpiimg.tools import cli
 
     if cli.main(words[0], words[1:]):
         raise SystemExit(f"{words[0]} failed")

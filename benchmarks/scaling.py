@@ -108,7 +108,8 @@ def measure(tool: str, source: tuple, out: Path, ranks: int) -> dict:
 def plans(tool: str, words: Sequence, counts: Sequence[int], memory: int = MEMORY) -> list:
     """Return the plan of `tool` on each number of ranks, at the default rates."""
     from mpiimg.engine.plan import Resources, static_plan
-    from mpiimg.tools.registry import TOOLS, cli
+    from mpiimg.tools import cli
+    from mpiimg.tools.registry import TOOLS
 
     args = cli.parser(tool).parse_args([*map(str, words), "--out", "none"])
     recipe = TOOLS[tool].recipe(TOOLS[tool].inspect(args), vars(args))

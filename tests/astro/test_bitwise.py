@@ -13,7 +13,7 @@ from support.subjects import digests, record
 
 from mpiimg.engine import plan
 from mpiimg.engine.journal import read_marks
-from mpiimg.tools.registry import cli
+from mpiimg.tools import cli
 
 pytestmark = pytest.mark.tool
 

@@ -15,7 +15,7 @@ from mpiimg.astro.fits.exposure import read_exposure
 from mpiimg.astro.fits.search import find_exposures
 from mpiimg.errors import BadInput, Exit
 from mpiimg.simulate.astro import Survey
-from mpiimg.tools.registry import cli
+from mpiimg.tools import cli
 
 pytestmark = pytest.mark.tool
 

@@ -15,7 +15,7 @@ from mpiimg.engine.log import events
 from mpiimg.engine.log import run_status as status
 from mpiimg.engine.log.events import EventLog, any_recent, last_events, read_events
 from mpiimg.errors import BadInput, Exit
-from mpiimg.tools.registry import cli
+from mpiimg.tools import cli
 
 pytestmark = pytest.mark.one_install
 

@@ -18,7 +18,7 @@ from mpiimg.engine.stores import Array
 from mpiimg.errors import BadInput
 from mpiimg.neuro import subject as recipes
 from mpiimg.simulate.neuro import Subject
-from mpiimg.tools.registry import cli
+from mpiimg.tools import cli
 
 RANKS = (1, 2, 3, 4, 7, 16, 60, 128, 512)
 MEMORY = (0.2, 0.75, 2, 64)

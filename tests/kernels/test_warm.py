@@ -11,7 +11,7 @@ from mpiimg.astro.kernels import coadd, cosmics, robust, warp
 from mpiimg.kernels import precompile as warm
 from mpiimg.kernels import vmath
 from mpiimg.neuro.kernels import median, nlmeans, otsu, piesno, tensor
-from mpiimg.tools.registry import cli
+from mpiimg.tools import cli
 
 
 def signatures():
@@ -84,7 +84,8 @@ def test_a_run_compiles_nothing_after_warming(head, tmp_path):
 COLD_START = """
 import sys
 from mpiimg.engine.mpi import runtime
-from mpiimg.kernels import nlmeans, warm
+from mpiimg.kernels import precompile as warm
+from mpiimg.neuro.kernels import nlmeans
 from mpiimg.engine.run import compile_kernels
 
 comm = runtime.world()

@@ -25,7 +25,7 @@ from support.subjects import (
 )
 
 from mpiimg.engine import plan
-from mpiimg.tools.registry import cli
+from mpiimg.tools import cli
 
 pytestmark = pytest.mark.tool
 

@@ -82,7 +82,7 @@ def main(words: list[str]) -> int:
     if name == "toy":
         return runtime.guard(comm, lambda: run_toy(hook, comm, *rest))
     from mpiimg.engine.log.logbook import Logbook
-    from mpiimg.tools.registry import cli
+    from mpiimg.tools import cli
 
     turn_to = Logbook.turn_to
 

@@ -122,7 +122,7 @@ def main(words: list[str]) -> int:
 
 def _program(name: str) -> Callable:
     if name != "toy":
-        from mpiimg.tools.registry import cli
+        from mpiimg.tools import cli
 
         return lambda words: cli.main(name, words)
     from mpi4py import MPI

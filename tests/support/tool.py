@@ -15,6 +15,6 @@ def main(words: list[str]) -> int:
         import sabotaged  # noqa: F401
 
         words = words[2:]
-    from mpiimg.tools.registry import cli
+    from mpiimg.tools import cli
 
     return cli.main(words[0], words[1:])

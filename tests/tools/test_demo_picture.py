@@ -4,7 +4,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from mpiimg.demo.demo import picture as demo_picture
+from mpiimg.demo import picture as demo_picture
 from mpiimg.demo.picture import draw
 from mpiimg.simulate.neuro import Subject
 

@@ -14,7 +14,7 @@ import pytest
 from support import launch
 
 from mpiimg.errors import Exit
-from mpiimg.tools.registry import cli
+from mpiimg.tools import cli
 
 ROOT = launch.REPOSITORY
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
