@@ -6,7 +6,7 @@ import re
 from setuptools import find_packages, setup
 
 here = pathlib.Path(__file__).parent
-version = re.search(r'__version__ = "(.+)"', (here / "mpiimg" / "__init__.py").read_text()).group(1)
+version = re.search(r'__version__ = "(.+)"', (here / "mpiimg" / "version.py").read_text()).group(1)
 
 setup(
     name="mpiimg",

@@ -1,14 +1,20 @@
 """mpiimg runs scientific image pipelines as MPI programs. See docs/architecture.md and docs/udf.md."""
 
-__version__ = "0.1.0"
+#: Where what a script uses is: loaded when it is used, since importing mpiimg itself loads nothing.
+_PLACES = {
+    "Result": "mpiimg.tools.api",
+    "run": "mpiimg.tools.api",
+    "udf": "mpiimg.functions.declare",
+    "__version__": "mpiimg.version",
+}
 
 __all__ = ["Result", "run", "udf"]
 
 
 def __getattr__(name: str):
-    """Load what a script uses when it uses it: importing mpiimg itself loads nothing, MPI least of all."""
-    if name in __all__:
-        from mpiimg.tools import api
+    """Load what a script uses."""
+    if name in _PLACES:
+        from importlib import import_module
 
-        return getattr(api, name)
+        return getattr(import_module(_PLACES[name]), name)
     raise AttributeError(f"module 'mpiimg' has no attribute {name!r}")

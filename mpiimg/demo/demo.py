@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-import mpiimg
+from mpiimg.version import __version__
 
 RANKS = 2
 
@@ -34,7 +34,7 @@ OPEN_MPI_SETTINGS = {
 
 
 #: Real exposures that stand beside the project where it is developed; the demo goes without them elsewhere.
-REAL_EXPOSURES = Path(mpiimg.__file__).parents[2] / "shared" / "data" / "decam-testcase3"
+REAL_EXPOSURES = Path(__file__).parents[3] / "shared" / "data" / "decam-testcase3"
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def run_demo(out: Path, shape: str = SHAPE, volumes: int = VOLUMES) -> None:
     DemoFailed : a command failed; it has said why
     """
     started = time.monotonic()
-    print(f"mpiimg {mpiimg.__version__}: diffusion MRI to maps on {RANKS} MPI ranks. Each command is shown.")
+    print(f"mpiimg {__version__}: diffusion MRI to maps on {RANKS} MPI ranks. Each command is shown.")
     launcher = _launcher()
     if _is_open_mpi(launcher):
         os.environ.update(OPEN_MPI_SETTINGS)

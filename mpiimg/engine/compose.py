@@ -127,8 +127,8 @@ def open_with(domain: Domain, steps: Sequence[Step], where: str) -> tuple[Source
             missing = sorted(set(step.takes) - given - set(sources[0].gives))
             before = f"after {steps[number - 1].name}" if number else "first"
             raise BadInput(
-                f"{where}: {step.name} cannot stand {before}: it takes {' and '.join(missing) or 'other data'}, "
-                f"which come from {_makers(domain, missing)}"
+                f"{where}: {step.name} cannot stand {before}: "
+                f"it takes {' and '.join(missing) or 'other data'}, which {_makers(domain, missing)} gives"
             )
         sources = fitting
         welcome |= set(step.may_take) - given
@@ -301,7 +301,7 @@ def _documents(chain: Chain, states: Sequence[Any]) -> dict[str, bytes]:
 
 
 def _labelled(stages: Stages[Any], link: Link) -> Stages[Any]:
-    """Drive a step's stages, whose names and whose arrays get the label of its link; a step may stand twice."""
+    """Drive a step's stages; their names and arrays get the label of its link, so that it may stand twice."""
     written: set[str] = set()
 
     def renamed(array: AnyArray) -> AnyArray:
@@ -336,7 +336,7 @@ def _in_need(need: Any, renamed: Callable[[AnyArray], AnyArray]) -> Any:
 
 
 def _in_state(value: Any, renamed: Callable[[AnyArray], AnyArray]) -> Any:
-    """Return a state with its arrays renamed: those in fields, in dataclasses within it, in tuples of arrays."""
+    """Return a state with its arrays renamed: in fields, in dataclasses within it, in tuples of arrays."""
     if isinstance(value, Array | Ragged):
         return renamed(value)
     if isinstance(value, tuple) and value and all(isinstance(one, Array | Ragged) for one in value):

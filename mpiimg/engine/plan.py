@@ -20,7 +20,7 @@ from mpiimg.engine.boxes import Partition
 from mpiimg.engine.forecast import Placement, StageSizes
 from mpiimg.engine.inputs import Input
 from mpiimg.engine.rates import DEFAULTS, Rates
-from mpiimg.engine.stage import NOTHING, S, Sink, Stage, Stages, expected_stages
+from mpiimg.engine.stage import S, Sink, Stage, Stages, expected_stages
 from mpiimg.errors import BadInput
 
 #: Most bytes that one rank gathers from others at a time.
@@ -81,10 +81,10 @@ class Recipe(Generic[S]):
     sources: Mapping[str, Any]
     record: str
     warnings: tuple[str, ...] = ()
-    left_out: Mapping[str, str] = NOTHING
-    staged_outputs: Mapping[str, tuple[str, dict]] = NOTHING
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    staged_outputs: Mapping[str, tuple[str, dict]] = field(default_factory=dict)
     kernels: tuple[str, ...] = ()
-    rates: Mapping[str, float] = NOTHING
+    rates: Mapping[str, float] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     baseline: int = BASELINE
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -14,8 +13,6 @@ from mpiimg.engine.boxes import Box, ChunkGrid, runs
 
 V = TypeVar("V")
 S = TypeVar("S")
-
-NOTHING: Mapping = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -167,7 +164,7 @@ class Found(Generic[V]):
     value: V
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    left_out: Mapping[str, str] = NOTHING
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from mpiimg.engine.inputs import Input
-from mpiimg.engine.stage import NOTHING, Stage, Stages
+from mpiimg.engine.stage import Stage, Stages
 
 S = TypeVar("S", bound="State")
 P = TypeVar("P")
@@ -165,7 +165,7 @@ def nothing_to_inspect(state: Any, parameters: Any) -> Inspection:
 
 def no_documents(state: Any, parameters: Any) -> Mapping[str, bytes]:
     """Write no small files."""
-    return NOTHING
+    return {}
 
 
 def no_history(parameters: Any) -> tuple[str, ...]:
@@ -259,10 +259,10 @@ class Step(Generic[S, P]):
     outputs: tuple[Output[S, P], ...] = ()
     history: Callable[[P], tuple[str, ...]] = no_history
     kernels: tuple[str, ...] = ()
-    rates: Mapping[str, tuple[float, str]] = NOTHING
+    rates: Mapping[str, tuple[float, str]] = field(default_factory=dict)
     may_take: tuple[str, ...] = ()
     to_file: Callable[[P, str], P] | None = None
-    source: Mapping[str, Any] = NOTHING
+    source: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -357,13 +357,13 @@ class Domain:
     state: type
     sources: tuple[Source, ...]
     steps: Mapping[str, str]
-    pipelines: Mapping[str, Pipeline] = NOTHING
+    pipelines: Mapping[str, Pipeline] = field(default_factory=dict)
     baseline: int = 110 << 20
-    rates: Mapping[str, tuple[float, str]] = NOTHING
+    rates: Mapping[str, tuple[float, str]] = field(default_factory=dict)
 
 
 def steps_in(package: str) -> dict[str, str]:
-    """Return the steps of a package that has one in each module, under the name STEP: a table for a Domain."""
+    """Return the steps of a package that has one in each module, named STEP: a table for a Domain."""
     import importlib
     import pkgutil
 

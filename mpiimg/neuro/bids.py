@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-import mpiimg
 from mpiimg.errors import BadInput
+from mpiimg.version import __version__
 
 #: The version of the standard that outputs follow.
 BIDS_VERSION = "1.10.0"
@@ -252,7 +252,7 @@ def describe_derivative(dataset: Path, out: Path) -> dict[str, bytes]:
         "GeneratedBy": [
             {
                 "Name": "mpiimg-neuro",
-                "Version": mpiimg.__version__,
+                "Version": __version__,
                 "Description": "Brain mask, non-local means denoising, diffusion tensor",
             }
         ],

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-import mpiimg
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.stage import Chunk, Need, Stage, reduction
 from mpiimg.engine.stores import Array
 from mpiimg.neuro.nifti import Image, gzip_member, output_header, stream
+from mpiimg.version import __version__
 
 #: Bytes in a chunk that is read or compressed: large enough to compress well, small enough to hold many.
 CHUNK_BYTES = 4 << 20
@@ -172,7 +172,7 @@ def write_dense(
         return gzip_member(np.ascontiguousarray(work(chunk, *blocks), dtype=little).tobytes())
 
     def head():
-        return gzip_member(output_header(image, components, dtype, f"mpiimg {mpiimg.__version__}"))
+        return gzip_member(output_header(image, components, dtype, f"mpiimg {__version__}"))
 
     largest = grid.block[-1] * image.shape[-2] * image.shape[-1] * little.itemsize
     return Stage(
@@ -192,4 +192,4 @@ def write_dense(
 
 def sidecar(**fields) -> bytes:
     """Return the JSON that stands beside an image."""
-    return json.dumps({**fields, "GeneratedBy": f"mpiimg {mpiimg.__version__}"}, indent=2).encode() + b"\n"
+    return json.dumps({**fields, "GeneratedBy": f"mpiimg {__version__}"}, indent=2).encode() + b"\n"

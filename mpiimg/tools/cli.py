@@ -9,12 +9,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import mpiimg
 from mpiimg.engine.mpi import runtime
 from mpiimg.engine.stage import Parameter
 from mpiimg.errors import BadInput, Exit
 from mpiimg.neuro.cohort import bids_app
 from mpiimg.tools.registry import TOOLS, Tool
+from mpiimg.version import __version__
 
 COMMON = (
     Parameter(
@@ -82,7 +82,7 @@ def parser(name: str) -> argparse.ArgumentParser:
         epilog="".join(f"\n{paper}" for paper in tool.papers).strip() or None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("--version", action="version", version=f"mpiimg {mpiimg.__version__}")
+    made.add_argument("--version", action="version", version=f"mpiimg {__version__}")
     made.bids = tool.bids
     for flag, text, required in tool.inputs:
         if tool.bids and not flag.startswith("-"):

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-import mpiimg
 from mpiimg.astro.fits import maskplanes
+from mpiimg.version import __version__
 
 #: Ending of a file whose planes are compressed, beside ".fits".
 COMPRESSED = ".fz"
@@ -24,7 +24,7 @@ _LINE = 72
 
 def history(step: str, text: str) -> tuple[str, ...]:
     """Return the lines of HISTORY that say what a step did: each fits a card and begins alike."""
-    begin = f"mpiimg {mpiimg.__version__} {step}: "
+    begin = f"mpiimg {__version__} {step}: "
     return tuple(begin + line for line in textwrap.wrap(text, _LINE - len(begin)))
 
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import mpiimg
 from mpiimg.engine import lease as claims
 from mpiimg.engine.boxes import Partition
 from mpiimg.engine.lease import LOGS, Kind, State
@@ -28,6 +27,7 @@ from mpiimg.neuro.bids import Scan, describe_derivative, sources
 from mpiimg.neuro.cohort.groups import asked_sizes, finished_after, group_sizes, least_ranks, part_of
 from mpiimg.neuro.cohort.status import counts, why
 from mpiimg.neuro.nifti import open_image
+from mpiimg.version import __version__
 
 log = logging.getLogger("mpiimg")
 
@@ -65,7 +65,7 @@ class Cohort:
     def settings(self) -> dict[str, Any]:
         """What results depend on beside their scan, as it is kept on disk."""
         return json.loads(
-            json.dumps({"version": mpiimg.__version__, "parameters": dict(self.parameters)}, default=str)
+            json.dumps({"version": __version__, "parameters": dict(self.parameters)}, default=str)
         )
 
     def records(self, scan: Scan) -> Path:

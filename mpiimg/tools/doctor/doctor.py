@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-import mpiimg
 from mpiimg.engine import rates
 from mpiimg.engine.mpi.runtime import memory_per_rank, on_root, say
 from mpiimg.errors import BadInput, Exit
 from mpiimg.tools.doctor import disk, probe
+from mpiimg.version import __version__
 
 GOOD, NOTE, BAD = "ok", "note", "BAD"
 
@@ -96,7 +96,7 @@ def doctor(args: argparse.Namespace, comm) -> int:
     ranks = comm.allgather(gather(comm))
     findings = [*judge(ranks), *look_at_disk(folder, comm)]
     hosts = len({facts.host for facts in ranks})
-    say(comm, f"mpiimg-doctor {mpiimg.__version__}: ranks {comm.size}, nodes {hosts}", sys.stdout)
+    say(comm, f"mpiimg-doctor {__version__}: ranks {comm.size}, nodes {hosts}", sys.stdout)
     say(comm, page(findings, _is_terminal()), sys.stdout)
     if args.rates:
         say(comm, on_root(comm, _measure_rates), sys.stdout)
@@ -144,7 +144,7 @@ def gather(comm) -> Facts:
         parallel=h5py.get_config().mpi,
         versions=(
             ("python", platform.python_version()),
-            ("mpiimg", mpiimg.__version__),
+            ("mpiimg", __version__),
             *((name, version(name)) for name in LIBRARIES),
         ),
         threads=tuple((name, os.environ[name]) for name in THREADS if name in os.environ),
