@@ -123,7 +123,7 @@ def measure(given: argparse.Namespace) -> tuple[list[dict], Path]:
     folder = given.keep or Path(tempfile.mkdtemp(prefix="mpiimg-systems-"))
     print(f"every run goes to {path}", file=sys.stderr)
     # Users have compiled kernels: an install leaves them.
-    subprocess.run([sys.executable, "-m", "mpiimg.kernels.precompile"], check=True)
+    subprocess.run([sys.executable, "-m", "mpiimg.engine.precompile"], check=True)
     rows = []
     try:
         for workload in given.workload or workloads.WORKLOADS:

@@ -83,7 +83,7 @@ warm() {
     say "compiling the kernels (WARM=0 leaves it to the first run)"
     # Numba takes a cache only where it can write: users of a PREFIX copy this one to a place of theirs.
     # From elsewhere, since Python prefers the checkout in its folder to what is installed.
-    (cd "$venv" && NUMBA_CACHE_DIR=${PREFIX:+$PREFIX/kernels} bin/python -m mpiimg.kernels.precompile)
+    (cd "$venv" && NUMBA_CACHE_DIR=${PREFIX:+$PREFIX/kernels} bin/python -m mpiimg.engine.precompile)
     echo "$digest" >"$venv/.warmed"
 }
 

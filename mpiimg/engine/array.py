@@ -153,6 +153,9 @@ class Ragged:
     def part(self, bounds: Mapping[str, tuple[int, int]], halo: Mapping[str, int] | None = None) -> Box:
         """Return the part that belongs to a chunk of one item; a halo is clipped at the item's edges.
 
+        Items are of different lengths, and the grid of chunks is that of the longest: of a chunk that lies
+        behind the end of its item the part is empty.
+
         Parameters
         ----------
         bounds : mapping of str to (int, int)
@@ -168,7 +171,11 @@ class Ragged:
         number, after = bounds.get(self.axes[0], (0, len(self.shapes)))
         if after != number + 1:
             raise ValueError(f"array {self.name}: a chunk has one item along {self.axes[0]!r}")
-        return ((number, after), *box_in_array(self.axes[1:], self.shapes[number], bounds, halo))
+        shape = dict(zip(self.axes[1:], self.shapes[number], strict=True))
+        behind = {axis for axis, n in shape.items() if axis in bounds and bounds[axis][0] >= n}
+        within = {axis: (min(a, shape[axis]), b) for axis, (a, b) in bounds.items() if axis in shape}
+        near = {axis: margin for axis, margin in (halo or {}).items() if axis not in behind}
+        return ((number, after), *box_in_array(self.axes[1:], self.shapes[number], within, near))
 
     def runs(self, box: Box) -> Iterator[tuple[int, int, int]]:
         """Yield (first item in storage, first item in the block, items) for each run of consecutive items."""

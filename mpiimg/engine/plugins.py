@@ -85,10 +85,20 @@ def every_step() -> list[Step]:
     return [step(of, name) for of in every_domain() for name in step_names(of)]
 
 
+def _rates() -> dict[str, tuple[float, str]]:
+    """Return the rates that all domains and steps declare."""
+    tables = [of.rates for of in every_domain()] + [one.rates for one in every_step()]
+    return {name: about for table in tables for name, about in table.items()}
+
+
 def samples() -> dict[str, Callable]:
     """Return what measures the rates of all steps and domains, by the name of the rate."""
-    tables = [of.rates for of in every_domain()] + [one.rates for one in every_step()]
-    return {name: loaded(sample) for table in tables for name, (_, sample) in table.items()}
+    return {name: loaded(sample) for name, (_, sample) in _rates().items()}
+
+
+def default_rates() -> dict[str, float]:
+    """Return the rates of all steps and domains as they were measured elsewhere."""
+    return {name: seconds for name, (seconds, _) in _rates().items()}
 
 
 def kernels() -> list[str]:

@@ -188,7 +188,7 @@ def compile_kernels(kernels: Collection[str], comm) -> None:
     """See to it that `kernels` lie in the cache of numba on each node. Collective."""
     if not kernels:
         return
-    from mpiimg.kernels import precompile
+    from mpiimg.engine import precompile
 
     if any(comm.allgather(len(precompile.missing(kernels)) > 0)):
         if log.isEnabledFor(logging.WARNING):

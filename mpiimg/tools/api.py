@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +10,7 @@ from typing import Any
 
 from mpiimg.errors import BadInput
 from mpiimg.functions.declare import udf
-from mpiimg.tools.registry import TOOLS, Tool
+from mpiimg.tools.registry import PREFIX, Tool, tool
 
 __all__ = ["Result", "run", "udf"]
 
@@ -80,83 +78,82 @@ def run(
 
     comm = runtime.world() if comm is None else comm
     paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
-    tool, args = _asked(recipe, list(map(os.fspath, paths)), os.fspath(out), params, options)
-    found = runtime.on_root(comm, tool.inspect, args)
-    made = tool.recipe(found, {key: value for key, value in sorted(vars(args).items()) if key != "out"})
-    folder = tool.folder(args) if tool.folder is not None else Path(out)
-    if tool.folder is None and tool.result != "DIR":
-        folder = folder.parent
+    program, values = _program(recipe, list(map(os.fspath, paths)), os.fspath(out), params, options)
+    inspected = runtime.on_root(comm, program.inspect, values)
+    made = program.recipe(inspected, dict(sorted(values.items())))
+    folder = program.folder(values)
     memory = memory or runtime.memory_per_rank(comm)
-    values = execute(made, comm, Options(folder, memory, force, in_memory, keep_work, progress, timeout))
+    outcome = execute(made, comm, Options(folder, memory, force, in_memory, keep_work, progress, timeout))
     files = {name: folder / name for name in output_names(made) if (folder / name).exists()}
-    record = runtime.on_root(comm, lambda: json.loads((folder / made.record).read_text()))
-    return Result(files, record, values.get("left_out", {}))
+    return Result(files, outcome.report, outcome.left_out)
 
 
-def _asked(
+def _program(
     recipe: Stages, inputs: list[str], out: str, params: Mapping[str, Any] | None, options: Mapping[str, Any]
-) -> tuple[Tool, argparse.Namespace]:
-    """Return the tool that a call stands for, and its arguments.
+) -> tuple[Tool, dict[str, Any]]:
+    """Return the tool that a call stands for, and the values of its arguments and parameters.
 
     Raises
     ------
     BadInput : there is no such tool or option
     """
     word = os.fspath(recipe) if isinstance(recipe, str | os.PathLike) else ""
-    if word and not word.endswith(".toml"):
+    if word and not word.endswith(".toml") and ":" not in word:
         return _tool_asked(word, inputs, out, options)
     from mpiimg.functions.load import remember
 
-    tool = TOOLS["mpiimg-run"]
-    args = argparse.Namespace(files=inputs, out=out, stages=None, **_options("mpiimg-run", options))
+    program = tool("mpiimg-run")
+    values = {"files": inputs, "out": out, **_options(program, options)}
     if word:
-        args.files = [word, *inputs]
+        values["files"] = [word, *inputs]
     elif callable(recipe):
-        args.stages = [{"udf": recipe, "params": dict(params or {})}]
-        args.name = getattr(recipe, "__name__", "function")
+        values["stages"] = [{"udf": recipe, "params": dict(params or {})}]
+        values["name"] = getattr(recipe, "__name__", "function")
         if out.endswith((".nii.gz", ".json")):
-            args.out, args.target = None, out
+            values["out"], values["target"] = None, out
     else:
-        args.stages, args.name = list(recipe), "stages"
-    for stage in args.stages or ():
+        values["stages"], values["name"] = list(recipe), "stages"
+    for stage in values.get("stages", ()):
         # Every rank calls its own function, so every rank must know where it is.
         code = stage.get("udf") if isinstance(stage, Mapping) else stage
         if callable(code):
             remember(code)
     if params and not callable(recipe):
         raise BadInput("params are those of a single function; in a list each table has its own")
-    return tool, args
+    return program, values
 
 
 def _tool_asked(name: str, inputs: list[str], out: str, options: Mapping[str, Any]):
-    full = name if name.startswith("mpiimg-") else f"mpiimg-{name}"
-    if full not in TOOLS or TOOLS[full].recipe is None or full == "mpiimg-run":
+    full = name if name.startswith(PREFIX) else PREFIX + name
+    try:
+        program = tool(full)
+    except BadInput:
+        program = None
+    if program is None or program.recipe is None or full == "mpiimg-run":
         raise BadInput(f"{name}: no such tool; give one of ours, a pipeline (.toml), or a function")
-    args = argparse.Namespace(out=out, **_options(full, options))
-    flag = TOOLS[full].inputs[0][0]
-    if flag.endswith("..."):
-        setattr(args, flag[:-3], inputs)
+    values = {"out": out, **_options(program, options)}
+    first = program.arguments[0][0]
+    if first.many:
+        values[first.name] = inputs
     elif len(inputs) == 1:
-        setattr(args, flag, inputs[0])
+        values[first.name] = inputs[0]
     else:
         raise BadInput(f"{name}: takes one input, not {len(inputs)}")
     if full == "mpiimg-stage":
-        args.staged = out
-    return TOOLS[full], args
+        values["staged"] = out
+    return program, values
 
 
-def _options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def _options(program: Tool, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a tool, with what was given in the place of defaults."""
-    tool = TOOLS[name]
-    found = {parameter.name: parameter.default for parameter in tool.parameters}
-    found |= {flag[2:]: None for flag, _, _ in tool.inputs if flag.startswith("--") and flag != "--out"}
+    values = {parameter.name: parameter.default for parameter in program.parameters}
+    paths = [(argument.name, required) for argument, required in program.arguments if not argument.positional]
+    values |= {name: None for name, _ in paths if name != "out"}
     for key, value in given.items():
-        if key not in found:
-            raise BadInput(f"{name}: no option {key!r}; see {name} --help")
-        found[key] = os.fspath(value) if isinstance(value, os.PathLike) else value
-    missing = [
-        flag for flag, _, required in tool.inputs[1:] if required and found.get(flag.lstrip("-"), "") is None
-    ]
+        if key not in values:
+            raise BadInput(f"{program.name}: no option {key!r}; see {program.name} --help")
+        values[key] = os.fspath(value) if isinstance(value, os.PathLike) else value
+    missing = [name for name, required in paths if required and name != "out" and values[name] is None]
     if missing:
-        raise BadInput(f"{name}: {missing[0][2:]} is missing")
-    return found
+        raise BadInput(f"{program.name}: {missing[0]} is missing")
+    return values

@@ -1,4 +1,4 @@
-"""The command line of every tool in tools.py, built from the parameters that its stages declare."""
+"""The command line of every tool, built from what its steps declare."""
 
 from __future__ import annotations
 
@@ -8,38 +8,56 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from mpiimg.engine.mpi import runtime
-from mpiimg.engine.stage import Parameter
+from mpiimg.engine.step import Parameter
 from mpiimg.errors import BadInput, Exit
-from mpiimg.neuro.cohort import bids_app
-from mpiimg.tools.registry import TOOLS, Tool
+from mpiimg.tools import bids_app
+from mpiimg.tools.registry import Tool, tool
 from mpiimg.version import __version__
 
 COMMON = (
     Parameter(
         "plan",
         None,
-        "print what would be done and needed, and stop; --plan=json for programs",
+        "Print what would be done and needed, and stop; --plan=json is for programs.",
         choices=("table", "json"),
         bare="table",
     ),
-    Parameter("ranks", None, "with --plan: plan for so many ranks", int, limits=(1, 1 << 20), metavar="N"),
-    Parameter("nodes", None, "with --plan: spread over so many nodes", int, limits=(1, 1 << 20), metavar="N"),
-    Parameter("force", False, "overwrite results that exist", bool),
-    Parameter("in_memory", False, "stage nothing on disk; a run that dies starts over", bool),
-    Parameter("keep_work", False, "keep the staged arrays and marks of a finished run", bool),
+    Parameter("ranks", None, "With --plan: plan for this many ranks.", int, limits=(1, 1 << 20), metavar="N"),
     Parameter(
-        "memory", None, "memory a rank may use (e.g. 4G); default: its share of the node's", str, "bytes"
+        "nodes",
+        None,
+        "With --plan: spread the ranks over this many nodes.",
+        int,
+        limits=(1, 1 << 20),
+        metavar="N",
+    ),
+    Parameter("force", False, "Overwrite results that exist.", bool),
+    Parameter("in_memory", False, "Stage nothing on disk; a run that dies starts over.", bool),
+    Parameter("keep_work", False, "Keep the staged arrays and the checkpoints of a finished run.", bool),
+    Parameter(
+        "memory",
+        None,
+        "Memory that a rank may use, e.g. 4G; without it, the rank's share of the node's.",
+        str,
+        "bytes",
     ),
     Parameter(
-        "timeout", 3600.0, "end the job when a rank hangs this long; 0 to wait for ever", float, "seconds"
+        "timeout",
+        3600.0,
+        "End the job when a rank hangs for this long; 0 waits for ever.",
+        float,
+        "seconds",
     ),
     Parameter(
-        "portable", False, "compile for any x86-64-v3 CPU, so that mixed nodes agree to the last bit", bool
+        "portable",
+        False,
+        "Compile for any x86-64-v3 CPU, so that mixed nodes agree to the last bit.",
+        bool,
     ),
 )
-
 
 #: Seconds: a chunk takes about ten at most, the longest step of one rank about a minute, on a quiet machine.
 LEAST_TIMEOUT = 300.0
@@ -75,29 +93,28 @@ class _Parser(argparse.ArgumentParser):
 
 def parser(name: str) -> argparse.ArgumentParser:
     """Build the command line of tool `name`."""
-    tool = TOOLS[name]
+    return _parser(tool(name))
+
+
+def _parser(tool: Tool) -> argparse.ArgumentParser:
     made = _Parser(
-        prog=name,
+        prog=tool.name,
         description=tool.summary,
         epilog="".join(f"\n{paper}" for paper in tool.papers).strip() or None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("--version", action="version", version=f"mpiimg {__version__}")
     made.bids = tool.bids
-    for flag, text, required in tool.inputs:
-        if tool.bids and not flag.startswith("-"):
+    for argument, required in tool.arguments:
+        name, text = argument.name, argument.help.replace("%", "%%")
+        if tool.bids and argument.positional:
             bids_app.declare(made, text)
-        elif flag.endswith("..."):
-            made.add_argument(flag[:-3], help=text, nargs="+", metavar=flag[:-4].upper())
-        elif flag.startswith("-"):
-            made.add_argument(
-                flag,
-                help=text,
-                required=required and not tool.bids,
-                metavar=tool.result if flag == "--out" else "FILE",
-            )
+        elif argument.positional:
+            made.add_argument(name, help=text, metavar=name.upper(), nargs="+" if argument.many else None)
         else:
-            made.add_argument(flag, help=text, metavar=flag.upper())
+            metavar = tool.result if name == "out" else "FILE"
+            needed = required and not tool.bids
+            made.add_argument(f"--{name}", help=text, required=needed, metavar=metavar)
     options = made.add_argument_group("method" if tool.recipe else "options")
     for parameter in tool.parameters:
         _add(options, parameter)
@@ -105,8 +122,8 @@ def parser(name: str) -> argparse.ArgumentParser:
     for parameter in COMMON if tool.recipe else ():
         _add(common, parameter)
     loudness = common.add_mutually_exclusive_group()
-    loudness.add_argument("--quiet", action="store_true", help="say nothing but errors")
-    loudness.add_argument("--verbose", action="store_true", help="say what each stage took")
+    loudness.add_argument("--quiet", action="store_true", help="Say nothing but errors.")
+    loudness.add_argument("--verbose", action="store_true", help="Say what each stage took.")
     return made
 
 
@@ -150,21 +167,22 @@ def _checked(parameter: Parameter) -> Callable:
 
 def main(name: str, arguments: list[str] | None = None) -> int:
     """Run tool `name`; return its exit status."""
+    made = tool(name)
     if runtime.launched_rank() != 0:
         # One rank speaks of a wrong command line; the others only leave.
         with _silence():
-            args = parser(name).parse_args(arguments)
+            args = _parser(made).parse_args(arguments)
     else:
-        args = parser(name).parse_args(arguments)
+        args = _parser(made).parse_args(arguments)
     level = logging.ERROR if args.quiet else logging.INFO if args.verbose else logging.WARNING
     logging.basicConfig(level=level, format="mpiimg: %(message)s", stream=sys.stderr)
     if getattr(args, "portable", False):
         from mpiimg.kernels.jit import pin_target
 
         pin_target()
-    tool = TOOLS[name]
-    if not tool.mpi:
-        return tool.program(args, None)
+    values = vars(args)
+    if not made.mpi:
+        return made.program(values, None)
     try:
         comm = runtime.world()
     except BadInput as error:
@@ -172,8 +190,8 @@ def main(name: str, arguments: list[str] | None = None) -> int:
             print(f"mpiimg: error: {error}", file=sys.stderr)
         return Exit.BAD_INPUT
     command = shlex.join([name, *(sys.argv[1:] if arguments is None else arguments)])
-    program = tool.program or (lambda args, comm: _run(tool, args, comm, command))
-    return runtime.guard(comm, lambda: program(args, comm))
+    program = made.program or (lambda values, comm: _run(made, args, comm, command))
+    return runtime.guard(comm, lambda: program(values, comm))
 
 
 def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
@@ -186,22 +204,21 @@ def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
             f"--timeout {args.timeout:g}: one step may well take that long on a busy machine; "
             f"give {LEAST_TIMEOUT:g} or more, or 0 to wait for ever"
         )
-    common = {parameter.name for parameter in COMMON} | {"quiet", "verbose", "out", "cohort"}
-    parameters = {k: v for k, v in sorted(vars(args).items()) if k not in common}
+    common = {parameter.name for parameter in COMMON} | {"quiet", "verbose", "cohort"}
+    values: dict[str, Any] = {k: v for k, v in sorted(vars(args).items()) if k not in common}
     if getattr(args, "cohort", None) is not None:
         resources = _resources(args, comm)
         options = _options(args, args.cohort.out, resources.memory, command)
-        return bids_app.process(tool, args, parameters, comm, options, resources)
-    found = runtime.on_root(comm, tool.inspect, args)
-    if answer := getattr(found, "answer", None):
+        return bids_app.process(tool, args, values, comm, options, resources)
+    inspected = runtime.on_root(comm, tool.inspect, values)
+    if answer := getattr(inspected, "answer", None):
         runtime.say(comm, answer, sys.stdout)
         return Exit.DONE
-    recipe = tool.recipe(found, parameters)
+    recipe = tool.recipe(inspected, values)
     resources = _resources(args, comm)
     if args.plan:
         return _plan(recipe, resources, args.plan, comm)
-    values = run(recipe, comm, _options(args, _folder(tool, args), resources.memory, command))
-    return Exit.PARTIAL if values.get("left_out") else Exit.DONE
+    return run(recipe, comm, _options(args, tool.folder(values), resources.memory, command)).status
 
 
 def _options(args: argparse.Namespace, out: Path, memory: int, command: str):
@@ -237,22 +254,14 @@ def _resources(args: argparse.Namespace, comm):
 def _plan(recipe, resources, form: str, comm) -> int:
     """Print the plan of a run."""
     from mpiimg.engine.log import show_plan
-    from mpiimg.engine.plan import static_plan
+    from mpiimg.engine.plan import plan_recipe
 
     def text():
         show = show_plan.as_json if form == "json" else show_plan.table
-        return show(static_plan(recipe, resources), resources)
+        return show(plan_recipe(recipe, resources), resources)
 
     runtime.say(comm, runtime.on_root(comm, text), sys.stdout)
     return Exit.DONE
-
-
-def _folder(tool: Tool, args: argparse.Namespace) -> Path:
-    """Return where results go."""
-    if tool.folder is not None:
-        return tool.folder(args)
-    result = Path(args.out if "out" in args else args.staged)
-    return result if tool.result == "DIR" else result.parent
 
 
 def _bytes(text: str) -> int:

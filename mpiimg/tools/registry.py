@@ -1,78 +1,27 @@
 """The tools: what each says of itself, its arguments, and what it runs.
 
-Nothing heavy is imported before it is needed: --help and a wrong flag answer
-without MPI, numba or dipy.
+A tool that runs steps follows from their declarations; the others stand here. Nothing heavy is imported
+before it is needed: --help and a wrong flag answer without MPI, numba or dipy.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from mpiimg.astro.steps import calibrate, coadd, detect, patch_files, warp
-from mpiimg.engine.stage import POSITIVE, Parameter
-from mpiimg.functions import declare as udf
-from mpiimg.neuro.steps import denoise, fit, mask, noise
+from mpiimg.engine import compose, plugins
+from mpiimg.engine.plan import Recipe
+from mpiimg.engine.step import Argument, Domain, Parameter, Step, parameters_of
+from mpiimg.errors import BadInput
 
-GRADIENTS = (
-    Parameter(
-        "b0_threshold", 50.0, "volumes at or below count as b0", float, "s/mm^2", limits=(0, POSITIVE[1])
-    ),
-    Parameter("normalise_bvecs", False, "rescale bvecs that are not of unit length", bool),
-)
-B_MAX = Parameter("b_max", None, "volumes above are left out of the fit", float, "s/mm^2")
+PREFIX = "mpiimg-"
 
-SKY = (
-    Parameter("center", None, "centre of the tract", str, "degrees", metavar="RA,DEC"),
-    Parameter("pixel_scale", 0.333, "of the tract", float, "arcsec", limits=POSITIVE),
-    Parameter("patch", 2000, "side of a patch without its border", int, "pixels", limits=(1, 100_000)),
-    Parameter("border", 100, "of a patch on each side", int, "pixels", limits=(0, 10_000)),
-)
-STRICT = Parameter("strict", False, "let one exposure that cannot be used end the run", bool)
-CATALOGUE = Parameter("catalogue", "catalogue.fits", "name of the catalogue: .fits, .ecsv or .parquet", str)
+OUT = Argument("out", "The folder that the results go to; it is made if it is missing.")
 
-INTERMEDIATE = (
-    Parameter("calibrated", False, "write the calibrated exposures too, as mpiimg-calibrate does", bool),
-    Parameter("warps", False, "write the warps too, as mpiimg-warp does", bool),
-)
-
-CARDS = (
-    Parameter("zero_point", None, "magnitude of one count; default card MAGZERO", str, metavar="CARD|NUMBER"),
-    Parameter("gain", None, "electrons a count; default GAIN or GAINA and GAINB", str, metavar="CARD|NUMBER"),
-    Parameter(
-        "read_noise", None, "electrons; default RDNOISE or RDNOISEA and RDNOISEB", str, metavar="CARD|NUMBER"
-    ),
-    Parameter("saturate", None, "counts; default SATURATE", str, metavar="CARD|NUMBER"),
-    Parameter("filter", None, "default: first word of FILTER", str, metavar="CARD|=NAME"),
-    Parameter("visit", None, "default EXPID, VISIT or EXPNUM, else DATE-OBS", str, metavar="CARD|=NAME"),
-    Parameter("sensor", None, "default CCDNUM, DETPOS, CCDNAME, CCD or DETSER", str, metavar="CARD|=NAME"),
-    Parameter(
-        "zero_point_per",
-        "exposure",
-        "what a count of the zero point is of: the exposure, or a second of it",
-        str,
-        choices=("exposure", "second"),
-    ),
-    Parameter(
-        "decam_mask",
-        "auto",
-        "what a DECam mask (ood) holds; auto: what PLVER says",
-        str,
-        choices=("auto", "codes", "bits"),
-    ),
-)
-
-USER = (
-    Parameter("udf", None, "function, or class of partial, merge and finish", str, metavar="FILE.py:NAME"),
-    Parameter("param", None, "a keyword of it; may be repeated", str, metavar="NAME=VALUE", repeated=True),
-    Parameter("over", None, "what it is called on (default slabs)", str, choices=udf.OVER),
-    Parameter("halo", None, "slices more on both sides (default 0)", int, limits=(0, 100_000)),
-    Parameter("dtype", None, "of its result (default: what it returns)", str, metavar="NAME"),
-    Parameter("components", None, "values a voxel of its result, over voxels", int, limits=(1, 100_000)),
-    Parameter("slices", None, "in a block, without the halo", int, limits=(1, 100_000)),
-    Parameter("check_halo", False, "say whether the halo is enough, and stop", bool),
-)
+Values = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -83,245 +32,277 @@ class Tool:
 
     Parameters
     ----------
-    summary, papers : for the help
-    inputs : (name or flag, help, required) of paths
-    parameters : options, declared by the stages
-    inspect : called with the arguments on one rank, returns what headers say
-    recipe : called with that and the parameters on every rank
-    result : what is written: "DIR", or a file, beside which the records go
-    folder : called with the arguments, returns where results go, for a tool whose arguments tell it otherwise
-    program : called as program(args, comm) on every rank, returns the exit status
-    mpi : whether the program needs MPI; without it, it gets None for comm
-    bids : whether it takes a BIDS dataset in place of one image (bids_app.py)
+    name : str
+    summary : str
+        A sentence.
+    arguments : sequence of (Argument, bool)
+        Paths, and whether each must be given.
+    parameters : tuple of Parameter
+        Options.
+    inspect : callable
+        Called with the values of arguments and parameters by name on one rank; returns what headers say.
+    recipe : callable
+        Called with that and the values on every rank; returns a Recipe.
+    folder : callable
+        Called with the values; returns the folder that results go to.
+    papers : tuple of str
+        What to cite.
+    result : str
+        Placeholder of --out in the help.
+    program : callable
+        Called as program(values, comm) on every rank; returns the exit status.
+    mpi : bool
+        Whether the program needs MPI; without it, it gets None for comm.
+    bids : bool
+        Whether it takes a BIDS dataset in place of one image (bids_app.py).
     """
 
+    name: str
     summary: str
-    inputs: tuple[tuple[str, str, bool], ...]
+    arguments: Sequence[tuple[Argument, bool]]
     parameters: tuple[Parameter, ...]
-    inspect: Callable | None = None
-    recipe: Callable | None = None
+    inspect: Callable[[Values], Any] | None = None
+    recipe: Callable[[Any, Values], Recipe] | None = None
+    folder: Callable[[Values], Path] = lambda values: Path(values["out"])
     papers: tuple[str, ...] = ()
     result: str = "DIR"
     program: Callable | None = None
     mpi: bool = True
-    folder: Callable | None = None
     bids: bool = False
 
 
-DWI = ("dwi", "diffusion MRI: NIfTI (.nii, .nii.gz) or a staged file (.h5)", True)
-EXPOSURES = (
-    "exposures...",
-    "FITS exposures, or @list.txt with one a line; of a DECam triplet any file",
-    True,
-)
-TRACT = ("--tract", "tract (TOML) whose pixels to use; without it one is laid around the exposures", False)
-REFERENCE = (
-    "--reference",
-    "reference catalogue (ra, dec, mag) that zero points are found from, whatever cards say",
-    False,
-)
-OUT = ("--out", "folder of the results, made if missing", True)
-BVALS = ("--bvals", "b-values, FSL text format, s/mm^2", True)
-BVECS = ("--bvecs", "gradient directions, FSL text format, one row or one column a volume", True)
+# --- Tools of steps ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StepsTool:
+    """One step of a domain, or a pipeline of steps, as a program.
+
+    Parameters
+    ----------
+    name : str
+        Of the program, or what stands for it in messages.
+    domain : Domain
+    steps : tuple of Step
+    summary : str
+    record : str
+        Name of the file that says how the run went.
+    """
+
+    name: str
+    domain: Domain
+    steps: tuple[Step, ...]
+    summary: str
+    record: str
+
+    @property
+    def to_file(self) -> Callable | None:
+        """How the result gets the name of a file, for a tool of one step that writes one."""
+        return self.steps[0].to_file if len(self.steps) == 1 else None
+
+    def tool(self) -> Tool:
+        """Return the program."""
+        source, taken, welcome = compose.open_with(self.domain, self.steps, self.name)
+        parameters = [*compose.parameters_for(source.parameters, taken | welcome)]
+        for step in self.steps:
+            parameters += parameters_of(step.parameters)
+        _refuse_clashes(self.name, parameters)
+        out = OUT
+        if self.to_file is not None:
+            out = dataclasses.replace(OUT, help="The file to write; what belongs to it goes beside it.")
+        return Tool(
+            self.name,
+            self.summary,
+            [*compose.arguments_of(source, taken, welcome), (out, True)],
+            tuple(parameters),
+            self.inspect,
+            self.recipe,
+            self.folder,
+            tuple(dict.fromkeys(paper for step in self.steps for paper in step.papers)),
+            "DIR" if self.to_file is None else "FILE",
+        )
+
+    def chain(self, values: Values) -> compose.Chain:
+        """Return the chain with the parameters that `values` say."""
+        links = []
+        for step in self.steps:
+            parameters = compose.filled(step.parameters, values)
+            if self.to_file is not None:
+                parameters = self.to_file(parameters, Path(values["out"]).name)
+            links.append(compose.Link(step, parameters, step.name))
+        return compose.make_chain(self.domain, links, values, self.name)
+
+    def inspect(self, values: Values) -> compose.Inspected:
+        """Read headers, on one rank."""
+        chain = self.chain(values)
+        paths = {argument.name: values.get(argument.name) for argument in chain.source.arguments}
+        return compose.inspect(chain, {**paths, "out": self.folder(values)})
+
+    def recipe(self, inspected: compose.Inspected, values: Values) -> Recipe:
+        """Return the recipe of a run."""
+        recorded = {name: value for name, value in values.items() if name != "out"}
+        name = compose.RunName(self.name, self.record, recorded)
+        return compose.make_recipe(self.chain(values), inspected, name)
+
+    def folder(self, values: Values) -> Path:
+        """Return the folder of the results."""
+        return Path(values["out"]) if self.to_file is None else Path(values["out"]).parent
+
+
+def _refuse_clashes(name: str, parameters: Sequence[Parameter]) -> None:
+    names = [one.name for one in parameters]
+    twice = sorted({one for one in names if names.count(one) > 1})
+    if twice:
+        raise ValueError(f"{name}: two of its steps have parameters called {', '.join(twice)}")
+
+
+def of_steps(word: str, domain: Domain, name: str) -> StepsTool | None:
+    """Return what `word` names in a domain, a pipeline or a step, as a program called `name`."""
+    if word in domain.pipelines:
+        pipeline = domain.pipelines[word]
+        steps = tuple(plugins.step(domain, step) for step in pipeline.steps)
+        return StepsTool(name, domain, steps, pipeline.summary, "run.json")
+    if word in domain.steps:
+        step = plugins.step(domain, word)
+        return StepsTool(name, domain, (step,), step.summary, f"run-{word}.json")
+    return None
+
+
+def named(text: str) -> StepsTool:
+    """Return the pipeline or step that DOMAIN:NAME says, built in or installed.
+
+    Raises
+    ------
+    BadInput : there is none
+    """
+    domain_name, _, word = text.partition(":")
+    domain = plugins.domain(domain_name)
+    found = of_steps(word, domain, f"{PREFIX}run")
+    if found is None:
+        step = plugins.step(domain, word)
+        found = StepsTool(f"{PREFIX}run", domain, (step,), step.summary, f"run-{word}.json")
+    return dataclasses.replace(found, record="run.json")
+
+
+# --- The other tools --------------------------------------------------------------------------------------
 
 
 def _from(module: str, name: str) -> Callable:
     """Return a function of mpiimg.`module` that is imported when it is called."""
 
     def call(*arguments):
-        from importlib import import_module
-
-        return getattr(import_module(f"mpiimg.{module}"), name)(*arguments)
+        return plugins.loaded(f"mpiimg.{module}:{name}").__call__(*arguments)
 
     return call
 
 
-def _inspect(fits: bool = False):
-    def inspect(args: argparse.Namespace):
-        from mpiimg.neuro.subject import inspect_subject
-
-        return inspect_subject(
-            args.dwi,
-            getattr(args, "bvals", None),
-            getattr(args, "bvecs", None),
-            getattr(args, "mask", None),
-            getattr(args, "b0_threshold", 50.0),
-            getattr(args, "b_max", None),
-            getattr(args, "normalise_bvecs", False),
-            fits,
-        )
-
-    return inspect
-
-
-TOOLS = {
-    "mpiimg-neuro": Tool(
-        "Diffusion MRI from the scanner's image to maps: brain mask, denoising, diffusion tensor.",
-        (DWI, BVALS, BVECS, OUT, ("--mask", "brain mask to use instead of computing one", False)),
-        (*GRADIENTS, B_MAX, *mask.PARAMETERS, *noise.PARAMETERS, *denoise.PARAMETERS, *fit.PARAMETERS),
-        _inspect(fits=True),
-        _from("neuro.subject", "neuro"),
-        (mask.PAPER, noise.PAPER, denoise.PAPER, fit.PAPER),
-        bids=True,
-    ),
-    "mpiimg-stage": Tool(
+def _stage() -> Tool:
+    return Tool(
+        "mpiimg-stage",
         "Copy a NIfTI image into a staged HDF5 file, in parallel, for tools to read in any order.",
-        (DWI, ("staged", "file to write (.h5)", True)),
+        [
+            (Argument("dwi", "The diffusion MRI: NIfTI (.nii, .nii.gz).", positional=True), True),
+            (Argument("staged", "The file to write (.h5).", positional=True), True),
+        ],
         (),
-        lambda args: _from("neuro.subject", "inspect_image")(args.dwi),
-        _from("neuro.subject", "stage_image"),
-        result="FILE",
-    ),
-    "mpiimg-mask": Tool(
-        "Brain mask from the b0 volumes: mean, median filter, Otsu threshold.",
-        (DWI, BVALS, BVECS, OUT),
-        (*GRADIENTS, *mask.PARAMETERS),
-        _inspect(),
-        _from("neuro.subject", "mask_only"),
-        (mask.PAPER,),
-    ),
-    "mpiimg-denoise": Tool(
-        "Non-local means denoising inside a mask. It belongs before eddy-current and motion correction.",
-        (DWI, ("--mask", "voxels to denoise", True), OUT),
-        (*noise.PARAMETERS, *denoise.PARAMETERS),
-        _inspect(),
-        _from("neuro.subject", "denoise_only"),
-        (noise.PAPER, denoise.PAPER),
-    ),
-    "mpiimg-fit": Tool(
-        "Diffusion tensor fit and its maps, inside a mask.",
-        (DWI, BVALS, BVECS, ("--mask", "voxels to fit", True), OUT),
-        (*GRADIENTS, B_MAX, *fit.PARAMETERS),
-        _inspect(fits=True),
-        _from("neuro.subject", "fit_only"),
-        (fit.PAPER,),
-    ),
-    "mpiimg-astro": Tool(
-        "A sky survey from exposures to coadds and a catalogue: calibrate, warp, coadd, detect.",
-        (EXPOSURES, OUT, TRACT, REFERENCE),
-        (
-            *SKY,
-            CATALOGUE,
-            STRICT,
-            *INTERMEDIATE,
-            patch_files.WEIGHT,
-            *patch_files.MAPS,
-            patch_files.COMPRESS,
-            *CARDS,
-            *calibrate.PARAMETERS,
-            *coadd.PARAMETERS,
-            *detect.PARAMETERS,
-        ),
-        _from("astro.survey", "inspect"),
-        _from("astro.survey", "astro"),
-        (calibrate.PAPER, warp.PAPER, detect.PAPER),
-    ),
-    "mpiimg-calibrate": Tool(
-        "Calibrate exposures: cosmic rays repaired, sky subtracted, stars measured, zero points found.",
-        (EXPOSURES, OUT, REFERENCE),
-        (STRICT, *CARDS, *calibrate.PARAMETERS),
-        _from("astro.astro_tools", "inspect_calibrate"),
-        _from("astro.astro_tools", "calibrate_only"),
-        (calibrate.PAPER,),
-    ),
-    "mpiimg-warp": Tool(
-        "Resample calibrated exposures onto the patches of a tract that they meet.",
-        (EXPOSURES, OUT, TRACT),
-        (*SKY, STRICT, *CARDS),
-        _from("astro.astro_tools", "inspect_warp"),
-        _from("astro.astro_tools", "warp_only"),
-        (warp.PAPER,),
-    ),
-    "mpiimg-coadd": Tool(
-        "Combine the warps of each patch.",
-        (("warps", "folder that mpiimg-warp wrote", True), OUT),
-        (*coadd.PARAMETERS, patch_files.WEIGHT, patch_files.COMPRESS),
-        _from("astro.astro_tools", "inspect_coadd"),
-        _from("astro.astro_tools", "coadd_only"),
-    ),
-    "mpiimg-detect": Tool(
-        "Find and measure the sources of patches; one catalogue of all.",
-        (
-            ("patches", "folder that mpiimg-coadd or mpiimg-astro wrote", True),
-            (
-                "--out",
-                "catalogue to write: .fits, .ecsv or .parquet; regions for DS9 (.reg) go beside it",
-                True,
-            ),
-        ),
-        (*detect.PARAMETERS, *patch_files.MAPS, patch_files.COMPRESS),
-        _from("astro.astro_tools", "inspect_detect"),
-        _from("astro.astro_tools", "detect_only"),
-        (detect.PAPER,),
-        result="CATALOGUE",
-    ),
-    "mpiimg-run": Tool(
-        "Run your own function over images or exposures, or a pipeline of stages, ours and yours.",
-        (
-            (
-                "files...",
-                "with --udf what to read, and what to write (or --out); else a pipeline (.toml), and what to "
-                "read: an image, exposures, or a folder of warps",
-                True,
-            ),
-            ("--out", "folder of the results, made if missing", False),
-            ("--bvals", "b-values; default: beside the image", False),
-            ("--bvecs", "gradient directions; default: beside the image", False),
-            ("--mask", "voxels that count, for functions and tools that need to know", False),
-            TRACT,
-            REFERENCE,
-        ),
-        USER,
-        lambda args: _from("functions.run", "inspect")(args, stage_parameters()),
+        _from("neuro.staging", "inspect"),
+        _from("neuro.staging", "recipe"),
+        folder=lambda values: Path(values["staged"]).parent,
+    )
+
+
+def _run() -> Tool:
+    from mpiimg.functions.request import ARGUMENTS, PARAMETERS
+
+    return Tool(
+        "mpiimg-run",
+        "Run your own function over images or exposures, or a pipeline of steps, ours and yours.",
+        ARGUMENTS,
+        PARAMETERS,
+        _from("functions.run", "inspect"),
         _from("functions.run", "recipe"),
         folder=_from("functions.run", "result_folder"),
-    ),
-    "mpiimg-simulate": Tool(
+    )
+
+
+def _simulate() -> Tool:
+    from mpiimg.simulate.recipes import PARAMETERS
+
+    return Tool(
+        "mpiimg-simulate",
         "Simulate data of any size with known truth, rank by rank.",
-        (("kind", "what to simulate: neuro or astro", True), OUT),
-        (
-            Parameter(
-                "shape",
-                None,
-                "neuro: voxels along x, y and z (default 72x72x60); astro: rows and columns of a sensor "
-                "(default 4000x4072)",
-                str,
-                metavar="NxN[xN]",
-            ),
-            Parameter("volumes", 30, "neuro: diffusion volumes, b0 included", int),
-            Parameter("sigma", 40.0, "neuro: noise level of the Rician noise", float, "image units"),
-            Parameter("visits", 24, "astro: exposures of the field", int),
-            Parameter("sensors", 60, "astro: sensors of the camera", int),
-            Parameter("seed", 7, "of every random number", int),
-        ),
+        [
+            (Argument("kind", "The kind of data to simulate: neuro or astro.", positional=True), True),
+            (OUT, True),
+        ],
+        PARAMETERS,
         _from("simulate.recipes", "inspect"),
         _from("simulate.recipes", "recipe"),
-    ),
-    "mpiimg-status": Tool(
-        "What the run in a folder is doing, or has done: progress, time left, slowest ranks, what failed.",
-        (("folder", "folder that a tool was given as --out", True),),
-        (Parameter("json", False, "print JSON", bool),),
+    )
+
+
+def _status() -> Tool:
+    return Tool(
+        "mpiimg-status",
+        "Say what the run in a folder is doing, or has done: progress, time left, slowest ranks, failures.",
+        [(Argument("folder", "The folder that a tool was given as --out.", positional=True), True)],
+        (Parameter("json", False, "Print JSON.", bool),),
         program=_from("tools.status", "program"),
         mpi=False,
-    ),
-    "mpiimg-doctor": Tool(
+    )
+
+
+def _doctor() -> Tool:
+    return Tool(
+        "mpiimg-doctor",
         "Look at the install, the machine and the file system; say what is wrong and what to do.",
         (),
         (
-            Parameter("dir", ".", "where results will go", str, metavar="DIR"),
-            Parameter("rates", False, "measure the kernels too, for the times that --plan predicts", bool),
+            Parameter("dir", ".", "The folder where results will go.", str, metavar="DIR"),
+            Parameter("rates", False, "Measure the kernels too, for the times that --plan predicts.", bool),
         ),
         program=_from("tools.doctor.doctor", "doctor"),
-    ),
+    )
+
+
+OTHERS: Mapping[str, Callable[[], Tool]] = {
+    "mpiimg-stage": _stage,
+    "mpiimg-run": _run,
+    "mpiimg-simulate": _simulate,
+    "mpiimg-status": _status,
+    "mpiimg-doctor": _doctor,
 }
 
+#: Tools that take a BIDS dataset in place of one image.
+OF_DATASETS = ("mpiimg-neuro",)
 
-def stage_parameters() -> dict[str, dict[str, tuple[Parameter, ...]]]:
-    """Return the parameters of each tool that can be a stage of a pipeline, by the kind of its input."""
-    from mpiimg.functions.request import STEPS
 
-    found = {
-        kind: {name: TOOLS[f"mpiimg-{name}"].parameters for name in names} for kind, names in STEPS.items()
-    }
-    found["survey"]["detect"] += (CATALOGUE,)
-    return found
+def tool(name: str) -> Tool:
+    """Return a tool: one of ours, or of a domain or step that an installed package brings.
+
+    Raises
+    ------
+    BadInput : there is none of this name
+    """
+    if name in OTHERS:
+        return OTHERS[name]()
+    word = name.removeprefix(PREFIX)
+    for domain_name in dict.fromkeys((*plugins.DOMAINS, *plugins.installed("mpiimg.domains"))):
+        domain = plugins.domain(domain_name)
+        made = of_steps(word, domain, name)
+        if made is None and word in plugins.installed("mpiimg.steps") and word in plugins.step_names(domain):
+            step = plugins.step(domain, word)
+            made = StepsTool(name, domain, (step,), step.summary, f"run-{word}.json")
+        if made is not None:
+            return dataclasses.replace(made.tool(), bids=name in OF_DATASETS)
+    raise BadInput(f"{name}: there is no such tool")
+
+
+def tool_names() -> list[str]:
+    """Return the names of our own tools."""
+    words = [word for name in plugins.DOMAINS for word in _words(plugins.domain(name))]
+    return [*(PREFIX + word for word in words), *OTHERS]
+
+
+def _words(domain: Domain) -> list[str]:
+    return [*domain.pipelines, *domain.steps]

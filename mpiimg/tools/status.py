@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from mpiimg.engine.log.events import runs_in
 from mpiimg.engine.log.run_status import describe, run_status
@@ -15,17 +16,17 @@ from mpiimg.errors import BadInput, Exit
 from mpiimg.neuro.cohort import status as cohort_status
 
 
-def program(args: argparse.Namespace, comm) -> int:
+def program(values: Mapping[str, Any], comm) -> int:
     """Print the status of every run in a folder, the last one at the end, or of a cohort: mpiimg-status.
 
     Returns
     -------
     0 where all are running or done, 1 where one has failed or is lost, 75 where one is stopped
     """
-    folder = Path(args.folder)
+    folder = Path(values["folder"])
     if cohort_status.is_cohort(folder):
         scans = cohort_status.cohort_status(folder)
-        put(cohort_status.as_json(scans) if args.json else cohort_status.as_text(scans), sys.stdout)
+        put(cohort_status.as_json(scans) if values["json"] else cohort_status.as_text(scans), sys.stdout)
         return cohort_status.exit_status(scans)
     found = [folder] if (folder / "0.jsonl").is_file() else runs_in(folder)
     try:
@@ -35,9 +36,10 @@ def program(args: argparse.Namespace, comm) -> int:
     except BadInput as error:
         print(f"mpiimg: error: {error}", file=sys.stderr)
         return Exit.BAD_INPUT
-    text = (
-        json.dumps([asdict(run) for run in runs], indent=2) if args.json else "\n\n".join(map(describe, runs))
-    )
+    if values["json"]:
+        text = json.dumps([asdict(run) for run in runs], indent=2)
+    else:
+        text = "\n\n".join(map(describe, runs))
     put(text, sys.stdout)
     states = {run.state for run in runs}
     if states & {"failed", "lost"}:

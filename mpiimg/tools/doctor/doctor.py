@@ -6,17 +6,17 @@ draw findings.
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import socket
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from mpiimg.engine import rates
+from mpiimg.engine import plugins, rates
 from mpiimg.engine.mpi.runtime import memory_per_rank, on_root, say
 from mpiimg.errors import BadInput, Exit
 from mpiimg.tools.doctor import disk, probe
@@ -84,34 +84,34 @@ class Facts:
     kill_on_bad_exit: bool | None = None
 
 
-def doctor(args: argparse.Namespace, comm) -> int:
+def doctor(values: Mapping[str, Any], comm) -> int:
     """Look, print the page and return the exit status: 1 where something is wrong. Collective.
 
     Raises
     ------
     BadInput : --dir is no folder
     """
-    folder = Path(args.dir)
+    folder = Path(values["dir"])
     on_root(comm, _check_folder, folder)
     ranks = comm.allgather(gather(comm))
     findings = [*judge(ranks), *look_at_disk(folder, comm)]
     hosts = len({facts.host for facts in ranks})
     say(comm, f"mpiimg-doctor {__version__}: ranks {comm.size}, nodes {hosts}", sys.stdout)
     say(comm, page(findings, _is_terminal()), sys.stdout)
-    if args.rates:
+    if values["rates"]:
         say(comm, on_root(comm, _measure_rates), sys.stdout)
     return Exit.FAILED if any(finding.state == BAD for finding in findings) else Exit.DONE
 
 
 def _measure_rates() -> str:
     """Measure the kernels on this machine, keep what was found for the plans to come, and say so."""
-    found = rates.measure()
+    usual = plugins.default_rates()
+    measured = rates.measure(plugins.samples())
     lines = [
-        f"  {name:<12} {found[name] * 1e9:10.3g} ns a unit (else {usual * 1e9:.3g})"
-        for name, usual in rates.DEFAULTS.items()
-        if name in found
+        f"  {name:<12} {rate * 1e9:10.3g} ns per unit (else {usual[name] * 1e9:.3g})"
+        for name, rate in measured.items()
     ]
-    return "\n".join(["rates of the kernels, one core:", *lines, f"kept in {rates.store(found)}"])
+    return "\n".join(["rates of the kernels, one core:", *lines, f"kept in {rates.store(measured)}"])
 
 
 def _is_terminal() -> bool:
@@ -310,7 +310,7 @@ def judge_kernels(ranks: Sequence[Facts]) -> Finding:
         "kernels",
         NOTE,
         f"none compiled in {folder}: the first run does it",
-        "python -m mpiimg.kernels.precompile",
+        "python -m mpiimg.engine.precompile",
     )
 
 

@@ -93,7 +93,7 @@ def tell_apart(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     args.cohort = argparse.Namespace(dataset=Path(inputs[0]), out=Path(inputs[1]), **given)
 
 
-def process(tool, args: argparse.Namespace, parameters: Mapping[str, Any], comm, options, resources) -> Exit:
+def process(tool, args: argparse.Namespace, values: Mapping[str, Any], comm, options, resources) -> Exit:
     """Process the scans of a dataset with a tool. Collective."""
     from mpiimg.engine.mpi.runtime import on_root
     from mpiimg.neuro.bids import Scan, find_scans
@@ -101,23 +101,18 @@ def process(tool, args: argparse.Namespace, parameters: Mapping[str, Any], comm,
 
     asked = args.cohort
 
-    def of_scan(scan: Scan) -> dict[str, str]:
-        return {"dwi": str(scan.dwi), "bvals": str(scan.bval), "bvecs": str(scan.bvec)}
-
-    def inspect(scan: Scan):
-        return tool.inspect(argparse.Namespace(**{**vars(args), **of_scan(scan)}))
-
-    def recipe(scan: Scan, found):
-        return tool.recipe(found, dict(sorted({**parameters, **of_scan(scan)}.items())))
+    def of_scan(scan: Scan) -> dict[str, Any]:
+        own = {"dwi": str(scan.dwi), "bvals": str(scan.bval), "bvecs": str(scan.bvec)}
+        return dict(sorted({**values, **own, "out": str(asked.out / scan.folder)}.items()))
 
     labels = (asked.participant_label or (), asked.session_label or ())
     cohort = Cohort(
         dataset=asked.dataset,
         out=asked.out,
         scans=on_root(comm, find_scans, asked.dataset, *labels),
-        parameters={name: value for name, value in parameters.items() if name not in ("dwi", *OF_ONE)},
-        inspect=inspect,
-        recipe=recipe,
+        parameters={name: value for name, value in values.items() if name not in ("dwi", *OF_ONE)},
+        inspect=lambda scan: tool.inspect(of_scan(scan)),
+        recipe=lambda scan, inspected: tool.recipe(inspected, of_scan(scan)),
         group_size=asked.group_size,
         strict=asked.strict,
         retry_suspects=asked.retry_suspects,

@@ -1,0 +1,95 @@
+"""Compile kernels ahead of use, so that ranks find them in numba's cache.
+
+python -m mpiimg.engine.precompile [--portable] [MODULE:FUNCTION ...]
+
+With --portable it compiles for the CPU that runs with --portable use. What is named is compiled in this very
+process, as ranks ask for; without names the kernels of all steps are, two at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from mpiimg.engine.plugins import kernels as kernels_of_all_steps
+from mpiimg.engine.plugins import loaded
+from mpiimg.kernels import cache, jit
+
+#: What launchers call the variables by which a process knows that it is a rank, or a step of a job.
+OF_RANKS = ("PMI", "OMPI_", "PRTE_", "SLURM_", "MPI_LOCAL", "HYDRA_", "HYDI_")
+
+
+def missing(kernels: Iterable[str]) -> list[str]:
+    """Return which of `kernels` are not yet compiled, for this CPU, in the cache that this process reads.
+
+    Parameters
+    ----------
+    kernels : iterable of str
+        "module:function" of functions that call kernels on tiny inputs, as steps declare them.
+    """
+    return [kernel for kernel in kernels if not _marker(kernel).exists()]
+
+
+def compile_here(kernels: Iterable[str]) -> None:
+    """Compile `kernels`, or load them where they are compiled, and note that they are."""
+    for kernel in kernels:
+        loaded(kernel)()
+        # Without the note the next run calls the kernels once more, which then costs half a second.
+        with contextlib.suppress(OSError):
+            _marker(kernel).touch()
+
+
+def compile_apart(kernels: Iterable[str]) -> None:
+    """Compile `kernels` in a process of its own: what the compiler takes, a rank would keep to its end.
+
+    Where that process cannot be started, or leaves something undone, this one compiles.
+    """
+    kernels = list(kernels)
+    portable = ["--portable"] if jit.cpu_target() == jit.PORTABLE_CPU else []
+    with contextlib.suppress(OSError):
+        subprocess.run(
+            [sys.executable, "-m", "mpiimg.engine.precompile", *portable, *kernels],
+            env=_of_no_rank(os.environ),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+    compile_here(missing(kernels))
+
+
+def _of_no_rank(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which a process is no rank, and finds this package and the same cache."""
+    clean = {name: value for name, value in environment.items() if not name.startswith(OF_RANKS)}
+    package, given = str(Path(__file__).parents[2]), environment.get("PYTHONPATH")
+    return clean | {"PYTHONPATH": f"{package}{os.pathsep}{given}" if given else package}
+
+
+def _marker(kernel: str) -> Path:
+    """Return the file that says that `kernel` is compiled: it lies with the kernels, and is theirs alone."""
+    return cache.ours().folder() / f"compiled-{kernel.replace(':', '.')}"
+
+
+def main() -> None:
+    """Compile what is named, or everything, and say how long that took."""
+    words = sys.argv[1:]
+    if "--portable" in words:
+        jit.pin_target()
+    named = [word for word in words if ":" in word]
+    if named:
+        return compile_here(named)
+    started = time.perf_counter()
+    with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
+        for job in [pool.submit(compile_here, [kernel]) for kernel in kernels_of_all_steps()]:
+            job.result()
+    print(f"kernels ready in {time.perf_counter() - started:.1f} s")
+
+
+if __name__ == "__main__":
+    main()
