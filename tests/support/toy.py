@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from mpiimg.engine.boxes import ChunkGrid, PieceTable
+from mpiimg.engine.array import Array, Ragged
+from mpiimg.engine.boxes import Box, ChunkGrid, box_slices
 from mpiimg.engine.plan import Recipe
-from mpiimg.engine.stage import Need, Stage, extended, reduction
-from mpiimg.engine.stores import Array
-from mpiimg.neuro.nifti import gzip_member
+from mpiimg.engine.stage import (
+    At,
+    Compute,
+    Files,
+    Found,
+    Part,
+    Pieces,
+    Reduce,
+    Sink,
+    Stages,
+    Stream,
+    extended,
+)
 
 #: Memory of a rank: more than any toy needs.
 PLENTY = 1 << 40
@@ -21,6 +34,11 @@ OUTPUT = "result.gz"
 
 def nothing(stage: str, chunk: int) -> None:
     """Do nothing at the start of the work on a chunk; tests put faults and counters in its place."""
+
+
+def gzip_member(data: bytes) -> bytes:
+    """Return data compressed, the same bytes whenever it is done."""
+    return gzip.compress(data, 1, mtime=0)
 
 
 @dataclass(frozen=True)
@@ -50,25 +68,21 @@ class Toy:
 HEAD = gzip_member(b"toy")
 
 
-def recipe(name: str, steps: list, **parameters) -> Recipe:
+def recipe(name: str, stages: Callable[[], Stages], **parameters) -> Recipe:
+    """Return a recipe of stages that come to a number, which a document holds."""
     return Recipe(
         tool="mpiimg-toy",
         stem=name,
-        inputs={},
-        steps=steps,
-        values={"total": np.float32(0)},
-        documents=lambda values: {"total.txt": repr(values["total"]).encode()},
+        inputs=(),
+        stages=stages,
+        documents=lambda total: {"total.txt": repr(total).encode()},
         parameters=parameters,
         sources={"made": "up"},
         record="run-toy.json",
     )
 
 
-def constantly(stage: Stage) -> Callable:
-    return lambda values: stage
-
-
-def sink(reads: Array, thickness: int, hook: Callable) -> Stage:
+def sink(reads: Array, thickness: int, hook: Callable) -> Sink:
     """Compress an array by runs of its first axis."""
 
     def compress(chunk, block):
@@ -76,7 +90,7 @@ def sink(reads: Array, thickness: int, hook: Callable) -> Stage:
         return gzip_member(np.ascontiguousarray(block).tobytes())
 
     grid = ChunkGrid(reads.axes[0], reads.shape[:1], (thickness,))
-    return Stage("write", "sink", grid, (Need(reads),), work=compress, output=OUTPUT, head=lambda: HEAD)
+    return Sink("write", grid, reads=(Part(reads),), work=compress, file=OUTPUT, head=lambda: HEAD)
 
 
 def blocks(length: int, thickness: int) -> list[tuple[int, int]]:
@@ -105,8 +119,8 @@ def smooth(
             hook(f"blur-{k}", chunk.number)
             return (blurred(extended(block, chunk.bounds["z"], halo, depth, edge=True), halo),)
 
-        reads = (Need(arrays[k - 1], {"z": halo}),)
-        return Stage(f"blur-{k}", "stencil", grid, reads, (arrays[k],), work)
+        reads = (Part(arrays[k - 1], {"z": halo}),)
+        return Compute(f"blur-{k}", grid, reads=reads, writes=(arrays[k],), work=work)
 
     def partial(chunk, block):
         hook("sum", chunk.number)
@@ -114,31 +128,45 @@ def smooth(
 
     def finish(rows):
         hook("finish", 0)
-        return {"total": in_order(rows), "warnings": ["toy: a warning"]}
+        return Found(in_order(rows), warnings=("toy: a warning",))
 
-    def divide(values):
+    def divide(total):
         def work(chunk, block):
             hook("divide", chunk.number)
-            return (block.astype(np.float64) / values["total"],)
+            return (block.astype(np.float64) / total,)
 
-        parameters = {"total": float(values["total"])}
-        return Stage("divide", "map", grid, (Need(arrays[-1]),), (scaled,), work, parameters)
+        return Compute(
+            "divide",
+            grid,
+            reads=(Part(arrays[-1]),),
+            writes=(scaled,),
+            work=work,
+            parameters={"total": float(total)},
+        )
 
-    steps = [
-        constantly(Stage("make", "map", grid, (), (arrays[0],), make, {"scale": scale})),
-        *(constantly(blur(k)) for k in range(1, passes + 1)),
-        constantly(reduction("sum", grid, (Need(arrays[-1]),), partial, ((), "float32"), finish)),
-        divide,
-        lambda values: None,
-        constantly(sink(scaled, 3, hook)),
-    ]
+    def stages():
+        yield Compute("make", grid, writes=(arrays[0],), work=make, parameters={"scale": scale})
+        for k in range(1, passes + 1):
+            yield blur(k)
+        total = yield Reduce(
+            "sum",
+            grid,
+            reads=(Part(arrays[-1]),),
+            work=partial,
+            row=((), "float32"),
+            finish=finish,
+            expected=np.float32(0),
+        )
+        yield divide(total)
+        yield sink(scaled, 3, hook)
+        return total
 
     image = np.stack([row(z, width, scale) for z in range(depth)])
     for _ in range(passes):
         image = blurred(np.pad(image, ((halo, halo), (0, 0)), mode="symmetric"), halo)
     rows = np.array([image[a:b].sum(dtype=np.float32) for a, b in blocks(depth, thickness)])
     result = image.astype(np.float64) / in_order(rows)
-    return Toy(recipe("smooth", steps, scale=scale), result, blocks(depth, 3), {"scaled": result})
+    return Toy(recipe("smooth", stages, scale=scale), result, blocks(depth, 3), {"scaled": result})
 
 
 def row(z: int, width: int, scale: float) -> np.ndarray:
@@ -200,95 +228,93 @@ def transpose(
         hook("turn", chunk.number)
         return (np.sqrt(np.abs(block[:, 0].astype(np.float32)))[None],)
 
-    steps = [
-        constantly(Stage("read", "source", grid, writes=(stream,), blocks=read)),
-        constantly(
-            Stage("negate", "map", ChunkGrid("v", shape[:1], (1,)), (Need(stream),), (negative,), negate)
-        ),
-        constantly(Stage("turn", "map", ChunkGrid("z", (depth,), (1,)), (Need(negative),), (slabs,), turn)),
-        constantly(sink(slabs, 1, hook)),
-    ]
+    def stages():
+        yield Stream("read", grid, array=stream, blocks=read)
+        yield Compute(
+            "negate",
+            ChunkGrid("v", shape[:1], (1,)),
+            reads=(Part(stream),),
+            writes=(negative,),
+            work=negate,
+        )
+        yield Compute(
+            "turn", ChunkGrid("z", (depth,), (1,)), reads=(Part(negative),), writes=(slabs,), work=turn
+        )
+        yield sink(slabs, 1, hook)
+        return np.float32(0)
+
     result = np.sqrt(np.abs(image.astype(np.float32))).transpose(1, 0, 2).copy()
-    return Toy(recipe("transpose", steps), result, blocks(depth, 1), {"slabs": result})
+    return Toy(recipe("transpose", stages), result, blocks(depth, 1), {"slabs": result})
 
 
-# Regroup: exposures into pieces, pieces into bands.
+# Regroup: exposures into pieces, pieces into strips.
 
 
-def regroup(hook: Callable = nothing, exposures: int = 6, bands: int = 5, seed: int = 0) -> Toy:
-    """Cut exposures into ragged pieces, one for each band that they touch, and combine those of each band.
+def regroup(hook: Callable = nothing, exposures: int = 6, strips: int = 5, seed: int = 0) -> Toy:
+    """Cut exposures into ragged pieces, one for each strip that they touch, and combine those of each strip.
 
-    The pieces of a band come in the order of their exposures, and how they are combined depends on it.
-    Some exposures touch no band, some bands are touched by none, and some pieces are empty.
+    The pieces of a strip come in the order of their exposures, and how they are combined depends on it.
+    Some exposures touch no strip, some strips are touched by none, and some pieces are empty.
     """
     rng = np.random.default_rng(seed)
     width = 8
     touches = [
         (e, b, *np.sort(rng.integers(0, width + 1, 2)).tolist())
         for e in range(exposures)
-        for b in range(bands)
+        for b in range(strips)
         if rng.random() < 0.6 and e != 1 and b != 2
     ]
-    table = PieceTable(
-        tuple(e for e, *_ in touches),
-        tuple(b for _, b, *_ in touches),
-        tuple(stop - start for *_, start, stop in touches),
-    )
-    pieces = Array("pieces", "n", table.offsets[-1:], "float32")
-    coadd = Array("coadd", "bx", (bands, width), "float32")
+    pieces = Ragged("pieces", "px", tuple((stop - start,) for *_, start, stop in touches), "float32")
+    coadd = Array("coadd", "bx", (strips, width), "float32")
 
     def warp(chunk):
         hook("warp", chunk.number)
-        made = [piece(e, b, stop - start) for e, b, start, stop in touches if e == chunk.number]
-        return (np.concatenate([np.empty(0, np.float32), *made]),)
+        return ([piece(e, b, stop - start)[None] for e, b, start, stop in touches if e == chunk.number],)
 
-    def combine(chunk, found):
+    def combine(chunk, blocks):
         hook("combine", chunk.number)
         extents = [(start, stop) for _, b, start, stop in touches if b == chunk.number]
-        return (combined(extents, found, width)[None],)
+        return (combined(extents, [block[0] for block in blocks], width)[None],)
 
     def save(chunk, folder, block):
         hook("save", chunk.number)
         (folder / names[chunk.number]).write_bytes(block.tobytes())
 
-    names = tuple(f"band-{band}.raw" for band in range(bands))
-    exposure_grid, band_grid = ChunkGrid("e", (exposures,), (1,)), ChunkGrid("b", (bands,), (1,))
-    need = Need(pieces, place=lambda chunk: table.of_key(chunk.number))
-    steps = [
-        constantly(
-            Stage(
-                "warp",
-                "map",
-                exposure_grid,
-                (),
-                (pieces,),
-                warp,
-                place={"pieces": lambda chunk: table.of_producer(chunk.number)},
-                weights=tuple(
-                    sum(stop - start for f, _, start, stop in touches if f == e) for e in range(exposures)
-                ),
-            )
-        ),
-        constantly(Stage("combine", "regroup", band_grid, (need,), (coadd,), combine)),
-        constantly(sink(coadd, 2, hook)),
-        constantly(Stage("save", "files", band_grid, (Need(coadd),), work=save, outputs=names)),
-    ]
+    def of_exposure(chunk):
+        return [pieces.item(i) for i, (e, *_) in enumerate(touches) if e == chunk.number]
+
+    def of_strip(chunk):
+        return [pieces.item(i) for i, (_, b, *_) in enumerate(touches) if b == chunk.number]
+
+    names = tuple(f"strip-{strip}.raw" for strip in range(strips))
+    exposure_grid, strip_grid = ChunkGrid("e", (exposures,), (1,)), ChunkGrid("b", (strips,), (1,))
+    sizes = [sum(stop - start for f, _, start, stop in touches if f == e) for e in range(exposures)]
+
+    def stages():
+        yield Compute(
+            "warp", exposure_grid, writes=(Pieces(pieces, of_exposure),), work=warp, weights=tuple(sizes)
+        )
+        yield Compute("combine", strip_grid, reads=(Pieces(pieces, of_strip),), writes=(coadd,), work=combine)
+        yield sink(coadd, 2, hook)
+        yield Files("save", strip_grid, reads=(Part(coadd),), work=save, names=names)
+        return np.float32(0)
+
     result = np.stack(
         [
             combined(
-                [(start, stop) for _, b, start, stop in touches if b == band],
-                [piece(e, b, stop - start) for e, b, start, stop in touches if b == band],
+                [(start, stop) for _, b, start, stop in touches if b == strip],
+                [piece(e, b, stop - start) for e, b, start, stop in touches if b == strip],
                 width,
             )
-            for band in range(bands)
+            for strip in range(strips)
         ]
     )
     files = {name: values.tobytes() for name, values in zip(names, result, strict=True)}
-    return Toy(recipe("regroup", steps), result, blocks(bands, 2), {"coadd": result}, files)
+    return Toy(recipe("regroup", stages), result, blocks(strips, 2), {"coadd": result}, files)
 
 
-def piece(exposure: int, band: int, length: int) -> np.ndarray:
-    return np.random.default_rng((exposure, band)).normal(size=length).astype(np.float32)
+def piece(exposure: int, strip: int, length: int) -> np.ndarray:
+    return np.random.default_rng((exposure, strip)).normal(size=length).astype(np.float32)
 
 
 def combined(extents: list[tuple[int, int]], pieces: list[np.ndarray], width: int) -> np.ndarray:
@@ -298,7 +324,173 @@ def combined(extents: list[tuple[int, int]], pieces: list[np.ndarray], width: in
     return out
 
 
-TOYS = {"smooth": smooth, "transpose": transpose, "regroup": regroup}
+# Ragged: stencils within items of different shapes, a box elsewhere, tiles of items, tiles brought together.
+
+#: Items of all kinds: higher and lower than a chunk and than the halo, one row, none, no pixel in a row.
+SHAPES = ((7, 5), (1, 9), (4, 3), (0, 6), (6, 1), (3, 0), (2, 8), (5, 4))
+
+
+def ragged(hook: Callable = nothing, shapes: tuple[tuple[int, int], ...] = SHAPES, seed: int = 0) -> Toy:
+    """Blur exposures by strips of rows, subtract a row of another one, cut them into tiles, and add these up.
+
+    A strip sees `halo` rows more on both sides, and no row of another exposure. The tiles of an exposure go
+    to three mosaics in turn; those of a mosaic are added in the order of the exposures, in its corner.
+    """
+    halo, rows, mosaics, side = 2, 2, 3, 4
+    items, most = len(shapes), max((height for height, _ in shapes), default=0)
+    rng = np.random.default_rng(seed)
+    images = [
+        (rng.normal(size=shape) * 10.0 ** rng.uniform(-4, 4, shape)).astype("float32") for shape in shapes
+    ]
+    raw, soft, level = (Ragged(name, "eyx", shapes, "float32") for name in ("raw", "soft", "level"))
+    boxes = [tile for number, shape in enumerate(shapes) for tile in tiles(number, shape, side)]
+    tile_array = Ragged("tiles", "tyx", tuple(tuple(b - a for a, b in box[1:]) for box in boxes), "float64")
+    sums = Array("sums", "myx", (mosaics, 2 * side, side + 1), "float64")
+    item_grid, mosaic_grid = ChunkGrid("e", (items,), (1,)), ChunkGrid("m", (mosaics,), (1,))
+    strip_grid = ChunkGrid("ey", (items, most), (1, rows))
+
+    def make(chunk):
+        hook("make", chunk.number)
+        return (images[chunk.number][None],)
+
+    def blur(chunk, block):
+        hook("blur", chunk.number)
+        ((number, _), (start, stop)) = chunk.box
+        return (strip_of(block[0], start, stop, len(images[number]), halo)[None],)
+
+    def elsewhere(chunk):
+        """The last row of the exposure before, as far as there is one."""
+        number = chunk.bounds["e"][0] - 1
+        if number < 0 or 0 in shapes[number]:
+            return None
+        height, width = shapes[number]
+        return ((number, number + 1), (height - 1, height), (0, width))
+
+    def subtract(chunk, block, other):
+        hook("subtract", chunk.number)
+        return (block - (np.float32(0) if other is None else other.max()),)
+
+    def of_item(chunk):
+        return [tile_array.item(i) for i, box in enumerate(boxes) if box[0] == chunk.bounds["e"]]
+
+    def of_mosaic(chunk):
+        return [tile_array.item(i) for i in range(len(boxes)) if i % mosaics == chunk.number]
+
+    def cut(chunk, block):
+        hook("cut", chunk.number)
+        mine = [((0, 1), *box[1:]) for box in boxes if box[0] == chunk.bounds["e"]]
+        return ([block[box_slices(box)].astype(np.float64) for box in mine],)
+
+    def lower_part(chunk):
+        return (chunk.bounds["m"], (side, 2 * side), (0, side + 1))
+
+    def upper_part(chunk):
+        return (chunk.bounds["m"], (0, side), (0, side + 1))
+
+    def gather(chunk, blocks):
+        hook("gather", chunk.number)
+        return (added([block[0] for block in blocks], side)[None],)
+
+    def mirror(chunk, block):
+        hook("mirror", chunk.number)
+        return (-block,)
+
+    def save(chunk, folder, block):
+        hook("save", chunk.number)
+        (folder / f"item-{chunk.number}.raw").write_bytes(block.tobytes())
+
+    upper, lower = (Array(name, "myx", sums.shape, "float64") for name in ("upper", "lower"))
+
+    def stages():
+        yield Compute("make", item_grid, writes=(raw,), work=make)
+        yield Compute("blur", strip_grid, reads=(Part(raw, {"y": halo}),), writes=(soft,), work=blur)
+        yield Compute(
+            "subtract", strip_grid, reads=(Part(soft), At(soft, elsewhere)), writes=(level,), work=subtract
+        )
+        yield Compute("cut", item_grid, reads=(Part(level),), writes=(Pieces(tile_array, of_item),), work=cut)
+        yield Compute(
+            "gather",
+            mosaic_grid,
+            reads=(Pieces(tile_array, of_mosaic),),
+            writes=(At(upper, upper_part),),
+            work=gather,
+        )
+        yield Compute(
+            "mirror",
+            mosaic_grid,
+            reads=(At(upper, upper_part),),
+            writes=(At(lower, lower_part),),
+            work=mirror,
+        )
+
+        def both(chunk, above, below):
+            hook("both", chunk.number)
+            return (np.concatenate([above, below], axis=1),)
+
+        reads = (At(upper, upper_part), At(lower, lower_part))
+        yield Compute("both", mosaic_grid, reads=reads, writes=(sums,), work=both)
+        yield sink(sums, 2, hook)
+        names = tuple(f"item-{number}.raw" for number in range(items))
+        yield Files("save", item_grid, reads=(Part(level),), work=save, names=names)
+        return np.float32(0)
+
+    blurs = [clipped_blur(image, halo) for image in images]
+    levels = []
+    for number, image in enumerate(blurs):
+        before = blurs[number - 1] if number else image[:0]
+        levels.append(image - (before[-1].max() if before.size else np.float32(0)))
+    cuts = [levels[box[0][0]][box_slices(box[1:])].astype(np.float64) for box in boxes]
+    above = np.stack([added(cuts[mosaic::mosaics], side) for mosaic in range(mosaics)])
+    result = np.concatenate([above, -above], axis=1)
+    flat = [
+        np.concatenate([np.empty(0, "f4"), *(image.ravel() for image in kind)]) for kind in (blurs, levels)
+    ]
+    return Toy(
+        recipe("ragged", stages),
+        result,
+        blocks(mosaics, 2),
+        {"soft": flat[0], "level": flat[1], "sums": result},
+        {f"item-{number}.raw": image.tobytes() for number, image in enumerate(levels)},
+    )
+
+
+def strip_of(block: np.ndarray, start: int, stop: int, height: int, halo: int) -> np.ndarray:
+    """Return rows start to stop of a blurred image, from these rows and those around them that there are."""
+    first, last = min(start, height), min(stop, height)
+    above = first - max(first - halo, 0)
+    return clipped_blur(block, halo)[above : above + last - first]
+
+
+def clipped_blur(image: np.ndarray, halo: int) -> np.ndarray:
+    """Add up the rows around each row, as far as there are any, in a fixed order."""
+    out = np.zeros_like(image)
+    for y in range(len(image)):
+        for other in range(max(y - halo, 0), min(y + halo + 1, len(image))):
+            out[y] += image[other] * np.float32(1 + other - y + halo)
+    return out
+
+
+def tiles(number: int, shape: tuple[int, int], side: int) -> list[Box]:
+    """Return the boxes of tiles of an item: `side` rows of at most `side` pixels, fewer at its ends."""
+    ys, xs = (blocks(length, side) for length in shape)
+    return [((number, number + 1), y, x) for y, x in itertools.product(ys, xs)]
+
+
+def added(tiles: list[np.ndarray], side: int) -> np.ndarray:
+    """Add tiles up in a corner, in their order, which the result depends on."""
+    out = np.zeros((side, side + 1))
+    for tile in tiles:
+        part = out[: tile.shape[0], : tile.shape[1]]
+        part[...] = part * 0.7 + tile
+    return out
+
+
+TOYS = {"smooth": smooth, "transpose": transpose, "regroup": regroup, "ragged": ragged}
 
 #: Arguments that make pipelines of some dozens of chunks, to be killed at any of the steps of their way.
-LONG = {"smooth": {"depth": 15}, "transpose": {"volumes": 9, "depth": 6}, "regroup": {"exposures": 12}}
+LONG = {
+    "smooth": {"depth": 15},
+    "transpose": {"volumes": 9, "depth": 6},
+    "regroup": {"exposures": 12},
+    "ragged": {},
+}
