@@ -20,8 +20,9 @@ from support import toy
 from mpiimg.engine import executor, plan
 from mpiimg.engine.journal import read_marks
 from mpiimg.engine.mpi import runtime
-from mpiimg.engine.plan import Options, Resources, static_plan
+from mpiimg.engine.plan import Options, Resources, plan_recipe
 from mpiimg.engine.run import run
+from mpiimg.engine.stage import Compute, Reduce, Stream
 from mpiimg.engine.stores import StagedStore
 from mpiimg.errors import BadInput, RunFailed, RunStopped
 
@@ -122,8 +123,11 @@ def test_every_toy_gives_the_bytes_of_a_plain_loop(name, in_memory, out):
         toy.smooth(depth=40, passes=1),
         toy.transpose(volumes=1, depth=1),
         toy.transpose(volumes=2, depth=9),
-        toy.regroup(exposures=1, bands=3),
-        *(toy.regroup(exposures=9, bands=4, seed=seed) for seed in (1, 2)),
+        toy.regroup(exposures=1, strips=3),
+        *(toy.regroup(exposures=9, strips=4, seed=seed) for seed in (1, 2)),
+        toy.ragged(shapes=((3, 2),)),
+        toy.ragged(shapes=((0, 0), (1, 1))),
+        toy.ragged(shapes=((9, 9), (2, 3), (0, 1), (4, 4)) * 5, seed=1),
     ],
     ids=lambda made: f"{made.recipe.stem}-{made.result.shape[0]}",
 )
@@ -148,8 +152,8 @@ def test_in_the_least_memory(name, out):
     """Nothing is kept in memory between stages: all goes through the staged files."""
     made = toy.TOYS[name]()
     memory, _ = plan.least_memory(made.recipe)
-    planned = static_plan(made.recipe, Resources(COMM.size, memory))
-    assert not all(p.memory for _, section in planned for p in section.placements)
+    planned = plan_recipe(made.recipe, Resources(COMM.size, memory))
+    assert not all(p.memory for _, stage_plan in planned for p in stage_plan.placements)
     go(made, out, memory=memory)
     check(made, out)
 
@@ -226,6 +230,8 @@ ON_PURPOSE = RuntimeError("on purpose")
         ("regroup", "warp", 3, "stage warp, chunk 3 {'e': (3, 4)}", True),
         ("regroup", "combine", 4, "stage combine, chunk 4 {'b': (4, 5)}", False),
         ("regroup", "save", 3, "stage save, chunk 3", False),
+        ("ragged", "blur", 2, "stage blur, chunk 2 {'e': (0, 1), 'y': (4, 6)}", True),
+        ("ragged", "cut", 7, "stage cut, chunk 7 {'e': (7, 8)}", False),
     ],
 )
 def test_an_exception_in_a_chunk_ends_all_ranks(name, stage, chunk, where, in_memory, out):
@@ -344,8 +350,11 @@ def test_a_stream_that_fails_in_the_middle_ends_all_ranks(fail, out):
 # Stop and resume.
 
 
-def total_chunks(made, kinds=("map", "stencil", "reduce", "regroup", "source")):
-    return sum(len(stage.grid) for stage in plan.static_stages(made.recipe) if stage.kind in kinds)
+def total_chunks(made):
+    """How many chunks have a mark of their own: all but those of sinks and files."""
+    return sum(
+        len(stage.grid) for stage in made.recipe.expected if isinstance(stage, Stream | Compute | Reduce)
+    )
 
 
 def marked(made, out):
@@ -366,7 +375,14 @@ def resumes(before, calls, made, out, comm=COMM, **fields):
 
 @pytest.mark.parametrize(
     ("name", "stage", "chunk"),
-    [("smooth", "blur-2", 4), ("smooth", "sum", 0), ("smooth", "write", 1), ("regroup", "combine", 1)],
+    [
+        ("smooth", "blur-2", 4),
+        ("smooth", "sum", 0),
+        ("smooth", "write", 1),
+        ("regroup", "combine", 1),
+        ("ragged", "blur", 6),
+        ("ragged", "gather", 1),
+    ],
 )
 def test_marked_chunks_are_not_computed_again(name, stage, chunk, out):
     made = toy.TOYS[name](at(stage, chunk, lambda: throw(ON_PURPOSE)))
@@ -394,6 +410,7 @@ def test_resume_on_any_number_of_ranks(name, out):
         "smooth": [("blur-1", 2), ("blur-2", 1), ("blur-3", 5)],
         "transpose": [("negate", 3), ("turn", 1), ("write", 0)],
         "regroup": [("warp", 4), ("combine", 1), ("write", 0)],
+        "ragged": [("blur", 5), ("cut", 2), ("both", 0)],
     }[name]
     for count, (stage, chunk) in enumerate(stops[:LAST], start=1):
         with first_ranks(count) as comm:
@@ -459,11 +476,14 @@ def test_a_stream_that_is_not_what_was_marked_is_refused(out):
     with pytest.raises(RunFailed):
         go(toy.transpose(at("read", 9, lambda: throw(ON_PURPOSE))), out)
     made = toy.transpose()
-    blocks = plan.static_stages(made.recipe)[0].blocks
-    source = dataclasses.replace(
-        plan.static_stages(made.recipe)[0], blocks=lambda: (block + 1 for block in blocks())
-    )
-    altered = dataclasses.replace(made.recipe, steps=[lambda values: source, *made.recipe.steps[1:]])
+    blocks = made.recipe.expected[0].blocks
+
+    def stages():
+        below = made.recipe.stages()
+        yield dataclasses.replace(next(below), blocks=lambda: (block + 1 for block in blocks()))
+        return (yield from below)
+
+    altered = dataclasses.replace(made.recipe, stages=stages)
     with pytest.raises(BadInput, match=r"stage read, chunk 0: the input is not what an earlier run read"):
         run(altered, COMM, options(out))
     go(made, out)

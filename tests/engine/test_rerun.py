@@ -11,10 +11,10 @@ import pytest
 from engine.test_executor import COMM, Calls, first_ranks, options
 from support import toy
 
+from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.run import run
-from mpiimg.engine.stage import Need, Stage, reduction
-from mpiimg.engine.stores import Array
+from mpiimg.engine.stage import At, Compute, Files, Found, Part, Reduce
 from mpiimg.errors import BadInput
 
 pytestmark = pytest.mark.ranks
@@ -48,38 +48,38 @@ def listed(names, bad="", version="", hook=toy.nothing, command="list"):
 
     def partial(chunk, block, flags):
         hook("sum", names[chunk.number])
-        return block[0].sum(), flags[0, 0]
+        return block.sum(), flags[0, 0]
 
     def finish(rows):
         bad_ones = {names[i]: "is bad" for i in np.flatnonzero(rows[:, 1])}
-        return {"total": rows[rows[:, 1] == 0, 0].tolist(), "left_out": bad_ones}
+        return Found(rows[rows[:, 1] == 0, 0].tolist(), left_out=bad_ones)
 
     def save(chunk, folder, block):
         (folder / "data.raw").write_bytes(block.tobytes())
 
-    make = Stage(
-        "make",
-        "map",
-        grid,
-        (),
-        (data, state),
-        work,
-        chunk_parameters=lambda number: {"name": names[number], "version": version},
-        left_out=lambda block, flag: bool(flag.any()),
-        place={"data": box},
-    )
-    needs = (Need(data, place=lambda chunk: (box(chunk),)), Need(state))
-    steps = [
-        toy.constantly(make),
-        toy.constantly(reduction("sum", grid, needs, partial, ((2,), "float64"), finish)),
-        toy.constantly(
-            Stage(
-                "save", "files", ChunkGrid("k", (1,), (1,)), (Need(data),), work=save, outputs=("data.raw",)
-            )
-        ),
-    ]
+    def stages():
+        yield Compute(
+            "make",
+            grid,
+            writes=(At(data, box), state),
+            work=work,
+            depends=lambda number: {"name": names[number], "version": version},
+            unusable=lambda block, flag: bool(flag.any()),
+        )
+        total = yield Reduce(
+            "sum",
+            grid,
+            reads=(At(data, box), Part(state)),
+            work=partial,
+            row=((2,), "float64"),
+            finish=finish,
+            expected=[],
+        )
+        yield Files("save", ChunkGrid("k", (1,), (1,)), reads=(Part(data),), work=save, names=("data.raw",))
+        return total
+
     sources = {name: f"{version}{'-bad' * (name in bad)}" for name in names}
-    return dataclasses.replace(toy.recipe("list", steps, command=command), sources=sources)
+    return dataclasses.replace(toy.recipe("list", stages, command=command), sources=sources)
 
 
 def values(name):

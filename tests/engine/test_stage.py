@@ -5,16 +5,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mpiimg.engine.array import Array, Packing
 from mpiimg.engine.boxes import ChunkGrid, box_slices
-from mpiimg.engine.stage import Need, Stage, extended, reduction, reflect
-from mpiimg.engine.stores import Array
+from mpiimg.engine.executor import _row as row_of
+from mpiimg.engine.stage import BlockTable, Compute, Found, Part, Pieces, Reduce, Rows, extended, reflect
 
 GRID = ChunkGrid("z", (10,), (4,))
 VOLUMES = Array("dwi", "vzx", (6, 10, 3), "int16")
 
 
 def stage(**fields):
-    return Stage("toy", "map", fields.pop("grid", GRID), **fields)
+    return Compute("toy", fields.pop("grid", GRID), **{"writes": (), "work": lambda chunk: (), **fields})
+
+
+def output_boxes(stage, array):
+    """The boxes that the chunks of a stage write of an array, (chunks, axes, 2)."""
+    (output,) = [output for output in stage.outputs if output.array == array]
+    return BlockTable(output, [stage.chunk(number) for number in range(len(stage.grid))]).boxes
 
 
 @pytest.mark.parametrize("edge", [True, False])
@@ -35,7 +42,7 @@ def test_extended_blocks_are_cuts_of_the_padded_array(edge):
         grid = ChunkGrid("z", (length,), (2,))
         for halo in (0, 1, 3, 7):
             padded = np.pad(array, ((halo, halo), (0, 0)), mode="symmetric" if edge else "reflect")
-            need = Need(Array("a", "zx", array.shape, "float64"), {"z": halo})
+            need = Part(Array("a", "zx", array.shape, "float64"), {"z": halo})
             for number in range(len(grid)):
                 chunk = stage(grid=grid).chunk(number)
                 (box,) = need.boxes(chunk)
@@ -45,12 +52,12 @@ def test_extended_blocks_are_cuts_of_the_padded_array(edge):
 
 
 def test_a_need_is_whole_along_axes_that_the_chunk_does_not_cut():
-    assert Need(VOLUMES).boxes(stage().chunk(2)) == (((0, 6), (8, 10), (0, 3)),)
-    assert Need(VOLUMES, {"z": 3}).boxes(stage().chunk(2)) == (((0, 6), (5, 10), (0, 3)),)
+    assert Part(VOLUMES).boxes(stage().chunk(2)) == (((0, 6), (8, 10), (0, 3)),)
+    assert Part(VOLUMES, {"z": 3}).boxes(stage().chunk(2)) == (((0, 6), (5, 10), (0, 3)),)
 
 
 def test_rows_are_read_as_runs_and_joined():
-    need = Need(VOLUMES, rows=(0, 1, 4))
+    need = Rows(VOLUMES, (0, 1, 4))
     boxes = need.boxes(stage().chunk(1))
     assert boxes == (((0, 2), (4, 8), (0, 3)), ((4, 5), (4, 8), (0, 3)))
     whole = np.random.default_rng(0).integers(0, 99, VOLUMES.shape)
@@ -58,18 +65,18 @@ def test_rows_are_read_as_runs_and_joined():
 
 
 def test_masked_voxels_follow_their_slices():
-    packed = Array("packed", "vn", (6, 50), "float32")
     offsets = (0, 0, 3, 3, 10, 20, 30, 40, 45, 50, 50)
-    need = Need(packed, offsets=offsets)
+    packed = Array("packed", "vn", (6, 50), "float32", Packing("n", "z", offsets))
+    need = Part(packed)
     assert [need.boxes(stage().chunk(n))[0][1] for n in range(3)] == [(0, 10), (10, 45), (45, 50)]
-    boxes = stage(writes=(packed,), offsets=offsets).output_boxes(packed)
+    boxes = output_boxes(stage(writes=(packed,)), packed)
     assert boxes[:, 1].tolist() == [[0, 10], [10, 45], [45, 50]]
     assert boxes[:, 0].tolist() == [[0, 6]] * 3
 
 
-def test_a_placed_need_gives_a_list_of_blocks():
+def test_pieces_come_as_a_list_of_blocks():
     boxes = (((0, 2),), ((5, 9),))
-    need = Need(Array("flat", "n", (9,), "uint8"), place=lambda chunk: boxes)
+    need = Pieces(Array("flat", "n", (9,), "uint8"), lambda chunk: boxes)
     assert need.boxes(stage().chunk(0)) == boxes
     blocks = [np.zeros(2), np.ones(4)]
     assert need.join(blocks) is blocks
@@ -82,14 +89,19 @@ def test_a_chunk_names_its_bounds():
     assert chunk.bounds == {"v": (1, 2), "z": (4, 8)}
 
 
-def test_a_reduce_has_one_row_a_chunk():
-    made = reduction(
-        "sums", GRID, (Need(VOLUMES),), lambda chunk, block: (block.sum(), 1), ((2,), "int64"), dict
+def test_a_reduce_has_one_row_per_chunk():
+    made = Reduce(
+        "sums",
+        GRID,
+        reads=(Part(VOLUMES),),
+        work=lambda chunk, block: (block.sum(), 1),
+        row=((2,), "int64"),
+        finish=Found,
     )
-    (array,) = made.writes
+    (array,) = made.arrays
     assert array.shape == (3, 2)
-    assert made.output_boxes(array)[:, 0].tolist() == [[0, 1], [1, 2], [2, 3]]
-    (row,) = made.work(made.chunk(1), np.full((6, 4, 3), 2))
+    assert output_boxes(made, array)[:, 0].tolist() == [[0, 1], [1, 2], [2, 3]]
+    row = row_of(made, made.work(made.chunk(1), np.full((6, 4, 3), 2)))
     assert row.tolist() == [[144, 1]]
     assert row.dtype == np.int64
 
