@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid
-from mpiimg.engine.stage import Chunk, Need, Stage, reduction
-from mpiimg.engine.stores import Array
-from mpiimg.neuro.nifti import Image, gzip_member, output_header, stream
+from mpiimg.engine.inputs import stream
+from mpiimg.engine.stage import At, Chunk, Compute, Found, Need, Part, Reduce, Sink, Stream
+from mpiimg.neuro.nifti import Image, Voxels, gzip_member, output_header
 from mpiimg.version import __version__
 
 #: Bytes in a chunk that is read or compressed: large enough to compress well, small enough to hold many.
@@ -26,38 +27,11 @@ def slice_grid(shape: Sequence[int], itemsize: int) -> ChunkGrid:
     return ChunkGrid("z", (depth,), (thickness,))
 
 
-def inflate(image: Image, name: str) -> Stage:
+def inflate(voxels: Voxels) -> Stream:
     """Read a .nii.gz front to back on one rank; each chunk goes to its owner while the next one inflates."""
-    array = image.array(name)
-    grid = slice_grid(image.shape, np.dtype(image.dtype).itemsize)
-
-    def blocks():
-        boxes = (stage.output_box(array, stage.chunk(number)) for number in range(len(grid)))
-        return stream(image, boxes)
-
-    stage = Stage(
-        f"read-{name}",
-        "source",
-        grid,
-        writes=(array,),
-        blocks=blocks,
-        parameters={"identity": image.identity, "sample": image.sample},
-        cost=("inflate", float(array.nbytes)),
-    )
-    return stage
-
-
-def copy(image: Image, source: Array, name: str) -> Stage:
-    """Copy an image chunk by chunk into an array, voxels as they are."""
-    grid = slice_grid(image.shape, np.dtype(image.dtype).itemsize)
-    return Stage(
-        f"copy-{name}",
-        "map",
-        grid,
-        (Need(source),),
-        (image.array(name),),
-        lambda chunk, block: (block,),
-    )
+    array = voxels.array
+    grid = slice_grid(array.shape, np.dtype(array.dtype).itemsize)
+    return stream(voxels, grid, ("inflate", float(array.nbytes)))
 
 
 def finite(values: np.ndarray) -> np.ndarray:
@@ -74,96 +48,102 @@ def value_bytes(image: Image) -> int:
     return 8 + 4 + 1
 
 
-def count_nonfinite(image: Image, array: Array) -> Stage | None:
+def count_nonfinite(image: Image, array: Array) -> Reduce[int] | None:
     """Count NaN and infinite voxels, and warn of them; nothing to do for integers without scaling."""
     if np.dtype(image.native).kind != "f":
         return None
 
-    def partial(chunk, block):
-        return np.count_nonzero(~np.isfinite(block))
-
     def finish(rows):
         count = int(rows.sum())
-        if not count:
-            return {"nonfinite_voxels": 0}
-        return {
-            "nonfinite_voxels": count,
-            "warnings": [f"{image.path}: {count} voxels are NaN or infinite, and are taken as 0"],
-        }
+        text = f"{image.path}: {count} voxels are NaN or infinite, and are taken as 0"
+        return Found(count, warnings=(text,) if count else ())
 
-    grid = slice_grid(array.shape, np.dtype(array.dtype).itemsize)
-    return reduction(f"check-{array.name}", grid, (Need(array),), partial, ((), "int64"), finish)
-
-
-def write_packed(
-    name: str,
-    image: Image,
-    mask: Array,
-    packed: Array,
-    offsets: tuple[int, ...],
-    rows: Sequence[int],
-) -> Stage:
-    """Write rows of an array of masked voxels as a float32 NIfTI image, 0 outside the mask.
-
-    Parameters
-    ----------
-    name : of the file
-    mask : (z, y, x), not 0 inside
-    packed : (rows, n) voxels in the mask
-    offsets : where each slice begins in n
-    rows : that make the volumes of the image, in this order; a single one makes a 3-D image
-    """
-    components = len(rows) if len(rows) > 1 else None
-
-    def place(chunk: Chunk):
-        bounds = chunk.bounds
-        row = rows[bounds.get("v", (0, 1))[0]]
-        first, last = (offsets[z] for z in bounds["z"])
-        return (((row, row + 1), (first, last)),)
-
-    def work(chunk, mask_block, voxels):
-        out = np.zeros(mask_block.shape, "float32")
-        out[mask_block != 0] = voxels[0][0]
-        return out
-
-    return write_dense(name, image, (Need(mask), Need(packed, place=place)), work, components, "float32")
+    return Reduce(
+        f"check-{array.name}",
+        slice_grid(array.shape, np.dtype(array.dtype).itemsize),
+        reads=(Part(array),),
+        work=lambda chunk, block: np.count_nonzero(~np.isfinite(block)),
+        row=((), "int64"),
+        finish=finish,
+        expected=0,
+    )
 
 
-def unpack(image: Image, mask: Array, packed: Array, offsets: tuple[int, ...], name: str) -> Stage:
+def unpack(mask: Array, packed: Array, written: Array) -> Compute:
     """Lay voxels in a mask out as an image again, 0 outside the mask.
 
     Parameters
     ----------
-    image : whose space it is
-    mask : (z, y, x), not 0 inside
-    packed : (rows, n) voxels in the mask
-    offsets : where each slice begins in n
-    name : of the array written, (rows, z, y, x)
+    mask : Array
+        (z, y, x), not 0 inside.
+    packed : Array
+        (volumes, n) voxels in the mask, with their packing.
+    written : Array
+        (volumes, z, y, x).
     """
-    shape = (packed.shape[0], *image.shape[-3:])
 
     def work(chunk, mask_block, voxels):
         out = np.zeros((1, *mask_block.shape), packed.dtype)
-        out[0][mask_block != 0] = voxels[0][0]
+        out[0][mask_block != 0] = voxels[0]
         return (out,)
 
-    def place(chunk: Chunk):
-        return ((chunk.bounds["v"], tuple(offsets[z] for z in chunk.bounds["z"])),)
-
-    return Stage(
-        f"unpack-{name}",
-        "map",
-        slice_grid(shape, np.dtype(packed.dtype).itemsize),
-        (Need(mask), Need(packed, place=place)),
-        (Array(name, "vzyx", shape, packed.dtype),),
-        work,
+    return Compute(
+        f"unpack-{written.name}",
+        slice_grid(written.shape, np.dtype(packed.dtype).itemsize),
+        reads=(Part(mask), Part(packed)),
+        writes=(written,),
+        work=work,
     )
 
 
+def write_packed(file: str, image: Image, mask: Array, packed: Array, rows: Sequence[int]) -> Sink:
+    """Write rows of an array of masked voxels as a float32 NIfTI image, 0 outside the mask.
+
+    Parameters
+    ----------
+    file : str
+        Its name, below the folder of results.
+    image : Image
+        Whose space it is in.
+    mask : Array
+        (z, y, x), not 0 inside.
+    packed : Array
+        (rows, n) voxels in the mask, with their packing.
+    rows : sequence of int
+        Those that make the volumes of the image, in this order; a single one makes a 3-D image.
+    """
+    components = len(rows) if len(rows) > 1 else None
+
+    def box(chunk: Chunk):
+        row = rows[chunk.bounds.get("v", (0, 1))[0]]
+        return ((row, row + 1), packed.part({"z": chunk.bounds["z"]})[1])
+
+    def work(chunk, mask_block, voxels):
+        out = np.zeros(mask_block.shape, "float32")
+        out[mask_block != 0] = voxels[0]
+        return out
+
+    return write_dense(file, image, (Part(mask), At(packed, box)), work, components, "float32")
+
+
 def write_dense(
-    name: str, image: Image, reads: tuple[Need, ...], work: Callable, components: int | None, dtype: str
-) -> Stage:
-    """Write what `work(chunk, *blocks)` returns for runs of slices as a NIfTI in the space of `image`."""
+    file: str, image: Image, reads: tuple[Need, ...], work: Callable, components: int | None, dtype: str
+) -> Sink:
+    """Write what `work(chunk, *blocks)` returns for runs of slices as a NIfTI in the space of `image`.
+
+    Parameters
+    ----------
+    file : str
+        Its name, below the folder of results.
+    image : Image
+    reads : tuple of Need
+    work : callable
+        Returns voxels of the shape of the chunk.
+    components : int or None
+        Volumes of the file; None makes a 3-D image.
+    dtype : str
+        NumPy's name of the type that is written, little-endian.
+    """
     shape = image.shape[-3:] if components is None else (components, *image.shape[-3:])
     grid = slice_grid(shape, np.dtype(dtype).itemsize)
     little = np.dtype(dtype).newbyteorder("<")
@@ -175,15 +155,14 @@ def write_dense(
         return gzip_member(output_header(image, components, dtype, f"mpiimg {__version__}"))
 
     largest = grid.block[-1] * image.shape[-2] * image.shape[-1] * little.itemsize
-    return Stage(
-        f"write-{name}",
-        "sink",
+    return Sink(
+        f"write-{file}",
         grid,
-        reads,
+        reads=reads,
         work=compress,
-        output=name,
+        file=file,
         head=head,
-        output_bytes=largest,
+        chunk_bytes=largest,
         # The voxels, their bytes, and these compressed; and as much for whoever makes the voxels.
         scratch=5 * largest,
         cost=("deflate", float(np.prod(shape)) * little.itemsize),
@@ -193,3 +172,8 @@ def write_dense(
 def sidecar(**fields) -> bytes:
     """Return the JSON that stands beside an image."""
     return json.dumps({**fields, "GeneratedBy": f"mpiimg {__version__}"}, indent=2).encode() + b"\n"
+
+
+def sidecar_name(file: str) -> str:
+    """Return the name of the JSON that stands beside an image."""
+    return file.removesuffix(".nii.gz") + ".json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import Box, box_shape
 from mpiimg.engine.raw import RawFile, sample
-from mpiimg.engine.stores import DATASET, Array, dataset_offset
+from mpiimg.engine.stores import DATASET, dataset_offset
 from mpiimg.errors import BadInput
 
 AXES = {3: "zyx", 4: "vzyx"}
@@ -82,6 +84,66 @@ class Image:
         values *= self.slope
         values += self.inter
         return values if block.dtype == np.float64 else values.astype(np.float32)
+
+    def made_of(self, dtype: str) -> Image:
+        """Describe an image in the same space whose voxels a run makes: values as they are, of this type."""
+        made = dataclasses.replace(self, dtype=np.dtype(dtype).str, slope=1.0, inter=0.0)
+        made.__dict__["affine"] = self.affine
+        return made
+
+
+@dataclass(frozen=True)
+class Voxels:
+    """The voxels of an image file as an input of a run; an :class:`mpiimg.engine.inputs.Input`.
+
+    Parameters
+    ----------
+    image : Image
+    name : str
+        Of the array that they are in the run.
+    """
+
+    image: Image
+    name: str
+
+    @property
+    def array(self) -> Array:
+        """Name, axes, shape and dtype."""
+        return self.image.array(self.name)
+
+    @property
+    def identity(self) -> tuple:
+        """Size, time and header checksum of the measurement."""
+        return self.image.identity
+
+    @property
+    def sample(self) -> tuple[int, int, int]:
+        """Size, time and a checksum of samples of the file itself."""
+        return self.image.sample
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file."""
+        return (self.image.path,)
+
+    @property
+    def parallel(self) -> bool:
+        """Whether every rank may read any part of it: a .nii.gz is a stream."""
+        return self.image.kind != "nii.gz"
+
+    def open(self) -> RawFile:
+        """Open the voxels for reading in any order."""
+        return self.image.open()
+
+    def blocks(self, boxes: Iterator[Box]) -> Iterator[np.ndarray]:
+        """Yield blocks of the stream, which follow each other in the file.
+
+        Raises
+        ------
+        BadInput
+            The stream is truncated or corrupt.
+        """
+        return stream(self.image, boxes)
 
 
 def open_image(path: Path, dimensions: int | tuple[int, ...], what: str = "image") -> Image:

@@ -1,223 +1,394 @@
-"""The stages of each pipeline, and of each tool: a tool is a pipeline of length one.
-
-A recipe is made in two steps. `inspect_*` reads headers and gradient tables on
-one rank and refuses what cannot work; what it returns is sent to all ranks,
-where the recipe is built from it.
-"""
+"""A diffusion subject: what a chain of steps knows of it, and the two sources that a chain starts from."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mpiimg.engine.plan import Recipe
-from mpiimg.engine.stage import Need
-from mpiimg.engine.stores import DATASET
+from mpiimg.engine.array import Array
+from mpiimg.engine.inputs import Input
+from mpiimg.engine.stage import Stages
+from mpiimg.engine.step import Argument, Source, parameter
 from mpiimg.errors import BadInput
-from mpiimg.neuro import images as image
-from mpiimg.neuro.gradients import TENSOR_B_LIMIT, Gradients, read_gradients
-from mpiimg.neuro.neuro_steps import (
-    Step,
-    Subject,
-    denoise_outputs,
-    denoise_steps,
-    denoised_array,
-    documents,
-    fit_outputs,
-    fit_stage,
-    identity,
-    mask_outputs,
-    mask_steps,
-    read,
-    read_dwi,
-    upper_bounds,
-)
-from mpiimg.neuro.nifti import Image, bare_name, open_image, same_space, staged_attributes
-from mpiimg.neuro.steps import mask
+from mpiimg.neuro.gradients import Gradients, read_gradients
+from mpiimg.neuro.images import count_nonfinite, inflate, unpack
+from mpiimg.neuro.masks import Mask, count_voxels, take_given, volume
+from mpiimg.neuro.nifti import Image, Voxels, bare_name, open_image, same_space
 
 
-def inspect_image(dwi: str) -> Image:
-    """Read the header of a diffusion image.
-
-    Raises
-    ------
-    BadInput : it cannot be used
-    """
-    return open_image(Path(dwi), 4, "diffusion image")
-
-
-def inspect_subject(
-    dwi: str,
-    bvals: str | None = None,
-    bvecs: str | None = None,
-    mask: str | None = None,
-    b0_threshold: float = 50.0,
-    b_max: float | None = None,
-    normalise_bvecs: bool = False,
-    fits: bool = False,
-) -> Subject:
-    """Read all headers of a subject.
+@dataclass(frozen=True)
+class Noise:
+    """The noise level of the magnitude image.
 
     Parameters
     ----------
-    dwi, bvals, bvecs, mask : paths
-    b0_threshold, b_max : s/mm^2
-    fits : a tensor will be fitted: check that the volumes determine one
+    sigma : (V or 1, nz or 1) float64
+        By volume, or by slice; image units.
+    method : str
+        "piesno", "estimate" or "given".
+    """
+
+    sigma: np.ndarray
+    method: str
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """What denoising made, and of what.
+
+    Parameters
+    ----------
+    voxels : Array
+        (V, n) float32, the voxels in the mask.
+    image : Image
+        Whose voxels were denoised.
+    dwi : Array
+        (V, z, y, x), these voxels.
+    noise : Noise
+    """
+
+    voxels: Array
+    image: Image
+    dwi: Array
+    noise: Noise
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What a fit made.
+
+    Parameters
+    ----------
+    voxels : Array
+        (c, n) float32, the voxels in the mask.
+    volumes : tuple of int
+        Those that were fitted.
+    """
+
+    voxels: Array
+    volumes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a chain of steps knows of a subject at each point.
+
+    Parameters
+    ----------
+    stem : str
+        That the names of results begin with.
+    original : Image
+        The image as it lies on disk.
+    image : Image
+        Space, shape, type and scaling of the current image: `original`, or what a step has made of it.
+    dwi : Array, optional
+        Its voxels, (V, z, y, x) or (z, y, x); None where only `packed` ones are there. :func:`dense` lays
+        those out.
+    packed : Array, optional
+        Its voxels in the mask, (V, n), where denoising left only these.
+    gradients : Gradients, optional
+    mask : Mask, optional
+    denoised : Denoised, optional
+        What the last denoising made.
+    maps : Maps, optional
+        What the last fit made.
+    mask_image : Image, optional
+        The file of a mask that the user gave.
+    companions : mapping of str to bytes
+        Gradient files by ending (.bval, .bvec), to be copied beside a denoised image.
+    """
+
+    stem: str
+    original: Image
+    image: Image
+    dwi: Array | None
+    packed: Array | None = None
+    gradients: Gradients | None = None
+    mask: Mask | None = None
+    denoised: Denoised | None = None
+    maps: Maps | None = None
+    mask_image: Image | None = None
+    companions: Mapping[str, bytes] = field(default_factory=dict)
+    inputs: tuple[Input, ...] = ()
+    sources: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+    warnings: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    history: tuple[str, ...] = ()
+    nbytes: int = 0
+
+    @property
+    def has_given_mask(self) -> bool:
+        """Whether the mask is one that the user gave; steps do not compute another."""
+        return self.mask is not None and self.mask.given is not None
+
+
+def mask_file(subject: Subject) -> str:
+    """Return the name of the file that the mask is written to."""
+    return f"{subject.stem}_desc-brain_mask.nii.gz"
+
+
+def mask_source(subject: Subject) -> str:
+    """Return the name of the file that the mask lies in, as sidecars say it."""
+    return subject.mask.given.path.name if subject.has_given_mask else mask_file(subject)
+
+
+def dense(subject: Subject, name: str = "unpacked") -> Stages[Subject]:
+    """Lay the current image out where only its voxels in the mask are there; 0 outside the mask.
+
+    Parameters
+    ----------
+    subject : Subject
+    name : str
+        Of the array (V, z, y, x) that is written, if any.
+
+    Returns
+    -------
+    Subject
+        With `dwi`.
+    """
+    if subject.packed is None:
+        return subject
+    written = subject.image.array(name)
+    yield unpack(subject.mask.array, subject.packed, written)
+    return dataclasses.replace(subject, dwi=written, packed=None)
+
+
+def gradients_of(subject: Subject) -> Gradients:
+    """Return the gradients of a subject.
 
     Raises
     ------
-    BadInput : something is missing, unreadable, or does not fit together
+    BadInput
+        None were given, and none lie beside the image.
     """
-    path = Path(dwi)
-    img = open_image(path, 4, "diffusion image")
-    warnings: list[str] = []
-    gradients = None
-    companions = {}
-    if bvals is not None:
-        gradients, warnings = read_gradients(
-            Path(bvals), Path(bvecs), img.shape[0], b0_threshold, normalise_bvecs
-        )
-        companions = {".bval": Path(bvals).read_bytes(), ".bvec": Path(bvecs).read_bytes()}
-    else:
-        siblings = {ending: path.with_name(bare_name(path) + ending) for ending in (".bval", ".bvec")}
-        companions = {ending: other.read_bytes() for ending, other in siblings.items() if other.is_file()}
-    if (path.parent / "grad_dev.nii.gz").exists():
-        warnings.append(
-            f"{path.parent / 'grad_dev.nii.gz'} is not used: gradients count as equal in all voxels"
-        )
-    if fits:
-        warnings += _check_tensor_volumes(gradients, b_max, bvals)
-    foreign = None
-    if mask is not None:
-        foreign = open_image(Path(mask), 3, "mask")
-        difference = same_space(img, foreign)
-        if difference:
-            raise BadInput(f"{mask}: this mask is not in the space of {dwi}: they differ in {difference}")
-    return Subject(img, gradients, foreign, companions, tuple(warnings))
+    if subject.gradients is None:
+        path = subject.original.path
+        _companion(path, None, "bvals")
+        _companion(path, None, "bvecs")
+        raise BadInput(f"{path}: gradients are needed, and this image is not a series of volumes")
+    return subject.gradients
 
 
-def _check_tensor_volumes(gradients: Gradients, b_max: float | None, path: str) -> list[str]:
-    from mpiimg.neuro.kernels.tensor import design_matrix
+def mask_of(subject: Subject, step: str) -> Mask:
+    """Return the mask of a subject.
 
-    used = list(gradients.up_to(b_max))
-    design = design_matrix(np.array(gradients.bvals)[used], np.array(gradients.bvecs)[used].reshape(-1, 3))
-    if np.linalg.matrix_rank(design) < 7:
-        limit = "" if b_max is None else f" with b <= {b_max:g}"
+    Raises
+    ------
+    BadInput
+        None was given, and no step has made one.
+    """
+    if subject.mask is None:
         raise BadInput(
-            f"{path}: the {len(used)} volumes{limit} do not determine a tensor: "
-            "at least six directions and one other b-value are needed; raise --b-max or give more volumes"
+            f"{subject.original.path}: {step} needs a mask: give --mask, or a mask stage before it"
         )
-    highest = max(gradients.bvals)
-    if b_max is None and highest > TENSOR_B_LIMIT:
-        return [
-            f"{path}: b-values up to {highest:g} s/mm^2 enter the tensor fit; "
-            f"--b-max {TENSOR_B_LIMIT:g} keeps to those that a tensor describes"
-        ]
-    return []
+    return subject.mask
 
 
-def neuro(subject: Subject, p: Mapping[str, Any]) -> Recipe:
-    """Mask, denoise and fit a subject."""
-    dwi = subject.dwi.array("dwi")
-    brain = mask.volume(subject.dwi, "mask", "uint8")
-    denoised = denoised_array(subject)
-
-    def fit_denoised(values):
-        volumes = subject.gradients.up_to(p["b_max"])
-        rows = None if len(volumes) == dwi.shape[0] else volumes
-        need = Need(denoised(values), rows=rows, offsets=values["offsets"])
-        return fit_stage(subject, p, (need,), values)
-
-    steps = [
-        *read_dwi(subject),
-        *mask_steps(subject, dwi, brain, p),
-        *denoise_steps(subject, dwi, brain, p),
-        fit_denoised,
-        *mask_outputs(subject, brain),
-        *denoise_outputs(subject, dwi, brain, denoised, p),
-        *fit_outputs(subject, brain, p),
-    ]
-    return _recipe("mpiimg-neuro", subject, p, steps, ("mask", "denoise", "fit"))
+# --- Sources ----------------------------------------------------------------------------------------------
 
 
-def mask_only(subject: Subject, p: Mapping[str, Any]) -> Recipe:
-    """Make a brain mask."""
-    brain = mask.volume(subject.dwi, "mask", "uint8")
-    dwi = subject.dwi.array("dwi")
-    steps = [
-        *read_dwi(subject),
-        *mask_steps(subject, dwi, brain, p),
-        *mask_outputs(subject, brain),
-    ]
-    return _recipe("mpiimg-mask", subject, p, steps, ("mask",))
+@dataclass(frozen=True)
+class GradientParameters:
+    """How a gradient table is read."""
 
-
-def denoise_only(subject: Subject, p: Mapping[str, Any]) -> Recipe:
-    """Denoise inside a mask."""
-    dwi, brain = subject.dwi.array("dwi"), mask.volume(subject.dwi, "mask", "uint8")
-    steps = [
-        *read_dwi(subject),
-        *mask_steps(subject, dwi, brain, p),
-        *denoise_steps(subject, dwi, brain, p),
-        *denoise_outputs(subject, dwi, brain, denoised_array(subject), p),
-    ]
-    return _recipe("mpiimg-denoise", subject, p, steps, ("denoise",))
-
-
-def fit_only(subject: Subject, p: Mapping[str, Any]) -> Recipe:
-    """Fit the tensor to an image as it is."""
-    dwi, brain = subject.dwi.array("dwi"), mask.volume(subject.dwi, "mask", "uint8")
-    volumes = subject.gradients.up_to(p["b_max"])
-    rows = None if len(volumes) == dwi.shape[0] else volumes
-    steps = [
-        *read_dwi(subject),
-        *mask_steps(subject, dwi, brain, p),
-        lambda values: fit_stage(subject, p, (Need(dwi, rows=rows), Need(brain)), values),
-        *fit_outputs(subject, brain, p),
-    ]
-    return _recipe("mpiimg-fit", subject, p, steps, ("fit",))
-
-
-def stage_image(img: Image, p: Mapping[str, Any]) -> Recipe:
-    """Copy an image into a staged file, in parallel."""
-    dwi = img.array("input") if img.kind != "nii.gz" else img.array(DATASET)
-    steps = read(img, DATASET) if img.kind == "nii.gz" else [lambda values: image.copy(img, dwi, DATASET)]
-    target = Path(p["staged"])
-    return Recipe(
-        tool="mpiimg-stage",
-        stem=target.stem,
-        inputs={"input": img} if img.kind != "nii.gz" else {},
-        steps=steps,
-        values={},
-        documents=lambda values: {},
-        parameters=p,
-        sources={"image": identity(img)},
-        record=f"{target.name}.json",
-        staged_outputs={DATASET: (target.name, staged_attributes(img))},
-        files=(img.path,),
+    b0_threshold: float = parameter(
+        50.0,
+        "Volumes whose b-value is at or below this one count as b0.",
+        unit="s/mm^2",
+        limits=(0, float(np.finfo(float).max)),
+        of="gradients",
+    )
+    normalise_bvecs: bool = parameter(
+        False, "The bvecs that are not of unit length are rescaled.", of="gradients"
     )
 
 
-def _recipe(
-    tool, subject: Subject, p: Mapping[str, Any], steps: list[Step], parts: tuple[str, ...]
-) -> Recipe:
-    inputs = {"dwi": subject.dwi} if subject.dwi.kind != "nii.gz" else {}
-    if subject.mask is not None and subject.mask.kind != "nii.gz":
-        inputs["mask-image"] = subject.mask
-    return Recipe(
-        tool=tool,
-        stem=subject.dwi.stem,
-        inputs=inputs,
-        steps=steps,
-        values=upper_bounds(subject),
-        documents=lambda values: documents(subject, p, parts, values),
-        parameters=p,
-        sources=subject.sources(),
-        record=f"run-{tool.removeprefix('mpiimg-')}.json" if tool != "mpiimg-neuro" else "run.json",
-        warnings=subject.warnings,
-        kernels=tuple(part for part in parts if part != "mask" or subject.mask is None),
-        files=subject.files,
+def inspect_image(paths: Mapping[str, Any], p: GradientParameters, taken: frozenset[str]) -> Subject:
+    """Read the headers of an image of 3 or 4 dimensions, and of what belongs to it.
+
+    Raises
+    ------
+    BadInput
+        Something cannot be used, or does not fit together.
+    """
+    image = open_image(Path(paths["dwi"]), (3, 4))
+    gradients, warnings = _gradients(image, paths, p, taken)
+    return _subject(image, gradients, paths, taken, warnings, {})
+
+
+def inspect_dwi(paths: Mapping[str, Any], p: GradientParameters, taken: frozenset[str]) -> Subject:
+    """Read the headers of a diffusion series, its gradients and its mask.
+
+    Raises
+    ------
+    BadInput
+        Something is missing, cannot be used, or does not fit together.
+    """
+    path = Path(paths["dwi"])
+    image = open_image(path, 4, "diffusion image")
+    gradients, warnings = _gradients(image, paths, p, taken)
+    if gradients is not None:
+        files = {
+            f".{name[:-1]}": Path(_companion(path, paths.get(name), name)) for name in ("bvals", "bvecs")
+        }
+    else:
+        beside = {f".{name[:-1]}": _beside(path, name) for name in ("bvals", "bvecs")}
+        files = {ending: file for ending, file in beside.items() if file.is_file()}
+    deviations = path.parent / "grad_dev.nii.gz"
+    if deviations.exists():
+        warnings += (f"{deviations} is not used: gradients count as equal in all voxels",)
+    companions = {ending: file.read_bytes() for ending, file in files.items()}
+    return _subject(image, gradients, paths, taken, warnings, companions)
+
+
+def _gradients(
+    image: Image, paths: Mapping[str, Any], p: GradientParameters, taken: frozenset[str]
+) -> tuple[Gradients | None, tuple[str, ...]]:
+    """Read the gradients that were given, or those beside the image where a chain takes them.
+
+    Without any the steps that cannot do without say so, by :func:`gradients_of`.
+    """
+    path, names = image.path, ("bvals", "bvecs")
+    given = any(paths.get(name) for name in names)
+    beside = "gradients" in taken and all(_beside(path, name).is_file() for name in names)
+    if len(image.shape) != 4 or not (given or beside):
+        return None, ()
+    bvals, bvecs = (Path(_companion(path, paths.get(name), name)) for name in names)
+    table, warnings = read_gradients(bvals, bvecs, image.shape[0], p.b0_threshold, p.normalise_bvecs)
+    return table, tuple(warnings)
+
+
+def _companion(path: Path, given: Any, name: str) -> Path:
+    """Return the path of bvals or bvecs: as given, or beside the image.
+
+    Raises
+    ------
+    BadInput
+        Neither is there.
+    """
+    if not given and not _beside(path, name).is_file():
+        raise BadInput(
+            f"{path}: gradients are needed and {_beside(path, name).name} is not beside it; give --{name}"
+        )
+    return Path(given or _beside(path, name))
+
+
+def _beside(path: Path, name: str) -> Path:
+    return path.with_name(f"{bare_name(path)}.{name[:-1]}")
+
+
+def _subject(
+    image: Image,
+    gradients: Gradients | None,
+    paths: Mapping[str, Any],
+    taken: frozenset[str],
+    warnings: tuple[str, ...],
+    companions: Mapping[str, bytes],
+) -> Subject:
+    voxels = Voxels(image, "dwi")
+    inputs, sources = [voxels], {"dwi": identity(image)}
+    mask_image = None
+    if paths.get("mask"):
+        mask_image = open_image(Path(paths["mask"]), 3, "mask")
+        difference = same_space(image, mask_image)
+        if difference:
+            raise BadInput(
+                f"{paths['mask']}: this mask is not in the space of {image.path}: they differ in {difference}"
+            )
+        inputs.append(Voxels(mask_image, "mask-image"))
+        sources["mask"] = identity(mask_image)
+    return Subject(
+        stem=image.stem,
+        original=image,
+        image=image,
+        dwi=voxels.array,
+        gradients=gradients,
+        mask_image=mask_image,
+        companions=companions,
+        inputs=tuple(inputs),
+        sources=sources,
+        files=tuple(file for one in inputs for file in one.files),
+        warnings=warnings,
     )
+
+
+def identity(image: Image) -> dict[str, Any]:
+    """Return what run.json says of an image."""
+    size, time, crc = image.identity
+    return {
+        "path": str(image.path),
+        "bytes": size,
+        "mtime_ns": time,
+        "header_crc32": crc,
+        "sample_crc32": image.sample[2],
+        "shape": image.shape,
+    }
+
+
+def read_image(subject: Subject, p: GradientParameters, taken: frozenset[str]) -> Stages[Subject]:
+    """Yield how an image and its mask come into arrays."""
+    yield from _streamed(subject, "dwi")
+    return (yield from _given_mask(subject, taken))
+
+
+def read_dwi(subject: Subject, p: GradientParameters, taken: frozenset[str]) -> Stages[Subject]:
+    """Yield the same, with the voxels counted that are not finite."""
+    yield from _streamed(subject, "dwi")
+    check = count_nonfinite(subject.image, subject.dwi)
+    if check is not None:
+        yield check
+    return (yield from _given_mask(subject, taken))
+
+
+def _streamed(subject: Subject, name: str) -> Stages[None]:
+    """Yield the reading of an input that only one rank can read."""
+    for source in subject.inputs:
+        if source.array.name == name and not source.parallel:
+            yield inflate(source)
+
+
+def _given_mask(subject: Subject, taken: frozenset[str]) -> Stages[Subject]:
+    if subject.mask_image is None or "mask" not in taken:
+        return subject
+    image = subject.mask_image
+    yield from _streamed(subject, "mask-image")
+    array = volume(subject.image, "given-mask", "uint8")
+    yield take_given(image, image.array("mask-image"), array)
+    offsets = yield count_voxels(array, str(image.path))
+    return dataclasses.replace(subject, mask=Mask(array, offsets, given=image))
+
+
+ARGUMENTS = (
+    Argument("dwi", "Diffusion MRI: NIfTI (.nii, .nii.gz) or a staged file (.h5).", positional=True),
+    Argument("bvals", "The b-values, FSL text format, s/mm^2.", of="gradients"),
+    Argument(
+        "bvecs", "The gradient directions, FSL text format, one row or one column per volume.", of="gradients"
+    ),
+    Argument("mask", "A brain mask, in the space of the image: what is not 0 is inside.", of="mask"),
+)
+
+#: For chains that take nothing of a diffusion series, such as a user's function over any image.
+IMAGES = Source(
+    name="an image of 3 or 4 dimensions",
+    gives=("image", "gradients", "mask"),
+    arguments=ARGUMENTS,
+    inspect=inspect_image,
+    stages=read_image,
+    parameters=GradientParameters,
+)
+
+#: For chains with a step that works on diffusion series.
+SERIES = Source(
+    name="a diffusion series",
+    gives=("image", "dwi", "gradients", "mask"),
+    arguments=ARGUMENTS,
+    inspect=inspect_dwi,
+    stages=read_dwi,
+    parameters=GradientParameters,
+)

@@ -8,42 +8,103 @@ is installed, differs by some voxels.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
 import numpy as np
 
-from mpiimg.engine.boxes import ChunkGrid, blocks_along
-from mpiimg.engine.stage import Need, Parameter, Stage, extended, reduction
-from mpiimg.engine.stores import Array
+from mpiimg.engine.array import Array
+from mpiimg.engine.boxes import ChunkGrid
+from mpiimg.engine.rates import chunk_sample
+from mpiimg.engine.stage import Compute, Found, Part, Reduce, Rows, Sink, Stages, extended
+from mpiimg.engine.step import Inspection, Output, Step, parameter
 from mpiimg.errors import BadInput
-from mpiimg.neuro.images import finite
+from mpiimg.neuro.images import finite, sidecar, sidecar_name, write_dense
+from mpiimg.neuro.masks import Mask, count_voxels, slabs, volume
 from mpiimg.neuro.nifti import Image
+from mpiimg.neuro.samples import Sample, image_of
+from mpiimg.neuro.subject import Subject, dense, gradients_of, mask_file
 
 PAPER = "Otsu 1979, doi:10.1109/TSMC.1979.4310076; median_otsu of DIPY, doi:10.3389/fninf.2014.00008"
 
-PARAMETERS = (
-    Parameter("median_radius", 4, "radius of the median filter", int, "voxels", limits=(0, 19)),
-    Parameter("passes", 4, "how often the median filter is applied", int, limits=(0, 100)),
-    Parameter(
-        "dilate", 0, "grow the mask by a 6-neighbour cross, this many times", int, "voxels", limits=(0, 1000)
-    ),
-    Parameter("finalize", False, "remove holes and islands from the mask", bool),
-)
 
-#: z-blocks of an image: enough of them to keep ranks busy, thick enough that halos cost little.
-BLOCKS = 16
+@dataclass(frozen=True)
+class Parameters:
+    """How the brain is found."""
 
-
-def slabs(depth: int) -> ChunkGrid:
-    """Return the z-blocks that masks are computed in."""
-    return ChunkGrid("z", (depth,), (blocks_along(depth, BLOCKS, thinnest=2),))
+    median_radius: int = parameter(4, "Radius of the median filter.", unit="voxels", limits=(0, 19))
+    passes: int = parameter(4, "The median filter is applied so many times.", limits=(0, 100))
+    dilate: int = parameter(
+        0, "The mask is grown by a 6-neighbour cross, so many times.", unit="voxels", limits=(0, 1000)
+    )
+    finalize: bool = parameter(False, "Holes and islands are removed from the mask.")
 
 
-def volume(image: Image, name: str, dtype: str) -> Array:
-    """Describe an array of one value a voxel."""
-    return Array(name, "zyx", image.shape[-3:], dtype)
+class Span(NamedTuple):
+    """The smallest and the largest value of an image, float32."""
+
+    low: np.float32
+    high: np.float32
 
 
-def b0_mean(image: Image, dwi: Array, b0: tuple[int, ...]) -> Stage:
-    """Average the unweighted volumes in float64, in their order, and round once."""
+def inspect(subject: Subject, p: Parameters) -> Inspection:
+    """Check that there are gradients where a mask is to be computed.
+
+    Raises
+    ------
+    BadInput
+        There are none.
+    """
+    if not subject.has_given_mask:
+        gradients_of(subject)
+    return Inspection()
+
+
+def stages(subject: Subject, p: Parameters, data: Any) -> Stages[Subject]:
+    """Yield how the mask comes from the b0 volumes; one that the user gave is left as it is."""
+    if subject.has_given_mask:
+        return subject
+    subject = yield from dense(subject)
+    image = subject.image
+    smooth = volume(image, "b0", "float32")
+    yield b0_mean(image, subject.dwi, gradients_of(subject).b0, smooth)
+    for number in range(1, p.passes + 1):
+        rough, smooth = smooth, volume(image, f"median-{number}", "float32")
+        yield median(rough, smooth, number, p.median_radius)
+    span = yield value_range(smooth, str(image.path))
+    level = yield otsu(smooth, span)
+    mask = volume(image, "thresholded", "uint8")
+    yield above_threshold(smooth, level, mask)
+    if p.dilate > 0:
+        smaller, mask = mask, volume(image, "dilated", "uint8")
+        yield dilate(smaller, p.dilate, mask)
+    if p.finalize:
+        raw, mask = mask, volume(image, "finalized", "uint8")
+        yield finalize(raw, mask)
+    offsets = yield count_voxels(mask, f"{image.path}: the computed mask")
+    return dataclasses.replace(subject, mask=Mask(mask, offsets, threshold=float(level)))
+
+
+# --- Stages -----------------------------------------------------------------------------------------------
+
+
+def b0_mean(image: Image, dwi: Array, b0: tuple[int, ...], mean: Array) -> Compute:
+    """Declare the mean of the unweighted volumes: in float64, in their order, rounded once.
+
+    Parameters
+    ----------
+    image : Image
+        Whose values `dwi` holds.
+    dwi : Array
+        (V, z, y, x).
+    b0 : tuple of int
+        The unweighted volumes, ascending.
+    mean : Array
+        (z, y, x) float32, written.
+    """
 
     def work(chunk, block):
         total = np.zeros(block.shape[1:])
@@ -51,93 +112,131 @@ def b0_mean(image: Image, dwi: Array, b0: tuple[int, ...]) -> Stage:
             total += finite(image.scaled(one))
         return ((total / len(b0)).astype(np.float32),)
 
-    return Stage(
+    return Compute(
         "b0-mean",
-        "map",
         slabs(image.shape[-3]),
-        (Need(dwi, rows=b0),),
-        (volume(image, "b0", "float32"),),
-        work,
-        {"b0": b0, "slope": image.slope, "inter": image.inter},
+        reads=(Rows(dwi, b0),),
+        writes=(mean,),
+        work=work,
+        parameters={"b0": b0, "slope": image.slope, "inter": image.inter},
     )
 
 
-def median(image: Image, source: Array, number: int, radius: int) -> Stage:
-    """Filter by the median of a cube, edges mirrored."""
-    depth = image.shape[-3]
+def median(source: Array, smooth: Array, number: int, radius: int) -> Compute:
+    """Declare a median filter over a cube, edges mirrored.
+
+    Parameters
+    ----------
+    source : Array
+        (z, y, x) float32.
+    smooth : Array
+        Likewise, written.
+    number : int
+        Of the pass, from 1.
+    radius : int
+        The cube has 2 radius + 1 voxels along each axis.
+    """
+    depth = source.shape[0]
 
     def work(chunk, block):
         from mpiimg.neuro.kernels.median import median_filter
 
         return (median_filter(extended(block, chunk.bounds["z"], radius, depth, edge=True), radius),)
 
-    return Stage(
+    return Compute(
         f"median-{number}",
-        "stencil",
         slabs(depth),
-        (Need(source, {"z": radius}),),
-        (volume(image, f"median-{number}", "float32"),),
-        work,
-        {"radius": radius},
+        reads=(Part(source, {"z": radius}),),
+        writes=(smooth,),
+        work=work,
+        parameters={"radius": radius},
         cost=("median", float(np.prod(source.shape)) * (2 * radius + 1) ** 2),
     )
 
 
-def value_range(image: Image, source: Array) -> Stage:
-    """Find the smallest and largest value, between which Otsu's histogram lies."""
+def value_range(source: Array, where: str) -> Reduce[Span]:
+    """Declare the search for the smallest and largest value, between which Otsu's histogram lies.
+
+    Parameters
+    ----------
+    source : Array
+        (z, y, x) float32.
+    where : str
+        The image's name in messages.
+
+    Returns
+    -------
+    Reduce
+        Its end raises BadInput where all values are the same.
+    """
 
     def finish(rows):
         low, high = rows[:, 0].min(), rows[:, 1].max()
         if low == high:
             raise BadInput(
-                f"{image.path}: the smoothed b0 is {low:g} everywhere: there is no brain to find; "
+                f"{where}: the smoothed b0 is {low:g} everywhere: there is no brain to find; "
                 "give a mask with --mask, or a smaller --median-radius"
             )
-        return {"low": low, "high": high}
+        return Found(Span(low, high))
 
-    return reduction(
+    return Reduce(
         "range",
-        slabs(image.shape[-3]),
-        (Need(source),),
-        lambda chunk, block: (block.min(), block.max()),
-        ((2,), "float32"),
-        finish,
+        slabs(source.shape[0]),
+        reads=(Part(source),),
+        work=lambda chunk, block: (block.min(), block.max()),
+        row=((2,), "float32"),
+        finish=finish,
+        expected=Span(np.float32(0), np.float32(1)),
     )
 
 
-def otsu(image: Image, source: Array, low: np.float32, high: np.float32) -> Stage:
-    """Find Otsu's threshold from the sum of the chunks' histograms."""
-    from mpiimg.neuro.kernels.otsu import histogram, threshold
+def otsu(source: Array, span: Span) -> Reduce[float]:
+    """Declare Otsu's threshold from the sum of the chunks' histograms.
+
+    Parameters
+    ----------
+    source : Array
+        (z, y, x) float32.
+    span : Span
+        Of its values.
+    """
+
+    def work(chunk, block):
+        from mpiimg.neuro.kernels.otsu import histogram
+
+        return histogram(block, span.low, span.high)
 
     def finish(rows):
-        return {"threshold": threshold(rows.sum(axis=0), low, high)}
+        from mpiimg.neuro.kernels.otsu import threshold
 
-    return reduction(
+        return Found(threshold(rows.sum(axis=0), span.low, span.high))
+
+    return Reduce(
         "otsu",
-        slabs(image.shape[-3]),
-        (Need(source),),
-        lambda chunk, block: histogram(block, low, high),
-        ((256,), "int64"),
-        finish,
-        {"low": float(low), "high": float(high)},
+        slabs(source.shape[0]),
+        reads=(Part(source),),
+        work=work,
+        row=((256,), "int64"),
+        finish=finish,
+        parameters={"low": float(span.low), "high": float(span.high)},
+        expected=0.0,
     )
 
 
-def above_threshold(image: Image, source: Array, level: float, name: str) -> Stage:
-    """Keep the voxels strictly above the threshold."""
-    return Stage(
+def above_threshold(source: Array, level: float, mask: Array) -> Compute:
+    """Declare the mask of the voxels strictly above the threshold."""
+    return Compute(
         "threshold",
-        "map",
-        slabs(image.shape[-3]),
-        (Need(source),),
-        (volume(image, name, "uint8"),),
-        lambda chunk, block: (block > level,),
-        {"level": float(level)},
+        slabs(source.shape[0]),
+        reads=(Part(source),),
+        writes=(mask,),
+        work=lambda chunk, block: (block > level,),
+        parameters={"level": float(level)},
     )
 
 
-def dilate(image: Image, source: Array, voxels: int, name: str) -> Stage:
-    """Grow the mask by a cross of 6 neighbours, `voxels` times."""
+def dilate(source: Array, voxels: int, mask: Array) -> Compute:
+    """Declare how a mask grows by a cross of 6 neighbours, `voxels` times."""
 
     def work(chunk, block):
         from scipy.ndimage import binary_dilation, generate_binary_structure
@@ -147,63 +246,80 @@ def dilate(image: Image, source: Array, voxels: int, name: str) -> Stage:
         first = start - max(start - voxels, 0)
         return (grown[first : first + stop - start],)
 
-    return Stage(
+    return Compute(
         "dilate",
-        "stencil",
-        slabs(image.shape[-3]),
-        (Need(source, {"z": voxels}),),
-        (volume(image, name, "uint8"),),
-        work,
-        {"voxels": voxels},
+        slabs(source.shape[0]),
+        reads=(Part(source, {"z": voxels}),),
+        writes=(mask,),
+        work=work,
+        parameters={"voxels": voxels},
     )
 
 
-def finalize(image: Image, source: Array, name: str) -> Stage:
-    """Keep the largest island and fill its holes; one chunk, since a hole may reach through all slices."""
+def finalize(source: Array, mask: Array) -> Compute:
+    """Declare a mask of the largest island without holes; one chunk, since a hole may cross all slices."""
 
     def work(chunk, block):
         from dipy.segment.utils import remove_holes_and_islands
 
         return (remove_holes_and_islands(block.astype(bool)),)
 
-    depth = image.shape[-3]
-    return Stage(
+    depth = source.shape[0]
+    return Compute(
         "finalize",
-        "map",
         ChunkGrid("z", (depth,), (depth,)),
-        (Need(source),),
-        (volume(image, name, "uint8"),),
-        work,
+        reads=(Part(source),),
+        writes=(mask,),
+        work=work,
     )
 
 
-def foreign(image: Image, source: Array) -> Stage:
-    """Take a mask that someone else made: what is not 0 is inside."""
-    return Stage(
-        "mask-in",
-        "map",
-        slabs(image.shape[-3]),
-        (Need(source),),
-        (volume(image, "mask", "uint8"),),
-        lambda chunk, block: (finite(image.scaled(block)) != 0,),
-    )
+# --- Results ----------------------------------------------------------------------------------------------
 
 
-def count_voxels(image: Image, mask: Array, what: str) -> Stage:
-    """Count the mask's voxels slice by slice: they weigh the chunks that follow, and number their voxels."""
-    grid = slabs(image.shape[-3])
-    depth, thickness = image.shape[-3], grid.block[0]
+def write(subject: Subject, p: Parameters, folder: Path) -> Sink:
+    """Declare the file of the mask."""
+    file = str(folder / mask_file(subject))
+    reads = (Part(subject.mask.array),)
+    return write_dense(file, subject.image, reads, lambda chunk, block: block, None, "uint8")
 
-    def partial(chunk, block):
-        counts = np.zeros(thickness, np.int64)
-        counts[: len(block)] = np.count_nonzero(block, axis=(1, 2))
-        return counts
 
-    def finish(rows):
-        counts = rows.ravel()[:depth]
-        if not counts.any():
-            raise BadInput(f"{what} is empty: no voxel of it is inside; give another with --mask")
-        offsets = np.concatenate(([0], np.cumsum(counts))).tolist()
-        return {"offsets": tuple(offsets), "mask_voxels": offsets[-1]}
+def documents(subject: Subject, p: Parameters) -> Mapping[str, bytes]:
+    """Return the sidecar of the mask."""
+    mask = subject.mask
+    if mask.given is not None:
+        method = {"Method": "given by the user", "Sources": [mask.given.path.name]}
+    else:
+        method = {
+            "Method": "median_otsu: mean b0, median filter, Otsu's threshold (DIPY's)",
+            "MedianRadius": p.median_radius,
+            "Passes": p.passes,
+            "Dilate": p.dilate,
+            "Finalize": p.finalize,
+            "Threshold": mask.threshold,
+        }
+    text = sidecar(Type="Brain", Units="1", Description="1 inside the brain", Voxels=mask.voxels, **method)
+    return {sidecar_name(mask_file(subject)): text}
 
-    return reduction("mask-voxels", grid, (Need(mask),), partial, ((thickness,), "int64"), finish)
+
+def sample_median() -> Sample:
+    """Filter a block of slices; voxels times the columns of a cube."""
+    image, voxels = image_of((24, 64, 64))
+    stage = median(volume(image, "b0", "float32"), volume(image, "smooth", "float32"), 1, 4)
+    return chunk_sample(stage, 0, voxels[:6].astype(np.float32))
+
+
+STEP = Step(
+    name="mask",
+    domain="neuro",
+    summary="Brain mask from the b0 volumes: mean, median filter, Otsu threshold.",
+    papers=(PAPER,),
+    takes=("dwi", "gradients"),
+    gives=("mask",),
+    parameters=Parameters,
+    inspect=inspect,
+    stages=stages,
+    outputs=(Output("mask", write, documents=documents),),
+    kernels=("mpiimg.neuro.kernels.median:precompile", "mpiimg.neuro.kernels.otsu:precompile"),
+    rates={"median": (3.3e-9, "mpiimg.neuro.steps.mask:sample_median")},
+)

@@ -1,0 +1,24 @@
+"""The neuro domain: diffusion MRI from the scanner's image to maps."""
+
+from __future__ import annotations
+
+from mpiimg.engine.step import Domain, Pipeline, steps_in
+from mpiimg.neuro.subject import IMAGES, SERIES, Subject
+
+DOMAIN = Domain(
+    name="neuro",
+    state=Subject,
+    sources=(IMAGES, SERIES),
+    steps=steps_in("mpiimg.neuro.steps"),
+    pipelines={
+        "neuro": Pipeline(
+            "Diffusion MRI from the scanner's image to maps: brain mask, denoising, diffusion tensor.",
+            ("mask", "denoise", "fit"),
+        )
+    },
+    baseline=110 << 20,
+    rates={
+        "inflate": (2.2e-9, "mpiimg.neuro.samples:sample_inflate"),
+        "deflate": (3.3e-9, "mpiimg.neuro.samples:sample_deflate"),
+    },
+)
