@@ -22,6 +22,9 @@ from mpiimg.errors import BadInput
 #: What a function may be called on.
 OVER = ("slabs", "volumes", "voxels", "exposures", "patches")
 
+#: Of these, what is of surveys; the others are of images.
+OVER_SURVEYS = ("exposures", "patches")
+
 #: What a function is given by these names, where it asks for them as keywords.
 CONTEXT = ("affine", "bounds", "mask", "bvals", "bvecs", "header")
 

@@ -1,10 +1,8 @@
-"""What mpiimg-run is asked for: one function of a user's, or a pipeline of stages, ours and theirs."""
+"""What mpiimg-run is asked for: a function of a user, or a chain of steps, ours, theirs and installed ones."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import functools
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -12,160 +10,332 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mpiimg.engine.plan import Values
-from mpiimg.engine.predict import UNKNOWN_SCRATCH, chunk_bytes
-from mpiimg.engine.stage import Parameter, Stage
+from mpiimg.engine import plugins
+from mpiimg.engine.step import Argument, Domain, Parameter, parameters_of
 from mpiimg.errors import BadInput
-from mpiimg.functions.declare import Function
+from mpiimg.functions.declare import OVER, OVER_SURVEYS, Function
 from mpiimg.functions.load import from_object, from_text, read_params
-from mpiimg.neuro.neuro_steps import Step
-
-#: The tools that can be a stage of a pipeline, by the kind of their input.
-STEPS = {"image": ("mask", "denoise", "fit"), "survey": ("calibrate", "warp", "coadd", "detect")}
 
 #: Keys of a stage that is a user's function; the first five go into its declaration.
 DECLARED = ("over", "halo", "dtype", "components", "slices")
 KEYS = (*DECLARED, "udf", "name", "params", "write")
 
-#: Names of results of our tools.
+#: Keys of a stage that is a step, beside its parameters.
+STEP_KEYS = ("tool", "name", "write")
+
+#: Names of results of our steps.
 TAKEN = ("brain", "denoised", "noise", "residual")
 
-Settings = Mapping[str, Sequence[Parameter]]
+#: Domains whose steps are named without them, in the order in which they are looked through.
+UNNAMED = ("neuro", "astro")
+
+ARGUMENTS = (
+    (
+        Argument(
+            "files",
+            "With --udf the file to read, and the one to write (or --out). Without it a pipeline (.toml), or "
+            "DOMAIN:NAME of a step or pipeline, and its input: an image, exposures, or a folder of warps.",
+            positional=True,
+            many=True,
+        ),
+        True,
+    ),
+    (Argument("out", "The folder that the results go to; it is made if it is missing."), False),
+    (Argument("bvals", "The b-values; without it, the file beside the image."), False),
+    (Argument("bvecs", "The gradient directions; without it, the file beside the image."), False),
+    (Argument("mask", "The voxels that count, for functions and steps that need to know."), False),
+    (Argument("tract", "The tract (TOML) whose pixels to use; without it one is laid out."), False),
+)
+
+PARAMETERS = (
+    Parameter("udf", None, "Your function, or class of partial, merge and finish.", metavar="FILE.py:NAME"),
+    Parameter(
+        "param",
+        None,
+        "A keyword of your function, or a parameter of a step; it may be repeated.",
+        metavar="NAME=VALUE",
+        repeated=True,
+    ),
+    Parameter(
+        "input",
+        None,
+        "Another file that a step of an installed domain reads; it may be repeated.",
+        metavar="NAME=FILE",
+        repeated=True,
+    ),
+    Parameter("over", None, "The blocks that your function is called on (default slabs).", choices=OVER),
+    Parameter("halo", None, "Slices more on both sides of a block (default 0).", int, limits=(0, 100_000)),
+    Parameter("dtype", None, "The type of the result (default: the one returned).", metavar="NAME"),
+    Parameter("components", None, "Values per voxel of the result, over voxels.", int, limits=(1, 100_000)),
+    Parameter("slices", None, "Slices in a block, without the halo.", int, limits=(1, 100_000)),
+    Parameter("check_halo", False, "Say whether the halo is enough, and stop.", bool),
+    Parameter("reference", None, "Reference catalogue that zero points are found from.", metavar="FILE"),
+)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A stage of a user's pipeline: one of our tools, or a function.
+    """A stage of a user's pipeline: a step, or a function.
 
     Parameters
     ----------
-    name : of the stage, for marks and files
-    tool : mask, denoise, ...; empty for a function
-    function : the user's
-    settings : what was said of a tool's parameters
-    write : the result of a function is written
+    label : str
+        Tells it from other entries, in logs and in names of files.
+    step : str
+        "module:attribute" of a step; empty for a function.
+    function : Function, optional
+        The user's.
+    settings : mapping
+        What was said of a step's parameters.
+    write : bool
+        Whether the result is written.
     """
 
-    name: str
-    tool: str = ""
+    label: str
+    step: str = ""
     function: Function | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     write: bool = True
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a run of mpiimg-run is.
+class Request:
+    """What a run of mpiimg-run is; plain data, which is sent to all ranks.
 
     Parameters
     ----------
-    entries : its stages
-    inputs : files, or one folder
-    target : file of the result of a single function; None where results go to a folder
-    name : of the pipeline
-    parameters : of all tools, with defaults
+    domain : str
+        What it works on.
+    entries : tuple of Entry
+    inputs : tuple of Path
+        Files, or one folder.
+    target : Path, optional
+        File of the result of a single function; None where results go to a folder.
+    name : str
+        Of the pipeline.
+    settings : mapping
+        What was said of the source's parameters.
     """
 
+    domain: str
     entries: tuple[Entry, ...]
     inputs: tuple[Path, ...]
     target: Path | None
     name: str
-    parameters: Mapping[str, Any]
-
-    @property
-    def kind(self) -> str:
-        """What it works on: "image" or "survey"."""
-        sky = any(
-            entry.tool in STEPS["survey"]
-            or (entry.function is not None and entry.function.declared.over in ("exposures", "patches"))
-            for entry in self.entries
-        )
-        return "survey" if sky else "image"
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def with_libraries(steps: Sequence[Step], libraries: int) -> list[Step]:
-    """Return steps whose stages leave room for the libraries of the user's functions, which ranks keep."""
+def read_request(values: Mapping[str, Any]) -> Request:
+    """Return what the command line, or a call from Python, asks for.
 
-    def reckoned(values: Values, step: Step) -> Stage | None:
-        stage = step(values)
-        if stage is None:
-            return None
-        scratch = stage.scratch
-        if scratch is None:
-            scratch = UNKNOWN_SCRATCH * chunk_bytes(stage).largest
-        return dataclasses.replace(stage, scratch=scratch + libraries)
-
-    return [functools.partial(reckoned, step=step) for step in steps]
-
-
-def read_request(args: argparse.Namespace, tools: Mapping[str, Settings]) -> Asked:
-    """Return what the command line asks for.
+    Parameters
+    ----------
+    values : mapping
+        Of arguments and parameters by name; from Python also `stages` and `name`, or `target`.
 
     Raises
     ------
     BadInput : it does not say what to run on what, or a stage makes no sense
     """
-    if getattr(args, "stages", None) is not None:
-        entries, name = read_stages(args.stages, Path(), "stages", tools), args.name
-        return _checked(entries, args.files, None if args.out else Path(args.target), name, tools)
-    if args.udf is not None:
-        declared = {key: getattr(args, key) for key in DECLARED}
-        if not args.out and len(args.files) < 2:
-            raise BadInput("name what to read and what to write, as in: in.nii.gz out.nii.gz")
-        function = from_text(args.udf, Path(), read_params(args.param or ()), declared)
-        *inputs, target = args.files if not args.out else (*args.files, None)
-        entry = Entry(function.name, function=function)
-        return _checked((entry,), inputs, Path(target) if target else None, function.name, tools)
-    given = [f"--{name}" for name in (*DECLARED, "param") if getattr(args, name) is not None]
-    if given:
-        raise BadInput(f"{given[0]} is for --udf; a pipeline says it in its TOML file")
-    path = Path(args.files[0])
-    if path.suffix != ".toml":
-        raise BadInput(f"{path}: give --udf FILE.py:NAME, or a pipeline (.toml) and what to run it on")
-    if not args.out or len(args.files) < 2:
-        raise BadInput(f"{path}: name what to run it on, and --out DIR")
-    entries = read_stages(_stages_of(path), path.parent, str(path), tools)
-    return _checked(entries, args.files[1:], None, str(path), tools)
+    files = values["files"]
+    if values.get("stages") is not None:
+        stages = _Stages("stages", Path(), "")
+        target = None if values["out"] else Path(values["target"])
+        return stages.read(values["stages"]).request(values, files, target, values["name"])
+    if values["udf"] is not None:
+        return _one_function(values, files)
+    misplaced = [f"--{name}" for name in DECLARED if values[name] is not None]
+    if misplaced:
+        raise BadInput(f"{misplaced[0]} is for --udf; a pipeline says it in its TOML file")
+    first = Path(files[0])
+    if first.suffix != ".toml" and not _names_step(files[0]):
+        raise BadInput(f"{first}: give --udf FILE.py:NAME, or a pipeline (.toml) and what to run it on")
+    if not values["out"] or len(files) < 2:
+        raise BadInput(f"{first}: name what to run it on, and --out DIR")
+    if first.suffix != ".toml":
+        return _one_step(values, files)
+    if values["param"]:
+        raise BadInput("--param is for --udf; a pipeline says it in its TOML file")
+    stages = _Stages(str(first), first.parent, "")
+    return stages.read(stages.content(first)).request(values, files[1:], None, str(first))
 
 
-def _stages_of(path: Path) -> list:
-    try:
-        content = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise BadInput(f"{path}: cannot read this pipeline: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: not TOML: {error}") from None
-    if set(content) != {"stage"} or not isinstance(content["stage"], list):
-        raise BadInput(f"{path}: a pipeline is made of [[stage]] tables and nothing else")
-    return content["stage"]
+def _one_function(values: Mapping[str, Any], files: Sequence[str]) -> Request:
+    if not values["out"] and len(files) < 2:
+        raise BadInput("name what to read and what to write, as in: in.nii.gz out.nii.gz")
+    declared = {key: values[key] for key in DECLARED}
+    function = from_text(values["udf"], Path(), read_params(values["param"] or ()), declared)
+    *inputs, target = files if not values["out"] else (*files, None)
+    stages = _Stages(function.name, Path(), "")
+    stages.entries.append(Entry(function.name, function=function))
+    return stages.request(values, inputs, Path(target) if target else None, function.name)
 
 
-def read_stages(stages: Sequence, base: Path, where: str, tools: Mapping[str, Settings]) -> tuple[Entry, ...]:
-    """Return the stages of a pipeline.
+def _names_step(text: str) -> bool:
+    return re.fullmatch(r"[A-Za-z]\w*:[A-Za-z][\w-]*", text) is not None and not Path(text).exists()
+
+
+def _one_step(values: Mapping[str, Any], files: Sequence[str]) -> Request:
+    """Read DOMAIN:NAME, a step or a pipeline, with its parameters by --param."""
+    domain_name, _, word = files[0].partition(":")
+    domain = plugins.domain(domain_name)
+    names = domain.pipelines[word].steps if word in domain.pipelines else (word,)
+    stages = _Stages(files[0], Path(), domain_name)
+    given = read_params(values["param"] or ())
+    tables = []
+    for name in names:
+        parameters = {one.name for one in parameters_of(plugins.step(domain, name).parameters)}
+        tables.append({"tool": name, **{key: given.pop(key) for key in list(given) if key in parameters}})
+    tables[0] |= given  # of the source; or refused, as any key that nobody has
+    return stages.read(tables).request(values, files[1:], None, files[0])
+
+
+class _Stages:
+    """Reads the stages of a pipeline: tables as TOML has them, or functions that are at hand.
 
     Parameters
     ----------
-    stages : each a table (tool = ..., or udf = ... and its keys), or a function that is at hand
-    base : folder that files of functions are in
-    where : names the pipeline in messages
-
-    Raises
-    ------
-    BadInput : a stage makes no sense, or two have one name
+    where : str
+        Names the pipeline in messages.
+    base : Path
+        The folder that files of functions are in.
+    domain : str
+        The domain of steps that are named without one; empty to look through our own.
     """
-    found: list[Entry] = []
-    for number, stage in enumerate(stages, 1):
-        here = f"{where}: stage {number}"
-        table = {"udf": stage} if callable(stage) else stage
-        if not isinstance(table, Mapping) or len({"tool", "udf"} & set(table)) != 1:
-            raise BadInput(f"{here}: give either tool = one of ours, or udf = FILE.py:NAME")
-        entry = _tool_entry(table, here, tools) if "tool" in table else _udf_entry(table, base, here)
-        if label(entry.name) in (*(label(earlier.name) for earlier in found), *TAKEN):
-            raise BadInput(f"{here}: another result is called {label(entry.name)}; give the stage a name")
-        found.append(entry)
-    if not found:
-        raise BadInput(f"{where}: holds no [[stage]]")
-    return tuple(found)
+
+    def __init__(self, where: str, base: Path, domain: str):
+        self.where, self.base, self.domain = where, base, domain
+        self.entries: list[Entry] = []
+        self.settings: dict[str, Any] = {}
+
+    def content(self, path: Path) -> list:
+        """Return the tables of a TOML file, and take the domain that it names."""
+        try:
+            content = tomllib.loads(path.read_text())
+        except OSError as error:
+            raise BadInput(f"{path}: cannot read this pipeline: {error.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise BadInput(f"{path}: not TOML: {error}") from None
+        self.domain = content.pop("domain", "")
+        if set(content) != {"stage"} or not isinstance(content["stage"], list):
+            raise BadInput(
+                f"{path}: a pipeline is made of [[stage]] tables, after domain = ... where it is none of ours"
+            )
+        return content["stage"]
+
+    def read(self, stages: Sequence) -> _Stages:
+        """Read all stages.
+
+        Raises
+        ------
+        BadInput : a stage makes no sense, or two have one name
+        """
+        for number, stage in enumerate(stages, 1):
+            here = f"{self.where}: stage {number}"
+            table = {"udf": stage} if callable(stage) else stage
+            if not isinstance(table, Mapping) or len({"tool", "udf"} & set(table)) != 1:
+                raise BadInput(f"{here}: give either tool = one of ours, or udf = FILE.py:NAME")
+            entry = self._step(table, here) if "tool" in table else self._function(table, here)
+            earlier = [label(one.label) for one in self.entries]
+            if entry.step and entry.label == table["tool"].rpartition(":")[2]:
+                entry = dataclasses.replace(entry, label=self._numbered(entry.label))
+            elif label(entry.label) in (*earlier, *TAKEN):
+                raise BadInput(
+                    f"{here}: another result is called {label(entry.label)}; give the stage a name"
+                )
+            self.entries.append(entry)
+        if not self.entries:
+            raise BadInput(f"{self.where}: holds no [[stage]]")
+        return self
+
+    def _numbered(self, name: str) -> str:
+        """Return a label for a step that may stand there already."""
+        taken = [one.label for one in self.entries]
+        return next(
+            one for one in (name, *(f"{name}-{n}" for n in range(2, len(taken) + 3))) if one not in taken
+        )
+
+    def _step(self, table: Mapping, here: str) -> Entry:
+        domain, name = self._find(table["tool"], here)
+        self.domain = self.domain or domain.name
+        if self.domain != domain.name:
+            raise BadInput(
+                f"{here}: {name} is a step of {domain.name}, and other stages are of {self.domain}"
+            )
+        place = plugins.step_place(domain, name)
+        own = {one.name: one for one in parameters_of(plugins.loaded(place).parameters)}
+        of_sources = {one.name: one for s in domain.sources for one in parameters_of(s.parameters)}
+        settings = {}
+        for key, value in table.items():
+            word = key.replace("-", "_")
+            if word in STEP_KEYS:
+                continue
+            if word in own:
+                settings[word] = checked(own[word], value, f"{here}: {key}")
+            elif word in of_sources:
+                self.settings[word] = checked(of_sources[word], value, f"{here}: {key}")
+            else:
+                raise BadInput(f"{here}: {name} has no parameter {key!r}; see mpiimg-{name} --help")
+        return Entry(
+            str(table.get("name", name)), place, settings=settings, write=bool(table.get("write", True))
+        )
+
+    def _find(self, text: Any, here: str) -> tuple[Domain, str]:
+        """Return the domain of a step, and its name without it."""
+        domain_name, _, name = str(text).rpartition(":")
+        candidates = [domain_name] if domain_name else [self.domain] if self.domain else list(UNNAMED)
+        for candidate in candidates:
+            domain = plugins.domain(candidate)
+            if name in domain.steps or name in plugins.step_names(domain):
+                return domain, name
+        known = [step for one in candidates for step in plugins.step_names(plugins.domain(one))]
+        raise BadInput(f"{here}: no tool {text!r} can be a stage; there are {', '.join(known)}")
+
+    def _function(self, table: Mapping, here: str) -> Entry:
+        unknown = [key for key in table if key not in KEYS]
+        if unknown:
+            raise BadInput(f"{here}: no key {unknown[0]!r}; a function has {', '.join(KEYS)}")
+        params = table.get("params", {})
+        if not isinstance(params, Mapping):
+            raise BadInput(f"{here}: params is a table, as in params = {{ strength = 0.5 }}")
+        declared = {key: table.get(key) for key in DECLARED}
+        code = table["udf"]
+        if callable(code):
+            function = from_object(code, params, declared)
+        else:
+            function = from_text(str(code), self.base, params, declared)
+        return Entry(
+            str(table.get("name", function.name)), function=function, write=bool(table.get("write", True))
+        )
+
+    def request(self, values: Mapping[str, Any], inputs: Sequence, target: Path | None, name: str) -> Request:
+        """Return the request of these stages.
+
+        Raises
+        ------
+        BadInput : a function is for another domain than the steps
+        """
+        functions = [entry for entry in self.entries if entry.function is not None]
+        for entry in functions:
+            domain = "astro" if entry.function.declared.over in OVER_SURVEYS else "neuro"
+            self.domain = self.domain or domain
+            if domain != self.domain:
+                raise BadInput(
+                    f"{name}: stage {entry.label} is not for {self.domain}, as other stages are: "
+                    f"it is over {entry.function.declared.over}"
+                )
+        entries = [self._with_reference(entry, values.get("reference")) for entry in self.entries]
+        paths = tuple(map(Path, inputs))
+        return Request(self.domain, tuple(entries), paths, target, name, dict(self.settings))
+
+    def _with_reference(self, entry: Entry, reference: str | None) -> Entry:
+        """Give a step that takes one the reference catalogue of the command line."""
+        if reference is None or not entry.step:
+            return entry
+        names = [one.name for one in parameters_of(plugins.loaded(entry.step).parameters)]
+        if "reference" not in names:
+            return entry
+        return dataclasses.replace(entry, settings={**entry.settings, "reference": reference})
 
 
 def label(name: str) -> str:
@@ -173,24 +343,7 @@ def label(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9]", "", name) or "result"
 
 
-def _tool_entry(table: Mapping, here: str, tools: Mapping[str, Settings]) -> Entry:
-    every = {name: parameters for kind in tools.values() for name, parameters in kind.items()}
-    tool = table["tool"]
-    if tool not in every:
-        raise BadInput(f"{here}: no tool {tool!r} can be a stage; there are {', '.join(every)}")
-    known = {parameter.name: parameter for parameter in every[tool]}
-    settings = {}
-    for key, value in table.items():
-        name = key.replace("-", "_")
-        if name == "tool":
-            continue
-        if name not in known:
-            raise BadInput(f"{here}: {tool} has no parameter {key!r}; see mpiimg-{tool} --help")
-        settings[name] = _value(known[name], value, f"{here}: {key}")
-    return Entry(tool, tool, None, settings)
-
-
-def _value(parameter: Parameter, value: Any, here: str) -> Any:
+def checked(parameter: Parameter, value: Any, here: str) -> Any:
     """Return a value of a parameter, checked as the command line does.
 
     Raises
@@ -214,42 +367,3 @@ def _value(parameter: Parameter, value: Any, here: str) -> Any:
         low, high = parameter.limits
         raise BadInput(f"{here} = {value!r}: is not between {low:g} and {high:g}")
     return converted
-
-
-def _udf_entry(table: Mapping, base: Path, here: str) -> Entry:
-    unknown = [key for key in table if key not in KEYS]
-    if unknown:
-        raise BadInput(f"{here}: no key {unknown[0]!r}; a function has {', '.join(KEYS)}")
-    params = table.get("params", {})
-    if not isinstance(params, Mapping):
-        raise BadInput(f"{here}: params is a table, as in params = {{ strength = 0.5 }}")
-    declared = {key: table.get(key) for key in DECLARED}
-    code = table["udf"]
-    if callable(code):
-        function = from_object(code, params, declared)
-    else:
-        function = from_text(str(code), base, params, declared)
-    return Entry(str(table.get("name", function.name)), "", function, {}, bool(table.get("write", True)))
-
-
-def _checked(
-    entries: tuple[Entry, ...],
-    inputs: Sequence,
-    target: Path | None,
-    name: str,
-    tools: Mapping[str, Settings],
-) -> Asked:
-    asked = Asked(entries, tuple(map(Path, inputs)), target, name, {})
-    for entry in entries:
-        other = "image" if asked.kind == "survey" else "survey"
-        if entry.tool in STEPS[other] or (
-            entry.function is not None
-            and (entry.function.declared.over in ("exposures", "patches")) != (asked.kind == "survey")
-        ):
-            raise BadInput(f"{name}: stage {entry.name} is not for {asked.kind}s, as other stages are")
-    parameters = {
-        parameter.name: parameter.default for of_tool in tools[asked.kind].values() for parameter in of_tool
-    }
-    for entry in entries:
-        parameters |= entry.settings
-    return Asked(entries, asked.inputs, target, name, parameters)

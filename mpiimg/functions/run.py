@@ -1,43 +1,159 @@
-"""mpiimg-run: from what a user asks to a recipe."""
+"""mpiimg-run: from what a user asks for to a chain of steps, and its recipe."""
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mpiimg.engine import compose, plugins
 from mpiimg.engine.plan import Recipe
-from mpiimg.functions.request import Settings, read_request
+from mpiimg.engine.step import Step
+from mpiimg.errors import BadInput
+from mpiimg.functions.declare import OVER_SURVEYS
+from mpiimg.functions.load import read_params
+from mpiimg.functions.request import Entry, Request, label, read_request
 
 
-def result_folder(args: argparse.Namespace) -> Path:
+@dataclass(frozen=True)
+class Answer:
+    """What to say in place of a run."""
+
+    answer: str
+
+
+@dataclass(frozen=True)
+class RunInspected:
+    """A request whose inputs were looked at, and whose functions were tried."""
+
+    request: Request
+    chain: compose.Inspected
+
+
+def result_folder(values: Mapping[str, Any]) -> Path:
     """Return the folder that results go to."""
-    return Path(args.out) if args.out else Path(getattr(args, "target", args.files[-1])).parent
+    return Path(values["out"]) if values["out"] else Path(values.get("target", values["files"][-1])).parent
 
 
-def inspect(args: argparse.Namespace, tools: Mapping[str, Settings]) -> Any:
-    """Load the user's functions, read headers, and try each function on a little of the data.
-
-    Parameters
-    ----------
-    args : of the command line
-    tools : by kind, the parameters of each tool that can be a stage
+def inspect(values: Mapping[str, Any]) -> RunInspected | Answer:
+    """Load the user's functions, read headers, and try each function on a little of the data. On one rank.
 
     Raises
     ------
     BadInput : something cannot be used, or a function fails its trial
     """
-    asked = read_request(args, tools)
-    if asked.kind == "survey":
-        from mpiimg.functions.on_surveys import inspect_survey
+    request = read_request(values)
+    chain = chain_of(request)
+    _check_target(request)
+    paths = _paths(request, chain, values)
+    if values["check_halo"]:
+        return Answer(_check_halos(request, chain, paths))
+    return RunInspected(request, compose.inspect(chain, paths))
 
-        return inspect_survey(asked, args)
-    from mpiimg.functions.on_images import inspect_images
 
-    return inspect_images(asked, args)
+def recipe(inspected: RunInspected, values: Mapping[str, Any]) -> Recipe:
+    """Return the recipe of what :func:`inspect` looked at."""
+    request, target = inspected.request, inspected.request.target
+    chain = chain_of(request)
+    parameters = {
+        f"{link.label}.{name}": value for link in chain.links for name, value in _told(link.parameters)
+    }
+    parameters |= dict(_told(chain.parameters))
+    record, stem = "run.json", ""
+    if target is not None:
+        stem = target.name.removesuffix(".gz").removesuffix(".nii").removesuffix(".json")
+        record = f"run-{target.name.split('.')[0]}.json"
+    return compose.make_recipe(
+        chain, inspected.chain, compose.RunName("mpiimg-run", record, parameters, stem)
+    )
 
 
-def recipe(found: Any, p: Mapping[str, Any]) -> Recipe:
-    """Return the stages of what :func:`inspect` found."""
-    return found.recipe(p)
+def _told(parameters: Any) -> list[tuple[str, Any]]:
+    return [(one.name, getattr(parameters, one.name)) for one in dataclasses.fields(parameters)]
+
+
+def chain_of(request: Request) -> compose.Chain:
+    """Return the chain that a request asks for; every rank makes the same.
+
+    Raises
+    ------
+    BadInput : the order of the stages makes no sense
+    """
+    links = [_link(entry, request) for entry in request.entries]
+    return compose.make_chain(plugins.domain(request.domain), links, request.settings, request.name)
+
+
+def _link(entry: Entry, request: Request) -> compose.Link:
+    if entry.function is not None:
+        step = function_step(entry)
+        settings = {"target": request.target.name if request.target else "", "label": label(entry.label)}
+    else:
+        step, settings = plugins.loaded(entry.step), entry.settings
+    return compose.Link(step, compose.filled(step.parameters, settings), _labelled(entry), entry.write)
+
+
+def _labelled(entry: Entry) -> str:
+    return entry.label if entry.function is None else f"udf-{entry.label}"
+
+
+def function_step(entry: Entry) -> Step:
+    """Return the step that a user's function is."""
+    if entry.function.declared.over in OVER_SURVEYS:
+        from mpiimg.functions.surveys import step_of
+    else:
+        from mpiimg.functions.images import step_of
+    return step_of(entry.function, _labelled(entry))
+
+
+def _paths(request: Request, chain: compose.Chain, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the paths that the source is given, by the names of its arguments."""
+    paths = {argument.name: values.get(argument.name) for argument in chain.source.arguments}
+    for text, path in read_params(values["input"] or ()).items():
+        if text not in paths:
+            raise BadInput(f"--input {text}: {chain.source.name} takes no such file")
+        paths[text] = str(path)
+    (first,) = (argument for argument in chain.source.arguments if argument.positional)
+    if first.many:
+        paths[first.name] = [str(path) for path in request.inputs]
+    elif len(request.inputs) == 1:
+        paths[first.name] = str(request.inputs[0])
+    else:
+        raise BadInput(f"{request.name}: takes one {chain.source.name}, not {len(request.inputs)}")
+    missing = [
+        argument.name
+        for argument, required in compose.arguments_of(chain.source, chain.taken, chain.welcome)
+        if required and not argument.positional and argument.of == "" and paths[argument.name] is None
+    ]
+    if missing:
+        raise BadInput(f"{request.name}: --input {missing[0]}=FILE is missing")
+    return {**paths, "out": result_folder(values)}
+
+
+def _check_target(request: Request) -> None:
+    """Refuse a file for the result that it cannot be written to."""
+    target = request.target
+    if target is None:
+        return
+    (entry,) = request.entries
+    if request.domain == "astro":
+        raise BadInput(f"{request.name}: a survey has many results: give --out DIR")
+    ending = ".json" if entry.function.aggregate else ".nii.gz"
+    if not target.name.endswith(ending) or target.name == ending:
+        raise BadInput(f"{target}: the result of {request.name} is written as {ending}; name it so")
+    if any(target.resolve() == path.resolve() for path in request.inputs):
+        raise BadInput(f"{target}: is the input, which the result would replace; name another file")
+
+
+def _check_halos(request: Request, chain: compose.Chain, paths: Mapping[str, Any]) -> str:
+    """Say of each function over an image whether its halo is enough."""
+    functions = [entry for entry in request.entries if entry.function is not None]
+    if not functions:
+        raise BadInput(f"{request.name}: --check-halo: there is no function to check")
+    if request.domain != "neuro":
+        raise BadInput(f"{request.name}: --check-halo: {functions[-1].label} has no halo")
+    from mpiimg.functions.images import halo_report
+
+    state = chain.source.inspect(paths, chain.parameters, chain.fields)
+    return "\n".join(halo_report(state, entry.function) for entry in functions)

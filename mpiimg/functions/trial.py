@@ -17,7 +17,7 @@ from mpiimg.engine.boxes import Box, box_shape, box_size
 from mpiimg.engine.mpi.memory import anonymous_now
 from mpiimg.errors import BadInput
 from mpiimg.functions.declare import Function, Refused, explained, held_to
-from mpiimg.functions.over_images import Fields, Tried, grid, presented, result_shape
+from mpiimg.functions.images import Fields, Tried, grid, presented, result_shape
 from mpiimg.neuro.nifti import Image, stream
 
 #: Slices that a function is tried on, its halo apart.
@@ -67,7 +67,7 @@ def try_function(
     Parameters
     ----------
     image : that it will be run on
-    context : as for :func:`mpiimg.functions.over_images.apply`
+    context : as for :func:`mpiimg.functions.images.apply`
     masked : there will be a mask; all voxels count as inside in the trial
     origin : image on disk, whose voxels stand for those of `image` where that is made in the run
 

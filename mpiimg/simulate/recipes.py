@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,13 @@ import numpy as np
 
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.plan import Recipe
-from mpiimg.engine.stage import Stage
+from mpiimg.engine.stage import Files, Stage, Stages
+from mpiimg.engine.step import Parameter
 from mpiimg.errors import BadInput
 from mpiimg.neuro.gradients import gradients_text
 from mpiimg.neuro.images import sidecar, write_dense
 from mpiimg.neuro.nifti import Image
+from mpiimg.neuro.pipelines import DOMAIN
 from mpiimg.simulate.astro import Survey
 from mpiimg.simulate.neuro import Subject
 
@@ -39,38 +40,81 @@ TRUTH = {
 }
 
 
-def inspect(args: argparse.Namespace) -> Subject | Survey:
+PARAMETERS = (
+    Parameter(
+        "shape",
+        None,
+        "Size of the data: for neuro the voxels along x, y and z (default 72x72x60), for astro the rows and "
+        "columns of a sensor (default 4000x4072).",
+        str,
+        metavar="NxN[xN]",
+    ),
+    Parameter("volumes", 30, "For neuro: number of diffusion volumes, b0 included.", int),
+    Parameter("sigma", 40.0, "For neuro: level of the Rician noise.", float, "image units"),
+    Parameter("visits", 24, "For astro: exposures of the field.", int),
+    Parameter("sensors", 60, "For astro: sensors of the camera.", int),
+    Parameter("seed", 7, "Seed of every random number.", int),
+)
+
+
+def inspect(values: Mapping[str, Any]) -> Subject | Survey:
     """Check what is asked for.
 
     Raises
     ------
     BadInput : another kind than neuro or astro, or a shape or number that makes no sense
     """
-    if args.kind not in DEFAULT_SHAPES:
-        raise BadInput(f"mpiimg-simulate {args.kind}: neuro and astro can be simulated")
-    text = args.shape or DEFAULT_SHAPES[args.kind]
-    axes = DEFAULT_SHAPES[args.kind].count("x") + 1
+    kind = values["kind"]
+    if kind not in DEFAULT_SHAPES:
+        raise BadInput(f"mpiimg-simulate {kind}: neuro and astro can be simulated")
+    text = values["shape"] or DEFAULT_SHAPES[kind]
+    axes = DEFAULT_SHAPES[kind].count("x") + 1
     try:
         shape = tuple(int(n) for n in text.split("x"))
     except ValueError:
         shape = ()
     if len(shape) != axes:
-        raise BadInput(f"--shape {text}: give {axes} numbers, e.g. {DEFAULT_SHAPES[args.kind]}")
+        raise BadInput(f"--shape {text}: give {axes} numbers, e.g. {DEFAULT_SHAPES[kind]}")
     try:
-        if args.kind == "neuro":
-            return Subject(shape, args.volumes, args.sigma, args.seed)
-        return Survey(args.visits, args.sensors, shape, args.seed)
+        if kind == "neuro":
+            return Subject(shape, values["volumes"], values["sigma"], values["seed"])
+        return Survey(values["visits"], values["sensors"], shape, values["seed"])
     except ValueError as error:
         raise BadInput(f"mpiimg-simulate: {error}") from None
 
 
-def recipe(found: Subject | Survey, p: Mapping[str, Any]) -> Recipe:
+def recipe(simulated: Subject | Survey, values: Mapping[str, Any]) -> Recipe:
     """Return the recipe of what :func:`inspect` found."""
-    return _subject(found, p) if isinstance(found, Subject) else _survey(found, p)
+    p = {name: value for name, value in values.items() if name != "out"}
+    return _subject(simulated, p) if isinstance(simulated, Subject) else _survey(simulated, p)
+
+
+def _recipe(
+    stem: str,
+    stages: Sequence[Stage],
+    p: Mapping[str, Any],
+    baseline: int,
+    documents: Mapping[str, bytes] | None = None,
+) -> Recipe:
+    def generate() -> Stages[None]:
+        yield from stages
+
+    return Recipe(
+        tool="mpiimg-simulate",
+        stem=stem,
+        inputs=(),
+        stages=generate,
+        documents=lambda state: documents or {},
+        parameters=p,
+        sources={},
+        record="run-simulate.json",
+        rates={name: seconds for name, (seconds, _) in DOMAIN.rates.items()},
+        baseline=baseline,
+    )
 
 
 def _survey(survey: Survey, p: Mapping[str, Any]) -> Recipe:
-    """Write the exposures of a survey and its truth: a chunk an exposure, and one for the truth."""
+    """Write the exposures of a survey and its truth: a chunk per exposure, and one for the truth."""
     from mpiimg.simulate.survey_files import files, stem, truth_files
 
     exposures = [(visit, sensor) for visit in range(survey.visits) for sensor in range(survey.sensors)]
@@ -83,30 +127,18 @@ def _survey(survey: Survey, p: Mapping[str, Any]) -> Recipe:
         for name, content in made.items():
             content.writeto(folder / name, overwrite=True)
 
-    stage = Stage(
+    stage = Files(
         "write-exposures",
-        "files",
         ChunkGrid("e", (len(exposures) + 1,), (1,)),
         work=work,
-        outputs=(
+        names=(
             *(f"{name}.fits" for name in names),
             *(f"truth/{name}_cosmic-rays.fits.fz" for name in names),
             "truth/survey.fits",
         ),
         scratch=SCRATCH * survey.shape[0] * survey.shape[1],
     )
-    return Recipe(
-        tool="mpiimg-simulate",
-        stem="survey",
-        inputs={},
-        steps=[lambda values: stage],
-        values={},
-        documents=lambda values: {},
-        parameters=p,
-        sources={},
-        record="run-simulate.json",
-        baseline=SURVEY_BASELINE,
-    )
+    return _recipe("survey", [stage], p, SURVEY_BASELINE)
 
 
 def _subject(subject: Subject, p: Mapping[str, Any]) -> Recipe:
@@ -132,29 +164,16 @@ def _subject(subject: Subject, p: Mapping[str, Any]) -> Recipe:
     def keeping(stage, more=0):
         return dataclasses.replace(stage, scratch=stage.scratch + subject.kept_bytes + more)
 
-    def documents(values):
-        files = {
-            f"dwi_desc-truth_{key}.json": sidecar(Units=unit, Description=text)
-            for key, (_, unit, text) in TRUTH.items()
-        }
-        files["dwi.bval"], files["dwi.bvec"] = gradients_text(bvals, bvecs)
-        return files
-
-    return Recipe(
-        tool="mpiimg-simulate",
-        stem="dwi",
-        inputs={},
-        steps=[
-            lambda values: keeping(write_dense("dwi.nii.gz", image, (), dwi, subject.volumes, "int16")),
-            *(lambda values, key=key: truth(key) for key in TRUTH),
-        ],
-        values={},
-        documents=documents,
-        parameters=p,
-        sources={},
-        record="run-simulate.json",
-        baseline=SUBJECT_BASELINE,
-    )
+    documents = {
+        f"dwi_desc-truth_{key}.json": sidecar(Units=unit, Description=text)
+        for key, (_, unit, text) in TRUTH.items()
+    }
+    documents["dwi.bval"], documents["dwi.bvec"] = gradients_text(bvals, bvecs)
+    stages = [
+        keeping(write_dense("dwi.nii.gz", image, (), dwi, subject.volumes, "int16")),
+        *map(truth, TRUTH),
+    ]
+    return _recipe("dwi", stages, p, SUBJECT_BASELINE, documents)
 
 
 def _image(subject: Subject) -> Image:

@@ -104,9 +104,8 @@ class StepsTool:
         """Return the program."""
         source, taken, welcome = compose.open_with(self.domain, self.steps, self.name)
         parameters = [*compose.parameters_for(source.parameters, taken | welcome)]
-        for step in self.steps:
-            parameters += parameters_of(step.parameters)
-        _refuse_clashes(self.name, parameters)
+        parameters += [one for step in self.steps for one in parameters_of(step.parameters)]
+        parameters = [one for one in parameters if one.name not in self._told_by_out()]
         out = OUT
         if self.to_file is not None:
             out = dataclasses.replace(OUT, help="The file to write; what belongs to it goes beside it.")
@@ -114,13 +113,22 @@ class StepsTool:
             self.name,
             self.summary,
             [*compose.arguments_of(source, taken, welcome), (out, True)],
-            tuple(parameters),
+            _each_once(self.name, parameters),
             self.inspect,
             self.recipe,
             self.folder,
             tuple(dict.fromkeys(paper for step in self.steps for paper in step.papers)),
             "DIR" if self.to_file is None else "FILE",
         )
+
+    def _told_by_out(self) -> set[str]:
+        """Return the names of parameters that --out says, where it is a file."""
+        if self.to_file is None:
+            return set()
+        usual = self.steps[0].parameters()
+        named = self.to_file(usual, "name.ending")
+        names = (field.name for field in dataclasses.fields(usual))
+        return {name for name in names if getattr(usual, name) != getattr(named, name)}
 
     def chain(self, values: Values) -> compose.Chain:
         """Return the chain with the parameters that `values` say."""
@@ -149,11 +157,13 @@ class StepsTool:
         return Path(values["out"]) if self.to_file is None else Path(values["out"]).parent
 
 
-def _refuse_clashes(name: str, parameters: Sequence[Parameter]) -> None:
-    names = [one.name for one in parameters]
-    twice = sorted({one for one in names if names.count(one) > 1})
-    if twice:
-        raise ValueError(f"{name}: two of its steps have parameters called {', '.join(twice)}")
+def _each_once(name: str, parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:
+    """Return parameters without those that two steps share; other ones of the same name are an error."""
+    by_name: dict[str, Parameter] = {}
+    for one in parameters:
+        if by_name.setdefault(one.name, one) != one:
+            raise ValueError(f"{name}: two of its steps have different parameters called {one.name}")
+    return tuple(by_name.values())
 
 
 def of_steps(word: str, domain: Domain, name: str) -> StepsTool | None:

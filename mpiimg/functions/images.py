@@ -1,20 +1,25 @@
-"""A user's function over an image: on z-blocks of volumes, whole volumes, or the series of voxels."""
+"""A user's function over an image as a step: on z-blocks of volumes, whole volumes, or series of voxels."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import Box, ChunkGrid, blocks_along, box_shape
-from mpiimg.engine.stage import Chunk, Need, Stage, reduction
-from mpiimg.engine.stores import Array
+from mpiimg.engine.stage import Chunk, Compute, Found, Need, Part, Reduce, Stage, Stages
+from mpiimg.engine.step import Inspection, Output, Step
 from mpiimg.functions.declare import Function, Refused, held_to
-from mpiimg.neuro.images import CHUNK_BYTES
+from mpiimg.neuro.images import CHUNK_BYTES, sidecar, write_dense
+from mpiimg.neuro.masks import Mask
 from mpiimg.neuro.nifti import Image
+from mpiimg.neuro.subject import Subject, dense, gradients_of, mask_of
 
 #: z-blocks of a volume, at most.
 BLOCKS = 8
@@ -167,10 +172,10 @@ def output(function: Function, image: Image, name: str, components: int | None, 
     return Array(name, "vzyx", (components, *image.shape[-3:]), dtype)
 
 
-def reads(image: Image, function: Function, source: Array, mask: Array | None) -> tuple[Need, ...]:
+def reads(function: Function, source: Array, mask: Array | None) -> tuple[Need, ...]:
     """Return what a function reads for a chunk."""
     halo = {"z": function.declared.halo}
-    return (Need(source, halo), *((Need(mask, halo),) if mask is not None else ()))
+    return (Part(source, halo), *((Part(mask, halo),) if mask is not None else ()))
 
 
 def apply(
@@ -180,21 +185,24 @@ def apply(
     written: Array,
     tried: Tried,
     context: Mapping[str, Any],
-    mask: Array | None = None,
-    offsets: tuple[int, ...] | None = None,
-) -> Stage:
+    mask: Mask | None = None,
+) -> Compute:
     """Declare a function over all chunks of an image.
 
     Parameters
     ----------
-    image : that `source` holds the voxels of
-    written : as :func:`output` describes it
-    tried : what its trial told
-    context : what the function may ask for, bounds and mask apart
-    mask : (z, y, x), where the function wants it
-    offsets : where the voxels of each slice of the mask begin, if they were counted: they weigh the chunks
+    image : Image
+        That `source` holds the voxels of.
+    written : Array
+        As :func:`output` describes it.
+    tried : Tried
+        What its trial told.
+    context : mapping
+        What the function may ask for, bounds and mask apart.
+    mask : Mask, optional
+        Where the function wants it; its voxels weigh the chunks.
     """
-    needs, chunks = reads(image, function, source, mask), grid(image, function)
+    needs, chunks = reads(function, source, mask and mask.array), grid(image, function)
     components = written.shape[0] if len(written.axes) == 4 and function.declared.over == "voxels" else None
 
     def work(chunk: Chunk, *blocks):
@@ -207,17 +215,16 @@ def apply(
         return (inner[None] if inner.ndim < len(written.axes) else inner,)
 
     weights = None
-    if mask is not None and offsets is not None:
+    if mask is not None:
         bounds = [chunks.bounds(number)[-1] for number in range(len(chunks))]
-        weights = tuple(1 + offsets[stop] - offsets[start] for start, stop in bounds)
-    return Stage(
+        weights = tuple(1 + mask.offsets[stop] - mask.offsets[start] for start, stop in bounds)
+    return Compute(
         written.name,
-        "stencil" if function.declared.halo else "map",
         chunks,
-        needs,
-        (written,),
-        work,
-        _provenance(image, function, context),
+        reads=needs,
+        writes=(written,),
+        work=work,
+        parameters=_provenance(image, function, context),
         weights=weights,
         **_takes(image, function, tried, source),
     )
@@ -230,30 +237,38 @@ def aggregate(
     name: str,
     tried: Tried,
     context: Mapping[str, Any],
-    mask: Array | None = None,
-) -> Stage:
-    """Declare an aggregate over all chunks of an image; what it comes to is found under `name`.
+    mask: Mask | None = None,
+) -> Reduce[Any]:
+    """Declare an aggregate over all chunks of an image; its value is what it comes to.
 
     Parameters
     ----------
-    tried : what its trial told
-    context, mask : as for :func:`apply`
+    tried : Tried
+        What its trial told.
+    context, mask
+        As for :func:`apply`.
     """
-    needs, fields = reads(image, function, source, mask), tried.fields
+    needs, fields = reads(function, source, mask and mask.array), tried.fields
 
-    def partial(chunk: Chunk, *blocks):
+    def work(chunk: Chunk, *blocks):
         (box,) = needs[0].boxes(chunk)
         values, known = presented(image, function, box, blocks, context)
         return fields.pack(function(values, **known))
 
     def finish(rows):
         merged = functools.reduce(function.merge, map(fields.unpack, rows))
-        return {name: function.finish(merged)}
+        return Found(function.finish(merged))
 
-    parameters = {**_provenance(image, function, context), "fields": fields.entries}
-    chunks = grid(image, function)
-    takes = _takes(image, function, tried, source)
-    return reduction(name, chunks, needs, partial, ((fields.nbytes,), "uint8"), finish, parameters, **takes)
+    return Reduce(
+        name,
+        grid(image, function),
+        reads=needs,
+        work=work,
+        row=((fields.nbytes,), "uint8"),
+        finish=finish,
+        parameters={**_provenance(image, function, context), "fields": fields.entries},
+        **_takes(image, function, tried, source),
+    )
 
 
 def _takes(image: Image, function: Function, tried: Tried, source: Array) -> dict[str, Any]:
@@ -274,3 +289,164 @@ def _provenance(image: Image, function: Function, context: Mapping[str, Any]) ->
     """Return what the result of a stage depends on, beside the voxels that it reads."""
     asked = {key: np.asarray(context[key]).tolist() for key in sorted(function.wants & context.keys())}
     return {**function.provenance(), "context": asked, "slope": image.slope, "inter": image.inter}
+
+
+# --- The step ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FunctionParameters:
+    """Where the result of a function goes.
+
+    Parameters
+    ----------
+    target : str
+        Name of its file; empty for one that follows from the image's name and `label`.
+    label : str
+        As BIDS has labels.
+    """
+
+    target: str = ""
+    label: str = "result"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a function made of an image.
+
+    Parameters
+    ----------
+    image : Image
+        That it was called on.
+    array : Array, optional
+        Of a function.
+    value : object
+        Of an aggregate, once it is known.
+    """
+
+    image: Image
+    array: Array | None = None
+    value: Any = None
+
+
+def step_of(function: Function, name: str) -> Step:
+    """Return the step that a user's function over an image is."""
+    fields = {"mask": "mask", "bvals": "gradients", "bvecs": "gradients"}
+    takes = {fields[key] for key in function.requires & fields.keys()}
+    may_take = {fields[key] for key in function.wants & fields.keys()} - takes
+    return Step(
+        name=name,
+        domain="neuro",
+        summary=f"The function {function.origin.name} of {function.origin.where}.",
+        takes=("image", *sorted(takes)),
+        gives=("image",),
+        may_take=tuple(sorted(may_take)),
+        parameters=FunctionParameters,
+        inspect=functools.partial(_inspect, function),
+        stages=functools.partial(_stages, function, name),
+        outputs=(
+            Output(
+                of="result",
+                stage=functools.partial(_write, function),
+                documents=functools.partial(_documents, function),
+            ),
+        ),
+        source=function.provenance(),
+    )
+
+
+def _inspect(function: Function, subject: Subject, p: FunctionParameters) -> Inspection:
+    """Try a function on a little of the image that it will be called on."""
+    from mpiimg.functions.trial import try_function
+
+    context, masked = _context(function, subject), _is_masked(function, subject)
+    tried = try_function(subject.image, function, context, masked, subject.original)
+    return Inspection(tried, baseline=function.libraries + tried.libraries)
+
+
+def _stages(
+    function: Function, name: str, subject: Subject, p: FunctionParameters, tried: Tried
+) -> Stages[Subject]:
+    subject = yield from dense(subject, "dense")
+    context = _context(function, subject)
+    mask = subject.mask if _is_masked(function, subject) else None
+    if tried.fields is not None:
+        value = yield aggregate(subject.image, subject.dwi, function, name, tried, context, mask)
+        return dataclasses.replace(subject, result=Result(subject.image, value=value))
+    written = output(function, subject.image, name, tried.components, tried.dtype)
+    yield apply(subject.image, subject.dwi, function, written, tried, context, mask)
+    result = Result(subject.image, written)
+    if written.shape != subject.image.shape:
+        return dataclasses.replace(subject, result=result)
+    # What has the shape of the image is the image that later steps work on.
+    image = subject.image.made_of(tried.dtype)
+    return dataclasses.replace(subject, image=image, dwi=written, result=result)
+
+
+def _is_masked(function: Function, subject: Subject) -> bool:
+    """Say whether a function is given the mask."""
+    if "mask" in function.requires:
+        mask_of(subject, function.name)
+    return "mask" in function.wants and subject.mask is not None
+
+
+def _context(function: Function, subject: Subject) -> dict[str, Any]:
+    """Return what a function may ask for, bounds and mask apart."""
+    known: dict[str, Any] = {"affine": np.array(subject.image.affine, dtype=np.float64)}
+    gradients = subject.gradients
+    if {"bvals", "bvecs"} & function.requires:
+        gradients = gradients_of(subject)
+    if gradients is not None:
+        known |= {"bvals": np.array(gradients.bvals), "bvecs": np.array(gradients.bvecs)}
+    return known
+
+
+def _file(function: Function, subject: Subject, p: FunctionParameters) -> str:
+    """Return the name of the file of a result."""
+    if p.target:
+        return p.target
+    stem, result = subject.stem, subject.result
+    if function.aggregate:
+        return f"{stem}_desc-{p.label}.json"
+    image = result.image
+    suffix = "" if len(image.shape) == 3 else "_dwi" if result.array.shape == image.shape else "_dwimap"
+    return f"{stem}_desc-{p.label}{suffix}.nii.gz"
+
+
+def _write(function: Function, subject: Subject, p: FunctionParameters, folder: Path) -> Stage | None:
+    if function.aggregate:
+        return None
+    written, image = subject.result.array, subject.result.image
+    components = written.shape[0] if len(written.axes) == 4 else None
+    file = str(folder / _file(function, subject, p))
+    return write_dense(file, image, (Part(written),), lambda chunk, block: block, components, written.dtype)
+
+
+def _documents(function: Function, subject: Subject, p: FunctionParameters) -> dict[str, bytes]:
+    from mpiimg.functions.trial import document
+
+    file, origin = _file(function, subject, p), function.origin
+    if function.aggregate:
+        return {file: document(subject.result.value)}
+    text = sidecar(
+        Description=f"Result of {Path(origin.where).name}:{origin.name}", Function=function.provenance()
+    )
+    base = file.removesuffix(".nii.gz")
+    files = {base + ".json": text}
+    if not p.target and subject.result.array.shape == subject.result.image.shape:
+        files |= {base + ending: data for ending, data in subject.companions.items()}
+    return files
+
+
+def halo_report(subject: Subject, function: Function) -> str:
+    """Say whether the halo of a function is enough.
+
+    Raises
+    ------
+    BadInput
+        It is not.
+    """
+    from mpiimg.functions.trial import check_halo
+
+    masked = "mask" in function.wants and subject.mask_image is not None
+    return check_halo(subject.original, function, _context(function, subject), masked)
