@@ -78,10 +78,10 @@ install_system() {
 warm() {
     local venv=$1 digest
     [ "${WARM:-1}" != 0 ] || return 0
-    digest=$(cat mpiimg/kernels/*.py mpiimg/*/kernels/*.py | sha256sum)
+    digest=$({ find mpiimg -path '*/kernels/*.py' | LC_ALL=C sort | xargs cat; cat "$venv/.installed"; } | sha256sum)
     [ ! -e "$venv/.warmed" ] || [ "$(cat "$venv/.warmed")" != "$digest" ] || return 0
     say "compiling the kernels (WARM=0 leaves it to the first run)"
-    # Numba takes a cache only where it can write: users of a PREFIX copy this one to a place of theirs.
+    # Kernels are kept only where one can write: users of a PREFIX copy these to a place of theirs.
     # From elsewhere, since Python prefers the checkout in its folder to what is installed.
     (cd "$venv" && NUMBA_CACHE_DIR=${PREFIX:+$PREFIX/kernels} bin/python -m mpiimg.engine.precompile)
     echo "$digest" >"$venv/.warmed"

@@ -124,7 +124,7 @@ def open_with(domain: Domain, steps: Sequence[Step], where: str) -> tuple[Source
         taken |= set(step.takes) - given
         fitting = [source for source in sources if taken <= set(source.gives)]
         if not fitting:
-            missing = sorted(set(step.takes) - given - set(sources[0].gives))
+            missing = sorted(set(step.takes) - given - {one for source in sources for one in source.gives})
             before = f"after {steps[number - 1].name}" if number else "first"
             raise BadInput(
                 f"{where}: {step.name} cannot stand {before}: "
@@ -154,7 +154,7 @@ def _makers(domain: Domain, fields: Sequence[str]) -> str:
 def arguments_of(source: Source, taken: frozenset, welcome: frozenset) -> list[tuple[Argument, bool]]:
     """Return the paths that a chain can be given, and whether each must be."""
     return [
-        (argument, not argument.of or argument.of in taken)
+        (argument, not argument.optional and (not argument.of or argument.of in taken))
         for argument in source.arguments
         if not argument.of or argument.of in taken | welcome
     ]

@@ -1,4 +1,4 @@
-"""What mpiimg-run is asked for: a function of a user, or a chain of steps, ours, theirs and installed ones."""
+"""What mpiimg-run is asked for: a function of a user's, or a chain of steps of whatever domain."""
 
 from __future__ import annotations
 

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import numba
 import numba.core.config
+from numba.core.dispatcher import Dispatcher
+
+from mpiimg.kernels import cache
 
 numba.core.config.USING_SVML = False
 
@@ -21,7 +24,7 @@ PORTABLE_CPU = "x86-64-v3"
 
 
 def kernel(function=None, *, reassoc=False, inline=False):
-    """Compile `function` with numba, cached on disk, without the GIL.
+    """Compile `function` with numba, kept on disk (cache.py), without the GIL.
 
     Parameters
     ----------
@@ -32,14 +35,18 @@ def kernel(function=None, *, reassoc=False, inline=False):
         Inline the function into its callers at numba's level.
     """
 
+    flags = {
+        "nogil": True,
+        "error_model": "numpy",
+        "fastmath": sorted(FASTMATH | {"reassoc"} if reassoc else FASTMATH),
+        "inline": "always" if inline else "never",
+    }
+
     def compile_lazily(function):
-        return numba.njit(
-            cache=True,
-            nogil=True,
-            error_model="numpy",
-            fastmath=set(FASTMATH | {"reassoc"}) if reassoc else set(FASTMATH),
-            inline="always" if inline else "never",
-        )(function)
+        compiled = numba.njit(**{**flags, "fastmath": set(flags["fastmath"])})(function)
+        if isinstance(compiled, Dispatcher):  # not so with NUMBA_DISABLE_JIT
+            cache.keep(compiled, function, flags)
+        return compiled
 
     return compile_lazily if function is None else compile_lazily(function)
 

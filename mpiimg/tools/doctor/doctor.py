@@ -159,12 +159,10 @@ def gather(comm) -> Facts:
 
 def _kernels() -> tuple[int, str, bool]:
     """Count the compiled kernels that numba finds, say where, and whether others can be added."""
-    from mpiimg.kernels import jit
+    from mpiimg.kernels import cache
 
-    named = os.environ.get("NUMBA_CACHE_DIR")
-    folder = Path(named) if named else Path(jit.__file__).parent / "__pycache__"
-    existing = next((place for place in (folder, *folder.parents) if place.exists()), folder)
-    return len(list(folder.rglob("*.nbi"))), str(folder), os.access(existing, os.W_OK)
+    folder = cache.ours().folder()
+    return len(list(folder.glob("*.nbi"))), str(folder), cache.can_write(folder)
 
 
 # --- What the facts mean ------------------------------------------------------------------------------------
