@@ -1,4 +1,4 @@
-"""Who owns what: chunk grids, partitions, boxes and pieces against plain counting, in all small cases."""
+"""Who owns what: chunk grids, partitions and boxes against plain counting, in all small cases."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 from mpiimg.engine.boxes import (
     ChunkGrid,
     Partition,
-    PieceTable,
     blocks_along,
     box_in_array,
     box_shape,
     box_size,
     box_slices,
+    intersection,
     intersections,
     runs,
 )
@@ -198,6 +198,14 @@ def test_intersections_are_those_of_sets_of_points():
                 assert (alone == (both & marked)).all()
 
 
+def test_an_intersection_is_that_of_sets_of_points():
+    bounds = [(a, b) for a in range(5) for b in range(a, 5)]
+    for one, other in itertools.product(bounds, repeat=2):
+        both = set(range(*one)) & set(range(*other))
+        expected = ((min(both), max(both) + 1), (2, 3)) if both else None
+        assert intersection((one, (0, 3)), (other, (2, 9))) == expected
+
+
 def test_runs_of_indices():
     assert runs([]) == ()
     assert runs([0, 1, 2, 7]) == ((0, 3), (7, 8))
@@ -206,36 +214,3 @@ def test_runs_of_indices():
             found = runs(chosen)
             assert [i for a, b in found for i in range(a, b)] == list(chosen)
             assert all(b < c for (_, b), (c, _) in itertools.pairwise(found))
-
-
-# Ragged pieces.
-
-
-def test_pieces_lie_end_to_end_by_producer_and_are_found_by_key():
-    rng = np.random.default_rng(3)
-    producers = np.sort(rng.integers(0, 6, 25))
-    keys, lengths = rng.integers(0, 5, 25), rng.integers(0, 9, 25)
-    table = PieceTable(*(tuple(map(int, column)) for column in (producers, keys, lengths)))
-    flat = np.repeat(np.arange(25), lengths)
-    assert table.offsets[-1] == len(flat)
-    ends = [table.of_producer(chunk)[0] for chunk in range(6)]
-    assert ends[0][0] == 0
-    assert ends[-1][1] == len(flat)
-    for (_, stop), (start, _) in itertools.pairwise(ends):
-        assert stop == start
-    for chunk, (start, stop) in enumerate(ends):
-        assert set(flat[start:stop]) <= set(np.flatnonzero(producers == chunk))
-    for key in range(5):
-        numbers = np.flatnonzero(keys == key)
-        boxes = table.of_key(key)
-        assert len(boxes) == len(numbers)
-        for number, ((start, stop),) in zip(numbers, boxes, strict=True):
-            assert stop - start == lengths[number]
-            assert (flat[start:stop] == number).all()
-
-
-def test_a_piece_table_must_be_in_order_and_whole():
-    with pytest.raises(ValueError, match="order of their producers"):
-        PieceTable((1, 0), (0, 0), (1, 1))
-    with pytest.raises(ValueError, match="equally many"):
-        PieceTable((0, 1), (0, 0), (1,))

@@ -104,8 +104,3 @@ def test_a_reduce_has_one_row_per_chunk():
     row = row_of(made, made.work(made.chunk(1), np.full((6, 4, 3), 2)))
     assert row.tolist() == [[144, 1]]
     assert row.dtype == np.int64
-
-
-def test_an_array_whose_axes_do_not_fit_is_refused():
-    with pytest.raises(ValueError, match="do not fit"):
-        Array("a", "zyx", (3, 4), "uint8")

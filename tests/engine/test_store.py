@@ -11,9 +11,10 @@ import pytest
 from mpi4py import MPI
 
 from mpiimg.engine import stores as module
+from mpiimg.engine.array import Array, Ragged
 from mpiimg.engine.boxes import ChunkGrid, Partition, box_in_array, box_shape, box_slices
 from mpiimg.engine.mpi.redistribute import redistribute
-from mpiimg.engine.stores import Array, MemoryStore, StagedStore, dataset_offset
+from mpiimg.engine.stores import MemoryStore, StagedStore, dataset_offset
 from mpiimg.errors import BadInput
 
 pytestmark = pytest.mark.ranks
@@ -114,6 +115,78 @@ def test_ragged_blocks_and_empty_ones(store):
     check(store, "a", whole, [[((int(a), int(b)),) for (a, b) in boxes[r::2, 0]] for r in range(COMM.size)])
 
 
+#: Items of different shapes, without rows and without pixels among them.
+ITEMS = ((3, 4), (0, 2), (1, 1), (5, 2), (2, 0), (1, 5), (4, 3))
+
+
+def ragged(height=2):
+    """Items of values, boxes of `height` rows within each, and random owners."""
+    rng = np.random.default_rng(3)
+    array = Ragged("r", "eyx", ITEMS, "float32")
+    items = [rng.normal(size=shape).astype("float32") for shape in ITEMS]
+    boxes = [
+        ((number, number + 1), (start, min(start + height, rows)), (0, width))
+        for number, (rows, width) in enumerate(ITEMS)
+        for start in range(0, rows, height)
+    ]
+    return array, items, boxes, rng.integers(0, COMM.size, len(boxes))
+
+
+def fill_ragged(store, height=2):
+    array, items, boxes, owners = ragged(height)
+    store.create(array, np.array(boxes), owners)
+    for number in np.flatnonzero(owners == COMM.rank):
+        (item, _), *rest = boxes[number]
+        store.write("r", int(number), items[item][box_slices(rest)][None].copy())
+    store.barrier()
+    return array, items, boxes
+
+
+@pytest.mark.parametrize("height", [1, 2, 9])
+def test_items_of_different_shapes_are_collected(store, height):
+    """Every rank all items, then random boxes within some of them, which keep their axes."""
+    array, items, _ = fill_ragged(store, height)
+    everything = [array.item(number) for number in range(len(ITEMS))]
+    found = store.collect("r", [everything] * COMM.size)
+    for item, block in zip(items, found, strict=True):
+        assert block.shape == (1, *item.shape)
+        assert (block[0] == item).all()
+    rng = np.random.default_rng(7)
+    wanted = []
+    for _ in range(COMM.size):
+        chosen = rng.integers(0, len(ITEMS), rng.integers(0, 9)).tolist()
+        ends = [[sorted(rng.integers(0, n + 1, 2).tolist()) for n in ITEMS[number]] for number in chosen]
+        wanted.append([((n, n + 1), *map(tuple, box)) for n, box in zip(chosen, ends, strict=True)])
+    found = store.collect("r", wanted)
+    for box, block in zip(wanted[COMM.rank], found, strict=True):
+        assert block.shape == box_shape(box)
+        assert block.flags.c_contiguous
+        assert (block[0] == items[box[0][0]][box_slices(box[1:])]).all()
+    assert store.collect("r", [[]] * COMM.size) == []
+
+
+def test_parts_of_rows_can_be_written_too(store):
+    """Blocks that are several runs each."""
+    array = Ragged("r", "eyx", ((2, 3), (4, 5)), "int16")
+    whole = np.arange(20, dtype="int16").reshape(4, 5)
+    boxes = [((1, 2), (0, 4), (0, 2)), ((1, 2), (0, 4), (2, 5))]
+    owners = np.arange(2) % COMM.size
+    store.create(array, np.array(boxes), owners)
+    for number in np.flatnonzero(owners == COMM.rank):
+        store.write("r", int(number), whole[box_slices(boxes[number][1:])][None])
+    store.barrier()
+    (found,) = store.collect("r", [[array.item(1)]] * COMM.size)
+    assert (found[0] == whole).all()
+
+
+def test_an_item_of_another_shape_is_refused(store):
+    array, _, boxes, _ = ragged()
+    store.create(array, np.array(boxes), np.full(len(boxes), COMM.rank))
+    for shape in ((2, 4), (1, 3, 4), (1, 2, 3), (1, 8)):
+        with pytest.raises(ValueError, match="block 0 of r has shape"):
+            store.write("r", 0, np.zeros(shape, "float32"))
+
+
 def test_an_array_without_items(store):
     """As the masked voxels of a chunk without brain."""
     whole = np.empty((3, 0), "float32")
@@ -207,6 +280,21 @@ def test_the_staged_file_is_plain_hdf5(folder, parallel):
     with open(folder / "a.h5", "rb") as file:
         file.seek(dataset_offset(folder / "a.h5"))
         assert file.read(whole.nbytes) == whole.tobytes()
+
+
+@pytest.mark.parametrize("parallel", [False, *[True] * PARALLEL])
+def test_items_lie_end_to_end_in_the_staged_file(folder, parallel):
+    """Whichever way they are written, cut into strips: a whole item is read as one piece."""
+    store = staged(folder, parallel)
+    _, items, boxes = fill_ragged(store)
+    for number, ((item, _), *rest) in enumerate(boxes):
+        assert (store.read("r", number)[0] == items[item][box_slices(rest)]).all()
+    store.close()
+    # All have closed the file before anyone opens it in another way.
+    COMM.Barrier()
+    with h5py.File(folder / "r.h5", "r", locking=False) as file:
+        assert (file["data"][...] == np.concatenate([item.ravel() for item in items])).all()
+        assert file["data"].attrs["axes"] == "eyx"
 
 
 @pytest.mark.skipif(not PARALLEL, reason="serial h5py")
