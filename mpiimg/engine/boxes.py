@@ -8,7 +8,7 @@ many ranks there are.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +33,12 @@ def box_slices(box: Box, origin: Box | None = None) -> tuple[slice, ...]:
     """Return slices that select `box` from an array whose first item lies at the start of `origin`."""
     starts = (0,) * len(box) if origin is None else tuple(start for start, _ in origin)
     return tuple(slice(a - s, b - s) for (a, b), s in zip(box, starts, strict=True))
+
+
+def intersection(one: Box, other: Box) -> Box | None:
+    """Return the part that two boxes share, or None where they share nothing."""
+    common = tuple((max(a, c), min(b, d)) for (a, b), (c, d) in zip(one, other, strict=True))
+    return common if all(stop > start for start, stop in common) else None
 
 
 def intersections(boxes: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarray]:
@@ -228,50 +234,3 @@ def runs(indices: Iterable[int]) -> tuple[tuple[int, int], ...]:
         else:
             found.append([i, i + 1])
     return tuple((a, b) for a, b in found)
-
-
-@dataclass(frozen=True)
-class PieceTable:
-    """Ragged keyed pieces laid end to end in one flat array, in the order of their producers.
-
-    Extents are known before any piece is made, so every rank can say where a
-    piece lies. A producer is a chunk of the stage that makes the pieces; a key
-    gathers the pieces that the next stage works on together.
-
-    Parameters
-    ----------
-    producers : (pieces,) chunk that makes each piece, ascending
-    keys : (pieces,) key of each piece
-    lengths : (pieces,) items in each piece
-    """
-
-    producers: tuple[int, ...]
-    keys: tuple[int, ...]
-    lengths: tuple[int, ...]
-
-    def __post_init__(self):
-        if list(self.producers) != sorted(self.producers):
-            raise ValueError("pieces must be listed in the order of their producers")
-        if not len(self.producers) == len(self.keys) == len(self.lengths):
-            raise ValueError("producers, keys and lengths must be equally many")
-
-    @cached_property
-    def offsets(self) -> tuple[int, ...]:
-        """Where each piece starts; one more number than pieces, the last is the length of the flat array."""
-        return (0, *accumulate(self.lengths))
-
-    def of_producer(self, chunk: int) -> Box:
-        """Return the part of the flat array that chunk `chunk` of the producing stage fills."""
-        first, last = bisect_left(self.producers, chunk), bisect_right(self.producers, chunk)
-        return ((self.offsets[first], self.offsets[last]),)
-
-    def of_key(self, key: int) -> tuple[Box, ...]:
-        """Return where the pieces of `key` lie, in the order of their producers."""
-        return tuple(((self.offsets[i], self.offsets[i + 1]),) for i in self._members.get(key, ()))
-
-    @cached_property
-    def _members(self) -> dict[int, list[int]]:
-        members: dict[int, list[int]] = {}
-        for piece, key in enumerate(self.keys):
-            members.setdefault(key, []).append(piece)
-        return members

@@ -24,6 +24,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from mpiimg.engine.mpi.job import slurm_facts
+
 #: Folder in OUT_DIR with a folder of records for each scan, and the settings of all.
 LOGS = "logs"
 
@@ -165,7 +167,6 @@ def sign(run: str, timeout: float) -> dict[str, Any]:
     timeout : seconds within which its watchdog ends a run that hangs, 0 for never. An owner that cannot be
         looked up is taken for dead when it gave no sign of life for somewhat longer
     """
-    job = {name: os.environ.get(f"SLURM_{name.upper()}") for name in ("job_id", "step_id", "restart_count")}
     return {
         "run": run,
         "host": socket.gethostname(),
@@ -174,7 +175,7 @@ def sign(run: str, timeout: float) -> dict[str, Any]:
         "pids": _pid_namespace(),
         "pid": os.getpid(),
         "started": _started(os.getpid()),
-        **job,
+        **slurm_facts(),
         "lease": timeout + GRACE if timeout else 0.0,
     }
 

@@ -10,20 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from mpiimg.engine.mpi.job import environment_of_no_rank
 from mpiimg.engine.plugins import kernels as kernels_of_all_steps
 from mpiimg.engine.plugins import loaded
 from mpiimg.kernels import cache, jit
-
-#: What launchers call the variables by which a process knows that it is a rank, or a step of a job.
-OF_RANKS = ("PMI", "OMPI_", "PRTE_", "SLURM_", "MPI_LOCAL", "HYDRA_", "HYDI_")
 
 
 def missing(kernels: Iterable[str]) -> list[str]:
@@ -56,19 +53,12 @@ def compile_apart(kernels: Iterable[str]) -> None:
     with contextlib.suppress(OSError):
         subprocess.run(
             [sys.executable, "-m", "mpiimg.engine.precompile", *portable, *kernels],
-            env=_of_no_rank(os.environ),
+            env=environment_of_no_rank(Path(__file__).parents[2]),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
     compile_here(missing(kernels))
-
-
-def _of_no_rank(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment in which a process is no rank, and finds this package and the same cache."""
-    clean = {name: value for name, value in environment.items() if not name.startswith(OF_RANKS)}
-    package, given = str(Path(__file__).parents[2]), environment.get("PYTHONPATH")
-    return clean | {"PYTHONPATH": f"{package}{os.pathsep}{given}" if given else package}
 
 
 def _marker(kernel: str) -> Path:

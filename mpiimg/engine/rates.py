@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from mpiimg.engine.mpi.job import cache_folder
 from mpiimg.engine.stage import Compute, Reduce
 from mpiimg.version import __version__
 
@@ -44,8 +45,7 @@ def cpu_model(information: str = "/proc/cpuinfo") -> str:
 
 def path() -> Path:
     """Return the file that measured rates are kept in."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "mpiimg" / "rates.json"
+    return cache_folder() / "rates.json"
 
 
 def load() -> Rates:

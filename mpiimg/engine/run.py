@@ -237,6 +237,7 @@ def _furnish(recipe: Recipe, options: Options, room: _Room, asked: dict) -> None
     record = work / REQUEST
     earlier = read_request(record)
     names = output_names(recipe)
+    _spare_inputs(recipe, options, names)
     if not options.force and earlier != asked and not _takes_up(work, earlier, asked):
         present = [name for name in names if (options.out / name).exists()]
         if present:
@@ -260,6 +261,16 @@ def _furnish(recipe: Recipe, options: Options, room: _Room, asked: dict) -> None
     if earlier not in (None, asked):
         what = changes(earlier, asked)
         log.warning("%s: since the last run changed: %s; what depends on it is made again", work, what)
+
+
+def _spare_inputs(recipe: Recipe, options: Options, names: Collection[str]) -> None:
+    """Refuse to replace an input by a result, --force or not."""
+    inputs = {path.resolve() for path in recipe.files}
+    for name in names:
+        if (options.out / name).resolve() in inputs:
+            raise BadInput(
+                f"{options.out / name}: is an input, which the result would replace; choose another --out"
+            )
 
 
 def _publish(recipe: Recipe, options: Options, work: Path, executor: Executor, report: dict) -> None:

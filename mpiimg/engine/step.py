@@ -282,6 +282,8 @@ class Argument:
     of : str
         The field of the state that it brings: offered only where a chain takes it, and required where no
         step of the chain gives it before. Without it the argument is always required.
+    optional : bool
+        It is never required: without it the source finds its own, such as a tract around all exposures.
     """
 
     name: str
@@ -289,6 +291,7 @@ class Argument:
     positional: bool = False
     many: bool = False
     of: str = ""
+    optional: bool = False
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,7 @@ def _add(group, parameter: Parameter) -> None:
         default=parameter.default,
         choices=parameter.choices,
         metavar=parameter.metavar or (None if parameter.choices else parameter.type.__name__.upper()),
-        help=(parameter.help + unit + default).replace("%", "%%"),
+        help=(parameter.help.rstrip(".") + unit + default + ".").replace("%", "%%"),
         **optional,
     )
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from mpiimg.engine.log.events import EventLog, any_recent, last_events
 from mpiimg.engine.log.watchdog import Watchdog
+from mpiimg.engine.mpi.job import slurm_facts
 from mpiimg.engine.plan import Options, Recipe, StagePlan
 from mpiimg.engine.stage import Stage
 from mpiimg.errors import Exit
@@ -46,7 +47,7 @@ class Logbook:
             command=self._options.command,
             ranks=self._ranks,
             pid=os.getpid(),
-            job=os.environ.get("SLURM_JOB_ID"),
+            job=slurm_facts()["job_id"],
             stages=[[stage.name, stage.kind, len(stage.grid)] for stage in stages],
         )
         self._log.flush()
