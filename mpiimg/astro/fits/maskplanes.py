@@ -78,6 +78,15 @@ def bits(*names: str) -> int:
     return sum(1 << PLANES[name] for name in set(names))
 
 
+def no_data(shape: int | tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return image, variance and mask of pixels without data: float32 NaN, float32 infinity, int32 NO_DATA."""
+    return (
+        np.full(shape, np.nan, np.float32),
+        np.full(shape, np.inf, np.float32),
+        np.full(shape, bits("NO_DATA"), np.int32),
+    )
+
+
 def plane_cards(planes: Mapping[str, int] = PLANES) -> list[tuple[str, int, str]]:
     """Return the header cards (keyword, bit number, comment) that name the planes of a mask.
 

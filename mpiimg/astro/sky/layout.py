@@ -1,65 +1,105 @@
-"""How a survey is laid out: which exposure meets which patch, and where every piece of it lies.
+"""How a survey is laid out: which exposure meets which patch, and how coaddition cuts the patches.
 
-All of it follows from headers: a patch is cut into bands of rows, an exposure
-makes one piece for each band that its footprint meets, and the pieces of a
-band are brought together for the coadd.
+All of it follows from headers. An exposure makes one warp for each patch that it meets, on the box of tract
+pixels that it can reach there (a footprint); a patch is coadded in strips of rows, each from the rows of those
+warps that meet it.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
-from mpiimg.engine.boxes import Box, ChunkGrid, PieceTable, box_size
+from mpiimg.engine.array import Ragged
+from mpiimg.engine.boxes import Box, ChunkGrid, box_shape, box_size, intersection
 from mpiimg.engine.stage import Chunk
-from mpiimg.engine.stores import Array
 
-#: Most rows in a band of a patch, the unit of coaddition; and least rows, however many exposures meet.
-BAND_ROWS, LEAST_BAND_ROWS = 256, 32
+#: Most rows in a strip of a patch, the unit of coaddition; and least rows, however many exposures meet.
+MAX_STRIP_ROWS, MIN_STRIP_ROWS = 256, 32
 
-#: Most rows that the exposures of a patch bring to a band together, so that deep patches take no more memory.
+#: Most rows that the exposures of a patch bring to a strip together, so that deep patches take no more memory.
 INPUT_ROWS = 8192
 
-#: Bytes that Python takes for a footprint, and for a piece with its place in the tables.
-BYTES_A_FOOTPRINT, BYTES_A_PIECE = 530, 420
+#: Bytes that Python takes for a footprint, and for the part of one that meets a strip, tables included.
+FOOTPRINT_BYTES, PIECE_BYTES = 530, 420
+
+#: Types of the planes of an image, by what their names end in.
+PLANE_TYPES = {"image": "float32", "variance": "float32", "mask": "int32"}
+
+
+class Planes(NamedTuple):
+    """Arrays of pixels: of exposures ("eyx") or of warps ("fyx")."""
+
+    image: Ragged  # float32
+    variance: Ragged  # float32
+    mask: Ragged  # int32
+
+
+class PatchPlanes(NamedTuple):
+    """Arrays of pixels of patches, "pyx"."""
+
+    image: Ragged  # float32
+    variance: Ragged  # float32
+    mask: Ragged  # int32
+    nimage: Ragged  # int16
 
 
 @dataclass(frozen=True)
 class Patch:
-    """A patch of sky in one filter.
+    """A patch of sky in one band.
 
     Parameters
     ----------
-    filter : name of the filter; filters are coadded apart
-    index : (x, y) of the patch in the tract
-    outer, inner : boxes (rows, columns) in tract pixels; inner boxes tile the tract
+    band : str
+        Name of the filter; bands are coadded apart.
+    index : (int, int)
+        Column and row of the patch in the tract.
+    outer, inner : Box
+        Rows and columns in tract pixels; inner boxes tile the tract.
     """
 
-    filter: str
+    band: str
     index: tuple[int, int]
     outer: Box
     inner: Box
 
     @property
     def name(self) -> str:
+        """Its name, whatever the band."""
         return f"patch-{self.index[0]}-{self.index[1]}"
 
-    def bands(self, exposures: int = 0) -> list[Box]:
-        """Return the bands of rows that a patch of so many exposures is cut into, in tract pixels."""
-        rows = min(BAND_ROWS, max(LEAST_BAND_ROWS, INPUT_ROWS // max(1, exposures)))
+    def strips(self, exposures: int = 0) -> list[Box]:
+        """Return the strips of rows that a patch of so many exposures is cut into, in tract pixels."""
+        rows = min(MAX_STRIP_ROWS, max(MIN_STRIP_ROWS, INPUT_ROWS // max(1, exposures)))
         (first, last), columns = self.outer
         return [((row, min(row + rows, last)), columns) for row in range(first, last, rows)]
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Where an exposure meets a patch: the box of tract pixels that it can reach inside the patch."""
+    """Where an exposure meets a patch.
+
+    Parameters
+    ----------
+    exposure, patch : int
+        Their numbers.
+    box : Box
+        Tract pixels that the exposure can reach inside the patch.
+    """
 
     exposure: int
     patch: int
     box: Box
+
+
+class Strip(NamedTuple):
+    """A strip of a patch, and what meets it."""
+
+    patch: int
+    box: Box  # tract pixels
+    footprints: tuple[int, ...]  # ascending
+    rows: tuple[tuple[int, int], ...]  # of the tract, that each footprint has in the strip
 
 
 @dataclass(frozen=True)
@@ -68,139 +108,120 @@ class Layout:
 
     Parameters
     ----------
-    shapes : (rows, columns) of each exposure, in the order of visit and sensor
-    patches : that anything reaches, in the order of filter and index
-    footprints : in the order of exposure and patch
-    planes : what the names of the arrays of exposures begin with: stages between them give other names
+    shapes : tuple of (int, int)
+        Rows and columns of each exposure, in the order of band, visit and sensor.
+    patches : tuple of Patch
+        Those that anything reaches, in the order of band and index.
+    footprints : tuple of Footprint
+        In the order of exposure and patch.
     """
 
-    shapes: tuple[tuple[int, int], ...]
-    patches: tuple[Patch, ...]
-    footprints: tuple[Footprint, ...]
-    planes: str = "exposure"
+    shapes: tuple[tuple[int, int], ...] = ()
+    patches: tuple[Patch, ...] = ()
+    footprints: tuple[Footprint, ...] = ()
 
     @cached_property
-    def bands(self) -> tuple[tuple[int, Box], ...]:
-        """Every band of every patch: (patch, box). Their numbers are the keys of pieces."""
-        return tuple((number, box) for number, boxes in enumerate(self._bands) for box in boxes)
-
-    @cached_property
-    def _bands(self) -> list[list[Box]]:
-        """The bands of each patch."""
-        depths = Counter(footprint.patch for footprint in self.footprints)
-        return [patch.bands(depths[number]) for number, patch in enumerate(self.patches)]
-
-    @cached_property
-    def pieces(self) -> tuple[tuple[int, int, Box], ...]:
-        """Every piece: (footprint, band, box), in the order of footprints and bands."""
-        first = {}
-        for band, (patch, _) in enumerate(self.bands):
-            first.setdefault(patch, band)
-        found = []
+    def strips(self) -> tuple[Strip, ...]:
+        """Every strip of every patch, with the footprints that meet it."""
+        members: list[list[int]] = [[] for _ in self.patches]
         for number, footprint in enumerate(self.footprints):
-            start = first[footprint.patch]
-            top, bottom = footprint.box[0]
-            for k, band in enumerate(self._bands[footprint.patch]):
-                # Most bands of a patch lie above or below: there are too many of them to look closer.
-                if top < band[0][1] and bottom > band[0][0]:
-                    box = _common(band, footprint.box)
-                    if box is not None:
-                        found.append((number, start + k, box))
-        return tuple(found)
+            members[footprint.patch].append(number)
+        return tuple(
+            self._strip(number, box, members[number])
+            for number, patch in enumerate(self.patches)
+            for box in patch.strips(len(members[number]))
+        )
+
+    def _strip(self, patch: int, box: Box, members: list[int]) -> Strip:
+        first, last = box[0]
+        meeting = []
+        for number in members:
+            (top, bottom), _ = reach = self.footprints[number].box
+            # Most of them lie above or below: there are too many to look closer.
+            common = intersection(box, reach) if top < last and bottom > first else None
+            if common is not None:
+                meeting.append((number, common[0]))
+        return Strip(patch, box, tuple(number for number, _ in meeting), tuple(rows for _, rows in meeting))
 
     @property
     def nbytes(self) -> int:
         """Bytes that all this takes in the memory of every rank, be there few of them or many."""
-        return BYTES_A_FOOTPRINT * len(self.footprints) + BYTES_A_PIECE * len(self.pieces)
+        pieces = sum(len(strip.footprints) for strip in self.strips)
+        return FOOTPRINT_BYTES * len(self.footprints) + PIECE_BYTES * pieces
 
     @cached_property
-    def table(self) -> PieceTable:
-        """The pieces as the exchange sees them: made by exposures, gathered by bands."""
-        return PieceTable(
-            tuple(self.footprints[footprint].exposure for footprint, _, _ in self.pieces),
-            tuple(band for _, band, _ in self.pieces),
-            tuple(box_size(box) for _, _, box in self.pieces),
-        )
+    def members(self) -> tuple[tuple[int, ...], ...]:
+        """The footprints of each exposure."""
+        numbers: list[list[int]] = [[] for _ in self.shapes]
+        for number, footprint in enumerate(self.footprints):
+            numbers[footprint.exposure].append(number)
+        return tuple(map(tuple, numbers))
 
-    @cached_property
-    def exposure_starts(self) -> tuple[int, ...]:
-        """Where each exposure's pixels begin in the flat arrays of exposures; ends with their length."""
-        return _starts(rows * columns for rows, columns in self.shapes)
-
-    @cached_property
-    def band_starts(self) -> tuple[int, ...]:
-        """Where each band's pixels begin in the flat arrays of coadds; ends with their length."""
-        return _starts(box_size(box) for _, box in self.bands)
-
-    @cached_property
-    def patch_bands(self) -> tuple[range, ...]:
-        """The bands of each patch."""
-        numbers = [[] for _ in self.patches]
-        for band, (patch, _) in enumerate(self.bands):
-            numbers[patch].append(band)
-        return tuple(range(bands[0], bands[-1] + 1) for bands in numbers)
-
-    def exposure_run(self, chunk: Chunk) -> Box:
-        """Return the pixels of an exposure in the flat arrays of exposures."""
-        return ((self.exposure_starts[chunk.number], self.exposure_starts[chunk.number + 1]),)
-
-    def band_run(self, chunk: Chunk) -> Box:
-        """Return the pixels of a band in the flat arrays of coadds."""
-        return ((self.band_starts[chunk.number], self.band_starts[chunk.number + 1]),)
-
-    def patch_run(self, chunk: Chunk) -> Box:
-        """Return the pixels of a patch in the flat arrays of coadds: its bands lie end to end."""
-        bands = self.patch_bands[chunk.number]
-        return ((self.band_starts[bands.start], self.band_starts[bands.stop]),)
-
-    def footprint_runs(self, chunk: Chunk) -> tuple[Box, ...]:
-        """Return the pixels of one footprint in the flat arrays of pieces."""
-        return (((self._footprint_starts[chunk.number], self._footprint_starts[chunk.number + 1]),),)
-
-    @cached_property
-    def _footprint_starts(self) -> tuple[int, ...]:
-        """Where each footprint begins in the flat arrays of pieces: its bands lie end to end, as rows do."""
-        return _starts(box_size(footprint.box) for footprint in self.footprints)
+    # --- Chunks, and the boxes that their work reads and fills
 
     @property
     def exposure_grid(self) -> ChunkGrid:
+        """A chunk per exposure."""
         return ChunkGrid("e", (len(self.shapes),), (1,))
 
     @property
     def footprint_grid(self) -> ChunkGrid:
+        """A chunk per footprint."""
         return ChunkGrid("f", (len(self.footprints),), (1,))
 
     @property
-    def band_grid(self) -> ChunkGrid:
-        return ChunkGrid("b", (len(self.bands),), (1,))
+    def strip_grid(self) -> ChunkGrid:
+        """A chunk per strip of a patch."""
+        return ChunkGrid("s", (len(self.strips),), (1,))
 
     @property
     def patch_grid(self) -> ChunkGrid:
+        """A chunk per patch."""
         return ChunkGrid("p", (len(self.patches),), (1,))
 
-    def exposure_planes(self) -> tuple[Array, Array, Array]:
-        return _planes(self.planes, self.exposure_starts[-1])
+    def warps_of(self, chunk: Chunk) -> tuple[Box, ...]:
+        """Return the boxes of the warps of an exposure, whole ones; for a chunk per exposure."""
+        return tuple(
+            ((number, number + 1), *((0, n) for n in box_shape(self.footprints[number].box)))
+            for number in self.members[chunk.number]
+        )
 
-    def piece_planes(self) -> tuple[Array, Array, Array]:
-        return _planes("piece", self.table.offsets[-1])
+    def strip_inputs(self, chunk: Chunk) -> tuple[Box, ...]:
+        """Return the boxes of those rows of warps that meet a strip; for a chunk per strip."""
+        strip = self.strips[chunk.number]
+        boxes = []
+        for number, (first, last) in zip(strip.footprints, strip.rows, strict=True):
+            (top, _), (left, right) = self.footprints[number].box
+            boxes.append(((number, number + 1), (first - top, last - top), (0, right - left)))
+        return tuple(boxes)
 
-    def coadd_planes(self) -> tuple[Array, Array, Array, Array]:
-        length = self.band_starts[-1]
-        return (*_planes("coadd", length), Array("coadd-nimage", "s", (length,), "int16"))
+    def strip_in_patch(self, chunk: Chunk) -> Box:
+        """Return the box of a strip in the planes of patches; for a chunk per strip."""
+        patch, ((first, last), (left, right)), *_ = self.strips[chunk.number]
+        top = self.patches[patch].outer[0][0]
+        return ((patch, patch + 1), (first - top, last - top), (0, right - left))
 
+    # --- Arrays
 
-def _planes(name: str, length: int) -> tuple[Array, Array, Array]:
-    kinds = {"image": "float32", "variance": "float32", "mask": "int32"}
-    return tuple(Array(f"{name}-{plane}", "s", (length,), dtype) for plane, dtype in kinds.items())
+    def exposure_planes(self, name: str = "exposure") -> Planes:
+        """Return the arrays of the pixels of exposures, each with its own shape."""
+        return Planes(*(Ragged(f"{name}-{p}", "eyx", self.shapes, t) for p, t in PLANE_TYPES.items()))
 
+    def warp_planes(self, name: str = "warp") -> Planes:
+        """Return the arrays of the pixels of warps: an item per footprint, with the shape of its box."""
+        shapes = tuple(box_shape(footprint.box) for footprint in self.footprints)
+        return Planes(*(Ragged(f"{name}-{p}", "fyx", shapes, t) for p, t in PLANE_TYPES.items()))
 
-def _common(one: Box, other: Box) -> Box | None:
-    box = tuple((max(a, c), min(b, d)) for (a, b), (c, d) in zip(one, other, strict=True))
-    return box if all(b > a for a, b in box) else None
+    def patch_planes(self, name: str = "coadd") -> PatchPlanes:
+        """Return the arrays of the pixels of patches."""
+        types = {**PLANE_TYPES, "nimage": "int16"}
+        return PatchPlanes(*(self.patch_plane(f"{name}-{p}", t) for p, t in types.items()))
 
+    def patch_plane(self, name: str, dtype: str) -> Ragged:
+        """Return an array of one plane of all patches."""
+        return Ragged(name, "pyx", tuple(box_shape(patch.outer) for patch in self.patches), dtype)
 
-def _starts(lengths: Sequence[int]) -> tuple[int, ...]:
-    starts = [0]
-    for length in lengths:
-        starts.append(starts[-1] + length)
-    return tuple(starts)
+    @property
+    def warped_pixels(self) -> int:
+        """Pixels of all warps."""
+        return sum(box_size(footprint.box) for footprint in self.footprints)

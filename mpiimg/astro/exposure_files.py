@@ -1,0 +1,325 @@
+"""Files between the tools: calibrated exposures and warps, written and read again without a loss.
+
+A rank reads and writes the files of the chunks it owns; what they hold then lies where the steps of a chain
+expect it, so that a chain of tools gives the bits of one run.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from mpiimg.astro.constants import ZERO_POINT
+from mpiimg.astro.fits.exposure import ExposureRef, read_exposure
+from mpiimg.astro.fits.maskplanes import no_data
+from mpiimg.astro.fits.products import WARP_ENDING, Product, place_cards, read_product
+from mpiimg.astro.fits.writing import write_planes
+from mpiimg.astro.sky.layout import Planes
+from mpiimg.astro.sky.tract import Tract
+from mpiimg.astro.survey import EXPOSURE_STATS, Survey
+from mpiimg.engine.array import AnyArray, Array
+from mpiimg.engine.boxes import Box, ChunkGrid, box_size
+from mpiimg.engine.stage import Compute, Files, Found, Part, Reduce
+from mpiimg.errors import BadInput
+
+NAMES = ("IMAGE", "VARIANCE", "MASK")
+
+#: Bytes of the reason why an exposure was left out.
+REASON = 240
+
+
+# --- Why an exposure was left out -------------------------------------------------------------------------
+
+
+def reasons_array(count: int, name: str = "reasons") -> Array:
+    """Return the array of the reasons why exposures were left out, (count, REASON) uint8."""
+    return Array(name, "er", (count, REASON), "uint8")
+
+
+def reason_row(reason: str) -> np.ndarray:
+    """Return why an exposure was left out, as bytes, (1, REASON) uint8; zeros if it was not."""
+    row = np.zeros((1, REASON), np.uint8)
+    data = np.frombuffer(reason.encode()[:REASON], np.uint8)
+    row[0, : len(data)] = data
+    return row
+
+
+def reason_text(row: np.ndarray) -> str:
+    """Return the reason that :func:`reason_row` made a row of."""
+    return bytes(row).rstrip(b"\0").decode(errors="replace")
+
+
+# --- Headers and names ------------------------------------------------------------------------------------
+
+
+def exposure_names(exposures: Sequence[ExposureRef]) -> list[str]:
+    """Return a name for the calibrated file of each exposure: its own, unless misread or shared.
+
+    What names one of three files of a DECam triplet is replaced, since a calibrated exposure has one file.
+    """
+    names, taken = [], set()
+    for ref in exposures:
+        stem = re.sub(r"(?<![A-Za-z0-9])oo[iwd](?![A-Za-z0-9])", "calibrated", ref.name)
+        name, number = stem, 1
+        while name in taken:
+            number += 1
+            name = f"{stem}-{number}"
+        taken.add(name)
+        names.append(f"{name}.fits")
+    return names
+
+
+def exposure_cards(ref: ExposureRef) -> dict[str, object]:
+    """Return the cards by which :mod:`mpiimg.astro.fits.search` finds the same facts again."""
+    own = ("FILTER", "EXPTIME", "BUNIT")
+    cards = {
+        "FILTER": ref.band,
+        "EXPID": (ref.visit, "visit"),
+        "CCDNUM": (ref.sensor, "sensor"),
+        **{keyword: value for keyword, value in ref.cards if keyword not in own},
+    }
+    if ref.exptime is not None:
+        cards["EXPTIME"] = (ref.exptime, "[s]")
+    if ref.mjd is not None:
+        cards["MJD-OBS"] = (ref.mjd, "[d] start of the exposure")
+    return cards
+
+
+def calibrated_cards(ref: ExposureRef, zero_point: float, kind: str, stats: Sequence[float]) -> dict:
+    """Return the header of a calibrated exposure.
+
+    Parameters
+    ----------
+    ref : ExposureRef
+    zero_point : float
+        Magnitude of one count.
+    kind : str
+        How it was found.
+    stats : sequence of float
+        What calibration measured, as :data:`mpiimg.astro.survey.EXPOSURE_STATS` names it.
+    """
+    measured = dict(zip(EXPOSURE_STATS, stats, strict=True))
+    return {
+        **exposure_cards(ref),
+        "BUNIT": _unit(ref),
+        "MAGZERO": (zero_point, "[mag] of one count"),
+        "ZPTYPE": (kind, "how MAGZERO was found"),
+        "SKYLEVEL": (measured["sky"], "median of the sky, which has been subtracted"),
+        "SKYNOISE": (measured["noise"], "standard deviation of a pixel about it"),
+        "FWHM": (measured["fwhm"], "[pix] median of the stars"),
+        "APCORR": (measured["correction"], "flux of a star over that in 1 FWHM radius"),
+        "NSTARS": (measured["stars"], "stars measured"),
+        "CRPIXELS": (measured["cosmic_ray_pixels"], "pixels repaired from cosmic rays"),
+    }
+
+
+def _unit(ref: ExposureRef) -> str:
+    return dict(ref.cards).get("BUNIT") or "adu"
+
+
+def pixel_cards(state: Survey, number: int) -> dict:
+    """Return the header of an exposure as a chain leaves it: with what calibration found, if there was one."""
+    ref, zero_point = state.exposures[number], state.zero_points[number]
+    if state.calibrated:
+        cards = calibrated_cards(ref, zero_point, state.zero_point_kinds[number], state.stats[number])
+    else:
+        cards = {**exposure_cards(ref), "BUNIT": _unit(ref)}
+        if np.isfinite(zero_point):
+            cards["MAGZERO"] = (zero_point, "[mag] of one count")
+    return {**cards, "HISTORY": (*ref.history, *state.history)}
+
+
+def warp_cards(ref: ExposureRef, name: str, tract: Tract, patch: tuple[int, int], box: Box) -> dict:
+    """Return the header of a warp of the exposure that goes by `name`."""
+    return {
+        **exposure_cards(ref),
+        "EXPNAME": name,
+        "BUNIT": ("ct", "flux per pixel at MAGZERO"),
+        "MAGZERO": (ZERO_POINT, "[mag] of one count"),
+        **place_cards(tract, patch, box),
+    }
+
+
+def tract_header(tract: Tract, box: Box) -> str:
+    """Return the celestial coordinates of a box of a tract as header text."""
+    header = tract.wcs_of(box).to_header(relax=True)
+    return "\n".join(str(card).rstrip() for card in header.cards)
+
+
+def exposure_table(state: Survey) -> bytes:
+    """Return the table of exposures: zero point, sky, FWHM, cosmic rays, status; last those left unread.
+
+    Sky and noise are in the unit of each exposure's pixels.
+    """
+    from astropy.io import ascii
+    from astropy.table import Table
+
+    unread = [name for name, _ in state.rejected]
+    names = [ref.name for ref in state.exposures] + unread
+    stats = np.full((len(names), len(EXPOSURE_STATS)), np.nan)
+    stats[: len(state.exposures)] = state.stats
+    table = Table()
+    table["name"] = names
+    table["band"] = [ref.band for ref in state.exposures] + [""] * len(unread)
+    table["zero_point"] = [*state.zero_points, *[np.nan] * len(unread)]
+    table["zero_point_type"] = [*state.zero_point_kinds, *["NONE"] * len(unread)]
+    for column, key in enumerate(EXPOSURE_STATS[1:], 1):
+        table[key] = stats[:, column]
+    table["zero_point"].unit, table["fwhm"].unit = "mag", "pix"
+    table["status"] = [state.left_out.get(name, "used") for name in names]
+    out = io.StringIO()
+    ascii.write(table, out, format="ecsv")
+    return out.getvalue().encode()
+
+
+# --- Exposures --------------------------------------------------------------------------------------------
+
+
+def write_exposures(state: Survey, folder: Path) -> Files:
+    """Declare the FITS file of every usable exposure: its pixels as they are, its WCS as it was."""
+    names = [
+        str(folder / name) if usable else None
+        for name, usable in zip(exposure_names(state.exposures), state.usable, strict=True)
+    ]
+
+    def work(chunk, folder, *planes):
+        number = chunk.number
+        if names[number] is not None:
+            wcs = state.exposures[number].wcs
+            _write(folder / names[number], planes, wcs, pixel_cards(state, number))
+
+    return _files("write-exposures", state.layout.exposure_grid, state.pixels, work, names)
+
+
+def read_exposures(state: Survey, pixels: Planes) -> Compute:
+    """Declare the reading of exposures into `pixels`; the reason stands for one that cannot be read."""
+    layout, exposures = state.layout, state.exposures
+
+    def work(chunk):
+        ref = exposures[chunk.number]
+        try:
+            exposure = read_exposure(ref)
+        except BadInput as error:
+            return (*no_data((1, *ref.shape)), reason_row(str(error)))
+        return (exposure.image[None], exposure.variance[None], exposure.mask[None], reason_row(""))
+
+    return Compute(
+        "read-exposures",
+        layout.exposure_grid,
+        writes=(*pixels, reasons_array(len(exposures), "read-reasons")),
+        work=work,
+        depends=lambda number: {"identity": exposures[number].identity, "exposure": repr(exposures[number])},
+        weights=tuple(rows * columns for rows, columns in layout.shapes),
+    )
+
+
+class Readable(NamedTuple):
+    """Which exposures could be read: whether each was, its zero point (NaN without one), and why not."""
+
+    usable: tuple[bool, ...]
+    zero_points: tuple[float, ...]
+    left_out: dict[str, str]
+
+
+def take_zero_points(state: Survey) -> Reduce[Readable]:
+    """Take the zero points from the headers of those exposures that could be read; NaN for the others.
+
+    One that could not ends the run if the state says so, and so does it if none could.
+    """
+    exposures = state.exposures
+    points = tuple(np.nan if ref.magzero is None else ref.magzero for ref in exposures)
+
+    def finish(rows):
+        reasons = {number: reason_text(row) for number, row in enumerate(rows) if row.any()}
+        if reasons and (state.strict or len(reasons) == len(exposures)):
+            raise BadInput(reasons[min(reasons)])
+        left_out = {exposures[number].name: reason for number, reason in reasons.items()}
+        readable = Readable(
+            tuple(number not in reasons for number in range(len(exposures))),
+            tuple(np.nan if number in reasons else point for number, point in enumerate(points)),
+            left_out,
+        )
+        return Found(readable, tuple(f"left out: {text}" for text in reasons.values()), left_out=left_out)
+
+    reasons = reasons_array(len(exposures), "read-reasons")
+    return Reduce(
+        "zero-points",
+        state.layout.exposure_grid,
+        reads=(Part(reasons),),
+        work=lambda chunk, row: row[0],
+        row=(reasons.shape[1:], reasons.dtype),
+        finish=finish,
+        expected=Readable((True,) * len(exposures), points, {}),
+    )
+
+
+# --- Warps ------------------------------------------------------------------------------------------------
+
+
+def write_warps(state: Survey, folder: Path) -> Files:
+    """Declare the FITS file of every usable exposure on every patch it meets: the pixels that it can reach."""
+    layout, tract = state.layout, state.tract
+    stems = [name.removesuffix(".fits") for name in exposure_names(state.exposures)]
+    names = [
+        str(folder / f"{stems[part.exposure]}_{layout.patches[part.patch].name}{WARP_ENDING}")
+        if state.usable[part.exposure]
+        else None
+        for part in layout.footprints
+    ]
+
+    def work(chunk, folder, *planes):
+        if names[chunk.number] is None:
+            return
+        part = layout.footprints[chunk.number]
+        ref = state.exposures[part.exposure]
+        cards = warp_cards(ref, ref.name, tract, layout.patches[part.patch].index, part.box)
+        cards["HISTORY"] = (*ref.history, *state.history)
+        _write(folder / names[chunk.number], planes, tract_header(tract, part.box), cards)
+
+    return _files("write-warps", layout.footprint_grid, state.warps, work, names)
+
+
+def read_warps(state: Survey, warps: Planes) -> Compute:
+    """Declare the reading of warps, one a footprint."""
+    return read_products("read-warps", state.layout.footprint_grid, warps, state.products)
+
+
+def read_products(
+    name: str, grid: ChunkGrid, arrays: Sequence[AnyArray], products: Sequence[Product]
+) -> Compute:
+    """Declare the reading of our own files, a chunk and an item of `arrays` each."""
+
+    def work(chunk):
+        return tuple(pixels[None] for pixels in read_product(products[chunk.number]))
+
+    return Compute(
+        name,
+        grid,
+        writes=tuple(arrays),
+        work=work,
+        parameters={"identities": [product.identity for product in products]},
+        weights=tuple(box_size(product.box) for product in products),
+    )
+
+
+def _files(
+    name: str, grid: ChunkGrid, planes: Sequence[AnyArray], work, names: Sequence[str | None]
+) -> Files:
+    """Declare files, one per chunk, of whatever is not left out."""
+    return Files(
+        name,
+        grid,
+        reads=tuple(map(Part, planes)),
+        work=work,
+        names=tuple(name for name in names if name is not None),
+    )
+
+
+def _write(path: Path, planes: Sequence[np.ndarray], wcs: str, cards: dict) -> None:
+    path.parent.mkdir(exist_ok=True)
+    write_planes(path, {name: plane[0] for name, plane in zip(NAMES, planes, strict=True)}, wcs, cards)

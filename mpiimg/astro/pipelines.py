@@ -1,0 +1,19 @@
+"""The domain of sky surveys: from exposures to coadds and a catalogue."""
+
+from mpiimg.astro.sources import SOURCES
+from mpiimg.astro.survey import Survey
+from mpiimg.engine.step import Domain, Pipeline, steps_in
+
+DOMAIN = Domain(
+    name="astro",
+    state=Survey,
+    sources=SOURCES,
+    steps=steps_in("mpiimg.astro.steps"),
+    pipelines={
+        "astro": Pipeline(
+            "A sky survey from exposures to coadds and a catalogue: calibrate, warp, coadd, detect.",
+            ("calibrate", "warp", "coadd", "detect"),
+        )
+    },
+    baseline=150 << 20,
+)

@@ -1,0 +1,378 @@
+"""How chains of the survey's steps open: with exposures, or with folders of warps or patches."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mpiimg.astro.constants import ZERO_POINT
+from mpiimg.astro.exposure_files import read_exposures, read_warps, take_zero_points
+from mpiimg.astro.fits.exposure import ExposureRef, survey_order
+from mpiimg.astro.fits.headers import ReadOptions
+from mpiimg.astro.fits.products import Product, find_patches, find_warps, read_tract
+from mpiimg.astro.fits.search import find_exposures
+from mpiimg.astro.patch_files import read_patches
+from mpiimg.astro.sky.layout import Footprint, Layout, Patch
+from mpiimg.astro.sky.tract import Tract
+from mpiimg.astro.sky.wcs import footprint, footprint_box, parse_wcs
+from mpiimg.astro.survey import Survey
+from mpiimg.engine.boxes import intersection
+from mpiimg.engine.stage import Stages
+from mpiimg.engine.step import POSITIVE, Argument, NoParameters, Source, parameter
+from mpiimg.errors import BadInput
+
+EXPOSURES = Argument(
+    "exposures",
+    "The exposures: FITS files, or @list.txt with one per line; any file of a DECam triplet stands for it.",
+    positional=True,
+    many=True,
+)
+TRACT = Argument(
+    "tract",
+    "The tract (TOML) whose pixels are used; without it one is laid out around the exposures.",
+    of="tract",
+    optional=True,
+)
+
+_NO_ZERO_POINT = "has no zero point (MAGZERO); run mpiimg-calibrate, or give --zero-point"
+
+
+@dataclass(frozen=True)
+class ExposureOptions:
+    """How exposures are read, and the tract that is laid out around them."""
+
+    center: str | None = parameter(
+        None,
+        "The tract is centred on this place; without it on the middle of all exposures.",
+        unit="degrees",
+        metavar="RA,DEC",
+        of="tract",
+    )
+    pixel_scale: float = parameter(
+        0.333, "Pixels of the tract have this size.", unit="arcsec", limits=POSITIVE, of="tract"
+    )
+    patch: int = parameter(
+        2000,
+        "Patches have this side, without their border.",
+        unit="pixels",
+        limits=(1, 100_000),
+        of="tract",
+    )
+    border: int = parameter(
+        100,
+        "Patches have a border of this width, which they share with their neighbours.",
+        unit="pixels",
+        limits=(0, 10_000),
+        of="tract",
+    )
+    strict: bool = parameter(False, "One exposure that cannot be used ends the run, instead of being left out.")
+    zero_point: str | None = parameter(
+        None, "The magnitude of one count; by default card MAGZERO.", metavar="CARD|NUMBER"
+    )
+    gain: str | None = parameter(
+        None, "Electrons per count; by default card GAIN, or GAINA and GAINB.", metavar="CARD|NUMBER"
+    )
+    read_noise: str | None = parameter(
+        None,
+        "The read noise; by default card RDNOISE, or RDNOISEA and RDNOISEB.",
+        unit="electrons",
+        metavar="CARD|NUMBER",
+    )
+    saturate: str | None = parameter(
+        None,
+        "Pixels are saturated from this level on; by default card SATURATE.",
+        unit="counts",
+        metavar="CARD|NUMBER",
+    )
+    filter: str | None = parameter(
+        None, "The filter; by default the first word of card FILTER.", metavar="CARD|=NAME"
+    )
+    visit: str | None = parameter(
+        None, "The visit; by default card EXPID, VISIT or EXPNUM, else DATE-OBS.", metavar="CARD|=NAME"
+    )
+    sensor: str | None = parameter(
+        None, "The sensor; by default card CCDNUM, DETPOS, CCDNAME, CCD or DETSER.", metavar="CARD|=NAME"
+    )
+    zero_point_per: str = parameter(
+        "exposure",
+        "The zero point holds for counts of the whole exposure, or for counts per second.",
+        choices=("exposure", "second"),
+    )
+    decam_mask: str = parameter(
+        "auto",
+        "The mask of a DECam triplet (ood) holds codes or bits; auto goes by card PLVER.",
+        choices=("auto", "codes", "bits"),
+    )
+
+    @property
+    def read_options(self) -> ReadOptions:
+        """Where the facts about exposures are found."""
+        names = (field.name for field in dataclasses.fields(ReadOptions))
+        return ReadOptions(**{name: getattr(self, name) for name in names})
+
+
+# --- Exposures --------------------------------------------------------------------------------------------
+
+
+def inspect_frames(paths: Mapping[str, Any], p: ExposureOptions, taken: frozenset[str]) -> Survey:
+    """Read the headers of exposures that calibration is to read.
+
+    Raises
+    ------
+    BadInput
+        None can be used, or one cannot and `strict` is set; or none meets the tract.
+    """
+    state = _inspect_exposures(paths, p, taken, frozenset())
+    return dataclasses.replace(state, frames=state.exposures)
+
+
+def inspect_calibrated(paths: Mapping[str, Any], p: ExposureOptions, taken: frozenset[str]) -> Survey:
+    """Read the headers of calibrated exposures; they need zero points only where the chain takes these.
+
+    Raises
+    ------
+    BadInput
+        As :func:`inspect_frames`; or none has a zero point.
+    """
+    return _inspect_exposures(paths, p, taken, frozenset({"zero_points"}))
+
+
+def _inspect_exposures(
+    paths: Mapping[str, Any], p: ExposureOptions, taken: frozenset[str], needed: frozenset[str]
+) -> Survey:
+    options, rejected = p.read_options, []
+    exposures = find_exposures(paths["exposures"], options, None if p.strict else rejected)
+    if not exposures:
+        raise BadInput(rejected[0][1] if rejected else "no exposures: name at least one FITS file")
+    if taken & needed:
+        exposures, without = _with_zero_points(exposures, p.strict)
+        rejected += without
+    tract, layout = None, Layout(tuple(ref.shape for ref in exposures))
+    if "tract" in taken:
+        tract = _tract(paths.get("tract"), p, exposures)
+        layout, exposures, outside = _lay_out(exposures, tract)
+        if outside and p.strict:
+            raise BadInput(outside[0][1])
+        if not exposures:
+            raise BadInput("no exposure meets the tract; check --tract or --center")
+        rejected += outside
+    return Survey(
+        exposures=tuple(exposures),
+        tract=tract,
+        layout=layout,
+        options=options,
+        strict=p.strict,
+        rejected=tuple(rejected),
+        usable=(True,) * len(exposures),
+        sources=_identities(exposures),
+        files=tuple(path for ref in exposures for path in ref.paths),
+        warnings=tuple(f"left out: {reason}" for _, reason in rejected),
+        left_out=dict(rejected),
+        nbytes=layout.nbytes,
+    )
+
+
+def _identities(exposures: Sequence[ExposureRef]) -> dict[str, Any]:
+    """Return what tells the files of exposures from others, by path, with the sensor where it has several."""
+    paths = [str(ref.image.path) for ref in exposures]
+    sensors = Counter(paths)
+    return {
+        path if sensors[path] == 1 else f"{path}[{ref.sensor}]": ref.identity
+        for path, ref in zip(paths, exposures, strict=True)
+    }
+
+
+def _with_zero_points(exposures: Sequence[ExposureRef], strict: bool):
+    """Return the exposures that have a zero point, and (name, reason) of the others."""
+    without = [
+        (ref.name, f"{ref.image.path}: {_NO_ZERO_POINT}") for ref in exposures if ref.magzero is None
+    ]
+    having = [ref for ref in exposures if ref.magzero is not None]
+    if without and (strict or not having):
+        raise BadInput(without[0][1])
+    return having, without
+
+
+def _tract(path: str | Path | None, p: ExposureOptions, exposures: Sequence[ExposureRef]) -> Tract:
+    if path is not None:
+        return read_tract(Path(path))
+    center = None
+    if p.center is not None:
+        try:
+            ra, dec = (float(word) for word in p.center.split(","))
+        except ValueError:
+            raise BadInput(f"--center {p.center}: give RA,DEC in degrees, e.g. 150.1,2.2") from None
+        center = (ra, dec)
+    outlines = [footprint(parse_wcs(ref.wcs), ref.shape) for ref in exposures]
+    return Tract.around(outlines, center, p.pixel_scale, p.patch, p.border)
+
+
+def _lay_out(exposures: Sequence[ExposureRef], tract: Tract):
+    """Return the layout, the exposures that meet the tract, and (name, reason) of those that do not."""
+    meeting, outside, reached = [], [], []
+    for ref in exposures:
+        boxes = _boxes(ref, tract)
+        if boxes:
+            meeting.append(ref)
+            reached.append(boxes)
+        else:
+            outside.append((ref.name, f"{ref.image.path}: does not meet the tract"))
+    patches, number = _patches(
+        ((ref.band, index) for ref, boxes in zip(meeting, reached, strict=True) for index, _ in boxes), tract
+    )
+    footprints = tuple(
+        Footprint(exposure, number[ref.band, index], box)
+        for exposure, (ref, boxes) in enumerate(zip(meeting, reached, strict=True))
+        for index, box in boxes
+    )
+    return Layout(tuple(ref.shape for ref in meeting), patches, footprints), meeting, outside
+
+
+def _boxes(ref: ExposureRef, tract: Tract):
+    """Return the patches that an exposure meets, by index, and the box of tract pixels that it can reach."""
+    wcs = parse_wcs(ref.wcs)
+    touched = tract.touched(wcs, ref.shape)
+    if not touched:
+        return []
+    reach = footprint_box(wcs, ref.shape, tract.wcs)
+    boxes = ((index, intersection(tract.outer(index), reach)) for index in touched)
+    return [(index, box) for index, box in boxes if box is not None]
+
+
+def _patches(keys: Iterable[tuple[str, tuple[int, int]]], tract: Tract):
+    """Return patches by band and place, and the number of each (band, index)."""
+    order = {index: number for number, index in enumerate(tract.patches)}
+    ordered = sorted(set(keys), key=lambda key: (key[0], order[key[1]]))
+    patches = tuple(Patch(band, index, tract.outer(index), tract.inner(index)) for band, index in ordered)
+    return patches, {key: number for number, key in enumerate(ordered)}
+
+
+def read_calibrated(state: Survey, p: ExposureOptions, taken: frozenset[str]) -> Stages[Survey]:
+    """Read calibrated exposures, and take the zero points of those that could be read."""
+    pixels = state.layout.exposure_planes("read-exposure")
+    yield read_exposures(state, pixels)
+    readable = yield take_zero_points(state)
+    return dataclasses.replace(
+        state,
+        pixels=pixels,
+        usable=readable.usable,
+        zero_points=readable.zero_points,
+        left_out={**state.left_out, **readable.left_out},
+    )
+
+
+# --- Warps and patches ------------------------------------------------------------------------------------
+
+
+def inspect_warps(paths: Mapping[str, Any], p: NoParameters, taken: frozenset[str]) -> Survey:
+    """Read the headers of the warps in a folder and lay out the patches that they are of.
+
+    Raises
+    ------
+    BadInput
+        There are none, no tract.toml, or they do not belong together.
+    """
+    folder = Path(paths["warps"])
+    tract, warps = find_warps(folder)
+    exposures = sorted({_exposure(product): product for product in warps}.values(), key=survey_order)
+    number = {_exposure(product): i for i, product in enumerate(exposures)}
+    patches, index = _patches(((product.band, product.patch) for product in warps), tract)
+    warps.sort(key=lambda product: (number[_exposure(product)], index[product.band, product.patch]))
+    footprints = tuple(
+        Footprint(number[_exposure(product)], index[product.band, product.patch], product.box)
+        for product in warps
+    )
+    out = paths.get("out")
+    return _of_products(
+        warps,
+        exposures=tuple(exposures),
+        usable=(True,) * len(exposures),
+        zero_points=(ZERO_POINT,) * len(exposures),
+        tract=tract,
+        layout=Layout((), patches, footprints),
+        own_tract=out is not None and Path(out).resolve() == folder.resolve(),
+    )
+
+
+def _exposure(product: Product) -> tuple[str, str, str]:
+    return product.band, product.visit, product.sensor
+
+
+def read_warp_files(state: Survey, p: NoParameters, taken: frozenset[str]) -> Stages[Survey]:
+    """Read warps, each into the place of its footprint."""
+    warps = state.layout.warp_planes("read-warp")
+    yield read_warps(state, warps)
+    return dataclasses.replace(state, warps=warps)
+
+
+def inspect_patches(paths: Mapping[str, Any], p: NoParameters, taken: frozenset[str]) -> Survey:
+    """Read the headers of the patches in a folder.
+
+    Raises
+    ------
+    BadInput
+        There are none, no tract.toml, or they do not belong together.
+    """
+    tract, products = find_patches(Path(paths["patches"]))
+    patches, index = _patches(((product.band, product.patch) for product in products), tract)
+    products.sort(key=lambda product: index[product.band, product.patch])
+    return _of_products(products, tract=tract, layout=Layout((), patches), own_tract=True)
+
+
+def read_patch_files(state: Survey, p: NoParameters, taken: frozenset[str]) -> Stages[Survey]:
+    """Read patches."""
+    patches = state.layout.patch_planes("read-coadd")
+    yield read_patches(state, patches)
+    return dataclasses.replace(state, patches=patches)
+
+
+def _of_products(products: Sequence[Product], **about: Any) -> Survey:
+    """Return the state of a chain that begins with our own files."""
+    return Survey(
+        products=tuple(products),
+        sources={str(product.path): product.identity for product in products},
+        files=tuple(product.path for product in products),
+        nbytes=about["layout"].nbytes,
+        **about,
+    )
+
+
+# --- Declarations -----------------------------------------------------------------------------------------
+
+SOURCES = (
+    Source(
+        "exposures that calibrate reads itself",
+        gives=("frames", "tract"),
+        arguments=(EXPOSURES, TRACT),
+        inspect=inspect_frames,
+        parameters=ExposureOptions,
+    ),
+    Source(
+        "calibrated exposures",
+        gives=("pixels", "zero_points", "tract"),
+        arguments=(EXPOSURES, TRACT),
+        inspect=inspect_calibrated,
+        stages=read_calibrated,
+        parameters=ExposureOptions,
+    ),
+    Source(
+        "a folder of warps",
+        gives=("warps", "tract"),
+        arguments=(Argument("warps", "The folder that mpiimg-warp wrote.", positional=True),),
+        inspect=inspect_warps,
+        stages=read_warp_files,
+    ),
+    Source(
+        "a folder of patches",
+        gives=("patches", "tract"),
+        arguments=(
+            Argument("patches", "The folder that mpiimg-coadd or mpiimg-astro wrote.", positional=True),
+        ),
+        inspect=inspect_patches,
+        stages=read_patch_files,
+    ),
+)
