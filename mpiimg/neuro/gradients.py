@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +25,13 @@ class Gradients:
     bvals : (V,) s/mm^2; 0 where the bvec of an unweighted volume is no unit vector, as dipy does
     bvecs : (V, 3) in FSL's frame: voxel axes, x negated where the affine's determinant is positive
     b0_threshold : volumes at or below it count as unweighted, s/mm^2
+    path : of the file with the b-values, for messages
     """
 
     bvals: tuple[float, ...]
     bvecs: tuple[tuple[float, float, float], ...]
     b0_threshold: float
+    path: str = field(default="", compare=False)
 
     @property
     def b0(self) -> tuple[int, ...]:
@@ -103,7 +105,9 @@ def read_gradients(
         off[bad] = False
         warnings.append(f"{bvecs_path}: {bad.size} bvecs were rescaled to unit length")
     bvals, bvecs = np.where(off, 0.0, bvals), np.where(off[:, None], 0.0, bvecs)
-    table = Gradients(tuple(bvals.tolist()), tuple(map(tuple, bvecs.tolist())), float(b0_threshold))
+    table = Gradients(
+        tuple(bvals.tolist()), tuple(map(tuple, bvecs.tolist())), float(b0_threshold), str(bvals_path)
+    )
     return table, warnings
 
 

@@ -5,32 +5,28 @@ Both give the bits of dipy's functions, PIESNO slice by slice.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid
-from mpiimg.engine.stage import Need, Parameter, Stage, reduction
-from mpiimg.engine.stores import Array
+from mpiimg.engine.rates import chunk_sample
+from mpiimg.engine.stage import Found, Part, Reduce, Stages
 from mpiimg.errors import BadInput
 from mpiimg.neuro.images import finite, slice_grid, value_bytes
+from mpiimg.neuro.masks import volume
 from mpiimg.neuro.nifti import Image
+from mpiimg.neuro.samples import Sample, image_of
+from mpiimg.neuro.subject import Noise
 
 PAPER = "PIESNO: Koay et al. 2009, doi:10.1016/j.jmr.2009.03.005"
 
-PARAMETERS = (
-    Parameter(
-        "sigma",
-        "auto",
-        "noise level of the magnitude image: a number, or how to estimate it: piesno (by slice, from the "
-        "background), estimate (by volume, from local differences), auto (piesno, or estimate where the "
-        "background was zeroed)",
-        str,
-        "image units",
-        metavar="auto|estimate|piesno|NUMBER",
-    ),
-    Parameter(
-        "coils", None, "receiver coils of the noise distribution (piesno: 1; estimate: no correction)", int
-    ),
-)
+#: CPU-seconds per voxel of a series.
+RATES: Mapping[str, tuple[float, str]] = {
+    "piesno": (2.0e-9, "mpiimg.neuro.noise:sample_piesno"),
+    "estimate": (1.2e-8, "mpiimg.neuro.noise:sample_estimate"),
+}
 
 #: Share of exact zeros outside the mask above which the background is not noise.
 MOST_ZEROS = 0.10
@@ -63,7 +59,8 @@ def parse(text: str) -> str | float:
 
     Raises
     ------
-    BadInput : neither
+    BadInput
+        It is neither.
     """
     if text in ("auto", "piesno", "estimate"):
         return text
@@ -82,6 +79,7 @@ def check_coils(method: str | float, coils: int | None) -> None:
     Raises
     ------
     BadInput
+        It knows none.
     """
     if coils is None or not isinstance(method, str):
         return
@@ -91,10 +89,49 @@ def check_coils(method: str | float, coils: int | None) -> None:
         raise BadInput(f"--coils {coils}: PIESNO needs at least one; --sigma estimate works without")
 
 
-def background(image: Image, dwi: Array, mask: Array, method: str) -> Stage:
-    """Count exact zeros outside the mask: released data often have their background zeroed."""
+def noise_level(
+    image: Image, dwi: Array, mask: Array, method: str | float, coils: int | None
+) -> Stages[Noise]:
+    """Yield how the noise level is found.
 
-    def partial(chunk, block, mask_block):
+    Parameters
+    ----------
+    image : Image
+        Whose values `dwi` holds.
+    dwi : Array
+        (V, z, y, x).
+    mask : Array
+        (z, y, x), not 0 inside.
+    method : str or float
+        As from :func:`parse`.
+    coils : int, optional
+        Receiver coils of the noise distribution.
+    """
+    if not isinstance(method, str):
+        return Noise(np.full((1, 1), method), "given")
+    if method != "estimate":
+        # None stands for what nobody knows yet: a plan has every stage that may come.
+        has_background = yield background(image, dwi, mask, method)
+        sigma = None
+        if has_background is not False:
+            sigma = yield piesno(image, dwi, mask, coils or 1, method)
+        if sigma is not None:
+            return Noise(sigma, "piesno")
+    sigma = yield estimate(image, dwi, coils or 0)
+    return Noise(sigma, "estimate")
+
+
+def background(image: Image, dwi: Array, mask: Array, method: str) -> Reduce[bool]:
+    """Count exact zeros outside the mask: released data often have their background zeroed.
+
+    Returns
+    -------
+    Reduce
+        Whether there is a noise background. Its end raises BadInput where there is none and `method` is
+        "piesno".
+    """
+
+    def work(chunk, block, mask_block):
         values = finite(image.scaled(block[0]))[mask_block == 0]
         return values.size, np.count_nonzero(values == 0)
 
@@ -102,24 +139,35 @@ def background(image: Image, dwi: Array, mask: Array, method: str) -> Stage:
         outside, zeros = rows.sum(axis=0)
         share = zeros / outside if outside else 1.0
         if share <= MOST_ZEROS:
-            return {"noise_method": "piesno"}
-        said = f"{share:.0%} of the voxels outside the mask are exact zeros: no noise background for PIESNO"
-        return _without_background(image, method, said)
+            return Found(True)
+        reason = f"{share:.0%} of the voxels outside the mask are exact zeros: no noise background for PIESNO"
+        return Found(False, warnings=(_without_background(image, method, reason),))
 
-    grid = slice_grid(dwi.shape, np.dtype(dwi.dtype).itemsize)
-    return reduction(
-        "background", grid, (Need(dwi), Need(mask)), partial, ((2,), "int64"), finish, {"method": method}
+    return Reduce(
+        "background",
+        slice_grid(dwi.shape, np.dtype(dwi.dtype).itemsize),
+        reads=(Part(dwi), Part(mask)),
+        work=work,
+        row=((2,), "int64"),
+        finish=finish,
+        parameters={"method": method},
     )
 
 
-def piesno(image: Image, dwi: Array, mask: Array, coils: int, method: str) -> Stage:
+def piesno(image: Image, dwi: Array, mask: Array, coils: int, method: str) -> Reduce[np.ndarray]:
     """Estimate the noise of each slice from the voxels whose signal over all volumes is noise alone.
 
     What PIESNO takes for noise must lie outside the mask: in an image without
     air around the head it finds the flattest tissue instead, and is not used.
+
+    Returns
+    -------
+    Reduce
+        The noise level by slice, (1, nz) float64; None where it finds none outside the mask, and then its end
+        raises BadInput if `method` is "piesno".
     """
 
-    def partial(chunk, block, mask_block):
+    def work(chunk, block, mask_block):
         from mpiimg.neuro.kernels import piesno
 
         sigma, noise = piesno.piesno(finite(image.scaled(block[:, 0])), coils)
@@ -129,55 +177,62 @@ def piesno(image: Image, dwi: Array, mask: Array, coils: int, method: str) -> St
         sigma, voxels, inside = rows[:, 0], rows[:, 1].sum(), rows[:, 2].sum()
         good = np.isfinite(sigma) & (sigma > 0)
         if not good.any() or inside > MOST_INSIDE * voxels:
-            return _without_background(image, method, "PIESNO finds no noise outside the brain mask")
-        warnings = []
+            reason = "PIESNO finds no noise outside the brain mask"
+            return Found(None, warnings=(_without_background(image, method, reason),))
+        warnings = ()
         if not good.all():
-            warnings = [
+            warnings = (
                 f"{image.path}: PIESNO finds no noise in {np.count_nonzero(~good)} slices; "
-                "they take the median of the others"
-            ]
-        return {"sigma": np.where(good, sigma, np.median(sigma[good]))[None, :], "warnings": warnings}
+                "they take the median of the others",
+            )
+        return Found(np.where(good, sigma, np.median(sigma[good]))[None, :], warnings)
 
-    grid = ChunkGrid("z", (image.shape[-3],), (1,))
-    parameters = {"coils": coils, "method": method}
-    reads = (Need(dwi), Need(mask))
-    known = {
-        "cost": ("piesno", float(np.prod(dwi.shape))),
+    return Reduce(
+        "piesno",
+        ChunkGrid("z", (image.shape[-3],), (1,)),
+        reads=(Part(dwi), Part(mask)),
+        work=work,
+        row=((3,), "float64"),
+        finish=finish,
+        parameters={"coils": coils, "method": method},
+        cost=("piesno", float(np.prod(dwi.shape))),
         # Values, those of them that share their leading bits or are sorted, and counts by digit.
-        "scratch": dwi.shape[0] * dwi.shape[2] * dwi.shape[3] * (value_bytes(image) + 8) + (2 << 20),
-    }
-    return reduction("piesno", grid, reads, partial, ((3,), "float64"), finish, parameters, **known)
+        scratch=dwi.shape[0] * dwi.shape[2] * dwi.shape[3] * (value_bytes(image) + 8) + (2 << 20),
+        expected=np.ones((1, 1)) if method == "piesno" else None,
+    )
 
 
-def _without_background(image: Image, method: str, said: str) -> dict:
-    """Go over to the estimate by volume, with a warning; refuse where the user asked for PIESNO."""
+def _without_background(image: Image, method: str, reason: str) -> str:
+    """Return the warning that the estimate by volume is taken; refuse where the user asked for PIESNO."""
     if method == "piesno":
-        raise BadInput(f"{image.path}: {said}; use --sigma estimate or --sigma NUMBER")
-    return {
-        "noise_method": "estimate",
-        "warnings": [
-            f"{image.path}: {said}; the noise level is estimated volume by volume, a biased guess: "
-            "give --sigma NUMBER if you know it"
-        ],
-    }
+        raise BadInput(f"{image.path}: {reason}; use --sigma estimate or --sigma NUMBER")
+    return (
+        f"{image.path}: {reason}; the noise level is estimated volume by volume, a biased guess: "
+        "give --sigma NUMBER if you know it"
+    )
 
 
-def estimate(image: Image, dwi: Array, coils: int) -> Stage:
-    """Estimate the noise of each volume from the differences between neighbours."""
+def estimate(image: Image, dwi: Array, coils: int) -> Reduce[np.ndarray]:
+    """Estimate the noise of each volume from the differences between neighbours.
 
-    def partial(chunk, block):
-        return _estimate_sigma(finite(image.scaled(block[0])), coils)
-
-    def finish(rows):
-        return {"sigma": np.asarray(rows)[:, None]}
-
-    grid = ChunkGrid("v", (image.shape[0],), (1,))
-    known = {
-        "cost": ("estimate", float(np.prod(dwi.shape))),
-        "scratch": int(np.prod(dwi.shape[1:])) * (value_bytes(image) + 8)
+    Returns
+    -------
+    Reduce
+        The noise level by volume, (V, 1) float64.
+    """
+    return Reduce(
+        "noise",
+        ChunkGrid("v", (image.shape[0],), (1,)),
+        reads=(Part(dwi),),
+        work=lambda chunk, block: _estimate_sigma(finite(image.scaled(block[0])), coils),
+        row=((), "float64"),
+        finish=lambda rows: Found(np.asarray(rows)[:, None]),
+        parameters={"coils": coils},
+        cost=("estimate", float(np.prod(dwi.shape))),
+        scratch=int(np.prod(dwi.shape[1:])) * (value_bytes(image) + 8)
         + 3 * SLICES * int(np.prod(dwi.shape[2:])) * 8,
-    }
-    return reduction("noise", grid, (Need(dwi),), partial, ((), "float64"), finish, {"coils": coils}, **known)
+        expected=np.ones((1, 1)),
+    )
 
 
 def _estimate_sigma(values: np.ndarray, coils: int) -> float:
@@ -200,3 +255,16 @@ def _estimate_sigma(values: np.ndarray, coils: int) -> float:
         around = around[first - start : last - start]
         squares[first:last] = (np.sqrt(6 / 7) * (values[first:last] - 1 / 6 * around)) ** 2
     return np.float32(np.sqrt(np.mean(squares.ravel()) / ESTIMATE_CORRECTION[coils]))
+
+
+def sample_piesno() -> Sample:
+    """Look for noise in a slice of a series; voxels."""
+    image, voxels = image_of((32, 1, 96, 96))
+    stage = piesno(image, image.array("dwi"), volume(image, "mask", "uint8"), 1, "auto")
+    return chunk_sample(stage, 0, voxels, np.zeros((1, 96, 96), np.uint8))
+
+
+def sample_estimate() -> Sample:
+    """Estimate the noise of a volume; voxels."""
+    image, voxels = image_of((1, 32, 64, 64))
+    return chunk_sample(estimate(image, image.array("dwi"), 0), 0, voxels)

@@ -101,6 +101,8 @@ class Subject:
         The file of a mask that the user gave.
     companions : mapping of str to bytes
         Gradient files by ending (.bval, .bvec), to be copied beside a denoised image.
+    result : object
+        What the last function of a user's made; a dataclass of mpiimg.functions.
     """
 
     stem: str
@@ -114,6 +116,7 @@ class Subject:
     maps: Maps | None = None
     mask_image: Image | None = None
     companions: Mapping[str, bytes] = field(default_factory=dict)
+    result: Any = None
     inputs: tuple[Input, ...] = ()
     sources: Mapping[str, Any] = field(default_factory=dict)
     files: tuple[Path, ...] = ()

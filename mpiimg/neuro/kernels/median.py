@@ -385,3 +385,11 @@ def _count_within(keys, low, high):
     for i in range(keys.size):
         n += np.int32((keys[i] >= low) & (keys[i] <= high))
     return n
+
+
+def precompile() -> None:
+    """Call the filter on a tiny input of each type that the brain mask gives it."""
+    block = np.random.default_rng(0).random((7, 6, 5), dtype=np.float32)
+    median_filter(block, 1)
+    # Wider than a tile: what a tile puts out is then not contiguous, and a type of its own.
+    median_filter(np.random.default_rng(0).random((3, 2, TILE[2] + 1), dtype=np.float32), 1)

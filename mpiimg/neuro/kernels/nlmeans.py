@@ -523,3 +523,12 @@ def _validate(padded, sigma, mask, patch_radius, block_radius):
         raise ValueError(f"sigma must have one value a padded slice, {expected[:1]}: got {sigma.shape}")
     if not np.all(np.isfinite(sigma) & (sigma >= 0)):
         raise ValueError("sigma must be finite and not negative")
+
+
+def precompile() -> None:
+    """Call the kernels on a tiny input, with either noise and small and larger patches."""
+    inside = np.ones((2, 3, 4), dtype=bool)
+    for patch_radius, block_radius in ((1, 5), (2, 5)):
+        padded = np.ones([n + 2 * block_radius for n in inside.shape], dtype=np.float32)
+        for rician in (True, False):
+            nonlocal_means(padded, np.ones(len(padded)), inside, patch_radius, block_radius, rician)

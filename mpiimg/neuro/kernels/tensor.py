@@ -632,3 +632,15 @@ def _add_squares(measured, row, beta, total):
         value = value + x5 * b[5 * LANES + lane] + x6 * b[6 * LANES + lane]
         difference = measured[lane] - exp64(value)
         total[lane] += difference * difference
+
+
+def precompile() -> None:
+    """Call the kernels on a tiny input of each type that the fit gives them."""
+    bvecs = np.vstack([np.zeros((1, 3)), np.eye(3), (1 - np.eye(3)) / np.sqrt(2)])
+    design = design_matrix(np.array([0.0] + [1000.0] * 6), bvecs)
+    for dtype in (np.float32, np.float64):
+        signal = np.exp(-np.ones((7, 3))).astype(dtype)
+        for fitter in (fit_ols, fit_wls):
+            parameters = fitter(signal, design)
+            tensor_maps(parameters, min_diffusivity(design))
+            fit_residual(signal, design, parameters)

@@ -320,6 +320,6 @@ STEP = Step(
     inspect=inspect,
     stages=stages,
     outputs=(Output("mask", write, documents=documents),),
-    kernels=("mpiimg.neuro.kernels.median:precompile", "mpiimg.neuro.kernels.otsu:precompile"),
+    kernels=("mpiimg.neuro.kernels.median:precompile",),
     rates={"median": (3.3e-9, "mpiimg.neuro.steps.mask:sample_median")},
 )

@@ -1,0 +1,75 @@
+"""Copying an image into a staged HDF5 file, which any rank reads in any order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mpiimg.engine.array import Array
+from mpiimg.engine.inputs import parallel
+from mpiimg.engine.plan import Recipe
+from mpiimg.engine.stage import Compute, Part, Stages
+from mpiimg.engine.stores import DATASET
+from mpiimg.neuro.images import inflate, slice_grid
+from mpiimg.neuro.nifti import Image, Voxels, open_image, staged_attributes
+from mpiimg.neuro.pipelines import DOMAIN
+from mpiimg.neuro.subject import identity
+
+
+def inspect(dwi: str | Path) -> Image:
+    """Read the header of a diffusion image.
+
+    Raises
+    ------
+    BadInput
+        It cannot be used.
+    """
+    return open_image(Path(dwi), 4, "diffusion image")
+
+
+def stage_recipe(image: Image, staged: str | Path, parameters: Mapping[str, Any]) -> Recipe:
+    """Return the recipe of the copy.
+
+    Parameters
+    ----------
+    image : Image
+        The image to copy.
+    staged : str or Path
+        The file to write (.h5); the run's folder of results is the folder that it lies in.
+    parameters : mapping
+        What run.json says of the run.
+    """
+    target = Path(staged)
+    # An array is staged in a file of its own name; a stream goes straight into the one that is the result.
+    voxels = Voxels(image, DATASET if image.kind == "nii.gz" else "input")
+
+    def stages() -> Stages[None]:
+        yield inflate(voxels) if not voxels.parallel else _copy(voxels.array, image.array(DATASET))
+
+    return Recipe(
+        tool="mpiimg-stage",
+        stem=target.stem,
+        inputs=parallel((voxels,)),
+        stages=stages,
+        documents=lambda state: {},
+        parameters=parameters,
+        sources={"image": identity(image)},
+        record=f"{target.name}.json",
+        staged_outputs={DATASET: (target.name, staged_attributes(image))},
+        rates={name: seconds for name, (seconds, _) in DOMAIN.rates.items()},
+        files=voxels.files,
+    )
+
+
+def _copy(source: Array, written: Array) -> Compute:
+    """Declare a copy chunk by chunk, voxels as they are."""
+    return Compute(
+        f"copy-{written.name}",
+        slice_grid(source.shape, np.dtype(source.dtype).itemsize),
+        reads=(Part(source),),
+        writes=(written,),
+        work=lambda chunk, block: (block,),
+    )
