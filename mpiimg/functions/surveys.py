@@ -5,16 +5,28 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from mpiimg.astro.fits.exposure import ExposureRef
-from mpiimg.astro.fits.maskplanes import bits
-from mpiimg.astro.sky.layout import Layout
-from mpiimg.astro.steps.coadd import EXCLUDED, no_data, stack_pieces
-from mpiimg.engine.stage import Need, Stage
-from mpiimg.functions.declare import Function, Refused, held_to
+from mpiimg.astro.constants import ZERO_POINT
+from mpiimg.astro.exposure_files import write_exposures
+from mpiimg.astro.fits.exposure import ExposureRef, read_exposure
+from mpiimg.astro.fits.maskplanes import bits, no_data
+from mpiimg.astro.fits.writing import history
+from mpiimg.astro.patch_files import PatchOptions, write_patches
+from mpiimg.astro.sky.layout import Patch, PatchPlanes, Planes
+from mpiimg.astro.steps.coadd import EXCLUDED, stack_pieces
+from mpiimg.astro.survey import Survey, tract_document
+from mpiimg.engine.boxes import box_shape
+from mpiimg.engine.stage import At, Compute, Part, Pieces, Stages
+from mpiimg.engine.step import Inspection, NoParameters, Output, Step
+from mpiimg.errors import BadInput
+from mpiimg.functions.declare import Function, Refused, explained, held_to
+
+#: Pixels per side that a function is tried on.
+TRIED = 256
 
 #: Types of image, variance and mask.
 DTYPES = ("float32", "float32", "int32")
@@ -85,101 +97,226 @@ def exposure_header(ref: ExposureRef, zero_point: float | None) -> dict[str, Any
     }
 
 
-def renamed(layout: Layout, name: str) -> Layout:
-    """Return the layout whose arrays of exposures are those that stage `name` writes."""
-    return dataclasses.replace(layout, planes=f"udf-{name}")
+# --- Over exposures ---------------------------------------------------------------------------------------
 
 
-def filter_exposures(
-    layout: Layout,
-    exposures: Sequence[ExposureRef],
-    function: Function,
-    name: str,
-    zero_points: Sequence[float | None],
-    left_out: Mapping[str, str],
-    seconds: float,
-) -> Stage:
-    """Declare a function over all exposures; those that were left out are left alone.
+def filter_exposures(state: Survey, function: Function, name: str, seconds: float, pixels: Planes) -> Compute:
+    """Declare a function over all exposures; those that cannot be used are left alone.
 
     Parameters
     ----------
-    name : of the stage; the arrays written are those of :func:`renamed`
-    zero_points : magnitudes, as far as known
-    left_out : names of exposures, and why
-    seconds : CPU time a pixel
+    state : Survey
+    function : Function
+    name : str
+        Of the stage.
+    seconds : float
+        CPU time per pixel.
+    pixels : Planes
+        Written.
     """
+    layout, exposures = state.layout, state.exposures
 
     def work(chunk, *blocks):
-        number, ref = chunk.number, exposures[chunk.number]
-        planes = [block[0].reshape(layout.shapes[number]) for block in blocks]
-        if ref.name not in left_out:
-            planes = filtered(function, planes, exposure_header(ref, zero_points[number]))
-        return tuple(np.ravel(plane) for plane in planes)
+        number = chunk.number
+        if not state.usable[number]:
+            return blocks
+        header = exposure_header(exposures[number], state.zero_points[number])
+        return tuple(plane[None] for plane in filtered(function, [block[0] for block in blocks], header))
 
-    def place(chunk):
-        return (layout.exposure_run(chunk),)
+    def depends(number):
+        return {
+            "header": repr(exposures[number]),
+            "zero_point": state.zero_points[number],
+            "usable": state.usable[number],
+        }
 
-    written = renamed(layout, name).exposure_planes()
     sizes = tuple(rows * columns for rows, columns in layout.shapes)
-    return Stage(
-        f"udf-{name}",
-        "map",
+    return Compute(
+        name,
         layout.exposure_grid,
-        tuple(Need(array, place=place) for array in layout.exposure_planes()),
-        written,
-        work,
-        {
-            **function.provenance(),
-            "headers": [repr(ref) for ref in exposures],
-            "zero_points": list(zero_points),
-            "left_out": sorted(left_out),
-        },
+        reads=tuple(map(Part, state.pixels)),
+        writes=tuple(pixels),
+        work=work,
+        parameters=function.provenance(),
+        depends=depends,
         weights=sizes,
-        place={array.name: layout.exposure_run for array in written},
         cost=("second", seconds * sum(sizes)),
     )
 
 
-def combine_bands(layout: Layout, function: Function, name: str, seconds: float) -> Stage:
-    """Declare a function over the exposures of every band of every patch, in place of our coadd.
+# --- Over patches -----------------------------------------------------------------------------------------
+
+
+def combine_strips(
+    state: Survey, function: Function, name: str, seconds: float, patches: PatchPlanes
+) -> Compute:
+    """Declare a function over the exposures of every strip of every patch, in place of our coadd.
 
     Parameters
     ----------
-    seconds : CPU time a pixel of an exposure
+    state : Survey
+    function : Function
+    name : str
+        Of the stage.
+    seconds : float
+        CPU time per pixel of an exposure.
+    patches : PatchPlanes
+        Written.
     """
-    members: dict[int, list[int]] = {}
-    for piece, (_, band, _) in enumerate(layout.pieces):
-        members.setdefault(band, []).append(piece)
+    layout = state.layout
 
     def work(chunk, images, variances, masks):
-        patch, box = layout.bands[chunk.number]
-        pieces = members.get(chunk.number, [])
-        if not pieces:
-            (top, bottom), (left, right) = box
-            return no_data((bottom - top) * (right - left))
-        stack = stack_pieces(layout, box, pieces, images, variances, masks)
-        planes = combined(function, stack, dict(zip("yx", box, strict=True)), band_header(layout, patch))
-        return tuple(plane.ravel() for plane in planes)
+        strip = layout.strips[chunk.number]
+        if not strip.footprints:
+            shape = (1, *box_shape(strip.box))
+            return (*no_data(shape), np.zeros(shape, np.int16))
+        stack = stack_pieces(layout, chunk.number, images, variances, masks)
+        bounds, header = dict(zip("yx", strip.box, strict=True)), patch_header(layout.patches[strip.patch])
+        return tuple(plane[None] for plane in combined(function, stack, bounds, header))
 
-    outputs = layout.coadd_planes()
-    return Stage(
-        f"udf-{name}",
-        "regroup",
-        layout.band_grid,
-        tuple(
-            Need(array, place=lambda chunk: layout.table.of_key(chunk.number))
-            for array in layout.piece_planes()
-        ),
-        outputs,
-        work,
-        function.provenance(),
-        weights=tuple(1 + len(members.get(band, ())) for band in range(len(layout.bands))),
-        place={array.name: layout.band_run for array in outputs},
-        cost=("second", seconds * layout.table.offsets[-1]),
+    return Compute(
+        name,
+        layout.strip_grid,
+        reads=tuple(Pieces(array, layout.strip_inputs) for array in state.warps),
+        writes=tuple(At(array, layout.strip_in_patch) for array in patches),
+        work=work,
+        parameters=function.provenance(),
+        weights=tuple(1 + len(strip.footprints) for strip in layout.strips),
+        cost=("second", seconds * layout.warped_pixels),
     )
 
 
-def band_header(layout: Layout, number: int) -> dict[str, Any]:
+def patch_header(patch: Patch) -> dict[str, Any]:
     """Return what a function may know of a patch."""
-    patch = layout.patches[number]
-    return {"FILTER": patch.filter, "PATCHX": patch.index[0], "PATCHY": patch.index[1], "MAGZERO": 27.0}
+    return {
+        "FILTER": patch.band,
+        "PATCHX": patch.index[0],
+        "PATCHY": patch.index[1],
+        "MAGZERO": ZERO_POINT,
+    }
+
+
+# --- The trial --------------------------------------------------------------------------------------------
+
+
+def try_on_survey(function: Function, state: Survey) -> float:
+    """Call a function on a small frame, or on three that overlap; return CPU time per pixel.
+
+    Raises
+    ------
+    BadInput
+        It raises, or returns what it must not.
+    """
+    from mpiimg.functions.trial import quiet, taken_by
+
+    over_exposures = function.declared.over == "exposures"
+    planes = _frame(state) if over_exposures else _overlap()
+    size = " x ".join(map(str, planes[0].shape))
+    tried = f"tried on {'a frame' if over_exposures else 'exposures'} of {size} float32"
+
+    def call():
+        copies = [plane.copy() for plane in planes]
+        if over_exposures:
+            ref = state.exposures[0]
+            return filtered(function, copies, exposure_header(ref, ref.magzero))
+        bounds = {"y": (0, planes[0].shape[1]), "x": (0, planes[0].shape[2])}
+        return combined(function, copies, bounds, patch_header(state.layout.patches[0]))
+
+    try:
+        with quiet():
+            call()
+            return taken_by(call, planes[0].size)["seconds"]
+    except Exception as error:
+        raise explained(error, function, tried) from None
+
+
+def _frame(state: Survey) -> tuple[np.ndarray, ...]:
+    """Return image, variance and mask from the middle of the first exposure that can be read."""
+    for ref in state.exposures:
+        try:
+            exposure = read_exposure(ref)
+        except BadInput:
+            continue
+        rows, columns = (slice(max(0, (n - TRIED) // 2), (n + TRIED) // 2) for n in ref.shape)
+        return tuple(plane[rows, columns] for plane in (exposure.image, exposure.variance, exposure.mask))
+    raise BadInput(f"{state.exposures[0].image.path}: cannot be read, nor can any other exposure")
+
+
+def _overlap(count: int = 3) -> tuple[np.ndarray, ...]:
+    """Return three exposures made up, of which one has pixels without data."""
+    shape = (count, TRIED // 4, TRIED // 2)
+    image = np.random.default_rng(0).normal(100.0, 10.0, shape).astype(np.float32)
+    variance, mask = np.full(shape, 100, np.float32), np.zeros(shape, np.int32)
+    without = np.s_[0, : shape[1] // 2]
+    for plane, value in zip((image, variance, mask), no_data(()), strict=True):
+        plane[without] = value
+    return image, variance, mask
+
+
+# --- The steps --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What the trial of a function tells: CPU time per pixel."""
+
+    seconds: float
+
+
+def step_of(function: Function, name: str) -> Step:
+    """Return the step that a user's function over exposures, or over patches, is.
+
+    Raises
+    ------
+    BadInput
+        It is an aggregate over exposures.
+    """
+    over_exposures = function.declared.over == "exposures"
+    if over_exposures and function.aggregate:
+        raise BadInput(f"{function.name}: an aggregate is over patches, not exposures")
+    source = function.origin
+    line = history("run", f"{source.name}, source SHA-256 {source.digest[:16]}")
+    return Step(
+        name=name,
+        domain="astro",
+        summary=f"The function {source.name} of {source.where}.",
+        takes=("pixels",) if over_exposures else ("warps", "tract"),
+        gives=("pixels",) if over_exposures else ("patches",),
+        inspect=functools.partial(_inspect, function),
+        stages=functools.partial(_filter if over_exposures else _combine, function, name),
+        parameters=NoParameters if over_exposures else PatchOptions,
+        outputs=(_PIXELS if over_exposures else _PATCHES,),
+        history=lambda p: line,
+        source=function.provenance(),
+    )
+
+
+def _inspect(function: Function, state: Survey, p: Any) -> Inspection:
+    return Inspection(Looked(try_on_survey(function, state)), baseline=function.libraries)
+
+
+def _filter(function: Function, name: str, state: Survey, p: Any, looked: Looked) -> Stages[Survey]:
+    pixels = state.layout.exposure_planes("filtered")
+    yield filter_exposures(state, function, name, looked.seconds, pixels)
+    return dataclasses.replace(state, pixels=pixels)
+
+
+def _combine(function: Function, name: str, state: Survey, p: PatchOptions, looked: Looked) -> Stages[Survey]:
+    patches = state.layout.patch_planes("combined")
+    yield combine_strips(state, function, name, looked.seconds, patches)
+    return dataclasses.replace(state, patches=patches, compress=p.compress)
+
+
+_PIXELS = Output(
+    of="pixels",
+    when="end",
+    folder="calibrated",
+    stage=lambda state, p, folder: write_exposures(state, folder),
+)
+
+_PATCHES = Output(
+    of="patches",
+    when="end",
+    stage=lambda state, p, folder: write_patches(state, folder),
+    documents=tract_document,
+)

@@ -215,8 +215,8 @@ def _stage() -> Tool:
             (Argument("staged", "The file to write (.h5).", positional=True), True),
         ],
         (),
-        _from("neuro.staging", "inspect"),
-        _from("neuro.staging", "recipe"),
+        lambda values: _from("neuro.staging", "inspect")(values["dwi"]),
+        lambda image, values: _from("neuro.staging", "stage_recipe")(image, values["staged"], values),
         folder=lambda values: Path(values["staged"]).parent,
     )
 
