@@ -10,9 +10,9 @@ from typing import Any
 
 from mpiimg.engine import plugins
 from mpiimg.engine.array import AnyArray, Array, Ragged
-from mpiimg.engine.inputs import parallel
+from mpiimg.engine.inputs import Input, parallel
 from mpiimg.engine.plan import Recipe, output_names
-from mpiimg.engine.stage import At, Compute, Pieces, Stage, Stages, Stream, expected_stages
+from mpiimg.engine.stage import At, Compute, Pieces, Reduce, Stage, Stages, Stream, expected_stages
 from mpiimg.engine.step import Argument, Domain, Inspection, Output, Parameter, Source, Step, parameters_of
 from mpiimg.errors import BadInput
 
@@ -70,10 +70,21 @@ class Chain:
 
 @dataclass(frozen=True)
 class Inspected:
-    """What headers say, before the plan: the first state, and what each step has looked at."""
+    """What one rank finds out before the plan.
+
+    Parameters
+    ----------
+    state : object
+        The first state, from headers.
+    links : tuple of Inspection
+        What each step has looked at.
+    packages : mapping of str to str
+        Versions of the installed packages that the steps come from.
+    """
 
     state: Any
     links: tuple[Inspection, ...]
+    packages: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -192,6 +203,11 @@ def make_chain(
     return Chain(domain, source, filled(source.parameters, settings), tuple(links), taken, welcome)
 
 
+def module_of(function: Callable) -> str:
+    """Return the module that a function is declared in, also of a partial one."""
+    return getattr(getattr(function, "func", function), "__module__", "")
+
+
 def filled(kind: type, settings: Mapping[str, Any]) -> Any:
     """Return a dataclass of parameters with those of `settings` that it has."""
     names = {one.name for one in dataclasses.fields(kind)}
@@ -210,12 +226,14 @@ def inspect(chain: Chain, paths: Mapping[str, Any]) -> Inspected:
         Something cannot be used.
     """
     state = chain.source.inspect(paths, chain.parameters, chain.fields)
-    first, looked = state, []
-    _, state = expected_stages(_opening(chain, state))
+    first, looked, before = state, [], _Before()
+    _, state = expected_stages(_opening(chain, state, before))
     for link in chain.links:
         looked.append(link.step.inspect(state, link.parameters))
-        _, state = expected_stages(_of_link(link, looked[-1], state))
-    return Inspected(first, tuple(looked))
+        _, state = expected_stages(_of_link(link, looked[-1], state, before))
+    modules = {module_of(chain.source.inspect), *(module_of(link.step.stages) for link in chain.links)}
+    packages = {name: one for module in modules for name, one in plugins.packages(module).items()}
+    return Inspected(first, tuple(looked), packages)
 
 
 def make_recipe(chain: Chain, inspected: Inspected, name: RunName) -> Recipe:
@@ -229,6 +247,7 @@ def make_recipe(chain: Chain, inspected: Inspected, name: RunName) -> Recipe:
     state, domain = inspected.state, chain.domain
     functions = {link.label: link.step.source for link in chain.links if link.step.source}
     rates = [domain.rates, *(link.step.rates for link in chain.links)]
+    sources = state.sources or {one.array.name: _said_of(one) for one in state.inputs}
     recipe = Recipe(
         tool=name.tool,
         stem=name.stem or state.stem,
@@ -236,14 +255,15 @@ def make_recipe(chain: Chain, inspected: Inspected, name: RunName) -> Recipe:
         stages=lambda: _stages(chain, inspected),
         documents=lambda states: _documents(chain, states),
         parameters=name.parameters,
-        sources={**state.sources, **({"functions": functions} if functions else {})},
+        sources={**sources, **({"functions": functions} if functions else {})},
         record=name.record,
         warnings=(*state.warnings, *(text for one in inspected.links for text in one.warnings)),
         left_out=state.left_out,
         kernels=tuple(dict.fromkeys(kernel for link in chain.links for kernel in link.step.kernels)),
         rates={rate: seconds for table in rates for rate, (seconds, _) in table.items()},
-        files=state.files,
+        files=tuple(dict.fromkeys((*state.files, *(file for one in state.inputs for file in one.files)))),
         baseline=domain.baseline + state.nbytes + sum(one.baseline for one in inspected.links),
+        packages=inspected.packages,
     )
     names = output_names(recipe)
     twice = next((one for one in names if names.count(one) > 1), None)
@@ -252,12 +272,19 @@ def make_recipe(chain: Chain, inspected: Inspected, name: RunName) -> Recipe:
     return recipe
 
 
+def _said_of(source: Input) -> dict[str, Any]:
+    """Return what run.json says of an input whose domain says nothing of it."""
+    files = list(map(str, source.files))
+    return {"files": files, "shape": source.array.shape, "identity": source.identity, "sample": source.sample}
+
+
 def _stages(chain: Chain, inspected: Inspected) -> Stages[tuple]:
     """Yield the stages of the source, then those of each step and of its results; return all states."""
-    state = yield from _opening(chain, inspected.state)
+    before = _Before()
+    state = yield from _opening(chain, inspected.state, before)
     states = []
     for number, (link, looked) in enumerate(zip(chain.links, inspected.links, strict=True)):
-        state = yield from _of_link(link, looked, state)
+        state = yield from _of_link(link, looked, state, before)
         states.append(state)
         for output, folder in _written(chain, number):
             stage = output.stage(state, link.parameters, Path(folder))
@@ -266,14 +293,50 @@ def _stages(chain: Chain, inspected: Inspected) -> Stages[tuple]:
     return tuple(states)
 
 
-def _opening(chain: Chain, state: Any) -> Stages[Any]:
-    return (yield from chain.source.stages(state, chain.parameters, chain.fields))
+@dataclass
+class _Before:
+    """What a stage may depend on that does not say itself what it depends on.
+
+    Parameters
+    ----------
+    parameters : dict
+        Those of all steps so far, by label.
+    reductions : list of str
+        Arrays of rows of all reductions so far.
+    """
+
+    parameters: dict[str, Any] = field(default_factory=dict)
+    reductions: list[str] = field(default_factory=list)
+
+    def follow(self, stages: Stages[Any], label: str, parameters: Any) -> Stages[Any]:
+        """Yield the stages of a step; those that say nothing depend on all that came before them."""
+        self.parameters[label] = {
+            one.name: getattr(parameters, one.name) for one in dataclasses.fields(parameters)
+        }
+        value = None
+        try:
+            while True:
+                stage = stages.send(value)
+                if stage.parameters is None and getattr(stage, "depends", None) is None:
+                    stage = dataclasses.replace(
+                        stage, parameters=dict(self.parameters), follows=tuple(self.reductions)
+                    )
+                value = yield stage
+                if isinstance(stage, Reduce):
+                    self.reductions.append(stage.rows.name)
+        except StopIteration as end:
+            return end.value
 
 
-def _of_link(link: Link, looked: Inspection, state: Any) -> Stages[Any]:
+def _opening(chain: Chain, state: Any, before: _Before) -> Stages[Any]:
+    stages = chain.source.stages(state, chain.parameters, chain.fields)
+    return (yield from before.follow(stages, "", chain.parameters))
+
+
+def _of_link(link: Link, looked: Inspection, state: Any, before: _Before) -> Stages[Any]:
     """Yield the stages of a step under its label; return the next state, with what was done noted in it."""
-    stages = link.step.stages(state, link.parameters, looked.data)
-    state = yield from _labelled(stages, link)
+    stages = _labelled(link.step.stages(state, link.parameters, looked.data), link)
+    state = yield from before.follow(stages, link.label, link.parameters)
     lines = link.step.history(link.parameters)
     return dataclasses.replace(state, history=(*state.history, *lines)) if lines else state
 

@@ -57,7 +57,15 @@ class Executor:
         self.resources = resources
         self.memory = MemoryStore(comm.rank, self._exchange)
         self.staged = None if options.in_memory else StagedStore(work, comm)
-        self.marks = Marks(comm, work / "journal", self.staged, recipe.inputs, cpu_target, options.sync_every)
+        self.marks = Marks(
+            comm,
+            work / "journal",
+            self.staged,
+            recipe.inputs,
+            cpu_target,
+            options.sync_every,
+            recipe.packages,
+        )
         self.placed: dict[str, Placement] = {}
         self.files = {source.array.name: source.open() for source in recipe.inputs}
         self.timings: list[dict] = []
@@ -95,7 +103,10 @@ class Executor:
             "hosts": sorted(set(self.comm.allgather(socket.gethostname()))),
             "cpu_target": self._cpu_target,
             "in_memory": self.options.in_memory,
-            "libraries": versions((*LIBRARIES, "h5py", "mpi4py", "isal", "deflate")),
+            "libraries": {
+                **versions((*LIBRARIES, "h5py", "mpi4py", "isal", "deflate")),
+                **self.recipe.packages,
+            },
             # Checksums, syncs and marks, of the rank that spent most on them.
             "marking_seconds": round(over_ranks(self.comm, {}, {"": self.marks.seconds})[""], 4),
             "stages": self.timings,

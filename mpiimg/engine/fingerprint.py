@@ -20,7 +20,7 @@ def request(recipe: Recipe, cpu_target: str) -> dict:
     asked = {
         "tool": recipe.tool,
         "mpiimg": __version__,
-        "libraries": versions(LIBRARIES),
+        "libraries": {**versions(LIBRARIES), **recipe.packages},
         "CPU": cpu_target,
         "parameters": dict(recipe.parameters),
         "inputs": dict(recipe.sources),

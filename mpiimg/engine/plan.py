@@ -70,6 +70,8 @@ class Recipe(Generic[S]):
         Inputs whose sizes and times must not change while the run reads them.
     baseline : int
         Bytes of a rank with the libraries and kernels of the stages loaded, before it holds any data.
+    packages : mapping of str to str
+        Version by name of the installed packages that steps come from, and of what these require.
     """
 
     tool: str
@@ -87,6 +89,7 @@ class Recipe(Generic[S]):
     rates: Mapping[str, float] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     baseline: int = BASELINE
+    packages: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def _expected(self) -> tuple[list[Stage], S]:

@@ -1,11 +1,15 @@
-"""Domains, steps and formats by name: what is built in, and what installed packages bring."""
+"""Domains, steps and formats by name: what is built in, and what installed packages bring.
+
+Packages bring domains by their names, steps as "DOMAIN.STEP", and formats by the endings of files.
+"""
 
 from __future__ import annotations
 
 import functools
 import importlib
+import re
 from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, distribution, entry_points
 from typing import Any
 
 from mpiimg.engine.step import Domain, Step
@@ -17,17 +21,77 @@ DOMAINS: Mapping[str, str] = {
     "astro": "mpiimg.astro.pipelines:DOMAIN",
 }
 
+#: Groups of entry points.
+GROUPS = OF_DOMAINS, OF_STEPS, OF_FORMATS = "mpiimg.domains", "mpiimg.steps", "mpiimg.formats"
+
 
 def loaded(place: str) -> Any:
-    """Return what "module:attribute" names."""
+    """Return what "module:attribute" names.
+
+    Raises
+    ------
+    BadInput : it is of an installed package, and cannot be imported
+    """
     module, _, attribute = place.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except Exception as error:
+        if _top(module) == _top(__name__):
+            raise
+        raise BadInput(f"{place}: this plugin cannot be loaded: {type(error).__name__}: {error}") from error
 
 
 @functools.cache
 def installed(group: str) -> Mapping[str, str]:
-    """Return what installed packages bring to a group of entry points: "module:attribute" by name."""
-    return {entry.name: entry.value for entry in entry_points(group=group)}
+    """Return what installed packages bring to a group of entry points: "module:attribute" by name.
+
+    Raises
+    ------
+    BadInput : two of them bring different things by one name
+    """
+    places: dict[str, str] = {}
+    for entry in _entries(group):
+        if places.setdefault(entry.name, entry.value) != entry.value:
+            raise BadInput(
+                f"{entry.name}: two installed packages bring this to {group}, {places[entry.name]} and "
+                f"{entry.value}; remove one of them"
+            )
+    return places
+
+
+@functools.cache
+def _entries(group: str) -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=group))
+
+
+@functools.cache
+def packages(module: str) -> Mapping[str, str]:
+    """Return the version by name of the installed package that a plugin's module is of.
+
+    With it come those that it requires: what they compute is in the results too. There are none for our own
+    modules, nor for those that no package brings.
+    """
+    if _top(module) == _top(__name__):
+        return {}
+    entries = [entry for group in GROUPS for entry in _entries(group) if _top(entry.value) == _top(module)]
+    return {name: one for entry in entries if entry.dist for name, one in _versions(entry.dist).items()}
+
+
+def _versions(package: Distribution) -> dict[str, str]:
+    """Return the version of a package, and of those that it requires whatever its extras."""
+    found = {package.name: package.version}
+    for text in package.requires or ():
+        name = re.match(r"[\w.-]+", text)[0]
+        if "extra ==" not in text and name != _top(__name__):
+            try:
+                found[name] = distribution(name).version
+            except PackageNotFoundError:
+                continue  # that of another Python or system
+    return found
+
+
+def _top(module: str) -> str:
+    return re.split("[.:]", module)[0]
 
 
 def domain(name: str) -> Domain:
@@ -37,11 +101,21 @@ def domain(name: str) -> Domain:
     ------
     BadInput : there is none of this name
     """
-    place = DOMAINS.get(name) or installed("mpiimg.domains").get(name)
+    return loaded(domain_place(name))
+
+
+def domain_place(name: str) -> str:
+    """Return the "module:attribute" of a domain, which tells every rank where it is.
+
+    Raises
+    ------
+    BadInput : there is none of this name
+    """
+    place = DOMAINS.get(name) or installed(OF_DOMAINS).get(name)
     if place is None:
-        known = sorted({*DOMAINS, *installed("mpiimg.domains")})
+        known = sorted({*DOMAINS, *installed(OF_DOMAINS)})
         raise BadInput(f"{name}: there is no such domain; there are {', '.join(known)}")
-    return loaded(place)
+    return place
 
 
 def step(of: Domain, name: str) -> Step:
@@ -61,23 +135,22 @@ def step_place(of: Domain, name: str) -> str:
     ------
     BadInput : there is none of this name
     """
-    place = of.steps.get(name)
+    place = of.steps.get(name) or installed(OF_STEPS).get(f"{of.name}.{name}")
     if place is None:
-        place = installed("mpiimg.steps").get(name)
-        if place is None or loaded(place).domain != of.name:
-            raise BadInput(f"{name}: {of.name} has no such step; it has {', '.join(step_names(of))}")
+        raise BadInput(f"{name}: {of.name} has no such step; it has {', '.join(step_names(of))}")
     return place
 
 
 def step_names(of: Domain) -> list[str]:
     """Return the names of all steps of a domain, those of installed packages last."""
-    brought = [name for name, place in installed("mpiimg.steps").items() if loaded(place).domain == of.name]
+    prefix = f"{of.name}."
+    brought = [name.removeprefix(prefix) for name in installed(OF_STEPS) if name.startswith(prefix)]
     return [*of.steps, *(name for name in brought if name not in of.steps)]
 
 
 def every_domain() -> list[Domain]:
     """Return all domains, built-in ones first."""
-    return [domain(name) for name in dict.fromkeys((*DOMAINS, *installed("mpiimg.domains")))]
+    return [domain(name) for name in dict.fromkeys((*DOMAINS, *installed(OF_DOMAINS)))]
 
 
 def every_step() -> list[Step]:

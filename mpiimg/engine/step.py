@@ -9,7 +9,7 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from mpiimg.engine.inputs import Input
 from mpiimg.engine.stage import Stage, Stages
@@ -21,22 +21,24 @@ P = TypeVar("P")
 POSITIVE = (sys.float_info.min, sys.float_info.max)
 
 
-class State(Protocol):
-    """What a chain of steps knows at each point: a frozen dataclass of a domain.
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What a chain of steps knows at each point; a domain adds fields of its own, or has all of these itself.
 
     Arrays of the run stand in its fields, in those of dataclasses within it, or in tuples of arrays; the
     composer renames them there. What a step takes and gives are names of its fields.
 
-    Attributes
+    Parameters
     ----------
     stem : str
         That the names of results and the work folder begin with.
     inputs : tuple of Input
         What lies in files.
     sources : mapping
-        What run.json says of the inputs, and tells one run from another.
+        What run.json says of the inputs, and tells one run from another; by default names, sizes and times of
+        the files of `inputs`.
     files : tuple of Path
-        Whose sizes and times must not change while the run reads them.
+        Whose sizes and times must not change while the run reads them, beside the files of `inputs`.
     warnings : tuple of str
         To be said at the start.
     left_out : mapping of str to str
@@ -48,13 +50,13 @@ class State(Protocol):
     """
 
     stem: str
-    inputs: tuple[Input, ...]
-    sources: Mapping[str, Any]
-    files: tuple[Path, ...]
-    warnings: tuple[str, ...]
-    left_out: Mapping[str, str]
-    history: tuple[str, ...]
-    nbytes: int
+    inputs: tuple[Input, ...] = ()
+    sources: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+    warnings: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    history: tuple[str, ...] = ()
+    nbytes: int = 0
 
 
 # --- Parameters -------------------------------------------------------------------------------------------
@@ -163,6 +165,11 @@ def nothing_to_inspect(state: Any, parameters: Any) -> Inspection:
     return Inspection()
 
 
+def nothing_to_write(state: Any, parameters: Any, folder: Path) -> Stage | None:
+    """Write nothing; for results that are small files alone."""
+    return None
+
+
 def no_documents(state: Any, parameters: Any) -> Mapping[str, bytes]:
     """Write no small files."""
     return {}
@@ -187,7 +194,7 @@ class Output(Generic[S, P]):
     ----------
     of : str
         The field of the state that is written.
-    stage : callable
+    stage : callable, optional
         Called as stage(state, parameters, folder) after the step; returns a Sink, Files, or None where there
         is nothing to write. Names of files begin with `folder`, a relative Path.
     when : {"always", "end"}
@@ -201,7 +208,7 @@ class Output(Generic[S, P]):
     """
 
     of: str
-    stage: Callable[[S, P, Path], Stage | None]
+    stage: Callable[[S, P, Path], Stage | None] = nothing_to_write
     when: Literal["always", "end"] = "always"
     flag: str = ""
     folder: str = "."

@@ -113,6 +113,8 @@ class Request:
         File of the result of a single function; None where results go to a folder.
     name : str
         Of the pipeline.
+    domain_place : str
+        "module:attribute" of the domain.
     settings : mapping
         What was said of the source's parameters.
     """
@@ -122,6 +124,7 @@ class Request:
     inputs: tuple[Path, ...]
     target: Path | None
     name: str
+    domain_place: str
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -326,7 +329,8 @@ class _Stages:
                 )
         entries = [self._with_reference(entry, values.get("reference")) for entry in self.entries]
         paths = tuple(map(Path, inputs))
-        return Request(self.domain, tuple(entries), paths, target, name, dict(self.settings))
+        place = plugins.domain_place(self.domain)
+        return Request(self.domain, tuple(entries), paths, target, name, place, dict(self.settings))
 
     def _with_reference(self, entry: Entry, reference: str | None) -> Entry:
         """Give a step that takes one the reference catalogue of the command line."""

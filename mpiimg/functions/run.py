@@ -82,7 +82,7 @@ def chain_of(request: Request) -> compose.Chain:
     BadInput : the order of the stages makes no sense
     """
     links = [_link(entry, request) for entry in request.entries]
-    return compose.make_chain(plugins.domain(request.domain), links, request.settings, request.name)
+    return compose.make_chain(plugins.loaded(request.domain_place), links, request.settings, request.name)
 
 
 def _link(entry: Entry, request: Request) -> compose.Link:

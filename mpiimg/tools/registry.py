@@ -172,10 +172,12 @@ def of_steps(word: str, domain: Domain, name: str) -> StepsTool | None:
         pipeline = domain.pipelines[word]
         steps = tuple(plugins.step(domain, step) for step in pipeline.steps)
         return StepsTool(name, domain, steps, pipeline.summary, "run.json")
-    if word in domain.steps:
-        step = plugins.step(domain, word)
-        return StepsTool(name, domain, (step,), step.summary, f"run-{word}.json")
-    return None
+    return _of_step(word, domain, name) if word in domain.steps else None
+
+
+def _of_step(word: str, domain: Domain, name: str) -> StepsTool:
+    step = plugins.step(domain, word)
+    return StepsTool(name, domain, (step,), step.summary, f"run-{word}.json")
 
 
 def named(text: str) -> StepsTool:
@@ -187,11 +189,8 @@ def named(text: str) -> StepsTool:
     """
     domain_name, _, word = text.partition(":")
     domain = plugins.domain(domain_name)
-    found = of_steps(word, domain, f"{PREFIX}run")
-    if found is None:
-        step = plugins.step(domain, word)
-        found = StepsTool(f"{PREFIX}run", domain, (step,), step.summary, f"run-{word}.json")
-    return dataclasses.replace(found, record="run.json")
+    made = of_steps(word, domain, f"{PREFIX}run") or _of_step(word, domain, f"{PREFIX}run")
+    return dataclasses.replace(made, record="run.json")
 
 
 # --- The other tools --------------------------------------------------------------------------------------
@@ -297,14 +296,12 @@ def tool(name: str) -> Tool:
     if name in OTHERS:
         return OTHERS[name]()
     word = name.removeprefix(PREFIX)
-    for domain_name in dict.fromkeys((*plugins.DOMAINS, *plugins.installed("mpiimg.domains"))):
-        domain = plugins.domain(domain_name)
-        made = of_steps(word, domain, name)
-        if made is None and word in plugins.installed("mpiimg.steps") and word in plugins.step_names(domain):
-            step = plugins.step(domain, word)
-            made = StepsTool(name, domain, (step,), step.summary, f"run-{word}.json")
-        if made is not None:
+    for domain in map(plugins.domain, plugins.DOMAINS):
+        if made := of_steps(word, domain, name):
             return dataclasses.replace(made.tool(), bids=name in OF_DATASETS)
+    for domain in plugins.every_domain():
+        if word in domain.pipelines or word in plugins.step_names(domain):
+            return (of_steps(word, domain, name) or _of_step(word, domain, name)).tool()
     raise BadInput(f"{name}: there is no such tool")
 
 

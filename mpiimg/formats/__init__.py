@@ -1,0 +1,1 @@
+"""Formats that are of no domain: how arrays are read from files and written to them."""

@@ -1,0 +1,217 @@
+"""Formats by the ending of a file: what is built in, and what installed packages bring.
+
+A domain names no format: it calls :func:`read` and :func:`write`, and gets what the file's ending stands for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from mpiimg.engine.array import Array
+from mpiimg.engine.boxes import ChunkGrid
+from mpiimg.engine.inputs import Input, Reader
+from mpiimg.engine.plugins import OF_FORMATS, installed, loaded, packages
+from mpiimg.engine.raw import sample
+from mpiimg.engine.stage import Chunk, Part, Sink
+from mpiimg.errors import BadInput
+
+#: "module:attribute" of a :class:`Format` by ending without its first dot, such as tif or nii.gz; entry
+#: points are asked only for endings that are not in here.
+FORMATS: Mapping[str, str] = {}
+
+
+class Writer(Protocol):
+    """How an array becomes one file that all ranks fill: a head, then the bytes of chunk after chunk.
+
+    Attributes
+    ----------
+    grid : ChunkGrid
+        The chunks in the order of the file; they follow from the array alone.
+    chunk_bytes : int
+        The most bytes that :meth:`encode` returns.
+    """
+
+    grid: ChunkGrid
+    chunk_bytes: int
+
+    def head(self) -> bytes:
+        """Return what the file begins with; called on one rank."""
+        ...
+
+    def encode(self, chunk: Chunk, block: np.ndarray) -> bytes:
+        """Return the bytes of a chunk, whatever other chunks there are."""
+        ...
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of files.
+
+    Parameters
+    ----------
+    name : str
+        As a reader knows it, e.g. "TIFF".
+    read : callable, optional
+        Called as read(path, name) on one rank: looks at the header of a file and returns an
+        :class:`mpiimg.engine.inputs.Input` whose array has this name. What it raises says that the file is
+        broken.
+    write : callable, optional
+        Called as write(array), returns a :class:`Writer` of it.
+    """
+
+    name: str
+    read: Callable[[Path, str], Input] | None = None
+    write: Callable[[Array], Writer] | None = None
+
+
+@dataclass(frozen=True)
+class FileInput:
+    """An array in one file that every rank reads for itself; an :class:`mpiimg.engine.inputs.Input`.
+
+    Parameters
+    ----------
+    path : Path
+    array : Array
+        What it is in the run.
+    opener : callable
+        Called as opener(path) on each rank, returns a :class:`mpiimg.engine.inputs.Reader`.
+    """
+
+    path: Path
+    array: Array
+    opener: Callable[[Path], Reader]
+
+    parallel = True
+
+    @cached_property
+    def sample(self) -> tuple[int, int, int]:
+        """Size, time and a checksum of samples of the file; once known, it is sent with the input."""
+        return sample(self.path)
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """Type of the values, and versions of the packages that read them; likewise."""
+        return {"dtype": self.array.dtype, **packages(self.opener.__module__)}
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file."""
+        return (self.path,)
+
+    def open(self) -> Reader:
+        """Open it for reading in any order."""
+        return self.opener(self.path)
+
+
+def reader(path: Path) -> Callable[[Path, str], Input]:
+    """Return what reads files that end like `path`.
+
+    Raises
+    ------
+    BadInput
+        No format does.
+    """
+    found = _format(Path(path).name)
+    if found is None or found.read is None:
+        raise BadInput(f"{path}: no format reads files of this name; {_endings('read')}")
+    return found.read
+
+
+def writer(name: str) -> Callable[[Array], Writer]:
+    """Return what writes files that end like `name`.
+
+    Raises
+    ------
+    BadInput
+        No format does.
+    """
+    found = _format(name)
+    if found is None or found.write is None:
+        raise BadInput(f"{name}: no format writes files of this name; {_endings('write')}")
+    return found.write
+
+
+def read(path: Path, name: str, axes: Iterable[str] = ()) -> Input:
+    """Look at the header of a file, on one rank.
+
+    Parameters
+    ----------
+    path : Path
+    name : str
+        Of the array that it becomes in the run.
+    axes : iterable of str
+        The axes that it may have, e.g. ("tyx", "yx"); any without them.
+
+    Raises
+    ------
+    BadInput
+        It is not there, of no known format, broken, or has other axes.
+    """
+    path = Path(path)
+    read_header = reader(path)
+    try:
+        with open(path, "rb"):
+            pass
+        source = read_header(path, name)
+        _ = source.identity, source.sample  # looked at here, on one rank
+    except BadInput:
+        raise
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read: {error.strerror or error}") from error
+    except Exception as error:
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise BadInput(f"{path}: is no {_format(path.name).name} that can be read: {what}") from error
+    allowed = tuple(axes)
+    if allowed and source.array.axes not in allowed:
+        raise BadInput(f"{path}: has the axes {source.array.axes}, where {' or '.join(allowed)} are needed")
+    return source
+
+
+def write(file: str | Path, array: Array) -> Sink:
+    """Declare the writing of an array to a file in the format that its ending names.
+
+    Parameters
+    ----------
+    file : str or Path
+        Its name, below the folder of results.
+    array : Array
+
+    Raises
+    ------
+    BadInput
+        No format writes files of this name.
+    """
+    made = writer(str(file))(array)
+    return Sink(
+        f"write-{file}",
+        made.grid,
+        reads=(Part(array),),
+        work=made.encode,
+        file=str(file),
+        head=made.head,
+        chunk_bytes=made.chunk_bytes,
+        # What is read, its bytes, and these encoded.
+        scratch=3 * made.chunk_bytes,
+    )
+
+
+def _format(name: str) -> Format | None:
+    """Return the format of the longest ending of `name` that there is one for."""
+    parts = Path(name).name.lower().split(".")
+    endings = [".".join(parts[first:]) for first in range(1, len(parts))]
+    for table in (lambda: FORMATS, lambda: installed(OF_FORMATS)):
+        place = next((table()[ending] for ending in endings if ending in table()), None)
+        if place is not None:
+            return loaded(place)
+    return None
+
+
+def _endings(verb: str) -> str:
+    known = sorted({*FORMATS, *installed(OF_FORMATS)})
+    return f"there are formats of {', '.join(known)}" if known else "there is none yet: install one"
