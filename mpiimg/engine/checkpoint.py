@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from mpiimg.engine.boxes import Box, Partition, intersections
+from mpiimg.engine.boxes import Box, Partition, box_shape
 from mpiimg.engine.inputs import Input
 from mpiimg.engine.journal import Journal, Mark, Runs, checksum, read_marks
 from mpiimg.engine.mpi.runtime import on_root
 from mpiimg.engine.mpi.waiting import meet as soft_barrier
-from mpiimg.engine.stage import BlockTable, Compute, Need, Stage
+from mpiimg.engine.stage import BlockTable, Compute, Stage
 from mpiimg.engine.stores import StagedStore
 from mpiimg.errors import BadInput
 from mpiimg.version import __version__
@@ -55,13 +55,21 @@ class _Origin:
     chunks: tuple[str, ...] | None = None
     table: BlockTable | None = None
 
-    def of(self, need: Need, boxes: Sequence[Box]) -> Any:
-        """Return what the items at `boxes` come from."""
+    def of(self, boxes: Sequence[Box]) -> Any:
+        """Return what the items at `boxes` come from: of which chunks which part, wherever these lie."""
         if self.chunks is None:
             return self.whole
-        blocks = {int(i) for box in boxes for i in intersections(self.table.boxes, box)[0]}
-        numbers = np.searchsorted(self.table.starts, sorted(blocks), side="right") - 1
-        return [self.chunks[number] for number in dict.fromkeys(numbers.tolist())]
+        return [(box_shape(box), self._parts(box)) for box in boxes]
+
+    def _parts(self, box: Box) -> list:
+        blocks, common = self.table.parts(box)
+        chunks = np.searchsorted(self.table.starts, blocks, side="right") - 1
+        within = common - self.table.boxes[blocks][..., :1]
+        places = blocks - self.table.starts[chunks]
+        return [
+            (self.chunks[chunk], place, part)
+            for chunk, place, part in zip(chunks.tolist(), places.tolist(), within.tolist(), strict=True)
+        ]
 
 
 class Marks:
@@ -75,6 +83,7 @@ class Marks:
     inputs : arrays that lie in files of any format
     cpu_target : that kernels are compiled for
     sync_every : seconds between syncs
+    packages : version by name of what installed steps come from
     """
 
     def __init__(
@@ -85,9 +94,11 @@ class Marks:
         inputs: Sequence[Input],
         cpu_target: str,
         sync_every: float,
+        packages: Mapping[str, str] | None = None,
     ):
         self._comm, self._folder, self._staged = comm, folder, staged
         self._versions = {"mpiimg": __version__, "cpu_target": cpu_target, **versions(LIBRARIES)}
+        self._versions |= packages or {}
         self._sync_every = sync_every
         self._found: dict[tuple[str, str], dict[int, Mark]] = {}
         self._journal: Journal | None = None
@@ -113,15 +124,20 @@ class Marks:
         if _depends(stage):
             chunks = tuple(self._of_chunk(stage, number) for number in range(len(stage.grid)))
             return Provenance(digest(chunks), chunks)
-        inputs = [self._origins[need.array.name].whole for need in stage.reads]
+        names = (*(need.array.name for need in stage.reads), *stage.follows)
+        inputs = [self._origins[name].whole for name in names]
         grid = (stage.grid.axes, stage.grid.shape, stage.grid.block)
-        return Provenance(digest(stage.name, dict(stage.parameters), self._versions, inputs, grid))
+        return Provenance(digest(stage.name, stage.parameters or {}, self._versions, inputs, grid))
 
     def _of_chunk(self, stage: Compute, number: int) -> str:
-        """Return a hash of all that the bytes of a chunk depend on, the chunks that it reads included."""
+        """Return a hash of all that the bytes of a chunk depend on, the chunks that it reads included.
+
+        Where a chunk lies is no part of it, but how large it is.
+        """
         own, chunk = dict(stage.depends(number)), stage.chunk(number)
-        inputs = [self._origins[need.array.name].of(need, need.boxes(chunk)) for need in stage.reads]
-        return digest(stage.name, dict(stage.parameters), own, self._versions, inputs)
+        shapes = [[box_shape(box) for box in output.boxes(chunk)] for output in stage.outputs]
+        inputs = [self._origins[need.array.name].of(need.boxes(chunk)) for need in stage.reads]
+        return digest(stage.name, stage.parameters or {}, own, self._versions, inputs, shapes)
 
     def has_written(self, stage: Stage, provenance: Provenance, tables: Sequence[BlockTable]) -> None:
         """Remember where the arrays of a stage come from, for those that read them. Collective.
@@ -201,13 +217,13 @@ class Marks:
         self, stage: Stage, number: int, provenance: Provenance, tables: Sequence[BlockTable], mark: Mark
     ) -> bool:
         """Bring a chunk to its place from where an earlier run had it; say whether it was there."""
-        if provenance.chunks is None:
-            return False
         own = [
             (array, table, block)
             for array, table in zip(stage.arrays, tables, strict=True)
             for block in table.of_chunk(number)
         ]
+        if provenance.chunks is None or len(own) != len(mark.places):
+            return False
         blocks = [
             self._staged.read_aside(array.name, runs)
             for (array, _, _), runs in zip(own, mark.places, strict=True)

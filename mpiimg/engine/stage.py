@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from mpiimg.engine.array import AnyArray, Array
-from mpiimg.engine.boxes import Box, ChunkGrid, runs
+from mpiimg.engine.boxes import Box, ChunkGrid, intersections, runs
 
 V = TypeVar("V")
 S = TypeVar("S")
@@ -179,8 +180,12 @@ class Stage:
         The chunks; their extents follow from the data alone.
     reads : tuple of Need
         What the work on a chunk reads.
-    parameters : mapping
-        What enters the provenance beside the inputs; as JSON knows it.
+    parameters : mapping, optional
+        What enters the provenance beside what is read; as JSON knows it. Without it, and without `depends`,
+        the composer takes all parameters of the steps so far, and `follows` all reductions so far: that is
+        right for every stage, but makes more again than need be after some changes.
+    follows : tuple of str
+        Arrays of rows of reductions, whose values the work may use.
     weights : tuple of int, optional
         Relative work of each chunk, known from data; None where all weigh the same.
     cost : (str, float), optional
@@ -194,7 +199,8 @@ class Stage:
     name: str
     grid: ChunkGrid
     reads: tuple[Need, ...] = field(default=(), kw_only=True)
-    parameters: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    parameters: Mapping[str, Any] | None = field(default=None, kw_only=True)
+    follows: tuple[str, ...] = field(default=(), kw_only=True)
     weights: tuple[int, ...] | None = field(default=None, kw_only=True)
     cost: tuple[str, float] | None = field(default=None, kw_only=True)
     scratch: int | None = field(default=None, kw_only=True)
@@ -400,6 +406,28 @@ class BlockTable:
         flat = [box for boxes in of_chunks for box in boxes]
         self.boxes = np.array(flat, dtype=np.int64).reshape(len(flat), len(output.array.axes), 2)
         self.starts = np.cumsum([0, *map(len, of_chunks)])
+
+    @cached_property
+    def ordered(self) -> bool:
+        """Whether the blocks follow each other along the first axis."""
+        return bool((np.diff(self.boxes[:, 0], axis=0) >= 0).all())
+
+    def parts(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
+        """Return the numbers of the blocks that share items with `box`, and what they share.
+
+        Returns
+        -------
+        blocks : (n,) int64
+        common : (n, axes, 2) int64
+        """
+        first, stop = 0, len(self.boxes)
+        if self.ordered:
+            # There may be very many blocks, of which few lie there.
+            (start, end), *_ = box
+            first = int(np.searchsorted(self.boxes[:, 0, 1], start, side="right"))
+            stop = max(first, int(np.searchsorted(self.boxes[:, 0, 0], end, side="left")))
+        which, common = intersections(self.boxes[first:stop], box)
+        return which + first, common
 
     def of_chunk(self, chunk: int) -> range:
         """Return the numbers of a chunk's blocks."""

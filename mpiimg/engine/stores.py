@@ -190,7 +190,8 @@ class StagedStore:
             dataset = file[DATASET]
             raw = RawFile(path, dataset.id.get_offset(), (dataset.size,), dataset.dtype)
         try:
-            return np.concatenate([raw.read(((first, first + count),)) for first, count in runs])
+            nothing = np.empty(0, raw.dtype.newbyteorder("="))
+            return np.concatenate([nothing, *(raw.read(((first, first + count),)) for first, count in runs)])
         finally:
             raw.close()
 

@@ -11,10 +11,11 @@ import pytest
 from engine.test_executor import COMM, Calls, first_ranks, options
 from support import toy
 
-from mpiimg.engine.array import Array
+from mpiimg.engine import checkpoint
+from mpiimg.engine.array import Array, Ragged
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.run import run
-from mpiimg.engine.stage import At, Compute, Files, Found, Part, Reduce
+from mpiimg.engine.stage import At, Compute, Files, Found, Part, Pieces, Reduce
 from mpiimg.errors import BadInput
 
 pytestmark = pytest.mark.ranks
@@ -178,3 +179,227 @@ def test_in_memory_nothing_is_kept(out):
 def test_a_list_that_has_grown_is_the_same_command(out):
     go(out, "abcde", bad="d")
     assert go(out, "abcdef") == ("df", "abcdef")
+
+
+# Stages that read: what is made of chunks depends on these chunks, wherever they lie.
+
+#: Rows and pixels of items by name; without rows, and without pixels in a row, among them.
+SIZES = {"a": (5, 3), "b": (2, 4), "c": (0, 3), "d": (4, 4), "e": (2, 0), "f": (1, 7), "x": (4, 2)}
+
+TILE = 2
+
+
+def image(name, version=""):
+    seed = sum(map(ord, name + version))
+    return np.random.default_rng(seed).normal(size=SIZES[name]).astype("float32")
+
+
+def doubled(name, version="", bad=()):
+    """What becomes of an item: of one that is bad, of what stands for it."""
+    if name in bad:
+        return np.full(SIZES[name], 2 * bad[name], "float32")
+    return 2 * image(name, version)
+
+
+def in_tiles(whole):
+    return [whole[a : a + TILE] for a in range(0, len(whole), TILE)]
+
+
+def chained(names, versions, bad, hook):
+    """Items of different shapes are made, doubled, cut into tiles, and added up in pairs.
+
+    `versions` and `bad` say by name which version an item has, and what stands for one that is bad.
+    """
+    shapes = tuple(SIZES[name] for name in names)
+    made, double = (Ragged(array, "eyx", shapes, "float32") for array in ("made", "double"))
+    flags = Array("flags", "e", (len(names),), "uint8")
+    owners = [number for number, name in enumerate(names) for _ in in_tiles(image(name))]
+    cut = tuple(tile.shape for name in names for tile in in_tiles(image(name)))
+    tiles = Ragged("tiles", "tyx", cut, "float32")
+    sums = Array("sums", "e", (len(names),), "float64")
+    grid = ChunkGrid("e", (len(names),), (1,))
+
+    def make(chunk):
+        name = names[chunk.number]
+        hook("make", name)
+        if name in bad:
+            return np.full((1, *SIZES[name]), bad[name], "float32"), np.ones(1)
+        return image(name, versions.get(name, ""))[None], np.zeros(1)
+
+    def times_two(chunk, block):
+        hook("double", names[chunk.number])
+        return (2 * block,)
+
+    def split(chunk, block):
+        hook("tiles", names[chunk.number])
+        return ([tile[None] for tile in in_tiles(block[0])],)
+
+    def of_item(number):
+        return [tiles.item(i) for i, owner in enumerate(owners) if owner == number]
+
+    def add(chunk, blocks):
+        hook("pairs", names[chunk.number])
+        return (np.array([total(blocks)]),)
+
+    def save(chunk, folder, *blocks):
+        (folder / "data.raw").write_bytes(b"".join(block.tobytes() for block in blocks))
+
+    def stages():
+        yield Compute(
+            "make",
+            grid,
+            writes=(made, flags),
+            work=make,
+            depends=lambda number: {"name": names[number], "version": versions.get(names[number], "")},
+            unusable=lambda block, flag: bool(flag.any()),
+        )
+        nothing = {"depends": lambda number: {}}
+        yield Compute("double", grid, reads=(Part(made),), writes=(double,), work=times_two, **nothing)
+        yield Compute(
+            "tiles",
+            grid,
+            reads=(Part(double),),
+            writes=(Pieces(tiles, lambda chunk: of_item(chunk.number)),),
+            work=split,
+            **nothing,
+        )
+
+        def with_next(chunk):
+            return [*of_item(chunk.number), *of_item((chunk.number + 1) % len(names))]
+
+        yield Compute("pairs", grid, reads=(Pieces(tiles, with_next),), writes=(sums,), work=add, **nothing)
+        whole = ChunkGrid("k", (1,), (1,))
+        everything = [tiles.item(number) for number in range(len(owners))]
+        reads = (Part(sums), *(At(tiles, lambda chunk, box=box: box) for box in everything))
+        yield Files("save", whole, reads=reads, work=save, names=("data.raw",))
+        lost = {name: "is bad" for name in names if name in bad}
+        yield Reduce(
+            "flags",
+            grid,
+            reads=(Part(flags),),
+            work=lambda chunk, block: block[0],
+            row=((), "uint8"),
+            finish=lambda rows: Found(int(rows.sum()), left_out=lost),
+            expected=0,
+        )
+        return np.float32(0)
+
+    sources = {name: f"{versions.get(name, '')}{bad.get(name, '')}" for name in names}
+    return dataclasses.replace(toy.recipe("chained", stages), sources=sources)
+
+
+def total(blocks):
+    """Add up blocks in their order, which the sum depends on."""
+    value = 0.0
+    for block in blocks:
+        value = 0.7 * value + float(block.sum(dtype="float64"))
+    return value
+
+
+def go_chained(out, names, versions=None, bad=None, **fields):
+    """Run; check what was made; return by stage the items whose chunks were made."""
+    versions, bad, calls = versions or {}, bad or {}, Calls()
+    run(chained(names, versions, bad, calls), COMM, options(out, force=True, keep_work=True, **fields))
+    tiles = [in_tiles(doubled(name, versions.get(name, ""), bad)) for name in names]
+    pairs = [total([*one, *after]) for one, after in zip(tiles, [*tiles[1:], tiles[0]], strict=True)]
+    expected = np.array(pairs).tobytes() + b"".join(tile.tobytes() for one in tiles for tile in one)
+    assert (out / "data.raw").read_bytes() == expected
+    seen = calls.all()
+    assert len(seen) == len(set(seen))
+    COMM.Barrier()  # all have looked at the result before the next run replaces it
+    return {
+        stage: "".join(sorted(name for at, name in seen if at == stage))
+        for stage in ("make", "double", "tiles", "pairs")
+    }
+
+
+def of(items, pairs):
+    """The same items in each stage but the last."""
+    return {"make": items, "double": items, "tiles": items, "pairs": pairs}
+
+
+def test_only_what_is_made_of_a_changed_chunk_is_made_again(out):
+    """Through stages that only read: the item that changed, and the pairs that it is in."""
+    assert go_chained(out, "abcdef") == of("abcdef", "abcdef")
+    assert go_chained(out, "abcdef") == of("", "")
+    assert go_chained(out, "abcdef", versions={"d": "2"}) == of("d", "cd")
+    # The marks of the first run are there still, and what they speak of is not.
+    assert go_chained(out, "abcdef") == of("d", "cd")
+
+
+def test_an_unusable_chunk_is_tried_again_and_so_is_what_was_made_of_it(out):
+    assert go_chained(out, "abcdef", bad={"d": np.nan, "f": 1}) == of("abcdef", "abcdef")
+    # What stands for it is the same as before, and so is what was made of that.
+    assert go_chained(out, "abcdef", bad={"d": np.nan, "f": 1}) == {**of("", ""), "make": "df"}
+    assert go_chained(out, "abcdef", bad={"d": np.nan}) == {**of("f", "ef"), "make": "df"}
+    assert go_chained(out, "abcdef", bad={"d": 7}) == of("d", "cd")
+    assert go_chained(out, "abcdef") == of("d", "cd")
+    assert go_chained(out, "abcdef") == of("", "")
+
+
+def test_an_item_that_becomes_unusable_takes_with_it_what_was_made_of_it(out):
+    """Its mark says that it was usable, which is believed until something that it depends on changes."""
+    go_chained(out, "abcdef")
+    assert go_chained(out, "abcdef", versions={"b": "2"}, bad={"b": 5}) == of("b", "ab")
+    assert go_chained(out, "abcdef", versions={"b": "2"}) == of("b", "ab")
+
+
+@pytest.mark.parametrize("names", ["abcdefx", "xabcdef", "fedcba", "bxd", "dax", "abdef", "e"])
+def test_ragged_chunks_and_pieces_serve_wherever_they_come_to_lie(out, names):
+    """Of another list, all items that were there; and the pairs of which the same tiles are read."""
+    go_chained(out, "abcdef")
+    # Item c has none, so that its pairs are made of the other one.
+    before = {"ab", "b", "d", "de", "ef", "fa"}
+    pairs = [one + after for one, after in zip(names, names[1:] + names[0], strict=True)]
+    new = "".join(sorted(pair[0] for pair in pairs if pair.replace("c", "") not in before))
+    seen = go_chained(out, names)
+    assert seen == of("x" * ("x" in names), new)
+
+
+def test_another_version_of_the_stage_voids_chunks_that_only_read(out, monkeypatch):
+    """What a chunk depends on beside what it reads is all that its stage has."""
+    monkeypatch.setattr(checkpoint, "__version__", "1")
+    go_chained(out, "abcdef")
+    monkeypatch.setattr(checkpoint, "__version__", "2")
+    assert go_chained(out, "abcdef") == of("abcdef", "abcdef")
+
+
+def test_another_part_of_the_same_chunks_is_another_thing(out):
+    """A halo says which part of them a chunk reads, and nothing else does."""
+    array, result = Array("made", "z", (9,), "float64"), Array("sums", "z", (9,), "float64")
+
+    def sums(halo, seen):
+        def stages():
+            yield Compute(
+                "make",
+                ChunkGrid("z", (9,), (3,)),
+                writes=(array,),
+                work=lambda chunk: (np.arange(*chunk.bounds["z"]) ** 2.0,),
+                depends=lambda number: {"number": number},
+            )
+
+            def add(chunk, block):
+                seen.append(chunk.number)
+                return (block.sum(keepdims=True),)
+
+            yield Compute(
+                "sums",
+                ChunkGrid("z", (9,), (1,)),
+                reads=(Part(array, {"z": halo}),),
+                writes=(result,),
+                work=add,
+                depends=lambda number: {},
+            )
+            yield toy.sink(result, 9, toy.nothing)
+            return np.float32(0)
+
+        return toy.recipe("halos", stages, halo=halo)
+
+    for halo in (1, 2, 2):
+        seen = []
+        run(sums(halo, seen), COMM, options(out, force=True, keep_work=True))
+        expected = [sum(i**2.0 for i in range(max(z - halo, 0), min(z + halo + 1, 9))) for z in range(9)]
+        assert (out / toy.OUTPUT).read_bytes() == toy.HEAD + toy.gzip_member(np.array(expected).tobytes())
+        made = sorted(number for numbers in COMM.allgather(seen) for number in numbers)
+        COMM.Barrier()  # all have looked at the result before the next run replaces it
+    assert made == []
