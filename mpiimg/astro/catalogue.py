@@ -16,10 +16,7 @@ import numpy as np
 
 from mpiimg.errors import BadInput
 
-#: Magnitude (AB) of a source with a flux of 1 in calibrated images.
-ZERO_POINT = 27.0
-
-#: Of fluxes and of the background: counts at :data:`ZERO_POINT`.
+#: Of fluxes and of the background: counts at :data:`mpiimg.astro.constants.ZERO_POINT`.
 FLUX_UNIT = "ct"
 
 #: Where a DS9 circle would be too small to see, in pixels.

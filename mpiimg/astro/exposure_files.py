@@ -123,7 +123,7 @@ def _unit(ref: ExposureRef) -> str:
 
 
 def pixel_cards(state: Survey, number: int) -> dict:
-    """Return the header of an exposure as a chain leaves it: with what calibration found, if there was one."""
+    """Return the header of an exposure as a chain leaves it, with what calibration found if there was one."""
     ref, zero_point = state.exposures[number], state.zero_points[number]
     if state.calibrated:
         cards = calibrated_cards(ref, zero_point, state.zero_point_kinds[number], state.stats[number])
@@ -262,7 +262,7 @@ def take_zero_points(state: Survey) -> Reduce[Readable]:
 
 
 def write_warps(state: Survey, folder: Path) -> Files:
-    """Declare the FITS file of every usable exposure on every patch it meets: the pixels that it can reach."""
+    """Declare the FITS file of every usable exposure on every patch: the pixels that it can reach there."""
     layout, tract = state.layout, state.tract
     stems = [name.removesuffix(".fits") for name in exposure_names(state.exposures)]
     names = [

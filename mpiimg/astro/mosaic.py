@@ -1,4 +1,4 @@
-"""One picture of a survey: the coadd of each filter on the tract, with its sources.
+"""One picture of a survey: the coadd of each band on the tract, with its sources.
 
 Every patch is averaged in blocks that lie alike in all patches, on its own rank; one rank puts them together,
 so that of pixels it holds no more than the picture, whatever the survey.
@@ -12,35 +12,37 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mpiimg.astro.constants import SIGMA_PER_MAD
+from mpiimg.astro.photometry.sources import joined
 from mpiimg.astro.sky.layout import Layout, Patch
-from mpiimg.astro.steps.detect import coadd_of, joined, rows_array
+from mpiimg.astro.survey import Survey
+from mpiimg.engine.array import Array, Ragged
 from mpiimg.engine.boxes import Box, ChunkGrid
-from mpiimg.engine.stage import Need, Stage
-from mpiimg.engine.stores import Array
+from mpiimg.engine.stage import Compute, Files, Part
 
 #: The longest side of a mosaic: pixels of the coadd are averaged until it fits.
-LONGEST = 1000
+MAX_SIDE = 1000
 
-#: Sources that are drawn of a filter, the brightest: more would cover the picture.
-MOST = 20_000
+#: Sources that are drawn of a band, the brightest: more would cover the picture.
+MAX_SOURCES = 20_000
 
 INK, FAINT, CLEAN, FLAGGED, EMPTY = "#1a1a1a", "#6a6a6a", "#ffb000", "#ff4040", "#d8dce4"
 
-#: Pixels of the picture: between and about panels, above them for the filter, and below for a caption.
+#: Pixels of the picture: between and about panels, above them for the band, and below for a caption.
 MARGIN, HEADING, CAPTION = 18, 40, 32
 
 #: A panel is enlarged until its longer side has so many pixels, so that its caption fits.
-SHORTEST = 400
+MIN_SIDE = 400
 
 #: Bytes that the library and a picture of the smallest size take.
 PICTURE = 16 << 20
 
 #: A circle is as wide as this many full widths, and at least so many pixels of the mosaic.
-WIDTHS, SMALLEST = 3.0, 5.0
+WIDTHS, MIN_WIDTH = 3.0, 5.0
 
 
 class Mosaic(NamedTuple):
-    """The coadd of a filter: means of blocks of `step` x `step` pixels, NaN where there are none.
+    """The coadd of a band: means of blocks of `step` x `step` pixels, NaN where there are none.
 
     `origin` is the tract's pixel (row, column) at the corner of its first block.
     """
@@ -51,52 +53,59 @@ class Mosaic(NamedTuple):
     step: int
 
 
-def average(layout: Layout) -> Stage:
-    """Declare the means of blocks of every patch."""
-    means, step = _means_array(layout), _step(layout)
-
-    def work(chunk, *blocks):
-        (image,) = coadd_of(layout, chunk.number, blocks)
-        found = block_means(image, layout.patches[chunk.number].outer, step)
-        room = np.full((1, *means.shape[1:]), np.nan, np.float32)
-        room[0, : found.shape[0], : found.shape[1]] = found
-        return (room,)
-
-    need = Need(layout.coadd_planes()[0], place=lambda chunk: (layout.patch_run(chunk),))
-    return Stage("average", "map", layout.patch_grid, (need,), (means,), work, {"step": step})
-
-
-def draw(layout: Layout, counts: Sequence[int], name: str) -> Stage:
-    """Declare the picture: the mosaic of each filter with a circle a primary source, red where a flag is set.
-
-    Parameters
-    ----------
-    counts : sources of each patch
-    name : of the file, PNG; the filters lie side by side
-    """
-
-    def work(chunk, folder, means, rows):
-        table = joined(layout, counts, rows)
-        write(folder / name, mosaics(layout.patches, means, _step(layout)), table[table["is_primary"]])
-
-    means, rows = _means_array(layout), rows_array(counts)
-    return Stage(
-        "mosaic",
-        "files",
-        ChunkGrid("k", (1,), (1,)),
-        (Need(means), Need(rows)),
-        work=work,
-        outputs=(name,),
-        # The rows are joined, matched and drawn.
-        scratch=PICTURE + 12 * means.nbytes + 3 * rows.nbytes,
-    )
-
-
-def _means_array(layout: Layout) -> Array:
+def means_array(layout: Layout) -> Array:
+    """Return the array of the blocks of each patch, in the corner of its part, float32."""
     step = _step(layout)
     blocks = [_block_box(patch.outer, step) for patch in layout.patches]
     rows, columns = (max(box[axis][1] - box[axis][0] for box in blocks) for axis in (0, 1))
     return Array("mosaic-means", "prc", (len(blocks), rows, columns), "float32")
+
+
+def average(layout: Layout, image: Ragged, means: Array) -> Compute:
+    """Declare the means of blocks of every patch."""
+    step = _step(layout)
+
+    def work(chunk, pixels):
+        blocks = block_means(pixels[0], layout.patches[chunk.number].outer, step)
+        part = np.full((1, *means.shape[1:]), np.nan, np.float32)
+        part[0, : blocks.shape[0], : blocks.shape[1]] = blocks
+        return (part,)
+
+    return Compute(
+        "average",
+        layout.patch_grid,
+        reads=(Part(image),),
+        writes=(means,),
+        work=work,
+        parameters={"step": step},
+    )
+
+
+def draw(state: Survey, name: str) -> Files:
+    """Declare the picture: the mosaic of each band with a circle a primary source, red where a flag is set.
+
+    Parameters
+    ----------
+    state : Survey
+        With rows of the catalogue, and means of blocks.
+    name : str
+        Of the file, PNG; the bands lie side by side.
+    """
+    patches, counts, step = state.layout.patches, state.source_counts, _step(state.layout)
+
+    def work(chunk, folder, means, rows):
+        table = joined(patches, counts, rows)
+        write(folder / name, mosaics(patches, means, step), table[table["is_primary"]])
+
+    return Files(
+        "mosaic",
+        ChunkGrid("k", (1,), (1,)),
+        reads=(Part(state.mosaic), Part(state.catalogue)),
+        work=work,
+        names=(name,),
+        # The rows are joined, matched and drawn.
+        scratch=PICTURE + 12 * state.mosaic.nbytes + 3 * state.catalogue.nbytes,
+    )
 
 
 def _step(layout: Layout) -> int:
@@ -106,7 +115,7 @@ def _step(layout: Layout) -> int:
         - min(patch.outer[axis][0] for patch in layout.patches)
         for axis in (0, 1)
     ]
-    return max(1, -(-max(spans) // LONGEST))
+    return max(1, -(-max(spans) // MAX_SIDE))
 
 
 def _block_box(box: Box, step: int) -> Box:
@@ -133,16 +142,16 @@ def block_means(pixels: np.ndarray, box: Box, step: int) -> np.ndarray:
 
 
 def mosaics(patches: Sequence[Patch], means: np.ndarray, step: int) -> list[Mosaic]:
-    """Put the blocks of patches together, filter by filter.
+    """Put the blocks of patches together, band by band.
 
     Parameters
     ----------
     means : (patches, rows, columns) float32: the blocks of each patch in the corner of its part
     """
-    found = []
-    for band in dict.fromkeys(patch.filter for patch in patches):
+    panels = []
+    for band in dict.fromkeys(patch.band for patch in patches):
         members = [
-            (_block_box(p.outer, step), m) for p, m in zip(patches, means, strict=True) if p.filter == band
+            (_block_box(p.outer, step), m) for p, m in zip(patches, means, strict=True) if p.band == band
         ]
         top, left = (min(box[axis][0] for box, _ in members) for axis in (0, 1))
         bottom, right = (max(box[axis][1] for box, _ in members) for axis in (0, 1))
@@ -151,15 +160,15 @@ def mosaics(patches: Sequence[Patch], means: np.ndarray, step: int) -> list[Mosa
             part = image[y0 - top : y1 - top, x0 - left : x1 - left]
             # Blocks that the patch has only a part of leave what a neighbour says.
             np.copyto(part, blocks[: y1 - y0, : x1 - x0], where=np.isnan(part))
-        found.append(Mosaic(band, image, (top * step, left * step), step))
-    return found
+        panels.append(Mosaic(band, image, (top * step, left * step), step))
+    return panels
 
 
 def write(path: Path, panels: list[Mosaic], sources: np.ndarray) -> None:
     """Write the picture of mosaics with their sources, rows of the catalogue; the bytes follow from both."""
     from PIL import Image, ImageDraw, ImageFont
 
-    zoom = max(1, -(-SHORTEST // max(max(m.image.shape) for m in panels)))
+    zoom = max(1, -(-MIN_SIDE // max(max(m.image.shape) for m in panels)))
     height = HEADING + zoom * max(m.image.shape[0] for m in panels) + CAPTION
     width = MARGIN + sum(zoom * m.image.shape[1] + MARGIN for m in panels)
     picture = Image.new("RGB", (width, height), "white")
@@ -170,7 +179,7 @@ def write(path: Path, panels: list[Mosaic], sources: np.ndarray) -> None:
         panel = _panel(m, zoom, shown)
         picture.paste(panel, (left, HEADING))
         draw.text((left, 12), m.band, INK, ImageFont.load_default(18))
-        about = f"the brightest {MOST} of " if len(shown) < len(chosen) else ""
+        about = f"the brightest {MAX_SOURCES} of " if len(shown) < len(chosen) else ""
         about += f"{len(chosen)} sources" + (f", {m.step} x {m.step} pixels in one" if m.step > 1 else "")
         draw.text((left, HEADING + panel.height + 6), about, FAINT, ImageFont.load_default(13))
         left += panel.width + MARGIN
@@ -183,16 +192,16 @@ def _stretched(image: np.ndarray) -> np.ndarray:
     if not known.size:
         return np.zeros_like(image)
     sky = np.median(known)
-    noise = 1.4826 * np.median(np.abs(known - sky)) or 1.0
+    noise = SIGMA_PER_MAD * np.median(np.abs(known - sky)) or 1.0
     top = max(np.percentile(known, 99.8), sky + 30 * noise)
     scaled = np.arcsinh((image - sky + 2 * noise) / (3 * noise))
     return np.clip(scaled / np.arcsinh((top - sky) / (3 * noise)), 0, 1)
 
 
 def _brightest(sources: np.ndarray) -> np.ndarray:
-    """Return the MOST sources of the largest flux, as they are ordered."""
+    """Return the MAX_SOURCES sources of the largest flux, as they are ordered."""
     flux = np.nan_to_num(sources["flux_auto"], nan=-np.inf)
-    return sources[np.sort(np.argsort(-flux, kind="stable")[:MOST])]
+    return sources[np.sort(np.argsort(-flux, kind="stable")[:MAX_SOURCES])]
 
 
 def _panel(m: Mosaic, zoom: int, sources):
@@ -204,7 +213,7 @@ def _panel(m: Mosaic, zoom: int, sources):
     # Rows of the tract count from the bottom, those of a picture from the top.
     panel = Image.fromarray(shades[::-1].repeat(zoom, axis=0).repeat(zoom, axis=1))
     draw, scale = ImageDraw.Draw(panel), zoom / m.step
-    radii = scale * np.fmax(WIDTHS * np.asarray(sources["fwhm"], float), SMALLEST * m.step) / 2
+    radii = scale * np.fmax(WIDTHS * np.asarray(sources["fwhm"], float), MIN_WIDTH * m.step) / 2
     columns = scale * (sources["x"] - m.origin[1] + 0.5) - 0.5
     rows = panel.height - scale * (sources["y"] - m.origin[0] + 0.5) - 0.5
     for x, y, radius, flags in zip(columns, rows, radii, sources["flags"], strict=True):

@@ -71,10 +71,7 @@ def patch_cards(state: Survey) -> list[dict]:
 
 def _cards_of(state: Survey, patch: Patch, members: Sequence) -> dict:
     dates = [
-        ref.mjd + days
-        for ref in members
-        if ref.mjd is not None
-        for days in (0.0, (ref.exptime or 0.0) / DAY)
+        ref.mjd + days for ref in members if ref.mjd is not None for days in (0.0, (ref.exptime or 0.0) / DAY)
     ]
     cards = {
         **patch_facts(state.tract, patch),
@@ -153,7 +150,9 @@ def write_maps(state: Survey, folder: Path) -> Files | None:
 
 def _named(maps: Sequence[Ragged], blocks: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """Return maps by the names of their extensions, which those of the arrays end in."""
-    return {array.name.rpartition("-")[2].upper(): block[0] for array, block in zip(maps, blocks, strict=True)}
+    return {
+        array.name.rpartition("-")[2].upper(): block[0] for array, block in zip(maps, blocks, strict=True)
+    }
 
 
 def _inverse(variance: np.ndarray) -> np.ndarray:

@@ -69,7 +69,9 @@ class ExposureOptions:
         limits=(0, 10_000),
         of="tract",
     )
-    strict: bool = parameter(False, "One exposure that cannot be used ends the run, instead of being left out.")
+    strict: bool = parameter(
+        False, "One exposure that cannot be used ends the run, instead of being left out."
+    )
     zero_point: str | None = parameter(
         None, "The magnitude of one count; by default card MAGZERO.", metavar="CARD|NUMBER"
     )
@@ -188,9 +190,7 @@ def _identities(exposures: Sequence[ExposureRef]) -> dict[str, Any]:
 
 def _with_zero_points(exposures: Sequence[ExposureRef], strict: bool):
     """Return the exposures that have a zero point, and (name, reason) of the others."""
-    without = [
-        (ref.name, f"{ref.image.path}: {_NO_ZERO_POINT}") for ref in exposures if ref.magzero is None
-    ]
+    without = [(ref.name, f"{ref.image.path}: {_NO_ZERO_POINT}") for ref in exposures if ref.magzero is None]
     having = [ref for ref in exposures if ref.magzero is not None]
     if without and (strict or not having):
         raise BadInput(without[0][1])

@@ -81,8 +81,8 @@ class Survey:
     exposures: tuple[ExposureRef | Product, ...] = ()
     frames: tuple[ExposureRef, ...] = ()
     tract: Tract | None = None
-    layout: Layout = Layout()
-    options: ReadOptions = ReadOptions()
+    layout: Layout = field(default_factory=Layout)
+    options: ReadOptions = field(default_factory=ReadOptions)
     strict: bool = False
     rejected: tuple[tuple[str, str], ...] = ()
     products: tuple[Product, ...] = ()

@@ -79,7 +79,7 @@ def bits(*names: str) -> int:
 
 
 def no_data(shape: int | tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return image, variance and mask of pixels without data: float32 NaN, float32 infinity, int32 NO_DATA."""
+    """Return image, variance and mask without data: float32 NaN, float32 infinity, int32 NO_DATA."""
     return (
         np.full(shape, np.nan, np.float32),
         np.full(shape, np.inf, np.float32),

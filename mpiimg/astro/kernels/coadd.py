@@ -350,3 +350,10 @@ def count_unclippable(
     covered = n_image > 0
     few = covered & (n_image <= sigma**2 + 1) & ((mask & clipped) == 0)
     return int(np.count_nonzero(few)), int(np.count_nonzero(covered))
+
+
+def precompile() -> None:
+    """Call the kernels on three inputs, weighted in both ways."""
+    stack = [np.ones((3, 28, 38), dtype) for dtype in (np.float32, np.float32, np.int32)]
+    for weights in (np.ones(3), "pixel"):
+        coadd(*stack, weights, Planes(1, 2, 4, 8))

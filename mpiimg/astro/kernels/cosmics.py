@@ -735,3 +735,17 @@ def _validate_parameters(gain, readnoise, satlevel, sigclip, sigfrac, objlim, it
         raise ValueError("gain, readnoise, sigclip, sigfrac and objlim must be finite")
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1: got {iterations}")
+
+
+def precompile() -> None:
+    """Call the kernels on a frame with a hit, and one without a good pixel about it."""
+    image = np.random.default_rng(0).normal(100, 10, (40, 48)).astype(np.float32)
+    image[20, 20] += 1000
+    bad = np.zeros(image.shape, dtype=bool)
+    bad[5, 5:8] = True
+    # Masks grow by one; such a hit is repaired in another way.
+    image[30, 30] += 1000
+    bad[27:34, 27:34] = True
+    bad[29:32, 29:32] = False
+    variance = np.full(image.shape, 100, np.float32)
+    detect_cosmics(image, mask=bad, variance=variance, gain=1.0, readnoise=0.0, satlevel=9e3)

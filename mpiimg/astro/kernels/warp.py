@@ -582,3 +582,14 @@ def interpolate_bad(image, variance, bad, copy=True) -> tuple[np.ndarray, np.nda
         places = _find_bad(image, variance, np.zeros_like(replaced))
         _fill(image, variance, places, _mark_gaps(places, image.shape))
     return image, variance, replaced
+
+
+def precompile() -> None:
+    """Call the kernels on a frame with bad pixels."""
+    image = np.random.default_rng(0).normal(100, 10, (40, 48)).astype(np.float32)
+    bad = np.zeros(image.shape, dtype=bool)
+    bad[5, 5:8] = True
+    image, variance, _ = interpolate_bad(image, np.full(image.shape, 100, np.float32), bad)
+    rows, columns = np.indices((5, 5)) * float(STEP)
+    box = ((32, 60), (32, 70))
+    warp(image, variance, np.zeros(image.shape, np.int32), Nodes(columns, rows, 0, 0), box, np.float64(1), 1)

@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mpiimg.astro.photometry.stars import CLIP, SIGMA_PER_MAD
+from mpiimg.astro.constants import SIGMA_PER_MAD
+from mpiimg.astro.photometry.stars import CLIP
+from mpiimg.astro.sky.wcs import directions
 
 #: No two measurements of a star are trusted to agree better than this (magnitudes): flat fields, colours.
 FLOOR = 0.005
@@ -64,7 +66,7 @@ class Stars:
         owner = np.repeat(np.arange(len(catalogues)), [len(c.ra) for c in catalogues])
         known = np.isfinite(fields[2]) & np.isfinite(fields[3])
         ra, dec, magnitude, error = (field[known] for field in fields)
-        return cls(_unit_vectors(ra, dec), magnitude, error, owner[known])
+        return cls(np.ascontiguousarray(directions(ra, dec).T), magnitude, error, owner[known])
 
     def catalogues(self, first: int, last: int) -> Stars:
         """Return the stars of catalogues `first` to `last`, that not included."""
@@ -77,12 +79,6 @@ class Stars:
         from scipy.spatial import cKDTree
 
         return cKDTree(self.points)
-
-
-def _unit_vectors(ra, dec):
-    """Return points of the unit sphere, (n, 3), for coordinates in degrees."""
-    ra, dec = np.radians(ra), np.radians(dec)
-    return np.column_stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)])
 
 
 def _chord(degrees):

@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 
 from mpiimg.astro import catalogue
+from mpiimg.astro.constants import SIGMA_PER_MAD, ZERO_POINT
+from mpiimg.astro.photometry.extraction import TooManyParts, extract
+from mpiimg.astro.sky.layout import Patch
 from mpiimg.engine.boxes import Box
 
 #: The filter that images are smoothed with before the threshold: SExtractor's default.conv.
@@ -24,10 +27,13 @@ FILTER_NAME = "default.conv (3x3: 1 2 1, 2 4 2, 1 2 1), plain convolution"
 SEAM = 1.0
 
 #: Kron ellipse: radii a and b times max(2.5 Kron radii, 3.5), measured out to 6 (PHOT_AUTOPARAMS 2.5,3.5).
-KRON_FACTOR, KRON_LEAST, KRON_REACH = 2.5, 3.5, 6.0
+KRON_FACTOR, KRON_MIN, KRON_REACH = 2.5, 3.5, 6.0
 
-#: Fewest empty apertures, or stars, that a factor is measured from.
-FEWEST_APERTURES, FEWEST_STARS = 30, 5
+#: Least empty apertures, or stars, that a factor is measured from.
+MIN_APERTURES, MIN_STARS = 30, 5
+
+#: Parts that a blend may be split into, at most.
+MAX_PARTS = 16_384
 
 #: sep's flags for a source split from a blend, and for a blend that was too much for its memory.
 MERGED, OVERFLOW = 1, 4
@@ -163,41 +169,26 @@ def detect(
 
 
 def _extract(data, noise, bad, settings):
-    """Call sep's extract with as much memory as it needs.
+    """Return what sep finds, the segmentation, and whether a blend has more parts than sep can number.
 
-    A blend of more parts than sep can number is not split: without
-    deblending for this patch, and the last value returned is True.
+    Such a patch is gone through again without deblending.
     """
-    import sep
-
-    pixels, parts = max(300_000, data.size // 8), 1024
+    how = {
+        "filter_kernel": np.array(FILTER, np.float32),
+        "filter_type": "conv",
+        "segmentation_map": True,
+    }
+    numbers = data, settings.threshold, noise, bad, settings.min_area, MAX_PARTS
     contrast = settings.contrast if settings.deblend else 1.0
-    overflow = False
-    while True:
-        sep.set_extract_pixstack(pixels)
-        sep.set_sub_object_limit(parts)
-        try:
-            found, segmentation = sep.extract(
-                data,
-                settings.threshold,
-                var=noise,
-                mask=bad,
-                minarea=settings.min_area,
-                filter_kernel=np.array(FILTER, np.float32),
-                filter_type="conv",
-                deblend_nthresh=1 if overflow else settings.levels,
-                deblend_cont=1.0 if overflow else contrast,
-                segmentation_map=True,
-            )
-        except Exception as error:  # sep raises no class of its own
-            if "active object pixels" in str(error) and pixels < data.size + 2:
-                pixels = min(4 * pixels, data.size + 2)
-            elif "sub-objects" in str(error) and not overflow:
-                parts, overflow = 4 * parts, parts > 4096
-            else:
-                raise
-        else:
-            return found, np.asarray(segmentation, np.int32), overflow
+    try:
+        objects, segmentation = extract(
+            *numbers, deblend_nthresh=settings.levels, deblend_cont=contrast, **how
+        )
+        overflow = False
+    except TooManyParts:
+        objects, segmentation = extract(*numbers, deblend_nthresh=1, deblend_cont=1.0, **how)
+        overflow = True
+    return objects, np.asarray(segmentation, np.int32), overflow
 
 
 def _shape(table, found) -> None:
@@ -262,7 +253,7 @@ def _photometry(table, found, x, y, planes, radii) -> None:
         table[f"flux_{name}"], table[f"flux_{name}_err"] = flux, error
         table["flags"] |= flag.astype(np.int16)
     kron, _ = sep.kron_radius(data, x, y, a, b, theta, KRON_REACH, **own)
-    factor = np.fmax(KRON_FACTOR * kron, KRON_LEAST)
+    factor = np.fmax(KRON_FACTOR * kron, KRON_MIN)
     flux, error, flag = sep.sum_ellipse(data, x, y, a, b, theta, factor, var=noise, subpix=0, **own)
     table["flux_auto"], table["flux_auto_err"] = flux, error
     table["flags"] |= flag.astype(np.int16)
@@ -373,6 +364,28 @@ def match_seams(
     return tables
 
 
+def joined(patches: Sequence[Patch], counts: Sequence[int], data: np.ndarray) -> np.ndarray:
+    """Return one table of the sources of all patches, in which one at a seam is primary once.
+
+    Parameters
+    ----------
+    patches : sequence of Patch
+    counts : sequence of int
+        Sources of each.
+    data : (bytes,) uint8
+        Rows of the catalogue of all patches, one patch after the other.
+    """
+    table = data.view(catalogue.ROW).copy()
+    parts = np.split(table, np.cumsum(counts)[:-1])
+    for band in dict.fromkeys(patch.band for patch in patches):
+        members = [number for number, patch in enumerate(patches) if patch.band == band]
+        inners = [patches[number].inner for number in members]
+        matched = match_seams([parts[number] for number in members], inners)
+        for number, of_patch in zip(members, matched, strict=True):
+            parts[number]["is_primary"] = of_patch["is_primary"]
+    return table
+
+
 def _far_inside(table, inner: Box, distance: float) -> np.ndarray:
     """Return which sources lie farther than `distance` inside the borders of the inner box."""
     far = np.ones(len(table), bool)
@@ -452,10 +465,10 @@ def noise_correction(
     noise = np.where(bad, np.float32(1), variance).astype(np.float32)
     flux, error, flag = sep.sum_circle(data, x, y, radius, var=noise, mask=taken, subpix=0)
     empty = flag == 0
-    if empty.sum() < FEWEST_APERTURES:
+    if empty.sum() < MIN_APERTURES:
         return 1.0
     ratio = flux[empty] / error[empty]
-    return float(1.482602218505602 * np.median(np.abs(ratio - np.median(ratio))))
+    return float(SIGMA_PER_MAD * np.median(np.abs(ratio - np.median(ratio))))
 
 
 def scale_errors(table: np.ndarray, factor: float) -> np.ndarray:
@@ -484,20 +497,20 @@ def aperture_correction(table: np.ndarray, saturated: int, radius: float) -> flo
     with np.errstate(invalid="ignore"):
         good = (table["flags"] == 0) & (table["mask_flags"] & saturated == 0) & np.isfinite(table["fwhm"])
         good &= table["flux_large"] > 50 * table["flux_large_err"]
-    if good.sum() < FEWEST_STARS:
+    if good.sum() < MIN_STARS:
         return float("nan")
     place = np.column_stack((table["x"], table["y"]))
     distance, _ = cKDTree(place).query(place, k=2)
     good &= distance[:, 1] > 2 * radius
     width = np.median(table["fwhm"][good]) if good.any() else np.nan
     good &= np.abs(table["fwhm"] - width) < 0.2 * width
-    if good.sum() < FEWEST_STARS:
+    if good.sum() < MIN_STARS:
         return float("nan")
     return float(np.median(table["flux_large"][good].astype(float) / table["flux_small"][good]))
 
 
 def magnitudes(
-    flux: np.ndarray, error: np.ndarray, correction: float = 1.0, zero_point: float = catalogue.ZERO_POINT
+    flux: np.ndarray, error: np.ndarray, correction: float = 1.0, zero_point: float = ZERO_POINT
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return AB magnitudes and their errors; NaN where the flux is not positive.
 

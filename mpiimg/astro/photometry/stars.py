@@ -15,13 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mpiimg.astro.constants import SIGMA_PER_MAD, ZERO_POINT
+from mpiimg.astro.photometry.extraction import extract
 from mpiimg.errors import BadInput
 
-#: All exposures are brought to this zero point: a source of magnitude 27 has a flux of 1.
-COMMON_ZERO_POINT = 27.0
-
-#: Standard deviations per median absolute deviation, for normal noise; and magnitudes per relative error.
-SIGMA_PER_MAD = 1.482602218505602
+#: Magnitudes per relative error.
 MAGNITUDES_PER_RELATIVE_ERROR = 2.5 / np.log(10)
 
 #: No star's ratio of aperture fluxes is trusted better than this: the shape of stars varies over a frame.
@@ -32,6 +30,9 @@ PIXEL_FWHM_SQUARED = 8 * np.log(2) / 12
 
 #: Deviations beyond this many times the scatter are outliers.
 CLIP = 4.0
+
+#: Parts that a blend of stars is split into, at most.
+MAX_PARTS = 100_000
 
 
 class Sky(NamedTuple):
@@ -46,14 +47,14 @@ class Settings(NamedTuple):
     """How stars are measured. Radii of apertures in units of the frame's FWHM."""
 
     threshold: float = 5.0  # of detection, in standard deviations of a pixel
-    least_area: int = 5  # pixels above it
+    min_area: int = 5  # pixels above it
     small: float = 1.0
     large: float = 3.0
-    least_snr: float = 20.0  # flux / error in the small aperture
-    least_roundness: float = 0.6  # minor / major axis
+    min_snr: float = 20.0  # flux / error in the small aperture
+    min_roundness: float = 0.6  # minor / major axis
     size_tolerance: float = 0.25  # of a star's FWHM about the frame's, relative
     faint_neighbour: float = 0.01  # of a star's flux: fainter ones leave it isolated
-    fewest: int = 5  # stars for a FWHM or an aperture correction
+    min_stars: int = 5  # stars for a FWHM or an aperture correction
     reach: float = 6.0  # of a source that is not sky, in its own semi-axes (standard deviations)
 
 
@@ -136,33 +137,6 @@ def sky_background(image: np.ndarray, masked: np.ndarray, mesh: int = 64, filter
     return Sky(sky, float(np.median(sky[::8, ::8])), float(background.globalrms))
 
 
-def _extract(image, variance, masked, settings):
-    """Detect sources with sep, in its order; with buffers as large as it takes."""
-    import sep
-
-    limits = {
-        "pixel buffer full": (sep.get_extract_pixstack, sep.set_extract_pixstack, max(image.size, 300_000)),
-        "deblending overflow": (sep.get_sub_object_limit, sep.set_sub_object_limit, 100_000),
-    }
-    before = [(put, get()) for get, put, _ in limits.values()]
-    try:
-        while True:
-            try:
-                return sep.extract(
-                    image, settings.threshold, var=variance, mask=masked, minarea=settings.least_area
-                )
-            except Exception as error:
-                # sep has no exceptions of its own: the message tells.
-                full = [limit for says, limit in limits.items() if says in str(error)]
-                if not full or full[0][0]() >= full[0][2]:
-                    raise
-                get, put, most = full[0]
-                put(min(4 * get(), most))
-    finally:
-        for put, value in before:
-            put(value)
-
-
 def detect_sources(
     image: np.ndarray,
     variance: np.ndarray,
@@ -173,7 +147,11 @@ def detect_sources(
 
     Image, variance and mask are those of :func:`measure_stars`.
     """
-    return _extract(*_known(image, variance, masked), settings)
+    return _detect(*_known(image, variance, masked), settings)
+
+
+def _detect(image, variance, unknown, settings):
+    return extract(image, settings.threshold, variance, unknown, settings.min_area, MAX_PARTS)
 
 
 def source_pixels(objects: np.ndarray, shape: tuple[int, int], reach: float = Settings().reach) -> np.ndarray:
@@ -209,17 +187,17 @@ def half_sample_mode(values: np.ndarray) -> float:
     return float(kept.mean())
 
 
-def frame_fwhm(sizes: np.ndarray, tolerance: float, fewest: int) -> float:
+def frame_fwhm(sizes: np.ndarray, tolerance: float, min_stars: int) -> float:
     """Return the FWHM of a frame: the median about the mode, since galaxies are larger and hits smaller.
 
-    `sizes` are FWHM of round, isolated sources; NaN where fewer than `fewest` lie within `tolerance` of the
-    mode, relative.
+    `sizes` are FWHM of round, isolated sources; NaN where fewer than `min_stars` lie within `tolerance` of
+    the mode, relative.
     """
     sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
     centre = half_sample_mode(sizes)
     for _ in range(2):
         near = sizes[np.abs(sizes - centre) <= tolerance * centre] if sizes.size else sizes
-        if near.size < fewest:
+        if near.size < min_stars:
             return np.nan
         centre = float(np.median(near))
     return centre
@@ -265,7 +243,7 @@ def measure_stars(
     Returns
     -------
     FrameStars
-        With no stars, and NaN, where fewer than `settings.fewest` round sources agree on a FWHM.
+        With no stars, and NaN, where fewer than `settings.min_stars` round sources agree on a FWHM.
 
     Notes
     -----
@@ -275,24 +253,24 @@ def measure_stars(
     """
     image, variance, unknown = _known(image, variance, masked)
     if objects is None:
-        objects = _extract(image, variance, unknown, settings)
-    single = (objects["flag"] == 0) & (objects["b"] >= settings.least_roundness * objects["a"])
-    tolerance, fewest = settings.size_tolerance, settings.fewest
+        objects = _detect(image, variance, unknown, settings)
+    single = (objects["flag"] == 0) & (objects["b"] >= settings.min_roundness * objects["a"])
+    tolerance, min_stars = settings.size_tolerance, settings.min_stars
 
     # Moments above the threshold are too small a measure, but good enough for a first aperture.
     bright = single & (objects["flux"] >= np.median(objects["flux"][single])) if single.any() else single
-    fwhm = frame_fwhm(2.355 * np.sqrt(objects["a"] * objects["b"])[bright], tolerance, fewest)
+    fwhm = frame_fwhm(2.355 * np.sqrt(objects["a"] * objects["b"])[bright], tolerance, min_stars)
     if np.isfinite(fwhm):
         stars, whole = _measure_apertures(image, variance, objects, unknown | saturated, fwhm, settings)
-        bright = whole & single & (stars.flux > settings.least_snr * stars.flux_error)
-        fwhm = frame_fwhm(stars.fwhm[bright & stars.isolated], tolerance, fewest)
+        bright = whole & single & (stars.flux > settings.min_snr * stars.flux_error)
+        fwhm = frame_fwhm(stars.fwhm[bright & stars.isolated], tolerance, min_stars)
     if not np.isfinite(fwhm):
         return FrameStars(Stars(*np.zeros((7, 0)), np.zeros(0, dtype=bool)), np.nan, np.nan, np.nan, 0)
     stars, whole = _measure_apertures(image, variance, objects, unknown | saturated, fwhm, settings)
-    bright = whole & single & (stars.flux > settings.least_snr * stars.flux_error)
+    bright = whole & single & (stars.flux > settings.min_snr * stars.flux_error)
     chosen = bright & (np.abs(stars.fwhm - fwhm) <= tolerance * fwhm)
     stars = Stars(*(field[chosen] for field in stars))
-    return FrameStars(stars, fwhm, *_aperture_correction(stars, fewest))
+    return FrameStars(stars, fwhm, *_aperture_correction(stars, min_stars))
 
 
 def measure_frame(
@@ -352,10 +330,10 @@ def _measure_apertures(image, variance, objects, unusable, fwhm, settings):
     return Stars(x, y, flux, error, large_flux, large_error, size, alone), flags == 0
 
 
-def _aperture_correction(stars, fewest):
+def _aperture_correction(stars, min_stars):
     """Return the median ratio of large to small flux of isolated stars, its error and their number."""
     flux, large_flux = stars.flux[stars.isolated], stars.large_flux[stars.isolated]
-    if flux.size < fewest:
+    if flux.size < min_stars:
         return np.nan, np.nan, flux.size
     ratio = large_flux / flux
     # The noise of what is between the two apertures, over the star.
@@ -392,4 +370,4 @@ def magnitudes(
 
 def flux_scale(zero_point: float) -> float:
     """Return the factor that brings pixels of `zero_point` to the common one; variances take its square."""
-    return float(10 ** (0.4 * (COMMON_ZERO_POINT - zero_point)))
+    return float(10 ** (0.4 * (ZERO_POINT - zero_point)))

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mpiimg.astro.constants import SIGMA_PER_MAD, ZERO_POINT
 from mpiimg.astro.photometry.overlaps import Catalogue, compare_exposures, compare_with_reference
-from mpiimg.astro.photometry.stars import CLIP, COMMON_ZERO_POINT, SIGMA_PER_MAD
+from mpiimg.astro.photometry.stars import CLIP
 
 
 class Solution(NamedTuple):
@@ -68,7 +69,7 @@ def find_zero_points(
         solution = solve_offsets(*compare_exposures(catalogues, radius)[:4], len(catalogues), anchors)
         anchored = np.isin(solution.groups, solution.groups[known]) & (solution.groups >= 0)
         found = ~known & np.isfinite(solution.offsets) & (relative | anchored)
-        points[found] = solution.offsets[found] + (COMMON_ZERO_POINT if relative else 0.0)
+        points[found] = solution.offsets[found] + (ZERO_POINT if relative else 0.0)
         kinds[found] = "RELATIVE" if relative else "MATCHED"
     return points, kinds.tolist()
 

@@ -1,8 +1,8 @@
 """How a survey is laid out: which exposure meets which patch, and how coaddition cuts the patches.
 
 All of it follows from headers. An exposure makes one warp for each patch that it meets, on the box of tract
-pixels that it can reach there (a footprint); a patch is coadded in strips of rows, each from the rows of those
-warps that meet it.
+pixels that it can reach there (a footprint); a patch is coadded in strips of rows, each from the rows of
+those warps that meet it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mpiimg.engine.stage import Chunk
 #: Most rows in a strip of a patch, the unit of coaddition; and least rows, however many exposures meet.
 MAX_STRIP_ROWS, MIN_STRIP_ROWS = 256, 32
 
-#: Most rows that the exposures of a patch bring to a strip together, so that deep patches take no more memory.
+#: Most rows that the exposures of a patch bring to a strip together: deep patches take no more memory.
 INPUT_ROWS = 8192
 
 #: Bytes that Python takes for a footprint, and for the part of one that meets a strip, tables included.

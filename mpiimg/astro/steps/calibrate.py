@@ -7,35 +7,36 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from mpiimg.astro.constants import ZERO_POINT
+from mpiimg.astro.exposure_files import (
+    REASON,
+    exposure_table,
+    reason_row,
+    reason_text,
+    reasons_array,
+    write_exposures,
+)
 from mpiimg.astro.fits.exposure import ExposureRef, read_exposure
-from mpiimg.astro.fits.maskplanes import bits
+from mpiimg.astro.fits.maskplanes import bits, no_data
 from mpiimg.astro.fits.writing import history as fits_history
 from mpiimg.astro.photometry import stars as photometry
 from mpiimg.astro.photometry import zero_points
 from mpiimg.astro.photometry.overlaps import Catalogue
-from mpiimg.astro.sky.layout import Layout
+from mpiimg.astro.samples import frame
+from mpiimg.astro.sky.layout import Planes
 from mpiimg.astro.sky.wcs import parse_wcs, to_sky
-from mpiimg.engine.stage import Need, Parameter, Stage, reduction
-from mpiimg.engine.stores import Array
+from mpiimg.astro.survey import EXPOSURE_STATS, Survey
+from mpiimg.engine.array import Array
+from mpiimg.engine.stage import Compute, Found, Part, Reduce, Stages
+from mpiimg.engine.step import Inspection, Output, Step, parameter
 from mpiimg.errors import BadInput
-
-PAPER = (
-    "L.A.Cosmic: van Dokkum 2001, doi:10.1086/323894; background and photometry: Bertin and Arnouts 1996, "
-    "doi:10.1051/aas:1996164"
-)
-
-PARAMETERS = (
-    Parameter("sigclip", 4.5, "a cosmic ray stands out by this", float, "standard deviations"),
-    Parameter("sigfrac", 0.3, "its neighbours by this share of that", float),
-    Parameter("objlim", 5.0, "least contrast between a cosmic ray and fine structure", float),
-    Parameter("cr_iterations", 4, "how often cosmic rays are looked for", int),
-    Parameter("mesh", 64, "side of the meshes that the sky is measured in", int, "pixels"),
-    Parameter("match_radius", 1.0, "stars this near are the same", float, "arcsec"),
-)
 
 #: How zero points are found, as a log says it.
 WAYS = {
@@ -46,72 +47,136 @@ WAYS = {
     "NONE": "not found",
 }
 
-#: Stars kept of an exposure, the brightest; numbers kept of one; bytes of a reason.
-MOST_STARS, REASON = 500, 240
+#: Stars kept of an exposure, the brightest.
+MAX_STARS = 500
 
-#: Bytes a pixel that reading, searching and measuring take beside the planes that come out.
+#: Bytes per pixel that reading, searching and measuring take beside the planes that come out.
 SCRATCH = 30
 
-FACTS = ("failed", "sky", "noise", "fwhm", "correction", "cosmic_ray_pixels", "stars")
+
+@dataclass(frozen=True)
+class Calibration:
+    """How exposures are calibrated."""
+
+    sigclip: float = parameter(
+        4.5,
+        "A cosmic ray stands out of its surroundings by this much.",
+        unit="standard deviations",
+    )
+    sigfrac: float = parameter(
+        0.3, "Neighbours of a cosmic ray belong to it if they stand out by this share of --sigclip."
+    )
+    objlim: float = parameter(5.0, "The least contrast between a cosmic ray and fine structure.")
+    cr_iterations: int = parameter(4, "Cosmic rays are looked for so many times.")
+    mesh: int = parameter(64, "The sky is measured in meshes of this side.", unit="pixels")
+    match_radius: float = parameter(
+        1.0, "Stars of two exposures that are this near to each other are the same.", unit="arcsec"
+    )
+    reference: str | None = parameter(
+        None,
+        "A reference catalogue (ra, dec, mag) gives the zero points, whatever cards say.",
+        metavar="FILE",
+    )
+    calibrated: bool = parameter(
+        False, "Calibrated exposures are written even where later steps take them, in a folder of their own."
+    )
+
+    @property
+    def method(self) -> dict[str, float]:
+        """Those that say how an exposure is calibrated on its own."""
+        names = ("sigclip", "sigfrac", "objlim", "cr_iterations", "mesh")
+        return {name: getattr(self, name) for name in names}
 
 
-def history(p: Mapping) -> tuple[str, ...]:
+def history(p: Calibration) -> tuple[str, ...]:
     """Return the lines of HISTORY of a calibrated exposure."""
     return fits_history(
         "calibrate",
-        f"cosmic rays by L.A.Cosmic (sigclip {p['sigclip']:g}, sigfrac {p['sigfrac']:g}, "
-        f"objlim {p['objlim']:g}, {p['cr_iterations']} iterations); sky in meshes of {p['mesh']} pixels "
+        f"cosmic rays by L.A.Cosmic (sigclip {p.sigclip:g}, sigfrac {p.sigfrac:g}, "
+        f"objlim {p.objlim:g}, {p.cr_iterations} iterations); sky in meshes of {p.mesh} pixels "
         "subtracted",
     )
 
 
-def calibrate(layout: Layout, exposures: Sequence[ExposureRef], p: dict) -> Stage:
+def inspect(state: Survey, p: Calibration) -> Inspection:
+    """Read the reference catalogue.
+
+    Raises
+    ------
+    BadInput
+        It cannot be read, or zero points are given as well.
+    """
+    if p.reference is None:
+        return Inspection()
+    if state.options.zero_point is not None:
+        raise BadInput("--zero-point and --reference both say where zero points come from: give one of them")
+    from mpiimg.astro.catalogue import read_reference
+
+    ra, dec, magnitude = read_reference(Path(p.reference))
+    return Inspection(Catalogue(ra, dec, magnitude, np.zeros(len(ra))))
+
+
+def stages(state: Survey, p: Calibration, reference: Catalogue | None) -> Stages[Survey]:
+    """Calibrate each exposure on its own, then find the zero points of all."""
+    pixels = state.layout.exposure_planes()
+    yield calibrate(state, p, pixels)
+    solved = yield solve(state, reference, p.match_radius)
+    return dataclasses.replace(
+        state,
+        frames=(),
+        pixels=pixels,
+        usable=solved.usable,
+        zero_points=solved.points,
+        zero_point_kinds=solved.kinds,
+        stats=solved.stats,
+        left_out={**state.left_out, **solved.left_out},
+    )
+
+
+# --- Each exposure on its own -----------------------------------------------------------------------------
+
+
+def calibrate(state: Survey, p: Calibration, pixels: Planes) -> Compute:
     """Declare the calibration of each exposure on its own.
 
-    Written are the planes of exposures without their sky, the stars (ra and
-    dec in degrees, instrumental magnitude of the total flux, its error), the
-    FACTS, and why an exposure was left out.
+    Written are the planes of exposures without their sky, the stars (ra and dec in degrees, instrumental
+    magnitude of the total flux, its error), the EXPOSURE_STATS, and why an exposure was left out.
     """
-    planes = layout.exposure_planes()
+    frames = state.frames
 
     def work(chunk):
-        ref = exposures[chunk.number]
+        ref = frames[chunk.number]
         try:
             return _calibrated(ref, p)
         except BadInput as error:
             named = any(name in str(error) for name in (ref.name, str(ref.image.path)))
             return _left_out(ref, str(error) if named else f"{ref.image.path}: {error}")
 
-    count = len(exposures)
-    return Stage(
+    sizes = tuple(rows * columns for rows, columns in state.layout.shapes)
+    return Compute(
         "calibrate",
-        "map",
-        layout.exposure_grid,
-        (),
-        (*planes, *_tables(count)),
-        work,
-        p,
+        state.layout.exposure_grid,
+        writes=(*pixels, *_tables(len(frames))),
+        work=work,
+        parameters=p.method,
         # What a count is worth enters when all is calibrated.
-        chunk_parameters=lambda number: {
-            "exposure": repr(dataclasses.replace(exposures[number], magzero=None))
-        },
-        left_out=lambda *blocks: bool(blocks[-1].any()),
-        weights=tuple(rows * columns for rows, columns in layout.shapes),
-        place={array.name: layout.exposure_run for array in planes},
-        scratch=SCRATCH * max(rows * columns for rows, columns in layout.shapes),
-        cost=("calibrate", float(layout.exposure_starts[-1])),
+        depends=lambda number: {"exposure": repr(dataclasses.replace(frames[number], magzero=None))},
+        unusable=lambda *blocks: bool(blocks[-1].any()),
+        weights=sizes,
+        scratch=SCRATCH * max(sizes),
+        cost=("calibrate", float(sum(sizes))),
     )
 
 
 def _tables(count: int) -> tuple[Array, Array, Array]:
     return (
-        Array("stars", "esc", (count, MOST_STARS, 4), "float64"),
-        Array("facts", "ef", (count, len(FACTS)), "float64"),
-        Array("reasons", "er", (count, REASON), "uint8"),
+        Array("stars", "esc", (count, MAX_STARS, 4), "float64"),
+        Array("stats", "ef", (count, len(EXPOSURE_STATS)), "float64"),
+        reasons_array(count),
     )
 
 
-def _calibrated(ref: ExposureRef, p: dict):
+def _calibrated(ref: ExposureRef, p: Calibration):
     from mpiimg.astro.kernels.cosmics import detect_cosmics
 
     exposure = read_exposure(ref)
@@ -124,33 +189,33 @@ def _calibrated(ref: ExposureRef, p: dict):
         gain=1.0,
         readnoise=0.0,
         satlevel=float(ref.saturate) if ref.saturate is not None else np.inf,
-        sigclip=p["sigclip"],
-        sigfrac=p["sigfrac"],
-        objlim=p["objlim"],
-        iterations=p["cr_iterations"],
+        sigclip=p.sigclip,
+        sigfrac=p.sigfrac,
+        objlim=p.objlim,
+        iterations=p.cr_iterations,
     )
     mask[struck] |= bits("CR", "INTRP")
     # Edges glow, and no coadd takes them.
     unknown = struck | ((mask & bits("BAD", "NO_DATA", "EDGE")) != 0)
-    sky, found = photometry.measure_frame(image, variance, unknown, (mask & bits("SAT")) != 0, mesh=p["mesh"])
+    sky, measured = photometry.measure_frame(image, variance, unknown, (mask & bits("SAT")) != 0, mesh=p.mesh)
     image -= sky.map
-    stars, number = _star_table(found, ref)
-    facts = (0.0, sky.level, sky.noise, found.fwhm, found.correction, np.count_nonzero(struck), number)
-    flat = (image.ravel(), variance.ravel(), mask.ravel())
-    return (*flat, stars[None], np.array(facts)[None], reason_row(""))
+    stars, number = _star_table(measured, ref)
+    cosmic_rays = np.count_nonzero(struck)
+    stats = (0.0, sky.level, sky.noise, measured.fwhm, measured.correction, cosmic_rays, number)
+    return image[None], variance[None], mask[None], stars[None], np.array([stats]), reason_row("")
 
 
-def _star_table(found, ref: ExposureRef):
-    """Return the brightest isolated stars, (MOST_STARS, 4), NaN behind the last; and how many they are."""
-    stars = found.stars
-    flux, error, correction = stars.flux, stars.flux_error, found.correction
+def _star_table(measured: photometry.FrameStars, ref: ExposureRef):
+    """Return the brightest isolated stars, (MAX_STARS, 4), NaN behind the last; and how many they are."""
+    stars = measured.stars
+    flux, error, correction = stars.flux, stars.flux_error, measured.correction
     if not np.isfinite(correction):
         # Too few stars tell what the small aperture loses. The large one, for more noise, loses nothing.
         flux, error, correction = stars.large_flux, stars.large_flux_error, 1.0
     chosen = np.flatnonzero(stars.isolated & np.isfinite(flux) & (flux > 0))
-    order = np.argsort(-flux[chosen], kind="stable")[:MOST_STARS]
+    order = np.argsort(-flux[chosen], kind="stable")[:MAX_STARS]
     chosen = np.sort(chosen[order])
-    table = np.full((MOST_STARS, 4), np.nan)
+    table = np.full((MAX_STARS, 4), np.nan)
     magnitude, error = photometry.magnitudes(flux[chosen], error[chosen], correction)
     ra, dec = to_sky(parse_wcs(ref.wcs), stars.x[chosen], stars.y[chosen])
     table[: len(chosen)] = np.stack([ra, dec, magnitude, error], axis=1)
@@ -158,126 +223,176 @@ def _star_table(found, ref: ExposureRef):
 
 
 def _left_out(ref: ExposureRef, reason: str):
-    size = ref.shape[0] * ref.shape[1]
-    facts = np.full((1, len(FACTS)), np.nan)
-    facts[0, 0] = 1.0
-    return (
-        np.full(size, np.nan, np.float32),
-        np.full(size, np.inf, np.float32),
-        np.full(size, bits("NO_DATA"), np.int32),
-        np.full((1, MOST_STARS, 4), np.nan),
-        facts,
-        reason_row(reason),
-    )
+    stats = np.full((1, len(EXPOSURE_STATS)), np.nan)
+    stats[0, 0] = 1.0
+    stars = np.full((1, MAX_STARS, 4), np.nan)
+    return (*no_data((1, *ref.shape)), stars, stats, reason_row(reason))
 
 
-def reason_row(reason: str) -> np.ndarray:
-    """Return why an exposure was left out, as bytes, (1, REASON) uint8; zeros if it was not."""
-    row = np.zeros((1, REASON), np.uint8)
-    data = np.frombuffer(reason.encode()[:REASON], np.uint8)
-    row[0, : len(data)] = data
-    return row
+# --- Zero points ------------------------------------------------------------------------------------------
 
 
-def reason_text(row: np.ndarray) -> str:
-    """Return the reason that :func:`reason_row` made a row of."""
-    return bytes(row).rstrip(b"\0").decode(errors="replace")
+class Solved(NamedTuple):
+    """What all exposures came to: in their order, and by name why some were left out."""
+
+    points: tuple[float, ...]  # magnitudes; NaN where there is none
+    kinds: tuple[str, ...]  # of WAYS
+    usable: tuple[bool, ...]
+    stats: tuple[tuple[float, ...], ...]  # EXPOSURE_STATS
+    left_out: dict[str, str]
 
 
-def solve(
-    layout: Layout,
-    exposures: Sequence[ExposureRef],
-    reference,
-    radius: float,
-    strict: bool,
-    rejected: Mapping[str, str] | None = None,
-) -> Stage:
+def solve(state: Survey, reference: Catalogue | None, radius: float) -> Reduce[Solved]:
     """Find every exposure's zero point, as :func:`mpiimg.astro.photometry.zero_points.find_zero_points` does.
+
+    One bad exposure ends the run if the state is strict, and so do as many as there are.
 
     Parameters
     ----------
-    reference : overlaps.Catalogue or None
-    radius : of matches, arcseconds
-    strict : let one bad exposure end the run
-    rejected : names of files that were left out before, and why
+    state : Survey
+    reference : Catalogue, optional
+    radius : float
+        Of matches, arcseconds.
     """
-    count = len(exposures)
-    stars, facts, reasons = _tables(count)
+    exposures, count = state.exposures, len(state.exposures)
+    arrays = _tables(count)
 
-    def partial(chunk, star_block, fact_block, reason_block):
-        return np.concatenate([fact_block[0], reason_block[0].astype(np.float64), star_block.ravel()])
+    def partial(chunk, stars, stats, reasons):
+        return np.concatenate([stats[0], reasons[0].astype(np.float64), stars.ravel()])
 
     def finish(rows):
-        known = rows[:, : len(FACTS)]
-        texts = rows[:, len(FACTS) : len(FACTS) + REASON].astype(np.uint8)
-        tables = rows[:, len(FACTS) + REASON :].reshape(count, MOST_STARS, 4)
-        left_out = {i: reason_text(texts[i]) for i in np.flatnonzero(known[:, 0] == 1)}
-        points, kinds = _zero_points(exposures, tables, left_out, reference, radius)
+        stats = rows[:, : len(EXPOSURE_STATS)]
+        texts = rows[:, len(EXPOSURE_STATS) : len(EXPOSURE_STATS) + REASON].astype(np.uint8)
+        tables = rows[:, len(EXPOSURE_STATS) + REASON :].reshape(count, MAX_STARS, 4)
+        reasons = {i: reason_text(texts[i]) for i in np.flatnonzero(stats[:, 0] == 1).tolist()}
+        points, kinds = _zero_points(exposures, tables, reasons, reference, radius)
         for i in np.flatnonzero(~np.isfinite(points)).tolist():
-            left_out.setdefault(i, _without_zero_point(exposures, i, kinds, reference is not None))
-        if left_out and (strict or len(left_out) == count):
-            raise BadInput(left_out[min(left_out)])
-        warnings = [f"left out: {reason}" for _, reason in sorted(left_out.items())]
+            reasons.setdefault(i, _without_zero_point(exposures, i, kinds, reference is not None))
+        if reasons and (state.strict or len(reasons) == count):
+            raise BadInput(reasons[min(reasons)])
+        warnings = [f"left out: {reason}" for _, reason in sorted(reasons.items())]
         if "RELATIVE" in kinds:
             warnings.append("zero points are relative, from overlaps: magnitudes have no absolute scale")
-        return {
-            "notes": _found(exposures, kinds, reference is not None),
-            "zero_points": tuple(points.tolist()),
-            "zero_point_types": tuple(kinds),
-            "facts": known,
-            "left_out": {
-                **(rejected or {}),
-                **{exposures[i].name: reason for i, reason in sorted(left_out.items())},
-            },
-            "warnings": warnings,
-        }
+        left_out = {exposures[i].name: reason for i, reason in sorted(reasons.items())}
+        usable = tuple(number not in reasons for number in range(count))
+        measured = tuple(map(tuple, stats.tolist()))
+        solved = Solved(tuple(points.tolist()), tuple(kinds), usable, measured, left_out)
+        notes = _notes(exposures, kinds, reference is not None)
+        return Found(solved, tuple(warnings), tuple(notes), left_out)
 
-    width = len(FACTS) + REASON + 4 * MOST_STARS
-    reads = (Need(stars), Need(facts), Need(reasons))
-    parameters = {"radius": radius, "reference": reference is not None}
-    return reduction(
-        "zero-points", layout.exposure_grid, reads, partial, ((width,), "float64"), finish, parameters
+    unknown = (float("nan"),) * len(EXPOSURE_STATS)
+    return Reduce(
+        "zero-points",
+        state.layout.exposure_grid,
+        reads=tuple(map(Part, arrays)),
+        work=partial,
+        row=((len(EXPOSURE_STATS) + REASON + 4 * MAX_STARS,), "float64"),
+        finish=finish,
+        parameters={"radius": radius, "reference": reference is not None},
+        expected=Solved((ZERO_POINT,) * count, ("NONE",) * count, (True,) * count, (unknown,) * count, {}),
     )
 
 
-def _zero_points(exposures, tables, left_out, reference, radius):
+def _zero_points(
+    exposures: Sequence[ExposureRef],
+    tables: np.ndarray,
+    reasons: Mapping[int, str],
+    reference: Catalogue | None,
+    radius: float,
+) -> tuple[np.ndarray, list[str]]:
     """Return the zero point of each exposure (NaN where there is none), and how it was found."""
     points = np.full(len(exposures), np.nan)
     kinds = ["NONE"] * len(exposures)
     for band in sorted({ref.band for ref in exposures}):
-        members = [i for i, ref in enumerate(exposures) if ref.band == band and i not in left_out]
+        members = [i for i, ref in enumerate(exposures) if ref.band == band and i not in reasons]
         if not members:
             continue
         catalogues, cards = [_catalogue(tables[i]) for i in members], [exposures[i].magzero for i in members]
-        found = zero_points.find_zero_points(catalogues, cards, reference, radius)
-        for i, value, kind in zip(members, *found, strict=True):
+        solution = zero_points.find_zero_points(catalogues, cards, reference, radius)
+        for i, value, kind in zip(members, *solution, strict=True):
             points[i], kinds[i] = value, kind
     return points, kinds
 
 
 def _catalogue(table: np.ndarray) -> Catalogue:
-    kept = table[np.isfinite(table).all(axis=1)]
-    return Catalogue(*np.ascontiguousarray(kept.T))
+    whole = table[np.isfinite(table).all(axis=1)]
+    return Catalogue(*np.ascontiguousarray(whole.T))
 
 
-def _without_zero_point(exposures: Sequence[ExposureRef], number: int, kinds: list[str], given: bool) -> str:
-    """Say why an exposure has no zero point; `given`: by a reference catalogue."""
+def _without_zero_point(
+    exposures: Sequence[ExposureRef], number: int, kinds: Sequence[str], by_reference: bool
+) -> str:
+    """Say why an exposure has no zero point."""
     ref = exposures[number]
     absolute = any(kinds[i] != "NONE" for i, other in enumerate(exposures) if other.band == ref.band)
-    lacks = "the reference catalogue" if given else "other exposures"
+    lacks = "the reference catalogue" if by_reference else "other exposures"
     if absolute:
-        lacks = ("the reference catalogue, or with " if given else "") + "exposures that have a zero point"
-    card = "" if given else "no MAGZERO card and "
+        lacks = ("the reference catalogue, or with " if by_reference else "") + (
+            "exposures that have a zero point"
+        )
+    card = "" if by_reference else "no MAGZERO card and "
     return f"{ref.name}: no zero point: {card}too few stars in common with {lacks}; give --zero-point"
 
 
-def _found(exposures: Sequence[ExposureRef], kinds: list[str], given: bool) -> list[str]:
-    """Say, filter by filter, how many zero points were found in which way."""
+def _notes(exposures: Sequence[ExposureRef], kinds: Sequence[str], by_reference: bool) -> list[str]:
+    """Say, band by band, how many zero points were found in which way."""
     notes = []
     for band in sorted({ref.band for ref in exposures}):
         members = [i for i, ref in enumerate(exposures) if ref.band == band]
         counts = Counter(kinds[i] for i in members)
         ways = ", ".join(f"{counts[kind]} {text}" for kind, text in WAYS.items() if counts[kind])
-        unused = given and any(exposures[i].magzero is not None for i in members)
+        unused = by_reference and any(exposures[i].magzero is not None for i in members)
         notes.append(f"zero points in {band}: {ways}{'; cards are not used' if unused else ''}")
     return notes
+
+
+# --- Declaration ------------------------------------------------------------------------------------------
+
+
+def sample() -> tuple[Callable[[], object], float]:
+    """Return what is timed: cosmic rays, sky and stars of a frame; and how many pixels it has."""
+    from mpiimg.astro.kernels.cosmics import detect_cosmics
+
+    image, variance, mask = frame()
+    nothing = mask != 0
+
+    def work():
+        struck, clean = detect_cosmics(
+            image, mask=nothing, variance=variance, gain=1.0, readnoise=0.0, satlevel=np.inf
+        )
+        photometry.measure_frame(clean, variance, struck, nothing)
+
+    return work, image.size
+
+
+STEP = Step(
+    "calibrate",
+    "astro",
+    "Calibrate exposures: cosmic rays repaired, sky subtracted, stars measured, zero points found.",
+    takes=("frames",),
+    gives=("pixels", "zero_points"),
+    stages=stages,
+    parameters=Calibration,
+    papers=(
+        "L.A.Cosmic: van Dokkum 2001, doi:10.1086/323894; background and photometry: Bertin and Arnouts "
+        "1996, doi:10.1051/aas:1996164",
+    ),
+    inspect=inspect,
+    outputs=(
+        Output(
+            "pixels",
+            lambda state, p, folder: write_exposures(state, folder),
+            when="end",
+            flag="calibrated",
+            folder="calibrated",
+        ),
+        Output(
+            "zero_points",
+            lambda state, p, folder: None,
+            documents=lambda state, p: {"exposures.ecsv": exposure_table(state)},
+        ),
+    ),
+    history=history,
+    kernels=("mpiimg.astro.kernels.cosmics:precompile", "mpiimg.astro.kernels.robust:precompile"),
+    rates={"calibrate": (1.5e-7, "mpiimg.astro.steps.calibrate:sample")},
+)

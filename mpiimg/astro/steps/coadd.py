@@ -1,193 +1,195 @@
-"""Co-addition: the pieces of a band of a patch, clipped and averaged."""
+"""Co-addition: the warps of a patch, clipped and averaged in strips of rows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from mpiimg.astro.fits.maskplanes import bits
 from mpiimg.astro.fits.writing import history as fits_history
-from mpiimg.astro.sky.layout import Layout
-from mpiimg.engine.boxes import box_size
-from mpiimg.engine.stage import Need, Parameter, Stage, reduction
-
-PARAMETERS = (
-    Parameter("statistic", "clip", "how inputs are combined", str, choices=("clip", "mean")),
-    Parameter("sigma", 3.0, "clip what lies farther from the mean", float, "standard deviations"),
-    Parameter("passes", 2, "how often inputs are clipped", int),
-    Parameter(
-        "weights",
-        "exposure",
-        "one weight an exposure, or inverse variance by pixel (which loses light of bright stars)",
-        str,
-        choices=("exposure", "pixel"),
-    ),
-    Parameter("reject_cr", False, "leave out pixels repaired from cosmic rays", bool),
-)
-
-#: An input with one of these carries no light of the sky.
-EXCLUDED = ("NO_DATA", "BAD", "SAT", "EDGE")
+from mpiimg.astro.patch_files import PatchOptions, write_patches
+from mpiimg.astro.samples import frame
+from mpiimg.astro.sky.layout import Layout, PatchPlanes
+from mpiimg.astro.strips import EXCLUDED, empty_strip, stack_bytes, stacked, strip_needs, strip_weights
+from mpiimg.astro.survey import Survey, tract_document
+from mpiimg.engine.stage import At, Compute, Files, Found, Part, Reduce, Stages
+from mpiimg.engine.step import Output, Step, parameter
 
 
-def history(p: Mapping) -> tuple[str, ...]:
-    """Return the lines of HISTORY of a coadd."""
-    excluded = ", ".join([*EXCLUDED, *["CR"] * p["reject_cr"]])
-    clipped = f" beyond {p['sigma']:g} sigma, {p['passes']} passes" if p["statistic"] == "clip" else ""
-    return fits_history(
-        "coadd", f"{p['statistic']}{clipped}; weights by {p['weights']}; without {excluded} pixels"
+@dataclass(frozen=True)
+class Coaddition(PatchOptions):
+    """How warps are combined."""
+
+    statistic: str = parameter(
+        "clip", "Inputs are averaged, with outliers clipped before or all of them.", choices=("clip", "mean")
     )
+    sigma: float = parameter(
+        3.0, "Inputs that lie farther from the mean are clipped.", unit="standard deviations"
+    )
+    passes: int = parameter(2, "Inputs are clipped so many times.")
+    weights: str = parameter(
+        "exposure",
+        "Inputs are weighted by exposure, or by the inverse variance of each pixel (which loses light of "
+        "bright stars).",
+        choices=("exposure", "pixel"),
+    )
+    reject_cr: bool = parameter(False, "Pixels repaired from cosmic rays are left out.")
+    weight: bool = parameter(False, "Patches get a plane WEIGHT: inverse variance, 0 without data.")
 
 
-def weigh(layout: Layout) -> Stage:
+def history(p: Coaddition) -> tuple[str, ...]:
+    """Return the lines of HISTORY of a coadd."""
+    excluded = ", ".join([*EXCLUDED, *["CR"] * p.reject_cr])
+    clipped = f" beyond {p.sigma:g} sigma, {p.passes} passes" if p.statistic == "clip" else ""
+    return fits_history("coadd", f"{p.statistic}{clipped}; weights by {p.weights}; without {excluded} pixels")
+
+
+def stages(state: Survey, p: Coaddition, data: None) -> Stages[Survey]:
+    """Weigh the exposures on each patch, combine them, and look whether clipping could do its work."""
+    weights = yield weigh(state)
+    patches = state.layout.patch_planes()
+    state = dataclasses.replace(
+        state, weights=weights, patches=patches, weight_plane=p.weight, compress=state.compress or p.compress
+    )
+    yield coadd(state, p)
+    if p.statistic == "clip" and p.passes:
+        yield few_inputs(state.layout, patches, p.sigma)
+    return state
+
+
+def weigh(state: Survey) -> Reduce[tuple[float, ...]]:
     """Weigh an exposure on a patch by the inverse of its median variance there, which is that of its sky."""
+    layout = state.layout
 
-    def partial(chunk, blocks):
-        variance = blocks[0][np.isfinite(blocks[0]) & (blocks[0] > 0)]
-        return 1 / np.median(variance) if variance.size else 0.0
+    def partial(chunk, variance):
+        known = variance[np.isfinite(variance) & (variance > 0)]
+        return 1 / np.median(known) if known.size else 0.0
 
     def finish(rows):
         used = {layout.footprints[number].patch for number in np.flatnonzero(rows)}
         empty = [patch for number, patch in enumerate(layout.patches) if number not in used]
-        return {
-            "weights": tuple(rows.tolist()),
-            "warnings": [
-                f"{patch.name} in {patch.filter}: no exposure is left that reaches it: it holds no data"
-                for patch in empty
-            ],
-        }
+        warnings = tuple(
+            f"{patch.name} in {patch.band}: no exposure is left that reaches it: it holds no data"
+            for patch in empty
+        )
+        return Found(tuple(rows.tolist()), warnings)
 
-    need = Need(layout.piece_planes()[1], place=layout.footprint_runs)
-    return reduction(
+    return Reduce(
         "weigh",
         layout.footprint_grid,
-        (need,),
-        partial,
-        ((), "float64"),
-        finish,
-        cost=("weigh", float(layout.table.offsets[-1])),
+        reads=(Part(state.warps.variance),),
+        work=partial,
+        row=((), "float64"),
+        finish=finish,
+        expected=(1.0,) * len(layout.footprints),
+        cost=("weigh", float(layout.warped_pixels)),
     )
 
 
-def coadd(
-    layout: Layout,
-    weights: tuple[float, ...],
-    statistic: str,
-    sigma: float,
-    passes: int,
-    by_pixel: bool,
-    reject_cr: bool,
-) -> Stage:
-    """Declare the coadd of every band.
+def coadd(state: Survey, p: Coaddition) -> Compute:
+    """Declare the coadd of every strip of every patch."""
+    layout, weights = state.layout, state.weights
 
-    Parameters
-    ----------
-    weights : of each footprint
-    by_pixel : weigh by inverse variance instead
-    """
-    members: dict[int, list[int]] = {}
-    for piece, (_, band, _) in enumerate(layout.pieces):
-        members.setdefault(band, []).append(piece)
-
-    def work(chunk, images, variances, masks):
+    def work(chunk, *blocks):
         from mpiimg.astro.kernels.coadd import Planes
         from mpiimg.astro.kernels.coadd import coadd as combine
 
-        pieces = members.get(chunk.number, [])
-        (top, bottom), (left, right) = layout.bands[chunk.number][1]
-        if not pieces:
-            return no_data((bottom - top) * (right - left))
-        stack = stack_pieces(layout, layout.bands[chunk.number][1], pieces, images, variances, masks)
-        given = "pixel" if by_pixel else np.array([weights[layout.pieces[piece][0]] for piece in pieces])
-        excluded = bits(*EXCLUDED, *["CR"] * reject_cr)
-        known = Planes(excluded, bits("NO_DATA"), bits("CLIPPED"), bits("SAT"))
-        planes = combine(*stack, given, known, statistic, sigma, passes)
-        return tuple(plane.ravel() for plane in planes)
+        strip = layout.strips[chunk.number]
+        planes = empty_strip(strip.box)
+        if strip.footprints:
+            own = "pixel" if p.weights == "pixel" else np.array([weights[part] for part in strip.footprints])
+            excluded = bits(*EXCLUDED, *["CR"] * p.reject_cr)
+            named = Planes(excluded, bits("NO_DATA"), bits("CLIPPED"), bits("SAT"))
+            planes = combine(*stacked(layout, strip, *blocks), own, named, p.statistic, p.sigma, p.passes)
+        return tuple(plane[None] for plane in planes)
 
-    needs = tuple(
-        Need(array, place=lambda chunk: layout.table.of_key(chunk.number)) for array in layout.piece_planes()
-    )
-    outputs = layout.coadd_planes()
-    # Pixels of the stack that a band is made from: each of its pieces takes as much room as the band.
-    stacked = [len(members.get(band, ())) * box_size(box) for band, (_, box) in enumerate(layout.bands)]
-    return Stage(
+    return Compute(
         "coadd",
-        "regroup",
-        layout.band_grid,
-        needs,
-        outputs,
-        work,
-        {
+        layout.strip_grid,
+        reads=strip_needs(layout, state.warps),
+        writes=tuple(At(array, layout.strip_in_patch) for array in state.patches),
+        work=work,
+        parameters={
             "weights": weights,
-            "statistic": statistic,
-            "sigma": sigma,
-            "passes": passes,
-            "by_pixel": by_pixel,
-            "reject_cr": reject_cr,
+            "statistic": p.statistic,
+            "sigma": p.sigma,
+            "passes": p.passes,
+            "by_pixel": p.weights == "pixel",
+            "reject_cr": p.reject_cr,
         },
-        weights=tuple(stacked[band] + box_size(box) for band, (_, box) in enumerate(layout.bands)),
-        scratch=sum(np.dtype(array.dtype).itemsize for array in layout.piece_planes()) * max(stacked),
-        place={array.name: layout.band_run for array in outputs},
-        cost=("coadd", float(layout.table.offsets[-1])),
+        weights=strip_weights(layout),
+        scratch=stack_bytes(layout),
+        cost=("coadd", float(layout.warped_pixels)),
     )
 
 
-def few_inputs(layout: Layout, statistic: str, sigma: float, passes: int) -> Stage | None:
-    """Warn of pixels with too few inputs for any of them to be clipped; nothing to do without clipping."""
-    if statistic != "clip" or not passes:
-        return None
-    *_, mask, nimage = layout.coadd_planes()
+def few_inputs(layout: Layout, patches: PatchPlanes, sigma: float) -> Reduce[None]:
+    """Warn of pixels with too few inputs for any of them to be clipped."""
 
-    def partial(chunk, masks, nimages):
+    def partial(chunk, mask, nimage):
         from mpiimg.astro.kernels.coadd import count_unclippable
 
-        return count_unclippable(nimages[0], masks[0], bits("CLIPPED"), sigma)
+        return count_unclippable(nimage.ravel(), mask.ravel(), bits("CLIPPED"), sigma)
 
     def finish(rows):
         few, covered = rows.sum(axis=0)
         if not few:
-            return {}
+            return Found(None)
         most = int(sigma**2 + 1)
         text = f"at {100 * few / covered:.0f} % of the pixels at most {most} exposures overlap: "
-        return {"warnings": [f"{text}clipping at {sigma:g} sigma rejects nothing there, however far off"]}
+        return Found(None, (f"{text}clipping at {sigma:g} sigma rejects nothing there, however far off",))
 
-    needs = tuple(Need(array, place=lambda chunk: (layout.band_run(chunk),)) for array in (mask, nimage))
-    return reduction(
-        "few-inputs", layout.band_grid, needs, partial, ((2,), "int64"), finish, {"sigma": sigma}
+    return Reduce(
+        "few-inputs",
+        layout.strip_grid,
+        reads=tuple(At(array, layout.strip_in_patch) for array in (patches.mask, patches.nimage)),
+        work=partial,
+        row=((2,), "int64"),
+        finish=finish,
+        parameters={"sigma": sigma},
     )
 
 
-def no_data(size: int) -> tuple[np.ndarray, ...]:
-    """Return the planes of a band that no exposure reaches."""
-    return (
-        np.full(size, np.nan, np.float32),
-        np.full(size, np.inf, np.float32),
-        np.full(size, bits("NO_DATA"), np.int32),
-        np.zeros(size, np.int16),
-    )
+def _write(state: Survey, p: Coaddition, folder: Path) -> Files:
+    return write_patches(state, folder)
 
 
-def stack_pieces(layout, box, pieces, images, variances, masks):
-    """Lay the pieces of a band on top of each other; what a piece does not reach is NO_DATA.
+def sample() -> tuple[Callable[[], object], float]:
+    """Return what is timed: the coadd of six inputs; and how many pixels they have."""
+    from mpiimg.astro.kernels.coadd import Planes, coadd
 
-    Parameters
-    ----------
-    box : of the band in tract pixels
-    pieces : their numbers in the layout
-    images, variances, masks : the flat pixels of each
+    image, variance, mask = (np.stack([plane[:256]] * 6) for plane in frame())
+    return lambda: coadd(image, variance, mask, np.ones(6), Planes(1, 2, 4, 8)), image.size
 
-    Returns
-    -------
-    image, variance, mask : (pieces, rows, columns) float32, float32, int32
-    """
-    (top, bottom), (left, right) = box
-    shape = (len(pieces), bottom - top, right - left)
-    image = np.full(shape, np.nan, np.float32)
-    variance = np.full(shape, np.inf, np.float32)
-    mask = np.full(shape, bits("NO_DATA"), np.int32)
-    for k, piece in enumerate(pieces):
-        (y0, y1), (x0, x1) = layout.pieces[piece][2]
-        part = (k, slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
-        for plane, blocks in ((image, images), (variance, variances), (mask, masks)):
-            plane[part] = blocks[k].reshape(y1 - y0, x1 - x0)
-    return image, variance, mask
+
+def weighing_sample() -> tuple[Callable[[], object], float]:
+    """Return what is timed: the weight of one exposure; and how many pixels it has."""
+    _, variance, _ = frame()
+
+    def work():
+        known = variance[np.isfinite(variance) & (variance > 0)]
+        return 1 / np.median(known)
+
+    return work, variance.size
+
+
+STEP = Step(
+    "coadd",
+    "astro",
+    "Combine the warps of each patch.",
+    takes=("warps", "tract"),
+    gives=("patches",),
+    stages=stages,
+    parameters=Coaddition,
+    outputs=(Output("patches", _write, when="end", documents=tract_document),),
+    history=history,
+    kernels=("mpiimg.astro.kernels.coadd:precompile",),
+    rates={
+        "coadd": (3.5e-9, "mpiimg.astro.steps.coadd:sample"),
+        "weigh": (3.5e-9, "mpiimg.astro.steps.coadd:weighing_sample"),
+    },
+)

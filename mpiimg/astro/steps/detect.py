@@ -2,47 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from mpiimg.astro import catalogue
+from mpiimg.astro import catalogue, mosaic
+from mpiimg.astro.constants import ZERO_POINT
 from mpiimg.astro.fits.maskplanes import bits
 from mpiimg.astro.fits.writing import history as fits_history
+from mpiimg.astro.patch_files import PatchOptions, write_maps, write_patches
 from mpiimg.astro.photometry import sources as detection
-from mpiimg.astro.sky.layout import Layout
-from mpiimg.astro.sky.tract import Tract
-from mpiimg.engine.boxes import ChunkGrid, box_shape, box_size
-from mpiimg.engine.stage import Need, Parameter, Stage, reduction
-from mpiimg.engine.stores import Array
-
-PAPER = "Bertin and Arnouts 1996, doi:10.1051/aas:1996164; Barbary 2016, doi:10.21105/joss.00058"
-
-PARAMETERS = (
-    Parameter("threshold", 5.0, "of the filtered image", float, "standard deviations of a pixel"),
-    Parameter("min_area", 5, "least size of a source", int, "pixels"),
-    Parameter("no_deblend", False, "leave blends in one piece", bool),
-)
+from mpiimg.astro.samples import frame
+from mpiimg.astro.sky.layout import Layout, Patch
+from mpiimg.astro.survey import PATCH_STATS, Survey, tract_document
+from mpiimg.engine.array import Array
+from mpiimg.engine.boxes import ChunkGrid, box_size
+from mpiimg.engine.rates import chunk_sample
+from mpiimg.engine.stage import At, Compute, Files, Found, Part, Reduce, Stages
+from mpiimg.engine.step import Inspection, Output, Step, parameter
+from mpiimg.errors import BadInput
 
 #: A patch keeps one source in so many pixels when first gone through; with more it is gone through again.
-PIXELS_A_SOURCE = 200
+PIXELS_PER_SOURCE = 200
 
-#: Bytes a pixel that background, filtering and segmentation take.
+#: Bytes per pixel that background, filtering and segmentation take.
 SCRATCH = 40
 
 #: One source in so many pixels is what plans reckon with before any has been found: no run is refused for
 #: sources that it may not find.
-PIXELS_A_SOURCE_AS_USUAL = 4000
+USUAL_PIXELS_PER_SOURCE = 4000
 
 #: Bytes that writing a catalogue takes, over those of its rows, by its ending: measured at half a million.
-SCRATCH_A_ROW = {".fits": 6, ".reg": 3, ".ecsv": 20, ".parquet": 4}
+SCRATCH_PER_ROW = {".fits": 6, ".reg": 3, ".ecsv": 20, ".parquet": 4}
 
 #: Bytes of the libraries that write it.
 SCRATCH_OF_LIBRARIES = 64 << 20
-
-FACTS = ("sources", "noise_correction", "background", "fwhm")
 
 #: Pixels with these say nothing to detection; saturated stars are to be found.
 USELESS = ("NO_DATA", "BAD", "EDGE")
@@ -54,53 +52,122 @@ MAPS = {"segmentation": "int32", "background": "float32"}
 ELSEWHERE = -1
 
 
+@dataclass(frozen=True)
+class Detection(PatchOptions):
+    """How sources are found, and what is left of that.
+
+    `regions` and `picture` are the names of the regions for DS9 and of the mosaic.
+    """
+
+    threshold: float = parameter(
+        5.0,
+        "Pixels of the filtered image above this belong to a source.",
+        unit="standard deviations of a pixel",
+    )
+    min_area: int = parameter(5, "Sources have at least this size.", unit="pixels")
+    no_deblend: bool = parameter(False, "Blends are left in one piece.")
+    segmentation: bool = parameter(
+        False, "Patches get a plane SEGMENTATION: which pixels belong to which source."
+    )
+    background: bool = parameter(False, "Patches get a plane BACKGROUND, that which was subtracted.")
+    catalogue: str = parameter(
+        "catalogue.fits", "The catalogue has this name; it ends in .fits, .ecsv or .parquet."
+    )
+    regions: str = "catalogue.reg"
+    picture: str = "mosaic.png"
+
+    @property
+    def method(self) -> detection.Settings:
+        """How sources are found."""
+        return detection.Settings(
+            threshold=self.threshold, min_area=self.min_area, deblend=not self.no_deblend
+        )
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """Those of MAPS that are asked for."""
+        return tuple(name for name in MAPS if getattr(self, name))
+
+    @property
+    def catalogues(self) -> tuple[str, ...]:
+        """The names of the catalogue and its regions."""
+        return tuple(dict.fromkeys((self.catalogue, self.regions)))
+
+
+def to_file(p: Detection, name: str) -> Detection:
+    """Name the catalogue, and what lies beside it by the stem of that."""
+    stem = Path(name).stem
+    return dataclasses.replace(p, catalogue=name, regions=f"{stem}.reg", picture=f"{stem}.png")
+
+
+def history(p: Detection) -> tuple[str, ...]:
+    """Return the lines of HISTORY of what detection measured."""
+    blends = "not split" if p.no_deblend else "split"
+    return fits_history(
+        "detect", f"threshold {p.threshold:g} sigma, at least {p.min_area} pixels, blends {blends}"
+    )
+
+
+def inspect(state: Survey, p: Detection) -> Inspection:
+    """Refuse a catalogue that could not be written after all is done, or would take another file's place.
+
+    Raises
+    ------
+    BadInput
+        Its ending is none, it is a path, or it is the name of another result.
+    """
+    name = p.catalogue
+    catalogue.check_ending(Path(name))
+    if Path(name).name != name:
+        raise BadInput(f"--catalogue {name}: give a name, which is written in --out, not a path")
+    patches = name.endswith(".fits") and "patch-" in name and not state.from_patches
+    if name == "exposures.ecsv" or patches:
+        raise BadInput(f"--catalogue {name}: another result is called so; choose another name")
+    return Inspection()
+
+
+def stages(state: Survey, p: Detection, data: None) -> Stages[Survey]:
+    """Find the sources of each patch, lay them end to end, and average the patches for a picture."""
+    layout = state.layout
+    maps = tuple(layout.patch_plane(f"map-{name}", MAPS[name]) for name in p.maps)
+    state = dataclasses.replace(
+        state, patch_stats=stats_array(layout), maps=maps, compress=state.compress or p.compress
+    )
+    yield detect(state, p.method)
+    counts = yield count_sources(state)
+    state = dataclasses.replace(state, source_counts=counts, catalogue=rows_array(counts))
+    yield gather_rows(state, p.method)
+    state = dataclasses.replace(state, mosaic=mosaic.means_array(layout))
+    yield mosaic.average(layout, state.patches.image, state.mosaic)
+    return state
+
+
+# --- Patch by patch ---------------------------------------------------------------------------------------
+
+
 class _Detected(NamedTuple):
-    """Sources of a patch, its FACTS, and its maps, (rows, columns)."""
+    """Sources of a patch, its PATCH_STATS, and its maps, (rows, columns)."""
 
     table: np.ndarray
-    facts: tuple[float, ...]
+    stats: tuple[float, ...]
     segmentation: np.ndarray
     background: np.ndarray
 
 
-def history(p: Mapping) -> tuple[str, ...]:
-    """Return the lines of HISTORY of what detection measured."""
-    blends = "not split" if p["no_deblend"] else "split"
-    return fits_history(
-        "detect", f"threshold {p['threshold']:g} sigma, at least {p['min_area']} pixels, blends {blends}"
-    )
-
-
-def settings(p: Mapping) -> detection.Settings:
-    """Return how sources are found, as the parameters have it."""
-    return detection.Settings(threshold=p["threshold"], min_area=p["min_area"], deblend=not p["no_deblend"])
-
-
-def room(layout: Layout) -> int:
+def capacity(layout: Layout) -> int:
     """Return how many sources a patch keeps when it is first gone through."""
     pixels = max((box_size(patch.outer) for patch in layout.patches), default=0)
-    return -(-pixels // PIXELS_A_SOURCE)
+    return -(-pixels // PIXELS_PER_SOURCE)
 
 
-def expected(layout: Layout) -> tuple[int, ...]:
+def expected_counts(layout: Layout) -> tuple[int, ...]:
     """Return how many sources plans reckon with in each patch."""
-    return tuple(-(-box_size(patch.outer) // PIXELS_A_SOURCE_AS_USUAL) for patch in layout.patches)
+    return tuple(-(-box_size(patch.outer) // USUAL_PIXELS_PER_SOURCE) for patch in layout.patches)
 
 
-def facts_array(layout: Layout) -> Array:
-    """Return the array of the FACTS of every patch."""
-    return Array("patch-facts", "pf", (len(layout.patches), len(FACTS)), "float64")
-
-
-def map_arrays(layout: Layout, wanted: Sequence[str]) -> tuple[Array, ...]:
-    """Return the arrays of those MAPS that are `wanted`, laid out as the coadds are."""
-    length = layout.band_starts[-1]
-    return tuple(Array(f"coadd-{name}", "s", (length,), MAPS[name]) for name in MAPS if name in wanted)
-
-
-def _sources_array(layout: Layout) -> Array:
-    width = room(layout) * catalogue.ROW.itemsize
-    return Array("sources", "pr", (len(layout.patches), width), "uint8")
+def stats_array(layout: Layout) -> Array:
+    """Return the array of the PATCH_STATS of every patch."""
+    return Array("patch-stats", "pf", (len(layout.patches), len(PATCH_STATS)), "float64")
 
 
 def rows_array(counts: Sequence[int]) -> Array:
@@ -108,51 +175,51 @@ def rows_array(counts: Sequence[int]) -> Array:
     return Array("catalogue-rows", "r", (sum(counts) * catalogue.ROW.itemsize,), "uint8")
 
 
-def detect(layout: Layout, how: detection.Settings, wanted: Sequence[str] = ()) -> Stage:
+def _sources_array(layout: Layout) -> Array:
+    width = capacity(layout) * catalogue.ROW.itemsize
+    return Array("sources", "pr", (len(layout.patches), width), "uint8")
+
+
+def detect(state: Survey, how: detection.Settings) -> Compute:
     """Declare detection: sources centred in the inner box of each patch, as rows of the catalogue.
 
-    A patch with more sources than :func:`room` leaves their number alone; :func:`gather_rows` finds them.
+    A patch with more sources than :func:`capacity` leaves their number alone; :func:`gather_rows` finds them.
 
     Parameters
     ----------
-    wanted : of :data:`MAPS`
+    state : Survey
+        `maps` are the arrays of those MAPS that are asked for.
+    how : Settings
     """
-    sources, maps = _sources_array(layout), map_arrays(layout, wanted)
+    layout = state.layout
+    sources = _sources_array(layout)
+    names = [array.name.rpartition("-")[2] for array in state.maps]
 
-    def work(chunk, *blocks):
-        found = _detected(layout, chunk.number, blocks, how)
+    def work(chunk, *planes):
+        detected = _detected(layout.patches[chunk.number], chunk.number, planes, how)
         row = np.zeros((1, sources.shape[1]), np.uint8)
-        if len(found.table) <= room(layout):
-            data = found.table.tobytes()
+        if len(detected.table) <= capacity(layout):
+            data = detected.table.tobytes()
             row[0, : len(data)] = np.frombuffer(data, np.uint8)
-        planes = (getattr(found, name).ravel() for name in MAPS if name in wanted)
-        return (row, np.array([found.facts]), *planes)
+        return (row, np.array([detected.stats]), *(getattr(detected, name)[None] for name in names))
 
-    return Stage(
+    sizes = tuple(box_size(patch.outer) for patch in layout.patches)
+    return Compute(
         "detect",
-        "map",
         layout.patch_grid,
-        _coadd_needs(layout),
-        (sources, facts_array(layout), *maps),
-        work,
-        {**vars(how), "maps": [array.name for array in maps]},
-        weights=tuple(box_size(patch.outer) for patch in layout.patches),
-        place={array.name: layout.patch_run for array in maps},
-        scratch=SCRATCH * max((box_size(patch.outer) for patch in layout.patches), default=0),
-        cost=("detect", float(layout.band_starts[-1])),
+        reads=tuple(map(Part, state.patches)),
+        writes=(sources, state.patch_stats, *state.maps),
+        work=work,
+        parameters={**vars(how), "maps": names},
+        weights=sizes,
+        scratch=SCRATCH * max(sizes, default=0),
+        cost=("detect", float(sum(sizes))),
     )
 
 
-def _coadd_needs(layout: Layout) -> tuple[Need, ...]:
-    return tuple(
-        Need(array, place=lambda chunk: (layout.patch_run(chunk),)) for array in layout.coadd_planes()
-    )
-
-
-def _detected(layout: Layout, number: int, blocks, how: detection.Settings) -> _Detected:
-    """Find and measure the sources of a patch."""
-    patch = layout.patches[number]
-    image, variance, mask, nimage = coadd_of(layout, number, blocks)
+def _detected(patch: Patch, number: int, planes: Sequence[np.ndarray], how: detection.Settings) -> _Detected:
+    """Find and measure the sources of a patch, from its planes, (1, rows, columns) each."""
+    image, variance, mask, nimage = (plane[0] for plane in planes)
     origin = (patch.outer[0][0], patch.outer[1][0])
     excluded = bits(*USELESS)
     bad = detection.unusable(image, variance, mask, excluded)
@@ -168,108 +235,133 @@ def _detected(layout: Layout, number: int, blocks, how: detection.Settings) -> _
     labels = np.full(len(table) + 1, ELSEWHERE, np.int32)
     table = detection.keep_inner(table, patch.inner)
     labels[0], labels[table["id"]] = 0, np.arange(1, len(table) + 1)
-    table = detection.number(table, number, patch.name, patch.filter)
-    facts = (len(table), correction, np.median(sky), _fwhm(table))
-    return _Detected(table, facts, labels[segmentation], sky)
-
-
-def coadd_of(layout: Layout, number: int, blocks) -> list[np.ndarray]:
-    """Return planes of a patch, (rows, columns) each, from what :class:`Need` gathers of them."""
-    shape = box_shape(layout.patches[number].outer)
-    return [block[0].reshape(shape) for block in blocks]
+    table = detection.number(table, number, patch.name, patch.band)
+    stats = (len(table), correction, np.median(sky), _fwhm(table))
+    return _Detected(table, stats, labels[segmentation], sky)
 
 
 def _fwhm(table: np.ndarray) -> float:
-    known = table["fwhm"][np.isfinite(table["fwhm"])]
-    return float(np.median(known)) if known.size else np.nan
+    measured = table["fwhm"][np.isfinite(table["fwhm"])]
+    return float(np.median(measured)) if measured.size else np.nan
 
 
-def count_sources(layout: Layout) -> Stage:
+# --- All patches ------------------------------------------------------------------------------------------
+
+
+def count_sources(state: Survey) -> Reduce[tuple[int, ...]]:
     """Tell how many sources each patch has."""
-    return reduction(
+    return Reduce(
         "count-sources",
-        layout.patch_grid,
-        (Need(facts_array(layout)),),
-        lambda chunk, facts: facts[0, 0],
-        ((), "int64"),
-        lambda rows: {"sources": tuple(rows.tolist())},
+        state.layout.patch_grid,
+        reads=(Part(state.patch_stats),),
+        work=lambda chunk, stats: stats[0, 0],
+        row=((), "int64"),
+        finish=lambda rows: Found(tuple(rows.tolist())),
+        expected=expected_counts(state.layout),
     )
 
 
-def gather_rows(layout: Layout, tract: Tract, how: detection.Settings, counts: Sequence[int]) -> Stage:
+def gather_rows(state: Survey, how: detection.Settings) -> Compute:
     """Lay the sources of all patches end to end, with their places on the sky.
 
     A patch in which more were found than it keeps is gone through again, now that their number is known.
 
     Parameters
     ----------
-    counts : sources of each patch
+    state : Survey
+        With the number of sources of each patch.
+    how : Settings
     """
-    sources, rows = _sources_array(layout), rows_array(counts)
+    layout, tract, counts = state.layout, state.tract, state.source_counts
     size = catalogue.ROW.itemsize
     starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).tolist()
-    crowded = {number for number, count in enumerate(counts) if count > room(layout)}
+    crowded = {number for number, count in enumerate(counts) if count > capacity(layout)}
 
     def kept(chunk):
         number = chunk.number
-        return () if number in crowded else (((number, number + 1), (0, counts[number] * size)),)
+        return None if number in crowded else ((number, number + 1), (0, counts[number] * size))
 
-    def coadd(chunk):
-        return (layout.patch_run(chunk),) if chunk.number in crowded else ()
+    def own_rows(chunk):
+        return ((starts[chunk.number] * size, starts[chunk.number + 1] * size),)
 
-    def work(chunk, found, *blocks):
+    def planes_of(array):
+        return At(array, lambda chunk: array.item(chunk.number) if chunk.number in crowded else None)
+
+    def work(chunk, row, *planes):
         if chunk.number in crowded:
-            table = _detected(layout, chunk.number, blocks, how).table
+            table = _detected(layout.patches[chunk.number], chunk.number, planes, how).table
         else:
-            table = np.frombuffer(found[0].tobytes(), catalogue.ROW)
+            table = np.frombuffer(row.tobytes(), catalogue.ROW)
         return (np.frombuffer(detection.locate(table, tract.wcs).tobytes(), np.uint8),)
 
-    return Stage(
+    return Compute(
         "catalogue-rows",
-        "map",
         layout.patch_grid,
-        (Need(sources, place=kept), *(Need(array, place=coadd) for array in layout.coadd_planes())),
-        (rows,),
-        work,
-        {"tract": tract.to_toml(), "counts": list(counts)},
-        place={rows.name: lambda chunk: ((starts[chunk.number] * size, starts[chunk.number + 1] * size),)},
-    )
-
-
-def joined(layout: Layout, counts: Sequence[int], data: np.ndarray) -> np.ndarray:
-    """Return one table of the rows of all patches, in which one source at a seam is primary once.
-
-    Parameters
-    ----------
-    data : bytes of :func:`rows_array`
-    """
-    table = data.view(catalogue.ROW).copy()
-    parts = np.split(table, np.cumsum(counts)[:-1])
-    for band in dict.fromkeys(patch.filter for patch in layout.patches):
-        members = [i for i, patch in enumerate(layout.patches) if patch.filter == band]
-        inners = [layout.patches[i].inner for i in members]
-        for i, matched in zip(
-            members, detection.match_seams([parts[i] for i in members], inners), strict=True
-        ):
-            parts[i]["is_primary"] = matched["is_primary"]
-    return table
-
-
-def write_catalogue(layout: Layout, tract: Tract, counts: Sequence[int], names: tuple[str, ...]) -> Stage:
-    """Declare the catalogue in each of the formats that the endings of `names` tell: one file a chunk."""
-
-    def work(chunk, folder, data):
-        meta = {"PIXSCALE": tract.pixel_scale, "MAGZERO": catalogue.ZERO_POINT}
-        catalogue.write(folder / names[chunk.number], joined(layout, counts, data), meta)
-
-    rows = rows_array(counts)
-    most = max(SCRATCH_A_ROW[Path(name).suffix.lower()] for name in names)
-    return Stage(
-        "catalogue",
-        "files",
-        ChunkGrid("k", (len(names),), (1,)),
-        (Need(rows),),
+        reads=(At(_sources_array(layout), kept), *map(planes_of, state.patches)),
+        writes=(At(state.catalogue, own_rows),),
         work=work,
-        outputs=names,
-        scratch=most * rows.nbytes + SCRATCH_OF_LIBRARIES,
+        parameters={"tract": tract.to_toml(), "counts": list(counts)},
     )
+
+
+# --- Results ----------------------------------------------------------------------------------------------
+
+
+def write_patch_files(state: Survey, p: Detection, folder: Path) -> Files | None:
+    """Declare the files of patches with what was measured on them; of that alone where they are in files."""
+    return write_maps(state, folder) if state.from_patches else write_patches(state, folder)
+
+
+def write_catalogue(state: Survey, p: Detection, folder: Path) -> Files:
+    """Declare the catalogue in each of the formats that the endings of its names tell: one file a chunk."""
+    patches, counts, tract = state.layout.patches, state.source_counts, state.tract
+    names = tuple(str(folder / name) for name in p.catalogues)
+
+    def work(chunk, folder, rows):
+        meta = {"PIXSCALE": tract.pixel_scale, "MAGZERO": ZERO_POINT}
+        catalogue.write(folder / names[chunk.number], detection.joined(patches, counts, rows), meta)
+
+    most = max(SCRATCH_PER_ROW[Path(name).suffix.lower()] for name in names)
+    return Files(
+        "catalogue",
+        ChunkGrid("k", (len(names),), (1,)),
+        reads=(Part(state.catalogue),),
+        work=work,
+        names=names,
+        scratch=most * state.catalogue.nbytes + SCRATCH_OF_LIBRARIES,
+    )
+
+
+def draw_mosaic(state: Survey, p: Detection, folder: Path) -> Files:
+    """Declare the picture of all patches with their sources."""
+    return mosaic.draw(state, str(folder / p.picture))
+
+
+def sample() -> tuple[Callable[[], object], float]:
+    """Return what is timed: detection on a patch; and how many pixels it has."""
+    patch = Patch("r", (0, 0), ((0, 512), (0, 512)), ((20, 492), (20, 492)))
+    layout = Layout((), (patch,))
+    state = Survey(layout=layout, patches=layout.patch_planes(), patch_stats=stats_array(layout))
+    planes = (*frame(), np.ones((512, 512), np.int16))
+    return chunk_sample(detect(state, detection.Settings()), 0, *(plane[None] for plane in planes))
+
+
+STEP = Step(
+    "detect",
+    "astro",
+    "Find and measure the sources of patches; one catalogue of all.",
+    takes=("patches", "tract"),
+    gives=("patches", "catalogue"),
+    stages=stages,
+    parameters=Detection,
+    papers=("Bertin and Arnouts 1996, doi:10.1051/aas:1996164; Barbary 2016, doi:10.21105/joss.00058",),
+    inspect=inspect,
+    outputs=(
+        Output("patches", write_patch_files, when="end", documents=tract_document),
+        Output("catalogue", write_catalogue),
+        Output("catalogue", draw_mosaic),
+    ),
+    history=history,
+    rates={"detect": (1.8e-7, "mpiimg.astro.steps.detect:sample")},
+    to_file=to_file,
+)

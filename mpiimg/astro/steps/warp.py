@@ -1,74 +1,76 @@
-"""Patch creation: each exposure resampled onto the patches that it touches, piece by piece."""
+"""Warping: each exposure resampled onto the patches that it meets."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from mpiimg.astro.constants import ZERO_POINT
+from mpiimg.astro.exposure_files import write_warps
 from mpiimg.astro.fits.exposure import ExposureRef
-from mpiimg.astro.fits.maskplanes import bits
+from mpiimg.astro.fits.maskplanes import bits, no_data
 from mpiimg.astro.fits.writing import history
-from mpiimg.astro.photometry.stars import COMMON_ZERO_POINT, flux_scale
-from mpiimg.astro.sky.layout import Layout
+from mpiimg.astro.photometry.stars import flux_scale
+from mpiimg.astro.samples import frame
+from mpiimg.astro.sky.layout import Planes
 from mpiimg.astro.sky.tract import Tract
 from mpiimg.astro.sky.wcs import parse_wcs, source_grid
+from mpiimg.astro.survey import Survey
 from mpiimg.engine.boxes import Box, box_shape, box_size
-from mpiimg.engine.stage import Need, Stage
+from mpiimg.engine.stage import Compute, Files, Part, Pieces, Stages
+from mpiimg.engine.step import Output, Step, parameter
 
-PAPER = (
-    "Lanczos interpolation; WCS papers I and II: Greisen and Calabretta 2002, doi:10.1051/0004-6361:20021326"
-)
-
-HISTORY = history("warp", f"Lanczos-3, flux conserved, to zero point {COMMON_ZERO_POINT:g}")
+HISTORY = history("warp", f"Lanczos-3, flux conserved, to zero point {ZERO_POINT:g}")
 
 
-def warp(
-    layout: Layout, exposures: Sequence[ExposureRef], tract: Tract, zero_points: Sequence[float]
-) -> Stage:
-    """Declare the warp of every exposure: to zero point 27, on the pixels of the tract.
+@dataclass(frozen=True)
+class Warping:
+    """What is left of the warps."""
 
-    Parameters
-    ----------
-    zero_points : magnitudes; NaN leaves an exposure out
-    """
-    members: dict[int, list[int]] = {}
-    for number, footprint in enumerate(layout.footprints):
-        members.setdefault(footprint.exposure, []).append(number)
-    outputs = layout.piece_planes()
-
-    def work(chunk, images, variances, masks):
-        number = chunk.number
-        shape = layout.shapes[number]
-        exposure = _Exposure(
-            *(block[0].reshape(shape) for block in (images, variances, masks)),
-            exposures[number],
-            tract,
-            zero_points[number],
-        )
-        # The pieces of a footprint are runs of its rows, and so lie end to end.
-        parts = [exposure.warp(layout.footprints[footprint].box) for footprint in members.get(number, ())]
-        if not parts:
-            return tuple(np.empty(0, array.dtype) for array in outputs)
-        return tuple(np.concatenate([plane.ravel() for plane in runs]) for runs in zip(*parts, strict=True))
-
-    reads = tuple(
-        Need(array, place=lambda chunk: (layout.exposure_run(chunk),)) for array in layout.exposure_planes()
+    warps: bool = parameter(
+        False, "Warps are written even where later steps take them, in a folder of their own."
     )
-    pixels = tuple(box_size(layout.table.of_producer(number)) for number in range(len(layout.shapes)))
-    return Stage(
+
+
+def stages(state: Survey, p: Warping, data: None) -> Stages[Survey]:
+    """Bring every exposure to the common zero point, on the pixels of the tract."""
+    warps = state.layout.warp_planes()
+    yield warp(state, warps)
+    return dataclasses.replace(state, warps=warps)
+
+
+def warp(state: Survey, warps: Planes) -> Compute:
+    """Declare the warp of every exposure; without a zero point it is left out, and holds no data."""
+    layout, exposures, tract, points = state.layout, state.exposures, state.tract, state.zero_points
+
+    def work(chunk, *planes):
+        number = chunk.number
+        exposure = _Exposure(*(plane[0] for plane in planes), exposures[number], tract, points[number])
+        parts = [exposure.warp(layout.footprints[part].box) for part in layout.members[number]]
+        return tuple([planes[k][None] for planes in parts] for k in range(len(warps)))
+
+    def depends(number):
+        boxes = [layout.footprints[part].box for part in layout.members[number]]
+        return {"zero_point": points[number], "wcs": exposures[number].wcs, "boxes": boxes}
+
+    return Compute(
         "warp",
-        "map",
         layout.exposure_grid,
-        reads,
-        outputs,
-        work,
-        {"tract": tract.to_toml(), "zero_points": list(zero_points), "wcs": [ref.wcs for ref in exposures]},
-        place={array.name: lambda chunk: layout.table.of_producer(chunk.number) for array in outputs},
-        weights=pixels,
-        # The exposure without its bad pixels; and the pieces of one exposure before they are joined.
-        scratch=15 * max(rows * columns for rows, columns in layout.shapes) + 12 * max(pixels),
-        cost=("warp", float(layout.table.offsets[-1])),
+        reads=tuple(map(Part, state.pixels)),
+        writes=tuple(Pieces(array, layout.warps_of) for array in warps),
+        work=work,
+        parameters={"tract": tract.to_toml()},
+        depends=depends,
+        weights=tuple(
+            sum(box_size(layout.footprints[part].box) for part in members) for members in layout.members
+        ),
+        # The exposure without its bad pixels.
+        scratch=15 * max(rows * columns for rows, columns in layout.shapes),
+        cost=("warp", float(layout.warped_pixels)),
     )
 
 
@@ -87,12 +89,54 @@ class _Exposure:
 
     def warp(self, box: Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return image, variance and mask on a box of the tract; NO_DATA all over without a zero point."""
-        from mpiimg.astro.kernels.warp import STEP
-        from mpiimg.astro.kernels.warp import warp as resample
+        from mpiimg.astro.kernels import warp
 
         if not np.isfinite(self.zero_point):
-            values = ((np.nan, np.float32), (np.inf, np.float32), (bits("NO_DATA"), np.int32))
-            return tuple(np.full(box_shape(box), *value) for value in values)
-        grid = source_grid(self.wcs, self.tract.wcs, box, STEP)
+            return no_data(box_shape(box))
+        grid = source_grid(self.wcs, self.tract.wcs, box, warp.STEP)
         planes = (self.image, self.variance, self.mask)
-        return resample(*planes, grid, box, flux_scale(self.zero_point), bits("NO_DATA"))
+        return warp.warp(*planes, grid, box, flux_scale(self.zero_point), bits("NO_DATA"))
+
+
+def _write(state: Survey, p: Warping, folder: Path) -> Files:
+    return write_warps(state, folder)
+
+
+def sample() -> tuple[Callable[[], object], float]:
+    """Return what is timed: the warp of a frame; and how many pixels come out."""
+    from mpiimg.astro.kernels import warp
+
+    image, variance, mask = frame()
+    side = image.shape[0] - 64
+    rows, columns = np.indices((side // warp.STEP + 3,) * 2) * float(warp.STEP) + 0.4
+    nodes = warp.Nodes(columns, rows, 0, 0)
+    box = ((warp.STEP, side), (warp.STEP, side))
+    return lambda: warp.warp(image, variance, mask, nodes, box, np.float64(1), 1), (side - warp.STEP) ** 2
+
+
+STEP = Step(
+    "warp",
+    "astro",
+    "Resample calibrated exposures onto the patches of a tract that they meet.",
+    takes=("pixels", "zero_points", "tract"),
+    gives=("warps",),
+    stages=stages,
+    parameters=Warping,
+    papers=(
+        "Lanczos interpolation; WCS papers I and II: Greisen and Calabretta 2002, "
+        "doi:10.1051/0004-6361:20021326",
+    ),
+    outputs=(
+        Output(
+            "warps",
+            _write,
+            when="end",
+            flag="warps",
+            folder="warps",
+            documents=lambda state, p: {"tract.toml": state.tract.to_toml().encode()},
+        ),
+    ),
+    history=lambda p: HISTORY,
+    kernels=("mpiimg.astro.kernels.warp:precompile",),
+    rates={"warp": (2.0e-8, "mpiimg.astro.steps.warp:sample")},
+)
