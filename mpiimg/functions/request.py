@@ -222,7 +222,8 @@ class _Stages:
         self.domain = content.pop("domain", "")
         if set(content) != {"stage"} or not isinstance(content["stage"], list):
             raise BadInput(
-                f"{path}: a pipeline is made of [[stage]] tables, after domain = ... where it is none of ours"
+                f"{path}: a pipeline is made of [[stage]] tables and nothing else, but domain = ... for steps "
+                "that are none of ours"
             )
         return content["stage"]
 
@@ -286,7 +287,8 @@ class _Stages:
     def _find(self, text: Any, here: str) -> tuple[Domain, str]:
         """Return the domain of a step, and its name without it."""
         domain_name, _, name = str(text).rpartition(":")
-        candidates = [domain_name] if domain_name else [self.domain] if self.domain else list(UNNAMED)
+        ours = dict.fromkeys((*([self.domain] if self.domain else []), *UNNAMED))
+        candidates = [domain_name] if domain_name else list(ours)
         for candidate in candidates:
             domain = plugins.domain(candidate)
             if name in domain.steps or name in plugins.step_names(domain):

@@ -48,6 +48,7 @@ def inspect(values: Mapping[str, Any]) -> RunInspected | Answer:
     chain = chain_of(request)
     _check_target(request)
     paths = _paths(request, chain, values)
+    _check_mask(request, chain, paths)
     if values["check_halo"]:
         return Answer(_check_halos(request, chain, paths))
     return RunInspected(request, compose.inspect(chain, paths))
@@ -129,6 +130,14 @@ def _paths(request: Request, chain: compose.Chain, values: Mapping[str, Any]) ->
     if missing:
         raise BadInput(f"{request.name}: --input {missing[0]}=FILE is missing")
     return {**paths, "out": result_folder(values)}
+
+
+def _check_mask(request: Request, chain: compose.Chain, paths: Mapping[str, Any]) -> None:
+    """Refuse a chain over an image that needs a mask, and has none."""
+    if request.domain == "neuro" and "mask" in chain.taken and not paths["mask"]:
+        first = next(link.step for link in chain.links if "mask" in link.step.takes)
+        name = first.name.removeprefix("udf-")
+        raise BadInput(f"{request.name}: {name} needs a mask: give --mask, or a mask stage before it")
 
 
 def _check_target(request: Request) -> None:

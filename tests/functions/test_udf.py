@@ -214,7 +214,8 @@ def test_gradients_are_taken_where_they_are(simulated, tmp_path):
     ):
         run(*what, *options, dwi, tmp_path / "out.nii.gz", "--force")
         np.testing.assert_array_equal(voxels(tmp_path / "out.nii.gz"), expected)
-    what = ("--udf", EXAMPLES / "csa.py:csa_gfa", "--mask", tmp_path / "none.nii.gz")
+    mask = simulated.dwi.with_name("dwi_desc-truth_mask.nii.gz")
+    what = ("--udf", EXAMPLES / "csa.py:csa_gfa", "--mask", mask)
     done = run(*what, tmp_path / "bare.nii.gz", tmp_path / "gfa.nii.gz", check=False)
     assert done.returncode == Exit.BAD_INPUT and "bare.bval is not beside it; give --bvals" in done.stderr
 
@@ -328,7 +329,10 @@ STAGES = {
     "twice": ('[[stage]]\nudf = "mine.py:f"\n[[stage]]\nudf = "mine.py:f"\n', "another result is called f"),
     "ours": ('[[stage]]\nudf = "mine.py:f"\nname = "denoised"\n', "another result is called denoised"),
     "order": ('[[stage]]\ntool = "fit"\n', "fit needs a mask"),
-    "mixed": ('[[stage]]\ntool = "mask"\n[[stage]]\ntool = "coadd"\n', "is not for surveys"),
+    "mixed": (
+        '[[stage]]\ntool = "mask"\n[[stage]]\ntool = "coadd"\n',
+        "coadd is a step of astro, and other stages are of neuro",
+    ),
     "halo": ('[[stage]]\nudf = "mine.py:f"\nhalo = "two"\n', "halo of a user's function is a whole number"),
 }
 
@@ -427,7 +431,8 @@ def test_what_depends_on_a_function_that_changed_is_done_again(simulated, piped,
     resumed = {
         entry["stage"]: entry["resumed_chunks"] == entry["chunks"]
         for entry in record(tmp_path / "out")["stages"]
-        if entry["stage"] in ("read-dwi", "median-4", "udf-kurtosis", "udf-gaussian", "udf-csa_gfa", "fit")
+        if entry["stage"]
+        in ("read-dwi", "mask.median-4", "udf-kurtosis", "udf-gaussian", "udf-csa_gfa", "fit")
     }
     again = ("udf-gaussian", "udf-csa_gfa", "fit")
     assert resumed == {name: name not in again for name in resumed} and len(resumed) == 6
@@ -465,7 +470,7 @@ mpiimg.run("mask", dwi, f"{out}/mask", comm=MPI.COMM_WORLD, bvals=bvals, bvecs=b
 assert single.left_out == {}
 assert sorted(single.files) == ["run-single.json", "single.json", "single.nii.gz"], single.files
 assert all(path.exists() for path in piped.files.values())
-assert {entry["stage"] for entry in piped.record["stages"]} >= {"threshold", "udf-gaussian", "fit"}
+assert {entry["stage"] for entry in piped.record["stages"]} >= {"mask.threshold", "udf-gaussian", "fit"}
 for recipe, said in ((lambda: 0, "positional"), ("nmask", "no such tool"), ([3], "give either tool")):
     try:
         mpiimg.run(recipe, dwi, f"{out}/bad")

@@ -40,11 +40,11 @@ AHEAD = (
     "h5py",
     "isal.igzip",
     "isal.isal_zlib",
-    "mpiimg.tools.cli",
-    "mpiimg.kernels.jit",
-    "mpiimg.neuro.subject",
+    "mpiimg.astro.pipelines",
     "mpiimg.engine.run",
-    "mpiimg.astro.survey",
+    "mpiimg.functions.run",
+    "mpiimg.neuro.pipelines",
+    "mpiimg.tools.cli",
     "nibabel",
     "scipy.ndimage",
     "scipy.spatial",
@@ -86,8 +86,7 @@ def serve(path: str) -> None:
 
     for name in AHEAD:
         import_module(name)
-    warm = import_module("mpiimg.kernels.precompile")
-    warm.compile_parts(warm.PARTS)
+    import_module("mpiimg.engine.precompile").compile_here(import_module("mpiimg.engine.plugins").kernels())
     gc.freeze()  # or collections in the ranks copy every page of this process
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(path)
