@@ -65,6 +65,7 @@ def count_nonfinite(image: Image, array: Array) -> Reduce[int] | None:
         work=lambda chunk, block: np.count_nonzero(~np.isfinite(block)),
         row=((), "int64"),
         finish=finish,
+        parameters={},
         expected=0,
     )
 
@@ -93,6 +94,7 @@ def unpack(mask: Array, packed: Array, written: Array) -> Compute:
         reads=(Part(mask), Part(packed)),
         writes=(written,),
         work=work,
+        parameters={},
     )
 
 

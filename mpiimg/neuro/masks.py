@@ -77,6 +77,7 @@ def take_given(image: Image, voxels: Array, mask: Array) -> Compute:
         reads=(Part(voxels),),
         writes=(mask,),
         work=lambda chunk, block: (finite(image.scaled(block)) != 0,),
+        parameters={"slope": image.slope, "inter": image.inter},
     )
 
 
@@ -117,5 +118,6 @@ def count_voxels(mask: Array, where: str) -> Reduce[tuple[int, ...]]:
         work=work,
         row=((thickness,), "int64"),
         finish=finish,
+        parameters={},
         expected=tuple(height * width * z for z in range(depth + 1)),
     )

@@ -72,4 +72,5 @@ def _copy(source: Array, written: Array) -> Compute:
         reads=(Part(source),),
         writes=(written,),
         work=lambda chunk, block: (block,),
+        parameters={},
     )

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from mpiimg.engine.array import Array
-from mpiimg.engine.inputs import Input
 from mpiimg.engine.stage import Stages
-from mpiimg.engine.step import Argument, Source, parameter
+from mpiimg.engine.step import Argument, Source, State, parameter
 from mpiimg.errors import BadInput
 from mpiimg.neuro.gradients import Gradients, read_gradients
 from mpiimg.neuro.images import count_nonfinite, inflate, unpack
@@ -74,14 +73,12 @@ class Maps:
     volumes: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What a chain of steps knows of a subject at each point.
+@dataclass(frozen=True, kw_only=True)
+class Subject(State):
+    """What a chain of steps knows of a subject at each point; `stem` is that of the image.
 
     Parameters
     ----------
-    stem : str
-        That the names of results begin with.
     original : Image
         The image as it lies on disk.
     image : Image
@@ -105,7 +102,6 @@ class Subject:
         What the last function of a user's made; a dataclass of mpiimg.functions.
     """
 
-    stem: str
     original: Image
     image: Image
     dwi: Array | None
@@ -117,13 +113,6 @@ class Subject:
     mask_image: Image | None = None
     companions: Mapping[str, bytes] = field(default_factory=dict)
     result: Any = None
-    inputs: tuple[Input, ...] = ()
-    sources: Mapping[str, Any] = field(default_factory=dict)
-    files: tuple[Path, ...] = ()
-    warnings: tuple[str, ...] = ()
-    left_out: Mapping[str, str] = field(default_factory=dict)
-    history: tuple[str, ...] = ()
-    nbytes: int = 0
 
     @property
     def has_given_mask(self) -> bool:
@@ -316,7 +305,6 @@ def _subject(
         companions=companions,
         inputs=tuple(inputs),
         sources=sources,
-        files=tuple(file for one in inputs for file in one.files),
         warnings=warnings,
     )
 

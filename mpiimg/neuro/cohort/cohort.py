@@ -20,7 +20,7 @@ from mpiimg.engine.boxes import Partition
 from mpiimg.engine.lease import LOGS, Kind, State
 from mpiimg.engine.log.show_plan import as_json, table
 from mpiimg.engine.mpi.runtime import Agreement, on_root, say, stop_on_signals
-from mpiimg.engine.plan import Options, Recipe, Resources, output_names, static_plan
+from mpiimg.engine.plan import Options, Recipe, Resources, output_names, plan_recipe
 from mpiimg.engine.run import agreed_cpu_target, compile_kernels, run
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
 from mpiimg.neuro.bids import Scan, describe_derivative, sources
@@ -239,7 +239,7 @@ def _plan(
 
     All scans take `turns` as long as that. Programs read the memory and the time of the job in the totals.
     """
-    plan = static_plan(recipe, group)
+    plan = plan_recipe(recipe, group)
     if form == "json":
         one = json.loads(as_json(plan, group))
         job = {

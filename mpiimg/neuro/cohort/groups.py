@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Callable, Sequence
 
 from mpiimg.engine.boxes import Partition
-from mpiimg.engine.plan import Recipe, Resources, Section, static_plan
+from mpiimg.engine.plan import Recipe, Resources, StagePlan, plan_recipe
 from mpiimg.errors import BadInput
 
 #: Share of the work on a scan that more ranks do not make faster: a .nii.gz is inflated by one.
@@ -64,25 +64,25 @@ def part_of(resources: Resources, ranks: int) -> Resources:
 def least_ranks(recipe: Recipe, resources: Resources) -> int:
     """Return how many ranks of a job a scan needs to keep its arrays in memory; to run at all, if none do."""
 
-    def planned(count: int):
+    def plan_of(count: int):
         try:
-            return static_plan(recipe, part_of(resources, count))
+            return plan_recipe(recipe, part_of(resources, count))
         except BadInput:
             return None
 
     def fits(count: int) -> bool:
-        plan = planned(count)
-        return plan is not None and not any(_in_files(section) for _, section in plan)
+        plan = plan_of(count)
+        return plan is not None and not any(_in_files(planned) for _, planned in plan)
 
-    for enough in (fits, lambda count: planned(count) is not None):
+    for enough in (fits, lambda count: plan_of(count) is not None):
         if enough(resources.ranks):
             return _first(enough, resources.ranks)
     return resources.ranks
 
 
-def _in_files(section: Section) -> bool:
+def _in_files(planned: StagePlan) -> bool:
     """Say whether an array is left in files, or leaves memory for them, that a rank could not hold."""
-    return bool(section.spilled) or not all(placement.memory for placement in section.placements)
+    return bool(planned.spilled) or not all(placement.memory for placement in planned.placements)
 
 
 def _first(holds: Callable[[int], bool], last: int) -> int:

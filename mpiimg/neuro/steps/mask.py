@@ -186,6 +186,7 @@ def value_range(source: Array, where: str) -> Reduce[Span]:
         work=lambda chunk, block: (block.min(), block.max()),
         row=((2,), "float32"),
         finish=finish,
+        parameters={},
         expected=Span(np.float32(0), np.float32(1)),
     )
 
@@ -271,6 +272,7 @@ def finalize(source: Array, mask: Array) -> Compute:
         reads=(Part(source),),
         writes=(mask,),
         work=work,
+        parameters={},
     )
 
 
