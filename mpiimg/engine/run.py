@@ -246,6 +246,8 @@ def _furnish(recipe: Recipe, options: Options, room: _Room, asked: dict) -> None
             raise BadInput(f"{options.out / present[0]} exists; use --force to overwrite, or another --out")
     for folder in ("journal", "outputs"):
         (work / folder).mkdir(exist_ok=True)
+    for folder in {(work / "outputs" / name).parent for name in names}:
+        folder.mkdir(parents=True, exist_ok=True)
     events.mkdir(exist_ok=True)
     for log_of_rank in events.glob("*.jsonl"):
         log_of_rank.unlink()

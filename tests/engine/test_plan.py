@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -10,15 +11,15 @@ import nibabel
 import numpy as np
 import pytest
 
+from mpiimg.engine import compose, plugins
+from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid
+from mpiimg.engine.forecast import measure
 from mpiimg.engine.log import show_plan
-from mpiimg.engine.plan import Recipe, Resources, bind, check, least_memory, static_plan, static_stages
-from mpiimg.engine.stage import Need, Stage
-from mpiimg.engine.stores import Array
+from mpiimg.engine.plan import Recipe, Resources, check, least_memory, output_names, plan_recipe, plan_stage
+from mpiimg.engine.stage import Compute, Part, Reduce
 from mpiimg.errors import BadInput
-from mpiimg.neuro import subject as recipes
 from mpiimg.simulate.neuro import Subject
-from mpiimg.tools import cli
 
 RANKS = (1, 2, 3, 4, 7, 16, 60, 128, 512)
 MEMORY = (0.2, 0.75, 2, 64)
@@ -30,7 +31,7 @@ GB = 1 << 30
 
 
 def subject(folder, shape, volumes):
-    """An image of zeros that takes no place on disk, with gradients; returns its recipe's arguments."""
+    """An image of zeros that takes no place on disk, with gradients; returns their paths."""
     header = nibabel.Nifti1Header()
     header.set_data_dtype(np.int16)
     header.set_data_shape((*shape, volumes))
@@ -42,28 +43,23 @@ def subject(folder, shape, volumes):
     directions = np.random.default_rng(0).normal(size=(3, volumes))
     np.savetxt(folder / "dwi.bvec", directions / np.linalg.norm(directions, axis=0))
     np.savetxt(folder / "dwi.bval", np.where(np.arange(volumes) % 16 == 0, 0, 1000)[None], "%d")
-    return [
-        str(path),
-        "--bvals",
-        str(folder / "dwi.bval"),
-        "--bvecs",
-        str(folder / "dwi.bvec"),
-        "--out",
-        "out",
-    ]
+    return {"dwi": path, "bvals": folder / "dwi.bval", "bvecs": folder / "dwi.bvec", "mask": None}
 
 
-def neuro(folder, shape, volumes, *extra):
-    args = cli.parser("mpiimg-neuro").parse_args([*subject(folder, shape, volumes), *extra])
-    found = recipes.inspect_subject(args.dwi, args.bvals, args.bvecs, fits=True)
-    return recipes.neuro(found, vars(args))
+def neuro(folder, shape, volumes, **settings):
+    """The recipe of the pipeline mpiimg-neuro."""
+    domain = plugins.domain("neuro")
+    steps = [plugins.step(domain, name) for name in domain.pipelines["neuro"].steps]
+    links = [compose.Link(step, compose.filled(step.parameters, settings), step.name) for step in steps]
+    chain = compose.make_chain(domain, links, settings)
+    inspected = compose.inspect(chain, subject(folder, shape, volumes))
+    return compose.make_recipe(chain, inspected, compose.RunName("mpiimg-neuro", "run.json"))
 
 
 @pytest.fixture(scope="module", params=SHAPES)
 def recipe(request, tmp_path_factory):
-    return neuro(
-        tmp_path_factory.mktemp(request.param), *SHAPES[request.param], "--residual", "--fit-residual"
-    )
+    folder = tmp_path_factory.mktemp(request.param)
+    return neuro(folder, *SHAPES[request.param], residual=True, fit_residual=True)
 
 
 @pytest.fixture(scope="module")
@@ -71,43 +67,52 @@ def big(tmp_path_factory):
     return neuro(tmp_path_factory.mktemp("big"), *SHAPES["hcp"])
 
 
-def facts(section):
-    """All of a section that can be compared."""
+def no_work(chunk, *blocks):
+    """The work of stages that are only planned."""
+
+
+def facts(planned):
+    """All of the plan of a stage that can be compared."""
     placements = [
-        (p.array, p.boxes.tolist(), p.owners.tolist(), p.memory, p.staged) for p in section.placements
+        (p.array, p.boxes.tolist(), p.owners.tolist(), p.memory, p.staged) for p in planned.placements
     ]
     return (
-        section.stage,
-        section.partition,
-        section.batch,
-        section.peak,
-        section.read,
-        section.written,
+        planned.stage,
+        planned.partition,
+        planned.batch,
+        planned.peak,
+        planned.read,
+        planned.written,
         placements,
     )
 
 
+def written_boxes(stage):
+    """The boxes that the chunks of a stage write, by the name of the array."""
+    tables = zip(stage.arrays, measure(stage).tables, strict=True)
+    return {array.name: (array, table.boxes) for array, table in tables}
+
+
 def test_same_chunks_for_any_ranks_and_memory(recipe):
     """1 to 512 ranks, 0.2 to 64 GB: the chunks of a plan are those of every other plan."""
-    grids = [(stage.name, stage.grid) for stage in static_stages(recipe)]
+    grids = [(stage.name, stage.grid) for stage in recipe.expected]
     assert len({name for name, _ in grids}) == len(grids)
-    boxes = {a.name: stage.output_boxes(a) for stage in static_stages(recipe) for a in stage.writes}
-    for ranks, memory in EVERY if recipe.inputs["dwi"].shape[0] < 100 else SOME:
-        plan = static_plan(recipe, Resources(ranks, int(memory * GB)))
+    boxes = {name: boxes for stage in recipe.expected for name, (_, boxes) in written_boxes(stage).items()}
+    for ranks, memory in EVERY if recipe.inputs[0].array.shape[0] < 100 else SOME:
+        plan = plan_recipe(recipe, Resources(ranks, int(memory * GB)))
         assert [(stage.name, stage.grid) for stage, _ in plan] == grids
-        for stage, section in plan:
-            assert section.partition.ranks == ranks
-            assert section.chunks == len(stage.grid)
-            assert section.peak <= memory * GB
-            for placement in section.placements:
+        for stage, planned in plan:
+            assert planned.partition.ranks == ranks
+            assert planned.chunks == len(stage.grid)
+            assert planned.peak <= memory * GB
+            for placement in planned.placements:
                 assert (placement.boxes == boxes[placement.array.name]).all()
 
 
 def test_blocks_of_an_array_tile_it(recipe):
     """What the chunks of a stage write is the whole array, each item once."""
-    for stage in static_stages(recipe):
-        for array in stage.writes:
-            boxes = stage.output_boxes(array)
+    for stage in recipe.expected:
+        for array, boxes in written_boxes(stage).values():
             sizes = np.prod(boxes[..., 1] - boxes[..., 0], axis=1)
             assert sizes.sum() == np.prod(array.shape, dtype=np.int64)
             assert len(np.unique(boxes[sizes > 0, :, 0], axis=0)) == np.count_nonzero(sizes)
@@ -115,20 +120,20 @@ def test_blocks_of_an_array_tile_it(recipe):
 
 def test_plans_are_pure(big):
     for ranks, memory in ((3, 1), (128, 0.75)):
-        one, other = (static_plan(big, Resources(ranks, int(memory * GB))) for _ in range(2))
-        assert [facts(section) for _, section in one] == [facts(section) for _, section in other]
+        one, other = (plan_recipe(big, Resources(ranks, int(memory * GB))) for _ in range(2))
+        assert [facts(planned) for _, planned in one] == [facts(planned) for _, planned in other]
 
 
 def test_less_memory_stages_what_more_memory_keeps(big):
     """Arrays that do not fit a rank's memory live in the staged file alone, and only those."""
 
     def kept(memory):
-        plan = static_plan(big, Resources(2, int(memory * GB)))
-        return {p.array.name: p.memory for _, section in plan for p in section.placements}
+        plan = plan_recipe(big, Resources(2, int(memory * GB)))
+        return {p.array.name: p.memory for _, planned in plan for p in planned.placements}
 
     assert all(kept(64).values())
-    assert not kept(0.75)["denoised"]
-    assert kept(0.75)["mask"]
+    assert not kept(0.75)["denoise.denoised"]
+    assert kept(0.75)["mask.thresholded"]
 
 
 def advice(message, pattern):
@@ -148,7 +153,7 @@ def test_what_a_refusal_advises_is_enough_and_no_less_is(big, ranks):
     with pytest.raises(BadInput):
         check(big, Resources(ranks, (memory << 20) - (1 << 20)))
     if ranks == 2:
-        assert max(s.peak for _, s in static_plan(big, Resources(ranks, memory << 20))) <= memory << 20
+        assert max(s.peak for _, s in plan_recipe(big, Resources(ranks, memory << 20))) <= memory << 20
 
 
 def test_what_a_refusal_in_memory_advises_is_enough(tmp_path):
@@ -158,10 +163,10 @@ def test_what_a_refusal_in_memory_advises_is_enough(tmp_path):
     with pytest.raises(
         BadInput, match=r"needs \d+ MB a rank and has 170: leave out --in-memory, "
     ) as refused:
-        static_plan(small, tight)
+        plan_recipe(small, tight)
     message = str(refused.value)
-    static_plan(small, dataclasses.replace(tight, memory=advice(message, r"--memory (\d+)M") << 20))
-    static_plan(small, dataclasses.replace(tight, ranks=advice(message, r"use (\d+) ranks")))
+    plan_recipe(small, dataclasses.replace(tight, memory=advice(message, r"--memory (\d+)M") << 20))
+    plan_recipe(small, dataclasses.replace(tight, ranks=advice(message, r"use (\d+) ranks")))
 
 
 def test_what_little_memory_can_do_more_can_too(tmp_path):
@@ -170,16 +175,20 @@ def test_what_little_memory_can_do_more_can_too(tmp_path):
     least, _ = least_memory(small)
     for memory in (least, least + (1 << 20), *range(least, least + (64 << 20), 9 << 20)):
         for ranks in (1, 2, 5):
-            plan = static_plan(small, Resources(ranks, memory))
-            assert max(section.peak for _, section in plan) <= memory
+            plan = plan_recipe(small, Resources(ranks, memory))
+            assert max(planned.peak for _, planned in plan) <= memory
 
 
 def test_a_plan_reads_as_a_table(recipe):
     resources = Resources(4, 8 * GB)
-    lines = show_plan.table(static_plan(recipe, resources), resources).splitlines()
+    lines = show_plan.table(plan_recipe(recipe, resources), resources).splitlines()
     assert lines[0].startswith("4 ranks on 1 node, 8192 MB a rank")
-    assert [line.split()[0][:18] for line in lines[2:]][:3] == ["b0-mean", "median-1", "median-2"]
-    assert lines[2 + len(static_stages(recipe))].startswith("all stages")
+    assert [line.split()[0][:18] for line in lines[2:]][:3] == [
+        "mask.b0-mean",
+        "mask.median-1",
+        "mask.median-2",
+    ]
+    assert lines[2 + len(recipe.expected)].startswith("all stages")
 
 
 def test_denoising_and_fit_are_balanced_by_mask_voxels(big):
@@ -187,42 +196,60 @@ def test_denoising_and_fit_are_balanced_by_mask_voxels(big):
     shape, volumes = SHAPES["hcp"]
     brain = Subject(shape, volumes, 40.0, 7)
     counts = [int(np.count_nonzero(brain.truth(z, z + 1)["mask"])) for z in range(shape[2])]
-    values = {**big.values, "offsets": tuple(np.cumsum([0, *counts]).tolist())}
+    offsets = tuple(np.cumsum([0, *counts]).tolist())
     checked = []
-    for step in big.steps:
-        stage = step(values)
-        if stage is not None and stage.name in ("denoise", "fit"):
+    for stage in as_run(big, {"mask.mask-voxels": offsets}):
+        if stage.name in ("denoise", "fit"):
             checked.append(stage.name)
-            section = bind(stage, Resources(8, 4 * GB), {}, range(len(stage.grid)))
-            voxels = np.array([np.prod(b[:, 1] - b[:, 0]) for b in stage.output_boxes(stage.writes[0])])
-            load = [voxels[list(section.partition.owned(rank))].sum() for rank in range(8)]
+            sizes = measure(stage)
+            planned = plan_stage(stage, sizes, Resources(8, 4 * GB).of(big), {}, range(len(stage.grid)))
+            voxels = sizes.tables[0].boxes[:, 1, 1] - sizes.tables[0].boxes[:, 1, 0]
+            if stage.name == "denoise":
+                assert voxels.sum() == volumes * offsets[-1]
+            load = [voxels[list(planned.partition.owned(rank))].sum() for rank in range(8)]
             assert sum(load) == voxels.sum()
             assert max(load) <= 1.1 * np.mean(load)
     assert checked == ["denoise", "fit"]
 
 
+def as_run(recipe, values):
+    """The stages of a recipe as a run meets them that finds `values`, by stage, and else what is expected."""
+    stages, value = recipe.stages(), None
+    with contextlib.suppress(StopIteration):
+        while True:
+            stage = stages.send(value)
+            yield stage
+            value = values.get(stage.name, stage.expected) if isinstance(stage, Reduce) else None
+
+
 def test_only_chunks_still_to_do_weigh():
     """A resumed stage shares what is left, not what is done."""
     grid = ChunkGrid("z", (100,), (1,))
-    stage = Stage("toy", "map", grid, (), (Array("a", "z", (100,), "uint8"),))
+    stage = Compute("toy", grid, writes=(Array("a", "z", (100,), "uint8"),), work=no_work)
     todo = range(60, 100)
-    section = bind(stage, Resources(4, GB), {}, todo)
-    assert [len(set(section.partition.owned(rank)) & set(todo)) for rank in range(4)] == [10] * 4
+    planned = plan_stage(stage, measure(stage), Resources(4, GB), {}, todo)
+    assert [len(set(planned.partition.owned(rank)) & set(todo)) for rank in range(4)] == [10] * 4
 
 
 def test_moved_bytes_counts_what_lies_elsewhere():
     """Two ranks with 4 of 8 rows each, halo 3: chunks next to the other rank want 3, 2 and 1 of its rows."""
     source = Array("a", "zx", (8, 5), "float32")
     grid = ChunkGrid("z", (8,), (1,))
-    make = Stage("make", "map", grid, (), (source,))
-    blur = Stage("blur", "stencil", grid, (Need(source, {"z": 3}),), (Array("b", "zx", (8, 5), "float32"),))
+    make = Compute("make", grid, writes=(source,), work=no_work)
+    result = Array("b", "zx", (8, 5), "float32")
+    blur = Compute("blur", grid, reads=(Part(source, {"z": 3}),), writes=(result,), work=no_work)
     for ranks, rows in ((1, 0), (2, 12)):
         resources = Resources(ranks, GB)
-        placed = {p.array.name: p for p in bind(make, resources, {}, range(8)).placements}
-        section = bind(blur, resources, placed, range(8))
-        assert section.moved == rows * 5 * 4
+        planned = plan_stage(make, measure(make), resources, {}, range(8))
+        placed = {p.array.name: p for p in planned.placements}
+        assert plan_stage(blur, measure(blur), resources, placed, range(8)).moved == rows * 5 * 4
 
 
 def test_a_recipe_of_nothing_is_planned():
-    empty = Recipe("toy", "toy", {}, [lambda values: None], {}, lambda values: {}, {}, {}, "run.json")
-    assert static_plan(empty, Resources(4, GB)) == []
+    def stages():
+        return "the end"
+        yield
+
+    empty = Recipe("toy", "toy", (), stages, lambda state: {state: b""}, {}, {}, "run.json")
+    assert output_names(empty) == ["the end", "run.json"]
+    assert plan_recipe(empty, Resources(4, GB)) == []
