@@ -222,8 +222,8 @@ class _Stages:
         self.domain = content.pop("domain", "")
         if set(content) != {"stage"} or not isinstance(content["stage"], list):
             raise BadInput(
-                f"{path}: a pipeline is made of [[stage]] tables and nothing else, but domain = ... for steps "
-                "that are none of ours"
+                f"{path}: a pipeline is made of [[stage]] tables and nothing else, "
+                "but domain = ... for steps that are none of ours"
             )
         return content["stage"]
 

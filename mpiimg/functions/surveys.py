@@ -17,10 +17,9 @@ from mpiimg.astro.fits.maskplanes import bits, no_data
 from mpiimg.astro.fits.writing import history
 from mpiimg.astro.patch_files import PatchOptions, write_patches
 from mpiimg.astro.sky.layout import Patch, PatchPlanes, Planes
-from mpiimg.astro.steps.coadd import EXCLUDED, stack_pieces
+from mpiimg.astro.strips import EXCLUDED, empty_strip, stacked, strip_needs
 from mpiimg.astro.survey import Survey, tract_document
-from mpiimg.engine.boxes import box_shape
-from mpiimg.engine.stage import At, Compute, Part, Pieces, Stages
+from mpiimg.engine.stage import At, Compute, Part, Stages
 from mpiimg.engine.step import Inspection, NoParameters, Output, Step
 from mpiimg.errors import BadInput
 from mpiimg.functions.declare import Function, Refused, explained, held_to
@@ -168,16 +167,15 @@ def combine_strips(
     def work(chunk, images, variances, masks):
         strip = layout.strips[chunk.number]
         if not strip.footprints:
-            shape = (1, *box_shape(strip.box))
-            return (*no_data(shape), np.zeros(shape, np.int16))
-        stack = stack_pieces(layout, chunk.number, images, variances, masks)
+            return tuple(plane[None] for plane in empty_strip(strip.box))
+        stack = stacked(layout, strip, images, variances, masks)
         bounds, header = dict(zip("yx", strip.box, strict=True)), patch_header(layout.patches[strip.patch])
         return tuple(plane[None] for plane in combined(function, stack, bounds, header))
 
     return Compute(
         name,
         layout.strip_grid,
-        reads=tuple(Pieces(array, layout.strip_inputs) for array in state.warps),
+        reads=strip_needs(layout, state.warps),
         writes=tuple(At(array, layout.strip_in_patch) for array in patches),
         work=work,
         parameters=function.provenance(),

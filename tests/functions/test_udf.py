@@ -428,6 +428,7 @@ def test_what_depends_on_a_function_that_changed_is_done_again(simulated, piped,
     gaussian = tmp_path / "gaussian.py"
     gaussian.write_text(gaussian.read_text().replace("(block.astype", "(2 * block.astype"))
     run(*words)
+    again = ("udf-gaussian", "udf-csa_gfa", "fit")
     resumed = {
         entry["stage"]: entry["resumed_chunks"] == entry["chunks"]
         for entry in record(tmp_path / "out")["stages"]

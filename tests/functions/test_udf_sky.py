@@ -168,7 +168,7 @@ WRONG = {
     "type": (FILTER.format("image, variance, mask * 1.0"), (), ("float64 where int32 is due",)),
     "raises": (FILTER.format("image + no"), (), ("mine.py:2: f: NameError", "    return image + no")),
     "aggregate": (AGGREGATE, (), ("an aggregate is over patches",)),
-    "order": (FILTER.format("image"), ("--over", "patches"), ("f does not go after exposures in files",)),
+    "order": (FILTER.format("image"), ("--over", "patches"), ("f: takes one", "warps")),
     "halo": (FILTER.format("image"), ("--check-halo",), ("f has no halo",)),
 }
 
