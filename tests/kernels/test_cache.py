@@ -14,7 +14,9 @@ import pytest
 from numba.core.dispatcher import Dispatcher
 
 import mpiimg
-from mpiimg.kernels import cache, tensor, vmath, warp
+from mpiimg.astro.kernels import warp
+from mpiimg.kernels import cache, vmath
+from mpiimg.neuro.kernels import tensor
 
 PACKAGE = Path(mpiimg.__file__).parent
 
@@ -249,22 +251,34 @@ def test_where_nothing_can_be_kept_all_is_compiled(site):
     assert [site.call()[:2] for _ in range(2)] == [[20, 1]] * 2
 
 
+NOTED = """
+from mpiimg.kernels import cache
+
+
+def one():
+    cache.ours().folder().mkdir(parents=True, exist_ok=True)
+
+
+two = one
+"""
+
 MARKERS = """
 import json
-from mpiimg.kernels import cache, warm
-before = warm.cold(["fit", "mask"])
-warm.PARTS["fit"] = lambda: cache.ours().folder().mkdir(parents=True, exist_ok=True)
-warm.compile_parts(before[:1])
-print(json.dumps([before, warm.cold(["fit", "mask"])]))
+from mpiimg.engine import precompile
+both = ["theirs.noted:one", "theirs.noted:two"]
+before = precompile.missing(both)
+precompile.compile_here(before[:1])
+print(json.dumps([before, precompile.missing(both)]))
 """
 
 
 def test_what_is_noted_as_compiled_follows(site):
-    both = ["fit", "mask"]
-    assert json.loads(site.python(MARKERS)) == [both, ["mask"]]
-    assert json.loads(site.python(MARKERS.replace("before[:1]", "[]"))) == [["mask"], ["mask"]]
+    both = ["theirs.noted:one", "theirs.noted:two"]
+    site.write("theirs/noted.py", NOTED)
+    assert json.loads(site.python(MARKERS)) == [both, both[1:]]
+    assert json.loads(site.python(MARKERS.replace("before[:1]", "[]"))) == [both[1:], both[1:]]
     site.edit("mpiimg/kernels/helper.py", "return 2", "return 6")
-    assert json.loads(site.python(MARKERS)) == [both, ["mask"]]
+    assert json.loads(site.python(MARKERS)) == [both, both[1:]]
 
 
 def test_a_module_that_is_read_anew_is_compiled_anew(site):
@@ -295,7 +309,7 @@ def test_old_sources_do_not_pile_up(site):
 def test_help_looks_at_no_kernel():
     program = """
 import sys
-from mpiimg.cli import main
+from mpiimg.tools.cli import main
 try:
     main("mpiimg-neuro", ["--help"])
 except SystemExit:

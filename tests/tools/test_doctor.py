@@ -67,7 +67,7 @@ def test_all_is_well_on_a_good_machine():
             "python",
             "install",
         ),
-        (doctor.judge_kernels, {"kernels": (0, "/cache", True)}, NOTE, "none compiled", "kernels.precompile"),
+        (doctor.judge_kernels, {"kernels": (0, "/cache", True)}, NOTE, "none compiled", "engine.precompile"),
         (
             doctor.judge_kernels,
             {"kernels": (0, "/cache", False)},

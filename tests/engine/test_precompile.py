@@ -8,7 +8,7 @@ from numba.core.dispatcher import Dispatcher
 from support import launch
 
 from mpiimg.astro.kernels import coadd, cosmics, robust, warp
-from mpiimg.kernels import precompile as warm
+from mpiimg.engine import plugins, precompile
 from mpiimg.kernels import vmath
 from mpiimg.neuro.kernels import median, nlmeans, otsu, piesno, tensor
 from mpiimg.tools import cli
@@ -43,7 +43,7 @@ def sky(tmp_path_factory):
 
 
 def test_a_survey_compiles_nothing_after_warming(sky, tmp_path):
-    warm.compile_parts(warm.PARTS)
+    precompile.compile_here(plugins.kernels())
     before = signatures()
     assert (
         min(before["mpiimg.astro.kernels.cosmics._repair"], before["mpiimg.astro.kernels.cosmics._gather"])
@@ -63,7 +63,7 @@ def test_a_survey_compiles_nothing_after_warming(sky, tmp_path):
 
 
 def test_a_run_compiles_nothing_after_warming(head, tmp_path):
-    warm.compile_parts(warm.PARTS)
+    precompile.compile_here(plugins.kernels())
     before = signatures()
     assert sum(before.values()) >= 10
     gradients = [
@@ -84,13 +84,12 @@ def test_a_run_compiles_nothing_after_warming(head, tmp_path):
 COLD_START = """
 import sys
 from mpiimg.engine.mpi import runtime
-from mpiimg.kernels import precompile as warm
 from mpiimg.neuro.kernels import nlmeans
 from mpiimg.engine.run import compile_kernels
 
 comm = runtime.world()
-compile_kernels(("denoise",), comm)
-warm.compile_denoise()
+compile_kernels(("mpiimg.neuro.kernels.nlmeans:precompile",), comm)
+nlmeans.precompile()
 kernels = [kernel for kernel in vars(nlmeans).values() if hasattr(kernel, "stats")]
 compiled = comm.gather(sum(len(kernel.stats.cache_misses) for kernel in kernels))
 runtime.say(comm, compiled, sys.stdout)
@@ -112,26 +111,28 @@ def test_sixteen_ranks_that_start_cold_compile_once(tmp_path):
 
 def test_a_compiler_that_does_not_start_is_done_without(monkeypatch):
     compiled = []
-    monkeypatch.setattr(warm, "cold", lambda parts: list(parts))
-    monkeypatch.setattr(warm, "compile_parts", lambda parts: compiled.extend(parts))
+    monkeypatch.setattr(precompile, "missing", lambda kernels: list(kernels))
+    monkeypatch.setattr(precompile, "compile_here", lambda kernels: compiled.extend(kernels))
     for program in ("/nowhere/python", "false"):
         monkeypatch.setattr(sys, "executable", program)
-        warm.compile_apart(["fit", "mask"])
-        assert compiled == ["fit", "mask"]
+        precompile.compile_apart(["fit:precompile", "mask:precompile"])
+        assert compiled == ["fit:precompile", "mask:precompile"]
         compiled.clear()
 
 
 def test_a_compiler_is_told_its_cpu_and_takes_itself_for_no_rank(monkeypatch):
     started = []
-    monkeypatch.setattr(warm.subprocess, "run", lambda command, env, **how: started.append((command, env)))
-    monkeypatch.setattr(warm, "cold", lambda parts: [])
-    monkeypatch.setattr(warm.jit, "cpu_target", lambda: warm.jit.PORTABLE_CPU)
+    monkeypatch.setattr(
+        precompile.subprocess, "run", lambda command, env, **how: started.append((command, env))
+    )
+    monkeypatch.setattr(precompile, "missing", lambda kernels: [])
+    monkeypatch.setattr(precompile.jit, "cpu_target", lambda: precompile.jit.PORTABLE_CPU)
     of_ranks = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
     for name in of_ranks:
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("NUMBA_CACHE_DIR", "/somewhere")
-    warm.compile_apart(["fit"])
+    precompile.compile_apart(["fit:precompile"])
     ((command, environment),) = started
-    assert command[-2:] == ["--portable", "fit"]
+    assert command[-2:] == ["--portable", "fit:precompile"]
     assert environment["NUMBA_CACHE_DIR"] == "/somewhere"
     assert not environment.keys() & set(of_ranks)
