@@ -258,7 +258,7 @@ def test_of_two_runs_in_one_folder_the_second_is_refused_and_the_first_goes_on(f
 
 @pytest.mark.parametrize(
     ("fault", "stage", "says"),
-    [("shrink", "b0-mean", "ends at byte"), ("touch", "otsu", "changed while the run read it")],
+    [("shrink", "mask.b0-mean", "ends at byte"), ("touch", "mask.otsu", "changed while the run read it")],
 )
 def test_an_input_that_changes_under_the_reader(faulty, simulated, tmp_path, fault, stage, says):
     """One line, and nothing that was made of it is published."""

@@ -127,17 +127,22 @@ def toy_pipeline(name) -> Pipeline:
             assert (out / file).read_bytes() == data
         assert not (out / "work").exists()
 
-    sync, steps = {"smooth": (0.0, 600), "transpose": (0.01, 400), "regroup": (5.0, 162)}[name]
+    sync, steps = {
+        "smooth": (0.0, 600),
+        "transpose": (0.01, 400),
+        "regroup": (5.0, 162),
+        "ragged": (0.01, 700),
+    }[name]
     return Pipeline(lambda out: ["toy", name, out, sync], f"work/{name}.toy", check, steps)
 
 
-@pytest.mark.parametrize("name, kills", [("smooth", 26), ("transpose", 12), ("regroup", 12)])
-def test_toys_survive_50_kills(name, kills, zygotes, tmp_path):
+@pytest.mark.parametrize("name, kills", [("smooth", 26), ("transpose", 12), ("regroup", 12), ("ragged", 10)])
+def test_toys_survive_60_kills(name, kills, zygotes, tmp_path):
     assert survives(toy_pipeline(name), zygotes, tmp_path, kills, seed=11).ends > 0
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["smooth", "transpose", "regroup"])
+@pytest.mark.parametrize("name", toy.TOYS)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_toys_survive_200_kills(name, seed, zygotes, tmp_path):
     survives(toy_pipeline(name), zygotes, tmp_path, 34, seed)

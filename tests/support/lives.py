@@ -82,9 +82,9 @@ def arm(death: Death) -> None:
 
     keep = executor.Executor._keep
 
-    def noted(self, stage, section, number, *rest):
+    def noted(self, stage, planned, number, *rest):
         death.write(stage.name, number)
-        return keep(self, stage, section, number, *rest)
+        return keep(self, stage, planned, number, *rest)
 
     executor.Executor._keep = noted
 
