@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from mpiimg.engine.boxes import Box, box_in_array
+from mpiimg.engine.boxes import Box, ChunkGrid, box_in_array
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,39 @@ class Array:
     def runs(self, box: Box) -> Iterator[tuple[int, int, int]]:
         """Yield (first item in storage, first item in the block, items) for each run of consecutive items."""
         return dense_runs(self.shape, box)
+
+    def like(self, name: str, axes: str = "", dtype: str = "") -> Array:
+        """Return another array as long along the same axes.
+
+        Parameters
+        ----------
+        name : str
+        axes : str
+            Those of its axes that the other one has; by default all.
+        dtype : str
+            By default the same.
+        """
+        axes = axes or self.axes
+        return Array(name, axes, tuple(map(self._length, axes)), dtype or self.dtype)
+
+    def cut(self, **block: int) -> ChunkGrid:
+        """Return chunks of it, with so many items along each axis that is cut: cut(t=1, y=64).
+
+        Raises
+        ------
+        ValueError
+            It has no such axis.
+        """
+        shape = {axis: self._length(axis) for axis in block}
+        axes = [axis for axis in self.axes if axis in block]
+        return ChunkGrid(
+            "".join(axes), tuple(shape[axis] for axis in axes), tuple(block[axis] for axis in axes)
+        )
+
+    def _length(self, axis: str) -> int:
+        if axis not in self.axes:
+            raise ValueError(f"array {self.name}: has axes {self.axes!r}, and not {axis!r}")
+        return self.shape[self.axes.index(axis)]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,17 @@ from mpiimg.engine.array import AnyArray, Array, Ragged
 from mpiimg.engine.inputs import Input, parallel
 from mpiimg.engine.plan import Recipe, output_names
 from mpiimg.engine.stage import At, Compute, Pieces, Reduce, Stage, Stages, Stream, expected_stages
-from mpiimg.engine.step import Argument, Domain, Inspection, Output, Parameter, Source, Step, parameters_of
+from mpiimg.engine.step import (
+    Argument,
+    Domain,
+    Inspection,
+    Output,
+    Parameter,
+    Source,
+    Step,
+    line_of,
+    parameters_of,
+)
 from mpiimg.errors import BadInput
 
 
@@ -337,7 +347,8 @@ def _of_link(link: Link, looked: Inspection, state: Any, before: _Before) -> Sta
     """Yield the stages of a step under its label; return the next state, with what was done noted in it."""
     stages = _labelled(link.step.stages(state, link.parameters, looked.data), link)
     state = yield from before.follow(stages, link.label, link.parameters)
-    lines = link.step.history(link.parameters)
+    step, parameters = link.step, link.parameters
+    lines = step.history(parameters) if step.history else (line_of(step.name, parameters),)
     return dataclasses.replace(state, history=(*state.history, *lines)) if lines else state
 
 

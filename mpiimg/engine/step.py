@@ -175,9 +175,13 @@ def no_documents(state: Any, parameters: Any) -> Mapping[str, bytes]:
     return {}
 
 
-def no_history(parameters: Any) -> tuple[str, ...]:
-    """Say nothing."""
-    return ()
+def line_of(name: str, parameters: Any) -> str:
+    """Return a line that says what a step did: its name, and its parameters with their units."""
+    words = [
+        f"{one.name} {getattr(parameters, one.name)}{f' {one.unit}' if one.unit else ''}"
+        for one in parameters_of(type(parameters))
+    ]
+    return f"{name}: {', '.join(words)}" if words else name
 
 
 def no_stages(state: Any, parameters: Any, taken: frozenset[str]) -> Stages[Any]:
@@ -225,7 +229,7 @@ class Step(Generic[S, P]):
         In TOML, of the tool (mpiimg-<name>), and of its stages.
     domain : str
     summary : str
-        A sentence.
+        A sentence; by default the first of the docstring of `stages`.
     papers : tuple of str
         What to cite.
     takes, gives : tuple of str
@@ -239,8 +243,9 @@ class Step(Generic[S, P]):
         Called as inspect(state, parameters) on one rank before the plan, with the state that is expected at
         this point; looks at headers only. Raises BadInput, or returns an :class:`Inspection`.
     outputs : tuple of Output
-    history : callable
-        Called as history(parameters); returns lines for the headers of results.
+    history : callable, optional
+        Called as history(parameters); returns lines for the headers of results. By default one line, with all
+        parameters.
     kernels : tuple of str
         "module:function" of functions that compile its kernels by calling them on tiny inputs.
     rates : mapping of str to (float, str)
@@ -255,21 +260,41 @@ class Step(Generic[S, P]):
     """
 
     name: str
-    domain: str
-    summary: str
-    takes: tuple[str, ...]
-    gives: tuple[str, ...]
-    stages: Callable[[S, P, Any], Stages[S]]
+    domain: str = ""
+    summary: str = ""
+    takes: tuple[str, ...] = field(kw_only=True)
+    gives: tuple[str, ...] = field(kw_only=True)
+    stages: Callable[[S, P, Any], Stages[S]] = field(kw_only=True)
     parameters: type[P] = NoParameters
     papers: tuple[str, ...] = ()
     inspect: Callable[[S, P], Inspection] = nothing_to_inspect
     outputs: tuple[Output[S, P], ...] = ()
-    history: Callable[[P], tuple[str, ...]] = no_history
+    history: Callable[[P], tuple[str, ...]] | None = None
     kernels: tuple[str, ...] = ()
     rates: Mapping[str, tuple[float, str]] = field(default_factory=dict)
     may_take: tuple[str, ...] = ()
     to_file: Callable[[P, str], P] | None = None
     source: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if not self.summary:
+            paragraph = (self.stages.__doc__ or "").strip().split("\n\n")[0]
+            object.__setattr__(self, "summary", " ".join(paragraph.split()))
+
+
+def declare_step(**about: Any) -> Callable[[Callable], Step]:
+    """Declare the step that a generator of stages is: a decorator that makes a :class:`Step` of it.
+
+    Parameters
+    ----------
+    about
+        As a :class:`Step` has it, apart from `stages`; its name is by default that of the function.
+    """
+
+    def declared(stages: Callable) -> Step:
+        return Step(**{"name": stages.__name__.replace("_", "-"), **about, "stages": stages})
+
+    return declared
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from mpiimg.engine.inputs import Input, Reader
 from mpiimg.engine.plugins import OF_FORMATS, installed, loaded, packages
 from mpiimg.engine.raw import sample
 from mpiimg.engine.stage import Chunk, Part, Sink
+from mpiimg.engine.step import Output
 from mpiimg.errors import BadInput
 
 #: "module:attribute" of a :class:`Format` by ending without its first dot, such as tif or nii.gz; entry
@@ -199,6 +200,25 @@ def write(file: str | Path, array: Array) -> Sink:
         # What is read, its bytes, and these encoded.
         scratch=3 * made.chunk_bytes,
     )
+
+
+def result(of: str, suffix: str, when: Literal["always", "end"] = "always") -> Output:
+    """Declare a result of a step: an array in the state as a file of its own, <stem>_<suffix>.
+
+    Parameters
+    ----------
+    of : str
+        The field of the state.
+    suffix : str
+        What the name ends with; its ending names the format, e.g. "max.tif".
+    when : {"always", "end"}
+        As for :class:`mpiimg.engine.step.Output`.
+    """
+
+    def stage(state, parameters, folder):
+        return write(folder / f"{state.stem}_{suffix}", getattr(state, of))
+
+    return Output(of, stage, when)
 
 
 def _format(name: str) -> Format | None:

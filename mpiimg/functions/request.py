@@ -279,7 +279,8 @@ class _Stages:
             elif word in of_sources:
                 self.settings[word] = checked(of_sources[word], value, f"{here}: {key}")
             else:
-                raise BadInput(f"{here}: {name} has no parameter {key!r}; see mpiimg-{name} --help")
+                has = f"it has {', '.join(own)}" if own else "it has none"
+                raise BadInput(f"{here}: {name} has no parameter {key!r}; {has}")
         return Entry(
             str(table.get("name", name)), place, settings=settings, write=bool(table.get("write", True))
         )

@@ -1,0 +1,1 @@
+"""Time-lapse microscopy, a domain of its own for mpiimg."""
