@@ -25,7 +25,7 @@ from support.subjects import (
 )
 
 from mpiimg.engine import plan
-from mpiimg.tools import cli
+from mpiimg.tools import cli, registry
 
 pytestmark = pytest.mark.tool
 
@@ -143,9 +143,9 @@ def test_out_of_core(simulated, tmp_path):
 
 def least_memory(words: list) -> int:
     """Return the least bytes a rank with which mpiimg-neuro makes a plan."""
-    arguments = cli.parser("mpiimg-neuro").parse_args([str(word) for word in words])
-    tool = cli.TOOLS["mpiimg-neuro"]
-    memory, _ = plan.least_memory(tool.recipe(tool.inspect(arguments), vars(arguments)))
+    values = vars(cli.parser("mpiimg-neuro").parse_args([str(word) for word in words]))
+    tool = registry.tool("mpiimg-neuro")
+    memory, _ = plan.least_memory(tool.recipe(tool.inspect(values), values))
     return memory
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from engine.test_plan import GB, neuro
 
-from mpiimg.engine.plan import Resources, static_plan
+from mpiimg.engine.plan import Resources, plan_recipe
 from mpiimg.errors import BadInput
 from mpiimg.neuro.cohort.groups import SERIAL, asked_sizes, finished_after, group_sizes, least_ranks
 
@@ -75,17 +75,17 @@ def recipe(tmp_path_factory):
 def holds(recipe, resources) -> bool:
     """Say whether ranks with so much memory leave no array in files alone."""
     try:
-        plan = static_plan(recipe, resources)
+        plan = plan_recipe(recipe, resources)
     except BadInput:
         return False
-    return all(p.memory for _, section in plan for p in section.placements) and not any(
-        section.spilled for _, section in plan
+    return all(p.memory for _, planned in plan for p in planned.placements) and not any(
+        planned.spilled for _, planned in plan
     )
 
 
 def most_held(recipe, ranks) -> int:
     """Return the bytes that a rank needs where memory is plenty."""
-    return max(section.peak for _, section in static_plan(recipe, Resources(ranks, 64 * GB)))
+    return max(planned.peak for _, planned in plan_recipe(recipe, Resources(ranks, 64 * GB)))
 
 
 @pytest.mark.parametrize("in_memory", [False, True])
@@ -98,7 +98,7 @@ def test_least_ranks_are_the_first_that_hold_a_scan(recipe, in_memory):
 
 
 def test_a_scan_that_no_ranks_can_hold_runs_by_the_disk(recipe):
-    short = most_held(recipe, 4) * 3 // 4
+    short = recipe.baseline + (most_held(recipe, 4) - recipe.baseline) // 4
     assert not holds(recipe, Resources(4, short))
     assert least_ranks(recipe, Resources(4, short)) == 1
     # And where it cannot run at all, the run itself says so.

@@ -47,7 +47,7 @@ def test_killed_after_marks_goes_on_from_there(simulated, alone, tmp_path):
     neuro(simulated, out, *EVERYTHING, ranks=2)
     assert digests(out) == digests(alone)
     assert resumed(out)["read-dwi"] == 12
-    assert resumed(out)["median-4"] > 0
+    assert resumed(out)["mask.median-4"] > 0
 
 
 @pytest.mark.one_install
@@ -80,8 +80,8 @@ def test_another_command_does_not_take_the_marks(simulated, alone, tmp_path):
     sabotage.finish(run, SOON)
     neuro(simulated, out, *EVERYTHING)
     assert digests(out) == digests(alone)
-    assert resumed(out)["median-2"] > 0
-    assert resumed(out)["otsu"] == 0
+    assert resumed(out)["mask.median-2"] > 0
+    assert resumed(out)["mask.otsu"] == 0
 
 
 @pytest.mark.one_install
@@ -102,7 +102,7 @@ def test_signals_stop_a_run_that_can_go_on(simulated, alone, tmp_path, number, r
     assert only_work(out)
     neuro(simulated, out, *EVERYTHING, ranks=2)
     assert digests(out) == digests(alone)
-    assert resumed(out)["median-4"] > 0
+    assert resumed(out)["mask.median-4"] > 0
 
 
 @pytest.mark.parametrize("ranks", [None, 3])
@@ -124,7 +124,7 @@ def test_a_kernel_that_raises_ends_all_ranks_with_one_report(simulated, alone, t
     assert only_work(out)
     neuro(simulated, out, *EVERYTHING, ranks=2)
     assert digests(out) == digests(alone)
-    assert resumed(out)["median-4"] > 0
+    assert resumed(out)["mask.median-4"] > 0
 
 
 def assert_one_report(err, rank, stage, error):
@@ -171,4 +171,4 @@ def test_full_disk(simulated, alone, tmp_path, small_disk, where, call, stage):
     ballast.unlink()
     neuro(simulated, out, *EVERYTHING, ranks=3)
     assert digests(out) == digests(alone)
-    assert resumed(out)["median-4"] > 0
+    assert resumed(out)["mask.median-4"] > 0
