@@ -296,7 +296,8 @@ class Reduce(Stage, Generic[V]):
     row : (tuple of int, str)
         Shape and dtype of a row.
     finish : callable
-        Called on one rank as finish(rows) with the (chunks, *shape) rows; returns a :class:`Found`.
+        Called on one rank as finish(rows) with the (chunks, *shape) rows; returns a :class:`Found`, by
+        default of the rows themselves.
     expected : V, optional
         The value that plans reckon with before it is known; None where nobody can say.
     finish_bytes : int
@@ -305,7 +306,7 @@ class Reduce(Stage, Generic[V]):
 
     work: Callable[..., Any]
     row: tuple[tuple[int, ...], str]
-    finish: Callable[[np.ndarray], Found[V]]
+    finish: Callable[[np.ndarray], Found[V]] = Found
     expected: V | None = None
     finish_bytes: int = 0
 
@@ -460,6 +461,22 @@ def reflect(start: int, stop: int, length: int, edge: bool) -> np.ndarray:
     positions = positions % period
     mirrored = period - positions - (1 if edge else 0)
     return np.where(positions < length, positions, mirrored)
+
+
+def trimmed(block: np.ndarray, bounds: tuple[int, int], halo: int) -> np.ndarray:
+    """Return a block without its halo along the first axis.
+
+    Parameters
+    ----------
+    block : ndarray
+        Of what was read for `bounds` with `halo`, clipped at the array's ends.
+    bounds : (int, int)
+        Of the chunk along that axis.
+    halo : int
+        Items on both sides.
+    """
+    first = bounds[0] - max(bounds[0] - halo, 0)
+    return block[first : first + bounds[1] - bounds[0]]
 
 
 def extended(block: np.ndarray, bounds: tuple[int, int], halo: int, length: int, edge: bool) -> np.ndarray:
