@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from mpiimg.astro.fits.exposure import ExposureRef
@@ -13,7 +11,7 @@ from mpiimg.astro.fits.products import Product
 from mpiimg.astro.sky.layout import Layout, PatchPlanes, Planes
 from mpiimg.astro.sky.tract import Tract
 from mpiimg.engine.array import Array, Ragged
-from mpiimg.engine.inputs import Input
+from mpiimg.engine.step import State
 
 #: What calibration measures of an exposure, in the order of its row of numbers.
 EXPOSURE_STATS = ("failed", "sky", "noise", "fwhm", "correction", "cosmic_ray_pixels", "stars")
@@ -22,8 +20,8 @@ EXPOSURE_STATS = ("failed", "sky", "noise", "fwhm", "correction", "cosmic_ray_pi
 PATCH_STATS = ("sources", "noise_correction", "background", "fwhm")
 
 
-@dataclass(frozen=True, eq=False)
-class Survey:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Survey(State):
     """The state of a chain of steps over a survey.
 
     Parameters
@@ -103,13 +101,6 @@ class Survey:
     maps: tuple[Ragged, ...] = ()
     mosaic: Array | None = None
     stem: str = "survey"
-    inputs: tuple[Input, ...] = ()
-    sources: Mapping[str, Any] = field(default_factory=dict)
-    files: tuple[Path, ...] = ()
-    warnings: tuple[str, ...] = ()
-    left_out: Mapping[str, str] = field(default_factory=dict)
-    history: tuple[str, ...] = ()
-    nbytes: int = 0
 
     @property
     def calibrated(self) -> bool:

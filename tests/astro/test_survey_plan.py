@@ -9,17 +9,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mpiimg.astro.photometry import sources as detection
-from mpiimg.astro.sky.layout import BAND_ROWS, LEAST_BAND_ROWS, Footprint, Layout, Patch
+from mpiimg.astro.sky.layout import MAX_STRIP_ROWS, MIN_STRIP_ROWS, Footprint, Layout, Patch
 from mpiimg.astro.steps import calibrate, coadd, detect, warp
-from mpiimg.engine.boxes import Partition, box_shape
-from mpiimg.engine.plan import Recipe, Resources, least_memory, static_plan
+from mpiimg.astro.survey import Survey
+from mpiimg.engine.boxes import Partition, box_shape, intersection
+from mpiimg.engine.plan import Recipe, Resources, least_memory, plan_recipe
 
 #: Pixels of a patch and of its border, and of a sensor on the tract.
 INNER, BORDER, SENSOR = 2000, 100, 3200
 
 #: Patches of the tract, rows and columns.
 TRACT = (2, 4)
+
+STEPS = (calibrate.STEP, warp.STEP, coadd.STEP, detect.STEP)
 
 
 def patches() -> tuple[Patch, ...]:
@@ -44,50 +46,60 @@ def survey(visits: int) -> Layout:
         for sensor in range(2):
             box = ((top, top + SENSOR), (left + sensor * SENSOR, left + (sensor + 1) * SENSOR))
             for number, patch in enumerate(patches()):
-                common = tuple(
-                    (max(a, c), min(b, d)) for (a, b), (c, d) in zip(patch.outer, box, strict=True)
-                )
-                if all(b > a for a, b in common):
+                common = intersection(patch.outer, box)
+                if common is not None:
                     footprints.append(Footprint(2 * visit + sensor, number, common))
     return Layout(((4000, 4072),) * (2 * visits), patches(), tuple(footprints))
 
 
 def recipe(layout: Layout) -> Recipe:
-    """The steps of mpiimg-astro that hold pixels, on exposures that are not there."""
+    """The steps of mpiimg-astro, without what they write, on exposures that are not there."""
     exposures = [SimpleNamespace(wcs="", identity={}, band="r", magzero=None) for _ in layout.shapes]
     tract = SimpleNamespace(to_toml=lambda: "")
-    steps = [
-        lambda values: calibrate.calibrate(layout, exposures, {}),
-        lambda values: calibrate.solve(layout, exposures, None, 1.0, False),
-        lambda values: warp.warp(layout, exposures, tract, (27.0,) * len(exposures)),
-        lambda values: coadd.weigh(layout),
-        lambda values: bands(layout),
-        lambda values: coadd.few_inputs(layout, "clip", 3.0, 2),
-        lambda values: detect.detect(layout, detection.Settings()),
-    ]
-    return Recipe("mpiimg-astro", "survey", {}, steps, {}, lambda values: {}, {}, {}, "run.json")
+    first = Survey(exposures=tuple(exposures), frames=tuple(exposures), tract=tract, layout=layout)
+
+    def stages():
+        state = first
+        for step in STEPS:
+            state = yield from step.stages(state, step.parameters(), None)
+        return state
+
+    rates = {rate: seconds for step in STEPS for rate, (seconds, _) in step.rates.items()}
+    return Recipe(
+        "mpiimg-astro", "survey", (), stages, lambda state: {}, {}, {}, "run.json", rates=rates
+    )
 
 
-def bands(layout: Layout):
-    return coadd.coadd(layout, (1.0,) * len(layout.footprints), "clip", 3.0, 2, False, False)
+def strips(layout: Layout):
+    """The coadd of a layout, strip by strip."""
+    state = Survey(
+        layout=layout,
+        warps=layout.warp_planes(),
+        patches=layout.patch_planes(),
+        weights=(1.0,) * len(layout.footprints),
+    )
+    return coadd.coadd(state, coadd.STEP.parameters())
 
 
 def test_memory_does_not_grow_with_visits():
-    """A rank holds an exposure with its warps, or a band of a patch, and little else."""
+    """A rank holds an exposure with its warps, or a strip of a patch, and little else."""
     least, _ = least_memory(recipe(survey(8)))
     for visits in (24, 60):
         deep = recipe(survey(visits))
         assert least_memory(deep)[0] < 1.02 * least
-        plan = static_plan(deep, Resources(2, least + (64 << 20)))
+        plan = plan_recipe(deep, Resources(2, least + (64 << 20)))
         assert max(section.peak for _, section in plan) <= least + (64 << 20)
 
 
-def test_deep_patches_are_cut_into_thinner_bands():
+def test_deep_patches_are_cut_into_thinner_strips():
     patch = patches()[0]
-    rows = {depth: box_shape(patch.bands(depth)[0])[0] for depth in (0, 1, 32, 64, 256, 1000)}
-    assert rows == {0: BAND_ROWS, 1: BAND_ROWS, 32: BAND_ROWS, 64: 128, 256: 32, 1000: LEAST_BAND_ROWS}
+    rows = {depth: box_shape(patch.strips(depth)[0])[0] for depth in (0, 1, 32, 64, 256, 1000)}
+    assert rows == {
+        **dict.fromkeys((0, 1, 32), MAX_STRIP_ROWS),
+        **{64: 128, 256: 32, 1000: MIN_STRIP_ROWS},
+    }
     for depth in rows:
-        edges = [box[0] for box in patch.bands(depth)]
+        edges = [box[0] for box in patch.strips(depth)]
         assert [edges[0][0], *(b for _, b in edges)] == [*(a for a, _ in edges), patch.outer[0][1]]
 
 
@@ -102,14 +114,14 @@ def test_a_crowded_patch_holds_nobody_up(ranks):
         if exposure < 12 or number == crowded
     ]
     layout = Layout(((4000, 4072),) * 120, patches(), tuple(footprints))
-    stage = bands(layout)
-    work = np.zeros(len(layout.bands))
-    for band, (patch, box) in enumerate(layout.bands):
-        work[band] = (120 if patch == crowded else 12) * np.prod(box_shape(box))
+    stage = strips(layout)
+    work = np.zeros(len(layout.strips))
+    for number, strip in enumerate(layout.strips):
+        work[number] = (120 if strip.patch == crowded else 12) * np.prod(box_shape(strip.box))
     partition = Partition.balanced(stage.weights, ranks)
     shares = [work[list(partition.owned(rank))].sum() for rank in range(ranks)]
     assert max(shares) < 1.1 * np.mean(shares)
-    assert work[[patch == crowded for patch, _ in layout.bands]].sum() > 0.5 * work.sum()
+    assert work[[strip.patch == crowded for strip in layout.strips]].sum() > 0.5 * work.sum()
 
 
 def test_the_libraries_of_a_recipe_count():
@@ -118,7 +130,7 @@ def test_the_libraries_of_a_recipe_count():
     heavy = dataclasses.replace(light, baseline=light.baseline + (20 << 20))
     assert least_memory(heavy)[0] == least_memory(light)[0] + (20 << 20)
     ample = Resources(2, 64 << 30)
-    for (_, one), (_, other) in zip(static_plan(light, ample), static_plan(heavy, ample), strict=True):
+    for (_, one), (_, other) in zip(plan_recipe(light, ample), plan_recipe(heavy, ample), strict=True):
         assert other.peak == one.peak + (20 << 20)
 
 
@@ -128,7 +140,9 @@ def test_what_every_rank_keeps_of_the_layout_counts():
     try:
         before, _ = tracemalloc.get_traced_memory()
         layout = survey(60)
-        assert len(layout.table.of_key(0)) > 0
+        warps = layout.warp_planes()
+        assert len(layout.strips[0].footprints) > 0 and len(layout.members) == len(layout.shapes)
+        assert all(array.nbytes == 4 * layout.warped_pixels for array in warps)
         taken = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()

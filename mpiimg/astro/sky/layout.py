@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from mpiimg.engine.array import Ragged
-from mpiimg.engine.boxes import Box, ChunkGrid, box_shape, box_size, intersection
+from mpiimg.engine.boxes import Box, ChunkGrid, box_shape, box_size
 from mpiimg.engine.stage import Chunk
 
 #: Most rows in a strip of a patch, the unit of coaddition; and least rows, however many exposures meet.
@@ -21,8 +21,8 @@ MAX_STRIP_ROWS, MIN_STRIP_ROWS = 256, 32
 #: Most rows that the exposures of a patch bring to a strip together: deep patches take no more memory.
 INPUT_ROWS = 8192
 
-#: Bytes that Python takes for a footprint, and for the part of one that meets a strip, tables included.
-FOOTPRINT_BYTES, PIECE_BYTES = 530, 420
+#: Bytes that Python takes for a footprint with its place in arrays, and for the part that meets a strip.
+FOOTPRINT_BYTES, PIECE_BYTES = 670, 80
 
 #: Types of the planes of an image, by what their names end in.
 PLANE_TYPES = {"image": "float32", "variance": "float32", "mask": "int32"}
@@ -133,15 +133,15 @@ class Layout:
         )
 
     def _strip(self, patch: int, box: Box, members: list[int]) -> Strip:
+        # Footprints lie inside their patch, as wide as they are: only rows tell.
         first, last = box[0]
-        meeting = []
+        meeting, rows = [], []
         for number in members:
-            (top, bottom), _ = reach = self.footprints[number].box
-            # Most of them lie above or below: there are too many to look closer.
-            common = intersection(box, reach) if top < last and bottom > first else None
-            if common is not None:
-                meeting.append((number, common[0]))
-        return Strip(patch, box, tuple(number for number, _ in meeting), tuple(rows for _, rows in meeting))
+            top, bottom = self.footprints[number].box[0]
+            if top < last and bottom > first:
+                meeting.append(number)
+                rows.append((max(top, first), min(bottom, last)))
+        return Strip(patch, box, tuple(meeting), tuple(rows))
 
     @property
     def nbytes(self) -> int:

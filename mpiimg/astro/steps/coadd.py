@@ -25,10 +25,12 @@ class Coaddition(PatchOptions):
     """How warps are combined."""
 
     statistic: str = parameter(
-        "clip", "Inputs are averaged, with outliers clipped before or all of them.", choices=("clip", "mean")
+        "clip",
+        "Inputs are averaged once outliers have been clipped, or all of them (mean).",
+        choices=("clip", "mean"),
     )
     sigma: float = parameter(
-        3.0, "Inputs that lie farther from the mean are clipped.", unit="standard deviations"
+        3.0, "Inputs farther from the mean than this are clipped.", unit="standard deviations"
     )
     passes: int = parameter(2, "Inputs are clipped so many times.")
     weights: str = parameter(

@@ -69,7 +69,9 @@ class Detection(PatchOptions):
     segmentation: bool = parameter(
         False, "Patches get a plane SEGMENTATION: which pixels belong to which source."
     )
-    background: bool = parameter(False, "Patches get a plane BACKGROUND, that which was subtracted.")
+    background: bool = parameter(
+        False, "Patches get a plane BACKGROUND, which is subtracted before detection."
+    )
     catalogue: str = parameter(
         "catalogue.fits", "The catalogue has this name; it ends in .fits, .ecsv or .parquet."
     )
