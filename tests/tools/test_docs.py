@@ -14,7 +14,7 @@ import pytest
 from support import launch
 
 from mpiimg.errors import Exit
-from mpiimg.tools import cli
+from mpiimg.tools import cli, registry
 
 ROOT = launch.REPOSITORY
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -56,7 +56,7 @@ def code(page):
 
 
 def test_every_flag_on_a_page_exists():
-    known = set().union(*map(flags, cli.TOOLS), *FOREIGN.values(), *map(script_flags, SCRIPTS))
+    known = set().union(*map(flags, registry.tool_names()), *FOREIGN.values(), *map(script_flags, SCRIPTS))
     named = [
         (page.name, flag)
         for page in PAGES
@@ -75,7 +75,7 @@ def test_tools_are_shown_with_flags_of_their_own():
             if called:
                 shown += [(page.name, called[1], flag) for flag in re.findall(r"--[a-z][a-z-]+", called[2])]
     assert len(shown) > 20
-    assert [one for one in shown if one[1] not in cli.TOOLS or one[2] not in flags(one[1])] == []
+    assert [one for one in shown if one[1] not in registry.tool_names() or one[2] not in flags(one[1])] == []
 
 
 def test_every_link_and_path_leads_somewhere():
@@ -109,7 +109,7 @@ def test_make_targets_exist():
 
 def test_every_tool_is_in_the_readme():
     text = PAGES[0].read_text()
-    assert [name for name in cli.TOOLS if f"`{name}`" not in text] == []
+    assert [name for name in registry.tool_names() if f"`{name}`" not in text] == []
 
 
 def test_the_worked_example_is_the_code():
