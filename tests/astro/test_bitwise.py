@@ -13,7 +13,7 @@ from support.subjects import digests, record
 
 from mpiimg.engine import plan
 from mpiimg.engine.journal import read_marks
-from mpiimg.tools import cli
+from mpiimg.tools import cli, registry
 
 pytestmark = pytest.mark.tool
 
@@ -51,7 +51,7 @@ def test_any_number_of_ranks(night, alone, tmp_path, ranks, options):
     assert record(out)["ranks"] == ranks
     assert record(out)["in_memory"] == bool(options)
     moved = {entry["stage"]: entry["bytes_moved"] for entry in record(out)["stages"]}
-    assert moved["coadd"] > 0, "pieces of a band come from the ranks of all its exposures"
+    assert moved["coadd"] > 0, "the warps of a strip come from the ranks of all its exposures"
 
 
 def marked(out) -> set[str]:
@@ -111,9 +111,9 @@ def test_other_install_place_and_order(night, alone, tmp_path):
 def test_out_of_core(night, alone, tmp_path):
     """With as little memory as a run accepts, pixels lie in files between the stages; all stays below it."""
     words = [*night.exposures, *TRACT]
-    tool = cli.TOOLS["mpiimg-astro"]
-    args = cli.parser("mpiimg-astro").parse_args([*map(str, words), "--out", "out"])
-    least, _ = plan.least_memory(tool.recipe(tool.inspect(args), vars(args)))
+    tool = registry.tool("mpiimg-astro")
+    values = vars(cli.parser("mpiimg-astro").parse_args([*map(str, words), "--out", "out"]))
+    least, _ = plan.least_memory(tool.recipe(tool.inspect(values), values))
     out = astro(night.exposures, tmp_path / "out", *TRACT, "--memory", least, ranks=2, run=launch.run_tool)
     assert_same_files(out, alone)
     stages = record(out)["stages"]

@@ -1,13 +1,16 @@
 """From the sources of patches to the rows of the catalogue: as many as are found, in every patch."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from mpiimg.astro import catalogue
-from mpiimg.astro.photometry.sources import Settings
+from mpiimg.astro.photometry.sources import Settings, joined
 from mpiimg.astro.sky.layout import Layout, Patch
 from mpiimg.astro.sky.tract import Tract
 from mpiimg.astro.steps import detect
+from mpiimg.astro.survey import Survey
 
 TRACT = Tract(150.0, 2.2, (2, 1), patch=100, border=10)
 LAYOUT = Layout(
@@ -27,35 +30,39 @@ def blocks():
         image += np.float32(60) * np.exp(-((x - a) ** 2 + (y - b) ** 2) / 2 / 1.3**2).astype(np.float32)
     whole = (image, np.ones_like(image), np.zeros(image.shape, np.int32), np.full(image.shape, 9, np.int16))
     boxes = [tuple(slice(*bounds) for bounds in patch.outer) for patch in LAYOUT.patches]
-    return [[[plane[box].ravel()] for plane in whole] for box in boxes]
+    return [[plane[box][None] for plane in whole] for box in boxes]
 
 
 def run(blocks):
     """Detect, count, and gather, as the executor does; return counts, rows, and who read a coadd again."""
-    stage = detect.detect(LAYOUT, HOW)
+    state = Survey(
+        tract=TRACT, layout=LAYOUT, patches=LAYOUT.patch_planes(), patch_stats=detect.stats_array(LAYOUT)
+    )
+    stage = detect.detect(state, HOW)
     found = [stage.work(stage.chunk(i), *planes) for i, planes in enumerate(blocks)]
-    facts = np.concatenate([facts for _, facts in found])
-    counts = detect.count_sources(LAYOUT).finish(facts[:, 0].astype(np.int64))["sources"]
-    gather = detect.gather_rows(LAYOUT, TRACT, HOW, counts)
+    stats = np.concatenate([stats for _, stats in found])
+    counts = detect.count_sources(state).finish(stats[:, 0].astype(np.int64)).value
+    state = replace(state, source_counts=counts, catalogue=detect.rows_array(counts))
+    gather = detect.gather_rows(state, HOW)
     sources, *coadds = gather.reads
     rows, again = [], []
     for i in range(len(LAYOUT.patches)):
         chunk = gather.chunk(i)
-        kept = [found[i][0][0, slice(*box[1])] for box in sources.boxes(chunk)]
+        kept = sources.join([found[i][0][:, slice(*box[1])] for box in sources.boxes(chunk)])
         again.append(any(need.boxes(chunk) for need in coadds))
-        planes = blocks[i] if again[i] else [[]] * 4
+        planes = blocks[i] if again[i] else [None] * 4
         rows.append(gather.work(chunk, kept, *planes)[0])
-        ((start, stop),) = gather.output_box(gather.writes[0], chunk)
+        (((start, stop),),) = gather.outputs[0].boxes(chunk)
         assert (start, stop - start) == (sum(map(len, rows[:-1])), len(rows[-1]))
     return counts, np.concatenate(rows), again
 
 
 def test_a_crowded_patch_loses_no_source(blocks, monkeypatch):
-    monkeypatch.setattr(detect, "PIXELS_A_SOURCE", 10)
+    monkeypatch.setattr(detect, "PIXELS_PER_SOURCE", 10)
     counts, wide, again = run(blocks)
     assert again == [False, False] and counts[1] > 95
-    monkeypatch.setattr(detect, "PIXELS_A_SOURCE", 300)
-    assert detect.room(LAYOUT) == 37 < counts[1]
+    monkeypatch.setattr(detect, "PIXELS_PER_SOURCE", 300)
+    assert detect.capacity(LAYOUT) == 37 < counts[1]
     same, rows, again = run(blocks)
     assert again == [False, True]
     assert same == counts
@@ -64,7 +71,7 @@ def test_a_crowded_patch_loses_no_source(blocks, monkeypatch):
 
 def test_rows_have_their_places_on_the_sky_and_seams_are_matched(blocks):
     counts, data, _ = run(blocks)
-    table = detect.joined(LAYOUT, counts, data)
+    table = joined(LAYOUT.patches, counts, data)
     assert len(table) == sum(counts) and table.dtype == catalogue.ROW
     np.testing.assert_allclose(
         TRACT.wcs.all_world2pix(table["ra"], table["dec"], 0)[0], table["x"], atol=1e-6
@@ -75,5 +82,5 @@ def test_rows_have_their_places_on_the_sky_and_seams_are_matched(blocks):
 
 
 def test_no_source_at_all():
-    nothing = detect.joined(LAYOUT, (0, 0), np.empty(0, np.uint8))
+    nothing = joined(LAYOUT.patches, (0, 0), np.empty(0, np.uint8))
     assert len(nothing) == 0 and nothing.dtype == catalogue.ROW

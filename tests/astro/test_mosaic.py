@@ -4,10 +4,9 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from mpiimg.astro import catalogue
+from mpiimg.astro import catalogue, mosaic
 from mpiimg.astro.sky.layout import Layout, Patch
 from mpiimg.astro.sky.tract import Tract
-from mpiimg.astro.steps import mosaic
 
 TRACT = Tract(150.0, 2.2, (3, 2), patch=50, border=9)
 
@@ -22,18 +21,18 @@ def sky():
 
 
 def layout():
-    """Two filters; the first has one patch of the tract, the second all."""
+    """Two bands; the first has one patch of the tract, the second all."""
     patches = [("g", (1, 1)), *(("r", patch) for patch in TRACT.patches)]
     return Layout((), tuple(Patch(b, p, TRACT.outer(p), TRACT.inner(p)) for b, p in patches), ())
 
 
 def mosaics(sky, monkeypatch, longest):
     """What the stage makes of each patch, put together."""
-    monkeypatch.setattr(mosaic, "LONGEST", longest)
+    monkeypatch.setattr(mosaic, "MAX_SIDE", longest)
     survey = layout()
-    stage = mosaic.average(survey)
+    stage = mosaic.average(survey, survey.patch_planes().image, mosaic.means_array(survey))
     rows = [
-        stage.work(stage.chunk(i), [sky[tuple(slice(*bounds) for bounds in patch.outer)].ravel()])[0]
+        stage.work(stage.chunk(i), sky[tuple(slice(*bounds) for bounds in patch.outer)][None])[0]
         for i, patch in enumerate(survey.patches)
     ]
     assert all(row.shape[1:] == stage.writes[0].shape[1:] for row in rows)
@@ -72,7 +71,7 @@ def sources():
     return table
 
 
-def test_sources_get_a_circle_in_the_panel_of_their_filter(sky, sources, monkeypatch, tmp_path):
+def test_sources_get_a_circle_in_the_panel_of_their_band(sky, sources, monkeypatch, tmp_path):
     out = tmp_path / "mosaic.png"
     mosaic.write(out, mosaics(sky, monkeypatch, 1000), sources)
     picture = matplotlib.image.imread(out)[..., :3]
@@ -96,6 +95,6 @@ def test_the_bytes_follow_from_pixels_and_sources(sky, sources, monkeypatch, tmp
 
 
 def test_of_very_many_sources_the_brightest_are_drawn(sources, monkeypatch):
-    monkeypatch.setattr(mosaic, "MOST", 2)
+    monkeypatch.setattr(mosaic, "MAX_SOURCES", 2)
     assert list(mosaic._brightest(sources)["flux_auto"]) == [900, 500]
     assert list(mosaic._brightest(sources[1:])["x"]) == [30.0, 75.0]

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from mpiimg.astro.constants import ZERO_POINT
 from mpiimg.astro.photometry import stars as photometry
 from mpiimg.astro.photometry import zero_points
 from mpiimg.astro.photometry.overlaps import Catalogue
@@ -259,9 +260,7 @@ def test_magnitudes_and_the_factor_to_the_common_zero_point():
     assert error[0] == pytest.approx(0.010857, rel=1e-4)
     assert np.isnan(value[1:]).all() and np.isnan(error[1:]).all()
     # The same star, measured in pixels brought to the common zero point.
-    scaled, _ = photometry.magnitudes(
-        100 * photometry.flux_scale(25.0), 1.0, 2.0, photometry.COMMON_ZERO_POINT
-    )
+    scaled, _ = photometry.magnitudes(100 * photometry.flux_scale(25.0), 1.0, 2.0, ZERO_POINT)
     assert scaled == pytest.approx(value[0])
 
 

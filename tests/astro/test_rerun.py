@@ -10,6 +10,7 @@ from support import warm
 from support.astro_data import TRACT, exposure_table, observe
 from support.subjects import PATIENCE, digests, record, stage
 
+from mpiimg.astro import survey as sky
 from mpiimg.astro.fits.headers import ReadOptions
 from mpiimg.astro.fits.search import find_exposures
 from mpiimg.astro.sky.layout import Layout
@@ -62,8 +63,8 @@ def test_a_rerun_takes_only_what_was_left_out(spoiled, tmp_path):
     assert sum(exposure_table(out)["status"] == "used") == 2
     work = out / "work" / "survey.astro"
     assert {path.stem for path in work.glob("*.h5")} == {
-        *(f"exposure-{plane}" for plane in ("image", "variance", "mask")),
-        *("stars", "facts", "reasons"),
+        *(f"calibrate.exposure-{plane}" for plane in ("image", "variance", "mask")),
+        *(f"calibrate.{table}" for table in ("stars", "stats", "reasons")),
     }
 
     for repaired, path in zip(sound[1:3], exposures[1:3], strict=True):
@@ -97,6 +98,8 @@ def test_another_zero_point_needs_no_new_calibration(tmp_path):
     depends_on = []
     for options in ({"zero_point": 25}, {"zero_point": 26}, {"gain": 2}):
         (ref,) = find_exposures([path], ReadOptions(**options))
-        stage = calibrate.calibrate(Layout((ref.shape,), (), ()), [ref], {})
-        depends_on.append(stage.chunk_parameters(0))
+        layout = Layout((ref.shape,))
+        state = sky.Survey(frames=(ref,), layout=layout)
+        stage = calibrate.calibrate(state, calibrate.STEP.parameters(), layout.exposure_planes())
+        depends_on.append(stage.depends(0))
     assert depends_on[0] == depends_on[1] != depends_on[2]

@@ -65,9 +65,7 @@ def recipe(layout: Layout) -> Recipe:
         return state
 
     rates = {rate: seconds for step in STEPS for rate, (seconds, _) in step.rates.items()}
-    return Recipe(
-        "mpiimg-astro", "survey", (), stages, lambda state: {}, {}, {}, "run.json", rates=rates
-    )
+    return Recipe("mpiimg-astro", "survey", (), stages, lambda state: {}, {}, {}, "run.json", rates=rates)
 
 
 def strips(layout: Layout):

@@ -15,7 +15,7 @@ from mpiimg.astro.fits.exposure import read_exposure
 from mpiimg.astro.fits.search import find_exposures
 from mpiimg.errors import BadInput, Exit
 from mpiimg.simulate.astro import Survey
-from mpiimg.tools import cli
+from mpiimg.tools import cli, registry
 
 pytestmark = pytest.mark.tool
 
@@ -190,9 +190,9 @@ def test_warps_say_where_they_lie(in_steps, at_once):
 
 def refused(name, *words) -> str:
     """Return what a tool says of input that it refuses for what headers tell."""
-    args = cli.parser(f"mpiimg-{name}").parse_args([str(word) for word in words])
+    values = vars(cli.parser(f"mpiimg-{name}").parse_args([str(word) for word in words]))
     with pytest.raises(BadInput) as error:
-        cli.TOOLS[f"mpiimg-{name}"].inspect(args)
+        registry.tool(f"mpiimg-{name}").inspect(values)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -250,11 +250,16 @@ def test_exposures_without_zero_points_are_not_warped(night, in_steps, tmp_path)
 @pytest.mark.one_install
 def test_no_result_replaces_an_input(in_steps):
     calibrated = sorted((in_steps / "calibrated").glob("*.fits"))
-    said = refused("calibrate", *calibrated, "--out", in_steps / "calibrated", "--force")
-    assert "is an input, which the result would replace" in said
     patch = sorted((in_steps / "patches").glob("*.fits"))[0]
-    said = refused("detect", in_steps / "patches", "--out", patch, "--force")
-    assert "is an input, which the result would replace" in said
+    for words in (
+        ("calibrate", *calibrated, "--out", in_steps / "calibrated"),
+        ("detect", in_steps / "patches", "--out", patch),
+    ):
+        before = (calibrated[0].read_bytes(), patch.read_bytes())
+        ended = tool(*words, "--force", check=False)
+        assert ended.returncode == Exit.BAD_INPUT and ended.stderr.count("\n") == 1
+        assert "is an input, which the result would replace" in ended.stderr
+        assert (calibrated[0].read_bytes(), patch.read_bytes()) == before
     assert "a catalogue ends in" in refused(
         "detect", in_steps / "patches", "--out", patch.with_suffix(".txt")
     )

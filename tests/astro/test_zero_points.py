@@ -190,7 +190,7 @@ def test_too_few_matches_leave_an_exposure_unsolved():
     exposures, _ = survey([0.0, 0.2, -0.2, 0.5], [0] * 4, seed=13)
     exposures[2] = Catalogue(*(field[:1] for field in exposures[2]))
     exposures[3] = catalogue([], [])
-    pairs, solution = solved(exposures, fewest=3)
+    pairs, solution = solved(exposures, min_stars=3)
     np.testing.assert_array_equal(solution.groups, [0, 0, -1, -1])
     assert pairs.first.tolist() == [0] and pairs.second.tolist() == [1]
     assert np.isfinite(solution.offsets[:2]).all() and np.isnan(solution.offsets[2:]).all()

@@ -127,7 +127,7 @@ def _nearest(star, owner, apart):
     return nearest
 
 
-def _differences(ones: Stars, others: Stars, i: np.ndarray, j: np.ndarray, fewest: int) -> Pairs:
+def _differences(ones: Stars, others: Stars, i: np.ndarray, j: np.ndarray, min_stars: int) -> Pairs:
     """Compare the magnitudes of matched stars, catalogue by catalogue, where enough of them agree."""
     from mpiimg.astro.kernels.robust import robust_means
 
@@ -137,12 +137,12 @@ def _differences(ones: Stars, others: Stars, i: np.ndarray, j: np.ndarray, fewes
     errors = np.sqrt(ones.error[i] ** 2 + others.error[j] ** 2 + FLOOR**2)
     starts = np.append(begins, len(i))
     difference, error, count = robust_means(values, errors, starts, CLIP * SIGMA_PER_MAD, CLIP)
-    enough = count >= fewest
+    enough = count >= min_stars
     columns = (first[begins], second[begins], difference, error**-2, count)
     return Pairs(*(column[enough] for column in columns))
 
 
-def compare_exposures(exposures: Sequence[Catalogue], radius: float = 1.0, fewest: int = 3) -> Pairs:
+def compare_exposures(exposures: Sequence[Catalogue], radius: float = 1.0, min_stars: int = 3) -> Pairs:
     """Compare the magnitudes of the stars that exposures of one band share, for all pairs that share enough.
 
     Parameters
@@ -151,7 +151,7 @@ def compare_exposures(exposures: Sequence[Catalogue], radius: float = 1.0, fewes
         Instrumental magnitudes, aperture correction included.
     radius : float
         Of a match, in arcseconds.
-    fewest : int
+    min_stars : int
         Matched stars, outliers left out, that a pair needs.
 
     Returns
@@ -163,18 +163,18 @@ def compare_exposures(exposures: Sequence[Catalogue], radius: float = 1.0, fewes
     parts = []
     for start in range(0, len(exposures), BLOCK):
         block = stars.catalogues(start, start + BLOCK)
-        parts.append(_differences(block, stars, *match_stars(block, stars, radius, later=True), fewest))
+        parts.append(_differences(block, stars, *match_stars(block, stars, radius, later=True), min_stars))
     return Pairs(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
 def compare_with_reference(
-    exposures: Sequence[Catalogue], reference: Catalogue, radius: float = 1.0, fewest: int = 3
+    exposures: Sequence[Catalogue], reference: Catalogue, radius: float = 1.0, min_stars: int = 3
 ) -> Pairs:
     """Compare the magnitudes of a reference catalogue, which is the second of each pair, with exposures'.
 
     Parameters
     ----------
-    exposures, radius, fewest
+    exposures, radius, min_stars
         As in :func:`compare_exposures`.
     reference : Catalogue
         Magnitudes in the band of the exposures; colour terms are not applied.
@@ -185,4 +185,4 @@ def compare_with_reference(
         Exposures that share enough stars with the reference; `second` is 0.
     """
     ones, others = Stars.of(exposures), Stars.of([reference])
-    return _differences(ones, others, *match_stars(ones, others, radius), fewest)
+    return _differences(ones, others, *match_stars(ones, others, radius), min_stars)
