@@ -105,6 +105,8 @@ def process(tool, args: argparse.Namespace, values: Mapping[str, Any], comm, opt
         own = {"dwi": str(scan.dwi), "bvals": str(scan.bval), "bvecs": str(scan.bvec)}
         return dict(sorted({**values, **own, "out": str(asked.out / scan.folder)}.items()))
 
+    # What fits no scan is one error of the command line, not one of each scan.
+    tool.check(values)
     labels = (asked.participant_label or (), asked.session_label or ())
     cohort = Cohort(
         dataset=asked.dataset,

@@ -45,6 +45,9 @@ class Tool:
         Called with that and the values on every rank; returns a Recipe.
     folder : callable
         Called with the values; returns the folder that results go to.
+    check : callable
+        Called with the values before any input is looked at; raises BadInput where parameters do not fit
+        together.
     papers : tuple of str
         What to cite.
     result : str
@@ -64,6 +67,7 @@ class Tool:
     inspect: Callable[[Values], Any] | None = None
     recipe: Callable[[Any, Values], Recipe] | None = None
     folder: Callable[[Values], Path] = lambda values: Path(values["out"])
+    check: Callable[[Values], Any] = lambda values: None
     papers: tuple[str, ...] = ()
     result: str = "DIR"
     program: Callable | None = None
@@ -117,6 +121,7 @@ class StepsTool:
             self.inspect,
             self.recipe,
             self.folder,
+            self.chain,
             tuple(dict.fromkeys(paper for step in self.steps for paper in step.papers)),
             "DIR" if self.to_file is None else "FILE",
         )
