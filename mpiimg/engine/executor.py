@@ -99,6 +99,7 @@ class Executor:
             "parameters": dict(self.recipe.parameters),
             "inputs": dict(self.recipe.sources),
             "warnings": self.warnings,
+            "left_out": self.left_out,
             "ranks": self.comm.size,
             "hosts": sorted(set(self.comm.allgather(socket.gethostname()))),
             "cpu_target": self._cpu_target,

@@ -18,6 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mpiimg.engine.atomic import write_file
+
+#: The journal of what was kept of earlier runs: names begin with the time, so it is read first.
+KEPT = "0-kept.jsonl"
+
 #: Runs of items in the file of an array: first item and count of each.
 Runs = tuple[tuple[int, int], ...]
 
@@ -113,9 +118,8 @@ def read_marks(folder: Path) -> Iterable[Mark]:
 def keep_marks(folder: Path, stages: Collection[str]) -> None:
     """Forget all marks in `folder` but those of `stages`; no run may be writing there."""
     kept = [mark for mark in read_marks(folder) if mark.stage in stages]
-    part = Path(folder) / "kept.part"
-    part.write_text("".join(json.dumps(list(dataclasses.astuple(mark))) + "\n" for mark in kept))
-    for path in Path(folder).glob("*.jsonl"):
+    lines = "".join(json.dumps(list(dataclasses.astuple(mark))) + "\n" for mark in kept)
+    old = [path for path in Path(folder).glob("*.jsonl") if path.name != KEPT]
+    write_file(Path(folder) / KEPT, lines.encode())
+    for path in old:
         path.unlink()
-    # Names begin with the time, so that older marks are read first.
-    part.replace(Path(folder) / "0-kept.jsonl")

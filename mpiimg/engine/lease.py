@@ -24,7 +24,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from mpiimg.engine.atomic import unique, write_file
 from mpiimg.engine.mpi.job import slurm_facts
+from mpiimg.engine.mpi.processes import boot_id, pid_namespace, process_stat
 
 #: Folder in OUT_DIR with a folder of records for each scan, and the settings of all.
 LOGS = "logs"
@@ -171,8 +173,8 @@ def sign(run: str, timeout: float) -> dict[str, Any]:
         "run": run,
         "host": socket.gethostname(),
         "machine": _line("/etc/machine-id"),
-        "boot": _line("/proc/sys/kernel/random/boot_id"),
-        "pids": _pid_namespace(),
+        "boot": boot_id(),
+        "pids": pid_namespace(),
         "pid": os.getpid(),
         "started": _started(os.getpid()),
         **slurm_facts(),
@@ -247,18 +249,6 @@ def _write(path: Path, content: dict[str, Any]) -> None:
     write_file(path, json.dumps(content, indent=2).encode() + b"\n")
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write a small file that others may read or write at the same time: whole, or as it was."""
-    part = path.with_name(unique(f"{path.name}.part"))
-    part.write_bytes(data)
-    part.replace(path)
-
-
-def unique(name: str) -> str:
-    """Return a name that no other process uses."""
-    return f"{name}.{socket.gethostname()}-{os.getpid()}"
-
-
 def _line(path: str) -> str:
     try:
         return Path(path).read_text().strip()
@@ -266,21 +256,10 @@ def _line(path: str) -> str:
         return ""
 
 
-def _pid_namespace() -> str:
-    try:
-        return os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return ""
-
-
 def _started(pid: int) -> int | None:
     """Return when a process began, in ticks since the machine started; None if there is none."""
-    try:
-        # pid (command) state parent ..., where the command may hold spaces
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else int(fields[19])
+    stat = process_stat(pid)
+    return stat.ticks if stat is not None and stat.is_alive else None
 
 
 @lru_cache

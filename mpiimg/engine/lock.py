@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mpiimg.engine import lease as claims
+from mpiimg.engine.atomic import unique
 from mpiimg.engine.lease import Kind, State
 from mpiimg.engine.mpi.runtime import on_root
 from mpiimg.errors import BadInput, RunFailed, RunStopped
@@ -95,7 +96,7 @@ def remove(work: Path) -> None:
     mark = f"{work.name}.removed"
     _remove_all(work.parent, mark)  # what a run left that died while it removed
     with contextlib.suppress(FileNotFoundError):
-        work.replace(work.with_name(claims.unique(mark)))
+        work.replace(work.with_name(unique(mark)))
         _remove_all(work.parent, mark)
     with contextlib.suppress(OSError):
         work.parent.rmdir()

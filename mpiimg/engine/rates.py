@@ -9,11 +9,11 @@ decide nothing but the times that a plan prints: with wrong ones a run does the 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from mpiimg.engine.atomic import write_file
 from mpiimg.engine.mpi.job import cache_folder
 from mpiimg.engine.stage import Compute, Reduce
 from mpiimg.version import __version__
@@ -67,9 +67,7 @@ def store(rates: Rates) -> Path:
         kept = {}
     kept = kept if isinstance(kept, dict) else {}
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.{os.getpid()}")
-    part.write_text(json.dumps({**kept, _key(): rates}, indent=1) + "\n")
-    part.replace(file)
+    write_file(file, json.dumps({**kept, _key(): rates}, indent=1).encode() + b"\n")
     return file
 
 

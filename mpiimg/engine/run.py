@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Generic
 
 from mpiimg.engine import rates
+from mpiimg.engine.atomic import write_file
 from mpiimg.engine.executor import Executor
 from mpiimg.engine.fingerprint import changes, check_unchanged, read_request, request, seen
 from mpiimg.engine.journal import keep_marks
-from mpiimg.engine.lease import CLAIMS, Kind, write_file
+from mpiimg.engine.lease import CLAIMS, Kind
 from mpiimg.engine.lock import Lock, held, remove, take
 from mpiimg.engine.log.events import events_folder
 from mpiimg.engine.log.show_plan import beside_actual

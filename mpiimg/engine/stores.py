@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from mpiimg.engine.array import AnyArray, Ragged
+from mpiimg.engine.atomic import replacing
 from mpiimg.engine.boxes import Box, box_slices
 from mpiimg.engine.raw import RawFile
 from mpiimg.errors import BadInput
@@ -245,23 +246,20 @@ def create_staged(path: Path, array: AnyArray) -> None:
     """
     import h5py
 
-    part = path.with_name(path.name + ".part")
-    with h5py.File(part, "w", libver=LIBVER, locking=False) as file:
-        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        properties.set_layout(h5py.h5d.CONTIGUOUS)
-        properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-        properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-        space = h5py.h5s.create_simple(tuple(max(n, 1) for n in array.stored_shape))
-        kind = h5py.h5t.py_create(np.dtype(array.dtype), logical=True)
-        dataset = h5py.Dataset(h5py.h5d.create(file.id, DATASET.encode(), kind, space, properties))
-        dataset.attrs["axes"] = array.axes
-    # A contiguous dataset may end beyond what was written: give the file its full length.
-    offset = dataset_offset(part)
-    if part.stat().st_size < offset + array.nbytes:
-        os.truncate(part, offset + array.nbytes)
-    with open(part, "rb") as file:
-        os.fsync(file.fileno())
-    part.replace(path)
+    with replacing(path) as part:
+        with h5py.File(part, "w", libver=LIBVER, locking=False) as file:
+            properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            properties.set_layout(h5py.h5d.CONTIGUOUS)
+            properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+            properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+            space = h5py.h5s.create_simple(tuple(max(n, 1) for n in array.stored_shape))
+            kind = h5py.h5t.py_create(np.dtype(array.dtype), logical=True)
+            dataset = h5py.Dataset(h5py.h5d.create(file.id, DATASET.encode(), kind, space, properties))
+            dataset.attrs["axes"] = array.axes
+        # A contiguous dataset may end beyond what was written: give the file its full length.
+        offset = dataset_offset(part)
+        if part.stat().st_size < offset + array.nbytes:
+            os.truncate(part, offset + array.nbytes)
 
 
 def describe_staged(path: Path, attributes: dict) -> None:

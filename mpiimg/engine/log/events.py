@@ -24,8 +24,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-#: Bytes of a page, in which Linux counts a process's memory.
-PAGE = os.sysconf("SC_PAGE_SIZE")
+from mpiimg.engine.mpi.processes import memory_status
 
 
 def events_folder(out: Path, record: str) -> Path:
@@ -166,7 +165,6 @@ def any_recent(folder: Path, seconds: float, but: int) -> bool:
 def _resident() -> int:
     """Return the bytes of memory that this process holds now."""
     try:
-        with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[1]) * PAGE
+        return memory_status()["VmRSS"]
     except OSError:
         return 0

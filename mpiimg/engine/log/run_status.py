@@ -6,8 +6,6 @@ sees the folder.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import socket
 import time
 from collections.abc import Mapping
@@ -15,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mpiimg.engine.log.events import rank_files, read_events
+from mpiimg.engine.mpi.processes import process_stat
 from mpiimg.errors import BadInput, Exit
 
 #: Seconds without a word from any rank after which a run is not taken to be alive; each looks every 5 s.
@@ -145,12 +144,8 @@ def _state(logs: Mapping[int, list[dict]], start: Mapping, heard: float) -> tupl
 
 def _runs(pid: int, began: float) -> bool:
     """Say whether the process that wrote its first event at `began` still runs on this machine."""
-    with contextlib.suppress(OSError, ValueError):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        booted = time.time() - float(Path("/proc/uptime").read_text().split()[0])
-        started = booted + int(fields[19]) / os.sysconf("SC_CLK_TCK")
-        return fields[0] != "Z" and started < began + 1
-    return False
+    stat = process_stat(pid)
+    return stat is not None and stat.state != "Z" and stat.started < began + 1
 
 
 def _stages(logs: Mapping[int, list[dict]], start: Mapping, finished: bool) -> list[StageStatus]:

@@ -11,21 +11,23 @@ from __future__ import annotations
 import contextlib
 import ctypes
 
+from mpiimg.engine.mpi.processes import memory_status
+
 
 def anonymous_peak() -> int:
     """Return the most bytes of anonymous memory since :func:`restart_peak`, or since the process began."""
-    known = _status()
+    known = memory_status()
     return known["VmHWM"] - known["RssFile"] - known["RssShmem"]
 
 
 def anonymous_now() -> int:
     """Return the bytes of anonymous memory that this process has."""
-    return _status()["RssAnon"]
+    return memory_status()["RssAnon"]
 
 
 def resident_peak() -> int:
     """Return the most bytes of resident memory since :func:`restart_peak`, or since the process began."""
-    return _status()["VmHWM"]
+    return memory_status()["VmHWM"]
 
 
 def give_back() -> None:
@@ -40,10 +42,3 @@ def restart_peak() -> None:
     # Not every container allows it: then the most since the beginning is told, which is never too little.
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
         file.write("5")
-
-
-def _status() -> dict[str, int]:
-    names = ("VmHWM", "RssAnon", "RssFile", "RssShmem")
-    with open("/proc/self/status") as lines:
-        fields = (line.split() for line in lines)
-        return {words[0][:-1]: int(words[1]) << 10 for words in fields if words[0][:-1] in names}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import time
 from pathlib import Path
+
+from mpiimg.engine.mpi.processes import process_stat
 
 
 def segment_names(job: str, node: str) -> list[str]:
@@ -55,14 +56,8 @@ def remove_stale_segments(
 def step_birth(process: int | None = None) -> float:
     """Return when the slurmstepd above this process was started, in seconds since 1970; 0 if none is seen."""
     process = os.getppid() if process is None else process
-    with contextlib.suppress(OSError):
-        while process > 1:
-            # pid (command) state parent ..., of which the 22nd is the start, in ticks since boot
-            command, _, rest = Path(f"/proc/{process}/stat").read_text().partition("(")[2].rpartition(")")
-            if command.startswith("slurmstepd"):
-                age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(rest.split()[19]) / os.sysconf(
-                    "SC_CLK_TCK"
-                )
-                return time.time() - age
-            process = int(rest.split()[1])
+    while process > 1 and (stat := process_stat(process)) is not None:
+        if stat.command.startswith("slurmstepd"):
+            return stat.started
+        process = stat.parent
     return 0.0

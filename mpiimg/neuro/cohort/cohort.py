@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mpiimg.engine import lease as claims
+from mpiimg.engine.atomic import write_file
 from mpiimg.engine.boxes import Partition
 from mpiimg.engine.lease import LOGS, Kind, State
 from mpiimg.engine.log.show_plan import as_json, table
@@ -135,7 +136,7 @@ def _make_room(cohort: Cohort) -> None:
         for scan in cohort.scans:
             cohort.records(scan).mkdir(parents=True, exist_ok=True)
         for name, data in describe_derivative(cohort.dataset, cohort.out).items():
-            claims.write_file(cohort.out / name, data)
+            write_file(cohort.out / name, data)
         claims.write_settings(cohort.out, cohort.settings)
     except OSError as error:
         raise BadInput(f"{cohort.out}: cannot write there: {error.strerror}; choose another folder") from None

@@ -1,0 +1,64 @@
+"""The one way in which small and whole files are written: complete under another name, synced, renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Let a file be written under a name that no other process uses, and then take the place of `path`.
+
+    What others find at `path` is whole, old or new, also after a power loss. Where writing fails nothing is
+    left.
+
+    Parameters
+    ----------
+    path : Path
+        Of the file, which need not exist.
+
+    Yields
+    ------
+    Path
+        To write to, in the same folder.
+
+    Raises
+    ------
+    OSError
+        It cannot be written.
+    """
+    path = Path(path)
+    part = path.with_name(unique(f".{path.name}.part"))
+    try:
+        yield part
+        sync(part)
+        part.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
+    sync(path.parent)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a whole file; see :func:`replacing`."""
+    with replacing(path) as part:
+        part.write_bytes(data)
+
+
+def sync(path: Path) -> None:
+    """Return when a file, or the names in a folder, would survive a power loss."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def unique(name: str) -> str:
+    """Return a name that no other process uses."""
+    return f"{name}.{socket.gethostname()}-{os.getpid()}"

@@ -1,0 +1,73 @@
+"""What the kernel tells of processes: the one reader of their files in /proc."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ProcessStat:
+    """What /proc/PID/stat says.
+
+    Parameters
+    ----------
+    command : str
+        Name of the program.
+    state : str
+        One letter; Z and X are dead ones.
+    parent : int
+    ticks : int
+        When it was started, in clock ticks since the machine was.
+    """
+
+    command: str
+    state: str
+    parent: int
+    ticks: int
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it runs, as against waiting for its parent to take note of its end."""
+        return self.state not in "ZX"
+
+    @property
+    def started(self) -> float:
+        """When it was started, in seconds since 1970."""
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - self.ticks / os.sysconf("SC_CLK_TCK")
+        return time.time() - age
+
+
+def process_stat(process: int) -> ProcessStat | None:
+    """Return what the kernel says of a process; None if there is none."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        # pid (command) state parent ..., where the command may hold spaces and brackets
+        text = Path(f"/proc/{process}/stat").read_text()
+        command, _, rest = text.partition("(")[2].rpartition(")")
+        fields = rest.split()
+        return ProcessStat(command, fields[0], int(fields[1]), int(fields[19]))
+    return None
+
+
+def memory_status() -> dict[str, int]:
+    """Return the sizes in /proc/self/status by name, in bytes: VmRSS, VmHWM, RssAnon, RssFile, ..."""
+    with open("/proc/self/status") as lines:
+        fields = (line.split() for line in lines)
+        return {words[0][:-1]: int(words[1]) << 10 for words in fields if words[-1] == "kB"}
+
+
+def pid_namespace() -> str:
+    """Return the namespace that numbers of processes belong to; empty where the kernel does not tell."""
+    with contextlib.suppress(OSError):
+        return os.readlink("/proc/self/ns/pid")
+    return ""
+
+
+def boot_id() -> str:
+    """Return what tells this start of the machine from others; empty where the kernel does not tell."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""
