@@ -17,7 +17,7 @@ from mpiimg.engine.boxes import Box, Partition, box_shape
 from mpiimg.engine.inputs import Input
 from mpiimg.engine.journal import Journal, Mark, Runs, checksum, read_marks
 from mpiimg.engine.mpi.runtime import on_root
-from mpiimg.engine.mpi.waiting import meet as soft_barrier
+from mpiimg.engine.mpi.waiting import soft_barrier
 from mpiimg.engine.stage import BlockTable, Compute, Stage
 from mpiimg.engine.stores import StagedStore
 from mpiimg.errors import BadInput

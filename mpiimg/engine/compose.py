@@ -376,26 +376,28 @@ def _documents(chain: Chain, states: Sequence[Any]) -> dict[str, bytes]:
 
 def _labelled(stages: Stages[Any], link: Link) -> Stages[Any]:
     """Drive a step's stages; their names and arrays get the label of its link, so that it may stand twice."""
-    written: set[str] = set()
+    names: dict[str, str] = {}
 
     def renamed(array: AnyArray) -> AnyArray:
-        if array.name not in written:
-            return array
-        return dataclasses.replace(array, name=f"{link.label}.{array.name}")
+        return dataclasses.replace(array, name=names[array.name]) if array.name in names else array
 
     value = None
     try:
         while True:
             stage = stages.send(value)
-            written |= {array.name for array in stage.arrays}
-            value = yield _rename(stage, link, renamed)
+            name = link.label if stage.name == link.step.name else f"{link.label}.{stage.name}"
+            names |= {array.name: f"{link.label}.{array.name}" for array in stage.arrays}
+            if isinstance(stage, Reduce):
+                names[stage.rows.name] = dataclasses.replace(stage, name=name).rows.name
+            follows = tuple(names.get(array, array) for array in stage.follows)
+            value = yield _rename(dataclasses.replace(stage, name=name, follows=follows), renamed)
     except StopIteration as end:
         return _in_state(end.value, renamed)
 
 
-def _rename(stage: Stage, link: Link, renamed: Callable[[AnyArray], AnyArray]) -> Stage:
-    name = link.label if stage.name == link.step.name else f"{link.label}.{stage.name}"
-    changed: dict[str, Any] = {"name": name, "reads": tuple(_in_need(need, renamed) for need in stage.reads)}
+def _rename(stage: Stage, renamed: Callable[[AnyArray], AnyArray]) -> Stage:
+    """Return a stage with its arrays renamed."""
+    changed: dict[str, Any] = {"reads": tuple(_in_need(need, renamed) for need in stage.reads)}
     if isinstance(stage, Compute):
         changed["writes"] = tuple(
             _in_need(one, renamed) if isinstance(one, At | Pieces) else renamed(one) for one in stage.writes

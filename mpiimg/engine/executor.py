@@ -22,8 +22,8 @@ from mpiimg.engine.log.show_plan import predicted
 from mpiimg.engine.mpi.memory import anonymous_peak, give_back, resident_peak, restart_peak
 from mpiimg.engine.mpi.redistribute import Traffic, redistribute
 from mpiimg.engine.mpi.runtime import Agreement, on_root, over_ranks, progress, say
-from mpiimg.engine.mpi.stream import hand_out
-from mpiimg.engine.mpi.waiting import meet
+from mpiimg.engine.mpi.stream import scatter_stream
+from mpiimg.engine.mpi.waiting import soft_barrier
 from mpiimg.engine.plan import Options, Recipe, Resources, StagePlan, plan_stage, rounds, still_read
 from mpiimg.engine.raw import FileEnds, write_fully
 from mpiimg.engine.stage import Compute, Files, Need, Pieces, Reduce, Sink, Stage, Stream
@@ -82,7 +82,7 @@ class Executor:
         if self.staged is not None:
             self.marks.load()
             self._guarded(self.marks.open, "journal")
-            self._settle()
+            self._agree()
         stages, found = self.recipe.stages(), None
         try:
             while True:
@@ -153,16 +153,16 @@ class Executor:
             todo = [n for n in range(len(stage.grid)) if n not in done]
             planned = self._turn_to(stage, sizes, todo)
             self._guarded(lambda: self._create(planned), f"stage {stage.name}, staged file")
-            self._settle()
+            self._agree()
             self._guarded(lambda: self._restore(planned, done), f"stage {stage.name}, marked chunks")
-            self._settle()
+            self._agree()
             if isinstance(stage, Stream):
                 self._run_stream(stage, planned, todo, provenance)
             else:
                 self._run_chunks(stage, planned, todo, provenance)
             self._guarded(self.marks.sync, f"stage {stage.name}, marks")
-            # The other ranks' blocks are in the staged files only once all have settled.
-            self._settle()
+            # The other ranks' blocks are in the staged files only once all have agreed.
+            self._agree()
             self.marks.has_written(stage, provenance, sizes.tables)
             found = self._finish(stage) if isinstance(stage, Reduce) else None
         self.logbook.stage_done(stage)
@@ -208,7 +208,7 @@ class Executor:
                 # What a chunk reads is let go before the next one reads.
                 del blocks
                 tick(1)
-        self._settle()
+        self._agree()
 
     def _run_stream(
         self, stage: Stream, planned: StagePlan, todo: Sequence[int], provenance: Provenance
@@ -240,8 +240,8 @@ class Executor:
         self.logbook.wait("waits for blocks")
         owners = planned.partition.owners()
         where = f"stage {stage.name}"
-        hand_out(blocks, owners, todo, empty, keep, self.comm, self.agreement, where, self.traffic)
-        self._settle()
+        scatter_stream(blocks, owners, todo, empty, keep, self.comm, self.agreement, where, self.traffic)
+        self._agree()
 
     def _run_sink(self, stage: Sink, planned: StagePlan) -> None:
         """Write the bytes of all chunks in order: ranks take consecutive runs, round by round."""
@@ -250,7 +250,7 @@ class Executor:
         chunks = range(len(stage.grid))
         opened: list[int] = []
         self._guarded(lambda: opened.append(os.open(path, os.O_WRONLY)), f"stage {stage.name}")
-        self._settle()
+        self._agree()
         descriptor = opened[0]
         try:
             with progress(self.comm, stage.name, len(chunks), self.options.progress) as tick:
@@ -260,7 +260,7 @@ class Executor:
             self._guarded(lambda: os.fdatasync(descriptor), f"stage {stage.name}")
         finally:
             os.close(descriptor)
-        self._settle()
+        self._agree()
 
     def _run_files(self, stage: Files, planned: StagePlan) -> None:
         """Let the work on each chunk write whole files."""
@@ -272,7 +272,7 @@ class Executor:
             )
             self.logbook.done(stage, number, 0)
             del blocks
-        self._settle()
+        self._agree()
 
     def _write_round(self, stage: Sink, numbers: list[list[int]], descriptor: int, position: int) -> int:
         """Make and write the bytes of one round of chunks; return where the next round begins."""
@@ -288,14 +288,14 @@ class Executor:
             except Exception as error:
                 self.agreement.record(error, f"stage {stage.name}, chunk {number}")
         self.logbook.wait("sizes of all ranks")
-        meet(self.comm)
+        soft_barrier(self.comm)
         size = sum(map(len, members))
         start = position + (self.comm.exscan(size) or 0)
         self._guarded(lambda: _write_members(descriptor, members, start), f"stage {stage.name}")
         return position + self.comm.allreduce(size)
 
     def _inputs(self, stage: Stage, planned: StagePlan, todo: Sequence[int]) -> Iterator[tuple[int, list]]:
-        """Yield this rank's chunks with what their work reads; stop early where the ranks must settle."""
+        """Yield this rank's chunks with what their work reads; stop early where the ranks must agree."""
         # Taking pages anew costs time: only where the gaps that a chunk leaves in the heap might not fit in.
         tight = 2 * planned.peak > self.resources.memory
         for numbers in rounds(stage, planned, self.placed, todo):
@@ -321,7 +321,7 @@ class Executor:
         held: dict[tuple[str, Box], np.ndarray] = {}
         exchanged = exchanged_needs(stage, self.placed)
         if exchanged:
-            self._settle()
+            self._agree()
         for need in exchanged:
             wanted = [gathered_boxes(stage, need, theirs) for theirs in numbers]
             found = self.memory.collect(need.array.name, wanted)
@@ -436,9 +436,9 @@ class Executor:
         except Exception as error:
             self.agreement.record(error, where)
 
-    def _settle(self) -> None:
+    def _agree(self) -> None:
         self.logbook.wait("waits for the other ranks")
-        self.agreement.settle()
+        self.agreement.agree()
 
     def _time(self, stage: Stage, planned: StagePlan, started, cpu, before, done: int) -> None:
         """Note what a stage took, over all ranks. Collective."""

@@ -33,7 +33,7 @@ def stopped(agreement, seconds=30):
         assert time.monotonic() < deadline
         time.sleep(0.001)
     with pytest.raises(RunStopped):
-        agreement.settle()
+        agreement.agree()
 
 
 def test_a_signal_on_one_rank_stops_all_groups(groups):
@@ -42,7 +42,7 @@ def test_a_signal_on_one_rank_stops_all_groups(groups):
         inner.request_stop()
     stopped(inner)
     with pytest.raises(RunStopped):
-        outer.settle()
+        outer.agree()
 
 
 @pytest.mark.parametrize("error", [BadInput("sub-01: no"), RunFailed("rank 0 on here, stage denoise: why")])
@@ -53,12 +53,12 @@ def test_an_error_that_ends_the_job_is_said_by_all_ranks_alike(groups, error):
         outer.record(error, "cohort")
     stopped(inner)
     with pytest.raises(type(error)) as caught:
-        outer.settle()
+        outer.agree()
     assert str(caught.value) == str(error)
 
 
 def test_groups_that_nothing_stops_go_on(groups):
     outer, inner = groups
     assert not inner.interrupted()
-    inner.settle()
-    outer.settle()
+    inner.agree()
+    outer.agree()

@@ -591,10 +591,10 @@ def test_the_worst_of_all_states_decides(states, outcome):
         if turn == 0:
             agreement.interrupted()
         if outcome is None:
-            agreement.settle()
+            agreement.agree()
             continue
         with pytest.raises(outcome) as caught:
-            agreement.settle()
+            agreement.agree()
         assert COMM.allgather(str(caught.value)) == [str(caught.value)] * COMM.size
         if outcome is RunFailed:
             first = next(r for r in range(COMM.size) if states[r % len(states)] == "fail")
@@ -604,7 +604,7 @@ def test_the_worst_of_all_states_decides(states, outcome):
 
 
 def test_a_failure_is_noticed_by_ranks_that_work_on():
-    """Who fails warns the others, who look at every chunk boundary; then all settle, with no message left."""
+    """Who fails warns the others, who look at every chunk boundary; then all agree, with no message left."""
     agreement = runtime.Agreement(COMM)
     if COMM.rank == LAST:
         agreement.record(ValueError("on purpose"), "here")
@@ -612,8 +612,8 @@ def test_a_failure_is_noticed_by_ranks_that_work_on():
         while not agreement.interrupted():
             pass
     with pytest.raises(RunFailed, match="on purpose"):
-        agreement.settle()
-    # All have settled before anyone looks for a message that should not be there.
+        agreement.agree()
+    # All have agreed before anyone looks for a message that should not be there.
     COMM.Barrier()
     assert COMM.rank == LAST or not agreement.interrupted()
 

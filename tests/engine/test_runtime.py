@@ -221,7 +221,7 @@ def test_a_signal_asks_to_stop_and_is_handed_back_afterwards(alone, number):
         os.kill(os.getpid(), number)
         assert agreement.interrupted()
         with pytest.raises(RunStopped):
-            agreement.settle()
+            agreement.agree()
     assert signal.getsignal(number) is before
 
 

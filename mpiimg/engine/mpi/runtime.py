@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from mpiimg.engine.mpi.stale_shm import remove_stale_segments
-from mpiimg.engine.mpi.waiting import meet, wait_until
+from mpiimg.engine.mpi.waiting import soft_barrier, wait_until
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
 
 log = logging.getLogger("mpiimg")
@@ -126,7 +126,7 @@ def on_root(comm, function: Callable, *arguments, where: str | None = None) -> A
             outcome = None, error
         except Exception as error:
             outcome = None, RunFailed(_report(comm, where or getattr(function, "__name__", "start"), error))
-    meet(comm)
+    soft_barrier(comm)
     result, error = comm.bcast(outcome)
     if error is not None:
         raise error
@@ -137,7 +137,7 @@ def _ranks_of_this_node(comm):
     """Return a communicator of the ranks that share this rank's node; to be freed. Collective."""
     from mpi4py import MPI
 
-    meet(comm)
+    soft_barrier(comm)
     return comm.Split_type(MPI.COMM_TYPE_SHARED)
 
 
@@ -155,7 +155,7 @@ def once_a_node(comm, function: Callable[[], None], where: str) -> None:
             function()
         except Exception as error:
             report = _report(comm, where, error)
-    meet(comm)
+    soft_barrier(comm)
     node.Free()
     failures = list(filter(None, comm.allgather(report)))
     if failures:
@@ -173,7 +173,7 @@ class Agreement:
 
     A rank that fails, or is asked by a signal to stop, warns the others with
     an empty message each; all look for one at every chunk boundary, where
-    that costs nothing, and meet in :meth:`settle` before the next exchange.
+    that costs nothing, and meet in :meth:`agree` before the next exchange.
     Nobody is left waiting in a collective, and all unwind together.
 
     Parameters
@@ -207,14 +207,14 @@ class Agreement:
             self._outer.request_stop()
 
     def interrupted(self) -> bool:
-        """Say whether this rank should leave its chunks and settle."""
+        """Say whether this rank should leave its chunks and agree."""
         if self._outer is not None and self._outer.interrupted():
             self.stop_requested = True
         if self.stop_requested:
             self._warn()
         return self._error is not None or self.stop_requested or self._comm.Iprobe(tag=WARNING_TAG)
 
-    def settle(self) -> None:
+    def agree(self) -> None:
         """Go on if every rank can; else raise the same exception on all. Collective.
 
         Raises
@@ -256,7 +256,7 @@ class Agreement:
         wait_until(ready)
 
     def close(self) -> None:
-        """Release the communicator, once all ranks have settled. Collective."""
+        """Release the communicator, once all ranks have agreed. Collective."""
         if self._comm is not None:
             self._comm.Free()
             self._comm = None

@@ -17,7 +17,7 @@ BLOCK_TAG, GIVE_UP_TAG = 1, 2
 BLOCKS_AHEAD = 2
 
 
-def hand_out(
+def scatter_stream(
     blocks: Callable[[], Iterator[np.ndarray]],
     owners: Sequence[int],
     wanted: Iterable[int],
@@ -31,7 +31,7 @@ def hand_out(
     """Read blocks 0, 1, 2, ... on rank 0 and let their owners keep those in `wanted`. Collective.
 
     A failure anywhere is recorded in `agreement`; nobody is left waiting, and
-    the caller settles.
+    the caller agrees with the others.
 
     Parameters
     ----------

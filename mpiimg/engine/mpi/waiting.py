@@ -27,7 +27,7 @@ def wait_until(ready: Callable[[], bool]) -> None:
             time.sleep(min(waited * LATENESS, LONGEST))
 
 
-def meet(comm) -> None:
+def soft_barrier(comm) -> None:
     """Wait until all ranks are here. Collective."""
     if comm.size > 1:
         wait_until(comm.Ibarrier().Test)

@@ -275,7 +275,7 @@ def _work(cohort: Cohort, todo: Sequence[Scan], states, sizes: Sequence[int], co
         outer.wait()
     group.Free()
     try:
-        outer.settle()
+        outer.agree()
     except RunStopped:
         raise RunStopped(
             "scans that are done stay done, those in work are marked; the same command goes on from there"
