@@ -136,12 +136,23 @@ def test_it_does_what_it_is_for(alone, stack):
     np.testing.assert_allclose(cells[:, 2], 45, atol=4)
 
 
-@pytest.mark.parametrize("words", [(), ("--in-memory",)], ids=["staged", "in-memory"])
-@pytest.mark.parametrize("ranks", [2, 3, 4])
+@pytest.mark.parametrize(
+    ("ranks", "other", "words"),
+    [
+        (2, True, ("--in-memory",)),
+        (3, False, ()),
+        (4, True, ()),
+        *(
+            pytest.param(ranks, ranks == 3, words, marks=pytest.mark.long)
+            for ranks in (2, 3, 4)
+            for words in ((), ("--in-memory",))
+        ),
+    ],
+)
 def test_any_number_of_ranks_of_either_install_makes_the_same_bytes(
-    ranks, words, alone, site, stack, tmp_path
+    ranks, other, words, alone, site, stack, tmp_path
 ):
-    python = launch.other_install() if ranks % 2 == 0 else None
+    python = launch.other_install() if other else None
     out = tmp_path / "out"
     mpiimg_run(site, "microscopy:timelapse", stack, "--out", out, *words, ranks=ranks, python=python)
     assert digests(out) == digests(alone)
@@ -342,3 +353,13 @@ def test_the_package_is_as_short_as_its_page_says():
     assert sum(counts.values()) <= 150
     for name in ("domain.py", "steps.py", "tiff.py"):
         assert f"| `{name}` | {counts[name]} |" in page
+
+
+def test_the_code_on_the_page_is_that_of_the_packages():
+    page = (launch.REPOSITORY / "docs" / "domain.md").read_text()
+    files = [*PACKAGE.glob("*.py"), *EXAMPLES.glob("*/pyproject.toml")]
+    code = "\n".join(path.read_text() for path in files)
+    blocks = re.findall(r"^```(?:python|toml)\n(.*?)^```", page, re.M | re.S)
+    shown = [block for block in blocks if "[[stage]]" not in block]
+    assert len(shown) > 8
+    assert [block for block in shown if block not in code] == []

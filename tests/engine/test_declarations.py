@@ -1,0 +1,225 @@
+"""What follows from a declaration where it says nothing: names, history, provenance, plugins."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, version
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from mpiimg.engine import compose, forecast, plugins
+from mpiimg.engine.array import Array
+from mpiimg.engine.boxes import ChunkGrid
+from mpiimg.engine.checkpoint import Marks
+from mpiimg.engine.stage import Compute, Found, Part, Reduce, trimmed
+from mpiimg.engine.step import Domain, Output, Source, State, declare_step, line_of, parameter
+from mpiimg.errors import BadInput
+
+pytestmark = pytest.mark.one_install
+
+
+@dataclass(frozen=True)
+class Gain:
+    gain: float = parameter(2.0, "Values are multiplied by it.", unit="counts")
+    rows: int = parameter(1, "Rows are taken so many at a time.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair(State):
+    image: Array
+    flat: Array
+    scaled: Array | None = None
+
+
+@declare_step(takes=("image", "flat"), gives=("scaled",), parameters=Gain)
+def scale_up(state, p, _):
+    """Scale the flat by the mean
+    of the image.
+
+    More is not in the summary.
+    """
+    written = state.flat.like("scaled", dtype="float32")
+    mean = yield Reduce(
+        "mean",
+        state.image.cut(y=2),
+        reads=(Part(state.image),),
+        work=lambda chunk, block: block.sum(),
+        row=((), "float64"),
+        finish=lambda rows: Found(rows.mean()),
+        expected=1.0,
+    )
+
+    def work(chunk, block):
+        return (block * mean * p.gain,)
+
+    grid = state.flat.cut(y=2)
+    yield Compute("whole", grid, reads=(Part(state.flat),), writes=(written,), work=work)
+    own, said = state.flat.like("own"), {"gain": p.gain}
+    yield Compute(
+        "own", grid, reads=(Part(state.flat),), writes=(own,), work=work, parameters={"gain": p.gain}
+    )
+    return dataclasses.replace(state, scaled=written)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """An input that is never opened."""
+
+    name: str
+    sample: int
+
+    parallel = True
+    files = (Path("numbers"),)
+    identity = "numbers"
+
+    @property
+    def array(self):
+        return Array(self.name, "yx", (4, 3), "float32")
+
+
+def recipe(image=1, flat=1, **parameters):
+    inputs = (Numbers("image", image), Numbers("flat", flat))
+    state = Pair(stem="pair", inputs=inputs, image=inputs[0].array, flat=inputs[1].array)
+    source = Source("pair", ("image", "flat"), (), lambda paths, p, taken: state)
+    domain = Domain("pairs", Pair, (source,), {})
+    link = compose.Link(scale_up, Gain(**parameters), "scale-up")
+    chain = compose.make_chain(domain, [link], {})
+    return compose.make_recipe(chain, compose.inspect(chain, {}), compose.RunName("mpiimg-run", "run.json"))
+
+
+def provenance(**changes) -> dict[str, str]:
+    """Return the provenance of each stage."""
+    made = recipe(**changes)
+    marks = Marks(None, Path(), None, made.inputs, "cpu", 5.0)
+    found = {}
+    for stage in made.expected:
+        found[stage.name] = marks.provenance(stage)
+        marks.has_written(stage, found[stage.name], forecast.measure(stage).tables)
+    return {name: one.whole for name, one in found.items()}
+
+
+def changed(**changes) -> set[str]:
+    """Return the stages that are made again when something changes."""
+    before, after = provenance(), provenance(**changes)
+    return {name.removeprefix("scale-up.") for name in before if before[name] != after[name]}
+
+
+def test_a_stage_that_names_no_parameters_depends_on_all_of_its_step():
+    assert changed() == set()
+    assert changed(gain=3.0) == {"mean", "whole", "own"}
+    assert changed(rows=2) == {"mean", "whole"}
+    assert changed(flat=2) == {"whole", "own"}
+
+
+def test_a_stage_that_names_no_parameters_depends_on_reductions_of_what_it_does_not_read():
+    assert changed(image=2) == {"mean", "whole"}
+
+
+def test_the_version_of_an_installed_package_is_in_the_provenance():
+    made = recipe()
+    one, other = (
+        Marks(None, Path(), None, made.inputs, "cpu", 5.0, {"package": number}).provenance(made.expected[0])
+        for number in ("1.0", "1.1")
+    )
+    assert one != other
+
+
+def test_names_and_summaries_are_those_of_the_function():
+    assert (scale_up.name, scale_up.summary) == ("scale-up", "Scale the flat by the mean of the image.")
+    assert [stage.name for stage in recipe().expected] == ["scale-up.mean", "scale-up.whole", "scale-up.own"]
+
+
+def test_history_is_a_line_of_all_parameters():
+    (state,) = recipe(gain=3.5).expected_state
+    assert state.history == ("scale-up: gain 3.5 counts, rows 1",) == (line_of("scale-up", Gain(gain=3.5)),)
+    silent = dataclasses.replace(scale_up, history=lambda p: ())
+    assert silent.history(Gain()) == ()
+
+
+def test_what_a_state_says_nothing_of_follows_from_its_inputs():
+    made = recipe()
+    assert made.files == (Path("numbers"),)
+    assert made.sources["flat"] == {"files": ["numbers"], "shape": (4, 3), "identity": "numbers", "sample": 1}
+
+
+def test_an_output_may_be_documents_alone():
+    assert Output("scaled", documents=lambda state, p: {"a": b""}).stage(None, None, Path()) is None
+
+
+def test_an_array_is_cut_and_copied_by_the_names_of_its_axes():
+    array = Array("frames", "tyx", (5, 6, 7), "uint8")
+    assert array.cut(y=4, t=1) == ChunkGrid("ty", (5, 6), (1, 4))
+    assert array.like("sum", "yx", "int64") == Array("sum", "yx", (6, 7), "int64")
+    assert array.like("same") == Array("same", "tyx", (5, 6, 7), "uint8")
+    for wrong in (lambda: array.cut(z=1), lambda: array.like("volume", "zyx")):
+        with pytest.raises(ValueError, match=r"frames: has axes 'tyx', and not 'z'"):
+            wrong()
+
+
+@pytest.mark.parametrize("bounds", [(0, 3), (1, 4), (5, 8), (7, 10)])
+def test_a_halo_is_cut_off_where_it_was_there(bounds):
+    items, halo = np.arange(10), 3
+    read = items[max(bounds[0] - halo, 0) : bounds[1] + halo]
+    np.testing.assert_array_equal(trimmed(read, bounds, halo), items[slice(*bounds)])
+
+
+# --- Plugins ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def entries(monkeypatch):
+    """Entry points of installed packages, by group."""
+    table: dict[str, list[EntryPoint]] = {}
+
+    def declare(group, name, place, package=None):
+        entry = EntryPoint(name, place, group)
+        table.setdefault(group, []).append(entry._for(package) if package else entry)
+
+    monkeypatch.setattr(plugins, "_entries", lambda group: tuple(table.get(group, ())))
+    plugins.installed.cache_clear()
+    plugins.packages.cache_clear()
+    yield declare
+    plugins.installed.cache_clear()
+    plugins.packages.cache_clear()
+
+
+def test_steps_are_listed_without_loading_what_brings_them(entries):
+    entries("mpiimg.steps", "pairs.sharpen", "no_such_module:SHARPEN")
+    entries("mpiimg.steps", "other.sharpen", "another_module:SHARPEN")
+    domain = Domain("pairs", Pair, (), {"own": "somewhere:OWN"})
+    assert plugins.step_names(domain) == ["own", "sharpen"]
+    assert plugins.step_place(domain, "sharpen") == "no_such_module:SHARPEN"
+    with pytest.raises(BadInput, match="blur: pairs has no such step; it has own, sharpen"):
+        plugins.step_place(domain, "blur")
+    with pytest.raises(BadInput, match="no_such_module:SHARPEN: this plugin cannot be loaded"):
+        plugins.step(domain, "sharpen")
+
+
+def test_a_fault_of_our_own_is_no_bad_input():
+    with pytest.raises(ModuleNotFoundError):
+        plugins.loaded("mpiimg.no_such_module:STEP")
+
+
+def test_what_is_built_in_is_not_looked_up(monkeypatch):
+    monkeypatch.setattr(plugins, "installed", lambda group: pytest.fail("asked"))
+    assert plugins.step(plugins.domain("neuro"), "mask").name == "mask"
+
+
+def test_one_name_of_two_packages_is_refused(entries):
+    entries("mpiimg.domains", "pairs", "one:DOMAIN")
+    entries("mpiimg.domains", "pairs", "other:DOMAIN")
+    with pytest.raises(BadInput, match=r"pairs: two installed packages .* one:DOMAIN and other:DOMAIN"):
+        plugins.domain("pairs")
+
+
+def test_versions_of_a_package_and_of_what_it_requires(entries):
+    required = ["mpiimg", "numpy>=1", "no-such-package", 'scipy; extra == "more"']
+    package = SimpleNamespace(name="pairs", version="1.5", requires=required)
+    entries("mpiimg.domains", "pairs", "pairs_package.domain:DOMAIN", package)
+    assert plugins.packages("pairs_package.steps") == {"pairs": "1.5", "numpy": version("numpy")}
+    assert plugins.packages("mpiimg.neuro.steps.mask") == {}
+    assert plugins.packages("a_script") == {}
