@@ -233,18 +233,20 @@ def forecast_exchange(
             sent += out
             received += into
         most = np.maximum(most, gathered)
-    _add_own_messages(stage, placed, numbers, sent, messages)
+    between += _add_own_messages(stage, placed, numbers, sent, messages, node)
     return ExchangeForecast(sent, received, messages, between, at_once, most)
 
 
-def _add_own_messages(stage: Stage, placed: Mapping[str, Placement], numbers: np.ndarray, sent, messages):
-    """Add what a stream hands out, or what the end of a reduce brings to rank 0."""
+def _add_own_messages(
+    stage: Stage, placed: Mapping[str, Placement], numbers: np.ndarray, sent, messages, node
+) -> int:
+    """Add what a stream hands out, or a reduction brings to rank 0; return the bytes that leave a node."""
     if not isinstance(stage, Stream | Reduce):
-        return
+        return 0
     (array,) = stage.arrays
     placement = placed[array.name]
     if isinstance(stage, Reduce) and not placement.memory:
-        return
+        return 0
     chunks = numbers if isinstance(stage, Stream) else np.arange(len(placement.owners))
     away = chunks[placement.owners[chunks] != 0]
     sizes = placement.table.items()[away] * np.dtype(array.dtype).itemsize
@@ -256,6 +258,7 @@ def _add_own_messages(stage: Stage, placed: Mapping[str, Placement], numbers: np
         givers = placement.owners[away]
         np.add.at(sent, givers, sizes)
         messages[np.unique(givers[sizes > 0])] += 1
+    return int(sizes[node[placement.owners[away]] != node[0]].sum())
 
 
 def _sum_by(ranks_of: np.ndarray, sizes: np.ndarray, ranks: int) -> np.ndarray:

@@ -336,3 +336,195 @@ def robust_mean(values, errors, deviations, clip):
         kept = inside
     excess = np.sum(weights[kept] * (values[kept] - centre) ** 2) / max(kept.sum() - 1, 1)
     return centre, np.sqrt(max(excess, 1.0) / weights[kept].sum()), kept.sum()
+
+
+# --- What a plan says of memory and exchanges, rank by rank, round by round, array by array ---------------
+
+
+class StageForecast:
+    """What a stage needs of each rank, counted item by item.
+
+    Parameters
+    ----------
+    stage : Stage
+    partition : Partition
+    limit : int
+        Bytes that a rank gathers at a time.
+    held : mapping of str to (array, boxes, owners)
+        Arrays in the memory of ranks, those that the stage writes among them.
+    written : mapping of str to (array, boxes, owners)
+        All that the stage writes.
+    todo : sequence of int
+        Chunks that are still to do.
+    nodes : int
+    """
+
+    def __init__(self, stage, partition, limit, held, written, todo, nodes=1):
+        self.stage, self.held, self.written, self.todo = stage, held, written, list(todo)
+        self.ranks = partition.ranks
+        self.node = [rank * nodes // self.ranks for rank in range(self.ranks)]
+        self.chunks = [stage.chunk(number) for number in range(len(stage.grid))]
+        self.batch = max(
+            1, limit // max(1, max(map(self._chunk_bytes, self.chunks), default=0) + self._returned)
+        )
+        self.rounds = self._rounds(partition, limit)
+        self.sent, self.messages = [0] * self.ranks, [0] * self.ranks
+        self.between_nodes = 0
+        self.needed = [0] * self.ranks
+        self._exchanges()
+        self._work()
+        self._own_messages()
+
+    def share(self, name) -> list[int]:
+        """Return the bytes of an array that each rank holds."""
+        array, boxes, owners = self.held[name]
+        found = [0] * self.ranks
+        for box, owner in zip(boxes, owners, strict=True):
+            found[owner] += nbytes(array, stored_items(array, box))
+        return found
+
+    def peak(self, baseline: int) -> int:
+        """Return the most bytes that a rank takes."""
+        shares = [self.share(name) for name in self.held]
+        return baseline + max(
+            sum(share[rank] for share in shares) + self.needed[rank] for rank in range(self.ranks)
+        )
+
+    # Bytes of one chunk.
+
+    @property
+    def _returned(self) -> int:
+        return getattr(self.stage, "chunk_bytes", 0)
+
+    def _read_bytes(self, need, chunk) -> int:
+        return sum(nbytes(need.array, stored_items(need.array, box)) for box in need.boxes(chunk))
+
+    def _chunk_bytes(self, chunk) -> int:
+        parts = (*self.stage.reads, *self.stage.outputs)
+        return sum(self._read_bytes(part, chunk) for part in parts)
+
+    def _work(self):
+        """Gathered for a round, and the largest chunk; what is gathered or held is not counted once more."""
+        kind = type(self.stage).__name__
+        largest = max(map(self._chunk_bytes, self.chunks), default=0)
+        if kind == "Stream":
+            work = 6 * largest
+        else:
+            work = 0
+            for chunk in self.chunks:
+                own = 0
+                for need in self.stage.reads:
+                    size = self._read_bytes(need, chunk)
+                    own += 0 if need.array.name in self.held else size
+                    own += size if need.copies else 0
+                for output in self.stage.outputs:
+                    own += 0 if output.array.name in self.held else self._read_bytes(output, chunk)
+                work = max(work, own)
+            work += 3 * largest if self.stage.scratch is None else self.stage.scratch
+            work += self._returned * (self.batch if kind == "Sink" else 1)
+        for rank in range(self.ranks):
+            self.needed[rank] = max(self.needed[rank], self._gathered[rank] + work)
+        if kind == "Reduce":
+            self.needed[0] = max(self.needed[0], self.stage.rows.nbytes + self.stage.finish_bytes)
+
+    # Exchanges.
+
+    def _boxes(self, need, numbers) -> list:
+        """What a rank gathers for some chunks: each box once."""
+        found = []
+        for number in numbers:
+            found += [box for box in need.boxes(self.chunks[number]) if box not in found]
+        return found
+
+    def _rounds(self, partition, limit) -> list:
+        """Which chunks each rank works on, round by round."""
+        if type(self.stage).__name__ == "Sink":
+            rounds, left = [], list(self.todo)
+            while left:
+                now, left = left[: self.ranks * self.batch], left[self.ranks * self.batch :]
+                share, more = divmod(len(now), self.ranks)
+                sizes = [share + (rank < more) for rank in range(self.ranks)]
+                rounds.append([[now.pop(0) for _ in range(size)] for size in sizes])
+            return rounds
+        shares = [[n for n in self.todo if n in partition.owned(rank)] for rank in range(self.ranks)]
+        gathered = [
+            sum(
+                nbytes(need.array, stored_items(need.array, box))
+                for need in self.stage.reads
+                if need.array.name in self.held
+                for box in self._boxes(need, share)
+            )
+            for share in shares
+        ]
+        if max(gathered) <= limit:
+            return [shares]
+        rounds = []
+        while any(shares):
+            rounds.append([share[: self.batch] for share in shares])
+            shares = [share[self.batch :] for share in shares]
+        return rounds
+
+    def _exchanges(self):
+        """Blocks come array by array; while they do, what goes out and what comes in lie beside them."""
+        self._gathered = [0] * self.ranks
+        for shares in self.rounds:
+            gathered = [0] * self.ranks
+            for need in self.stage.reads:
+                if need.array.name not in self.held:
+                    continue
+                moved = self._moved(need, shares)
+                for rank in range(self.ranks):
+                    gathered[rank] += sum(moved[giver][rank] for giver in range(self.ranks))
+                    others = [other for other in range(self.ranks) if other != rank]
+                    outgoing = sum(moved[rank][other] for other in others)
+                    incoming = sum(moved[other][rank] for other in others)
+                    self.needed[rank] = max(self.needed[rank], gathered[rank] + outgoing + incoming)
+                    self.sent[rank] += outgoing
+                    self.messages[rank] += sum(moved[rank][other] > 0 for other in others)
+                    self.between_nodes += sum(
+                        moved[rank][other] for other in others if self.node[rank] != self.node[other]
+                    )
+            self._gathered = [max(pair) for pair in zip(self._gathered, gathered, strict=True)]
+
+    def _moved(self, need, shares) -> list[list[int]]:
+        """Return the bytes that each rank gives to each, itself among them."""
+        array, boxes, owners = self.held[need.array.name]
+        blocks = [stored_items(array, box) for box in boxes]
+        moved = [[0] * self.ranks for _ in range(self.ranks)]
+        for taker, numbers in enumerate(shares):
+            for box in self._boxes(need, numbers):
+                wanted = stored_items(array, box)
+                for block, owner in zip(blocks, owners, strict=True):
+                    moved[owner][taker] += nbytes(array, wanted & block)
+        return moved
+
+    def _own_messages(self):
+        """A stream hands out each block by itself; rows go to rank 0, those of a rank in one piece."""
+        kind = type(self.stage).__name__
+        name = self.stage.arrays[0].name if kind in ("Stream", "Reduce") else None
+        if kind == "Reduce" and name not in self.held:
+            return
+        if name is not None:
+            array, boxes, owners = self.written[name]
+            givers = set()
+            for number, (box, owner) in enumerate(zip(boxes, owners, strict=True)):
+                size = nbytes(array, stored_items(array, box))
+                if owner == 0 or (kind == "Stream" and number not in self.todo):
+                    continue
+                self.sent[0 if kind == "Stream" else owner] += size
+                self.between_nodes += size if self.node[owner] != self.node[0] else 0
+                if kind == "Stream":
+                    self.messages[0] += 1
+                elif size:
+                    givers.add(owner)
+            for giver in givers:
+                self.messages[giver] += 1
+
+
+def stored_items(array, box) -> frozenset[int]:
+    """Return where the items of a box lie in storage."""
+    return frozenset(first + i for first, _, count in array.runs(box) for i in range(count))
+
+
+def nbytes(array, items) -> int:
+    return len(items) * np.dtype(array.dtype).itemsize
