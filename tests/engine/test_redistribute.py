@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from mpi4py import MPI
+from support.ranks import COMM
 
 from mpiimg.comm import redistribute as module
 from mpiimg.comm.redistribute import Traffic, redistribute
@@ -20,7 +20,6 @@ from mpiimg.partition import (
 
 pytestmark = pytest.mark.ranks
 
-COMM = MPI.COMM_WORLD
 AXES = "vzyx"
 
 

@@ -8,7 +8,7 @@ import pathlib
 import h5py
 import numpy as np
 import pytest
-from mpi4py import MPI
+from support.ranks import COMM
 
 from mpiimg.comm.redistribute import redistribute
 from mpiimg.errors import BadInput
@@ -18,7 +18,6 @@ from mpiimg.partition import ChunkGrid, Partition, box_in_array, box_shape, box_
 
 pytestmark = pytest.mark.ranks
 
-COMM = MPI.COMM_WORLD
 PARALLEL = h5py.get_config().mpi
 KINDS = ["memory", "staged", *["staged-mpio"] * PARALLEL]
 DTYPES = ["int16", "uint16", "float32", "float64", "uint8"]

@@ -9,6 +9,8 @@ MPI, and listens on a socket. What the launcher starts as a rank is a small
 program (:func:`rank`) that hands its environment and open files to a fork of that process,
 passes signals on to it, and ends as it ends. So tests that need hundreds of
 starts pay for the imports once; everything after the imports is as in any run.
+Of this process also come the ranks that run tests (ranks.py), and the one that
+runs tool after tool (warm.py).
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ AHEAD = (
     "mpiimg.pipeline.run",
     "mpiimg.pipeline.survey",
     "nibabel",
+    "pytest",
     "scipy.ndimage",
     "scipy.spatial",
     "sep",
@@ -92,7 +95,7 @@ def serve(path: str) -> None:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(path)
     listener.listen(64)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, _reap)
     print("ready", flush=True)
     while True:
         ready, _, _ = select.select([listener, sys.stdin], [], [])
@@ -105,6 +108,13 @@ def serve(path: str) -> None:
             _attend(connection)
             os._exit(0)
         connection.close()
+
+
+def _reap(number, frame) -> None:
+    """Wait for what has ended, so that its CPU time counts as that of the tests."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _attend(connection: socket.socket) -> None:
