@@ -8,6 +8,8 @@ import pytest
 pytest_plugins = ["support.fixtures", "support.ranks"]
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Also of the peers that tests compare with: blocks share the machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -16,7 +16,7 @@ from mpiimg.simulate.astro import Survey
 from mpiimg.stages import calibrate
 from mpiimg.stages.survey import Layout
 
-pytestmark = [pytest.mark.tool, pytest.mark.one_install]
+pytestmark = pytest.mark.tool
 
 SURVEY = Survey(4, 1, (300, 340), seed=2, density=40.0, magnitudes=(16.0, 21.0))
 

@@ -21,7 +21,7 @@ from mpiimg.io.maskplanes import PLANES, bits
 from mpiimg.io.tract import Tract
 from mpiimg.simulate.astro import Survey
 
-pytestmark = [pytest.mark.tool, pytest.mark.one_install]
+pytestmark = pytest.mark.tool
 
 #: Real exposures, outside this repository.
 DECAM = launch.REPOSITORY.parent / "shared" / "data" / "decam-testcase3"

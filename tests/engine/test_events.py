@@ -17,8 +17,6 @@ from mpiimg.io import events
 from mpiimg.io.events import EventLog, any_recent, last_events, read_events
 from mpiimg.pipeline import run_status as status
 
-pytestmark = pytest.mark.one_install
-
 STAGES = [["make", "map", 10], ["blur", "stencil", 10], ["write", "sink", 4]]
 
 

@@ -9,8 +9,6 @@ import pytest
 from mpiimg.io.raw import sample
 from mpiimg.pipeline.request import changes, read_request
 
-pytestmark = pytest.mark.one_install
-
 ASKED = {
     "tool": "mpiimg-neuro",
     "mpiimg": "1.0",

@@ -83,6 +83,14 @@ def on(metafunc, numbers) -> None:
         metafunc.parametrize("ranks", numbers, ids=[f"{n}-rank{'s' * (n > 1)}" for n in numbers])
 
 
+def on_site(*parameters: tuple) -> list:
+    """Return parameters of which the first is a number of ranks, for a tool's test on each install's MPI.
+
+    As with tests inside ranks, one install is enough for each number; both run what names none.
+    """
+    return [pytest.param(*values, marks=pytest.mark.site(ranks=values[0])) for values in parameters]
+
+
 class Rank:
     """Pytest in one rank: it runs what it is told to, reports to a file, and ends the job if a test fails."""
 
@@ -198,10 +206,16 @@ class Starter:
         on(metafunc, self._numbers)
 
     def pytest_collection_modifyitems(self, items):
-        """Neither make the fixtures of such a test here nor call it."""
+        """Neither make the fixtures of a test inside ranks here nor call it; leave out what others run."""
+        items[:] = [item for item in items if not self._is_for_others(item)]
         for item in filter(is_ranks, items):
             item.setup = lambda: None
             item.runtest = partial(self._run, item)
+
+    def _is_for_others(self, item) -> bool:
+        """Say whether a tool's test is for a number of ranks that the other install takes."""
+        numbers = [mark.kwargs.get("ranks") for mark in item.iter_markers("site")]
+        return any(number and number not in self._numbers for number in numbers)
 
     def _run(self, item) -> None:
         number = item.callspec.params["ranks"]

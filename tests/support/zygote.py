@@ -62,7 +62,9 @@ def rank(path: str, words: list[str]) -> None:
     connection.connect(path)
     # The launcher of the wheels' MPI talks to its ranks through an inherited descriptor.
     files = [0, 1, 2, *(int(os.environ[name]) for name in ("PMI_FD",) if name in os.environ)]
-    started = {"words": words, "environment": dict(os.environ), "folder": os.getcwd(), "files": files}
+    os.umask(mask := os.umask(0))
+    started = {"words": words, "environment": dict(os.environ), "folder": os.getcwd(), "mask": mask}
+    started["files"] = files
     socket.send_fds(connection, [json.dumps(started).encode()], files)
     pid = int(connection.recv(64))
 
@@ -150,6 +152,7 @@ def _be(started: dict, files: list[int]) -> int:
     os.environ.clear()
     os.environ.update(started["environment"])
     os.chdir(started["folder"])
+    os.umask(started["mask"])
     module, *words = started["words"]
     sys.argv = [module, *words]
     from mpi4py import MPI
