@@ -303,7 +303,7 @@ def start(raw, out, tmp_path, seconds, *options, ranks=2):
     marks.mkdir()
     slow = sabotage.install(marks / "slow", SLOWLY.format(marker=f"{marks}/pid-", seconds=seconds))
     words = ("mpiimg-neuro", raw, out, "participant", *OPTIONS, *options)
-    return sabotage.start(*words, sabotaged=slow, ranks=ranks), marks
+    return sabotage.start(*words, sabotaged=slow, ranks=ranks, forked=False), marks
 
 
 def wait_for_marks(run, marks, count, patience=120):

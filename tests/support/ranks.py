@@ -43,9 +43,8 @@ def share() -> tuple[int, ...]:
     """Return the numbers of ranks that tests run on where the command line says nothing."""
     from support import launch
 
-    if launch.other_install() is None:
-        return tuple(sorted(number for numbers in SHARES.values() for number in numbers))
-    return SHARES[Path(sys.prefix).name]
+    every = tuple(sorted(number for numbers in SHARES.values() for number in numbers))
+    return every if launch.other_install() is None else SHARES.get(Path(sys.prefix).name, every)
 
 
 def pytest_addoption(parser):
@@ -162,14 +161,18 @@ class Job:
             rank = warm.zygote(sys.executable).rank("support.ranks", *options, *files)
             command = [*launch.mpiexec(ranks, sys.executable), *rank]
             asked = {"MPIIMG_TEST_RANKS": str(ranks)}
-            done = launch.run(command, timeout=PATIENCE, check=False, cwd=folder, env=asked)
+            try:
+                done = launch.run(command, timeout=PATIENCE, check=False, cwd=folder, env=asked)
+                self._said = f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+            except pytest.fail.Exception as late:
+                done, self._said = None, str(late)
             for number in range(ranks):
                 self._read(number, Path(shared) / f"{number}.jsonl")
-        self._said = f"{ranks} ranks ended with exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         # Where it ended early, and no rank had the time to say in which test.
         lost = [name for name in selected if not self._has_ended(name)]
         failed = any(told["outcome"] == "failed" for reports in self._reports.values() for _, told in reports)
-        self._guilty = (lost or selected)[0] if (lost or done.returncode) and not failed else None
+        broken = lost or done is None or done.returncode
+        self._guilty = (lost or selected)[0] if broken and not failed else None
 
     def _read(self, rank: int, path: Path) -> None:
         for line in path.read_text().splitlines() if path.exists() else ():
@@ -185,7 +188,7 @@ class Job:
             if told["outcome"] == "failed":
                 pytest.fail(f"rank {rank} of {self._ranks}, {told['when']}:\n{told['words']}", pytrace=False)
         if name == self._guilty:
-            pytest.fail(self._said, pytrace=False)
+            pytest.fail(f"{self._ranks} ranks: {self._said}", pytrace=False)
         if not self._has_ended(name):
             pytest.skip(f"NOT RUN: the job of {self._ranks} ranks had ended")
         for _, told in self._reports[name]:

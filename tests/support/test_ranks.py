@@ -77,12 +77,12 @@ def test_a_failure_on_one_rank_ends_all_and_is_shown(tmp_path):
 def test_a_death_ends_all_and_is_laid_on_the_test_in_which_it_came(tmp_path):
     first, second, third = all_judged(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
     assert (first, third) == ("", NOT_RUN)
-    assert second.startswith("Failed: 3 ranks ended with exit code ")
+    assert second.startswith("Failed: 3 ranks: exit code ")
 
 
 def test_a_file_that_one_rank_cannot_collect_ends_all_and_is_shown(tmp_path):
     first, second, third = all_judged(tmp_path, while_collecting=True)
-    assert first.startswith("Failed: 3 ranks ended with exit code ")
+    assert first.startswith("Failed: 3 ranks: exit code ")
     assert "[rank 1] test_three.py was not collected" in first and "ValueError: on purpose" in first
     assert (second, third) == (NOT_RUN, NOT_RUN)
 
