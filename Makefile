@@ -2,7 +2,6 @@
 
 MPI ?= wheel
 OUT ?= demo
-RANKS ?= 1 2 3 4
 SIZE ?= small
 MPI_TIMEOUT ?= 600
 LANES ?= 2
@@ -19,8 +18,8 @@ help:
 	@echo 'make install MPI=system   .venv-mpi: mpi4py and h5py on the MPI and parallel HDF5 of this machine'
 	@echo 'make wheelhouse           .cache/wheelhouse: all packages, to install from where there is no network'
 	@echo 'make demo [OUT=demo]      simulate a subject, process it and real data, show a picture'
-	@echo 'make test                 all tests, on both installs, on $(RANKS) ranks'
-	@echo 'make test-long            the slow variants'
+	@echo 'make test                 all tests, on both installs: 1 and 3 ranks on one, 2 and 4 on the other'
+	@echo 'make test-long            the slow variants, and 1 to 4 ranks on both installs'
 	@echo 'make lint                 ruff'
 	@echo 'make bench                speed, with the peers in the same run'
 	@echo 'make bench-systems        both pipelines beside Dask, Spark and others, in .venv-bench; SIZE=$(SIZE)'
@@ -32,7 +31,7 @@ help:
 	@echo 'Variables: PYTHON=python3.12  WARM=0 (do not compile the kernels now)  APT=0 (install no Debian packages)'
 	@echo '           CACHE=.cache  WHEELHOUSE=folder (install from it, without a network)'
 	@echo '           PREFIX=folder (install there, apart from the checkout)  and for MPI=system: MPICC=  HDF5_PKGCONFIG_NAME=  HDF5_DIR='
-	@echo '           and for make test: RANKS="1 2 3 4"  MPI_TIMEOUT=600 (seconds for one run under MPI)'
+	@echo '           and for make test: RANKS="1 2 3 4" (on both installs)  MPI_TIMEOUT=600 (seconds for a job of tests)'
 	@echo '           LANES=2 (blocks of tests at a time)'
 
 install:

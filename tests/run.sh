@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # make test and make test-long: both installs, ruff, then the tests in blocks, of which each says what it is.
-# Blocks run two at a time; after the first that fails no other is started.
+# Blocks run two at a time; after the first that fails no other is started. A table of what each took stands at the end.
 #
 #   tests/run.sh "not long"|long        the tests to run, as pytest's -m takes it
 #
@@ -9,8 +9,6 @@
 cd "$(dirname "$0")/.."
 . install/common.sh
 SELECTED=$1
-RANKS=${RANKS:-1 2 3 4}
-MPI_TIMEOUT=${MPI_TIMEOUT:-600}
 LANES=${LANES:-2}
 
 loudly() {
@@ -19,18 +17,30 @@ loudly() {
     printf '%s\n\n' '!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!'
 }
 
+# What each block took, a line each.
+times=$(mktemp)
+trap 'rm -f "$times"' EXIT
+
 # block TITLE COMMAND...: run it under its title. Pytest's 5 is "no test selected", which a block may well have.
 block() {
-    local title=$1 code=0 started=$SECONDS
+    local title=$1 code=0 took TIMEFORMAT='%R %U %S'
     shift
     printf '\n==== %s\n' "$title"
-    "$@" </dev/null || code=$?
-    printf '==== %s: %d s\n' "$title" $((SECONDS - started))
+    exec 3>&1 4>&2
+    took=$({ time "$@" </dev/null >&3 2>&4 3>&- 4>&-; } 2>&1) || code=$?
+    exec 3>&- 4>&-
+    printf '%s\t%s\n' "$title" "$took" >>"$times"
     [ $code = 0 ] || [ $code = 5 ] || {
-        [ $code != 124 ] || printf '\nno end within %s seconds\n' "$MPI_TIMEOUT"
         printf '\nFAILED: %s (exit code %s)\n' "$title" "$code"
         return 1
     }
+}
+
+# CPU seconds are those of all processes that a block started and waited for.
+print_times() {
+    printf '\n%-32s %8s %8s\n' "seconds" "wall" "CPU"
+    awk -F'\t' '{ split($2, s, " "); cpu = s[2] + s[3]; printf "%-32s %8.0f %8.0f\n", $1, s[1], cpu; all += cpu }
+        END { printf "%-32s %8.0f %8.0f\n", "all", wall, all }' wall=$SECONDS "$times"
 }
 
 # later TITLE COMMAND...: a block for run_blocks.
@@ -43,7 +53,7 @@ run_blocks() {
     local entry running=0 failed=0
     logs=$(mktemp -d)
     set -m # each block is a process group of its own, so that an interrupted run can end all of it
-    trap 'trap - EXIT; for job in $(jobs -p); do kill -TERM -- "-$job" 2>/dev/null; done; rm -rf "$logs"' EXIT
+    trap 'trap - EXIT; for job in $(jobs -p); do kill -TERM -- "-$job" 2>/dev/null; done; rm -rf "$logs" "$times"' EXIT
     trap 'exit 130' INT TERM
     for entry in "${blocks[@]}"; do
         [ $running -lt "$LANES" ] || { wait -n && running=$((running - 1)) || failed=1; }
@@ -61,29 +71,17 @@ run_blocks() {
     blocks=()
 }
 
-mpi_tests() {
-    local venv=$1 ranks
-    for ranks in $RANKS; do
-        later "MPI tests, $venv, $ranks ranks" env MPIIMG_TEST_RANKS="$ranks" \
-            timeout -k 10 "$MPI_TIMEOUT" "$venv/bin/mpiexec" -n "$ranks" \
-            "$venv/bin/python" -m pytest -q --color=no --with-mpi -m "($SELECTED) and ranks" tests/engine
-    done
+# tests TITLE VENV MARKERS FILES...: a block of the tests with these markers. FILES are those that may hold some:
+# to collect the others takes longer than many a block.
+tests() {
+    local title=$1 venv=$2 markers=$3
+    shift 3
+    later "$title, $venv" "$venv/bin/python" -m pytest -m "$markers" ${RANKS:+--ranks "${RANKS// /,}"} "$@"
 }
 
-tool_tests() {
-    local selected="($SELECTED) and tool"
-    [ "$1" = .venv ] || selected+=" and not one_install"
-    later "tool tests, $1" "$1/bin/python" -m pytest -m "$selected" tests
-}
-
-# The same settings for ranks that pytest starts and for pytest on ranks: they stand in launch.py.
-load_mpi_settings() {
-    eval "$(cd tests && ../.venv/bin/python -c 'import shlex
-from support import launch
-for name, value in launch.MPI_SETTINGS.items():
-    print("export", shlex.quote(f"{name}={value}"))')"
-    export OMP_NUM_THREADS=1
-}
+# with PATTERN, without PATTERN: the files of tests in which it stands, or does not.
+with() { grep -rlE --include='test_*.py' "$1" tests; }
+without() { grep -rLE --include='test_*.py' "$1" tests; }
 
 # Programs that nobody here wrote, to compare with.
 install_peers() {
@@ -110,16 +108,25 @@ else
 fi
 install_peers
 install_slurm
-load_mpi_settings
 
 block "ruff" make --no-print-directory lint || exit 1
+site="site and $SELECTED" ranks="ranks and $SELECTED"
+if [ "$SELECTED" = long ]; then
+    # Also what otherwise one install does for both.
+    RANKS=${RANKS:-1 2 3 4} site="(long or not site)" ranks="ranks"
+fi
 # The longest first, so that none is left over at the end.
-for venv in $installs; do tool_tests $venv; done
-later "serial tests, .venv" .venv/bin/python -m pytest -m "($SELECTED) and not ranks and not tool and not slurm" tests
-later "SLURM tests" .venv/bin/python -m pytest -m "($SELECTED) and slurm" tests/slurm
-for venv in $installs; do mpi_tests $venv; done
+# shellcheck disable=SC2046  # names of files are words
+{
+    tests "tools" .venv "tool and $SELECTED" $(with 'mark\.tool')
+    tests "SLURM" .venv "slurm and $SELECTED" $(with 'mark\.slurm')
+    tests "serial" .venv "not (ranks or tool or slurm) and $SELECTED" $(without '^pytestmark.*mark\.(ranks|tool|slurm)')
+    for venv in $installs; do tests "ranks" $venv "$ranks" $(with 'mark\.ranks'); done
+    [ "$installs" = .venv ] || tests "tools" .venv-mpi "tool and $site" $(with 'mark\.tool')
+}
 run_blocks
 
 [ "$installs" != .venv ] ||
     loudly "MPI=system cannot be installed here: ALL TESTS ON PARALLEL HDF5 WERE SKIPPED." "$why"
+print_times
 printf '\nAll blocks passed, on: %s\n' "$installs"

@@ -7,13 +7,13 @@ import shutil
 import numpy as np
 import pytest
 from astropy.io import fits
-from support import launch, warm
+from support import warm
 from support.astro_data import TRACT, Night, astro, exposure_table, observe
 from support.subjects import PATIENCE, digests, record
 
 from mpiimg.simulate.astro import Survey
 
-pytestmark = [pytest.mark.tool, pytest.mark.one_install]
+pytestmark = pytest.mark.tool
 
 #: Exposures large enough to be calibrated, in a field of its own.
 SMALL = Survey(4, 1, (300, 340), seed=2, density=40.0, magnitudes=(16.0, 21.0))
@@ -133,7 +133,7 @@ def bad_night(night, tmp_path_factory):
         shutil.copyfile(night.exposures[0] if name == "twin" else path, paths[name])
         edit(paths[name], lambda hdus, name=name: rename(hdus, name))
         spoil(paths[name])
-    done = launch.run_tool(
+    done = warm.run_tool(
         "mpiimg-astro",
         *night.exposures,
         *paths.values(),
@@ -353,7 +353,7 @@ def test_refused(night, tmp_path, name):
     it = Case(night, tmp_path)
     spoil(it)
     before = snapshot(tmp_path)
-    done = launch.run_tool(
+    done = warm.run_tool(
         "mpiimg-astro", *it.exposures, "--out", it.out, *it.options, check=False, timeout=PATIENCE
     )
     assert done.returncode == 2, done.stderr

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import subprocess
 import time
 
 import pytest
 from support import astro_data, launch, sabotage, warm
-from support.astro_data import TRACT, astro
+from support.astro_data import astro, observe
+from support.ranks import on_site
 from support.subjects import digests, record
 
 from mpiimg.engine import plan
@@ -18,14 +20,19 @@ from mpiimg.tools import cli, registry
 pytestmark = pytest.mark.tool
 
 
+#: As many exposures and patches as in the crowded field, each a quarter as large.
+SMALL = dataclasses.replace(astro_data.CROWDED, shape=(250, 310))
+TRACT = ("--patch", 240, "--border", 25)
+
+
 @pytest.fixture(scope="module")
 def night(tmp_path_factory):
-    return astro_data.crowded(tmp_path_factory)
+    return observe(tmp_path_factory.mktemp("small") / "night", SMALL)
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    return astro_data.crowded_results(tmp_path_factory)
+def alone(night, tmp_path_factory):
+    return astro(night.exposures, tmp_path_factory.mktemp("small") / "alone", *TRACT)
 
 
 def assert_same_files(folder, expected):
@@ -41,7 +48,7 @@ def test_every_file_is_there(alone):
 
 @pytest.mark.parametrize(
     "ranks, options",
-    [(2, ()), (3, ("--in-memory",)), pytest.param(7, (), marks=pytest.mark.one_install)],
+    [*on_site((2, ()), (3, ("--in-memory",))), pytest.param(7, (), marks=pytest.mark.long)],
 )
 def test_any_number_of_ranks(night, alone, tmp_path, ranks, options):
     """Also with the tract given that the first run derived."""
@@ -61,7 +68,7 @@ def marked(out) -> set[str]:
 
 def kill_after(stage, exposures, out, ranks):
     """Start a run and kill its ranks, all at once, when `stage` has left its first mark."""
-    command = warm.tool_command("mpiimg-astro", *exposures, "--out", out, *TRACT, ranks=ranks)
+    command = warm.tool_command("mpiimg-astro", *exposures, "--out", out, *astro_data.TRACT, ranks=ranks)
     process = subprocess.Popen(
         command,
         env=launch.environment(),
@@ -81,20 +88,21 @@ def kill_after(stage, exposures, out, ranks):
         launch.kill_session(process)
 
 
-def test_killed_and_resumed_on_other_ranks(night, alone, tmp_path):
+def test_killed_and_resumed_on_other_ranks(tmp_path_factory, tmp_path):
     """What was marked is not made again, and the files are those of a run in one go, on the other install."""
+    # Large, so that there is the time to kill it.
+    night, alone = (make(tmp_path_factory) for make in (astro_data.crowded, astro_data.crowded_results))
     out = tmp_path / "out"
     kill_after("warp", night.exposures, out, 3)
     assert sorted(path.name for path in out.iterdir()) == ["events", "work"]
     python = launch.other_install()
-    astro(night.exposures, out, *TRACT, ranks=1 if python is None else 4, python=python)
+    astro(night.exposures, out, *astro_data.TRACT, ranks=1 if python is None else 4, python=python)
     assert_same_files(out, alone)
     resumed = {entry["stage"]: entry["resumed_chunks"] for entry in record(out)["stages"]}
     assert resumed["calibrate"] == len(night.exposures)
     assert resumed["warp"] > 0
 
 
-@pytest.mark.one_install
 def test_other_install_place_and_order(night, alone, tmp_path):
     """Exposures copied elsewhere, with other times, listed backwards in a file, called by relative paths."""
     python = launch.other_install()

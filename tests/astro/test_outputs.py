@@ -16,7 +16,7 @@ from support.subjects import PATIENCE, digests
 
 from mpiimg.astro.fits.maskplanes import PLANES, bits
 
-pytestmark = [pytest.mark.tool, pytest.mark.one_install]
+pytestmark = pytest.mark.tool
 
 EXTRA = ("WEIGHT", "SEGMENTATION", "BACKGROUND")
 FLUXES = tuple(

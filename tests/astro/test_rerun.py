@@ -17,7 +17,7 @@ from mpiimg.astro.sky.layout import Layout
 from mpiimg.astro.steps import calibrate
 from mpiimg.simulate.astro import Survey
 
-pytestmark = [pytest.mark.tool, pytest.mark.one_install]
+pytestmark = pytest.mark.tool
 
 SURVEY = Survey(4, 1, (300, 340), seed=2, density=40.0, magnitudes=(16.0, 21.0))
 

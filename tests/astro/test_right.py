@@ -21,7 +21,7 @@ from mpiimg.astro.fits.maskplanes import PLANES, bits
 from mpiimg.astro.sky.tract import Tract
 from mpiimg.simulate.astro import Survey
 
-pytestmark = [pytest.mark.tool, pytest.mark.one_install]
+pytestmark = pytest.mark.tool
 
 #: Real exposures, outside this repository.
 DECAM = launch.REPOSITORY.parent / "shared" / "data" / "decam-testcase3"

@@ -111,7 +111,6 @@ def test_a_chain_gives_the_bits_of_one_run(in_steps, at_once):
     assert [record(in_steps, name)["ranks"] for name in ran] == [3, 1, 3]
 
 
-@pytest.mark.one_install
 def test_one_run_writes_on_request_what_the_tools_write(in_steps, at_once):
     for path in at_once.glob("calibrated/*"):
         assert (in_steps / "calibrated" / path.name).read_bytes() == path.read_bytes(), path.name
@@ -128,7 +127,6 @@ def test_one_run_writes_on_request_what_the_tools_write(in_steps, at_once):
 
 
 @pytest.mark.long
-@pytest.mark.one_install
 def test_so_it_does_where_the_other_tools_have_three_ranks(night, at_once, in_steps, tmp_path):
     out = chain(night.exposures, at_once / "tract.toml", tmp_path, (None, 3, None, 3))
     assert_same_results(out, at_once)
@@ -136,7 +134,6 @@ def test_so_it_does_where_the_other_tools_have_three_ranks(night, at_once, in_st
         assert (out / path.relative_to(in_steps)).read_bytes() == path.read_bytes(), path.name
 
 
-@pytest.mark.one_install
 def test_calibrated_exposures_carry_what_the_warp_needs(night, at_once, in_steps):
     before = find_exposures(night.exposures)
     after = find_exposures(sorted((in_steps / "calibrated").glob("*.fits")))
@@ -163,7 +160,6 @@ def header_bit(ref, plane):
     return fits.getheader(ref.mask.path, ref.mask.hdu)[f"MP_{plane}"]
 
 
-@pytest.mark.one_install
 def test_warps_say_where_they_lie(in_steps, at_once):
     """In the patch whose name they have: WCS and pixel numbers agree with those of the patch."""
     from astropy.wcs import WCS
@@ -201,7 +197,6 @@ def copied(in_steps, folder, tmp_path):
     return shutil.copytree(in_steps / folder, tmp_path / folder)
 
 
-@pytest.mark.one_install
 def test_folders_that_hold_nothing_to_work_on(in_steps, tmp_path):
     out = ("--out", tmp_path / "out.fits")
     for name in ("coadd", "detect"):
@@ -215,7 +210,6 @@ def test_folders_that_hold_nothing_to_work_on(in_steps, tmp_path):
     assert "holds no warps" in refused("coadd", in_steps / "patches", *out)
 
 
-@pytest.mark.one_install
 @pytest.mark.parametrize("name, folder", [("coadd", "warps"), ("detect", "patches")])
 def test_files_that_do_not_belong_together(in_steps, tmp_path, name, folder):
     here, out = copied(in_steps, folder, tmp_path), ("--out", tmp_path / "out.fits")
@@ -241,13 +235,11 @@ def test_files_that_do_not_belong_together(in_steps, tmp_path, name, folder):
     assert "does not say where its pixels lie" in refused(name, here, *out)
 
 
-@pytest.mark.one_install
 def test_exposures_without_zero_points_are_not_warped(night, in_steps, tmp_path):
     said = refused("warp", *night.exposures, "--out", tmp_path / "out")
     assert "has no zero point (MAGZERO); run mpiimg-calibrate, or give --zero-point" in said
 
 
-@pytest.mark.one_install
 def test_no_result_replaces_an_input(in_steps):
     calibrated = sorted((in_steps / "calibrated").glob("*.fits"))
     patch = sorted((in_steps / "patches").glob("*.fits"))[0]
@@ -272,7 +264,6 @@ def corrupted(path):
     path.write_bytes(data)
 
 
-@pytest.mark.one_install
 def test_an_exposure_that_cannot_be_read_is_left_out_of_the_warps(in_steps, at_once, tmp_path):
     here = copied(in_steps, "calibrated", tmp_path)
     paths = sorted(here.glob("*.fits"))
@@ -298,7 +289,6 @@ def test_an_exposure_that_cannot_be_read_is_left_out_of_the_warps(in_steps, at_o
     assert ended.returncode == Exit.BAD_INPUT and "fails its" in ended.stderr
 
 
-@pytest.mark.one_install
 def test_a_corrupt_warp_ends_the_run_in_one_line(in_steps, tmp_path):
     here = copied(in_steps, "warps", tmp_path)
     path = sorted(here.glob("*_warp.fits"))[2]

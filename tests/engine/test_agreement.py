@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from mpi4py import MPI
+from support.ranks import COMM
 
 from mpiimg.engine.mpi.runtime import Agreement
 from mpiimg.errors import BadInput, RunFailed, RunStopped
@@ -16,9 +16,8 @@ pytestmark = pytest.mark.ranks
 @pytest.fixture
 def groups():
     """The agreement of all ranks, and that of one of two groups (one where there is but one rank)."""
-    world = MPI.COMM_WORLD
-    group = world.Split(world.rank * 2 // world.size, world.rank)
-    outer = Agreement(world)
+    group = COMM.Split(COMM.rank * 2 // COMM.size, COMM.rank)
+    outer = Agreement(COMM)
     inner = Agreement(group, outer)
     yield outer, inner
     inner.close()
@@ -38,7 +37,7 @@ def stopped(agreement, seconds=30):
 
 def test_a_signal_on_one_rank_stops_all_groups(groups):
     outer, inner = groups
-    if MPI.COMM_WORLD.rank == MPI.COMM_WORLD.size - 1:
+    if COMM.rank == COMM.size - 1:
         inner.request_stop()
     stopped(inner)
     with pytest.raises(RunStopped):
@@ -49,7 +48,7 @@ def test_a_signal_on_one_rank_stops_all_groups(groups):
 def test_an_error_that_ends_the_job_is_said_by_all_ranks_alike(groups, error):
     """The group that fails leaves its chunks by itself; the others are stopped."""
     outer, inner = groups
-    if MPI.COMM_WORLD.rank == 0:
+    if COMM.rank == 0:
         outer.record(error, "cohort")
     stopped(inner)
     with pytest.raises(type(error)) as caught:

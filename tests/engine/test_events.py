@@ -17,8 +17,6 @@ from mpiimg.engine.log.events import EventLog, any_recent, last_events, read_eve
 from mpiimg.errors import BadInput, Exit
 from mpiimg.tools import cli
 
-pytestmark = pytest.mark.one_install
-
 STAGES = [["make", "map", 10], ["blur", "stencil", 10], ["write", "sink", 4]]
 
 

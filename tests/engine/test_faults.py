@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from support import launch, sabotage, toy
+from support import launch, sabotage, toy, warm
 from support.subjects import gunzipped
 
 from mpiimg.engine.lease import Kind, read_state
@@ -54,6 +54,7 @@ def lock(out, name="smooth") -> Kind:
     return read_state(out / "work" / f"{name}.toy").kind
 
 
+@pytest.mark.site
 @pytest.mark.parametrize(
     ("name", "rank", "stage", "chunk"),
     [
@@ -99,6 +100,7 @@ def test_a_rank_that_runs_out_of_memory_ends_the_job_with_one_report(faulty, tmp
     goes_on(faulty, "smooth", out)
 
 
+@pytest.mark.site
 def test_memory_that_lacks_inside_an_exchange_aborts_the_job_and_says_where(faulty, tmp_path):
     """The others are in the exchange already: there is nothing to agree on any more."""
     out = tmp_path / "out"
@@ -138,6 +140,7 @@ def hangs(faulty, tmp_path, rank, stage, chunk, fault, name="smooth", what=""):
     return out, done.stderr
 
 
+@pytest.mark.site
 def test_a_hanging_read_ends_the_job_and_says_what_each_rank_was_doing(faulty, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     out, said = hangs(faulty, tmp_path, 1, "blur-2", 5, "hang_in_read", what=tmp_path / "pipe")
@@ -149,6 +152,7 @@ def test_a_hanging_read_ends_the_job_and_says_what_each_rank_was_doing(faulty, t
     goes_on(faulty, "smooth", out)
 
 
+@pytest.mark.site
 def test_a_rank_that_never_arrives_ends_the_job(faulty, tmp_path):
     """It can say nothing itself; those that wait for it see that nobody works any more."""
     out, said = hangs(faulty, tmp_path, 2, "blur-2", 7, "freeze")
@@ -156,15 +160,15 @@ def test_a_rank_that_never_arrives_ends_the_job(faulty, tmp_path):
     goes_on(faulty, "smooth", out)
 
 
+@pytest.mark.site
 def test_a_reader_that_hangs_ends_those_who_wait_for_blocks(faulty, tmp_path):
     _, said = hangs(faulty, tmp_path, 0, "read", 7, "freeze", name="transpose")
     assert "waits for blocks" in said
 
 
-@pytest.mark.one_install
 def test_a_timeout_below_what_a_step_may_take_is_refused(simulated, tmp_path):
     words = ["mpiimg-neuro", *simulated.arguments, "--out", tmp_path / "out", "--timeout", 20]
-    done = launch.run_tool(*words, check=False)
+    done = warm.run_tool(*words, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("mpiimg: error: --timeout 20: ")
     assert not (tmp_path / "out").exists()
@@ -198,6 +202,7 @@ if WHEEL:
     STOPPING += [(3, signal.SIGTERM), (3, signal.SIGINT), (None, signal.SIGTERM), (None, signal.SIGINT)]
 
 
+@pytest.mark.site
 @pytest.mark.parametrize(("ranks", "number"), STOPPING, ids=str)
 def test_a_signal_stops_at_a_chunk_boundary_and_says_how_to_go_on(faulty, tmp_path, ranks, number):
     out = tmp_path / "out"
@@ -213,6 +218,7 @@ def test_a_signal_stops_at_a_chunk_boundary_and_says_how_to_go_on(faulty, tmp_pa
     goes_on(faulty, "smooth", out)
 
 
+@pytest.mark.site
 @pytest.mark.parametrize("ranks", [3, None])
 def test_a_second_interrupt_ends_at_once(faulty, tmp_path, ranks):
     out = tmp_path / "out"

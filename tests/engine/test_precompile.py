@@ -84,27 +84,33 @@ def test_a_run_compiles_nothing_after_warming(head, tmp_path):
 COLD_START = """
 import sys
 from mpiimg.engine.mpi import runtime
-from mpiimg.neuro.kernels import nlmeans
+from mpiimg.engine.precompile import compile_here
 from mpiimg.engine.run import compile_kernels
+from mpiimg.neuro.kernels import median, nlmeans
 
 comm = runtime.world()
-compile_kernels(("mpiimg.neuro.kernels.nlmeans:precompile",), comm)
-nlmeans.precompile()
-kernels = [kernel for kernel in vars(nlmeans).values() if hasattr(kernel, "stats")]
+compile_kernels((sys.argv[1],), comm)
+compile_here([sys.argv[1]])
+module = median if "median" in sys.argv[1] else nlmeans
+kernels = [kernel for kernel in vars(module).values() if hasattr(kernel, "stats")]
 compiled = comm.gather(sum(len(kernel.stats.cache_misses) for kernel in kernels))
 runtime.say(comm, compiled, sys.stdout)
 """
 
 
-def test_sixteen_ranks_that_start_cold_compile_once(tmp_path):
+@pytest.mark.parametrize(
+    "ranks, part", [(4, "median"), pytest.param(16, "nlmeans", marks=pytest.mark.long)], ids=str
+)
+def test_ranks_that_start_cold_compile_once(tmp_path, ranks, part):
     """On two cores, with an empty cache, and none of them itself; the next start says nothing."""
     script = tmp_path / "cold.py"
     script.write_text(COLD_START)
-    for ranks, compilers in ((16, 1), (2, 0)):
-        command = [*launch.mpiexec(ranks), sys.executable, script]
+    for count, compilers in ((ranks, 1), (2, 0)):
+        kernels = f"mpiimg.neuro.kernels.{part}:precompile"
+        command = [*launch.mpiexec(count), sys.executable, script, kernels]
         done = launch.run(command, env={"NUMBA_CACHE_DIR": str(tmp_path / "cache")}, timeout=240)
         compiled = json.loads(done.stdout)
-        assert len(compiled) == ranks
+        assert len(compiled) == count
         assert not any(compiled)
         assert done.stderr.count("compiling kernels on one rank of each node") == compilers
 

@@ -41,7 +41,6 @@ def test_a_spoilt_file_is_as_none(text):
     assert json.loads(rates.path().read_text())[rates._key()] == {"median": 5e-9}
 
 
-@pytest.mark.one_install
 def test_every_sample_runs_and_has_a_default():
     """Each is some work of a known size; one that took no time, or a second, would time something else."""
     samples, defaults = plugins.samples(), plugins.default_rates()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from mpi4py import MPI
+from support.ranks import COMM
 
 from mpiimg.engine.boxes import (
     ChunkGrid,
@@ -20,7 +20,6 @@ from mpiimg.engine.mpi.redistribute import Traffic, redistribute
 
 pytestmark = pytest.mark.ranks
 
-COMM = MPI.COMM_WORLD
 AXES = "vzyx"
 
 

@@ -9,8 +9,6 @@ import pytest
 from mpiimg.engine.fingerprint import changes, read_request
 from mpiimg.engine.raw import sample
 
-pytestmark = pytest.mark.one_install
-
 ASKED = {
     "tool": "mpiimg-neuro",
     "mpiimg": "1.0",

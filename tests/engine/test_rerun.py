@@ -8,8 +8,9 @@ import pathlib
 
 import numpy as np
 import pytest
-from engine.test_executor import COMM, Calls, first_ranks, options
+from engine.test_executor import Calls, first_ranks, options
 from support import toy
+from support.ranks import COMM
 
 from mpiimg.engine import checkpoint
 from mpiimg.engine.array import Array, Ragged

@@ -8,7 +8,7 @@ import pathlib
 import h5py
 import numpy as np
 import pytest
-from mpi4py import MPI
+from support.ranks import COMM
 
 from mpiimg.engine import stores as module
 from mpiimg.engine.array import Array, Ragged
@@ -19,7 +19,6 @@ from mpiimg.errors import BadInput
 
 pytestmark = pytest.mark.ranks
 
-COMM = MPI.COMM_WORLD
 PARALLEL = h5py.get_config().mpi
 KINDS = ["memory", "staged", *["staged-mpio"] * PARALLEL]
 DTYPES = ["int16", "uint16", "float32", "float64", "uint8"]

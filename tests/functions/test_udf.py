@@ -14,6 +14,7 @@ from dipy.reconst.shm import CsaOdfModel
 from scipy import stats
 from scipy.ndimage import gaussian_filter, median_filter
 from support import launch, warm
+from support.ranks import on_site
 from support.subjects import PATIENCE, digests, gunzipped, record, stage
 
 from mpiimg.errors import Exit
@@ -41,7 +42,6 @@ def piped(simulated, tmp_path_factory) -> Path:
     return out
 
 
-@pytest.mark.one_install
 def test_the_filter_is_that_of_the_whole_volume(simulated, piped):
     smooth = voxels(piped / "dwi_desc-gaussian_dwi.nii.gz")
     expected = [
@@ -53,13 +53,11 @@ def test_the_filter_is_that_of_the_whole_volume(simulated, piped):
     np.testing.assert_array_equal(affine, nibabel.load(simulated.dwi).affine)
 
 
-@pytest.mark.one_install
 def test_kurtosis_is_that_of_the_whole_image(simulated, piped):
     expected = stats.kurtosis(voxels(simulated.dwi).astype("f8"), axis=-1).astype("f4")
     np.testing.assert_array_equal(voxels(piped / "dwi_desc-kurtosis_dwimap.nii.gz"), expected)
 
 
-@pytest.mark.one_install
 def test_the_model_of_dipy_is_that_of_each_slice(simulated, piped):
     """And that of the whole image, but for how a matrix product rounds."""
     smooth, found = (voxels(piped / f"dwi_desc-{name}.nii.gz") for name in ("gaussian_dwi", "csagfa_dwimap"))
@@ -73,14 +71,12 @@ def test_the_model_of_dipy_is_that_of_each_slice(simulated, piped):
     assert found[inside].all()
 
 
-@pytest.mark.one_install
 def test_the_histogram_is_that_of_the_whole_image(piped):
     found = record(piped, "dwi_desc-Histogram.json")
     counts, edges = np.histogram(voxels(piped / "dwi_desc-gaussian_dwi.nii.gz"), 16, (0.0, 4000.0))
     assert found == {"edges": edges.tolist(), "counts": counts.tolist()}
 
 
-@pytest.mark.one_install
 def test_the_fit_is_that_of_the_smoothed_image(simulated, piped, tmp_path):
     smooth, mask = (piped / f"dwi_desc-{name}.nii.gz" for name in ("gaussian_dwi", "brain_mask"))
     gradients = ("--bvals", simulated.bvals, "--bvecs", simulated.bvecs)
@@ -92,14 +88,15 @@ def test_the_fit_is_that_of_the_smoothed_image(simulated, piped, tmp_path):
         )
 
 
-@pytest.mark.parametrize("ranks, options", [(3, ("--in-memory",)), (4, ()), (7, ())])
+@pytest.mark.parametrize(
+    "ranks, options", [*on_site((3, ("--in-memory",)), (4, ())), pytest.param(7, (), marks=pytest.mark.long)]
+)
 def test_any_number_of_ranks(simulated, piped, tmp_path, ranks, options):
     run(PIPELINE, simulated.dwi, "--out", tmp_path / "out", *options, ranks=ranks)
     assert digests(tmp_path / "out") == digests(piped)
     assert record(tmp_path / "out")["ranks"] == ranks
 
 
-@pytest.mark.one_install
 def test_an_image_in_place_and_the_other_install(simulated, piped, tmp_path):
     python = launch.other_install()
     if python is None:
@@ -127,7 +124,6 @@ def test_with_little_memory_results_stay_on_disk(tmp_path):
     assert all(one["peak_a_rank"] <= one["planned"]["peak_a_rank"] for one in done["stages"])
 
 
-@pytest.mark.one_install
 def test_compiled_by_numba(simulated, tmp_path):
     out = tmp_path / "sharp.nii.gz"
     options = (
@@ -163,7 +159,6 @@ def middle(block, *, affine, bounds, mask=None, size=3):
 """
 
 
-@pytest.mark.one_install
 def test_a_3d_image_of_scaled_integers_with_a_mask(simulated, piped, tmp_path):
     """Values are those that voxels stand for; the type is what the function returns; the output is 3-D."""
     image = nibabel.Nifti1Image(voxels(simulated.dwi)[..., 0], simulated.affine)
@@ -198,7 +193,6 @@ def weighted(block, *, bvals=None):
 """
 
 
-@pytest.mark.one_install
 def test_gradients_are_taken_where_they_are(simulated, tmp_path):
     """Beside the image, from elsewhere, or not at all for a function that can do without."""
     (tmp_path / "mine.py").write_text(WEIGHTED)
@@ -302,7 +296,6 @@ WRONG = {
 }
 
 
-@pytest.mark.one_install
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_wrong_is_said_before_the_run(simulated, tmp_path, name):
     code, words, said = WRONG[name]
@@ -337,7 +330,6 @@ STAGES = {
 }
 
 
-@pytest.mark.one_install
 @pytest.mark.parametrize("name", STAGES)
 def test_what_is_wrong_with_a_pipeline_is_said(simulated, tmp_path, name):
     text, said = STAGES[name]
@@ -349,7 +341,6 @@ def test_what_is_wrong_with_a_pipeline_is_said(simulated, tmp_path, name):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.one_install
 @pytest.mark.parametrize(
     "words, said",
     [
@@ -370,14 +361,12 @@ def test_what_is_wrong_with_a_command_line_is_said(words, said):
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.one_install
 def test_the_name_of_a_result_is_checked(simulated, tmp_path):
     for out, said in ((tmp_path / "o.nii", "written as .nii.gz"), (simulated.dwi, "is the input")):
         done = run("--udf", EXAMPLES / "gaussian.py:gaussian", simulated.dwi, out, "--force", check=False)
         assert done.returncode == Exit.BAD_INPUT and said in done.stderr
 
 
-@pytest.mark.one_install
 def test_two_tilings_say_whether_a_halo_is_enough(simulated, tmp_path):
     what = ("--udf", EXAMPLES / "gaussian.py:gaussian", "--slices", 5, "--check-halo")
     words = (*what, simulated.dwi, tmp_path / "o.nii.gz")
@@ -417,7 +406,6 @@ def test_a_run_that_failed_in_a_function_goes_on(simulated, tmp_path):
     assert 7 <= entry["resumed_chunks"] < entry["chunks"] == 24
 
 
-@pytest.mark.one_install
 def test_what_depends_on_a_function_that_changed_is_done_again(simulated, piped, tmp_path):
     for path in EXAMPLES.iterdir():
         if path.is_file():
@@ -482,6 +470,7 @@ for recipe, said in ((lambda: 0, "positional"), ("nmask", "no such tool"), ([3],
 """
 
 
+@pytest.mark.site
 def test_from_python(simulated, piped, tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     words = (simulated.dwi, tmp_path / "out", simulated.bvals, simulated.bvecs)
@@ -497,7 +486,6 @@ def test_from_python(simulated, piped, tmp_path):
     np.testing.assert_array_equal(voxels(tmp_path / "out" / "doubled.nii.gz"), 2 * voxels(simulated.dwi))
 
 
-@pytest.mark.one_install
 def test_after_denoising(simulated, tmp_path):
     """A function sees the denoised image, 0 outside the mask; the fit that follows sees what it returns."""
     (tmp_path / "p.toml").write_text(

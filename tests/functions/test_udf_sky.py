@@ -73,7 +73,7 @@ def planes(path) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    "ranks, options", [(3, ("--in-memory",)), pytest.param(7, (), marks=pytest.mark.one_install)]
+    "ranks, options", [(3, ("--in-memory",)), pytest.param(7, (), marks=pytest.mark.long)]
 )
 def test_any_number_of_ranks(night, piped, tmp_path, ranks, options):
     run(PIPELINE, *night.exposures, "--out", tmp_path / "out", *options, ranks=ranks)
@@ -82,7 +82,6 @@ def test_any_number_of_ranks(night, piped, tmp_path, ranks, options):
     assert moved["udf-MedianCoadd"] > 0
 
 
-@pytest.mark.one_install
 def test_every_file_is_there(piped):
     others = {"catalogue.fits", "catalogue.reg", "exposures.ecsv", "mosaic.png", "tract.toml"}
     found = set(digests(piped))
@@ -90,7 +89,6 @@ def test_every_file_is_there(piped):
     assert len(found - others) >= 4
 
 
-@pytest.mark.one_install
 def test_the_filter_is_that_of_each_calibrated_exposure(night, warps, tmp_path):
     """Inside a pipeline, and alone on files."""
     calibrated = tmp_path / "calibrated"
@@ -112,7 +110,6 @@ def test_the_filter_is_that_of_each_calibrated_exposure(night, warps, tmp_path):
             assert header["MAGZERO"] == ref.magzero and "level_columns" in str(header["HISTORY"])
 
 
-@pytest.mark.one_install
 def test_the_coadd_is_the_median_of_the_warps(piped, warps, tmp_path):
     """By numpy over the whole patch; and the same from a folder of warps, by a function of all exposures."""
     code = """
@@ -148,7 +145,6 @@ def coadd(image, variance, mask, *, bounds, header):
     assert compared > 40_000
 
 
-@pytest.mark.one_install
 def test_a_pipeline_of_our_stages_alone_is_mpiimg_astro(night, tmp_path):
     (tmp_path / "ours.toml").write_text(
         '[[stage]]\ntool = "calibrate"\n[[stage]]\ntool = "warp"\npatch = 160\nborder = 20\n'
@@ -173,7 +169,6 @@ WRONG = {
 }
 
 
-@pytest.mark.one_install
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_wrong_is_said_before_the_run(night, tmp_path, name):
     code, words, said = WRONG[name]
@@ -187,7 +182,6 @@ def test_what_is_wrong_is_said_before_the_run(night, tmp_path, name):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.one_install
 def test_a_coadd_gives_a_variance_and_results_go_to_a_folder(night, warps, tmp_path):
     (tmp_path / "mine.py").write_text(FILTER.format("image.mean(axis=0)"))
     what = ("--udf", f"{tmp_path}/mine.py:f", "--over", "patches", warps / "warps")

@@ -382,12 +382,23 @@ def output_where_nobody_may_write(it):
     it.out = it.out.__class__("/proc/mpiimg")
 
 
+def promise(it, *shape):
+    """Let the header of a compressed image promise so many voxels."""
+    header = bytearray(it.bytes())
+    header[42:48] = np.array(shape, "<i2").tobytes()
+    it.subject.dwi.write_bytes(gzip.compress(bytes(header)))
+
+
 @case("stage denoise needs", "MB a rank", "give --memory")
 def image_larger_than_any_machine(it):
-    """The header of a compressed image promises petabytes."""
-    header = bytearray(it.bytes())
-    header[42:48] = np.array([32000] * 3, "<i2").tobytes()
-    it.subject.dwi.write_bytes(gzip.compress(bytes(header)))
+    """Terabytes, of which a chunk and its halo take nearly one."""
+    promise(it, 32000, 32000, 320)
+
+
+@case("stage denoise needs", "MB a rank", "give --memory")
+def image_of_petabytes(it):
+    """As many chunks as a plan may ever have."""
+    promise(it, 32000, 32000, 32000)
 
 
 @case("staged.h5", "not made by mpiimg-stage", "give a NIfTI")
@@ -444,10 +455,8 @@ def assert_refused(it, words, ranks=None, fresh=False):
     """Run the command, in a process of its own if `fresh`, and assert that it is refused as said above."""
     before = snapshot(it.folder.parent)
     how = {"check": False, "timeout": PATIENCE}
-    if ranks is None and not fresh:
-        done = warm.run_tool(it.tool, *it.command, **how)
-    else:
-        done = launch.run_tool(it.tool, *it.command, ranks=ranks, **how)
+    start = launch.run_tool if fresh else warm.run_tool
+    done = start(it.tool, *it.command, ranks=ranks, **how)
     assert done.returncode == 2, done.stderr
     assert done.stdout == "" or ranks
     lines = done.stderr.splitlines()
@@ -461,8 +470,23 @@ def assert_refused(it, words, ranks=None, fresh=False):
     assert snapshot(it.folder.parent) == before
 
 
-@pytest.mark.one_install
-@pytest.mark.parametrize("name", CASES)
+#: What the HDF5 of either install says of its files.
+OF_HDF5 = {"foreign_hdf5", "hdf5_without_data", "truncated_staged_file", "staged_file_of_eight_bytes"}
+
+
+#: What takes a plan of ten seconds.
+OF_LARGE_PLANS = {"image_of_petabytes"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=[pytest.mark.site] * (name in OF_HDF5) + [pytest.mark.long] * (name in OF_LARGE_PLANS)
+        )
+        for name in CASES
+    ],
+)
 def test_refused(tmp_path, name):
     spoil, words = CASES[name]
     it = Case(tmp_path)
@@ -470,7 +494,6 @@ def test_refused(tmp_path, name):
     assert_refused(it, words)
 
 
-@pytest.mark.one_install
 @pytest.mark.parametrize("name", ["text_file", "corrupt_gzip", "empty_mask", "image_larger_than_any_machine"])
 def test_refused_by_a_process_of_its_own(tmp_path, name):
     spoil, words = CASES[name]
@@ -489,7 +512,7 @@ def test_refused_by_a_process_of_its_own(tmp_path, name):
         "empty_mask",
         "output_exists",
         "output_below_a_file",
-        "truncated_gzip_to_stage",
+        pytest.param("truncated_gzip_to_stage", marks=pytest.mark.site),
     ],
 )
 def test_refused_once_by_three_ranks(tmp_path, name):
@@ -499,7 +522,6 @@ def test_refused_once_by_three_ranks(tmp_path, name):
     assert_refused(it, words, ranks=3)
 
 
-@pytest.mark.one_install
 def test_the_sound_subject_is_not_refused(tmp_path):
     """What the cases above spoil was good before."""
     it = Case(tmp_path)
@@ -508,7 +530,6 @@ def test_the_sound_subject_is_not_refused(tmp_path):
     warm.run_tool(it.tool, *it.command, timeout=PATIENCE)
 
 
-@pytest.mark.one_install
 def test_too_little_disk(tmp_path, small_disk):
     it = Case(tmp_path)
     it.out = small_disk("16k") / "out"

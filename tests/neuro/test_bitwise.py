@@ -10,6 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 from support import launch, warm
+from support.ranks import on_site
 from support.subjects import (
     EVERYTHING,
     MAPS,
@@ -35,7 +36,10 @@ def assert_same_files(folder, expected):
     assert digests(folder) == digests(expected)
 
 
-@pytest.mark.parametrize("ranks, options", [(2, ()), (3, ("--in-memory",)), (4, ()), (7, ())])
+@pytest.mark.parametrize(
+    "ranks, options",
+    [*on_site((2, ()), (3, ("--in-memory",)), (4, ())), pytest.param(7, (), marks=pytest.mark.long)],
+)
 def test_any_number_of_ranks(simulated, alone, tmp_path, ranks, options):
     out = neuro(simulated, tmp_path / "out", *EVERYTHING, *options, ranks=ranks)
     assert_same_files(out, alone)
@@ -43,7 +47,6 @@ def test_any_number_of_ranks(simulated, alone, tmp_path, ranks, options):
     assert record(out)["in_memory"] == bool(options)
 
 
-@pytest.mark.one_install
 def test_every_file_is_there(alone):
     images = ["desc-brain_mask", "desc-denoised_dwi", "desc-noise_dwimap", "desc-residual_dwi"]
     images += [f"model-tensor_param-{key}_dwimap" for key in (*MAPS, "residual")]
@@ -76,13 +79,12 @@ def test_more_ranks_than_volumes_and_slices(tmp_path, tiny):
     assert_same_files(neuro(subject, tmp_path / "out", *TINY, ranks=7), expected)
 
 
-@pytest.mark.one_install
 def test_plain_input(simulated, alone, tmp_path):
     subject = gunzipped(simulated, tmp_path / "plain")
     assert_same_files(neuro(subject, tmp_path / "out", *EVERYTHING, ranks=2), alone)
 
 
-@pytest.mark.parametrize("ranks, plain", [(None, False), (3, False), (2, True)])
+@pytest.mark.parametrize("ranks, plain", on_site((None, False), (3, False), (2, True)))
 def test_staged_input(simulated, alone, tmp_path, ranks, plain):
     source = gunzipped(simulated, tmp_path / "plain") if plain else simulated
     staged = tmp_path / "staged" / "copy.h5"
@@ -115,7 +117,6 @@ def test_tools_one_by_one(simulated, alone, tmp_path):
         assert path(fitted, what).read_bytes() == path(alone, what).read_bytes(), what
 
 
-@pytest.mark.one_install
 def test_given_mask(simulated, alone, tmp_path):
     """A mask from outside, here an uncompressed one of floats, leads to the same maps as the computed one."""
     mask = nibabel.load(path(alone, "mask"))
@@ -126,6 +127,7 @@ def test_given_mask(simulated, alone, tmp_path):
         assert path(out, what).read_bytes() == path(alone, what).read_bytes(), what
 
 
+@pytest.mark.site
 def test_out_of_core(simulated, tmp_path):
     """With as little memory as a run accepts, arrays stay on disk and are read back piece by piece."""
     mask = tmp_path / "all.nii.gz"
@@ -167,7 +169,6 @@ print(digest.hexdigest())
 """
 
 
-@pytest.mark.one_install
 def test_gzip_members_do_not_depend_on_what_memory_held_before():
     """As those of isal do; MALLOC_PERTURB_ fills freed memory."""
     made = {
@@ -177,7 +178,6 @@ def test_gzip_members_do_not_depend_on_what_memory_held_before():
     assert len(made) == 1
 
 
-@pytest.mark.one_install
 def test_other_install(simulated, alone, tmp_path):
     python = launch.other_install()
     if python is None:
@@ -196,7 +196,6 @@ def test_simulation(simulated, tmp_path):
     assert_same_files(out, simulated.dwi.parent)
 
 
-@pytest.mark.one_install
 def test_results_do_not_depend_on_where_the_input_lies(simulated, alone, tmp_path):
     """Copied elsewhere, with other times, called by a relative path."""
     for file in (simulated.dwi, simulated.bvals, simulated.bvecs):

@@ -129,20 +129,22 @@ def test_one_process(made, alone):
     assert not list(made.rglob("work"))
 
 
+@pytest.mark.site
 def test_groups_of_ranks(pristine, alone, tmp_path):
     cohort(pristine, tmp_path / "out", "--group-size", 1, ranks=2)
     assert_same(tmp_path / "out", alone)
     assert {name: ends(tmp_path / "out", name) for name in SCANS} == {name: ["done"] for name in SCANS}
 
 
-@pytest.mark.one_install
-@pytest.mark.parametrize("ranks, options", [(3, ()), (4, ("--group-size", 2, "--in-memory")), (7, ())])
+@pytest.mark.parametrize(
+    "ranks, options",
+    [(3, ()), (4, ("--group-size", 2, "--in-memory")), pytest.param(7, (), marks=pytest.mark.long)],
+)
 def test_more_groups_of_ranks(pristine, alone, tmp_path, ranks, options):
     cohort(pristine, tmp_path / "out", "--participant-label", "01", "03", *options, ranks=ranks)
     assert_same(tmp_path / "out", alone, ["sub-01", "sub-03"])
 
 
-@pytest.mark.one_install
 def test_the_derivative_is_bids(made, pristine):
     """Names by the schema of the standard; maps, which it has not got yet, by the proposal for them."""
     from bidsschematools.rules import regexify_filename_rules
@@ -177,7 +179,6 @@ def test_the_derivative_is_bids(made, pristine):
     assert (made / said["DatasetLinks"]["raw"].replace("%20", " ")).resolve() == pristine.resolve()
 
 
-@pytest.mark.one_install
 def test_sidecars_name_their_sources(made, pristine):
     """Every image has a sidecar with a description and the files it was made of, as URIs that lead there."""
     images = list(made.rglob("*.nii.gz"))
@@ -192,7 +193,6 @@ def test_sidecars_name_their_sources(made, pristine):
             assert isinstance(fields["SkullStripped"], bool)
 
 
-@pytest.mark.one_install
 def test_a_cohort_that_is_done_plans_nothing(made, pristine):
     plan = json.loads(cohort(pristine, made, "--plan=json").stdout)
     assert plan["totals"] == {"peak_a_rank": 0, "seconds": 0.0}
@@ -205,7 +205,6 @@ def test_a_second_run_does_nothing(made, pristine):
     assert {path: path.stat().st_mtime_ns for path in made.rglob("sub-*") if path.is_file()} == before
 
 
-@pytest.mark.one_install
 def test_what_is_missing_or_not_yet_there_is_made(derivative, raw, alone):
     results(derivative, "sub-03").joinpath("sub-03_desc-brain_mask.nii.gz").unlink()
     shutil.rmtree(derivative / "logs" / "sub-01")
@@ -214,7 +213,6 @@ def test_what_is_missing_or_not_yet_there_is_made(derivative, raw, alone):
     assert [len(ends(derivative, name)) for name in SCANS] == [1, 1, 1, 2]
 
 
-@pytest.mark.one_install
 def test_selected_subjects_and_sessions(pristine, alone, tmp_path):
     out = tmp_path / "out"
     cohort(pristine, out, "--participant_label", "03", "sub-02", "--session-label", "1")
@@ -237,7 +235,6 @@ def spoilt(raw, tmp_path):
 GOOD = ("sub-02_ses-1_run-1", "sub-02_ses-1_run-2")
 
 
-@pytest.mark.one_install
 def test_scans_that_fail_are_named_and_others_go_on(raw, spoilt, alone, tmp_path):
     out = tmp_path / "out"
     done = cohort(raw, out, ranks=3, check=False)
@@ -251,7 +248,6 @@ def test_scans_that_fail_are_named_and_others_go_on(raw, spoilt, alone, tmp_path
     assert not results(out, "sub-03").exists()
 
 
-@pytest.mark.one_install
 def test_a_rerun_takes_what_failed_alone(raw, spoilt, alone, tmp_path):
     out = tmp_path / "out"
     for mend in (*spoilt, None):
@@ -272,7 +268,7 @@ if arguments[0].shape[2] > 10 + 2 * 5:
 """
 
 
-@pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.one_install)])
+@pytest.mark.parametrize("strict", [False, True])
 def test_a_kernel_that_raises_fails_one_scan(raw, alone, tmp_path, strict):
     nibabel.save(head(3, (11, 9, 6)), raw / SCANS["sub-03"][0])
     broken = sabotage.install(tmp_path / "broken", BROKEN)
@@ -318,7 +314,6 @@ def wait_for_marks(run, marks, count, patience=120):
         time.sleep(0.01)
 
 
-@pytest.mark.one_install
 def test_two_jobs_at_once_share_the_scans(pristine, alone, tmp_path):
     out = tmp_path / "out"
     runs = [start(pristine, out, tmp_path, 0.05, "--group-size", 1)[0] for _ in range(2)]
@@ -351,7 +346,6 @@ def test_killed_twice_goes_on_without_what_was_in_work(pristine, alone, tmp_path
     assert any(stage["resumed_chunks"] for stage in record["stages"])
 
 
-@pytest.mark.one_install
 def test_a_signal_to_one_rank_stops_all_groups(pristine, alone, tmp_path):
     out = tmp_path / "out"
     run, marks = start(pristine, out, tmp_path, 0.5, "--group-size", 1)
@@ -368,7 +362,6 @@ def test_a_signal_to_one_rank_stops_all_groups(pristine, alone, tmp_path):
     assert_same(out, alone)
 
 
-@pytest.mark.one_install
 def test_status_lists_every_scan(raw, spoilt, tmp_path):
     """Done, failed with the reason, in work with its owner and how far it is, died, and to do."""
     out = tmp_path / "out"
@@ -393,7 +386,6 @@ def test_status_lists_every_scan(raw, spoilt, tmp_path):
     assert "the same command goes on" in said[3]["why"]
 
 
-@pytest.mark.one_install
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -437,7 +429,6 @@ def test_a_wrong_command_line_is_answered_in_one_line(pristine, tmp_path, words,
     ]
 
 
-@pytest.mark.one_install
 def test_other_settings_and_changed_images_take_force(derivative, raw, alone):
     done = cohort(raw, derivative, "--b-max", 2000, check=False)
     assert done.returncode == 2
@@ -451,7 +442,6 @@ def test_other_settings_and_changed_images_take_force(derivative, raw, alone):
     assert {name: ends(derivative, name) for name in SCANS} == {name: ["done", "done"] for name in SCANS}
 
 
-@pytest.mark.one_install
 def test_settings_with_which_nothing_was_done_may_change(raw, spoilt, tmp_path):
     out = tmp_path / "out"
     words = (raw, out, "--participant-label", "01", "03")
@@ -459,7 +449,6 @@ def test_settings_with_which_nothing_was_done_may_change(raw, spoilt, tmp_path):
     assert "2 failed" in cohort(*words, "--b-max", 2000, check=False).stderr
 
 
-@pytest.mark.one_install
 def test_a_plan_writes_nothing(pristine, tmp_path):
     done = cohort(pristine, tmp_path / "out", "--plan")
     assert "4 scans to do by 1 group of 1 rank" in done.stdout

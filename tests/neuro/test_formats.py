@@ -10,7 +10,7 @@ import pytest
 from support import warm
 from support.subjects import PATIENCE, Subject, path, read, record, tool, write_subject
 
-pytestmark = [pytest.mark.tool, pytest.mark.one_install]
+pytestmark = pytest.mark.tool
 
 #: A filter for a head of few voxels, and a noise level that is not looked for.
 FAST = ("--median-radius", 1, "--passes", 2, "--sigma", 20)

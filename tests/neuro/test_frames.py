@@ -10,7 +10,7 @@ import pytest
 from support import launch
 from support.subjects import digests, path, read, tool, write_subject
 
-pytestmark = [pytest.mark.tool, pytest.mark.one_install]
+pytestmark = pytest.mark.tool
 
 SHAPE = (4, 5, 3)
 

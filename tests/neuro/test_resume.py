@@ -50,7 +50,6 @@ def test_killed_after_marks_goes_on_from_there(simulated, alone, tmp_path):
     assert resumed(out)["mask.median-4"] > 0
 
 
-@pytest.mark.one_install
 def test_altered_chunks_are_found_and_made_again(simulated, alone, tmp_path):
     """A staged byte that changed after its chunk was marked does not reach the results."""
     out, marker = tmp_path / "out", tmp_path / "marker"
@@ -69,7 +68,6 @@ def test_altered_chunks_are_found_and_made_again(simulated, alone, tmp_path):
     assert digests(out) == digests(alone)
 
 
-@pytest.mark.one_install
 def test_another_command_does_not_take_the_marks(simulated, alone, tmp_path):
     """A run with another parameter starts over where that parameter matters, and only there."""
     out, marker = tmp_path / "out", tmp_path / "marker"
@@ -84,7 +82,6 @@ def test_another_command_does_not_take_the_marks(simulated, alone, tmp_path):
     assert resumed(out)["mask.otsu"] == 0
 
 
-@pytest.mark.one_install
 @pytest.mark.parametrize("number, ranks", [(signal.SIGINT, None), (signal.SIGTERM, 3)], ids=str)
 def test_signals_stop_a_run_that_can_go_on(simulated, alone, tmp_path, number, ranks):
     """Open MPI's mpirun answers both with SIGKILL, so this is said of the wheel's MPI alone."""
@@ -152,8 +149,10 @@ if calls == {call}:
 
 @pytest.mark.parametrize(
     "where, call, stage",
-    [(sabotage.IN_DENOISING, 2, "denoise"), (sabotage.IN_COMPRESSION, 3, "write-")],
-    ids=["staging", "output"],
+    [
+        pytest.param(sabotage.IN_DENOISING, 2, "denoise", id="staging", marks=pytest.mark.site),
+        pytest.param(sabotage.IN_COMPRESSION, 3, "write-", id="output"),
+    ],
 )
 def test_full_disk(simulated, alone, tmp_path, small_disk, where, call, stage):
     """The disk fills up while the run goes on; with room again, the same command goes on."""

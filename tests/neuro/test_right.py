@@ -23,7 +23,7 @@ from scipy.ndimage import median_filter
 from support import warm
 from support.subjects import PATIENCE, path, read, record, tool, write_subject
 
-pytestmark = [pytest.mark.tool, pytest.mark.one_install]
+pytestmark = pytest.mark.tool
 
 
 def b0_mean(subject, b0_threshold=50.0) -> np.ndarray:

@@ -12,7 +12,7 @@ from dipy.segment.mask import median_otsu
 from support import launch, warm
 from support.subjects import PATIENCE, Subject, read, tool
 
-pytestmark = [pytest.mark.tool, pytest.mark.one_install]
+pytestmark = pytest.mark.tool
 
 
 @pytest.fixture(scope="module")

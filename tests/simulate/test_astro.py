@@ -53,7 +53,7 @@ def test_an_exposure_does_not_depend_on_what_was_made_before():
 
 def test_an_exposure_is_the_same_in_another_process():
     script = (
-        "import sys; sys.path.insert(0, 'tests/simulate'); import test_astro as t;"
+        "import sys; sys.path.insert(0, 'tests'); import simulate.test_astro as t;"
         "print(t.digest(t.SMALL.exposure(1, 2)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)

@@ -56,12 +56,17 @@ class Jobs:
 
     def wait(self, number: str, condition, what: str, seconds: float = SOON) -> dict[str, str]:
         """Wait until `condition` holds of what SLURM says of a job, and return that."""
+        self.until(lambda: condition(self.cluster.job(number)), number, what, seconds, pause=0.5)
+        return self.cluster.job(number)
+
+    def until(self, condition, number: str, what: str, seconds: float = SOON, pause: float = 0.05) -> None:
+        """Wait until `condition()` holds, which a job brings about."""
         deadline = time.monotonic() + seconds
-        while not condition(job := self.cluster.job(number)):
+        while not condition():
             if time.monotonic() > deadline:
+                job = self.cluster.job(number)
                 pytest.fail(f"job {number}: not {what} in {seconds} s: {job}\n{self.log(number)}")
-            time.sleep(0.2)
-        return job
+            time.sleep(pause)
 
     def end(self, number: str, state: str = "COMPLETED") -> dict[str, str]:
         """Wait until a job has ended, in `state`, and return what SLURM says of it."""
@@ -160,7 +165,7 @@ class Brake:
 
     def wait(self, jobs: Jobs, number: str, what: str, ranks: int = 2) -> None:
         """Wait until all ranks have "reached" it, or were "told" by a signal to stop."""
-        jobs.wait(number, lambda job: len(list(self.folder.glob(f"{what}-*"))) == ranks, what)
+        jobs.until(lambda: len(list(self.folder.glob(f"{what}-*"))) == ranks, number, what)
 
     def release(self) -> None:
         self.on.unlink()

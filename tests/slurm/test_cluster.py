@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 from slurm.conftest import INSTALLS, SOON, settings
-from support import launch
+from support import launch, warm
 from support.astro_data import TRACT
 from support.subjects import digests, images
 
@@ -20,10 +20,15 @@ def tool(install, name):
     return launch.REPOSITORY / install / "bin" / name
 
 
+def forked(install, name) -> list[str]:
+    """Return the command of a tool whose ranks are forked, wherever srun starts them."""
+    return warm.tool_command(name, python=str(tool(install, "python")))
+
+
 @pytest.mark.parametrize("install", INSTALLS)
 def test_neuro_across_nodes_gives_the_bits_of_one_process(cluster, head, maps, tmp_path, install):
     out = tmp_path / "out"
-    srun = ("srun", "-N2", "-n3", f"--mpi={MPI[install]}", tool(install, "mpiimg-neuro"))
+    srun = ("srun", "-N2", "-n3", f"--mpi={MPI[install]}", *forked(install, "mpiimg-neuro"))
     done = cluster.run(*srun, *head.arguments, "--out", out, timeout=SOON, **settings(install))
     assert digests(out) == digests(maps)
     assert done.stderr.count("SLURM_KILL_BAD_EXIT is not 1") == 1
@@ -32,7 +37,7 @@ def test_neuro_across_nodes_gives_the_bits_of_one_process(cluster, head, maps, t
 @pytest.mark.parametrize("install", INSTALLS)
 def test_astro_across_nodes_gives_the_bits_of_one_process(cluster, exposures, coadds, tmp_path, install):
     out = tmp_path / "out"
-    srun = ("srun", "-N2", "-n2", f"--mpi={MPI[install]}", tool(install, "mpiimg-astro"), *exposures)
+    srun = ("srun", "-N2", "-n2", f"--mpi={MPI[install]}", *forked(install, "mpiimg-astro"), *exposures)
     environment = {**settings(install), "SLURM_KILL_BAD_EXIT": "1"}
     done = cluster.run(*srun, "--out", out, *TRACT, timeout=SOON, **environment)
     assert digests(out) == digests(coadds)
@@ -48,7 +53,7 @@ def test_groups_on_two_nodes_share_a_cohort(cluster, head, maps, tmp_path):
     for path in (head.bvals, head.bvecs):
         shutil.copy(path, raw)
     (raw / "dataset_description.json").write_text('{"Name": "heads", "BIDSVersion": "1.9.0"}')
-    srun = ("srun", "-N2", "-n4", "--mpi=pmi2", tool(".venv", "mpiimg-neuro"), raw, out, "participant")
+    srun = ("srun", "-N2", "-n4", "--mpi=pmi2", *forked(".venv", "mpiimg-neuro"), raw, out, "participant")
     cluster.run(*srun, "--group-size", 2, timeout=SOON, **settings(".venv"))
     for subject in ("sub-1", "sub-2"):
         assert images(out / subject / "dwi") == images(maps)

@@ -46,12 +46,12 @@ SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2,requeue_delay=1
 ReturnToService=2
-SlurmdTimeout=10
+SlurmdTimeout=60
 InactiveLimit=0
 MinJobAge=600
 # MPICH names its shared memory after the number of the job: two clusters on this machine must not share one.
 FirstJobId={first}
-KillWait=20
+KillWait=10
 JobRequeue=1
 # PMIx makes a folder of the same name on each node.
 TmpFS={folder}/tmp/%n
@@ -116,11 +116,15 @@ class Cluster:
         self._start(node, "slurmd", "-D", "-N", node)
 
     def kill_node(self, node: str) -> None:
-        """Kill a node as a power cut would: its slurmd, and all that runs on it."""
+        """Kill a node as a power cut would: its slurmd, and all that runs on it; and tell SLURM so.
+
+        By itself it would notice in half a minute, or take a node of a machine with much to do for gone.
+        """
         daemon = self._daemons.pop(node)
         tasks = self._processes(f"SLURMD_NODENAME={node}")
         _kill([daemon.pid, *filter(_is_step, map(_parent, tasks)), *tasks])
         daemon.wait()
+        self.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=killed")
 
     def stop(self) -> None:
         """Kill the daemons and all that they started."""

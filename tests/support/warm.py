@@ -1,8 +1,8 @@
 """Run tools without the second that each process takes for its imports.
 
-A run without a launcher is done by a process that stays, and ranks are forked from one (zygote.py). Tests
-that look at results use this; those that look at how processes start, end or die, or at the memory of one,
-start theirs.
+All is forked from a process that has imported everything (zygote.py): each rank, and the one process that
+does all runs without a launcher, in turn. Tests that look at results use this; those that look at how
+processes start, end or die, or at the memory of one, start theirs.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _running() -> subprocess.Popen:
     global _server
     if _server is None or _server.poll() is not None:
         _server = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("warm_server.py")],
+            zygote(sys.executable).rank("support.warm_server"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

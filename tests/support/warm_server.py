@@ -1,4 +1,4 @@
-"""The process behind warm.py: reads command lines, runs each in turn, and answers."""
+"""What warm.py has forked to run tool after tool: it reads command lines, runs each in turn, and answers."""
 
 import json
 import logging
@@ -6,10 +6,10 @@ import os
 import sys
 import tempfile
 
-from mpiimg.tools.cli import main
+from mpiimg.tools import cli
 
 
-def serve() -> None:
+def main(words: list[str]) -> int:
     """Read command lines as JSON, one a line; answer each with exit status, stdout and stderr."""
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
@@ -19,7 +19,7 @@ def serve() -> None:
             os.dup2(err.fileno(), 2)
             logging.root.handlers.clear()
             try:
-                status = main(tool, words)
+                status = cli.main(tool, words)
             except SystemExit as end:
                 status = end.code
             sys.stdout.flush()
@@ -27,7 +27,4 @@ def serve() -> None:
             texts = [os.pread(file.fileno(), 1 << 24, 0).decode() for file in (out, err)]
         answers.write(json.dumps([int(status or 0), *texts]) + "\n")
         answers.flush()
-
-
-if __name__ == "__main__":
-    serve()
+    return 0

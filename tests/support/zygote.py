@@ -9,20 +9,20 @@ MPI, and listens on a socket. What the launcher starts as a rank is a small
 program (:func:`rank`) that hands its environment and open files to a fork of that process,
 passes signals on to it, and ends as it ends. So tests that need hundreds of
 starts pay for the imports once; everything after the imports is as in any run.
+Of this process also come the ranks that run tests (ranks.py), and the one that
+runs tool after tool (warm.py).
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import ctypes
 import gc
 import json
 import os
 import select
 import signal
 import socket
-import subprocess
 import sys
 
 #: Signals that a rank passes on.
@@ -46,6 +46,7 @@ AHEAD = (
     "mpiimg.neuro.pipelines",
     "mpiimg.tools.cli",
     "nibabel",
+    "pytest",
     "scipy.ndimage",
     "scipy.spatial",
     "sep",
@@ -59,7 +60,9 @@ def rank(path: str, words: list[str]) -> None:
     connection.connect(path)
     # The launcher of the wheels' MPI talks to its ranks through an inherited descriptor.
     files = [0, 1, 2, *(int(os.environ[name]) for name in ("PMI_FD",) if name in os.environ)]
-    started = {"words": words, "environment": dict(os.environ), "folder": os.getcwd(), "files": files}
+    os.umask(mask := os.umask(0))
+    started = {"words": words, "environment": dict(os.environ), "folder": os.getcwd(), "mask": mask}
+    started["files"] = files
     socket.send_fds(connection, [json.dumps(started).encode()], files)
     pid = int(connection.recv(64))
 
@@ -91,39 +94,77 @@ def serve(path: str) -> None:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(path)
     listener.listen(64)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     print("ready", flush=True)
+    ranks: dict[int, Forked] = {}
     while True:
-        ready, _, _ = select.select([listener, sys.stdin], [], [])
+        files = [f for one in ranks.values() for f in (one.ended, one.connection) if f is not None]
+        ready, _, _ = select.select([listener, sys.stdin, *files], [], [])
         if sys.stdin in ready:
-            return
-        connection, _ = listener.accept()
-        if os.fork() == 0:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            listener.close()
-            _attend(connection)
-            os._exit(0)
-        connection.close()
+            break
+        if listener in ready:
+            connection, _ = listener.accept()
+            forked = _fork(connection, listener, ranks)
+            ranks[forked.pid] = forked
+        for one in [one for one in ranks.values() if one.ended in ready]:
+            ranks.pop(one.pid).tell()
+        for one in [one for one in ranks.values() if one.connection in ready]:
+            one.kill()
+    for one in ranks.values():
+        one.kill()
+        one.tell()
 
 
-def _attend(connection: socket.socket) -> None:
-    """Fork a rank, and tell its starter how it ended; kill it if its starter is gone."""
+class Forked:
+    """A rank that runs, and the connection to what stands for it under the launcher.
+
+    No dataclass: every such stand-in reads this file, and would import what that takes.
+
+    Parameters
+    ----------
+    pid : of the rank
+    connection : None once nothing stands for it any more
+    """
+
+    def __init__(self, pid: int, connection: socket.socket | None):
+        self.pid, self.connection = pid, connection
+        #: Can be read when it has ended.
+        self.ended = os.pidfd_open(pid)
+
+    def kill(self) -> None:
+        """Kill a rank whose stand-in is gone."""
+        os.kill(self.pid, signal.SIGKILL)
+        self.close()
+
+    def tell(self) -> None:
+        """Wait for its end and say how it ended."""
+        status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        os.close(self.ended)
+        if self.connection is not None:
+            with contextlib.suppress(OSError):
+                self.connection.send(str(status).encode())
+            self.close()
+
+    def close(self) -> None:
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+
+
+def _fork(connection: socket.socket, listener: socket.socket, others: dict[int, Forked]) -> Forked:
+    """Fork a rank, as its stand-in at the other end of the connection asks."""
     data, files, _, _ = socket.recv_fds(connection, 1 << 17, 8)
     pid = os.fork()
     if pid == 0:
+        listener.close()
         connection.close()
+        for other in others.values():
+            other.close()
+            os.close(other.ended)
         _leave(_be(json.loads(data), files))
     for file in files:
         os.close(file)
     connection.send(str(pid).encode())
-    descriptor = os.pidfd_open(pid)
-    ready, _, _ = select.select([descriptor, connection], [], [])
-    if connection in ready:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    with contextlib.suppress(OSError):
-        connection.send(str(status).encode())
+    return Forked(pid, connection)
 
 
 def _be(started: dict, files: list[int]) -> int:
@@ -139,6 +180,7 @@ def _be(started: dict, files: list[int]) -> int:
     os.environ.clear()
     os.environ.update(started["environment"])
     os.chdir(started["folder"])
+    os.umask(started["mask"])
     module, *words = started["words"]
     sys.argv = [module, *words]
     from mpi4py import MPI
@@ -160,6 +202,8 @@ def _leave(code: int) -> None:
 
     MPICH takes its leave of the launcher where the C library exits.
     """
+    import ctypes
+
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -170,6 +214,8 @@ class Zygote:
     """The process that forks ranks for the MPI of one install."""
 
     def __init__(self, python: str, folder, environment: dict[str, str]):
+        import subprocess
+
         self.python, self._path = python, str(folder / "zygote")
         tests = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         program = (

@@ -29,12 +29,12 @@ TOOLS = {
     "mpiimg-simulate": ("image units", "default 72x72x60", "voxels along x, y and z"),
 }
 
-pytestmark = [pytest.mark.tool, pytest.mark.one_install]
+pytestmark = pytest.mark.tool
 
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_help_names_units_defaults_and_papers(tool):
-    text = launch.run_tool(tool, "--help").stdout
+    text = warm.run_tool(tool, "--help").stdout
     unwrapped = " ".join(text.split())
     for word in TOOLS[tool]:
         assert word in unwrapped
@@ -43,14 +43,14 @@ def test_help_names_units_defaults_and_papers(tool):
 
 
 def test_help_and_version_are_said_once_by_three_ranks():
-    assert launch.run_tool("mpiimg-fit", "--help", ranks=3).stdout.count("usage:") == 1
-    assert launch.run_tool("mpiimg-fit", "--version", ranks=3).stdout == f"mpiimg {mpiimg.__version__}\n"
+    assert warm.run_tool("mpiimg-fit", "--help", ranks=3).stdout.count("usage:") == 1
+    assert warm.run_tool("mpiimg-fit", "--version", ranks=3).stdout == f"mpiimg {mpiimg.__version__}\n"
 
 
 @pytest.mark.parametrize("ranks", [None, 3])
 def test_unknown_flag(ranks, simulated, tmp_path):
     words = (*simulated.arguments, "--out", tmp_path / "out", "--denoise-harder")
-    done = launch.run_tool("mpiimg-neuro", *words, ranks=ranks, check=False)
+    done = warm.run_tool("mpiimg-neuro", *words, ranks=ranks, check=False)
     assert done.returncode == 2
     assert done.stderr.count("unrecognized arguments: --denoise-harder") == 1
     assert len(done.stderr.splitlines()) == 1
@@ -108,7 +108,7 @@ def test_simulations_that_make_no_sense(words, tmp_path):
 @pytest.mark.parametrize("ranks", [None, 3])
 def test_plan_is_printed_and_nothing_written(ranks, simulated, tmp_path):
     words = (*simulated.arguments, "--out", tmp_path / "out", "--plan", "--memory", "2G")
-    done = launch.run_tool("mpiimg-neuro", *words, ranks=ranks)
+    done = warm.run_tool("mpiimg-neuro", *words, ranks=ranks)
     head, columns, *rows = done.stdout.splitlines()
     assert head.startswith(f"{ranks or 1} rank{'s' * bool(ranks)} on 1 node, 2048 MB a rank")
     assert columns.split("  ")[-1].strip() == "seconds"
@@ -156,7 +156,7 @@ def test_force_overwrites_and_only_that(simulated, tmp_path):
     first = digests(out)
     fa = out / "dwi_model-tensor_param-fa_dwimap.nii.gz"
     fa.write_text("precious")
-    again = launch.run_tool(
+    again = warm.run_tool(
         "mpiimg-neuro", *simulated.arguments, "--out", out, *fast, check=False, timeout=PATIENCE
     )
     assert again.returncode == 2
@@ -176,7 +176,7 @@ def test_quiet_says_nothing_and_otherwise_warnings_alone(simulated, tmp_path):
     high.write_text(" ".join("3000" if b != "0" else b for b in table))
     words = [simulated.dwi, "--bvals", high, "--bvecs", simulated.bvecs, "--median-radius", 1, "--sigma", 40]
     quiet = launch.run_tool("mpiimg-neuro", *words, "--out", tmp_path / "quiet", "--quiet", timeout=PATIENCE)
-    said = launch.run_tool("mpiimg-neuro", *words, "--out", tmp_path / "said", ranks=3, timeout=PATIENCE)
+    said = warm.run_tool("mpiimg-neuro", *words, "--out", tmp_path / "said", ranks=3, timeout=PATIENCE)
     assert (quiet.stdout, quiet.stderr) == ("", "")
     assert said.stdout == ""
     line, last = said.stderr.splitlines()
@@ -195,13 +195,13 @@ def test_grad_dev_is_warned_about(simulated, tmp_path):
         nibabel.Nifti1Image(np.zeros((2, 2, 2, 9), np.float32), np.eye(4)), tmp_path / "grad_dev.nii.gz"
     )
     words = [tmp_path / "dwi.nii.gz", "--bvals", simulated.bvals, "--bvecs", simulated.bvecs]
-    done = launch.run_tool("mpiimg-mask", *words, "--out", tmp_path / "out", "--passes", 1, timeout=PATIENCE)
+    done = warm.run_tool("mpiimg-mask", *words, "--out", tmp_path / "out", "--passes", 1, timeout=PATIENCE)
     assert "grad_dev.nii.gz" in done.stderr
 
 
 def test_verbose_names_every_stage(simulated, tmp_path):
     words = (*simulated.arguments, "--out", tmp_path / "out", "--passes", 1, "--verbose")
-    done = launch.run_tool("mpiimg-mask", *words, ranks=2, timeout=PATIENCE)
+    done = warm.run_tool("mpiimg-mask", *words, ranks=2, timeout=PATIENCE)
     for name in ("read-dwi", "b0-mean", "median-1", "otsu", "threshold", "dwi_desc-brain_mask.nii.gz"):
         assert sum(name in line for line in done.stderr.splitlines()) == 2, (
             "when it ended, and beside the plan"

@@ -111,6 +111,7 @@ def test_its_commands_can_be_repeated(demo):
     assert record.stat().st_mtime_ns > before
 
 
+@pytest.mark.long
 def test_it_can_be_run_again_and_finds_the_same(demo):
     folder, first = demo
     maps = sorted((folder / "demo").glob("*/*.nii.gz"))

@@ -1,8 +1,6 @@
 """What README and docs say is true: commands run, flags exist, links lead somewhere, examples are code."""
 
 import ast
-import os
-import pathlib
 import re
 import shlex
 import subprocess
@@ -11,7 +9,7 @@ import sys
 import nibabel
 import numpy as np
 import pytest
-from support import launch
+from support import launch, warm
 
 from mpiimg.errors import Exit
 from mpiimg.tools import cli, registry
@@ -135,16 +133,16 @@ def test_exit_statuses_are_all_explained():
 def readme_run(tmp_path_factory):
     """Run the commands of README on a small simulated subject, as a reader would, and return the folder."""
     folder = tmp_path_factory.mktemp("readme")
-    launch.run_tool("mpiimg-simulate", "neuro", "--shape", "24x28x20", "--volumes", "8", "--out", folder)
+    warm.run_tool("mpiimg-simulate", "neuro", "--shape", "24x28x20", "--volumes", "8", "--out", folder)
     blocks = re.findall(r"^```sh\n(mpiexec.*?)^```", PAGES[0].read_text(), re.M | re.S)
     lines = [line for block in blocks for line in block.splitlines()]
-    tools = [re.search(r"mpiimg-\w+", line)[0] for line in lines]
+    commands = [re.fullmatch(r"mpiexec -n (\d+) (mpiimg-\w+) (.*)", line).groups() for line in lines]
+    tools = [tool for _, tool, _ in commands]
     assert tools == ["mpiimg-neuro", "mpiimg-stage", "mpiimg-mask", "mpiimg-denoise", "mpiimg-fit"]
-    activated = {"PATH": f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    for line in lines:
+    for ranks, tool, words in commands:
         # Every file that the table of outputs names, those on request too.
-        wanted = " --residual --fit-residual" if "mpiimg-neuro" in line else ""
-        launch.run(shlex.split(line + wanted), cwd=folder, env=activated)
+        wanted = ("--residual", "--fit-residual") if tool == "mpiimg-neuro" else ()
+        warm.run_tool(tool, *shlex.split(words), *wanted, ranks=int(ranks), cwd=folder)
     return folder
 
 

@@ -13,9 +13,10 @@ from mpiimg.engine import plugins, rates
 pytestmark = pytest.mark.tool
 
 
+@pytest.mark.site
 def test_two_ranks_get_a_page(tmp_path):
     """Every subject has a line; the rates are those of the two ranks; nothing is left in the folder."""
-    done = launch.run_tool("mpiimg-doctor", "--dir", tmp_path, ranks=2)
+    done = warm.run_tool("mpiimg-doctor", "--dir", tmp_path, ranks=2)
     assert done.stdout.startswith("mpiimg-doctor ")
     subjects = [line.split()[1] for line in done.stdout.splitlines()[1:-1] if "->" not in line]
     assert subjects == [
@@ -38,7 +39,6 @@ def test_two_ranks_get_a_page(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.one_install
 def test_rates_are_measured_and_kept_for_plans(tmp_path, monkeypatch):
     """Every rate that is printed is the one that plans read afterwards."""
     done = launch.run_tool(
@@ -54,11 +54,12 @@ def test_rates_are_measured_and_kept_for_plans(tmp_path, monkeypatch):
     assert f"kept in {tmp_path / 'mpiimg' / 'rates.json'}" in done.stdout
 
 
+@pytest.mark.site
 def test_results_have_the_mode_that_the_user_asked_for(simulated, tmp_path):
     """With a umask of 002 a group can write to every file and folder, and with 077 nobody else reads one."""
     for mask, folder, file in (("002", 0o775, 0o664), ("077", 0o700, 0o600)):
         out = tmp_path / mask
-        words = launch.tool_command("mpiimg-mask", *simulated.arguments, "--out", out, "--keep-work")
+        words = warm.tool_command("mpiimg-mask", *simulated.arguments, "--out", out, "--keep-work")
         launch.run(["bash", "-c", f'umask {mask}; exec "$@"', "bash", *words])
         paths = [out, *out.rglob("*")]
         assert len(paths) > 6
