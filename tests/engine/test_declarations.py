@@ -59,9 +59,7 @@ def scale_up(state, p, _):
     grid = state.flat.cut(y=2)
     yield Compute("whole", grid, reads=(Part(state.flat),), writes=(written,), work=work)
     own, said = state.flat.like("own"), {"gain": p.gain}
-    yield Compute(
-        "own", grid, reads=(Part(state.flat),), writes=(own,), work=work, parameters={"gain": p.gain}
-    )
+    yield Compute("own", grid, reads=(Part(state.flat),), writes=(own,), work=work, parameters=said)
     return dataclasses.replace(state, scaled=written)
 
 

@@ -30,8 +30,7 @@ def flatfield(state, p, _):
     def divide(chunk, block, light):
         return (block / np.maximum(light, 1e-6),)
 
-    near = Part(frames, {"y": halo})
-    yield Compute("light", frames.cut(y=64), reads=(near,), writes=(light,), work=smooth)
+    yield Compute("light", frames.cut(y=64), reads=(Part(frames, {"y": halo}),), writes=(light,), work=smooth)
     yield Compute("divide", frames.cut(t=1), reads=(Part(frames), Part(light)), writes=(even,), work=divide)
     return replace(state, frames=even)
 
@@ -50,8 +49,8 @@ def register(state, p, _):
     frames, still, each = state.frames, state.frames.like("still"), state.frames.cut(t=1)
     count, height, width = frames.shape
     reads = (At(frames, lambda chunk: ((0, 1), (0, height), (0, width))), Part(frames))
-    zero = np.zeros((count, 2), int)
-    offsets = yield Reduce("offsets", each, reads=reads, work=offset, row=((2,), "int64"), expected=zero)
+    row, zero, scratch = ((2,), "int64"), np.zeros((count, 2), int), 48 * height * width
+    offsets = yield Reduce("offsets", each, reads=reads, work=offset, row=row, expected=zero, scratch=scratch)
 
     def seen(chunk):
         y, x = offsets[chunk.number]
@@ -95,7 +94,7 @@ def table(state, p):
 )
 def count(state, p, _):
     """Find the cells in the projection, and list their places and areas."""
-    image = state.projection
+    image, (height, width) = state.projection, state.projection.shape
 
     def find(rows):
         from scipy.ndimage import center_of_mass, label
@@ -109,6 +108,8 @@ def count(state, p, _):
     def bring(chunk, block):
         return block
 
-    whole, row = image.cut(y=image.shape[0]), (image.shape, image.dtype)
-    cells = yield Reduce("cells", whole, reads=(Part(image),), work=bring, row=row, finish=find, expected=())
+    whole, row, size = image.cut(y=height), (image.shape, image.dtype), 28 * height * width
+    cells = yield Reduce(
+        "cells", whole, reads=(Part(image),), work=bring, row=row, finish=find, finish_bytes=size, expected=()
+    )
     return replace(state, cells=cells)

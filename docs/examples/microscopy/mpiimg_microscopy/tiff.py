@@ -49,7 +49,6 @@ class BigTiff:
         return struct.pack("<2sHHHQ", b"II", 43, 8, 0, 16)
 
     def encode(self, chunk, block):
-        """Return a page."""
         (rows, columns), pixels = block.shape[-2:], block.astype(self.dtype).tobytes()
         stop, size, kind = 16 + (chunk.number + 1) * self.chunk_bytes, len(pixels), block.dtype.kind
         values = (columns, rows, 8 * block.itemsize, 1, 1, stop - size, 1, rows, size, " uif".index(kind))
