@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mpiimg.astro.fits.exposure import ExposureRef
@@ -30,7 +30,7 @@ class Survey(State):
         What headers say of each exposure, in the order of band, visit and sensor. Where the chain begins with
         warps, any warp of each stands for it; where it begins with patches, there are none.
     frames : tuple of ExposureRef
-        The same, as long as nobody has read their pixels: calibration does that itself.
+        The same, where the chain begins with exposures that calibration reads itself.
     tract : Tract, optional
         Only where the chain takes it.
     layout : Layout
@@ -101,6 +101,11 @@ class Survey(State):
     maps: tuple[Ragged, ...] = ()
     mosaic: Array | None = None
     stem: str = "survey"
+
+    def with_patches(self, patches: PatchPlanes, **about: Any) -> Survey:
+        """Return the state with new patches, on which nothing has been measured yet."""
+        fresh = {"catalogue": None, "source_counts": (), "patch_stats": None, "maps": (), "mosaic": None}
+        return replace(self, patches=patches, **fresh, **about)
 
     @property
     def calibrated(self) -> bool:

@@ -302,7 +302,7 @@ def _filter(function: Function, name: str, state: Survey, p: Any, looked: Looked
 def _combine(function: Function, name: str, state: Survey, p: PatchOptions, looked: Looked) -> Stages[Survey]:
     patches = state.layout.patch_planes("combined")
     yield combine_strips(state, function, name, looked.seconds, patches)
-    return dataclasses.replace(state, patches=patches, compress=p.compress)
+    return state.with_patches(patches, compress=state.compress or p.compress)
 
 
 _PIXELS = Output(

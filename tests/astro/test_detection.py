@@ -13,6 +13,7 @@ from scipy.special import erf
 from support import reference
 
 from mpiimg.astro import catalogue
+from mpiimg.astro.photometry import extraction
 from mpiimg.astro.photometry import sources as detection
 from mpiimg.astro.photometry.sources import Settings
 
@@ -268,6 +269,31 @@ def test_a_blend_of_more_parts_than_sep_can_number_is_not_split(monkeypatch):
     monkeypatch.setattr(sep, "set_sub_object_limit", lambda parts: limit(4))
     table, _ = find(*data, contrast=1e-4)
     assert len(table) == 1 and table["flags"][0] & detection.OVERFLOW
+
+
+def test_the_settings_of_sep_are_those_of_before(monkeypatch):
+    """They are a whole process's, which a user's function may have set, also where sep needs more."""
+    import sep
+
+    before = sep.get_extract_pixstack(), sep.get_sub_object_limit()
+    monkeypatch.setattr(extraction, "FIRST_PIXELS", 50)
+    monkeypatch.setattr(extraction, "FIRST_PARTS", 2)
+    light = np.full((150, 150), 20.0)
+    for x, y in zip(*lattice_of_stars(light.shape, 30, 3), strict=True):
+        draw(light, x, y, 4000)
+    image, variance, *_ = data = planes(light, 7)
+    try:
+        sep.set_extract_pixstack(123_456)
+        sep.set_sub_object_limit(77)
+        table, _ = find(*data, contrast=1e-4)
+        assert len(table) > 9
+        assert (sep.get_extract_pixstack(), sep.get_sub_object_limit()) == (123_456, 77)
+        with pytest.raises(extraction.TooManyParts):
+            extraction.extract(image, 5.0, variance, image < 0, 5, 4, deblend_cont=1e-4)
+        assert (sep.get_extract_pixstack(), sep.get_sub_object_limit()) == (123_456, 77)
+    finally:
+        sep.set_extract_pixstack(before[0])
+        sep.set_sub_object_limit(before[1])
 
 
 def test_same_bits_again(sky_with_stars):

@@ -123,7 +123,6 @@ def stages(state: Survey, p: Calibration, reference: Catalogue | None) -> Stages
     solved = yield solve(state, reference, p.match_radius)
     return dataclasses.replace(
         state,
-        frames=(),
         pixels=pixels,
         usable=solved.usable,
         zero_points=solved.points,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,8 +53,8 @@ def stages(state: Survey, p: Coaddition, data: None) -> Stages[Survey]:
     """Weigh the exposures on each patch, combine them, and look whether clipping could do its work."""
     weights = yield weigh(state)
     patches = state.layout.patch_planes()
-    state = dataclasses.replace(
-        state, weights=weights, patches=patches, weight_plane=p.weight, compress=state.compress or p.compress
+    state = state.with_patches(
+        patches, weights=weights, weight_plane=p.weight, compress=state.compress or p.compress
     )
     yield coadd(state, p)
     if p.statistic == "clip" and p.passes:
