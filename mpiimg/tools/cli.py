@@ -13,7 +13,7 @@ from typing import Any
 from mpiimg.engine.mpi import runtime
 from mpiimg.engine.step import Parameter
 from mpiimg.errors import BadInput, Exit
-from mpiimg.tools.registry import bids_app
+from mpiimg.tools import bids_app
 from mpiimg.tools.registry import Tool, tool
 from mpiimg.version import __version__
 

@@ -198,7 +198,6 @@ def test_a_folder_of_warps_and_one_of_patches(made):
 
 
 @pytest.mark.tool
-@pytest.mark.one_install
 def test_an_exposure_that_was_left_out_and_is_back_has_only_its_warps_made_again(night, made, tmp_path):
     exposures = [tmp_path / path.name for path in night.exposures]
     for path, copy in zip(night.exposures, exposures, strict=True):

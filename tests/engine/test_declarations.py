@@ -19,8 +19,6 @@ from mpiimg.engine.stage import Compute, Found, Part, Reduce, trimmed
 from mpiimg.engine.step import Domain, Output, Source, State, declare_step, line_of, parameter
 from mpiimg.errors import BadInput
 
-pytestmark = pytest.mark.one_install
-
 
 @dataclass(frozen=True)
 class Gain:

@@ -19,7 +19,7 @@ from scipy.ndimage import gaussian_filter
 from support import launch
 from support.subjects import PATIENCE, digests, record
 
-pytestmark = [pytest.mark.tool, pytest.mark.one_install]
+pytestmark = pytest.mark.tool
 
 EXAMPLES = launch.REPOSITORY / "docs" / "examples"
 PACKAGE = EXAMPLES / "microscopy" / "mpiimg_microscopy"
