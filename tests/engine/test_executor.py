@@ -17,7 +17,7 @@ import pytest
 from support import toy
 from support.ranks import COMM, LAST
 
-from mpiimg.engine import executor, plan
+from mpiimg.engine import checkpoint, executor, plan
 from mpiimg.engine.journal import read_marks
 from mpiimg.engine.mpi import runtime
 from mpiimg.engine.plan import Options, Resources, plan_recipe
@@ -25,6 +25,7 @@ from mpiimg.engine.run import run
 from mpiimg.engine.stage import Compute, Reduce, Stream
 from mpiimg.engine.stores import StagedStore
 from mpiimg.errors import BadInput, RunFailed, RunStopped
+from mpiimg.kernels import jit
 
 pytestmark = pytest.mark.ranks
 
@@ -500,6 +501,28 @@ def test_another_parameter_voids_the_marks(out):
     assert len([call for call in calls.all() if call[0] not in ("write", "save", "finish")]) == total_chunks(
         made
     )
+
+
+@pytest.mark.parametrize("name", ["mpiimg", *checkpoint.LIBRARIES, "CPU", "plugin"])
+def test_marks_of_another_version_or_cpu_are_void(name, out, monkeypatch):
+    """Of ours, of each library that results come from, of a plugin; and what another CPU computed."""
+    fails(toy.smooth(at("sum", 0, lambda: throw(ON_PURPOSE))), out, "stage sum")
+    calls = Calls()
+    made = toy.smooth(calls)
+    versions = checkpoint.versions
+    if name == "mpiimg":
+        monkeypatch.setattr(checkpoint, "__version__", "0.0.1")
+    elif name == "CPU":
+        monkeypatch.setattr(jit, "cpu_target", lambda: "another")
+    elif name == "plugin":
+        made = dataclasses.replace(made, recipe=dataclasses.replace(made.recipe, packages={"p": "1"}))
+    else:
+        monkeypatch.setattr(checkpoint, "versions", lambda names: {**versions(names), name: "0.0.1"})
+    report = go(made, out)
+    check(made, out)
+    assert sum(entry["resumed_chunks"] for entry in report["stages"]) == 0
+    stages = ["make", *(f"blur-{k}" for k in (1, 2, 3)), "sum", "divide"]
+    assert {call for call in calls.all() if call[0] in stages} == {(s, n) for s in stages for n in range(6)}
 
 
 @pytest.mark.parametrize(("of_first", "number"), [(True, signal.SIGTERM), (False, signal.SIGUSR1)])
