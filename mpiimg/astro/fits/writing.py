@@ -135,9 +135,35 @@ def _file_bytes(hdus) -> bytes:
         # Sums are those of the tables that compressed images are stored as.
         tables = io.BytesIO()
         hdus.writeto(tables)
-        tables.seek(0)
-        hdus = fits.open(tables, disable_image_compression=True)
+        hdus = fits.open(io.BytesIO(_without_times(tables)), disable_image_compression=True)
     for hdu in hdus:
         hdu.add_checksum(when="FITS standard 4.0, appendix J")
     hdus.writeto(file)
     return file.getvalue()
+
+
+def _without_times(tables: io.BytesIO) -> bytearray:
+    """Return the bytes of compressed planes without times.
+
+    Rows whose floats cannot be quantized, such as those without data, are members of gzip, which astropy
+    writes with the time of day.
+    """
+    from astropy.io import fits
+
+    data = bytearray(tables.getvalue())
+    tables.seek(0)
+    with fits.open(tables, disable_image_compression=True) as hdus:
+        for hdu in hdus[1:]:
+            place = hdu.data.dtype.fields.get("GZIP_COMPRESSED_DATA")
+            if place is None:
+                continue
+            descriptor, offset = place[:2]
+            start, rows, width = hdu.fileinfo()["datLoc"], hdu.header["NAXIS2"], hdu.header["NAXIS1"]
+            table = np.frombuffer(data, np.uint8, rows * width, start).reshape(rows, width)
+            entries = np.ascontiguousarray(table[:, offset : offset + descriptor.itemsize])
+            heap = start + hdu.header.get("THEAP", rows * width)
+            for length, first in entries.view(descriptor.base).reshape(rows, 2).tolist():
+                if length:
+                    data[heap + first + 4 : heap + first + 8] = bytes(4)
+            del table
+    return data
