@@ -41,11 +41,16 @@ class Scan:
 
     Parameters
     ----------
-    name : of its outputs before what they say of themselves, e.g. sub-01_ses-1_run-2
-    folder : of image and outputs, relative to the dataset, e.g. sub-01/ses-1/dwi
-    dwi : its path
-    bval, bvec : paths of its gradients, None where there are none
-    problem : why it cannot be used, "" where nothing is known against it
+    name : str
+        The beginning of the names of its results, e.g. sub-01_ses-1_run-2.
+    folder : str
+        Of image and results, relative to the dataset, e.g. sub-01/ses-1/dwi.
+    dwi : Path
+        The image.
+    bval, bvec : Path or None
+        Its gradients, None where there are none.
+    problem : str
+        Why it cannot be used, "" where nothing speaks against it.
     """
 
     name: str
@@ -63,30 +68,33 @@ def find_scans(
 
     Parameters
     ----------
-    dataset : its folder
-    participants, sessions : labels, with or without sub- and ses-; all where none are given
+    dataset : Path
+        Its folder.
+    participants, sessions : sequence of str
+        Labels, with or without sub- and ses-; all where none are given.
 
     Raises
     ------
-    BadInput : it is no BIDS dataset, a label is not there, or there is nothing to do
+    BadInput
+        It is no BIDS dataset, a label is not there, or there is nothing to do.
     """
     read_description(dataset)
     scans: list[Scan] = []
     seen: set[str] = set()
     for subject in _labelled(dataset, "sub", participants):
-        found = []
+        of_subject: list[Scan] = []
         own = [dataset / subject, *(dataset / subject / session for session in _folders(dataset / subject))]
         for folder in own:
             session = folder.name if folder.name.startswith("ses-") else ""
             seen.add(session)
             if not sessions or session.removeprefix("ses-") in _bare(sessions, "ses"):
-                found += _scans_in(dataset, folder / "dwi", subject, session)
-        if not found and participants and not sessions:
+                of_subject += _scans_in(dataset, folder / "dwi", subject, session)
+        if not of_subject and participants and not sessions:
             raise BadInput(
                 f"{dataset / subject}: no diffusion image ([ses-<label>/]dwi/*_dwi.nii.gz or .nii); "
                 "leave this subject out"
             )
-        scans += found
+        scans += of_subject
     unknown = [label for label in _bare(sessions, "ses") if f"ses-{label}" not in seen]
     if unknown:
         raise BadInput(f"{dataset}: no session {unknown[0]}{_among(seen - {''}, 'ses')}")
@@ -100,13 +108,14 @@ def read_description(dataset: Path) -> dict:
 
     Raises
     ------
-    BadInput : nothing, or nothing that can be read
+    BadInput
+        It says nothing, or nothing that can be read.
     """
     path = dataset / "dataset_description.json"
     try:
-        found = json.loads(path.read_text())
-        if isinstance(found["Name"], str):
-            return found
+        description = json.loads(path.read_text())
+        if isinstance(description["Name"], str):
+            return description
     except OSError as error:
         raise BadInput(
             f"{path}: cannot read it: {error.strerror}; every BIDS dataset has one, with Name and BIDSVersion"
@@ -125,12 +134,12 @@ def _labelled(dataset: Path, prefix: str, labels: Sequence[str]) -> list[str]:
     there = _folders(dataset, prefix)
     if not there:
         raise BadInput(f"{dataset}: no subjects ({prefix}-<label> folders): not the top of a BIDS dataset")
-    wanted = {f"{prefix}-{label}" for label in _bare(labels, prefix)}
-    missing = sorted(wanted - set(there))
+    chosen = {f"{prefix}-{label}" for label in _bare(labels, prefix)}
+    missing = sorted(chosen - set(there))
     if missing:
         label = missing[0].removeprefix(f"{prefix}-")
         raise BadInput(f"{dataset}: no participant {label}{_among(there, prefix)}")
-    return [name for name in there if not wanted or name in wanted]
+    return [name for name in there if not chosen or name in chosen]
 
 
 def _among(names, prefix: str) -> str:
@@ -211,7 +220,7 @@ def _gradients(
     A file applies if it lies in the folder of the image or above it, and every part of its name is one of the
     image's. The nearest folder counts, and there the name with most parts.
     """
-    found: list[Path | None] = []
+    tables: list[Path | None] = []
     problem = ""
     for ending in (".bval", ".bvec"):
         best: list[Path] = []
@@ -225,8 +234,8 @@ def _gradients(
             problem = f"{folder / image}: no {ending} applies to it, in its folder or above; add one"
         elif best[1:]:
             problem = f"{best[0]}: {best[1].name} applies to {image} as well; remove one of them"
-        found.append(best[0] if len(best) == 1 else None)
-    return found[0], found[1], problem
+        tables.append(best[0] if len(best) == 1 else None)
+    return tables[0], tables[1], problem
 
 
 def _applies(name: str, ending: str, entities: dict[str, str]) -> bool:

@@ -22,10 +22,14 @@ class Gradients:
 
     Parameters
     ----------
-    bvals : (V,) s/mm^2; 0 where the bvec of an unweighted volume is no unit vector, as dipy does
-    bvecs : (V, 3) in FSL's frame: voxel axes, x negated where the affine's determinant is positive
-    b0_threshold : volumes at or below it count as unweighted, s/mm^2
-    path : of the file with the b-values, for messages
+    bvals : (V,) tuple of float
+        s/mm^2; 0 where the bvec of an unweighted volume is no unit vector, as dipy does.
+    bvecs : (V, 3) tuple of float
+        In FSL's frame: voxel axes, x negated where the affine's determinant is positive.
+    b0_threshold : float
+        Volumes at or below it count as unweighted, s/mm^2.
+    path : str
+        The file with the b-values, for messages.
     """
 
     bvals: tuple[float, ...]
@@ -50,19 +54,26 @@ def read_gradients(
 
     Parameters
     ----------
-    bvals_path : V numbers in any layout, s/mm^2
-    bvecs_path : 3 rows of V numbers (FSL) or V rows of 3
-    volumes : V, what the image has
-    b0_threshold : s/mm^2
-    normalise : rescale bvecs that are not of unit length, with a warning
+    bvals_path : Path
+        V numbers in any layout, s/mm^2.
+    bvecs_path : Path
+        3 rows of V numbers (FSL) or V rows of 3.
+    volumes : int
+        V, those of the image.
+    b0_threshold : float
+        s/mm^2.
+    normalise : bool
+        Rescale bvecs that are not of unit length, with a warning.
 
     Returns
     -------
-    gradients, warnings
+    gradients : Gradients
+    warnings : list of str
 
     Raises
     ------
-    BadInput : a file that cannot be read, wrong counts, a weighted volume without unit bvec, no b0
+    BadInput
+        A file cannot be read, counts are wrong, a weighted volume has no unit bvec, or there is no b0.
     """
     bvals = _numbers(bvals_path, "b-values").ravel()
     bvecs = _numbers(bvecs_path, "gradient directions")

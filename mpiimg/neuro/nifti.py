@@ -26,16 +26,26 @@ class Image:
 
     Parameters
     ----------
-    path : of the file
-    kind : "nii" (voxels in place), "nii.gz" (a stream) or "staged" (our HDF5)
-    stem : name without endings, for the names of outputs
-    shape : (volumes, z, y, x) or (z, y, x): NIfTI's byte order
-    dtype : of the voxels on disk, with byte order
-    offset : bytes before the first voxel, in the uncompressed file
-    slope, inter : a value is voxel * slope + inter
-    header : bytes of the NIfTI header, as read
-    identity : size, time and header checksum, which enter the provenance; of a staged file those of its image
-    sample : of the file itself, as from :func:`mpiimg.engine.raw.sample`; enters the provenance as well
+    path : Path
+        The file.
+    kind : str
+        "nii" (voxels in place), "nii.gz" (a stream) or "staged" (our HDF5).
+    stem : str
+        Its name without endings, for the names of results.
+    shape : tuple of int
+        (volumes, z, y, x) or (z, y, x): NIfTI's order in the file.
+    dtype : str
+        Of the voxels on disk, with byte order.
+    offset : int
+        Bytes before the first voxel, in the uncompressed file.
+    slope, inter : float
+        A value is voxel * slope + inter.
+    header : bytes
+        The NIfTI header, as read.
+    identity : tuple
+        Size, time and header checksum, which enter the provenance; of a staged file those of its image.
+    sample : (int, int, int)
+        Of the file itself, as from :func:`mpiimg.engine.raw.sample`; enters the provenance as well.
     """
 
     path: Path
@@ -151,13 +161,17 @@ def open_image(path: Path, dimensions: int | tuple[int, ...], what: str = "image
 
     Parameters
     ----------
-    path : .nii, .nii.gz or .h5
-    dimensions : 3 or 4, what the image must have; or (3, 4) for either
-    what : it is, for messages
+    path : Path
+        .nii, .nii.gz or .h5.
+    dimensions : int or (int, int)
+        3 or 4, what the image must have; (3, 4) allows either.
+    what : str
+        Names the kind of image in messages.
 
     Raises
     ------
-    BadInput : missing, unreadable, no NIfTI, truncated, or of another kind than asked for
+    BadInput
+        It is missing, unreadable, no NIfTI, truncated, or has other dimensions.
     """
     path = Path(path)
     try:
@@ -230,7 +244,8 @@ def stream(image: Image, boxes: Iterator[Box]) -> Iterator[np.ndarray]:
 
     Raises
     ------
-    BadInput : the stream is truncated or corrupt
+    BadInput
+        The stream is truncated or corrupt.
     """
     from isal import igzip, isal_zlib
 
@@ -291,8 +306,13 @@ def output_header(image: Image, components: int | None, dtype: str, description:
 
     Parameters
     ----------
-    components : volumes of the output; None for a 3-D image
-    dtype : of the output, written little-endian
+    image : Image
+    components : int or None
+        Volumes of the output; None for a 3-D image.
+    dtype : str
+        Of the output, written little-endian.
+    description : str
+        At most 79 characters of it are kept.
     """
     header = parse_header(image.header).as_byteswapped("<")
     zooms = header.get_zooms()

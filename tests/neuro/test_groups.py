@@ -7,7 +7,7 @@ from engine.test_plan import GB, neuro
 
 from mpiimg.engine.plan import Resources, plan_recipe
 from mpiimg.errors import BadInput
-from mpiimg.neuro.cohort.groups import SERIAL, asked_sizes, finished_after, group_sizes, least_ranks
+from mpiimg.neuro.cohort.groups import SERIAL, asked_sizes, finished_after, group_sizes, min_ranks
 
 COSTS = {
     "one": [5.0],
@@ -91,7 +91,7 @@ def most_held(recipe, ranks) -> int:
 @pytest.mark.parametrize("in_memory", [False, True])
 def test_least_ranks_are_the_first_that_hold_a_scan(recipe, in_memory):
     enough = most_held(recipe, 3)
-    least = least_ranks(recipe, Resources(4, enough, in_memory))
+    least = min_ranks(recipe, Resources(4, enough, in_memory))
     found = [holds(recipe, Resources(ranks, enough, in_memory)) for ranks in range(1, 5)]
     assert found == [ranks >= least for ranks in range(1, 5)]
     assert 1 < least <= 3
@@ -100,6 +100,6 @@ def test_least_ranks_are_the_first_that_hold_a_scan(recipe, in_memory):
 def test_a_scan_that_no_ranks_can_hold_runs_by_the_disk(recipe):
     short = recipe.baseline + (most_held(recipe, 4) - recipe.baseline) // 4
     assert not holds(recipe, Resources(4, short))
-    assert least_ranks(recipe, Resources(4, short)) == 1
+    assert min_ranks(recipe, Resources(4, short)) == 1
     # And where it cannot run at all, the run itself says so.
-    assert least_ranks(recipe, Resources(4, 1 << 20)) == 4
+    assert min_ranks(recipe, Resources(4, 1 << 20)) == 4

@@ -25,7 +25,7 @@ from mpiimg.engine.plan import Options, Recipe, Resources, output_names, plan_re
 from mpiimg.engine.run import agreed_cpu_target, compile_kernels, run
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
 from mpiimg.neuro.bids import Scan, describe_derivative, sources
-from mpiimg.neuro.cohort.groups import asked_sizes, finished_after, group_sizes, least_ranks, part_of
+from mpiimg.neuro.cohort.groups import asked_sizes, finished_after, group_sizes, min_ranks, part_of
 from mpiimg.neuro.cohort.status import counts, why
 from mpiimg.neuro.nifti import open_image
 from mpiimg.version import __version__
@@ -42,14 +42,22 @@ class Cohort:
 
     Parameters
     ----------
-    dataset, out : folders of the raw dataset and of the derivative
-    scans : selected ones
-    parameters : that results depend on
-    inspect : called with a scan on one rank, returns what headers say; BadInput if it cannot be used
-    recipe : called with a scan and that, on every rank of a group
-    group_size : ranks a group; None to let the plan decide
-    strict : one scan that fails ends the job
-    retry_suspects : take those that were in work at two deaths of a process
+    dataset, out : Path
+        Folders of the raw dataset and of the derivative.
+    scans : tuple of Scan
+        The selected ones.
+    parameters : mapping
+        What results depend on.
+    inspect : callable
+        Called with a scan on one rank; returns what headers say, and raises BadInput if it cannot be used.
+    recipe : callable
+        Called with a scan and that, on every rank of a group.
+    group_size : int, optional
+        Ranks per group; without it the plan decides.
+    strict : bool
+        One scan that fails ends the job.
+    retry_suspects : bool
+        Take those scans too that were in work at two deaths of a process.
     """
 
     dataset: Path
@@ -81,9 +89,12 @@ def run_cohort(cohort: Cohort, comm, options: Options, resources: Resources, pla
 
     Raises
     ------
-    BadInput : the cohort as a whole cannot be processed; with `strict`, a scan cannot
-    RunFailed : with `strict`, the work on a scan failed
-    RunStopped : a signal asked for it
+    BadInput
+        The cohort as a whole cannot be processed; with `strict`, a scan cannot.
+    RunFailed
+        With `strict`, the work on a scan failed.
+    RunStopped
+        A signal asked for it.
     """
     agreed_cpu_target(comm)
     states = on_root(comm, _check, cohort, options.force)
@@ -93,7 +104,7 @@ def run_cohort(cohort: Cohort, comm, options: Options, resources: Resources, pla
     if changed:
         _tell(comm, f"mpiimg: warning: {_named(changed)}: image changed since; --force does such scans again")
     costs = _weigh(todo, comm)
-    # What was in work when a process died comes last, lest it end the work on the others once more.
+    # What was in work when a process died comes last, so that it cannot end the work on the others again.
     todo.sort(key=lambda scan: (states[scan.name].deaths, -costs[scan.name], scan.name))
     chosen = on_root(comm, _choose, cohort, todo, costs, resources, plan)
     if plan:
@@ -160,11 +171,11 @@ def _difference(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     if earlier["version"] != now["version"]:
         return f"mpiimg {earlier['version']}, and this is {now['version']}"
     before, after = earlier["parameters"], now["parameters"]
-    known = "nothing known"
+    nothing = "nothing known"
     name = next(
-        name for name in sorted({*before, *after}) if before.get(name, known) != after.get(name, known)
+        name for name in sorted({*before, *after}) if before.get(name, nothing) != after.get(name, nothing)
     )
-    return f"{name} {before.get(name, known)}, not {after.get(name, known)}"
+    return f"{name} {before.get(name, nothing)}, not {after.get(name, nothing)}"
 
 
 def _states(cohort: Cohort) -> dict[str, State]:
@@ -206,30 +217,35 @@ def _choose(cohort: Cohort, todo: Sequence[Scan], costs, resources: Resources, p
 
     Raises
     ------
-    BadInput : more ranks a group were asked for than there are, or parameters do not go together
+    BadInput
+        More ranks per group were asked for than there are.
     """
     if cohort.group_size is not None:
         sizes = asked_sizes(resources.ranks, cohort.group_size)
     largest = recipe = None
     for scan in sorted(todo, key=lambda scan: -costs[scan.name]):
         try:
-            found = cohort.inspect(scan)
+            headers = cohort.inspect(scan)
         except BadInput:
             continue
-        largest, recipe = scan, cohort.recipe(scan, found)
+        largest, recipe = scan, cohort.recipe(scan, headers)
         break
     if cohort.group_size is None:
-        least = least_ranks(recipe, resources) if recipe else 1
-        sizes = group_sizes(resources.ranks, [max(1, costs[scan.name]) for scan in todo] or [1], least)
-    most, fewest = max(sizes), min(sizes)
-    each = _count(most, "rank") if fewest == most else f"{fewest} or {_count(most, 'rank')}"
+        needed = min_ranks(recipe, resources) if recipe else 1
+        sizes = group_sizes(resources.ranks, [max(1, costs[scan.name]) for scan in todo] or [1], needed)
+    smallest, largest_group = min(sizes), max(sizes)
+    each = _count(largest_group, "rank")
+    if smallest < largest_group:
+        each = f"{smallest} or {each}"
     text = f"mpiimg: {_count(len(todo), 'scan')} to do by {_count(len(sizes), 'group')} of {each}"
     if recipe is None:
         nothing = {"groups": list(sizes), "totals": {"peak_a_rank": 0, "seconds": 0.0}}
         return _Choice(sizes, text, json.dumps(nothing, indent=2) if plan == "json" else text)
     turns = finished_after(sizes, [costs[scan.name] for scan in todo])
-    turns /= finished_after([fewest], [costs[largest.name]]) or 1.0
-    shown = _plan(plan, text, largest.name, recipe, sizes, part_of(resources, fewest), turns) if plan else ""
+    turns /= finished_after([smallest], [costs[largest.name]]) or 1.0
+    shown = (
+        _plan(plan, text, largest.name, recipe, sizes, part_of(resources, smallest), turns) if plan else ""
+    )
     return _Choice(sizes, text, shown, tuple(recipe.kernels))
 
 
@@ -256,7 +272,8 @@ def _work(cohort: Cohort, todo: Sequence[Scan], states, sizes: Sequence[int], co
 
     Raises
     ------
-    BadInput, RunFailed, RunStopped : on all ranks alike
+    BadInput, RunFailed, RunStopped
+        On all ranks alike.
     """
     identity = on_root(comm, lambda: uuid.uuid4().hex)
     number = next(i for i in range(len(sizes)) if comm.rank < sum(sizes[: i + 1]))
@@ -354,8 +371,8 @@ def _do(cohort: Cohort, scan: Scan, group, outer: Agreement, options: Options):
     try:
         if scan.problem:
             raise BadInput(scan.problem)
-        found = on_root(group, cohort.inspect, scan)
-        recipe = _with_sources(cohort.recipe(scan, found), sources(cohort.dataset, scan))
+        headers = on_root(group, cohort.inspect, scan)
+        recipe = _with_sources(cohort.recipe(scan, headers), sources(cohort.dataset, scan))
         image = _identity(scan)
         run(recipe, group, mine, outer)
     except BadInput as error:

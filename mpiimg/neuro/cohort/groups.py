@@ -17,17 +17,20 @@ from mpiimg.errors import BadInput
 SERIAL = 0.03
 
 
-def group_sizes(ranks: int, costs: Sequence[float], least: int = 1) -> tuple[int, ...]:
+def group_sizes(ranks: int, costs: Sequence[float], min_size: int = 1) -> tuple[int, ...]:
     """Return how many ranks each group has, so that all scans are done as soon as can be.
 
     Parameters
     ----------
-    ranks : of the job
-    costs : of the scans, in any unit; at least one scan
-    least : ranks that a group must have
+    ranks : int
+        Of the job.
+    costs : sequence of float
+        Of the scans, in any unit; at least one scan.
+    min_size : int
+        Ranks that a group must have.
     """
-    least = min(least, ranks)
-    counts = sorted({min(ranks // size, len(costs)) for size in range(least, ranks + 1)}, reverse=True)
+    min_size = min(min_size, ranks)
+    counts = sorted({min(ranks // size, len(costs)) for size in range(min_size, ranks + 1)}, reverse=True)
     return min((_even(ranks, count) for count in counts), key=lambda sizes: finished_after(sizes, costs))
 
 
@@ -36,7 +39,8 @@ def asked_sizes(ranks: int, size: int) -> tuple[int, ...]:
 
     Raises
     ------
-    BadInput : there are fewer ranks than that
+    BadInput
+        There are fewer ranks than that.
     """
     if size > ranks:
         raise BadInput(f"--group-size {size}: this job has {ranks} ranks; give it more, or ask for less")
@@ -61,7 +65,7 @@ def part_of(resources: Resources, ranks: int) -> Resources:
     return dataclasses.replace(resources, ranks=ranks, nodes=nodes)
 
 
-def least_ranks(recipe: Recipe, resources: Resources) -> int:
+def min_ranks(recipe: Recipe, resources: Resources) -> int:
     """Return how many ranks of a job a scan needs to keep its arrays in memory; to run at all, if none do."""
 
     def plan_of(count: int):

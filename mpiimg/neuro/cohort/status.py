@@ -71,8 +71,8 @@ def _progress(records: Path) -> str:
 def counts(states: Mapping[str, str]) -> str:
     """Say how many scans are in which state."""
     kinds = list(states.values())
-    found = ", ".join(f"{kinds.count(kind)} {kind}" for kind in Kind if kind in kinds)
-    return f"{len(kinds)} scan{'s' * (len(kinds) != 1)}: {found}"
+    listed = ", ".join(f"{kinds.count(kind)} {kind}" for kind in Kind if kind in kinds)
+    return f"{len(kinds)} scan{'s' * (len(kinds) != 1)}: {listed}"
 
 
 def as_text(scans: list[ScanStatus]) -> str:
