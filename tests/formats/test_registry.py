@@ -50,7 +50,7 @@ def formats(monkeypatch):
     module = ModuleType("a_package")
     module.PLAIN, module.EMPTY = Format("PLAIN", read_plain, Plain), Format("EMPTY")
     monkeypatch.setitem(sys.modules, "a_package", module)
-    places = {"raw": "a_package:PLAIN", "raw.empty": "a_package:EMPTY"}
+    places = {"raw": "a_package:PLAIN", "gone.raw": "a_package:EMPTY"}
     monkeypatch.setattr(registry, "installed", lambda group: places)
     return places
 
@@ -91,9 +91,9 @@ def test_another_file_is_another_input(formats, tmp_path):
         ("missing.raw", None, "missing.raw: cannot be read: No such file or directory"),
         ("broken.raw", b"what?", "is no PLAIN that can be read: it does not begin as it should"),
         ("good.raw", b"a format", "has the axes tyx, where yx are needed"),
-        ("some.xyz", b"", "no format reads files of this name; there are formats of raw, raw.empty"),
+        ("some.xyz", b"", "no format reads files of this name; there are formats of gone.raw, raw"),
         ("raw", b"", "no format reads files of this name"),
-        ("some.raw.empty", b"", "no format reads files of this name"),
+        ("some.gone.raw", b"", "no format reads files of this name"),
     ],
 )
 def test_what_cannot_be_read_is_refused_in_one_line(name, content, said, formats, tmp_path):
