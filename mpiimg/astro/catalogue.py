@@ -142,11 +142,11 @@ def as_table(table: np.ndarray, meta: Mapping[str, object]):
     from astropy.table import Column as TableColumn
     from astropy.table import Table
 
-    known = {column.name: column for column in COLUMNS}
+    columns_by_name = {column.name: column for column in COLUMNS}
     columns = []
     for name in table.dtype.names:
         values = table[name].astype("U") if table.dtype[name].kind == "S" else table[name]
-        about = known[name]
+        about = columns_by_name[name]
         columns.append(TableColumn(values, name, unit=about.unit or None, description=about.description))
     return Table(columns, meta=dict(meta))
 

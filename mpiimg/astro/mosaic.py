@@ -135,9 +135,9 @@ def block_means(pixels: np.ndarray, box: Box, step: int) -> np.ndarray:
     pixels = np.pad(pixels, around, constant_values=np.nan)
     rows, columns = pixels.shape[0] // step, pixels.shape[1] // step
     blocks = pixels.reshape(rows, step, columns, step)
-    known = np.isfinite(blocks)
-    total = np.where(known, blocks, 0).sum(axis=(1, 3), dtype=np.float64)
-    count = known.sum(axis=(1, 3))
+    finite = np.isfinite(blocks)
+    total = np.where(finite, blocks, 0).sum(axis=(1, 3), dtype=np.float64)
+    count = finite.sum(axis=(1, 3))
     return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
 
 
@@ -188,12 +188,12 @@ def write(path: Path, panels: list[Mosaic], sources: np.ndarray) -> None:
 
 def _stretched(image: np.ndarray) -> np.ndarray:
     """Return an image between 0 and 1: linear about the sky's noise, logarithmic above (asinh)."""
-    known = image[np.isfinite(image)]
-    if not known.size:
+    finite = image[np.isfinite(image)]
+    if not finite.size:
         return np.zeros_like(image)
-    sky = np.median(known)
-    noise = SIGMA_PER_MAD * np.median(np.abs(known - sky)) or 1.0
-    top = max(np.percentile(known, 99.8), sky + 30 * noise)
+    sky = np.median(finite)
+    noise = SIGMA_PER_MAD * np.median(np.abs(finite - sky)) or 1.0
+    top = max(np.percentile(finite, 99.8), sky + 30 * noise)
     scaled = np.arcsinh((image - sky + 2 * noise) / (3 * noise))
     return np.clip(scaled / np.arcsinh((top - sky) / (3 * noise)), 0, 1)
 

@@ -157,8 +157,8 @@ def _named(maps: Sequence[Ragged], blocks: Sequence[np.ndarray]) -> dict[str, np
 
 def _inverse(variance: np.ndarray) -> np.ndarray:
     """Return weights: 1 / variance, and 0 where there is none."""
-    known = np.isfinite(variance) & (variance > 0)
-    return np.divide(np.float32(1), variance, out=np.zeros_like(variance), where=known)
+    positive = np.isfinite(variance) & (variance > 0)
+    return np.divide(np.float32(1), variance, out=np.zeros_like(variance), where=positive)
 
 
 def _write(

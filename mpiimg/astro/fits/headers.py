@@ -69,7 +69,7 @@ class ReadOptions:
             raise BadInput(f"--decam-mask is auto, codes or bits, not {self.decam_mask}")
 
 
-class Facts:
+class HeaderReader:
     """Looks up what an exposure's header says, then the primary header, as the options have it."""
 
     def __init__(self, where: str, header, primary, options: ReadOptions):
@@ -105,11 +105,11 @@ class Facts:
 
     def number(self, option: str, card: str, pair: bool = False) -> float | None:
         """Return a number: the option's, the card's, or the mean of its A and B; None without any."""
-        given = self.setting(option)
-        if given is None and self.card(card) is not None:
-            given = self.card(card), card
-        if given is not None:
-            return self.checked(*given, option)
+        setting = self.setting(option)
+        if setting is None and self.card(card) is not None:
+            setting = self.card(card), card
+        if setting is not None:
+            return self.checked(*setting, option)
         halves = [self.card(card + amplifier) for amplifier in "AB"] if pair else []
         if not halves or None in halves:
             return None
@@ -122,21 +122,21 @@ class Facts:
             number = math.nan if isinstance(value, bool) else float(value)
         except (TypeError, ValueError):
             number = math.nan
-        wanted, sensible = {
+        kind, sensible = {
             "zero_point": ("finite number", True),
             "read_noise": ("number from 0 on", number >= 0),
         }.get(option, ("positive number", number > 0))
         if not (sensible and math.isfinite(number)):
             raise BadInput(
-                f"{self.where}: {name} = {value!r} is no {wanted}; give --{option.replace('_', '-')}"
+                f"{self.where}: {name} = {value!r} is no {kind}; give --{option.replace('_', '-')}"
             )
         return number
 
     def text(self, option: str, cards: Sequence[str]) -> str | None:
         """Return text: the option's, or of the first card that is there; None without any."""
-        given = self.setting(option)
-        if given is not None:
-            return str(given[0]).strip()
+        setting = self.setting(option)
+        if setting is not None:
+            return str(setting[0]).strip()
         value = next((self.card(card) for card in cards if self.card(card) is not None), None)
         return None if value is None else str(value).strip()
 
@@ -160,14 +160,14 @@ class Facts:
         return (start.replace(tzinfo=None) - datetime.datetime(1858, 11, 17)) / datetime.timedelta(days=1)
 
 
-def _unit(facts: Facts) -> tuple[bool, bool]:
+def _unit(facts: HeaderReader) -> tuple[bool, bool]:
     """Say whether the image is in electrons, and whether it is per second."""
     unit = str(facts.card("BUNIT") or "").strip().lower()
     electrons = re.match(r"e(?![a-df-z])|e-|electron", unit) is not None
     return electrons, re.search(r"/\s*s|\bs(\*\*|\^)?\(?-1", unit) is not None
 
 
-def noise_facts(facts: Facts, needed: bool) -> tuple[float | None, float | None, float | None]:
+def noise_facts(facts: HeaderReader, needed: bool) -> tuple[float | None, float | None, float | None]:
     """Return electrons per unit of the image, read noise in electrons, and seconds of exposure."""
     electrons, per_second = _unit(facts)
     gain = 1.0 if electrons else facts.number("gain", "GAIN", pair=True)
@@ -188,7 +188,7 @@ def noise_facts(facts: Facts, needed: bool) -> tuple[float | None, float | None,
     return gain, readnoise, exptime
 
 
-def zero_point(facts: Facts, exptime: float | None) -> float | None:
+def zero_point(facts: HeaderReader, exptime: float | None) -> float | None:
     """Return the magnitude of one unit of the image."""
     magzero = facts.number("zero_point", "MAGZERO")
     if magzero is None or facts.options.zero_point_per == "exposure" or _unit(facts)[1]:

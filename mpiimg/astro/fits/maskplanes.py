@@ -107,14 +107,14 @@ def planes_of(header: Mapping) -> dict[str, int]:
     ValueError
         A card holds no bit number.
     """
-    found = {}
+    planes = {}
     for keyword in header:
         if keyword.startswith("MP_"):
             bit = header[keyword]
             if isinstance(bit, bool) or not isinstance(bit, int | np.integer) or not 0 <= bit < 32:
                 raise ValueError(f"{keyword} = {bit!r} is no bit number from 0 to 31")
-            found[keyword[3:]] = int(bit)
-    return found
+            planes[keyword[3:]] = int(bit)
+    return planes
 
 
 def remap(mask: np.ndarray, planes: Mapping[str, int]) -> np.ndarray:

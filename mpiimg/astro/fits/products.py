@@ -109,11 +109,11 @@ def find_patches(folder: Path) -> tuple[Tract, list[Product]]:
     ------
     BadInput : there are none, no tract, or they do not belong together
     """
-    tract, found = _find(folder, "patches", "*patch-*.fits", "mpiimg-coadd", PATCH_PLANES)
-    for product in found:
+    tract, products = _find(folder, "patches", "*patch-*.fits", "mpiimg-coadd", PATCH_PLANES)
+    for product in products:
         if product.box != tract.outer(product.patch):
             raise BadInput(f"{product.path}: is not a whole patch; coadd it again")
-    return tract, found
+    return tract, products
 
 
 def _find(folder: Path, what: str, pattern: str, tool: str, planes: dict[str, str]):
@@ -127,9 +127,9 @@ def _find(folder: Path, what: str, pattern: str, tool: str, planes: dict[str, st
     if not (folder / "tract.toml").exists():
         raise BadInput(f"{folder}: holds {what} but no tract.toml, which {tool} writes beside them")
     tract = read_tract(folder / "tract.toml")
-    found = [_read_product(path, planes, tract, tool) for path in paths]
-    _refuse_duplicates(found)
-    return tract, found
+    products = [_read_product(path, planes, tract, tool) for path in paths]
+    _refuse_duplicates(products)
+    return tract, products
 
 
 def _read_product(path: Path, planes: dict[str, str], tract: Tract, tool: str) -> Product:
@@ -178,10 +178,10 @@ def _read_product(path: Path, planes: dict[str, str], tract: Tract, tool: str) -
     )
 
 
-def _refuse_duplicates(found: Sequence[Product]) -> None:
-    known: dict[tuple, Product] = {}
-    for product in found:
-        twin = known.setdefault((product.band, product.visit, product.sensor, product.patch), product)
+def _refuse_duplicates(products: Sequence[Product]) -> None:
+    firsts: dict[tuple, Product] = {}
+    for product in products:
+        twin = firsts.setdefault((product.band, product.visit, product.sensor, product.patch), product)
         if twin is not product:
             raise BadInput(f"{product.path}: duplicate: holds the same as {twin.path}; leave one out")
 

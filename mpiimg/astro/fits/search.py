@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mpiimg.astro.fits import maskplanes
 from mpiimg.astro.fits.exposure import ExposureRef, survey_order
-from mpiimg.astro.fits.headers import CARDS, SENSOR_CARDS, Facts, ReadOptions, noise_facts, zero_point
+from mpiimg.astro.fits.headers import CARDS, SENSOR_CARDS, HeaderReader, ReadOptions, noise_facts, zero_point
 from mpiimg.astro.fits.reading import Extension, FitsFile, read_headers
 from mpiimg.astro.fits.writing import own_history
 from mpiimg.astro.sky.wcs import checked_text
@@ -65,22 +65,22 @@ def find_exposures(
         image; an exposure is there twice; or there is none at all.
     """
     options = options or ReadOptions()
-    found: list[ExposureRef] = []
+    exposures: list[ExposureRef] = []
     files = _listed(paths)
     _refuse_missing(files)
     for first, members in _grouped(files):
         try:
             refs = _find_triplet(members, options) if members else _find_in_file(first, options)
-            _refuse_duplicates(found, refs)
+            _refuse_duplicates(exposures, refs)
         except BadInput as error:
             if rejected is None:
                 raise
             rejected.append((str(first), str(error)))
         else:
-            found += refs
-    if not found and rejected is None:
+            exposures += refs
+    if not exposures and rejected is None:
         raise BadInput("no exposures: name at least one FITS file")
-    return sorted(found, key=survey_order)
+    return sorted(exposures, key=survey_order)
 
 
 def _listed(paths: Iterable[str | Path]) -> list[Path]:
@@ -134,10 +134,10 @@ def _sibling(path: Path, letter: str) -> Path:
     return next((other for other in others if other.exists()), same)
 
 
-def _refuse_duplicates(found: Sequence[ExposureRef], new: Sequence[ExposureRef]) -> None:
-    known = {(ref.band, ref.visit, ref.sensor): ref for ref in found}
+def _refuse_duplicates(exposures: Sequence[ExposureRef], new: Sequence[ExposureRef]) -> None:
+    firsts = {(ref.band, ref.visit, ref.sensor): ref for ref in exposures}
     for ref in new:
-        twin = known.setdefault((ref.band, ref.visit, ref.sensor), ref)
+        twin = firsts.setdefault((ref.band, ref.visit, ref.sensor), ref)
         if twin is not ref:
             raise BadInput(
                 f"{ref.image.path}: duplicate exposure: band {ref.band}, visit {ref.visit}, sensor "
@@ -163,7 +163,7 @@ def _find_in_file(path: Path, options: ReadOptions) -> list[ExposureRef]:
         mask_is, named = _mask_convention(planes.get("mask"), where)
         refs.append(
             _exposure_ref(
-                Facts(where, image.header, file.primary, options),
+                HeaderReader(where, image.header, file.primary, options),
                 kind="single" if missing else "planes",
                 planes=planes,
                 identity=(file.identity(image, planes.get("variance"), planes.get("mask")),),
@@ -222,8 +222,8 @@ def _find_triplet(members: tuple[Path, ...], options: ReadOptions) -> list[Expos
     """Find the exposures of a DECam triplet: sensors that all three files have by the same name."""
     missing = [str(path) for path in members if not path.exists()]
     if missing:
-        given = next((path for path in members if path.exists()), members[0])
-        raise BadInput(f"{given}: missing planes: this DECam triplet lacks {' and '.join(missing)}")
+        there = next((path for path in members if path.exists()), members[0])
+        raise BadInput(f"{there}: missing planes: this DECam triplet lacks {' and '.join(missing)}")
     image_file, weight_file, mask_file = files = [read_headers(path) for path in members]
     if not image_file.images:
         raise BadInput(f"{image_file.path}: has no image: no extension holds two-dimensional pixels")
@@ -238,7 +238,7 @@ def _find_triplet(members: tuple[Path, ...], options: ReadOptions) -> list[Expos
         }
         refs.append(
             _exposure_ref(
-                Facts(where, image.header, image_file.primary, options),
+                HeaderReader(where, image.header, image_file.primary, options),
                 kind="triplet",
                 planes=planes,
                 identity=tuple(
@@ -254,14 +254,14 @@ def _find_triplet(members: tuple[Path, ...], options: ReadOptions) -> list[Expos
 def _same_sensor(file: FitsFile, image: Extension, place: int) -> Extension:
     """Return the image of `file` that belongs to an image of `ooi`: by name, or by place without names."""
     if image.name:
-        found = [extension for extension in file.images if extension.name == image.name]
+        extensions = [extension for extension in file.images if extension.name == image.name]
     else:
-        found = list(file.images[place : place + 1])
-    if len(found) != 1:
+        extensions = list(file.images[place : place + 1])
+    if len(extensions) != 1:
         raise BadInput(
             f"{file.path}: missing planes: no extension {image.name or place}, which the image has"
         )
-    return found[0]
+    return extensions[0]
 
 
 def _decam_convention(file: FitsFile, options: ReadOptions) -> str:
@@ -323,7 +323,7 @@ def _stem(path: Path) -> str:
     return name
 
 
-def _wcs(facts: Facts) -> str:
+def _wcs(facts: HeaderReader) -> str:
     """Return the celestial coordinates as header text, having checked that they work."""
     # An extension inherits from the primary header what it does not say itself.
     header = facts.header if "CTYPE1" in facts.header else facts.primary

@@ -119,8 +119,8 @@ def _units(unit: str) -> dict[str, str]:
         square, inverse = f"{unit}2", f"{unit}-2"
     else:
         try:
-            known = Unit(unit, format="fits")
-            square, inverse = (known**2).to_string("fits"), (known**-2).to_string("fits")
+            parsed = Unit(unit, format="fits")
+            square, inverse = (parsed**2).to_string("fits"), (parsed**-2).to_string("fits")
         except ValueError:
             square, inverse = f"({unit})**2", f"({unit})**-2"
     return {"IMAGE": unit, "BACKGROUND": unit, "VARIANCE": square, "WEIGHT": inverse}

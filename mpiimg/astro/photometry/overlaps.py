@@ -64,9 +64,9 @@ class Stars:
         """Put catalogues end to end."""
         fields = [np.concatenate([np.asarray(c[k], np.float64) for c in catalogues]) for k in range(4)]
         owner = np.repeat(np.arange(len(catalogues)), [len(c.ra) for c in catalogues])
-        known = np.isfinite(fields[2]) & np.isfinite(fields[3])
-        ra, dec, magnitude, error = (field[known] for field in fields)
-        return cls(np.ascontiguousarray(directions(ra, dec).T), magnitude, error, owner[known])
+        finite = np.isfinite(fields[2]) & np.isfinite(fields[3])
+        ra, dec, magnitude, error = (field[finite] for field in fields)
+        return cls(np.ascontiguousarray(directions(ra, dec).T), magnitude, error, owner[finite])
 
     def catalogues(self, first: int, last: int) -> Stars:
         """Return the stars of catalogues `first` to `last`, that not included."""

@@ -68,8 +68,8 @@ class Settings:
 
 def unusable(image: np.ndarray, variance: np.ndarray, mask: np.ndarray, excluded: int) -> np.ndarray:
     """Return which pixels say nothing: not finite, without variance, or in a plane of `excluded` (bits)."""
-    known = np.isfinite(image) & np.isfinite(variance) & (variance > 0)
-    return ~known | ((mask & excluded) != 0)
+    finite = np.isfinite(image) & np.isfinite(variance) & (variance > 0)
+    return ~finite | ((mask & excluded) != 0)
 
 
 def background(
@@ -107,9 +107,9 @@ def background(
     if min(image.shape) < 2 * mesh or good.max() < mesh**2 / 2:
         return _constant_background(image, bad)
     padded = np.pad(np.where(bad, np.float32(0), image).astype(np.float32), padding)
-    found = sep.Background(padded, mask=masked, bw=mesh, bh=mesh, fw=window, fh=window)
+    measured = sep.Background(padded, mask=masked, bw=mesh, bh=mesh, fw=window, fh=window)
     inside = tuple(slice(low, low + length) for low, length in zip(before, image.shape, strict=True))
-    return np.ascontiguousarray(found.back(dtype=np.float32)[inside]), float(found.globalrms)
+    return np.ascontiguousarray(measured.back(dtype=np.float32)[inside]), float(measured.globalrms)
 
 
 def _constant_background(image, bad) -> tuple[np.ndarray, float]:
@@ -148,23 +148,23 @@ def detect(
     bad = unusable(image, variance, mask, excluded)
     data = np.where(bad, np.float32(0), image - sky).astype(np.float32)
     noise = np.where(bad, _NO_WEIGHT, variance).astype(np.float32)
-    found, segmentation, overflow = _extract(data, noise, bad, settings)
-    table = catalogue.new(len(found))
-    if not len(found):
+    objects, segmentation, overflow = _extract(data, noise, bad, settings)
+    table = catalogue.new(len(objects))
+    if not len(objects):
         return table, segmentation
-    _shape(table, found)
+    _shape(table, objects)
     table["flags"] |= OVERFLOW * overflow
-    table["fwhm"] = _widths(data, segmentation, found)
-    x, y = _centre(table, found, (data, noise, bad), settings.radii[1])
+    table["fwhm"] = _widths(data, segmentation, objects)
+    x, y = _centre(table, objects, (data, noise, bad), settings.radii[1])
     table["x"], table["y"] = x + origin[1], y + origin[0]
-    _photometry(table, found, x, y, (data, noise, bad, segmentation), settings.radii)
+    _photometry(table, objects, x, y, (data, noise, bad, segmentation), settings.radii)
     np.bitwise_or.at(table["mask_flags"], segmentation[segmentation > 0] - 1, mask[segmentation > 0])
     centre = tuple(
         np.clip(np.rint(place).astype(int), 0, length - 1)
         for place, length in zip((y, x), image.shape, strict=True)
     )
     table["background"], table["n_image"] = sky[centre], nimage[centre]
-    table["parent"] = _blends(segmentation, len(found))
+    table["parent"] = _blends(segmentation, len(objects))
     return table, segmentation
 
 
@@ -191,14 +191,14 @@ def _extract(data, noise, bad, settings):
     return objects, np.asarray(segmentation, np.int32), overflow
 
 
-def _shape(table, found) -> None:
+def _shape(table, objects) -> None:
     """Fill in what sep's extract has measured."""
-    table["a"], table["b"], table["theta"] = found["a"], found["b"], np.degrees(found["theta"])
+    table["a"], table["b"], table["theta"] = objects["a"], objects["b"], np.degrees(objects["theta"])
     for name, of_sep in (("peak", "peak"), ("npix", "npix"), ("flags", "flag")):
-        table[name] = found[of_sep]
+        table[name] = objects[of_sep]
 
 
-def _centre(table, found, planes, reach):
+def _centre(table, objects, planes, reach):
     """Return x and y of sources, and fill in their errors, pixels of the patch.
 
     Gaussian-windowed centroids (SExtractor's XWIN_IMAGE), whose noise comes
@@ -210,14 +210,14 @@ def _centre(table, found, planes, reach):
 
     data, _, bad = planes
     sigma = np.where(
-        np.isfinite(table["fwhm"]), table["fwhm"] / FWHM_OF_SIGMA, np.sqrt(found["a"] * found["b"])
+        np.isfinite(table["fwhm"]), table["fwhm"] / FWHM_OF_SIGMA, np.sqrt(objects["a"] * objects["b"])
     )
     sigma = np.minimum(sigma.astype(np.float64), reach / 4)
-    x, y, flag = sep.winpos(data, found["x"], found["y"], sigma, mask=bad)
-    good = (flag == 0) & (np.hypot(x - found["x"], y - found["y"]) < 1) & (found["flag"] & MERGED == 0)
-    x, y = np.where(good, x, found["x"]), np.where(good, y, found["y"])
+    x, y, flag = sep.winpos(data, objects["x"], objects["y"], sigma, mask=bad)
+    good = (flag == 0) & (np.hypot(x - objects["x"], y - objects["y"]) < 1) & (objects["flag"] & MERGED == 0)
+    x, y = np.where(good, x, objects["x"]), np.where(good, y, objects["y"])
     variances = _window_variances(x, y, sigma, planes)
-    table["x_err"], table["y_err"] = np.sqrt(np.fmax(variances, (found["errx2"], found["erry2"])))
+    table["x_err"], table["y_err"] = np.sqrt(np.fmax(variances, (objects["errx2"], objects["erry2"])))
     return x, y
 
 
@@ -239,15 +239,15 @@ def _window_variances(x, y, sigma, planes):
     return np.where(total > 0, 4 * spread / np.where(total > 0, total, 1) ** 2, np.nan)
 
 
-def _photometry(table, found, x, y, planes, radii) -> None:
+def _photometry(table, objects, x, y, planes, radii) -> None:
     """Fill in fluxes in apertures and Kron ellipses; pixels of neighbours count as the mean of the others."""
     import sep
 
     data, noise, bad, segmentation = planes
-    a, b = found["a"], found["b"]
+    a, b = objects["a"], objects["b"]
     # Rounding carries some angles beyond the quarter turn that sep accepts.
-    theta = np.clip(found["theta"], -np.pi / 2, np.pi / 2)
-    own = {"mask": bad, "segmap": segmentation, "seg_id": np.arange(1, len(found) + 1, dtype=np.int32)}
+    theta = np.clip(objects["theta"], -np.pi / 2, np.pi / 2)
+    own = {"mask": bad, "segmap": segmentation, "seg_id": np.arange(1, len(objects) + 1, dtype=np.int32)}
     for name, radius in zip(("small", "large"), radii, strict=True):
         flux, error, flag = sep.sum_circle(data, x, y, radius, var=noise, subpix=0, **own)
         table[f"flux_{name}"], table[f"flux_{name}_err"] = flux, error
@@ -259,7 +259,7 @@ def _photometry(table, found, x, y, planes, radii) -> None:
     table["flags"] |= flag.astype(np.int16)
 
 
-def _widths(data, segmentation, found) -> np.ndarray:
+def _widths(data, segmentation, objects) -> np.ndarray:
     """Return full widths at half maximum from the area inside isophotes, as SExtractor's FWHM_IMAGE.
 
     Inside a Gaussian's isophote at level I lies an area of 2 pi sigma^2 ln(peak / I): a line is
@@ -267,15 +267,15 @@ def _widths(data, segmentation, found) -> np.ndarray:
     """
     inside = segmentation > 0
     source, value = segmentation[inside] - 1, data[inside].astype(np.float64)
-    core = value > 0.25 * found["peak"][source]
+    core = value > 0.25 * objects["peak"][source]
     source, value = source[core], value[core]
     order = np.lexsort((-value, source))
     source, level = source[order], np.log(value[order])
-    count = np.bincount(source, minlength=len(found))
+    count = np.bincount(source, minlength=len(objects))
     area = np.arange(len(source)) - (np.cumsum(count) - count)[source] + 0.5
 
     def mean(values):
-        return np.bincount(source, values, len(found)) / count
+        return np.bincount(source, values, len(objects)) / count
 
     with np.errstate(divide="ignore", invalid="ignore"):
         off_level = level - mean(level)[source]
@@ -529,6 +529,6 @@ def add_magnitudes(table: np.ndarray, correction: float = 1.0) -> np.ndarray:
     table = table.copy()
     for name in ("small", "large", "auto"):
         factor = correction if name == "small" else 1.0
-        found = magnitudes(table[f"flux_{name}"], table[f"flux_{name}_err"], factor)
-        table[f"mag_{name}"], table[f"mag_{name}_err"] = found
+        pair = magnitudes(table[f"flux_{name}"], table[f"flux_{name}_err"], factor)
+        table[f"mag_{name}"], table[f"mag_{name}_err"] = pair
     return table

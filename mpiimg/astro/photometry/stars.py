@@ -86,16 +86,16 @@ def clipped_median(values: np.ndarray, clip: float = 3.0) -> tuple[float, float]
 
     NaN for no values.
     """
-    kept = np.sort(np.asarray(values, np.float64), axis=None)
-    if not kept.size:
+    inliers = np.sort(np.asarray(values, np.float64), axis=None)
+    if not inliers.size:
         return np.nan, np.nan
     while True:
-        centre, reach = np.median(kept), clip * kept.std()
+        centre, reach = np.median(inliers), clip * inliers.std()
         # Rounding must not reject equal values.
-        inside = np.abs(kept - centre) <= max(reach, 1e-12 * abs(centre))
+        inside = np.abs(inliers - centre) <= max(reach, 1e-12 * abs(centre))
         if inside.all():
-            return float(centre), float(kept.std())
-        kept = kept[inside]
+            return float(centre), float(inliers.std())
+        inliers = inliers[inside]
 
 
 def sky_background(image: np.ndarray, masked: np.ndarray, mesh: int = 64, filter_size: int = 3) -> Sky:
@@ -177,14 +177,14 @@ def _known(image, variance, masked):
 
 def half_sample_mode(values: np.ndarray) -> float:
     """Return the mode of a sample: halve it again and again to its densest half. NaN for none."""
-    kept = np.sort(values)
-    if not kept.size:
+    densest = np.sort(values)
+    if not densest.size:
         return np.nan
-    while kept.size > 2:
-        half = (kept.size + 1) // 2
-        start = int(np.argmin(kept[half - 1 :] - kept[: kept.size - half + 1]))
-        kept = kept[start : start + half]
-    return float(kept.mean())
+    while densest.size > 2:
+        half = (densest.size + 1) // 2
+        start = int(np.argmin(densest[half - 1 :] - densest[: densest.size - half + 1]))
+        densest = densest[start : start + half]
+    return float(densest.mean())
 
 
 def frame_fwhm(sizes: np.ndarray, tolerance: float, min_stars: int) -> float:
@@ -364,8 +364,9 @@ def magnitudes(
         Magnitude of a total flux of 1; 0 gives instrumental magnitudes.
     """
     flux = np.asarray(flux, np.float64)
-    known = np.where(flux > 0, flux, np.nan)
-    return zero_point - 2.5 * np.log10(known * correction), MAGNITUDES_PER_RELATIVE_ERROR * (error / known)
+    positive = np.where(flux > 0, flux, np.nan)
+    value = zero_point - 2.5 * np.log10(positive * correction)
+    return value, MAGNITUDES_PER_RELATIVE_ERROR * (error / positive)
 
 
 def flux_scale(zero_point: float) -> float:

@@ -62,15 +62,15 @@ def find_zero_points(
         anchors, kind = np.full(len(catalogues), np.nan), "REFERENCE"
         # The difference is instrumental minus true magnitude.
         anchors[pairs.first] = -pairs.difference
-    known = np.isfinite(anchors)
-    points, kinds = anchors.copy(), np.where(known, kind, "NONE").astype(object)
-    relative = not known.any()
-    if not known.all() and not (relative and reference is not None):
+    absolute = np.isfinite(anchors)
+    points, kinds = anchors.copy(), np.where(absolute, kind, "NONE").astype(object)
+    relative = not absolute.any()
+    if not absolute.all() and not (relative and reference is not None):
         solution = solve_offsets(*compare_exposures(catalogues, radius)[:4], len(catalogues), anchors)
-        anchored = np.isin(solution.groups, solution.groups[known]) & (solution.groups >= 0)
-        found = ~known & np.isfinite(solution.offsets) & (relative | anchored)
-        points[found] = solution.offsets[found] + (ZERO_POINT if relative else 0.0)
-        kinds[found] = "RELATIVE" if relative else "MATCHED"
+        anchored = np.isin(solution.groups, solution.groups[absolute]) & (solution.groups >= 0)
+        solved = ~absolute & np.isfinite(solution.offsets) & (relative | anchored)
+        points[solved] = solution.offsets[solved] + (ZERO_POINT if relative else 0.0)
+        kinds[solved] = "RELATIVE" if relative else "MATCHED"
     return points, kinds.tolist()
 
 
@@ -192,14 +192,14 @@ def _solve(first, second, difference, weight, anchors):
             # A constant added to all offsets changes no difference: this term decides it, and nothing else.
             scale = np.trace(laplacian) / n**2
             inverse = np.linalg.inv(laplacian + scale)
-            found = inverse @ right
-            found -= found.mean()
+            offset = inverse @ right
+            offset -= offset.mean()
             variance = np.diag(inverse) - 1 / (scale * n**2)
         else:
-            known = anchors[members[~free]]
+            fixed = anchors[members[~free]]
             inverse = np.linalg.inv(laplacian[np.ix_(free, free)])
-            found = inverse @ (right[free] - laplacian[np.ix_(free, ~free)] @ known)
+            offset = inverse @ (right[free] - laplacian[np.ix_(free, ~free)] @ fixed)
             variance = np.diag(inverse)
-        offsets[members[free]] = found
+        offsets[members[free]] = offset
         errors[members[free]] = np.sqrt(np.maximum(variance, 1 / (2 * best[free])))
     return offsets, groups, errors

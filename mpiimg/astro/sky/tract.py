@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from astropy.wcs import WCS
 
 #: Degrees from a tract's centre to its furthest exposure, at most: a TAN pixel there covers 0.8 of its area.
-MOST_DEGREES = 20.0
+MAX_DEGREES = 20.0
 
 #: Decimals of a derived centre in degrees: the last one is 4 milliarcseconds.
 CENTER_DECIMALS = 6
@@ -114,8 +114,8 @@ class Tract:
 
     def touched_by(self, x: np.ndarray, y: np.ndarray) -> list[tuple[int, int]]:
         """Return the patches whose outer boxes a polygon in tract pixels reaches into, in patch order."""
-        known = np.isfinite(x) & np.isfinite(y)
-        polygon = np.stack([x[known], y[known]], axis=1)
+        finite = np.isfinite(x) & np.isfinite(y)
+        polygon = np.stack([x[finite], y[finite]], axis=1)
         if not len(polygon):
             return []
         spans = []
@@ -154,8 +154,8 @@ class Tract:
             raise BadInput(f"{where}: not TOML: {error}") from error
         except (KeyError, TypeError, ValueError) as error:
             raise BadInput(f"{where}: no table [tract]") from error
-        wanted = {"projection", "center", "pixel_scale", "shape", "patch", "border"}
-        if wrong := wanted ^ keys.keys():
+        names = {"projection", "center", "pixel_scale", "shape", "patch", "border"}
+        if wrong := names ^ keys.keys():
             raise BadInput(
                 f"{where}: [tract] has {', '.join(sorted(keys))}; check {', '.join(sorted(wrong))}"
             )
@@ -219,10 +219,10 @@ class Tract:
         toward = directions(self.ra, self.dec)
         cosine = float(np.min(toward @ directions(ra, dec)))
         furthest = math.degrees(math.acos(max(min(cosine, 1.0), -1.0)))
-        if not furthest <= MOST_DEGREES:
+        if not furthest <= MAX_DEGREES:
             raise BadInput(
                 f"exposures reach {furthest:.1f} degrees from RA {self.ra:.4f}, Dec {self.dec:.4f}: a tract "
-                f"has {MOST_DEGREES:g} at most; give --center or --tract, or process them in groups"
+                f"has {MAX_DEGREES:g} at most; give --center or --tract, or process them in groups"
             )
 
 

@@ -56,8 +56,8 @@ class CoarseGrid(NamedTuple):
 def wcs_text(header: Header) -> str:
     """Return the cards of a header that make up celestial coordinates as text, one a line."""
     # As they are written: to read each value and write it again takes ten times as long.
-    kept = {card.keyword: str(card) for card in header.cards if _WCS_CARD.fullmatch(card.keyword)}
-    return "\n".join(kept.values())
+    cards = {card.keyword: str(card) for card in header.cards if _WCS_CARD.fullmatch(card.keyword)}
+    return "\n".join(cards.values())
 
 
 def parse_wcs(text: str) -> WCS:
@@ -200,13 +200,13 @@ def footprint_box(source: WCS, shape: tuple[int, int], target: WCS, margin: int 
         If no point of the frame's edge has a place in the target.
     """
     x, y = to_pixels(target, *footprint(source, shape))
-    known = np.isfinite(x) & np.isfinite(y)
-    if not known.any():
+    finite = np.isfinite(x) & np.isfinite(y)
+    if not finite.any():
         raise BadInput(
             "the frame lies on the other side of the sky from the tract; check its WCS and the tract"
         )
     return tuple(
-        (int(np.floor(values[known].min())) - margin, int(np.ceil(values[known].max())) + margin + 1)
+        (int(np.floor(values[finite].min())) - margin, int(np.ceil(values[finite].max())) + margin + 1)
         for values in (y, x)
     )
 

@@ -67,8 +67,8 @@ def weigh(state: Survey) -> Reduce[tuple[float, ...]]:
     layout = state.layout
 
     def partial(chunk, variance):
-        known = variance[np.isfinite(variance) & (variance > 0)]
-        return 1 / np.median(known) if known.size else 0.0
+        positive = variance[np.isfinite(variance) & (variance > 0)]
+        return 1 / np.median(positive) if positive.size else 0.0
 
     def finish(rows):
         used = {layout.footprints[number].patch for number in np.flatnonzero(rows)}
@@ -172,8 +172,8 @@ def weighing_sample() -> tuple[Callable[[], object], float]:
     _, variance, _ = frame()
 
     def work():
-        known = variance[np.isfinite(variance) & (variance > 0)]
-        return 1 / np.median(known)
+        positive = variance[np.isfinite(variance) & (variance > 0)]
+        return 1 / np.median(positive)
 
     return work, variance.size
 
