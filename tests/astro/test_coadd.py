@@ -1,4 +1,4 @@
-"""The clipped coadd against astropy's sigma_clip and a plain loop, and against itself cut into bands."""
+"""The clipped coadd against astropy's sigma_clip and a plain loop, and against itself cut into strips."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import pytest
 from astropy.stats import sigma_clip
 from support import reference
 
-from mpiimg.astro.kernels.coadd import STRIP, Planes, coadd, count_unclippable
+from mpiimg.astro.kernels.coadd import TILE, Planes, coadd, count_unclippable
 
 BAD, SAT, INTRP, EDGE, NO_DATA, CLIPPED = (1 << bit for bit in range(6))
 PLANES = Planes(excluded=BAD | SAT | EDGE | NO_DATA, no_data=NO_DATA, clipped=CLIPPED, saturated=SAT)
 
-#: Wider than a strip, and no multiple of any vector.
-SHAPE = (13, STRIP + 37)
+#: Wider than a tile, and no multiple of any vector.
+SHAPE = (13, TILE + 37)
 
 
 def exposures(n, shape=SHAPE, seed=0):
@@ -132,11 +132,11 @@ def test_a_huge_outlier_leaves_the_bounds_of_the_rest_exact():
     assert (n_image[:, ::2] < 29).all()
 
 
-def test_bands_and_columns_do_not_move_a_bit():
-    images, variances, masks, weights = exposures(12, (11, 2 * STRIP + 5), seed=2)
+def test_strips_and_columns_do_not_move_a_bit():
+    images, variances, masks, weights = exposures(12, (11, 2 * TILE + 5), seed=2)
     whole = coadd(images, variances, masks, weights, PLANES)
     for rows in (1, 4, 10):
-        for columns in (3, STRIP + 1):
+        for columns in (3, TILE + 1):
             for y in range(0, 11, rows):
                 for x in range(0, images.shape[2], columns * 40):
                     part = np.s_[y : y + rows, x : x + columns]

@@ -1,14 +1,14 @@
 """Co-addition of exposures on one grid: sigma clipping about the mean, then a weighted mean.
 
-Rows are cut into strips of pixels, whose exposures stay near the core through all passes. Sums are in
+Rows are cut into tiles of pixels, whose exposures stay near the core through all passes. Sums are in
 float64 and in the order of the exposures, and no product is fused with a sum: so the bounds are those of
-astropy's ``sigma_clip`` to the last bit, and a pixel's value depends neither on the strip nor on the band it
+astropy's ``sigma_clip`` to the last bit, and a pixel's value depends neither on the tile nor on the strip it
 is computed in, nor on the CPU.
 
 References
 ----------
 Clipping: ``astropy.stats.sigma_clip(cenfunc="mean", stdfunc="std")``, Astropy Collaboration 2022,
-doi:10.3847/1538-4357/ac7c74. One weight an exposure: E. Rykoff et al., LSST DMTN-015; J. Bosch et al. 2018,
+doi:10.3847/1538-4357/ac7c74. One weight per exposure: E. Rykoff et al., LSST DMTN-015; J. Bosch et al. 2018,
 PASJ 70, S5, section 4.
 """
 
@@ -22,11 +22,11 @@ from numba.extending import intrinsic
 
 from mpiimg.kernels.jit import kernel
 
-#: Pixels of a strip: 24 exposures with variance and mask take 72 KiB.
-STRIP = 256
+#: Pixels of a tile: 24 exposures with variance and mask take 72 KiB.
+TILE = 256
 
 #: Exposures added together: the sums are then loaded and stored a quarter as often.
-TOGETHER = 4
+UNROLL = 4
 
 _LARGEST = np.float32(np.finfo(np.float32).max)
 _NAN = np.float32(np.nan)
@@ -42,11 +42,11 @@ class Planes(NamedTuple):
     saturated: int
 
 
-class Strip(NamedTuple):
-    """What is held of a strip: the usable values of each exposure (else NaN), bounds, and sums."""
+class Tile(NamedTuple):
+    """What is held of a tile: the usable values of each exposure (else NaN), bounds, and sums."""
 
-    values: np.ndarray  # (exposures, STRIP) float32, exposures rounded up to a multiple of TOGETHER
-    low: np.ndarray  # (STRIP,) float64, as the rest
+    values: np.ndarray  # (exposures, TILE) float32, exposures rounded up to a multiple of UNROLL
+    low: np.ndarray  # (TILE,) float64, as the rest
     high: np.ndarray
     total: np.ndarray
     count: np.ndarray
@@ -73,7 +73,7 @@ def _usable(value, variance, mask, excluded, per_pixel):
 
 @kernel
 def _gather(images, variances, masks, weights, excluded, per_pixel, place, values):
-    """Copy the usable values of a strip; NaN elsewhere. `place` is row, first column and width."""
+    """Copy the usable values of a tile; NaN elsewhere. `place` is row, first column and width."""
     y, x, width = place
     for k in range(len(images)):
         if not (weights[k] > 0):
@@ -86,15 +86,15 @@ def _gather(images, variances, masks, weights, excluded, per_pixel, place, value
 
 
 @kernel
-def _add_values(strip):
+def _add_values(tile):
     """Sum and count the values within bounds, exposure by exposure."""
-    values, low, high, total, count, _ = strip
-    for i in range(STRIP):
+    values, low, high, total, count, _ = tile
+    for i in range(TILE):
         total[i] = 0.0
         count[i] = 0.0
-    for k in range(0, len(values), TOGETHER):
+    for k in range(0, len(values), UNROLL):
         v0, v1, v2, v3 = values[k], values[k + 1], values[k + 2], values[k + 3]
-        for i in range(STRIP):
+        for i in range(TILE):
             a, b, c, d = np.float64(v0[i]), np.float64(v1[i]), np.float64(v2[i]), np.float64(v3[i])
             in_a, in_b = (a >= low[i]) & (a <= high[i]), (b >= low[i]) & (b <= high[i])
             in_c, in_d = (c >= low[i]) & (c <= high[i]), (d >= low[i]) & (d <= high[i])
@@ -112,14 +112,14 @@ def _squared_deviation(value, mean, low, high):
 
 
 @kernel
-def _add_squares(strip):
+def _add_squares(tile):
     """Sum the squared deviations of the values within bounds from their mean."""
-    values, low, high, total, _, mean = strip
-    for i in range(STRIP):
+    values, low, high, total, _, mean = tile
+    for i in range(TILE):
         total[i] = 0.0
-    for k in range(0, len(values), TOGETHER):
+    for k in range(0, len(values), UNROLL):
         v0, v1, v2, v3 = values[k], values[k + 1], values[k + 2], values[k + 3]
-        for i in range(STRIP):
+        for i in range(TILE):
             sum_ab = total[i] + _squared_deviation(np.float64(v0[i]), mean[i], low[i], high[i])
             sum_ab = sum_ab + _squared_deviation(np.float64(v1[i]), mean[i], low[i], high[i])
             sum_abc = sum_ab + _squared_deviation(np.float64(v2[i]), mean[i], low[i], high[i])
@@ -127,14 +127,14 @@ def _add_squares(strip):
 
 
 @kernel
-def _narrow(strip, sigma):
+def _narrow(tile, sigma):
     """Narrow the bounds to mean +- `sigma` population standard deviations of what lies within them."""
-    _, low, high, total, count, mean = strip
-    _add_values(strip)
-    for i in range(STRIP):
+    _, low, high, total, count, mean = tile
+    _add_values(tile)
+    for i in range(TILE):
         mean[i] = total[i] / count[i]
-    _add_squares(strip)
-    for i in range(STRIP):
+    _add_squares(tile)
+    for i in range(TILE):
         reach = _product(sigma, np.sqrt(total[i] / count[i]))
         # A comparison with NaN (no values) leaves the bounds as they are.
         low[i] = max(low[i], mean[i] - reach) if count[i] > 0 else low[i]
@@ -142,19 +142,19 @@ def _narrow(strip, sigma):
 
 
 @kernel
-def _average(strip, variances, masks, weights, per_pixel, place, sums):
+def _average(tile, variances, masks, weights, per_pixel, place, sums):
     """Sum weights, weighted values, weights^2 x variances, numbers and masks of what is within bounds."""
     y, x, width = place
     weight_sum, value_sum, variance_sum, number, bits = sums
-    for i in range(STRIP):
+    for i in range(TILE):
         weight_sum[i] = 0.0
         value_sum[i] = 0.0
         variance_sum[i] = 0.0
         number[i] = 0
         bits[i] = 0
-    low, high = strip.low, strip.high
+    low, high = tile.low, tile.high
     for k in range(len(weights)):
-        values, variance, mask = strip.values[k], variances[k, y, x:], masks[k, y, x:]
+        values, variance, mask = tile.values[k], variances[k, y, x:], masks[k, y, x:]
         exposure_weight = weights[k]
         for i in range(width):
             value = np.float64(values[i])
@@ -184,7 +184,7 @@ def _saturated_everywhere(masks, values, y, x, planes):
 
 @kernel
 def _write(images, masks, planes, place, candidates, sums, out):
-    """Turn the sums of a strip into the four planes of the coadd."""
+    """Turn the sums of a tile into the four planes of the coadd."""
     y, x, width = place
     weight_sum, value_sum, variance_sum, number, bits = sums
     image, variance, mask, n_image = out[0][y, x:], out[1][y, x:], out[2][y, x:], out[3][y, x:]
@@ -204,32 +204,32 @@ def _write(images, masks, planes, place, candidates, sums, out):
 
 @kernel
 def _coadd(images, variances, masks, weights, planes, sigma, passes, per_pixel):
-    """Coadd strip by strip. Weights `per_pixel` take the place of `weights`, except those that are zero."""
+    """Coadd tile by tile. Weights `per_pixel` take the place of `weights`, except those that are zero."""
     n, height, width = images.shape
     image = np.empty((height, width), np.float32)
     variance = np.empty((height, width), np.float32)
     mask = np.empty((height, width), np.int32)
     n_image = np.empty((height, width), np.int16)
-    values = np.full(((n + TOGETHER - 1) // TOGETHER * TOGETHER, STRIP), _NAN)
+    values = np.full(((n + UNROLL - 1) // UNROLL * UNROLL, TILE), _NAN)
     # Arrays of their own: LLVM does not vectorise over parts of one array, which might overlap.
-    low, high, total = np.empty(STRIP), np.empty(STRIP), np.empty(STRIP)
-    count, mean, candidates = np.empty(STRIP), np.empty(STRIP), np.empty(STRIP)
-    strip = Strip(values, low, high, total, count, mean)
-    weight_sum, value_sum, variance_sum = np.empty(STRIP), np.empty(STRIP), np.empty(STRIP)
-    number, bits = np.empty(STRIP, np.int32), np.empty(STRIP, np.int32)
+    low, high, total = np.empty(TILE), np.empty(TILE), np.empty(TILE)
+    count, mean, candidates = np.empty(TILE), np.empty(TILE), np.empty(TILE)
+    tile = Tile(values, low, high, total, count, mean)
+    weight_sum, value_sum, variance_sum = np.empty(TILE), np.empty(TILE), np.empty(TILE)
+    number, bits = np.empty(TILE, np.int32), np.empty(TILE, np.int32)
     sums = (weight_sum, value_sum, variance_sum, number, bits)
     for y in range(height):
-        for x in range(0, width, STRIP):
-            place = (y, x, min(STRIP, width - x))
+        for x in range(0, width, TILE):
+            place = (y, x, min(TILE, width - x))
             _gather(images, variances, masks, weights, planes.excluded, per_pixel, place, values)
             low[:] = -np.inf
             high[:] = np.inf
             candidates[:] = 0.0
             for turn in range(passes):
-                _narrow(strip, sigma)
+                _narrow(tile, sigma)
                 if turn == 0:
                     candidates[:] = count
-            _average(strip, variances, masks, weights, per_pixel, place, sums)
+            _average(tile, variances, masks, weights, per_pixel, place, sums)
             _write(images, masks, planes, place, candidates, sums, (image, variance, mask, n_image))
     return image, variance, mask, n_image
 
@@ -345,7 +345,7 @@ def count_unclippable(
     -------
     few, covered : int
         Pixels of 1 to sigma^2 + 1 inputs (10 at 3 sigma), and pixels of one input or more. Both add up over
-        bands and patches; their quotient is the share to warn about.
+        strips and patches; their quotient is the share to warn about.
     """
     covered = n_image > 0
     few = covered & (n_image <= sigma**2 + 1) & ((mask & clipped) == 0)

@@ -134,7 +134,7 @@ def few_inputs(layout: Layout, patches: PatchPlanes, sigma: float) -> Reduce[Non
     def partial(chunk, mask, nimage):
         from mpiimg.astro.kernels.coadd import count_unclippable
 
-        return count_unclippable(nimage.ravel(), mask.ravel(), bits("CLIPPED"), sigma)
+        return count_unclippable(nimage, mask, bits("CLIPPED"), sigma)
 
     def finish(rows):
         few, covered = rows.sum(axis=0)
