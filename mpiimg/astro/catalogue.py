@@ -29,9 +29,12 @@ class Column:
 
     Parameters
     ----------
-    name, dtype : as in a structured array
-    unit : as FITS writes it, or empty
-    description : one line
+    name, dtype : str
+        As in a structured array.
+    unit : str
+        As FITS writes it, or empty.
+    description : str
+        One line.
     """
 
     name: str
@@ -113,8 +116,10 @@ def encode(path: Path, table: np.ndarray, meta: Mapping[str, object]) -> bytes:
 
     Parameters
     ----------
-    table : structured array of some or all of :data:`COLUMNS`
-    meta : strings and numbers; names of up to eight characters (they become FITS cards)
+    table : structured array
+        Some or all of :data:`COLUMNS`.
+    meta : mapping
+        Strings and numbers; names of up to eight characters (they become FITS cards).
 
     Raises
     ------
@@ -225,8 +230,10 @@ def regions(table: np.ndarray, pixel_scale: float) -> str:
 
     Parameters
     ----------
-    table : rows of :data:`ROW`, with ra and dec
-    pixel_scale : arcseconds a pixel; card PIXSCALE in the meta data of a catalogue
+    table : structured array
+        Rows of :data:`ROW`, with ra and dec.
+    pixel_scale : float
+        Arcseconds per pixel; card PIXSCALE in the meta data of a catalogue.
     """
     lines = ["# Region file format: DS9 version 4.1", "global color=green width=1", "icrs"]
     for row in table[table["is_primary"]]:
@@ -244,12 +251,15 @@ def read_reference(
 
     Parameters
     ----------
-    path : FITS (first table), ECSV, CSV or Parquet, by its ending
-    names : of the columns, in upper or lower case. Angles in degrees, or in the unit of the column.
+    path : Path
+        FITS (first table), ECSV, CSV or Parquet, by its ending.
+    names : sequence of str
+        Of the columns, in upper or lower case. Angles in degrees, or in the unit of the column.
 
     Returns
     -------
-    ra, dec, mag : (stars,) float64; degrees, degrees, magnitudes. Rows with a missing number are left out.
+    ra, dec, mag : (stars,) float64
+        Degrees, degrees, magnitudes. Rows with a missing number are left out.
 
     Raises
     ------

@@ -82,7 +82,7 @@ def average(layout: Layout, image: Ragged, means: Array) -> Compute:
 
 
 def draw(state: Survey, name: str) -> Files:
-    """Declare the picture: the mosaic of each band with a circle a primary source, red where a flag is set.
+    """Declare the picture: the mosaic of each band with a circle per primary source, red where a flag is set.
 
     Parameters
     ----------

@@ -29,25 +29,43 @@ class ExposureRef:
 
     Parameters
     ----------
-    name : of the exposure, unique in a list: the file's stem, with the sensor where a file has several
-    kind : "planes" (extensions of a file), "triplet" (DECam ooi, oow, ood) or "single"
-    image, variance, mask : their places; None for the last two of a single image
-    variance_is : "variance", "error" (its root), "weight" (its inverse), or "model"
-    mask_is : "planes" (by name, see `planes`), "codes" or "bits" (DECam), "any" (what is not zero is
-        bad), or "none"
-    planes : (name, bit number) of the planes of the mask
-    shape : (ny, nx)
-    band, visit, sensor : as text
-    gain : electrons per unit of the image, which is 1 where BUNIT says electrons; None if unknown
-    readnoise : electrons; None if unknown
-    saturate : in the unit of the image; None if unknown
-    magzero : magnitude of one unit of the image; None if unknown
-    exptime : seconds; None if unknown
-    mjd : start of the exposure; None if unknown
-    cards : (keyword, value) of `CARDS`, as far as there
-    wcs : header text of the celestial coordinates, for :func:`mpiimg.astro.sky.wcs.parse_wcs`
-    history : what tools of ours have done to it already, lines of HISTORY
-    identity : (size, mtime_ns, CRC32 of the headers used) of each file, which enters the provenance
+    name : str
+        Unique in a list: the file's stem, with the sensor where a file has several.
+    kind : str
+        "planes" (extensions of a file), "triplet" (DECam ooi, oow, ood) or "single".
+    image, variance, mask : Plane
+        Their places; None for the last two of a single image.
+    variance_is : str
+        "variance", "error" (its root), "weight" (its inverse), or "model".
+    mask_is : str
+        "planes" (by name, see `planes`), "codes" or "bits" (DECam), "any" (what is not zero is bad), or
+        "none".
+    planes : tuple of (str, int)
+        (name, bit number) of the planes of the mask.
+    shape : (int, int)
+        Rows and columns.
+    band, visit, sensor : str
+        What tells an exposure from others; the band is its filter.
+    gain : float, optional
+        Electrons per unit of the image, which is 1 where BUNIT says electrons; None if unknown.
+    readnoise : float, optional
+        Electrons; None if unknown.
+    saturate : float, optional
+        In the unit of the image; None if unknown.
+    magzero : float, optional
+        Magnitude of one unit of the image; None if unknown.
+    exptime : float, optional
+        Seconds; None if unknown.
+    mjd : float, optional
+        Start of the exposure; None if unknown.
+    cards : tuple of (str, object)
+        (keyword, value) of `CARDS`, as far as there.
+    wcs : str
+        Header text of the celestial coordinates, for :func:`mpiimg.astro.sky.wcs.parse_wcs`.
+    history : tuple of str
+        What tools of ours have done to it already, lines of HISTORY.
+    identity : tuple of (int, int, int)
+        (size, mtime_ns, CRC32 of the headers used) of each file, which enters the provenance.
     """
 
     name: str
@@ -90,10 +108,13 @@ class Exposure:
 
     Parameters
     ----------
-    ref : what its headers say
+    ref : ExposureRef
+        What its headers say.
     image : (ny, nx) float32
-    variance : (ny, nx) float32, in the squared unit of the image; positive
-    mask : (ny, nx) int32, bits of :data:`maskplanes.PLANES`
+    variance : (ny, nx) float32
+        In the squared unit of the image; positive.
+    mask : (ny, nx) int32
+        Bits of :data:`maskplanes.PLANES`.
     """
 
     ref: ExposureRef
@@ -125,7 +146,8 @@ def read_exposure(ref: ExposureRef, verify: bool = True) -> Exposure:
 
     Parameters
     ----------
-    verify : check DATASUM and CHECKSUM where the headers have them
+    verify : bool
+        Check DATASUM and CHECKSUM where the headers have them.
 
     Raises
     ------

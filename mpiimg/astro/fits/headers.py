@@ -40,16 +40,25 @@ class ReadOptions:
 
     Parameters
     ----------
-    zero_point : zero point in magnitudes; card MAGZERO
-    zero_point_per : "exposure": the zero point holds for the pixels as they are; "second": for counts per
-        second, so that 2.5 log10(EXPTIME) is added unless BUNIT says that the pixels are per second
-    gain : electrons per ADU; GAIN, or the mean of GAINA and GAINB
-    read_noise : electrons; RDNOISE, or the mean of RDNOISEA and RDNOISEB
-    saturate : level from which pixels are saturated, in the image's unit; SATURATE
-    filter : name of the filter; first word of FILTER
-    visit : EXPID, VISIT or EXPNUM, else DATE-OBS, else each file is its own
-    sensor : CCDNUM, DETPOS, CCDNAME, CCD or DETSER, else the extension's name, else the file's
-    decam_mask : what `ood` holds: "codes", "bits", or "auto" for what PLVER says
+    zero_point : str or float, optional
+        Zero point in magnitudes; card MAGZERO.
+    zero_point_per : str
+        "exposure": the zero point holds for the pixels as they are; "second": for counts per second, so that
+        2.5 log10(EXPTIME) is added unless BUNIT says that the pixels are per second.
+    gain : str or float, optional
+        Electrons per ADU; GAIN, or the mean of GAINA and GAINB.
+    read_noise : str or float, optional
+        Electrons; RDNOISE, or the mean of RDNOISEA and RDNOISEB.
+    saturate : str or float, optional
+        Level from which pixels are saturated, in the image's unit; SATURATE.
+    filter : str or float, optional
+        Name of the filter; first word of FILTER.
+    visit : str or float, optional
+        EXPID, VISIT or EXPNUM, else DATE-OBS, else each file is its own.
+    sensor : str or float, optional
+        CCDNUM, DETPOS, CCDNAME, CCD or DETSER, else the extension's name, else the file's.
+    decam_mask : str
+        What `ood` holds: "codes", "bits", or "auto" for what PLVER says.
     """
 
     zero_point: Setting = None

@@ -32,15 +32,24 @@ class Product:
 
     Parameters
     ----------
-    name, visit, sensor : of the exposure that was warped; empty for a patch
-    band : filter
-    patch : (x, y) in the tract
-    box : rows and columns in tract pixels
-    exptime, mjd : seconds, and start of the exposure; None if unknown
-    history : what was done to it, lines of HISTORY
-    planes : where its pixels lie
-    dtypes : of the planes
-    identity : (size, mtime_ns, CRC32 of the headers)
+    name, visit, sensor : str
+        Of the exposure that was warped; empty for a patch.
+    band : str
+        Name of the filter.
+    patch : (int, int)
+        Column and row in the tract.
+    box : Box
+        Rows and columns in tract pixels.
+    exptime, mjd : float, optional
+        Seconds, and start of the exposure; None if unknown.
+    history : tuple of str
+        What was done to it, lines of HISTORY.
+    planes : tuple of Plane
+        Where its pixels lie.
+    dtypes : tuple of str
+        Of the planes.
+    identity : (int, int, int)
+        (size, mtime_ns, CRC32 of the headers).
     """
 
     name: str
@@ -82,7 +91,8 @@ def read_tract(path: Path) -> Tract:
 
     Raises
     ------
-    BadInput : it is missing, or no tract
+    BadInput
+        It is missing, or no tract.
     """
     try:
         text = path.read_text()
@@ -97,7 +107,8 @@ def find_warps(folder: Path) -> tuple[Tract, list[Product]]:
 
     Raises
     ------
-    BadInput : there are none, no tract, or they do not belong together
+    BadInput
+        There are none, no tract, or they do not belong together.
     """
     return _find(folder, "warps", f"*{WARP_ENDING}", "mpiimg-warp", WARP_PLANES)
 
@@ -107,7 +118,8 @@ def find_patches(folder: Path) -> tuple[Tract, list[Product]]:
 
     Raises
     ------
-    BadInput : there are none, no tract, or they do not belong together
+    BadInput
+        There are none, no tract, or they do not belong together.
     """
     tract, products = _find(folder, "patches", "*patch-*.fits", "mpiimg-coadd", PATCH_PLANES)
     for product in products:
@@ -191,7 +203,8 @@ def read_product(product: Product) -> list[np.ndarray]:
 
     Raises
     ------
-    BadInput : it has gone, is truncated or corrupt, fails its checksum, or a plane has another type
+    BadInput
+        It has gone, is truncated or corrupt, fails its checksum, or a plane has another type.
     """
     planes = []
     for plane, dtype in zip(product.planes, product.dtypes, strict=True):

@@ -45,12 +45,15 @@ def find_exposures(
 
     Parameters
     ----------
-    paths : files, in any order. ``@list.txt`` stands for the files it lists, one a line, "#" for
-        comments; names in it are relative to the working directory. Of a DECam triplet, any of the
-        three files stands for all.
-    options : where facts are found
-    rejected : takes (file, reason) of each file that cannot be used, instead of raising for it; a name that
-        is no file's is a mistake of whoever gave it, and raises all the same
+    paths : iterable of str or Path
+        Files, in any order. ``@list.txt`` stands for the files it lists, one per line, "#" for comments;
+        names in it are relative to the working directory. Of a DECam triplet, any of the three files stands
+        for all.
+    options : ReadOptions, optional
+        Where facts are found.
+    rejected : list of (str, str), optional
+        Takes (file, reason) of each file that cannot be used, instead of raising for it; a name that is no
+        file's is a mistake of whoever gave it, and raises all the same.
 
     Returns
     -------

@@ -46,12 +46,15 @@ def write_planes(
 
     Parameters
     ----------
-    path : to write, ``patch-0-1.fits`` or ``patch-0-1.fits.fz``; it is replaced if there
-    planes : extensions by name, in their order: (ny, nx) arrays. An extension MASK holds our planes and
-        gets the MP_ cards that name them; BUNIT goes to IMAGE and BACKGROUND, squared to VARIANCE, and its
-        inverse to WEIGHT.
-    wcs : header text of the celestial coordinates, one card a line, which all extensions get
-    cards : keyword: value or (value, comment), for the primary header; HISTORY: lines. NaN and None are
+    path : str or Path
+        The file, ``patch-0-1.fits`` or ``patch-0-1.fits.fz``; it is replaced if there.
+    planes : mapping of str to (ny, nx) array
+        Extensions by name, in their order. An extension MASK holds our planes and gets the MP_ cards that
+        name them; BUNIT goes to IMAGE and BACKGROUND, squared to VARIANCE, and its inverse to WEIGHT.
+    wcs : str
+        Header text of the celestial coordinates, one card per line, which all extensions get.
+    cards : mapping
+        Values, or (value, comment), by keyword, for the primary header; HISTORY has lines. NaN and None are
         written as cards without a value.
 
     Raises

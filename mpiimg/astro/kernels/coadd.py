@@ -256,7 +256,7 @@ def coadd(
     masks : (n, h, w) int32
         Their masks, bits as in `planes`.
     weights : (n,) float64 or "pixel"
-        One weight an exposure, usually 1 / the median variance of its sky: zero leaves an exposure out. With
+        One weight per exposure, usually 1 / the median variance of its sky: zero leaves an exposure out. With
         "pixel" each pixel weighs 1 / its variance (a variance of 0 is no input then), which loses light of
         bright stars: their own noise weighs down the sharpest cores.
     planes : Planes

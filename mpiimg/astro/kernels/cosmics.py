@@ -619,7 +619,7 @@ def detect_cosmics(
     variance : (ny, nx) array, optional
         In squared counts. Without it the variance is image x gain + readnoise**2, in electrons.
     gain : float
-        Electrons a count.
+        Electrons per count.
     readnoise : float
         In electrons.
     satlevel : float

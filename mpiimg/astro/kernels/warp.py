@@ -167,10 +167,14 @@ def _footprint_sums(typingctx, pixels, corner, row, table, shift_x, shift_y):
 
     Parameters
     ----------
-    pixels : flat float32, image and variance interleaved; read up to two pixels beyond the footprint
-    corner, row : element where the footprint starts, and from one of its rows to the next
-    table : flat float32 of :func:`lanczos_table`
-    shift_x, shift_y : element of the table where the weights along x and y start
+    pixels : (n,) float32
+        Image and variance interleaved; read up to two pixels beyond the footprint.
+    corner, row : int
+        Element where the footprint starts, and from one of its rows to the next.
+    table : (n,) float32
+        As :func:`lanczos_table`.
+    shift_x, shift_y : int
+        Element of the table where the weights along x and y start.
     """
     floats = ir.VectorType(ir.FloatType(), LANES)
     index = ir.IntType(32)

@@ -51,11 +51,16 @@ class Settings:
 
     Parameters
     ----------
-    threshold : of the filtered image, in units of sqrt(VARIANCE) of the pixel
-    min_area : pixels above the threshold
-    deblend : split blends
-    levels, contrast : of deblending, as SExtractor's DEBLEND_NTHRESH and DEBLEND_MINCONT
-    radii : of the small and the large aperture, pixels
+    threshold : float
+        Above which pixels of the filtered image belong to a source, in units of sqrt(VARIANCE) of the pixel.
+    min_area : int
+        Pixels above the threshold.
+    deblend : bool
+        Split blends.
+    levels, contrast : int, float
+        Of deblending, as SExtractor's DEBLEND_NTHRESH and DEBLEND_MINCONT.
+    radii : (float, float)
+        Of the small and the large aperture, pixels.
     """
 
     threshold: float = 5.0
@@ -83,16 +88,22 @@ def background(
 
     Parameters
     ----------
-    image, bad : (rows, columns) float32 and bool
-    origin : of the first pixel, in tract pixels
-    mesh : pixels a side; borders lie at its multiples in the tract
-    window : meshes a side of the median filter over meshes
+    image, bad : arrays
+        (rows, columns) float32 and bool.
+    origin : (int, int)
+        Of the first pixel, in tract pixels.
+    mesh : int
+        Side of a mesh in pixels; borders lie at its multiples in the tract.
+    window : int
+        Side of the median filter over meshes, in meshes.
 
     Returns
     -------
-    background : (rows, columns) float32. An image less than two meshes high or wide, or without a mesh
-        half of whose pixels are good, takes one constant, the median clipped at 3 sigma; 0 if none is good
-    rms : of the noise about it, over the whole image
+    background : (rows, columns) float32
+        An image less than two meshes high or wide, or without a mesh half of whose pixels are good, takes one
+        constant, the median clipped at 3 sigma; 0 if none is good.
+    rms : float
+        Of the noise about it, over the whole image.
     """
     import sep
 
@@ -133,17 +144,24 @@ def detect(
 
     Parameters
     ----------
-    image, variance, mask, nimage : planes of the coadd, (rows, columns) float32, float32, int32, int16
-    sky : background, which is subtracted, (rows, columns) float32
-    origin : of the first pixel, in tract pixels
-    excluded : bits of the mask whose pixels say nothing; saturated stars are to be found, so not SAT
-    settings : thresholds and apertures
+    image, variance, mask, nimage : arrays
+        Planes of the coadd, (rows, columns) float32, float32, int32, int16.
+    sky : (rows, columns) float32
+        Background, which is subtracted.
+    origin : (int, int)
+        Of the first pixel, in tract pixels.
+    excluded : int
+        Bits of the mask whose pixels say nothing; saturated stars are to be found, so not SAT.
+    settings : Settings
+        Thresholds and apertures.
 
     Returns
     -------
-    table : (sources,) of catalogue.ROW in the order that sep finds them, without sky positions,
-        magnitudes and names; `parent` numbers the blends of the patch from 1, and is 0 outside them
-    segmentation : (rows, columns) int32: row of the table + 1, or 0
+    table : (sources,) of catalogue.ROW
+        In the order that sep finds them, without sky positions, magnitudes and names; `parent` numbers the
+        blends of the patch from 1, and is 0 outside them.
+    segmentation : (rows, columns) int32
+        Row of the table + 1, or 0.
     """
     bad = unusable(image, variance, mask, excluded)
     data = np.where(bad, np.float32(0), image - sky).astype(np.float32)
@@ -312,9 +330,12 @@ def number(table: np.ndarray, patch: int, name: str, band: str) -> np.ndarray:
 
     Parameters
     ----------
-    table : what :func:`keep_inner` kept of :func:`detect`'s
-    patch : number of the patch among all patches of all bands
-    name, band : as the catalogue has them, at most 12 and 16 characters of ASCII
+    table : structured array
+        What :func:`keep_inner` kept of :func:`detect`'s.
+    patch : int
+        Number of the patch among all patches of all bands.
+    name, band : str
+        As the catalogue has them, at most 12 and 16 characters of ASCII.
     """
     table = table.copy()
     table["id"] = (int(patch) << 32) + np.arange(1, len(table) + 1)
@@ -329,18 +350,22 @@ def match_seams(
 ) -> list[np.ndarray]:
     """Mark all but one of the detections of each source at the seams of the patches of one band.
 
-    Pairs from different patches are matched nearest first, one detection a
+    Pairs from different patches are matched nearest first, one detection per
     patch; the lowest patch keeps its own. What only one patch has found is kept.
 
     Parameters
     ----------
-    tables : of :func:`keep_inner` with a margin of `radius`, in patch order
-    inners : inner boxes of the patches
-    radius : tract pixels
+    tables : sequence of structured array
+        Of :func:`keep_inner` with a margin of `radius`, in patch order.
+    inners : sequence of Box
+        Inner boxes of the patches.
+    radius : float
+        Tract pixels.
 
     Returns
     -------
-    The tables with `is_primary` set.
+    list of structured array
+        The tables with `is_primary` set.
     """
     from scipy.spatial import cKDTree
 
@@ -412,7 +437,8 @@ def locate(table: np.ndarray, wcs: Any) -> np.ndarray:
 
     Parameters
     ----------
-    wcs : astropy WCS of the tract (0-based pixel (0, 0) is the tract's first), celestial, ICRS, degrees
+    wcs : astropy.wcs.WCS
+        That of the tract (0-based pixel (0, 0) is the tract's first), celestial, ICRS, degrees.
 
     Notes
     -----
@@ -443,14 +469,18 @@ def noise_correction(
 
     Parameters
     ----------
-    image : less its background, (rows, columns) float32
-    variance, bad, segmentation : (rows, columns) float32, bool and int32
-    radius : of the apertures, pixels. They stand on a lattice, side by side, where within another
-        `radius` no source and no bad pixel is.
+    image : (rows, columns) float32
+        Less its background.
+    variance, bad, segmentation : arrays
+        (rows, columns) float32, bool and int32.
+    radius : float
+        Of the apertures, pixels. They stand on a lattice, side by side, where within another `radius` no
+        source and no bad pixel is.
 
     Returns
     -------
-    Factor for errors of fluxes, from the median absolute deviation; 1 with fewer than 30 empty apertures.
+    float
+        Factor for errors of fluxes, from the median absolute deviation; 1 with fewer than 30 empty apertures.
     """
     import sep
     from scipy.ndimage import maximum_filter
@@ -484,13 +514,16 @@ def aperture_correction(table: np.ndarray, saturated: int, radius: float) -> flo
 
     Parameters
     ----------
-    saturated : bits of the mask whose stars are left out
-    radius : of the large aperture, pixels; a star is isolated when no source is within twice that
+    saturated : int
+        Bits of the mask whose stars are left out.
+    radius : float
+        Of the large aperture, pixels; a star is isolated when no source is within twice that.
 
     Returns
     -------
-    The median over stars with 50 times their error, no flag, and a width within 20 % of the median of
-    such sources; NaN with fewer than 5.
+    float
+        The median over stars with 50 times their error, no flag, and a width within 20 % of the median of
+        such sources; NaN with fewer than 5.
     """
     from scipy.spatial import cKDTree
 
@@ -516,9 +549,11 @@ def magnitudes(
 
     Parameters
     ----------
-    flux, error : (sources,)
-    correction : total flux over this flux
-    zero_point : magnitude of a flux of 1
+    flux, error : (sources,) arrays
+    correction : float
+        Total flux over this flux.
+    zero_point : float
+        Magnitude of a flux of 1.
     """
     flux = np.where(np.asarray(flux) > 0, flux, np.nan).astype(np.float64)
     return zero_point - 2.5 * np.log10(flux * correction), 2.5 / np.log(10) * np.asarray(error) / flux

@@ -36,11 +36,16 @@ class Tract:
 
     Parameters
     ----------
-    ra, dec : degrees (ICRS), the centre of the field and of its projection
-    shape : patches along x and along y
-    pixel_scale : arcseconds
-    patch : pixels a side of a patch's inner box
-    border : pixels that its outer box has more on each side
+    ra, dec : float
+        Degrees (ICRS), the centre of the field and of its projection.
+    shape : (int, int)
+        Patches along x and along y.
+    pixel_scale : float
+        Arcseconds.
+    patch : int
+        Side of a patch's inner box, in pixels.
+    border : int
+        Pixels that its outer box has more on each side.
     """
 
     ra: float
@@ -181,11 +186,13 @@ class Tract:
 
         Parameters
         ----------
-        footprints : pairs (ra, dec) of arrays, degrees
-            Points around each exposure, as :func:`mpiimg.astro.sky.wcs.footprint` gives them.
+        footprints : iterable of (ra, dec)
+            Arrays in degrees: points around each exposure, as :func:`mpiimg.astro.sky.wcs.footprint` gives
+            them.
         center : (ra, dec), optional
             Degrees; without it, the middle of what the footprints span.
-        pixel_scale, patch, border : as for the class
+        pixel_scale, patch, border
+            As for the class.
 
         Raises
         ------

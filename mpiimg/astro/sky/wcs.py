@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from astropy.io.fits import Header
     from astropy.wcs import WCS
 
-#: Nodes a side of the blocks in which coarse grids are computed.
+#: Side of the blocks, in nodes, in which coarse grids are computed.
 BLOCK = 16
 
 #: Pixels by which a node may miss itself on the way to the source and back.
