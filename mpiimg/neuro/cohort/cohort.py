@@ -343,7 +343,8 @@ def _take(cohort: Cohort, scan: Scan, before: State, owner: dict) -> int | None:
     state = claims.scan_state(cohort.out, records, cohort.settings)
     if state.kind is Kind.IN_WORK:
         return None
-    seen = state.claims == before.claims
+    # What was in work when this job began was seen to begin, not how it ended.
+    seen = state.claims == before.claims and before.kind is not Kind.IN_WORK
     if state.kind is Kind.SUSPECT and not (seen and cohort.retry_suspects):
         return 0
     if state.kind in (Kind.DONE, Kind.FAILED) and not seen:

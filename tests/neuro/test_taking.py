@@ -1,0 +1,54 @@
+"""Which scans a group of a cohort's job takes, by what it saw of them when the job began."""
+
+from __future__ import annotations
+
+import pytest
+
+from mpiimg.engine import lease
+from mpiimg.engine.lease import Kind
+from mpiimg.neuro.bids import Scan
+from mpiimg.neuro.cohort import cohort
+
+
+@pytest.fixture
+def scans(tmp_path):
+    """Return a cohort of one scan, whose records are there."""
+    scan = Scan("sub-01", "sub-01/dwi", tmp_path / "dwi.nii.gz", None, None)
+    made = cohort.Cohort(tmp_path / "raw", tmp_path / "out", (scan,), {}, inspect=None, recipe=None)
+    made.records(scan).mkdir(parents=True)
+    lease.write_settings(made.out, made.settings)
+    return made, scan, made.records(scan)
+
+
+def claim(records, owner="another"):
+    """Claim the scan as another job does; return the number of the claim."""
+    return lease.take(records, lease.read_state(records), lease.sign(owner, 0.0))
+
+
+def take(cohort_of_one, scan, before):
+    return cohort._take(cohort_of_one, scan, before, lease.sign("this", 0.0))
+
+
+@pytest.mark.parametrize("end", [Kind.DONE, Kind.FAILED])
+def test_what_another_job_had_in_work_when_this_one_began_is_not_done_twice(scans, end):
+    """It ended meanwhile, under the claim that this job saw."""
+    made, scan, records = scans
+    number = claim(records)
+    before = lease.scan_state(made.out, records, made.settings)
+    assert before.kind is Kind.IN_WORK and take(made, scan, before) is None
+    lease.end(records, number, end, folder=".", files=[], settings=lease.digest(made.settings))
+    assert take(made, scan, before) == 0
+
+
+def test_what_had_failed_before_this_job_began_is_tried_again(scans):
+    made, scan, records = scans
+    lease.end(records, claim(records), Kind.FAILED)
+    before = lease.scan_state(made.out, records, made.settings)
+    assert take(made, scan, before) == 2
+
+
+def test_what_nobody_had_is_taken_once(scans):
+    made, scan, records = scans
+    before = lease.scan_state(made.out, records, made.settings)
+    assert take(made, scan, before) == 1
+    assert take(made, scan, before) is None
