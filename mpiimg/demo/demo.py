@@ -280,9 +280,16 @@ def _shown(word) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run the demo; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m mpiimg.demo", description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path, metavar="DIR", help="folder of all that the demo writes")
-    parser.add_argument("--shape", default=SHAPE, help="voxels of the simulated head (default %(default)s)")
-    parser.add_argument("--volumes", type=int, default=VOLUMES, help="of it (default %(default)s)")
+    parser.add_argument("out", type=Path, metavar="DIR", help="The folder of all that the demo writes.")
+    parser.add_argument(
+        "--shape", default=SHAPE, help="The simulated head has this many voxels (default %(default)s)."
+    )
+    parser.add_argument(
+        "--volumes",
+        type=int,
+        default=VOLUMES,
+        help="The simulated series has this many volumes (default %(default)s).",
+    )
     given = parser.parse_args(arguments)
     try:
         run_demo(given.out, given.shape, given.volumes)

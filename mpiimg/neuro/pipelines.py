@@ -12,7 +12,7 @@ DOMAIN = Domain(
     steps=steps_in("mpiimg.neuro.steps"),
     pipelines={
         "neuro": Pipeline(
-            "Diffusion MRI from the scanner's image to maps: brain mask, denoising, diffusion tensor.",
+            "Process diffusion MRI, from the scanner's image to maps: brain mask, denoising, tensor fit.",
             ("mask", "denoise", "fit"),
         )
     },

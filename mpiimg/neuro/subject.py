@@ -191,13 +191,13 @@ class GradientParameters:
 
     b0_threshold: float = parameter(
         50.0,
-        "Volumes whose b-value is at or below this one count as b0.",
+        "Volumes with a b-value up to this one count as b0.",
         unit="s/mm^2",
         limits=(0, float(np.finfo(float).max)),
         of="gradients",
     )
     normalise_bvecs: bool = parameter(
-        False, "The bvecs that are not of unit length are rescaled.", of="gradients"
+        False, "Bvecs that are not of unit length are rescaled, with a warning.", of="gradients"
     )
 
 
@@ -356,12 +356,16 @@ def _given_mask(subject: Subject, taken: frozenset[str]) -> Stages[Subject]:
 
 
 ARGUMENTS = (
-    Argument("dwi", "Diffusion MRI: NIfTI (.nii, .nii.gz) or a staged file (.h5).", positional=True),
-    Argument("bvals", "The b-values, FSL text format, s/mm^2.", of="gradients"),
     Argument(
-        "bvecs", "The gradient directions, FSL text format, one row or one column per volume.", of="gradients"
+        "dwi", "The diffusion MRI, as NIfTI (.nii, .nii.gz) or as a staged file (.h5).", positional=True
     ),
-    Argument("mask", "A brain mask, in the space of the image: what is not 0 is inside.", of="mask"),
+    Argument("bvals", "The b-values in FSL's text format, in s/mm^2.", of="gradients"),
+    Argument(
+        "bvecs",
+        "The gradient directions in FSL's text format, one row or one column per volume.",
+        of="gradients",
+    ),
+    Argument("mask", "A brain mask in the space of the image; voxels that are not 0 are inside.", of="mask"),
 )
 
 #: For chains that take nothing of a diffusion series, such as a user's function over any image.

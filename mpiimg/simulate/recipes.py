@@ -44,16 +44,16 @@ PARAMETERS = (
     Parameter(
         "shape",
         None,
-        "Size of the data: for neuro the voxels along x, y and z (default 72x72x60), for astro the rows and "
-        "columns of a sensor (default 4000x4072).",
+        "The data have this size: for neuro the voxels along x, y and z (default 72x72x60), for astro the "
+        "rows and columns of a sensor (default 4000x4072).",
         str,
         metavar="NxN[xN]",
     ),
-    Parameter("volumes", 30, "For neuro: number of diffusion volumes, b0 included.", int),
-    Parameter("sigma", 40.0, "For neuro: level of the Rician noise.", float, "image units"),
-    Parameter("visits", 24, "For astro: exposures of the field.", int),
-    Parameter("sensors", 60, "For astro: sensors of the camera.", int),
-    Parameter("seed", 7, "Seed of every random number.", int),
+    Parameter("volumes", 30, "For neuro: the series has this many volumes, b0 included.", int),
+    Parameter("sigma", 40.0, "For neuro: the Rician noise has this level.", float, "image units"),
+    Parameter("visits", 24, "For astro: the field is exposed this many times.", int),
+    Parameter("sensors", 60, "For astro: the camera has this many sensors.", int),
+    Parameter("seed", 7, "Every random number follows from this seed.", int),
 )
 
 

@@ -37,7 +37,8 @@ def declare(parser: argparse.ArgumentParser, help_of_one: str) -> None:
         "inputs",
         nargs="+",
         metavar="DWI | BIDS_DIR OUT_DIR participant",
-        help=f"{help_of_one}; or a BIDS dataset, and the folder of the derivative to make of all its scans",
+        help=f"{help_of_one} In its place: a BIDS dataset, the folder of the derivative to make of all its "
+        "scans, and the word participant.",
     )
     group = parser.add_argument_group("with a BIDS dataset")
     for flag, what in (("participant", "subjects"), ("session", "sessions")):
@@ -46,14 +47,19 @@ def declare(parser: argparse.ArgumentParser, help_of_one: str) -> None:
             f"--{flag}_label",
             nargs="+",
             metavar="LABEL",
-            help=f"{what} to process; default all",
+            help=f"Only these {what} are processed (default: all).",
         )
     group.add_argument(
-        "--group-size", type=int, metavar="N", help="ranks that work on a scan; default: what the plan finds"
+        "--group-size",
+        type=int,
+        metavar="N",
+        help="Each scan is worked on by this many ranks (default: the plan chooses).",
     )
-    group.add_argument("--strict", action="store_true", help="let one scan that fails end the job")
+    group.add_argument("--strict", action="store_true", help="One scan that fails ends the job.")
     group.add_argument(
-        "--retry-suspects", action="store_true", help="take scans again that were in work at two deaths"
+        "--retry-suspects",
+        action="store_true",
+        help="Scans that were being processed when two jobs died are tried once more.",
     )
 
 

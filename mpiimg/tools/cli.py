@@ -21,7 +21,7 @@ COMMON = (
     Parameter(
         "plan",
         None,
-        "Print what would be done and needed, and stop; --plan=json is for programs.",
+        "Print what the run would do and need, and stop; --plan=json is for programs.",
         choices=("table", "json"),
         bare="table",
     ),
@@ -40,14 +40,13 @@ COMMON = (
     Parameter(
         "memory",
         None,
-        "Memory that a rank may use, e.g. 4G; without it, the rank's share of the node's.",
-        str,
-        "bytes",
+        "A rank may use this much memory, in bytes or as e.g. 4G (default: its share of the node's).",
+        metavar="SIZE",
     ),
     Parameter(
         "timeout",
         3600.0,
-        "End the job when a rank hangs for this long; 0 waits for ever.",
+        "End the job when a rank has hung for this long; 0 waits for ever.",
         float,
         "seconds",
     ),
@@ -102,8 +101,12 @@ def _parser(tool: Tool) -> argparse.ArgumentParser:
         description=tool.summary,
         epilog="".join(f"\n{paper}" for paper in tool.papers).strip() or None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
     )
-    made.add_argument("--version", action="version", version=f"mpiimg {__version__}")
+    made.add_argument("-h", "--help", action="help", help="Show this help, and exit.")
+    made.add_argument(
+        "--version", action="version", version=f"mpiimg {__version__}", help="Show the version, and exit."
+    )
     made.bids = tool.bids
     for argument, required in tool.arguments:
         name, text = argument.name, argument.help.replace("%", "%%")
@@ -115,15 +118,15 @@ def _parser(tool: Tool) -> argparse.ArgumentParser:
             metavar = tool.result if name == "out" else "FILE"
             needed = required and not tool.bids
             made.add_argument(f"--{name}", help=text, required=needed, metavar=metavar)
-    options = made.add_argument_group("method" if tool.recipe else "options")
+    options = made.add_argument_group("method") if tool.recipe else made
     for parameter in tool.parameters:
         _add(options, parameter)
-    common = made.add_argument_group("run")
+    common = made.add_argument_group("run") if tool.recipe else made
     for parameter in COMMON if tool.recipe else ():
         _add(common, parameter)
     loudness = common.add_mutually_exclusive_group()
     loudness.add_argument("--quiet", action="store_true", help="Say nothing but errors.")
-    loudness.add_argument("--verbose", action="store_true", help="Say what each stage took.")
+    loudness.add_argument("--verbose", action="store_true", help="Say what each stage took too.")
     return made
 
 
@@ -137,7 +140,8 @@ def _add(group, parameter: Parameter) -> None:
         return
     unit = f" [{parameter.unit}]" if parameter.unit else ""
     optional = {"nargs": "?", "const": parameter.bare} if parameter.bare is not None else {}
-    default = f" (default {parameter.default})" if parameter.default is not None else ""
+    number = f"{parameter.default:g}" if parameter.type is float and parameter.default is not None else None
+    default = f" (default {number or parameter.default})" if parameter.default is not None else ""
     group.add_argument(
         flag,
         type=_checked(parameter),

@@ -215,8 +215,8 @@ def _stage() -> Tool:
         "mpiimg-stage",
         "Copy a NIfTI image into a staged HDF5 file, in parallel, for tools to read in any order.",
         [
-            (Argument("dwi", "The diffusion MRI: NIfTI (.nii, .nii.gz).", positional=True), True),
-            (Argument("staged", "The file to write (.h5).", positional=True), True),
+            (Argument("dwi", "The diffusion MRI, as NIfTI (.nii, .nii.gz).", positional=True), True),
+            (Argument("staged", "The staged file to write (.h5).", positional=True), True),
         ],
         (),
         lambda values: _from("neuro.staging", "inspect")(values["dwi"]),
@@ -260,7 +260,7 @@ def _status() -> Tool:
         "mpiimg-status",
         "Say what the run in a folder is doing, or has done: progress, time left, slowest ranks, failures.",
         [(Argument("folder", "The folder that a tool was given as --out.", positional=True), True)],
-        (Parameter("json", False, "Print JSON.", bool),),
+        (Parameter("json", False, "Print JSON, for programs.", bool),),
         program=_from("tools.status", "program"),
         mpi=False,
     )
@@ -272,8 +272,14 @@ def _doctor() -> Tool:
         "Look at the install, the machine and the file system; say what is wrong and what to do.",
         (),
         (
-            Parameter("dir", ".", "The folder where results will go.", str, metavar="DIR"),
-            Parameter("rates", False, "Measure the kernels too, for the times that --plan predicts.", bool),
+            Parameter(
+                "dir",
+                ".",
+                "Results will go to this folder, whose file system is looked at.",
+                str,
+                metavar="DIR",
+            ),
+            Parameter("rates", False, "Time the kernels too, for the seconds that --plan predicts.", bool),
         ),
         program=_from("tools.doctor.doctor", "doctor"),
     )

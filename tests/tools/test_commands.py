@@ -202,7 +202,8 @@ def test_grad_dev_is_warned_about(simulated, tmp_path):
 def test_verbose_names_every_stage(simulated, tmp_path):
     words = (*simulated.arguments, "--out", tmp_path / "out", "--passes", 1, "--verbose")
     done = warm.run_tool("mpiimg-mask", *words, ranks=2, timeout=PATIENCE)
-    for name in ("read-dwi", "b0-mean", "median-1", "otsu", "threshold", "dwi_desc-brain_mask.nii.gz"):
+    names = ("read-dwi", "mask.b0-mean", "mask.median-1", "mask.otsu", "mask.threshold", "brain_mask.nii.gz")
+    for name in names:
         assert sum(name in line for line in done.stderr.splitlines()) == 2, (
             "when it ended, and beside the plan"
         )

@@ -41,23 +41,21 @@ class Parameters:
 
     sigma: str = parameter(
         "auto",
-        "The noise level of the magnitude image: a number, or how to estimate it: piesno (by slice, from the "
-        "background), estimate (by volume, from local differences), auto (piesno, or estimate where the "
-        "background was zeroed).",
+        "The noise level of the magnitude image is this number, or is estimated: by piesno (per slice, from "
+        "the background), by estimate (per volume, from local differences), or by auto (piesno, or estimate "
+        "where the background was zeroed).",
         unit="image units",
         metavar="auto|estimate|piesno|NUMBER",
     )
     coils: int | None = parameter(
-        None, "Receiver coils of the noise distribution (piesno: 1; estimate: no correction)."
+        None, "The receiver has this many coils (default: 1 for piesno, no correction for estimate)."
     )
-    patch_radius: int = parameter(
-        1, "Radius of the patches that are compared.", unit="voxels", limits=(0, 10)
-    )
+    patch_radius: int = parameter(1, "Patches of this radius are compared.", unit="voxels", limits=(0, 10))
     block_radius: int = parameter(
-        5, "Radius of the block that patches are looked for in.", unit="voxels", limits=(1, 20)
+        5, "Similar patches are looked for within this radius.", unit="voxels", limits=(1, 20)
     )
-    gaussian: bool = parameter(False, "The noise is Gaussian: the Rician correction is left out.")
-    residual: bool = parameter(False, "The input minus the denoised image is written too.")
+    gaussian: bool = parameter(False, "The noise counts as Gaussian: the Rician correction is left out.")
+    residual: bool = parameter(False, "The residual, input minus denoised image, is written too.")
 
     def __post_init__(self):
         noise.check_coils(self.method, self.coils)
@@ -282,7 +280,7 @@ def sample_nlmeans() -> Sample:
 STEP = Step(
     name="denoise",
     domain="neuro",
-    summary="Non-local means denoising inside a mask. It belongs before eddy-current and motion correction.",
+    summary="Denoise a series by non-local means inside a mask, before eddy-current and motion correction.",
     papers=(noise.PAPER, PAPER),
     takes=("dwi", "mask"),
     gives=("denoised",),

@@ -83,33 +83,35 @@ class Parameters:
     """How the tensor is fitted, and written."""
 
     b_max: float | None = parameter(
-        None, "Volumes whose b-value is above this one are left out of the fit.", unit="s/mm^2"
+        None, "Volumes with a b-value above this one are left out of the fit (default: none).", unit="s/mm^2"
     )
     method: str = parameter(
         "wls",
-        "Least squares: weighted, ordinary, nonlinear or robust (the last two are dipy's own, and slow).",
+        "The tensor is fitted by weighted (wls), ordinary (ols), nonlinear (nlls) or robust (restore) least "
+        "squares; the last two are dipy's own, and slow.",
         choices=("wls", "ols", "nlls", "restore"),
     )
     min_signal: float = parameter(
         1e-4,
-        "Signals below this one are raised to it before their logarithm is taken.",
+        "Smaller signals are raised to this one before their logarithm is taken.",
         unit="image units",
         limits=POSITIVE,
     )
     frame: str = parameter(
         "bvec",
-        "Tensor and v1 are along the axes of the bvecs (voxel axes, as dipy and FSL), or of the scanner.",
+        "Tensor and v1 are given along the axes of the bvecs (bvec: voxel axes, as in dipy and FSL), or "
+        "along those of the scanner.",
         choices=("bvec", "scanner"),
     )
     tensor_order: str = parameter(
         "dipy",
-        "Order of the six tensor elements: dipy xx xy yy xz yz zz, fsl xx xy xz yy yz zz, "
+        "The six tensor elements are written in this order: dipy xx xy yy xz yz zz, fsl xx xy xz yy yz zz, "
         "mrtrix xx yy zz xy xz yz.",
         choices=("dipy", "fsl", "mrtrix"),
     )
     fit_residual: bool = parameter(False, "The root mean square residual of the fit is written too.")
     restore_sigma: float | None = parameter(
-        None, "The noise level that RESTORE tells outliers by.", unit="image units", limits=POSITIVE
+        None, "RESTORE tells outliers by this noise level.", unit="image units", limits=POSITIVE
     )
 
 
@@ -373,7 +375,7 @@ sample_restore: Callable[[], Sample] = functools.partial(_sample, "restore", 8)
 STEP = Step(
     name="fit",
     domain="neuro",
-    summary="Diffusion tensor fit and its maps, inside a mask.",
+    summary="Fit the diffusion tensor inside a mask, and draw its maps.",
     papers=(PAPER,),
     takes=("dwi", "gradients", "mask"),
     gives=("maps",),

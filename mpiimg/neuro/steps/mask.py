@@ -35,12 +35,16 @@ PAPER = "Otsu 1979, doi:10.1109/TSMC.1979.4310076; median_otsu of DIPY, doi:10.3
 class Parameters:
     """How the brain is found."""
 
-    median_radius: int = parameter(4, "Radius of the median filter.", unit="voxels", limits=(0, 19))
-    passes: int = parameter(4, "The median filter is applied so many times.", limits=(0, 100))
-    dilate: int = parameter(
-        0, "The mask is grown by a 6-neighbour cross, so many times.", unit="voxels", limits=(0, 1000)
+    median_radius: int = parameter(
+        4, "The median filter takes a cube of this radius.", unit="voxels", limits=(0, 19)
     )
-    finalize: bool = parameter(False, "Holes and islands are removed from the mask.")
+    passes: int = parameter(4, "The median filter runs this many times.", limits=(0, 100))
+    dilate: int = parameter(
+        0, "The mask grows by this many voxels, along the axes only.", unit="voxels", limits=(0, 1000)
+    )
+    finalize: bool = parameter(
+        False, "Holes in the mask are filled, and all pieces but the largest are removed."
+    )
 
 
 class Span(NamedTuple):
@@ -314,7 +318,7 @@ def sample_median() -> Sample:
 STEP = Step(
     name="mask",
     domain="neuro",
-    summary="Brain mask from the b0 volumes: mean, median filter, Otsu threshold.",
+    summary="Find the brain in the b0 volumes: mean, median filter, Otsu threshold.",
     papers=(PAPER,),
     takes=("dwi", "gradients"),
     gives=("mask",),

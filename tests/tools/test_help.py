@@ -1,0 +1,42 @@
+"""Help texts are sentences with a subject, whatever tool says them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from mpiimg.tools.cli import parser
+from mpiimg.tools.registry import tool_names
+
+#: How a help text must not begin: it would have no subject.
+NO_SUBJECT = re.compile(r"(of|as|what)\b", re.IGNORECASE)
+
+
+def texts(name: str) -> list[tuple[str, str]]:
+    """Return what a tool says of itself and of each argument, by name."""
+    made = parser(name)
+    said = [
+        (action.option_strings[-1] if action.option_strings else action.dest, action.help)
+        for action in made._actions
+    ]
+    return [("the summary", made.description), *said]
+
+
+@pytest.mark.parametrize("name", tool_names())
+def test_help_texts_are_sentences_with_a_subject(name):
+    for what, text in texts(name):
+        assert text, f"{name}: {what} has no help"
+        assert not NO_SUBJECT.match(text), f"{name}: {what} has no subject: {text}"
+        assert text[0].isupper(), f"{name}: {what} begins with a small letter: {text}"
+        assert text.endswith("."), f"{name}: {what} ends without a full stop: {text}"
+
+
+@pytest.mark.parametrize("name", tool_names())
+def test_help_texts_say_per_for_each_and_no_sentence_twice_ended(name):
+    """'a voxel' for 'per voxel' puzzled readers, and so did '(.h5).; or'."""
+    for what, text in texts(name):
+        assert not re.search(
+            r"\b(values|counts|bytes|MB|GB|seconds|electrons) an? \w", text, re.IGNORECASE
+        ), what
+        assert not re.search(r"[.;,:][.;,:]", text.replace("...", "")), f"{name}: {what}: {text}"
