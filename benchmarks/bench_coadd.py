@@ -17,7 +17,7 @@ import numpy as np
 SIZES = {"small": (24, 1000, 1018), "sensor": (24, 4000, 4072)}
 
 #: Rows of the stack that are held at once, by both.
-BAND_ROWS = 250
+STRIP_ROWS = 250
 
 SIGMA = 3.0
 PASSES = 2
@@ -43,22 +43,22 @@ def exposures(shape: tuple[int, int, int], rng: np.random.Generator) -> Exposure
     return images, variances, masks, rng.uniform(0.5, 1.5, shape[0])
 
 
-def combine_with_ours(band: Exposures) -> tuple[float, tuple[np.ndarray, ...]]:
-    """Return the CPU seconds of a band, and its image, variance, mask and N-image."""
+def combine_with_ours(strip: Exposures) -> tuple[float, tuple[np.ndarray, ...]]:
+    """Return the CPU seconds of a strip, and its image, variance, mask and N-image."""
     from mpiimg.astro.kernels.coadd import Planes, coadd
 
     planes = Planes(excluded=EXCLUDED, no_data=EXCLUDED, clipped=CLIPPED, saturated=SATURATED)
     start = time.process_time()
-    result = coadd(*band, planes, sigma=SIGMA, passes=PASSES)
+    result = coadd(*strip, planes, sigma=SIGMA, passes=PASSES)
     return time.process_time() - start, result
 
 
-def combine_with_peer(band: Exposures, dtype: str, full: bool) -> tuple[float, np.ndarray]:
-    """Return the CPU seconds of a band that ccdproc holds in `dtype`, and its image."""
+def combine_with_peer(strip: Exposures, dtype: str, full: bool) -> tuple[float, np.ndarray]:
+    """Return the CPU seconds of a strip that ccdproc holds in `dtype`, and its image."""
     from astropy.nddata import CCDData
     from ccdproc import Combiner
 
-    images, _, masks, weights = band
+    images, _, masks, weights = strip
     combiner = Combiner(
         [CCDData(image, unit="adu", mask=mask != 0) for image, mask in zip(images, masks, strict=True)],
         dtype=dtype,
@@ -72,11 +72,11 @@ def combine_with_peer(band: Exposures, dtype: str, full: bool) -> tuple[float, n
     return time.process_time() - start, combined.data
 
 
-def differing_share(band: Exposures, result: tuple[np.ndarray, ...]) -> float:
+def differing_share(strip: Exposures, result: tuple[np.ndarray, ...]) -> float:
     """Return the share of pixels whose number of inputs is not that of sigma_clip; 0 is promised."""
     from astropy.stats import sigma_clip
 
-    stack = np.ma.array(band[0].astype(np.float64), mask=band[2] != 0)
+    stack = np.ma.array(strip[0].astype(np.float64), mask=strip[2] != 0)
     kept = sigma_clip(stack, sigma=SIGMA, maxiters=PASSES, cenfunc="mean", stdfunc="std", axis=0)
     return float(np.mean(kept.count(axis=0) != result[3]))
 
@@ -87,7 +87,7 @@ def run(size: str = "small", rounds: int = 3) -> list[dict]:
     Parameters
     ----------
     size : {"small", "sensor"}
-        24 exposures of 1000 x 1018 or 4000 x 4072 pixels, as bands of 250 rows.
+        24 exposures of 1000 x 1018 or 4000 x 4072 pixels, as strips of 250 rows.
     rounds : int
         How often each is measured.
 
@@ -103,16 +103,16 @@ def run(size: str = "small", rounds: int = 3) -> list[dict]:
     for _ in range(rounds):
         rng = np.random.default_rng(7)
         spent = dict.fromkeys(seconds, 0.0)
-        for y in range(0, height, BAND_ROWS):
-            band = exposures((depth, min(BAND_ROWS, height - y), width), rng)
-            once, result = combine_with_ours(band)
+        for y in range(0, height, STRIP_ROWS):
+            strip = exposures((depth, min(STRIP_ROWS, height - y), width), rng)
+            once, result = combine_with_ours(strip)
             spent["ours"] += once
             for name, how in PEERS.items():
-                spent[name] += combine_with_peer(band, *how)[0]
+                spent[name] += combine_with_peer(strip, *how)[0]
         for name, total in spent.items():
             seconds[name].append(total)
     median = {name: statistics.median(values) for name, values in seconds.items()}
-    differing = differing_share(band, result)
+    differing = differing_share(strip, result)
     return [
         {
             "name": "coadd",

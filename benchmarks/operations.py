@@ -336,15 +336,15 @@ def coadd_output() -> Work:
 
 
 def coadd(shape: tuple[int, int, int]) -> Job:
-    """A band of exposures with variances and masks."""
+    """A strip of exposures with variances and masks."""
     from mpiimg.astro.kernels import coadd as code
 
-    band = bench_coadd.exposures(shape, np.random.default_rng(7))
+    strip = bench_coadd.exposures(shape, np.random.default_rng(7))
     depth, height, width = shape
     outputs = height * width
-    executed = height * -(-width // code.STRIP) * code.STRIP
+    executed = height * -(-width // code.TILE) * code.TILE
     return Job(
-        lambda: bench_coadd.combine_with_ours(band),
+        lambda: bench_coadd.combine_with_ours(strip),
         "output pixel",
         outputs,
         {"float64": executed * (depth * coadd_input() + coadd_output())},

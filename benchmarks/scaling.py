@@ -107,13 +107,13 @@ def measure(tool: str, source: tuple, out: Path, ranks: int) -> dict:
 
 def plans(tool: str, words: Sequence, counts: Sequence[int], memory: int = MEMORY) -> list:
     """Return the plan of `tool` on each number of ranks, at the default rates."""
-    from mpiimg.engine.plan import Resources, static_plan
-    from mpiimg.tools import cli
-    from mpiimg.tools.registry import TOOLS
+    from mpiimg.engine.plan import Resources, plan_recipe
+    from mpiimg.tools import cli, registry
 
-    args = cli.parser(tool).parse_args([*map(str, words), "--out", "none"])
-    recipe = TOOLS[tool].recipe(TOOLS[tool].inspect(args), vars(args))
-    return [static_plan(recipe, Resources(n, memory, nodes=-(-n // NODE))) for n in counts]
+    made = registry.tool(tool)
+    values = vars(cli.parser(tool).parse_args([*map(str, words), "--out", "none"]))
+    recipe = made.recipe(made.inspect(values), values)
+    return [plan_recipe(recipe, Resources(n, memory, nodes=-(-n // NODE))) for n in counts]
 
 
 def predict(tool: str, words: Sequence, counts: Sequence[int]) -> list[dict]:

@@ -25,7 +25,7 @@ from scipy.ndimage import maximum_filter
 warnings.simplefilter("ignore", FITSFixedWarning)
 
 #: Magnitude of one count in coadds; planes of the mask that make a pixel unusable; rows combined at once.
-ZERO_POINT, UNUSABLE, BAND_ROWS = 27.0, ("BAD", "SAT", "EDGE"), 250
+ZERO_POINT, UNUSABLE, STRIP_ROWS = 27.0, ("BAD", "SAT", "EDGE"), 250
 
 #: Pixels a side that an interpolated value comes from, near enough.
 FOOTPRINT = 5
@@ -134,11 +134,11 @@ def coadd(pieces: list[Piece], patch: Patch) -> tuple[np.ndarray, np.ndarray]:
     weights = np.array([1 / np.nanmedian(piece.planes[1]) for piece in pieces])
     (top, bottom), (left, right) = patch.outer
     image, error = np.empty((2, bottom - top, right - left), np.float32)
-    for row in range(top, bottom, BAND_ROWS):
-        band = (row, min(row + BAND_ROWS, bottom)), (left, right)
-        known = [(_cut(piece, band), weight) for piece, weight in zip(pieces, weights, strict=True)]
+    for row in range(top, bottom, STRIP_ROWS):
+        strip = (row, min(row + STRIP_ROWS, bottom)), (left, right)
+        known = [(_cut(piece, strip), weight) for piece, weight in zip(pieces, weights, strict=True)]
         known = [(data, weight) for data, weight in known if data is not None]
-        rows = slice(row - top, band[0][1] - top)
+        rows = slice(row - top, strip[0][1] - top)
         image[rows] = error[rows] = np.nan
         if known:
             stack = [data for data, _ in known]
@@ -156,9 +156,9 @@ def coadd(pieces: list[Piece], patch: Patch) -> tuple[np.ndarray, np.ndarray]:
     return image, error
 
 
-def _cut(piece: Piece, band) -> CCDData | None:
-    """Return a piece on a band of rows of its patch, masked where it has nothing usable."""
-    (top, bottom), (left, right) = band
+def _cut(piece: Piece, strip) -> CCDData | None:
+    """Return a piece on a strip of rows of its patch, masked where it has nothing usable."""
+    (top, bottom), (left, right) = strip
     (y0, y1), (x0, x1) = piece.box
     first, last = max(top, y0), min(bottom, y1)
     if first >= last:

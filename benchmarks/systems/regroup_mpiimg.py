@@ -6,13 +6,10 @@ import numpy as np
 import regroup_kernels as kernels
 from program import run
 
-from mpiimg.engine.boxes import ChunkGrid
+from mpiimg.engine import Array, Compute, Files, Part
 from mpiimg.engine.mpi import runtime
 from mpiimg.engine.plan import Options, Recipe
 from mpiimg.engine.run import run as run_recipe
-from mpiimg.engine.stage import Need, Stage
-from mpiimg.engine.stores import Array
-from mpiimg.errors import Exit
 
 #: Bytes of a block of voxels in all volumes, at most: a chunk is what a rank must be able to hold.
 BLOCK_BYTES = 8 << 20
@@ -22,38 +19,32 @@ def recipe(paths, voxels):
     blocks = -(-4 * len(paths) * voxels // BLOCK_BYTES)
     volumes = Array("volumes", "vn", (len(paths), voxels), "float32")
     found = Array("brightest", "n", (voxels,), "int32")
-    by_volume = ChunkGrid("v", (len(paths),), (1,))
-    by_block = ChunkGrid("n", (voxels,), (-(-voxels // blocks),))
-    whole = ChunkGrid("n", (voxels,), (voxels,))
-    stages = [
-        Stage("read", "map", by_volume, (), (volumes,), lambda chunk: (np.load(paths[chunk.number])[None],)),
-        Stage(
-            "regroup",
-            "map",
-            by_block,
-            (Need(volumes),),
-            (found,),
-            lambda chunk, block: (kernels.brightest(block),),
-        ),
-        Stage(
-            "write",
-            "files",
-            whole,
-            (Need(found),),
-            work=lambda chunk, folder, block: kernels.write(folder, block),
-            outputs=("brightest.npy",),
-        ),
-    ]
+
+    def read(chunk):
+        return (np.load(paths[chunk.number])[None],)
+
+    def regroup(chunk, block):
+        return (kernels.brightest(block),)
+
+    def write(chunk, folder, block):
+        kernels.write(folder, block)
+
+    def stages():
+        yield Compute("read", volumes.cut(v=1), writes=(volumes,), work=read)
+        by_block = found.cut(n=-(-voxels // blocks))
+        yield Compute("regroup", by_block, reads=(Part(volumes),), writes=(found,), work=regroup)
+        yield Files("write", found.cut(n=voxels), reads=(Part(found),), work=write, names=("brightest.npy",))
+
     return Recipe(
         tool="regroup",
         stem="volumes",
-        inputs={},
-        steps=[lambda values, stage=stage: stage for stage in stages],
-        values={},
-        documents=lambda values: {},
+        inputs=(),
+        stages=stages,
+        documents=lambda state: {},
         parameters={},
         sources={"volumes": [str(path) for path in paths]},
         record="run.json",
+        baseline=110 << 20,
     )
 
 
@@ -64,7 +55,7 @@ def pipeline(options, clock):
     memory = options.memory // options.workers if options.memory else runtime.memory_per_rank(comm)
     made = recipe(paths, voxels)
     given = Options(options.out, memory, in_memory=options.memory is None)
-    raise SystemExit(runtime.guard(comm, lambda: run_recipe(made, comm, given) and Exit.DONE))
+    raise SystemExit(runtime.guard(comm, lambda: run_recipe(made, comm, given).status))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ import math
 import pytest
 from support import launch
 
+from mpiimg.engine.stage import Reduce, Stream
+
 RANKS = (1, 2, 8, 16, 64)
 
 #: Bytes a rank: all arrays fit.
@@ -47,10 +49,10 @@ def strong(scaling, tmp_path_factory):
 def test_more_ranks_hold_and_send_less_each(strong, tool):
     """The same input: neither memory nor bytes of the busiest rank grow, but for what the docs name."""
     sent = {
-        n: sum(section.moved_a_rank for stage, section in plan if stage.name not in NAMED)
+        n: sum(planned.moved_a_rank for stage, planned in plan if stage.name not in NAMED)
         for n, plan in strong[tool].items()
     }
-    peaks = {n: max(section.peak for _, section in plan) for n, plan in strong[tool].items()}
+    peaks = {n: max(planned.peak for _, planned in plan) for n, plan in strong[tool].items()}
     assert sent[1] == 0 < sent[64] < sent[2]
     assert all(peaks[more] <= peaks[less] for less, more in itertools.pairwise(RANKS))
 
@@ -59,22 +61,22 @@ def test_more_ranks_hold_and_send_less_each(strong, tool):
 def test_a_rank_has_no_more_partners_than_there_are_chunks(strong, tool):
     """What a stage moves in all is bounded by what its chunks read, however many ranks there are."""
     for n, plan in strong[tool].items():
-        for stage, section in plan:
-            if stage.kind == "source":
-                assert section.messages_a_rank <= len(stage.grid)
+        for stage, planned in plan:
+            if isinstance(stage, Stream):
+                assert planned.messages_a_rank <= len(stage.grid)
                 continue
-            needs = len(stage.reads) + (stage.finish is not None)
-            rounds = -(-len(stage.grid) // section.batch)
-            assert section.messages_a_rank <= needs * rounds * min(n - 1, len(stage.grid))
+            needs = len(stage.reads) + isinstance(stage, Reduce)
+            rounds = -(-len(stage.grid) // planned.batch)
+            assert planned.messages_a_rank <= needs * rounds * min(n - 1, len(stage.grid))
 
 
 def test_halos_come_from_neighbours_alone(strong):
     for n, plan in strong["mpiimg-neuro"].items():
-        for stage, section in plan:
-            if stage.name.startswith("median"):
+        for stage, planned in plan:
+            if stage.name.startswith("mask.median"):
                 # Blocks of three slices, a halo of four: two neighbours on either side.
-                assert section.messages_a_rank <= min(n - 1, 4)
-                assert section.messages <= 4 * len(stage.grid)
+                assert planned.messages_a_rank <= min(n - 1, 4)
+                assert planned.messages <= 4 * len(stage.grid)
 
 
 def test_a_survey_that_grows_with_ranks_takes_no_more_of_each(scaling, tmp_path):
@@ -84,8 +86,8 @@ def test_a_survey_that_grows_with_ranks_takes_no_more_of_each(scaling, tmp_path)
         scaling.headers_of_survey(tmp_path / f"sky-{n}", 2, n, "500x509")
         words = scaling.sky(tmp_path / f"sky-{n}", "--patch", 500, "--border", 50)
         (plan,) = scaling.plans("mpiimg-astro", words, [n], AMPLE)
-        (coadd,) = (section for stage, section in plan if stage.name == "coadd")
-        found[n] = (coadd.moved_a_rank, coadd.messages_a_rank, max(section.peak for _, section in plan))
+        (coadd,) = (planned for stage, planned in plan if stage.name == "coadd")
+        found[n] = (coadd.moved_a_rank, coadd.messages_a_rank, max(planned.peak for _, planned in plan))
     # Where sensors and patches meet differs a little with the width of the camera.
     assert all(more <= 1.6 * few for few, more in zip(found[8], found[64], strict=True))
 

@@ -1,10 +1,13 @@
 """The comparison of systems: it counts and measures rightly, and every program gives the serial result."""
 
 import json
+import os
 import subprocess
 import sys
 import time
 
+import nibabel
+import numpy as np
 import pytest
 from support import launch
 
@@ -306,8 +309,12 @@ def test_steps_are_told_apart_by_the_marks_of_a_program_or_the_events_of_mpiimg(
     (tmp_path / "events").mkdir()
     # Seconds since 1970, as each rank saw them: a stage has ended when it has on both.
     for rank, late in enumerate((0, 1)):
-        told = [("stage", "read-dwi", 5001), ("ended", "read-dwi", 5002), ("stage", "median-1", 5003)]
-        told += [("ended", "median-1", 5005), ("ended", "median-2", 5007), ("ended", "write-fa", 5009)]
+        told = [("stage", "read-dwi", 5001), ("ended", "read-dwi", 5002), ("stage", "mask.median-1", 5003)]
+        told += [
+            ("ended", "mask.median-1", 5005),
+            ("ended", "mask.median-2", 5007),
+            ("ended", "write-fa", 5009),
+        ]
         lines = [
             json.dumps({"time": moment + late, "event": event, "stage": stage})
             for event, stage, moment in told
@@ -318,7 +325,8 @@ def test_steps_are_told_apart_by_the_marks_of_a_program_or_the_events_of_mpiimg(
     steps = contenders.steps_between(contenders.marks_of(tmp_path, found), found)
     assert steps == {"start-up": (1, 1), "ingest": (2, 2), "mask": (5, 3), "write": (2, 1)}
     record = [
-        {"stage": name, "cpu_seconds": cpu} for name, cpu in (("median-1", 1), ("median-2", 2), ("fit", 4))
+        {"stage": name, "cpu_seconds": cpu}
+        for name, cpu in (("mask.median-1", 1), ("mask.median-2", 2), ("fit", 4))
     ]
     (tmp_path / "run.json").write_text(json.dumps({"stages": record}))
     assert contenders.recorded(tmp_path) == {"mask": 3, "fit": 4}
@@ -379,6 +387,37 @@ def test_the_serial_coadd_keeps_flux_where_pixels_are_masked():
     # Weights are inverse variances: the least error lacks the exposure of variance 4, the largest that of 1.
     assert least == pytest.approx((1 + 1 / 2 + 1 / 3) ** -0.5, rel=1e-5)
     assert most == pytest.approx((1 / 4 + 1 / 2 + 1 / 3) ** -0.5, rel=1e-5)
+
+
+def program(name, *words, ranks=None):
+    """Run a program of systems/ that needs no peer but dipy."""
+    launcher = launch.mpiexec(ranks) if ranks else []
+    command = [*launcher, sys.executable, BENCHMARKS / "systems" / name, *words]
+    path = os.pathsep.join([str(launch.REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+    launch.run(command, timeout=300, env={"PYTHONPATH": path})
+
+
+@pytest.mark.tool
+def test_our_frame_with_dipys_functions_gives_what_dipy_gives_alone(simulated, tmp_path):
+    source = simulated.dwi.parent
+    program("neuro_serial.py", source, tmp_path / "alone", "--block-radius", 2)
+    program("neuro_mpiimg.py", source, tmp_path / "ours", "--block-radius", 2, ranks=2)
+    for name in ("mask", "fa", "md"):
+        alone, ours = (
+            nibabel.load(tmp_path / which / f"{name}.nii.gz").get_fdata() for which in ("alone", "ours")
+        )
+        assert (alone == ours).all()
+        assert np.count_nonzero(ours) > 100
+
+
+@pytest.mark.tool
+def test_our_frame_regroups_as_numpy_does(tmp_path):
+    rng = np.random.default_rng(0)
+    volumes = rng.normal(size=(5, 3_000_000)).astype("float32")
+    for number, volume in enumerate(volumes):
+        np.save(tmp_path / f"volume-{number}.npy", volume)
+    program("regroup_mpiimg.py", tmp_path, tmp_path / "out", ranks=2)
+    assert (np.load(tmp_path / "out" / "brightest.npy") == volumes.argmax(axis=0)).all()
 
 
 @pytest.mark.long
