@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -48,6 +50,19 @@ def write_file(path: Path, data: bytes) -> None:
     """Write a whole file; see :func:`replacing`."""
     with replacing(path) as part:
         part.write_bytes(data)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object, indented for people, to a file; see :func:`replacing`."""
+    write_file(path, json.dumps(content, indent=2).encode() + b"\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; an empty one where there is no file, or none that can be read."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return {}
 
 
 def sync(path: Path) -> None:

@@ -1,47 +1,52 @@
-"""Who does what of many scans, in files that all jobs see: claims, how they ended, and what follows.
+"""Leases: which job works on a scan, or in the work folder of a run, written in files that all jobs see.
 
-Claims on a scan are folders, claims/1, claims/2, ..., in the folder of its records. Who puts the next one
-there has the scan: it is made and signed under another name, and renamed, which fails where there is one. A
-claim holds owner.json, and end.json once it ended, in whatever way but by the death of a process. Nothing is
-ever taken from a claim: a scan's history stays there. A run outside a cohort claims its work folder likewise.
+The leases of a scan are numbered folders, claims/1, claims/2, ..., in the folder of its records; the last one
+counts. A job acquires the scan by creating the next number: it makes and signs a folder under another name
+and renames it, which fails where another job was quicker. A lease holds owner.json, and end.json once it was
+released; only when its process dies is there no end.json. Nothing in a lease is ever changed or removed, so
+the history of a scan stays there.
+
+A run outside a cohort acquires its work folder in the same way. Of two runs at once one is refused, and the
+folder of a run that died is free. The lease moves with the folder: a run that ends well renames the folder,
+and its lease with it, before it removes what is inside.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import enum
-import hashlib
-import json
 import os
 import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Collection
+import uuid
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from mpiimg.engine.atomic import unique, write_file
+from mpiimg.engine.atomic import read_json, unique, write_json
 from mpiimg.engine.mpi.job import slurm_facts
 from mpiimg.engine.mpi.processes import boot_id, pid_namespace, process_stat
+from mpiimg.engine.mpi.runtime import on_root
+from mpiimg.errors import BadInput, RunFailed, RunStopped
 
-#: Folder in OUT_DIR with a folder of records for each scan, and the settings of all.
-LOGS = "logs"
-
-#: Folder of claims in that of a scan's records, or in the work folder of a run.
+#: Folder of leases in that of a scan's records, or in the work folder of a run.
 CLAIMS = "claims"
 
-#: Deaths of a process with a scan in work after which the scan is set aside.
+#: So many processes may die while they work on a scan before it is set aside.
 DEATHS = 2
 
-#: Seconds after which a claim counts as dead whose signature is lost, as by a loss of power.
+#: A lease without a readable owner, as after a loss of power, counts as dead after so many seconds.
 UNSIGNED = 60.0
 
-#: Seconds that a job may take between the end of its watchdog and that of its claim.
+#: Seconds that a job may take between the end of its watchdog and the end of its lease.
 GRACE = 600.0
+
+#: Seconds that a run waits for another one to end: a launcher may end before the last of its ranks.
+PATIENCE = 3.0
 
 
 class Kind(enum.StrEnum):
@@ -57,117 +62,117 @@ class Kind(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class State:
-    """What the claims on a scan say.
+class LeaseState:
+    """What the leases of a scan, or of a work folder, say.
 
     Parameters
     ----------
-    kind : what became of it
-    claims : how many there are; the last one is the one that counts
-    deaths : of processes that had it in work
-    owner, end : of the last claim; empty where it has none
+    kind : Kind
+        What became of the scan.
+    number : int
+        Of the last lease, the one that counts; 0 where there is none.
+    deaths : int
+        How many processes died while they worked on it.
+    owner, end : dict
+        Contents of owner.json and end.json of the last lease; empty where it has none.
     """
 
     kind: Kind
-    claims: int = 0
+    number: int = 0
     deaths: int = 0
     owner: dict[str, Any] = field(default_factory=dict)
     end: dict[str, Any] = field(default_factory=dict)
 
 
-def scan_states(out: Path) -> dict[str, State]:
-    """Return the state of every scan that was ever selected for `out`, by name; empty for another folder."""
-    settings = read_settings(out)
-    return {records.name: scan_state(out, records, settings) for records in _folders(out / LOGS)}
-
-
-def scan_state(out: Path, records: Path, settings: dict[str, Any]) -> State:
-    """Return the state of a scan; what was done with other settings, or was removed since, is to be done."""
-    state = read_state(records)
-    if state.kind is not Kind.DONE:
-        return state
-    there = set(_names(out / state.end["folder"]))
-    if state.end["settings"] == digest(settings) and there.issuperset(state.end["files"]):
-        return state
-    return dataclasses.replace(state, kind=Kind.TO_DO)
-
-
-def read_settings(out: Path) -> dict[str, Any]:
-    """Return the version and parameters that the scans in `out` are processed with; empty if none are."""
-    return _read(out / LOGS / "cohort.json")
-
-
-def write_settings(out: Path, settings: dict[str, Any]) -> None:
-    """Keep the settings of a cohort."""
-    _write(out / LOGS / "cohort.json", settings)
-
-
-def digest(settings: dict[str, Any]) -> str:
-    """Return a hash of settings."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def read_state(records: Path, signs: Collection[Path] | None = None) -> State:
-    """Return what the claims in a scan's folder of records say; for `signs` see :func:`is_alive`."""
-    claims = records / CLAIMS
-    last = max((int(name) for name in _names(claims) if name.isdecimal()), default=0)
-    if not last:
-        return State(Kind.TO_DO)
-    owner = read_owner(records, last)
-    end = _read(claims / str(last) / "end.json")
-    before = sum(not (claims / str(n) / "end.json").exists() for n in range(1, last))
-    if end:
-        return State(Kind(end["state"]), last, before, owner, end)
-    if is_alive(owner, records, last, signs):
-        return State(Kind.IN_WORK, last, before, owner)
-    # Looked at again: it may have ended between the two looks.
-    end = _read(claims / str(last) / "end.json")
-    if end:
-        return State(Kind(end["state"]), last, before, owner, end)
-    deaths = before + 1
-    return State(Kind.SUSPECT if deaths >= DEATHS else Kind.DIED, last, deaths, owner)
-
-
-def read_owner(records: Path, number: int) -> dict[str, Any]:
-    """Return who signed a claim; empty where there is none, or none that can be read."""
-    return _read(records / CLAIMS / str(number) / "owner.json")
-
-
-def take(records: Path, state: State, owner: dict[str, Any]) -> int | None:
-    """Claim a scan that is in `state`; return the number of the claim, None if another was quicker."""
-    number = state.claims + 1
-    claims = records / CLAIMS
-    claims.mkdir(parents=True, exist_ok=True)
-    signed = {**owner, "claimed": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    part = claims / unique(f"{number}.part")
-    try:
-        part.mkdir(exist_ok=True)
-        _write(part / "owner.json", signed)
-        part.replace(claims / str(number))
-    except OSError:
-        shutil.rmtree(part, ignore_errors=True)
-        there = read_owner(records, number)
-        if not there:
-            raise
-        # A network file system may do what it then reports as failed.
-        return number if there == signed else None
-    return number
-
-
-def end(records: Path, number: int, state: Kind, **said) -> None:
-    """Note how a claim ended."""
-    when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    _write(records / CLAIMS / str(number) / "end.json", {"state": state, "ended": when, **said})
-
-
-def sign(run: str, timeout: float) -> dict[str, Any]:
-    """Return what tells the owner of a claim, this process, from all others.
+def read_lease(records: Path, signs: Collection[Path] | None = None) -> LeaseState:
+    """Return the state of a scan as its leases say it.
 
     Parameters
     ----------
-    run : a word that no other run has
-    timeout : seconds within which its watchdog ends a run that hangs, 0 for never. An owner that cannot be
-        looked up is taken for dead when it gave no sign of life for somewhat longer
+    records : Path
+        The scan's folder of records, or a work folder.
+    signs : collection of Path, optional
+        Files that the owner writes while it lives; see :func:`is_alive`.
+    """
+    leases = records / CLAIMS
+    last = max((int(name) for name in names_in(leases) if name.isdecimal()), default=0)
+    if not last:
+        return LeaseState(Kind.TO_DO)
+    owner = read_owner(records, last)
+    end = read_json(leases / str(last) / "end.json")
+    earlier_deaths = sum(not (leases / str(n) / "end.json").exists() for n in range(1, last))
+    if not end and is_alive(owner, records, last, signs):
+        return LeaseState(Kind.IN_WORK, last, earlier_deaths, owner)
+    # Looked at again: it may have been released between the two looks.
+    end = end or read_json(leases / str(last) / "end.json")
+    if end:
+        return LeaseState(Kind(end["state"]), last, earlier_deaths, owner, end)
+    deaths = earlier_deaths + 1
+    return LeaseState(Kind.SUSPECT if deaths >= DEATHS else Kind.DIED, last, deaths, owner)
+
+
+def read_owner(records: Path, number: int) -> dict[str, Any]:
+    """Return who signed lease `number`; empty where there is none, or none that can be read."""
+    return read_json(records / CLAIMS / str(number) / "owner.json")
+
+
+def acquire(records: Path, state: LeaseState, owner: dict[str, Any]) -> int | None:
+    """Acquire the lease that follows the last one of `state`.
+
+    Parameters
+    ----------
+    records : Path
+        The scan's folder of records, or a work folder.
+    state : LeaseState
+        As :func:`read_lease` gave it.
+    owner : dict
+        As :func:`sign` gives it.
+
+    Returns
+    -------
+    int or None
+        The number of the lease; None if another job was quicker.
+
+    Raises
+    ------
+    OSError
+        Nothing can be written there.
+    """
+    number = state.number + 1
+    leases = records / CLAIMS
+    leases.mkdir(parents=True, exist_ok=True)
+    signed = {**owner, "claimed": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    part = leases / unique(f"{number}.part")
+    try:
+        part.mkdir(exist_ok=True)
+        write_json(part / "owner.json", signed)
+        part.replace(leases / str(number))
+    except OSError:
+        shutil.rmtree(part, ignore_errors=True)
+        winner = read_owner(records, number)
+        if not winner:
+            raise
+        # A network file system may do what it then reports as failed.
+        return number if winner == signed else None
+    return number
+
+
+def release(records: Path, number: int, kind: Kind, **details) -> None:
+    """Note in lease `number` that its work is over, and how it ended."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    write_json(records / CLAIMS / str(number) / "end.json", {"state": kind, "ended": now, **details})
+
+
+def sign(run: str, timeout: float) -> dict[str, Any]:
+    """Return what tells this process, as the owner of a lease, from all others.
+
+    Parameters
+    ----------
+    run : str
+        A word that no other run has.
+    timeout : float
+        Seconds after which its watchdog ends a run that hangs, 0 for never. An owner that cannot be looked up
+        is taken for dead once it has given no sign of life for :data:`GRACE` longer.
     """
     return {
         "run": run,
@@ -185,15 +190,26 @@ def sign(run: str, timeout: float) -> dict[str, Any]:
 def is_alive(
     owner: dict[str, Any], records: Path, number: int, signs: Collection[Path] | None = None
 ) -> bool:
-    """Say whether the process that signed claim `number` may still be at work.
+    """Say whether the process that signed lease `number` may still be at work.
 
-    On the same kernel its process is looked up; elsewhere SLURM is asked for its job step. Where neither can
-    tell, it is alive as long as one of the files `signs`, by default events and marks in the scan's records,
-    changes within its lease: a job that hangs for longer has been ended by its own watchdog.
+    Its process is looked up where it runs under the same kernel; elsewhere SLURM is asked for its job step.
+    Where neither can tell, it counts as alive as long as it writes: a job that hangs for longer than its
+    lease has been ended by its own watchdog.
+
+    Parameters
+    ----------
+    owner : dict
+        Contents of owner.json.
+    records : Path
+        The folder of records that the lease is in.
+    number : int
+        Of the lease.
+    signs : collection of Path, optional
+        Files that the owner writes while it lives; by default the events and marks in `records`.
     """
-    claim = records / CLAIMS / str(number)
+    lease = records / CLAIMS / str(number)
     if not owner:
-        return _age([claim], records) < UNSIGNED
+        return _age([lease], records) < UNSIGNED
     me = sign("", 0)
     if owner["boot"] == me["boot"]:
         if owner["pids"] == me["pids"]:
@@ -210,43 +226,133 @@ def is_alive(
         return True
     if signs is None:
         signs = [*records.glob("events*/*.jsonl"), *records.glob("work/*/journal/*.jsonl")]
-    return _age([claim / "owner.json", *signs], records) < owner["lease"]
+    return _age([lease / "owner.json", *signs], records) < owner["lease"]
 
 
 def is_this_process(owner: dict[str, Any]) -> bool:
-    """Say whether a claim was signed by the process that asks."""
+    """Say whether a lease was signed by the process that asks."""
     me = sign("", 0)
     return all(owner.get(name) == me[name] for name in ("boot", "pids", "pid", "started"))
 
 
-def who(owner: dict[str, Any]) -> str:
-    """Say in words who signed a claim."""
+def owner_text(owner: dict[str, Any]) -> str:
+    """Say in words who signed a lease."""
     if not owner:
         return "a job that is just starting"
     job = f"job {owner['job_id']} on " if owner.get("job_id") else ""
     return f"{job}{owner['host']}, process {owner['pid']}"
 
 
-def _folders(parent: Path) -> list[Path]:
-    return [parent / name for name in sorted(_names(parent)) if (parent / name).is_dir()]
+@dataclass(frozen=True)
+class WorkLease:
+    """The lease that a run has of its work folder.
+
+    Parameters
+    ----------
+    work : Path
+        The folder.
+    number : int
+        Of the lease; 0 where none is needed, since the job has a lease of the whole scan.
+    run : str
+        The word that it was signed with.
+    """
+
+    work: Path
+    number: int = 0
+    run: str = ""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether no other run has had the folder."""
+        return self.number <= 1
+
+    def release(self, kind: Kind) -> None:
+        """Let others have the folder, if it still is the one that was acquired."""
+        if self.number and read_owner(self.work, self.number).get("run") == self.run:
+            with contextlib.suppress(OSError):  # as on a full disk: then it is free once this process is gone
+                release(self.work, self.number, kind)
 
 
-def _names(folder: Path) -> list[str]:
+@contextlib.contextmanager
+def holding(lease: WorkLease, comm) -> Iterator[None]:
+    """Release a lease where the work under it fails or is stopped on all ranks. Collective."""
     try:
-        return os.listdir(folder)
+        yield
+    except (RunFailed, RunStopped) as error:
+        on_root(comm, lease.release, Kind.STOPPED if isinstance(error, RunStopped) else Kind.FAILED)
+        raise
+
+
+def acquire_work(work: Path, events: Path, out: Path, timeout: float) -> WorkLease:
+    """Acquire the work folder of a run.
+
+    Parameters
+    ----------
+    work : Path
+        The folder; it is made if missing.
+    events : Path
+        Folder of the run's events, which show others that it lives.
+    out : Path
+        Folder of results, for messages.
+    timeout : float
+        Seconds after which its watchdog ends a run that hangs, 0 for never.
+
+    Raises
+    ------
+    BadInput
+        Another run is at work there.
+    OSError
+        Nothing can be written there.
+    """
+    run = uuid.uuid4().hex
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        state = read_lease(work, [*events.glob("*.jsonl"), *work.glob("journal/*.jsonl")])
+        if not _is_held(state):
+            number = acquire(work, state, sign(run, timeout))
+            if number is not None:
+                return WorkLease(work, number, run)
+        if time.monotonic() > deadline:
+            raise BadInput(_refusal(state, work, out))
+        time.sleep(0.1)
+
+
+def _is_held(state: LeaseState) -> bool:
+    """Say whether a run is at work; what this process itself has left behind is over."""
+    return state.kind is Kind.IN_WORK and not is_this_process(state.owner)
+
+
+def _refusal(state: LeaseState, work: Path, out: Path) -> str:
+    since = f", since {state.owner['claimed']}" if state.owner else ""
+    return (
+        f"{out}: another run is at work there ({owner_text(state.owner)}{since}); wait until it has ended or "
+        f"choose another --out; if you know that it is dead, remove {work / CLAIMS}"
+    )
+
+
+def remove_work(work: Path) -> None:
+    """Remove a work folder with its leases, and the folder above it if nothing else is in there."""
+    mark = f"{work.name}.removed"
+    _remove_all(work.parent, mark)  # what is left of a run that died while it removed
+    with contextlib.suppress(FileNotFoundError):
+        work.replace(work.with_name(unique(mark)))
+        _remove_all(work.parent, mark)
+    with contextlib.suppress(OSError):
+        work.parent.rmdir()
+
+
+def _remove_all(folder: Path, mark: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        for path in [path for path in folder.iterdir() if path.name.startswith(mark)]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def names_in(folder: Path) -> list[str]:
+    """Return the names in a folder, sorted; none where there is no folder."""
+    try:
+        return sorted(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return {}
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    write_file(path, json.dumps(content, indent=2).encode() + b"\n")
 
 
 def _line(path: str) -> str:
@@ -268,9 +374,9 @@ def _slurm_runs(job: str, step: str | None) -> bool | None:
 
     Python starts it by vfork, which copies nothing of a process that has MPI's memory.
     """
-    wanted = ["squeue", "--noheader", "-j", job] + (["-s", "-o", "%i"] if step else ["-o", "%A"])
+    command = ["squeue", "--noheader", "-j", job] + (["-s", "-o", "%i"] if step else ["-o", "%A"])
     try:
-        answer = subprocess.run(wanted, capture_output=True, text=True, timeout=30)
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return None
     if answer.returncode:

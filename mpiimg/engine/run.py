@@ -16,8 +16,7 @@ from mpiimg.engine.atomic import write_file
 from mpiimg.engine.executor import Executor
 from mpiimg.engine.fingerprint import changes, check_unchanged, read_request, request, seen
 from mpiimg.engine.journal import keep_marks
-from mpiimg.engine.lease import CLAIMS, Kind
-from mpiimg.engine.lock import Lock, held, remove, take
+from mpiimg.engine.lease import CLAIMS, Kind, WorkLease, acquire_work, holding, remove_work
 from mpiimg.engine.log.events import events_folder
 from mpiimg.engine.log.show_plan import beside_actual
 from mpiimg.engine.mpi.runtime import Agreement, node_count, on_root, once_a_node, say, stop_on_signals
@@ -50,7 +49,7 @@ class _Room:
     work: Path
     events: Path
     made: tuple[Path, ...]
-    lock: Lock
+    lease: WorkLease
 
     def give_back(self) -> None:
         """Remove what was made for a run of which nothing is to be left."""
@@ -58,10 +57,10 @@ class _Room:
             if folder == self.events:
                 shutil.rmtree(folder, ignore_errors=True)
             # Two that begin at once may both have found no folder; the marks of the other one stay.
-            elif folder == self.work and self.lock.is_first:
-                remove(folder)
+            elif folder == self.work and self.lease.is_first:
+                remove_work(folder)
         _remove_empty(self.made)
-        self.lock.release(Kind.FAILED)
+        self.lease.release(Kind.FAILED)
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def run(recipe: Recipe[S], comm, options: Options, outer: Agreement | None = Non
     ).of(recipe)
     check(recipe, resources)
     room = on_root(comm, _prepare, recipe, options, request(recipe, target), outer is not None)
-    with held(room.lock, comm):
+    with holding(room.lease, comm):
         before = on_root(comm, seen, recipe)
         compile_kernels(recipe.kernels, comm)
         executor = Executor(recipe, comm, options, room.work, target, resources, room.events, outer)
@@ -205,11 +204,11 @@ def _prepare(recipe: Recipe, options: Options, asked: dict, claimed: bool) -> _R
     made = tuple(folder for folder in (events, work, *work.parents) if not folder.exists())
     try:
         work.mkdir(parents=True, exist_ok=True)
-        lock = Lock(work) if claimed else take(work, events, options.out, options.timeout)
+        lease = WorkLease(work) if claimed else acquire_work(work, events, options.out, options.timeout)
     except OSError as error:
         _remove_empty((work / CLAIMS, *made))
         raise _unwritable(options, error) from None
-    room = _Room(work, events, made, lock)
+    room = _Room(work, events, made, lease)
     try:
         _furnish(recipe, options, room, asked)
     except BadInput:
@@ -243,7 +242,7 @@ def _furnish(recipe: Recipe, options: Options, room: _Room, asked: dict) -> None
         present = [name for name in names if (options.out / name).exists()]
         if present:
             if earlier is None:
-                remove(work)  # of a run that died when it had published all
+                remove_work(work)  # of a run that died when it had published all
             raise BadInput(f"{options.out / present[0]} exists; use --force to overwrite, or another --out")
     for folder in ("journal", "outputs"):
         (work / folder).mkdir(exist_ok=True)
@@ -321,8 +320,8 @@ def _clean(recipe: Recipe, options: Options, room: _Room, left_out: int) -> None
                 left_out,
             )
     elif not options.keep_work:
-        remove(room.work)
-    room.lock.release(Kind.DONE)
+        remove_work(room.work)
+    room.lease.release(Kind.DONE)
 
 
 def _keep_only(stages: list[Compute], work: Path) -> int:

@@ -26,7 +26,10 @@ def program(values: Mapping[str, Any], comm) -> int:
     folder = Path(values["folder"])
     if cohort_status.is_cohort(folder):
         scans = cohort_status.cohort_status(folder)
-        put(cohort_status.as_json(scans) if values["json"] else cohort_status.as_text(scans), sys.stdout)
+        put(
+            cohort_status.status_json(scans) if values["json"] else cohort_status.status_text(scans),
+            sys.stdout,
+        )
         return cohort_status.exit_status(scans)
     found = [folder] if (folder / "0.jsonl").is_file() else runs_in(folder)
     try:

@@ -13,7 +13,7 @@ import pytest
 from support import launch, sabotage, toy, warm
 from support.subjects import gunzipped
 
-from mpiimg.engine.lease import Kind, read_state
+from mpiimg.engine.lease import Kind, read_lease
 from mpiimg.engine.log.events import read_events
 from mpiimg.engine.log.run_status import run_status
 from mpiimg.errors import Exit
@@ -51,7 +51,7 @@ def goes_on(faulty, name, out):
 
 def lock(out, name="smooth") -> Kind:
     """Return what the last run of a toy has left of its lock."""
-    return read_state(out / "work" / f"{name}.toy").kind
+    return read_lease(out / "work" / f"{name}.toy").kind
 
 
 @pytest.mark.site

@@ -8,6 +8,7 @@ from mpiimg.engine import lease
 from mpiimg.engine.lease import Kind
 from mpiimg.neuro.bids import Scan
 from mpiimg.neuro.cohort import cohort
+from mpiimg.neuro.cohort import records as records_of
 
 
 @pytest.fixture
@@ -16,13 +17,13 @@ def scans(tmp_path):
     scan = Scan("sub-01", "sub-01/dwi", tmp_path / "dwi.nii.gz", None, None)
     made = cohort.Cohort(tmp_path / "raw", tmp_path / "out", (scan,), {}, inspect=None, recipe=None)
     made.records(scan).mkdir(parents=True)
-    lease.write_settings(made.out, made.settings)
+    records_of.write_settings(made.out, made.settings)
     return made, scan, made.records(scan)
 
 
 def claim(records, owner="another"):
     """Claim the scan as another job does; return the number of the claim."""
-    return lease.take(records, lease.read_state(records), lease.sign(owner, 0.0))
+    return lease.acquire(records, lease.read_lease(records), lease.sign(owner, 0.0))
 
 
 def take(cohort_of_one, scan, before):
@@ -34,21 +35,23 @@ def test_what_another_job_had_in_work_when_this_one_began_is_not_done_twice(scan
     """It ended meanwhile, under the claim that this job saw."""
     made, scan, records = scans
     number = claim(records)
-    before = lease.scan_state(made.out, records, made.settings)
+    before = records_of.scan_state(made.out, records, made.settings)
     assert before.kind is Kind.IN_WORK and take(made, scan, before) is None
-    lease.end(records, number, end, folder=".", files=[], settings=lease.digest(made.settings))
+    lease.release(
+        records, number, end, folder=".", files=[], settings=records_of.settings_digest(made.settings)
+    )
     assert take(made, scan, before) == 0
 
 
 def test_what_had_failed_before_this_job_began_is_tried_again(scans):
     made, scan, records = scans
-    lease.end(records, claim(records), Kind.FAILED)
-    before = lease.scan_state(made.out, records, made.settings)
+    lease.release(records, claim(records), Kind.FAILED)
+    before = records_of.scan_state(made.out, records, made.settings)
     assert take(made, scan, before) == 2
 
 
 def test_what_nobody_had_is_taken_once(scans):
     made, scan, records = scans
-    before = lease.scan_state(made.out, records, made.settings)
+    before = records_of.scan_state(made.out, records, made.settings)
     assert take(made, scan, before) == 1
     assert take(made, scan, before) is None

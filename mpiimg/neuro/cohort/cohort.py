@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mpiimg.engine import lease as claims
+from mpiimg.engine import lease
 from mpiimg.engine.atomic import write_file
 from mpiimg.engine.boxes import Partition
-from mpiimg.engine.lease import LOGS, Kind, State
+from mpiimg.engine.lease import Kind, LeaseState
 from mpiimg.engine.log.show_plan import as_json, table
 from mpiimg.engine.mpi.runtime import Agreement, on_root, say, stop_on_signals
 from mpiimg.engine.plan import Options, Recipe, Resources, output_names, plan_recipe
@@ -26,6 +26,14 @@ from mpiimg.engine.run import agreed_cpu_target, compile_kernels, run
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
 from mpiimg.neuro.bids import Scan, describe_derivative, sources
 from mpiimg.neuro.cohort.groups import asked_sizes, finished_after, group_sizes, min_ranks, part_of
+from mpiimg.neuro.cohort.records import (
+    LOGS,
+    read_settings,
+    scan_state,
+    scan_states,
+    settings_digest,
+    write_settings,
+)
 from mpiimg.neuro.cohort.status import counts, why
 from mpiimg.neuro.nifti import open_image
 from mpiimg.version import __version__
@@ -78,7 +86,7 @@ class Cohort:
         )
 
     def records(self, scan: Scan) -> Path:
-        """Return the folder of a scan's claims, log, work and run.json."""
+        """Return the folder of a scan's leases, log, work and run.json."""
         return self.out / LOGS / scan.name
 
 
@@ -121,7 +129,7 @@ def run_cohort(cohort: Cohort, comm, options: Options, resources: Resources, pla
     return Exit.PARTIAL if left_out else Exit.DONE
 
 
-def _check(cohort: Cohort, force: bool) -> dict[str, State]:
+def _check(cohort: Cohort, force: bool) -> dict[str, LeaseState]:
     """Check where results go, writing nothing; return the states of the selected scans."""
     out = cohort.out
     if out.resolve() == cohort.dataset.resolve() or out.resolve() in cohort.dataset.resolve().parents:
@@ -130,9 +138,9 @@ def _check(cohort: Cohort, force: bool) -> dict[str, State]:
             f"{cohort.dataset / 'derivatives' / 'mpiimg'}"
         )
     _check_owner(out)
-    earlier = claims.read_settings(out)
+    earlier = read_settings(out)
     if earlier and earlier != cohort.settings and not force:
-        kinds = {state.kind for state in claims.scan_states(out).values()}
+        kinds = {state.kind for state in scan_states(out).values()}
         if kinds & {Kind.DONE, Kind.IN_WORK}:
             raise BadInput(
                 f"{out}: its scans were done with {_difference(earlier, cohort.settings)}; "
@@ -148,7 +156,7 @@ def _make_room(cohort: Cohort) -> None:
             cohort.records(scan).mkdir(parents=True, exist_ok=True)
         for name, data in describe_derivative(cohort.dataset, cohort.out).items():
             write_file(cohort.out / name, data)
-        claims.write_settings(cohort.out, cohort.settings)
+        write_settings(cohort.out, cohort.settings)
     except OSError as error:
         raise BadInput(f"{cohort.out}: cannot write there: {error.strerror}; choose another folder") from None
 
@@ -178,12 +186,12 @@ def _difference(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return f"{name} {before.get(name, nothing)}, not {after.get(name, nothing)}"
 
 
-def _states(cohort: Cohort) -> dict[str, State]:
+def _states(cohort: Cohort) -> dict[str, LeaseState]:
     settings = cohort.settings
-    return {scan.name: claims.scan_state(cohort.out, cohort.records(scan), settings) for scan in cohort.scans}
+    return {scan.name: scan_state(cohort.out, cohort.records(scan), settings) for scan in cohort.scans}
 
 
-def _to_do(cohort: Cohort, state: State, force: bool) -> bool:
+def _to_do(cohort: Cohort, state: LeaseState, force: bool) -> bool:
     if state.kind is Kind.SUSPECT:
         return cohort.retry_suspects
     # A claim of a job that is at work now may be free by the time that this job comes to it.
@@ -304,7 +312,7 @@ def _work(cohort: Cohort, todo: Sequence[Scan], states, sizes: Sequence[int], co
 
 def _serve(cohort: Cohort, queue: deque, states, group, outer: Agreement, options: Options, identity) -> None:
     """Take and do one scan after the other with one group of ranks. Collective in the group."""
-    owner = {**claims.sign(identity, options.timeout), "ranks": group.size}
+    owner = {**lease.sign(identity, options.timeout), "ranks": group.size}
 
     def take_next() -> tuple[Scan, int] | None:
         passed = 0
@@ -337,27 +345,27 @@ def _serve(cohort: Cohort, queue: deque, states, group, outer: Agreement, option
             raise error
 
 
-def _take(cohort: Cohort, scan: Scan, before: State, owner: dict) -> int | None:
+def _take(cohort: Cohort, scan: Scan, before: LeaseState, owner: dict) -> int | None:
     """Claim a scan: return the number of the claim, 0 if nothing is to be done, None if it is in work."""
     records = cohort.records(scan)
-    state = claims.scan_state(cohort.out, records, cohort.settings)
+    state = scan_state(cohort.out, records, cohort.settings)
     if state.kind is Kind.IN_WORK:
         return None
     # What was in work when this job began was seen to begin, not how it ended.
-    seen = state.claims == before.claims and before.kind is not Kind.IN_WORK
+    seen = state.number == before.number and before.kind is not Kind.IN_WORK
     if state.kind is Kind.SUSPECT and not (seen and cohort.retry_suspects):
         return 0
     if state.kind in (Kind.DONE, Kind.FAILED) and not seen:
         return 0  # another group or job has had it since this job began
-    return claims.take(records, state, owner)
+    return lease.acquire(records, state, owner)
 
 
 def _end(cohort: Cohort, scan: Scan, number: int, kind: Kind, said: dict) -> None:
     """Note how a claim ended, and what was written."""
     if kind is Kind.DONE:
         there = [name for name in said["files"] if (cohort.out / scan.folder / name).exists()]
-        said |= {"folder": scan.folder, "files": there, "settings": claims.digest(cohort.settings)}
-    claims.end(cohort.records(scan), number, kind, **said)
+        said |= {"folder": scan.folder, "files": there, "settings": settings_digest(cohort.settings)}
+    lease.release(cohort.records(scan), number, kind, **said)
 
 
 def _do(cohort: Cohort, scan: Scan, group, outer: Agreement, options: Options):
@@ -401,7 +409,7 @@ def _with_sources(recipe: Recipe, uris: list[str]) -> Recipe:
     return dataclasses.replace(recipe, documents=documents)
 
 
-def _changed(cohort: Cohort, states: Mapping[str, State]) -> list[str]:
+def _changed(cohort: Cohort, states: Mapping[str, LeaseState]) -> list[str]:
     """Return the scans that were done from an image that is another one now."""
     done = [scan for scan in cohort.scans if states[scan.name].kind is Kind.DONE]
     return [scan.name for scan in done if states[scan.name].end["image"] != _identity(scan)]
@@ -415,16 +423,16 @@ def _identity(scan: Scan) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _counts(states: Mapping[str, State]) -> str:
+def _counts(states: Mapping[str, LeaseState]) -> str:
     return counts({name: state.kind for name, state in states.items()})
 
 
-def _summary(states: Mapping[str, State]) -> str:
+def _summary(states: Mapping[str, LeaseState]) -> str:
     """Say how many scans are in which state, and why some are not done."""
     notes = []
     for name, state in states.items():
         if state.kind is Kind.IN_WORK:
-            notes.append(f"mpiimg: {name}: in work by {claims.who(state.owner)}")
+            notes.append(f"mpiimg: {name}: in work by {lease.owner_text(state.owner)}")
         elif why(state):
             notes.append(f"mpiimg: {name}: {state.kind}: {why(state)}")
     if len(notes) > NAMED:

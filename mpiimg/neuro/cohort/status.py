@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mpiimg.engine.lease import LOGS, Kind, State, read_settings, scan_states, who
+from mpiimg.engine.lease import Kind, LeaseState, owner_text
 from mpiimg.engine.log.events import runs_in
 from mpiimg.engine.log.run_status import run_status
 from mpiimg.errors import BadInput, Exit
+from mpiimg.neuro.cohort.records import LOGS, read_settings, scan_states
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,15 @@ def cohort_status(out: Path) -> list[ScanStatus]:
     return [_status(out, name, state) for name, state in scan_states(out).items()]
 
 
-def _status(out: Path, name: str, state: State) -> ScanStatus:
+def _status(out: Path, name: str, state: LeaseState) -> ScanStatus:
     if state.kind is Kind.IN_WORK:
-        return ScanStatus(name, state.kind, owner=who(state.owner), progress=_progress(out / LOGS / name))
+        return ScanStatus(
+            name, state.kind, owner=owner_text(state.owner), progress=_progress(out / LOGS / name)
+        )
     return ScanStatus(name, state.kind, why=why(state))
 
 
-def why(state: State) -> str:
+def why(state: LeaseState) -> str:
     """Say why a scan is in a state that it should not stay in, and what to do; "" for the others."""
     if state.kind is Kind.FAILED:
         return str(state.end["reason"])
@@ -75,7 +78,7 @@ def counts(states: Mapping[str, str]) -> str:
     return f"{len(kinds)} scan{'s' * (len(kinds) != 1)}: {listed}"
 
 
-def as_text(scans: list[ScanStatus]) -> str:
+def status_text(scans: list[ScanStatus]) -> str:
     """Return the status of a cohort in lines: how many are in which state, then each scan."""
     width = max((len(scan.name) for scan in scans), default=0)
     lines = [counts({scan.name: scan.state for scan in scans})]
@@ -85,7 +88,7 @@ def as_text(scans: list[ScanStatus]) -> str:
     return "\n".join(lines)
 
 
-def as_json(scans: list[ScanStatus]) -> str:
+def status_json(scans: list[ScanStatus]) -> str:
     """Return the status of a cohort for programs."""
     return json.dumps([asdict(scan) for scan in scans], indent=2)
 

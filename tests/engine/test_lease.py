@@ -12,10 +12,8 @@ import time
 
 import pytest
 
-from mpiimg.engine import lease as claims
-from mpiimg.engine.lease import Kind, State
-
-FILES = ["sub-01_mask.nii.gz", "sub-01_mask.json"]
+from mpiimg.engine import lease
+from mpiimg.engine.lease import Kind, LeaseState
 
 
 @pytest.fixture
@@ -27,8 +25,8 @@ def records(tmp_path):
 
 def claimed(records, **owner) -> int:
     """Claim a scan as somebody else or, without `owner`, as this process."""
-    return claims.take(
-        records, claims.read_state(records), {**claims.sign("run", 100.0), "lease": 100.0, **owner}
+    return lease.acquire(
+        records, lease.read_lease(records), {**lease.sign("run", 100.0), "lease": 100.0, **owner}
     )
 
 
@@ -39,36 +37,36 @@ ELSEWHERE = {"boot": "another", "host": "elsewhere", "machine": "another"}
 def gone() -> dict:
     """Return the owner that a process was which has ended."""
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    owner = {"pid": process.pid, "started": claims._started(process.pid)}
+    owner = {"pid": process.pid, "started": lease._started(process.pid)}
     process.communicate(b"\n")
     return owner
 
 
 def kind(records) -> Kind:
-    return claims.read_state(records).kind
+    return lease.read_lease(records).kind
 
 
 def test_from_claim_to_end(records):
-    assert claims.read_state(records) == State(Kind.TO_DO)
+    assert lease.read_lease(records) == LeaseState(Kind.TO_DO)
     assert claimed(records) == 1
-    state = claims.read_state(records)
-    assert (state.kind, state.claims, state.deaths) == (Kind.IN_WORK, 1, 0)
-    assert claims.who(state.owner) == f"{os.uname().nodename}, process {os.getpid()}"
-    claims.end(records, 1, Kind.FAILED, reason="why")
-    state = claims.read_state(records)
+    state = lease.read_lease(records)
+    assert (state.kind, state.number, state.deaths) == (Kind.IN_WORK, 1, 0)
+    assert lease.owner_text(state.owner) == f"{os.uname().nodename}, process {os.getpid()}"
+    lease.release(records, 1, Kind.FAILED, reason="why")
+    state = lease.read_lease(records)
     assert (state.kind, state.end["reason"]) == (Kind.FAILED, "why")
     assert claimed(records) == 2
-    claims.end(records, 2, Kind.STOPPED)
+    lease.release(records, 2, Kind.STOPPED)
     assert kind(records) is Kind.STOPPED
     assert claimed(records) == 3
-    claims.end(records, 3, Kind.DONE)
+    lease.release(records, 3, Kind.DONE)
     assert kind(records) is Kind.DONE
 
 
 def race(records, barrier, winners):
-    state = claims.read_state(records)
+    state = lease.read_lease(records)
     barrier.wait()
-    if claims.take(records, state, claims.sign("run", 0)):
+    if lease.acquire(records, state, lease.sign("run", 0)):
         winners.put(os.getpid())
     barrier.wait()
 
@@ -122,23 +120,23 @@ def test_a_claim_that_the_file_system_says_has_failed(records, monkeypatch, done
 
 def test_two_deaths_make_a_suspect(records):
     claimed(records, **gone())
-    assert claims.read_state(records).deaths == 1
+    assert lease.read_lease(records).deaths == 1
     assert kind(records) is Kind.DIED
     claimed(records)
-    claims.end(records, 2, Kind.STOPPED)
-    state = claims.read_state(records)
+    lease.release(records, 2, Kind.STOPPED)
+    state = lease.read_lease(records)
     assert (state.kind, state.deaths) == (Kind.STOPPED, 1)
     claimed(records, **gone())
-    state = claims.read_state(records)
+    state = lease.read_lease(records)
     assert (state.kind, state.deaths) == (Kind.SUSPECT, 2)
     assert claimed(records) == 4
-    claims.end(records, 4, Kind.DONE)
+    lease.release(records, 4, Kind.DONE)
     assert kind(records) is Kind.DONE
 
 
 def test_a_process_that_nobody_waited_for_is_dead(records):
     process = subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.PIPE)
-    started = claims._started(process.pid)
+    started = lease._started(process.pid)
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     claimed(records, pid=process.pid, started=started)
     assert kind(records) is Kind.DIED
@@ -169,13 +167,13 @@ esac
 @pytest.fixture
 def squeue(tmp_path, monkeypatch):
     """A squeue that knows four jobs: of 1 step 0 runs, 2 is over, at 3 it has no answer, 4 runs."""
-    claims._slurm_runs.cache_clear()
+    lease._slurm_runs.cache_clear()
     asked = tmp_path / "asked"
     (tmp_path / "squeue").write_text(SQUEUE.format(asked=asked))
     (tmp_path / "squeue").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     yield asked
-    claims._slurm_runs.cache_clear()
+    lease._slurm_runs.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -195,7 +193,9 @@ def test_slurm_is_asked_for_jobs_on_other_nodes(records, squeue, job, step, expe
     assert kind(records) is expected
     assert len(squeue.read_text().splitlines()) == 1
     if expected is Kind.IN_WORK:
-        assert claims.who(claims.read_state(records).owner).startswith(f"job {job} on elsewhere, process ")
+        assert lease.owner_text(lease.read_lease(records).owner).startswith(
+            f"job {job} on elsewhere, process "
+        )
 
 
 def test_a_job_that_was_requeued_knows_its_own_claims(records, squeue, monkeypatch):
@@ -235,26 +235,3 @@ def test_a_claim_that_was_never_signed(records):
     assert kind(records) is Kind.IN_WORK
     aged(claim, 100)
     assert kind(records) is Kind.DIED
-
-
-def test_done_is_what_was_done_with_these_settings_and_is_there(records):
-    out = records.parents[1]
-    settings = {"version": "1", "parameters": {"b_max": None}}
-    claims.write_settings(out, settings)
-    (out / "sub-01" / "dwi").mkdir(parents=True)
-    for name in FILES:
-        (out / "sub-01" / "dwi" / name).touch()
-    claimed(records)
-    claims.end(records, 1, Kind.DONE, folder="sub-01/dwi", files=FILES, settings=claims.digest(settings))
-    assert claims.scan_states(out)["sub-01"].kind is Kind.DONE
-    (out / "sub-01" / "dwi" / FILES[1]).unlink()
-    state = claims.scan_states(out)["sub-01"]
-    assert (state.kind, state.claims) == (Kind.TO_DO, 1)
-    (out / "sub-01" / "dwi" / FILES[1]).touch()
-    claims.write_settings(out, {"version": "2", "parameters": {"b_max": None}})
-    assert claims.scan_states(out)["sub-01"].kind is Kind.TO_DO
-
-
-def test_a_folder_without_scans(tmp_path):
-    assert claims.scan_states(tmp_path) == {}
-    assert claims.scan_states(tmp_path / "missing") == {}

@@ -7,22 +7,21 @@ import subprocess
 import sys
 
 import pytest
-from engine.test_claims import ELSEWHERE, SQUEUE, aged, gone, winner
+from engine.test_lease import ELSEWHERE, SQUEUE, aged, gone, winner
 
-from mpiimg.engine import lease as claims
-from mpiimg.engine import lock
+from mpiimg.engine import lease
 from mpiimg.engine.lease import Kind
 from mpiimg.errors import BadInput, RunFailed, RunStopped
 
 TIMEOUT = 3600.0
 
 #: Seconds without a sign of life after which a run elsewhere is dead.
-LEASE = TIMEOUT + claims.GRACE
+LEASE = TIMEOUT + lease.GRACE
 
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch):
-    monkeypatch.setattr(lock, "PATIENCE", 0.0)
+    monkeypatch.setattr(lease, "PATIENCE", 0.0)
 
 
 @pytest.fixture
@@ -36,7 +35,7 @@ def work(tmp_path):
 def alive():
     """The owner that a process is which does nothing but live."""
     process = subprocess.Popen(["sleep", "600"])
-    yield {"pid": process.pid, "started": claims._started(process.pid)}
+    yield {"pid": process.pid, "started": lease._started(process.pid)}
     process.kill()
     process.wait()
 
@@ -52,19 +51,19 @@ class Alone:
 
 def lock_as(work, owner) -> int:
     """Lock as another process."""
-    return claims.take(work, claims.read_state(work), {**claims.sign("other", TIMEOUT), **owner})
+    return lease.acquire(work, lease.read_lease(work), {**lease.sign("other", TIMEOUT), **owner})
 
 
 def take(work):
     out = work.parents[1]
-    return lock.take(work, out / "events", out, TIMEOUT)
+    return lease.acquire_work(work, out / "events", out, TIMEOUT)
 
 
 def test_who_holds_it_and_what_to_do_is_said_in_one_line(work, alive):
     lock_as(work, {**alive, "host": "n7", "job_id": "42"})
     with pytest.raises(BadInput) as refused:
         take(work)
-    since = claims.read_owner(work, 1)["claimed"]
+    since = lease.read_owner(work, 1)["claimed"]
     assert str(refused.value) == (
         f"{work.parents[1]}: another run is at work there "
         f"(job 42 on n7, process {alive['pid']}, since {since}); wait until it has ended or "
@@ -87,9 +86,9 @@ def test_a_process_may_follow_itself(work):
 
 
 def test_one_that_is_about_to_die_is_waited_for(work, monkeypatch):
-    monkeypatch.setattr(lock, "PATIENCE", 60.0)
+    monkeypatch.setattr(lease, "PATIENCE", 60.0)
     process = subprocess.Popen(["sleep", "0.3"])
-    lock_as(work, {"pid": process.pid, "started": claims._started(process.pid)})
+    lock_as(work, {"pid": process.pid, "started": lease._started(process.pid)})
     assert take(work).number == 2
     process.wait()
 
@@ -103,7 +102,7 @@ def test_a_requeued_job_follows_itself_at_once(work, monkeypatch):
 
 @pytest.mark.parametrize(("job", "step", "lives"), [("1", "0", True), ("1", "1", False), ("2", "0", False)])
 def test_slurm_knows_of_jobs_on_other_nodes(work, tmp_path, monkeypatch, job, step, lives):
-    claims._slurm_runs.cache_clear()
+    lease._slurm_runs.cache_clear()
     (tmp_path / "squeue").write_text(SQUEUE.format(asked=tmp_path / "asked"))
     (tmp_path / "squeue").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
@@ -113,7 +112,7 @@ def test_slurm_knows_of_jobs_on_other_nodes(work, tmp_path, monkeypatch, job, st
             take(work)
     else:
         assert take(work).number == 2
-    claims._slurm_runs.cache_clear()
+    lease._slurm_runs.cache_clear()
 
 
 @pytest.mark.parametrize("sign", ["events/1.jsonl", "work/dwi.neuro/journal/a-0.jsonl"])
@@ -143,18 +142,18 @@ def test_what_the_refusal_says_about_a_dead_one_is_true(work):
 
 @pytest.mark.parametrize(("error", "how"), [(RunFailed, Kind.FAILED), (RunStopped, Kind.STOPPED)])
 def test_a_run_that_fails_or_is_stopped_lets_go(work, error, how):
-    with pytest.raises(error), lock.held(take(work), Alone()):
+    with pytest.raises(error), lease.holding(take(work), Alone()):
         raise error("made up")
-    assert claims.read_state(work).kind is how
+    assert lease.read_lease(work).kind is how
 
 
 def test_a_lock_that_another_run_has_by_now_is_left_alone(work, alive):
     """Its folder was removed, by hand, say, and is there again."""
     mine = take(work)
-    lock.remove(work)
+    lease.remove_work(work)
     lock_as(work, alive)
     mine.release(Kind.DONE)
-    assert claims.read_state(work).kind is Kind.IN_WORK
+    assert lease.read_lease(work).kind is Kind.IN_WORK
 
 
 def test_a_lock_that_cannot_be_given_back_goes_with_the_process(work, monkeypatch):
@@ -162,9 +161,9 @@ def test_a_lock_that_cannot_be_given_back_goes_with_the_process(work, monkeypatc
         raise OSError("no space left")
 
     mine = take(work)
-    monkeypatch.setattr(claims, "write_file", full)
+    monkeypatch.setattr(lease, "write_json", full)
     mine.release(Kind.FAILED)
-    assert claims.read_state(work).kind is Kind.IN_WORK
+    assert lease.read_lease(work).kind is Kind.IN_WORK
 
 
 def race(work, barrier, winners):
@@ -183,15 +182,15 @@ def test_of_many_that_begin_at_once_one_gets_it(work, dead):
     if dead:
         lock_as(work, gone())
     first = winner(race, work)
-    assert claims.read_owner(work, 1 + dead)["pid"] == first
+    assert lease.read_owner(work, 1 + dead)["pid"] == first
     assert sorted(path.name for path in (work / "claims").iterdir()) == [str(n) for n in range(1, 2 + dead)]
 
 
 DIES = """
 import os, pathlib, shutil, signal, sys
-from mpiimg.engine import lock
+from mpiimg.engine import lease
 shutil.rmtree = lambda *arguments, **named: os.kill(os.getpid(), signal.SIGKILL)
-lock.remove(pathlib.Path(sys.argv[1]))
+lease.remove_work(pathlib.Path(sys.argv[1]))
 """
 
 
@@ -205,13 +204,13 @@ def test_the_lock_goes_with_the_folder_and_before_what_is_in_it(work):
     assert (left / "dwi.h5").exists()
     work.mkdir()
     assert take(work).number == 1
-    lock.remove(work)
+    lease.remove_work(work)
     assert not work.parent.exists()
 
 
 def test_the_folders_of_other_runs_stay(work):
     other = work.with_name("dwi.neuropil")
     other.mkdir()
-    lock.remove(work)
-    lock.remove(work)
+    lease.remove_work(work)
+    lease.remove_work(work)
     assert list(work.parent.iterdir()) == [other]

@@ -1,0 +1,51 @@
+"""The records of a cohort: its settings, and for each scan the leases of all jobs that had it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from mpiimg.engine.atomic import read_json, write_json
+from mpiimg.engine.lease import Kind, LeaseState, names_in, read_lease
+
+#: Folder in OUT_DIR with a folder of records for each scan, and the settings of all.
+LOGS = "logs"
+
+
+def scan_states(out: Path) -> dict[str, LeaseState]:
+    """Return the state of every scan that was ever selected for `out`, by name; empty for another folder."""
+    settings = read_settings(out)
+    return {records.name: scan_state(out, records, settings) for records in _folders(out / LOGS)}
+
+
+def scan_state(out: Path, records: Path, settings: dict[str, Any]) -> LeaseState:
+    """Return the state of a scan; to be done again if settings changed or results were removed."""
+    state = read_lease(records)
+    if state.kind is not Kind.DONE:
+        return state
+    present = set(names_in(out / state.end["folder"]))
+    if state.end["settings"] == settings_digest(settings) and present.issuperset(state.end["files"]):
+        return state
+    return dataclasses.replace(state, kind=Kind.TO_DO)
+
+
+def read_settings(out: Path) -> dict[str, Any]:
+    """Return the version and parameters that the scans in `out` are processed with; empty if none are."""
+    return read_json(out / LOGS / "cohort.json")
+
+
+def write_settings(out: Path, settings: dict[str, Any]) -> None:
+    """Keep the settings of a cohort."""
+    write_json(out / LOGS / "cohort.json", settings)
+
+
+def settings_digest(settings: dict[str, Any]) -> str:
+    """Return a hash of settings, 16 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _folders(parent: Path) -> list[Path]:
+    return [parent / name for name in names_in(parent) if (parent / name).is_dir()]
