@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mpiimg.astro.constants import SIGMA_PER_MAD
-from mpiimg.astro.photometry.sources import joined
+from mpiimg.astro.photometry.seams import joined
 from mpiimg.astro.sky.layout import Layout, Patch
 from mpiimg.astro.survey import Survey
 from mpiimg.engine.array import Array, Ragged

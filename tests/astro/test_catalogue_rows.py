@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mpiimg.astro import catalogue
-from mpiimg.astro.photometry.sources import Settings, joined
+from mpiimg.astro.photometry.seams import joined
+from mpiimg.astro.photometry.sources import Settings
 from mpiimg.astro.sky.layout import Layout, Patch
 from mpiimg.astro.sky.tract import Tract
 from mpiimg.astro.steps import detect

@@ -13,7 +13,7 @@ from scipy.special import erf
 from support import reference
 
 from mpiimg.astro import catalogue
-from mpiimg.astro.photometry import extraction
+from mpiimg.astro.photometry import extraction, seams
 from mpiimg.astro.photometry import sources as detection
 from mpiimg.astro.photometry.sources import Settings
 
@@ -221,8 +221,8 @@ def test_nothing_to_find():
     shape = (70, 90)
     table, segmentation = find(*planes(np.zeros(shape), 5))
     assert len(table) == 0 and table.dtype == catalogue.ROW and not segmentation.any()
-    assert len(detection.number(detection.keep_inner(table, ((0, 70), (0, 90))), 3, "0-1", "r")) == 0
-    assert detection.match_seams([table, table], [((0, 70), (0, 90))] * 2)[1].size == 0
+    assert len(seams.number(seams.keep_inner(table, ((0, 70), (0, 90))), 3, "0-1", "r")) == 0
+    assert seams.match_seams([table, table], [((0, 70), (0, 90))] * 2)[1].size == 0
     dark = np.full(shape, np.nan, "f4")
     table, segmentation = find(dark, dark, np.full(shape, NO_DATA, "i4"), np.zeros(shape, "i2"))
     assert len(table) == 0 and not segmentation.any()
@@ -236,7 +236,7 @@ def test_blends_are_split_and_name_their_parent():
         draw(light, x, y, flux)
     data = planes(light, 6)
     table, _ = find(*data)
-    table = detection.number(detection.keep_inner(table, ((0, 150), (0, 150))), 5, "1-2", "g")
+    table = seams.number(seams.keep_inner(table, ((0, 150), (0, 150))), 5, "1-2", "g")
     assert len(table) == 3
     assert table["id"].tolist() == [(5 << 32) + k for k in (1, 2, 3)]
     pair = table[table["x"] < 80]
@@ -400,10 +400,10 @@ def mosaic(data, inner, border, background=False, **settings):
             origin = (outer[0][0], outer[1][0])
             sky = detection.background(parts[0], np.isnan(parts[0]), origin)[0] if background else None
             table, _ = find(*parts, origin=origin, sky=sky, **settings)
-            table = detection.keep_inner(table, box)
-            tables.append(detection.number(table, len(tables), f"{i}-{j}", "r"))
+            table = seams.keep_inner(table, box)
+            tables.append(seams.number(table, len(tables), f"{i}-{j}", "r"))
             inners.append(box)
-    return np.concatenate(detection.match_seams(tables, inners))
+    return np.concatenate(seams.match_seams(tables, inners))
 
 
 def crowd_at_seams(inner, seed):
@@ -452,10 +452,10 @@ def test_half_open_boxes():
     table["y"] = 10
     table["x"] = [-0.5, 99.4999, 99.5, -0.5001, 100.4]
     inner = ((0, 100), (0, 100))
-    assert detection.keep_inner(table, inner, 0)["x"].tolist() == [-0.5, 99.4999]
-    assert detection.keep_inner(table, inner)["x"].tolist() == table["x"].tolist()
+    assert seams.keep_inner(table, inner, 0)["x"].tolist() == [-0.5, 99.4999]
+    assert seams.keep_inner(table, inner)["x"].tolist() == table["x"].tolist()
     neighbour = ((0, 100), (100, 200))
-    assert detection.keep_inner(table, neighbour, 0)["x"].tolist() == [99.5, 100.4]
+    assert seams.keep_inner(table, neighbour, 0)["x"].tolist() == [99.5, 100.4]
 
 
 def random_tables(seed):
@@ -468,14 +468,14 @@ def random_tables(seed):
     for inner in inners:
         table = catalogue.new(len(true))
         table["x"], table["y"] = (true + rng.normal(0, 0.05, true.shape)).T
-        tables.append(detection.keep_inner(table, inner))
+        tables.append(seams.keep_inner(table, inner))
     return true, tables, inners
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_seams_against_a_plain_loop(seed):
     true, tables, inners = random_tables(seed)
-    matched = detection.match_seams(tables, inners)
+    matched = seams.match_seams(tables, inners)
     expected = reference.primary_at_seams([np.column_stack((t["x"], t["y"])) for t in tables], 1.0)
     assert [t["is_primary"].tolist() for t in matched] == [list(flags) for flags in expected]
     assert sum(t["is_primary"].sum() for t in matched) == len(true)
@@ -487,7 +487,7 @@ def test_a_source_that_one_patch_alone_saw_is_kept():
     tables = [catalogue.new(2), catalogue.new(1)]
     tables[0]["x"], tables[0]["y"] = [49.8, 50.2], [10, 30]
     tables[1]["x"], tables[1]["y"] = [49.2], [10]
-    one, other = detection.match_seams(tables, inners)
+    one, other = seams.match_seams(tables, inners)
     assert one["is_primary"].tolist() == [True, True] and other["is_primary"].tolist() == [False]
     assert tables[1]["is_primary"].all(), "what was given stays as it was"
 
@@ -569,7 +569,7 @@ def test_sky_positions_and_errors():
     table = catalogue.new(2)
     table["x"], table["y"] = [50, 90], [40, 10]
     table["x_err"], table["y_err"] = 0.1, 0.3
-    table = detection.locate(table, wcs)
+    table = seams.locate(table, wcs)
     assert table["ra"][0] == pytest.approx(0.001, abs=1e-9) and table["dec"][0] == pytest.approx(60, abs=1e-9)
     assert 359.9 < table["ra"][1] < 360
     assert table["ra_err"] == pytest.approx(0.03 / 3600, rel=1e-3)

@@ -15,6 +15,7 @@ from mpiimg.astro.constants import ZERO_POINT
 from mpiimg.astro.fits.maskplanes import bits
 from mpiimg.astro.fits.writing import history as fits_history
 from mpiimg.astro.patch_files import PatchOptions, write_maps, write_patches
+from mpiimg.astro.photometry import seams
 from mpiimg.astro.photometry import sources as detection
 from mpiimg.astro.samples import frame
 from mpiimg.astro.sky.layout import Layout, Patch
@@ -235,9 +236,9 @@ def _detected(patch: Patch, number: int, planes: Sequence[np.ndarray], how: dete
     # Until they are numbered, sources go by their labels in the segmentation.
     table["id"] = np.arange(1, len(table) + 1)
     labels = np.full(len(table) + 1, ELSEWHERE, np.int32)
-    table = detection.keep_inner(table, patch.inner)
+    table = seams.keep_inner(table, patch.inner)
     labels[0], labels[table["id"]] = 0, np.arange(1, len(table) + 1)
-    table = detection.number(table, number, patch.name, patch.band)
+    table = seams.number(table, number, patch.name, patch.band)
     stats = (len(table), correction, np.median(sky), _fwhm(table))
     return _Detected(table, stats, labels[segmentation], sky)
 
@@ -294,7 +295,7 @@ def gather_rows(state: Survey, how: detection.Settings) -> Compute:
             table = _detected(layout.patches[chunk.number], chunk.number, planes, how).table
         else:
             table = np.frombuffer(row.tobytes(), catalogue.ROW)
-        return (np.frombuffer(detection.locate(table, tract.wcs).tobytes(), np.uint8),)
+        return (np.frombuffer(seams.locate(table, tract.wcs).tobytes(), np.uint8),)
 
     return Compute(
         "catalogue-rows",
@@ -321,7 +322,7 @@ def write_catalogue(state: Survey, p: Detection, folder: Path) -> Files:
 
     def work(chunk, folder, rows):
         meta = {"PIXSCALE": tract.pixel_scale, "MAGZERO": ZERO_POINT}
-        catalogue.write(folder / names[chunk.number], detection.joined(patches, counts, rows), meta)
+        catalogue.write(folder / names[chunk.number], seams.joined(patches, counts, rows), meta)
 
     most = max(SCRATCH_PER_ROW[Path(name).suffix.lower()] for name in names)
     return Files(
