@@ -382,6 +382,24 @@ def test_outputs_keep_the_space_of_their_image(tmp_path, version, order, compone
     assert nibabel.Nifti1Header.diagnose_binaryblock(out.read_bytes()[:348]) == "" or version == 2
 
 
+@pytest.mark.parametrize("version", KINDS)
+@pytest.mark.parametrize(("components", "expected"), [(2, 3.5), (3, 1.0), (1, 1.0)])
+def test_the_time_step_in_the_header_of_maps_is_that_of_as_many_volumes_alone(
+    tmp_path, version, components, expected
+):
+    """The components of a map follow each other in no time: only a series as long as the image has its step."""
+    path = save(tmp_path / "a.nii", voxels("int16"), version, pixdim=[1, 2, 2, 2, 3.5, 1, 1, 1])
+    image = open_image(path, 4)
+    header = parse_header(output_header(image, components, "float32", "mpiimg 1"))
+    assert header.get_zooms()[3] == expected
+
+
+def test_volumes_of_maps_of_a_single_volume_have_no_time_step(tmp_path):
+    data = voxels("int16", SHAPE[:3])
+    image = open_image(save(tmp_path / "a.nii", data), 3)
+    assert parse_header(output_header(image, 3, "float32", "mpiimg 1")).get_zooms()[3] == 1.0
+
+
 # Staged files.
 
 

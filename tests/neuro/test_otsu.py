@@ -95,6 +95,25 @@ def test_range_too_narrow_or_too_wide_for_float32():
     np.testing.assert_array_equal(wide > threshold, wide > 0)
 
 
+def test_an_edge_between_two_floats_is_rounded_down_so_that_voxels_compare_with_both_alike():
+    """Values 0, 1 and 3 steps of float32 above 1000; the best edge lies a 256th of a step below the second."""
+    steps = np.repeat(np.float32([0, 1, 3]), 10)
+    image = np.float32(1000) + steps * np.spacing(np.float32(1000))
+    _, threshold = chunked_threshold(image)
+    assert otsu.edges(image.min(), image.max()).dtype == np.float64
+    np.testing.assert_array_equal(image > threshold, image > dipy_otsu(image.astype(np.float64)))
+    np.testing.assert_array_equal(image > threshold, steps > 0)
+
+
+def test_edges_are_placed_in_float32_as_numpy_places_them_in_a_float32_image():
+    """In float64 a value in some hundred thousand would fall into the next bin."""
+    rng = np.random.default_rng(2)
+    for _ in range(100):
+        scale = 10 ** rng.uniform(-3, 5)
+        image = (rng.gamma(1.5, scale, 20_000) + scale * rng.choice([0, 1, 100, -50])).astype(np.float32)
+        np.testing.assert_array_equal(chunked_threshold(image)[0], np.histogram(image, 256)[0])
+
+
 def test_empty_chunk_counts_nothing():
     np.testing.assert_array_equal(otsu.histogram(np.empty((0, 3, 3), np.float32), 0, 9), np.zeros(256))
 
