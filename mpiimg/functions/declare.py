@@ -1,4 +1,4 @@
-"""What a user's function is: how it is declared, called on a block, and held to what it declared."""
+"""What a user's function is: how it is declared, called on a block, and checked against its declaration."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ import numpy as np
 
 from mpiimg.errors import BadInput
 
-#: What a function may be called on.
+#: Kinds of blocks that a function may be called on.
 OVER = ("slabs", "volumes", "voxels", "exposures", "patches")
 
-#: Of these, what is of surveys; the others are of images.
+#: Those of surveys; the others are of images.
 OVER_SURVEYS = ("exposures", "patches")
 
-#: What a function is given by these names, where it asks for them as keywords.
+#: Keywords that a function gets where it takes them.
 CONTEXT = ("affine", "bounds", "mask", "bvals", "bvecs", "header")
 
 #: Types that images are written in.
@@ -35,7 +35,7 @@ F = TypeVar("F")
 
 _DECLARED = "__mpiimg_udf__"
 
-#: Functions by the key of their origin: each is loaded once a process.
+#: Functions by the key of their origin: each is loaded once per process.
 _LOADED: dict[str, Any] = {}
 
 
@@ -45,12 +45,22 @@ class Declaration:
 
     Parameters
     ----------
-    over : what it is called on: "slabs" (x, y, z), z-blocks of one volume; "volumes" (x, y, z), one volume;
-        "voxels" (x, y, z, t), z-blocks with all volumes; "exposures"; "patches"
-    halo : slices more on both sides that it needs to be right inside
-    dtype : of the result; None for what it returns
-    components : values a voxel that it returns, for "voxels"; None for what it returns
-    slices : in a block, the halo apart; None for a choice that follows from the image's shape
+    over : str
+        What it is called on: "slabs" (x, y, z), z-blocks of one volume; "volumes" (x, y, z), one volume;
+        "voxels" (x, y, z, t), z-blocks with all volumes; "exposures"; "patches".
+    halo : int
+        Slices more on both sides that it needs to be right inside.
+    dtype : str, optional
+        Type of the result; None for the type that it returns.
+    components : int, optional
+        Values per voxel that it returns, for "voxels"; None for as many as it returns.
+    slices : int, optional
+        Slices in a block, without the halo; None for a choice that follows from the image's shape.
+
+    Raises
+    ------
+    BadInput
+        A value makes no sense.
     """
 
     over: str = "slabs"
@@ -62,11 +72,11 @@ class Declaration:
     def __post_init__(self):
         if self.over not in OVER:
             raise BadInput(f"over is one of {', '.join(OVER)}, not {self.over!r}")
-        for name, least in (("halo", 0), ("components", 1), ("slices", 1)):
+        for name, minimum in (("halo", 0), ("components", 1), ("slices", 1)):
             value = getattr(self, name)
             whole = isinstance(value, int) and not isinstance(value, bool)
-            if value is not None and (not whole or value < least):
-                raise BadInput(f"{name} of a user's function is a whole number from {least}, not {value!r}")
+            if value is not None and (not whole or value < minimum):
+                raise BadInput(f"{name} of a user's function is a whole number from {minimum}, not {value!r}")
         if self.halo and self.over not in ("slabs", "voxels"):
             raise BadInput(f"a halo is for slabs and voxels: {self.over} are whole")
         if self.components and self.over != "voxels":
@@ -76,11 +86,12 @@ class Declaration:
 
 
 def written_dtype(dtype: Any) -> str:
-    """Return the name of the type that values of `dtype` are kept in; truth values are uint8.
+    """Return the name of the type that values of `dtype` are written in; truth values are uint8.
 
     Raises
     ------
-    BadInput : no image holds such values
+    BadInput
+        No image holds such values.
     """
     try:
         kind = np.dtype(dtype)
@@ -105,18 +116,25 @@ def udf(
 
     Parameters
     ----------
-    function : that is declared; it stays as it is, and is called as before
-    over : "slabs" (x, y, z), z-blocks of each volume; "volumes" (x, y, z), each volume; "voxels"
+    function : callable
+        Stays as it is, and is called as before.
+    over : {"slabs", "volumes", "voxels", "exposures", "patches"}
+        "slabs" (x, y, z), z-blocks of each volume; "volumes" (x, y, z), each volume; "voxels"
         (x, y, z, t), z-blocks with all volumes; "exposures" (image, variance, mask); "patches", the exposures
-        that overlap on a band of a patch
-    halo : slices more on both sides, where the image has them; they are cut off the result
-    dtype : of the result, e.g. "float32"; by default what the function returns
-    components : values a voxel in the result of "voxels"; by default what the function returns
-    slices : in a block, the halo apart; by default a choice that follows from the image's shape
+        that overlap on a strip of a patch.
+    halo : int
+        Slices more on both sides, where the image has them; they are cut off the result.
+    dtype : str, optional
+        Type of the result, e.g. "float32"; by default the type that the function returns.
+    components : int, optional
+        Values per voxel in the result of "voxels"; by default as many as the function returns.
+    slices : int, optional
+        Slices in a block, without the halo; by default a choice that follows from the image's shape.
 
     Raises
     ------
-    BadInput : a value makes no sense
+    BadInput
+        A value makes no sense.
     """
     declared = Declaration(over, halo, dtype, components, slices)
 
@@ -136,11 +154,16 @@ class Origin:
 
     Parameters
     ----------
-    name : of the function
-    where : the file, as the user wrote it, or a module
-    path : of the file; None where there is none
-    text : source of the file, which all ranks run; None for a module and for what ranks have already
-    digest : SHA-256 of the source
+    name : str
+        The function's.
+    where : str
+        The file, as the user wrote it, or a module.
+    path : Path, optional
+        The file, where there is one.
+    text : str, optional
+        Source of the file, which all ranks run; None for a module and for what ranks have already.
+    digest : str
+        SHA-256 of the source.
     """
 
     name: str
@@ -160,11 +183,16 @@ class Function:
 
     Parameters
     ----------
-    origin : where it comes from
-    declared : what it says of itself
-    params : keywords that it is called with
-    aggregate : it is a class with partial, merge and finish
-    libraries : bytes that a rank takes when it loads the function with what that imports
+    origin : Origin
+        Where it comes from.
+    declared : Declaration
+        What it says of itself.
+    params : mapping
+        Keywords that it is called with.
+    aggregate : bool
+        Whether it is a class with partial, merge and finish.
+    libraries : int
+        Bytes that a rank takes when it loads the function with all that this imports.
     """
 
     origin: Origin
@@ -181,10 +209,10 @@ class Function:
     def code(self) -> Any:
         """The function itself, or an instance of the class, loaded when first asked for."""
         if not self.aggregate:
-            return loaded(self.origin)
+            return load(self.origin)
         key = f"{self.origin.key}:{sorted(self.params.items())!r}"
         if key not in _LOADED:
-            made = loaded(self.origin)
+            made = load(self.origin)
             _LOADED[key] = made(**self.params) if inspect.isclass(made) else made
         return _LOADED[key]
 
@@ -205,8 +233,8 @@ class Function:
     def __call__(self, *blocks: np.ndarray, **context: Any) -> Any:
         """Call it (or its partial) on blocks; of the context it gets what it asks for."""
         wants = self.wants
-        given = {name: value for name, value in context.items() if name in wants}
-        return self._called(*blocks, **given, **({} if self.aggregate else self.params))
+        taken = {name: value for name, value in context.items() if name in wants}
+        return self._called(*blocks, **taken, **({} if self.aggregate else self.params))
 
     def merge(self, one: Any, other: Any) -> Any:
         """Merge two partial results; they are added where the class has no merge."""
@@ -216,35 +244,35 @@ class Function:
         return {key: one[key] + other[key] for key in one} if isinstance(one, dict) else one + other
 
     def finish(self, merged: Any) -> Any:
-        """Return what the merged partial results come to: themselves where the class has no finish."""
+        """Return the result of merged partial results: these themselves where the class has no finish."""
         finish = getattr(self.code, "finish", None)
         return merged if finish is None else finish(merged)
 
     def provenance(self) -> dict[str, Any]:
-        """Return what results depend on beside their input."""
+        """Return all that results depend on beside their input."""
         declared = {key: value for key, value in vars(self.declared).items() if value is not None}
         return {
             "function": self.origin.name,
             "source_sha256": self.origin.digest,
-            "parameters": {key: _told(self.params[key]) for key in sorted(self.params)},
+            "parameters": {key: _as_json(self.params[key]) for key in sorted(self.params)},
             **declared,
         }
 
 
-def _told(value: Any) -> Any:
-    """Return what tells a parameter from others, as JSON has it: of an array a checksum."""
+def _as_json(value: Any) -> Any:
+    """Return a parameter as JSON that tells it from others: an array as its checksum."""
     if isinstance(value, np.ndarray):
         digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
         return {"dtype": value.dtype.str, "shape": list(value.shape), "sha256": digest}
     if isinstance(value, Mapping):
-        return {str(key): _told(item) for key, item in value.items()}
+        return {str(key): _as_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_told(item) for item in value]
+        return [_as_json(item) for item in value]
     return value if value is None or isinstance(value, str | bool | int | float) else repr(value)
 
 
 def keywords(called: Callable) -> dict[str, bool]:
-    """Return the parameters that can be given as keywords, and whether each must be; blocks come first."""
+    """Return the names of parameters behind the first that may be keywords, and whether each is required."""
     try:
         parameters = list(inspect.signature(called).parameters.values())
     except (TypeError, ValueError):
@@ -257,30 +285,31 @@ def keywords(called: Callable) -> dict[str, bool]:
     }
 
 
-def loaded(origin: Origin) -> Any:
-    """Return the function that `origin` tells of.
+def load(origin: Origin) -> Any:
+    """Return the function that lies at `origin`, loaded once per process.
 
     Raises
     ------
-    BadInput : its file has no such function
+    BadInput
+        Its file has no such function.
     """
     if origin.key not in _LOADED:
         if origin.text is None:
             module = importlib.import_module(origin.where)
         else:
             module = _module(origin)
-        found = module
+        function = module
         for part in origin.name.split("."):
-            found = getattr(found, part, None)
-        if not callable(found):
-            known = [
+            function = getattr(function, part, None)
+        if not callable(function):
+            names = [
                 name
                 for name, value in vars(module).items()
                 if callable(value) and getattr(value, "__module__", None) == module.__name__
             ]
-            has = f"it has {', '.join(known)}" if known and origin.text is not None else "check the name"
+            has = f"it has {', '.join(names)}" if names and origin.text is not None else "check the name"
             raise BadInput(f"{origin.where}: has no function or class {origin.name}; {has}")
-        _LOADED[origin.key] = found
+        _LOADED[origin.key] = function
     return _LOADED[origin.key]
 
 
@@ -304,7 +333,7 @@ def _module(origin: Origin) -> types.ModuleType:
 
 
 def keep_loaded(origin: Origin, function: Callable) -> None:
-    """Take a function that this process has already as what `origin` tells of."""
+    """Take a function that this process has already for the one at `origin`."""
     _LOADED[origin.key] = function
 
 
@@ -318,21 +347,29 @@ def is_aggregate(function: Any) -> bool:
     return hasattr(function, "partial") and not isinstance(function, functools.partial)
 
 
-def explained(error: BaseException, function: Function, tried: str) -> BadInput:
-    """Say in one line what went wrong in a user's function, and quote the line of the user's file."""
+def user_error(error: BaseException, function: Function, when: str) -> BadInput:
+    """Return in one line what went wrong in a user's function, with the line of the user's file.
+
+    Parameters
+    ----------
+    error : BaseException
+    function : Function
+    when : str
+        What it was called for, e.g. "when it was imported"; may be empty.
+    """
     path, number = _place(error, function)
     kind = "" if type(error) is Refused else f"{type(error).__name__}: "
     text = " ".join(str(error).split()) or "no message"
     where = f"{path}:{number}" if number else f"{path}"
     quoted = linecache.getline(str(path), number).strip() if number else ""
     return BadInput(
-        f"{where}: {function.name}: {kind}{text}{tried and f' ({tried})'}"
+        f"{where}: {function.name}: {kind}{text}{when and f' ({when})'}"
         + (f"\n    {quoted}" if quoted else "")
     )
 
 
 class Refused(ValueError):
-    """What a user's function returned is not what it has to return."""
+    """A user's function returned something else than it has to."""
 
 
 def _place(error: BaseException, function: Function) -> tuple[Any, int]:
@@ -344,40 +381,46 @@ def _place(error: BaseException, function: Function) -> tuple[Any, int]:
         if path is not None and frame.filename == str(path):
             return path, frame.lineno or 0
     try:
-        code = inspect.unwrap(loaded(function.origin))
+        code = inspect.unwrap(load(function.origin))
         return path or function.origin.where, inspect.getsourcelines(code)[1]
     except Exception:
         return path or function.origin.where, 0
 
 
-def held_to(function: Function, result: Any, shape: tuple[int, ...], dtype: str | None = None) -> np.ndarray:
-    """Return a result as an array, having checked that it is what the function has to return.
+def checked_result(
+    function: Function, result: Any, shape: tuple[int, ...], dtype: str | None = None
+) -> np.ndarray:
+    """Return a result as an array, once it is checked that the function may return it.
 
     Parameters
     ----------
-    shape : of the result
-    dtype : that it must become without losing more than digits; None for any that can be written
+    function : Function
+    result : object
+        What the function returned.
+    shape : tuple of int
+        The shape that is due.
+    dtype : str, optional
+        The type that it must become without losing more than digits; None for any that can be written.
 
     Raises
     ------
-    Refused : it is not
+    Refused
+        The function may not return it.
     """
     if result is None:
         raise Refused("returns nothing; return an array")
     values = np.asarray(result)
     if values.shape != shape:
         raise Refused(f"returns shape {_shape(values.shape)}, must return {_shape(shape)}")
-    wanted = dtype or function.declared.dtype
-    if wanted is None:
+    due = dtype or function.declared.dtype
+    if due is None:
         try:
-            wanted = written_dtype(values.dtype)
+            due = written_dtype(values.dtype)
         except BadInput as error:
             raise Refused(str(error)) from None
-    if values.dtype.kind not in "biuf" or not np.can_cast(values.dtype, wanted, "same_kind"):
-        raise Refused(
-            f"returns {values.dtype.name} where {wanted} is due; round and cast it, or declare it so"
-        )
-    return values.astype(wanted, copy=False)
+    if values.dtype.kind not in "biuf" or not np.can_cast(values.dtype, due, "same_kind"):
+        raise Refused(f"returns {values.dtype.name} where {due} is due; round and cast it, or declare it so")
+    return values.astype(due, copy=False)
 
 
 def _shape(shape: tuple[int, ...]) -> str:

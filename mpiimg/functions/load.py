@@ -1,4 +1,4 @@
-"""Where a user's functions come from: files, modules, and what a script has at hand already."""
+"""Where a user's functions come from: files, modules, and scripts that have them at hand."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from mpiimg.functions.declare import (
     Function,
     Origin,
     declaration,
-    explained,
     is_aggregate,
     keep_loaded,
     keywords,
-    loaded,
+    load,
+    user_error,
 )
 
 
@@ -32,18 +32,19 @@ def read_params(texts: Iterable[str]) -> dict[str, Any]:
 
     Raises
     ------
-    BadInput : there is no =, or a name twice
+    BadInput
+        There is no =, or a name twice.
     """
-    found: dict[str, Any] = {}
+    params: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
-        if not equals or not name.isidentifier() or name in found:
+        if not equals or not name.isidentifier() or name in params:
             raise BadInput(f"--param {text}: give NAME=VALUE, each name once, e.g. --param strength=0.5")
         try:
-            found[name] = ast.literal_eval(value)
+            params[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
-            found[name] = value
-    return found
+            params[name] = value
+    return params
 
 
 def from_text(
@@ -53,14 +54,19 @@ def from_text(
 
     Parameters
     ----------
-    spec : what the user wrote
-    base : folder that a relative FILE.py is in
-    params : keywords of the function
-    overrides : what replaces its declaration; None is left out
+    spec : str
+        As the user wrote it.
+    base : Path
+        The folder that a relative FILE.py is in.
+    params : mapping
+        Keywords of the function.
+    overrides : mapping, optional
+        Values in place of those of its declaration; None leaves one as it is.
 
     Raises
     ------
-    BadInput : there is no such function, its file cannot be run, or it takes no such parameter
+    BadInput
+        There is no such function, its file cannot be run, or it takes no such parameter.
     """
     where, colon, name = spec.rpartition(":")
     if not colon or not where or not name:
@@ -68,11 +74,11 @@ def from_text(
     origin = _file_origin(where, name, base) if where.endswith(".py") else _module_origin(where, name)
     before = anonymous_now()
     try:
-        code = loaded(origin)
+        code = load(origin)
     except BadInput:
         raise
     except Exception as error:
-        raise explained(error, Function(origin, Declaration()), "when it was imported") from None
+        raise user_error(error, Function(origin, Declaration()), "when it was imported") from None
     function = _function(origin, code, params, overrides)
     return dataclasses.replace(function, libraries=max(0, anonymous_now() - before))
 
@@ -84,7 +90,8 @@ def from_object(
 
     Raises
     ------
-    BadInput : it cannot be called, its source cannot be found, or it takes no such parameter
+    BadInput
+        It cannot be called, its source cannot be found, or it takes no such parameter.
     """
     return _function(remember(code), code, params, overrides)
 
@@ -94,7 +101,8 @@ def remember(code: Callable) -> Origin:
 
     Raises
     ------
-    BadInput : it cannot be called, or its source cannot be found
+    BadInput
+        It cannot be called, or its source cannot be found.
     """
     if not callable(code):
         raise BadInput(f"{code!r}: is no function")
@@ -123,12 +131,12 @@ def _file_origin(where: str, name: str, base: Path) -> Origin:
 
 def _module_origin(where: str, name: str) -> Origin:
     try:
-        found = importlib.util.find_spec(where)
+        spec = importlib.util.find_spec(where)
     except (ImportError, ValueError):
-        found = None
-    if found is None:
+        spec = None
+    if spec is None:
         raise BadInput(f"{where}: no such module is installed; a file is named as FILE.py:NAME")
-    path = Path(found.origin) if found.origin and found.origin.endswith(".py") else None
+    path = Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
     return Origin(name, where, path, None, _digest(path.read_text() if path else where))
 
 
@@ -139,8 +147,8 @@ def _digest(text: str) -> str:
 def _function(
     origin: Origin, code: Any, params: Mapping[str, Any], overrides: Mapping[str, Any] | None
 ) -> Function:
-    given = {key: value for key, value in (overrides or {}).items() if value is not None}
-    declared = dataclasses.replace(declaration(code), **given)
+    changes = {key: value for key, value in (overrides or {}).items() if value is not None}
+    declared = dataclasses.replace(declaration(code), **changes)
     aggregate = is_aggregate(code)
     function = Function(origin, declared, dict(params), aggregate)
     _check_params(function, code)
@@ -148,7 +156,7 @@ def _function(
         try:
             assert function.code is not None
         except Exception as error:
-            raise explained(error, function, "when it was made") from None
+            raise user_error(error, function, "when it was made") from None
     return function
 
 
@@ -159,10 +167,10 @@ def _check_params(function: Function, code: Any) -> None:
         return
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in takes):
         return
-    known = {parameter.name for parameter in takes} if function.aggregate else keywords(code).keys()
+    names = {parameter.name for parameter in takes} if function.aggregate else keywords(code).keys()
     for name in function.params:
-        if name not in known:
-            has = ", ".join(sorted(known - {"self", *CONTEXT})) or "none"
+        if name not in names:
+            has = ", ".join(sorted(names - {"self", *CONTEXT})) or "none"
             raise BadInput(
                 f"{function.origin.where}: {function.name} has no parameter {name!r}; it has: {has}"
             )

@@ -1,4 +1,4 @@
-"""What mpiimg-run is asked for: a function of a user's, or a chain of steps of whatever domain."""
+"""The request of a run of mpiimg-run: a user's function, or a chain of steps of whatever domain."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mpiimg.engine import plugins
-from mpiimg.engine.step import Argument, Domain, Parameter, parameters_of
+from mpiimg.engine.parameters import Parameter, parameters_of
+from mpiimg.engine.step import Domain
 from mpiimg.errors import BadInput
-from mpiimg.functions.declare import OVER, OVER_SURVEYS, Function
+from mpiimg.functions.declare import OVER_SURVEYS, Function
 from mpiimg.functions.load import from_object, from_text, read_params
 
 #: Keys of a stage that is a user's function; the first five go into its declaration.
@@ -23,90 +24,11 @@ KEYS = (*DECLARED, "udf", "name", "params", "write")
 #: Keys of a stage that is a step, beside its parameters.
 STEP_KEYS = ("tool", "name", "write")
 
-#: Names of results of our steps.
-TAKEN = ("brain", "denoised", "noise", "residual")
+#: Labels that results of our steps have.
+RESERVED_LABELS = ("brain", "denoised", "noise", "residual")
 
-#: Domains whose steps are named without them, in the order in which they are looked through.
+#: Domains whose steps may be named without them, in the order in which they are searched.
 UNNAMED = ("neuro", "astro")
-
-ARGUMENTS = (
-    (
-        Argument(
-            "files",
-            "With --udf: the file to read, and the file to write unless --out is given. Without: a "
-            "pipeline (.toml), or DOMAIN:NAME of a step or pipeline, and its input: an image, exposures, or "
-            "a folder of warps.",
-            positional=True,
-            many=True,
-        ),
-        True,
-    ),
-    (Argument("out", "The folder that the results go to; it is made if it is missing."), False),
-    (Argument("bvals", "The b-values; without it, the file beside the image."), False),
-    (Argument("bvecs", "The gradient directions; without it, the file beside the image."), False),
-    (Argument("mask", "A mask of the voxels that count, for functions and steps that take one."), False),
-    (
-        Argument(
-            "tract",
-            "The tract (TOML) whose pixels are used; without it one is laid out around the exposures.",
-        ),
-        False,
-    ),
-)
-
-PARAMETERS = (
-    Parameter(
-        "udf",
-        None,
-        "Your function is run, or your class with partial, merge and finish.",
-        metavar="FILE.py:NAME",
-    ),
-    Parameter(
-        "param",
-        None,
-        "A keyword of your function, or a parameter of the step, has this value; the option may be repeated.",
-        metavar="NAME=VALUE",
-        repeated=True,
-    ),
-    Parameter(
-        "input",
-        None,
-        "A step of an installed domain reads this file too; the option may be repeated.",
-        metavar="NAME=FILE",
-        repeated=True,
-    ),
-    Parameter("over", None, "Your function is called on blocks of this kind (default: slabs).", choices=OVER),
-    Parameter(
-        "halo", None, "Blocks get this many more slices on both sides (default: 0).", int, limits=(0, 100_000)
-    ),
-    Parameter(
-        "dtype",
-        None,
-        "The result is of this type (default: the type that your function returns).",
-        metavar="NAME",
-    ),
-    Parameter(
-        "components",
-        None,
-        "The result has this many values per voxel; with --over voxels.",
-        int,
-        limits=(1, 100_000),
-    ),
-    Parameter(
-        "slices",
-        None,
-        "Blocks have this many slices, without the halo (default: it follows from the shape).",
-        int,
-        limits=(1, 100_000),
-    ),
-    Parameter("check_halo", False, "Say whether the halo is large enough, and stop.", bool),
-    Parameter(
-        "reference",
-        None,
-        "A reference catalogue (ra, dec, mag) gives the zero points, whatever cards say.",
-        metavar="FILE",
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -122,7 +44,7 @@ class Entry:
     function : Function, optional
         The user's.
     settings : mapping
-        What was said of a step's parameters.
+        Parameters of a step that were set.
     write : bool
         Whether the result is written.
     """
@@ -136,23 +58,23 @@ class Entry:
 
 @dataclass(frozen=True)
 class Request:
-    """What a run of mpiimg-run is; plain data, which is sent to all ranks.
+    """A run of mpiimg-run as plain data, which is sent to all ranks.
 
     Parameters
     ----------
     domain : str
-        What it works on.
+        The domain whose data it works on.
     entries : tuple of Entry
     inputs : tuple of Path
         Files, or one folder.
     target : Path, optional
         File of the result of a single function; None where results go to a folder.
     name : str
-        Of the pipeline.
+        The pipeline's.
     domain_place : str
         "module:attribute" of the domain.
     settings : mapping
-        What was said of the source's parameters.
+        Parameters of the source that were set.
     """
 
     domain: str
@@ -164,17 +86,18 @@ class Request:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_request(values: Mapping[str, Any]) -> Request:
-    """Return what the command line, or a call from Python, asks for.
+def requested(values: Mapping[str, Any]) -> Request:
+    """Return the request that the command line, or a call from Python, makes.
 
     Parameters
     ----------
     values : mapping
-        Of arguments and parameters by name; from Python also `stages` and `name`, or `target`.
+        Those of arguments and parameters by name; from Python also `stages` and `name`, or `target`.
 
     Raises
     ------
-    BadInput : it does not say what to run on what, or a stage makes no sense
+    BadInput
+        It does not say what to run on what, or a stage makes no sense.
     """
     files = values["files"]
     if values.get("stages") is not None:
@@ -220,12 +143,12 @@ def _one_step(values: Mapping[str, Any], files: Sequence[str]) -> Request:
     domain = plugins.domain(domain_name)
     names = domain.pipelines[word].steps if word in domain.pipelines else (word,)
     stages = _Stages(files[0], Path(), domain_name)
-    given = read_params(values["param"] or ())
+    params = read_params(values["param"] or ())
     tables = []
     for name in names:
         parameters = {one.name for one in parameters_of(plugins.step(domain, name).parameters)}
-        tables.append({"tool": name, **{key: given.pop(key) for key in list(given) if key in parameters}})
-    tables[0] |= given  # of the source; or refused, as any key that nobody has
+        tables.append({"tool": name, **{key: params.pop(key) for key in list(params) if key in parameters}})
+    tables[0] |= params  # those of the source; or refused, as any key that nobody has
     return stages.read(tables).request(values, files[1:], None, files[0])
 
 
@@ -259,7 +182,7 @@ class _Stages:
         if set(content) != {"stage"} or not isinstance(content["stage"], list):
             raise BadInput(
                 f"{path}: a pipeline is made of [[stage]] tables and nothing else, "
-                "but domain = ... for steps that are none of ours"
+                "but domain = NAME for steps that are not ours"
             )
         return content["stage"]
 
@@ -268,20 +191,21 @@ class _Stages:
 
         Raises
         ------
-        BadInput : a stage makes no sense, or two have one name
+        BadInput
+            A stage makes no sense, or two have one name.
         """
         for number, stage in enumerate(stages, 1):
-            here = f"{self.where}: stage {number}"
+            place = f"{self.where}: stage {number}"
             table = {"udf": stage} if callable(stage) else stage
             if not isinstance(table, Mapping) or len({"tool", "udf"} & set(table)) != 1:
-                raise BadInput(f"{here}: give either tool = one of ours, or udf = FILE.py:NAME")
-            entry = self._step(table, here) if "tool" in table else self._function(table, here)
-            earlier = [label(one.label) for one in self.entries]
+                raise BadInput(f"{place}: give either tool = one of ours, or udf = FILE.py:NAME")
+            entry = self._step(table, place) if "tool" in table else self._function(table, place)
+            earlier = [bids_label(one.label) for one in self.entries]
             if entry.step and entry.label == table["tool"].rpartition(":")[2]:
                 entry = dataclasses.replace(entry, label=self._numbered(entry.label))
-            elif label(entry.label) in (*earlier, *TAKEN):
+            elif bids_label(entry.label) in (*earlier, *RESERVED_LABELS):
                 raise BadInput(
-                    f"{here}: another result is called {label(entry.label)}; give the stage a name"
+                    f"{place}: another result is called {bids_label(entry.label)}; give the stage a name"
                 )
             self.entries.append(entry)
         if not self.entries:
@@ -290,20 +214,20 @@ class _Stages:
 
     def _numbered(self, name: str) -> str:
         """Return a label for a step that may stand there already."""
-        taken = [one.label for one in self.entries]
+        labels = [one.label for one in self.entries]
         return next(
-            one for one in (name, *(f"{name}-{n}" for n in range(2, len(taken) + 3))) if one not in taken
+            one for one in (name, *(f"{name}-{n}" for n in range(2, len(labels) + 3))) if one not in labels
         )
 
-    def _step(self, table: Mapping, here: str) -> Entry:
-        domain, name = self._find(table["tool"], here)
+    def _step(self, table: Mapping, place: str) -> Entry:
+        domain, name = self._find(table["tool"], place)
         self.domain = self.domain or domain.name
         if self.domain != domain.name:
             raise BadInput(
-                f"{here}: {name} is a step of {domain.name}, and other stages are of {self.domain}"
+                f"{place}: {name} is a step of {domain.name}, and other stages are of {self.domain}"
             )
-        place = plugins.step_place(domain, name)
-        own = {one.name: one for one in parameters_of(plugins.loaded(place).parameters)}
+        declared_at = plugins.step_place(domain, name)
+        own = {one.name: one for one in parameters_of(plugins.loaded(declared_at).parameters)}
         of_sources = {one.name: one for s in domain.sources for one in parameters_of(s.parameters)}
         settings = {}
         for key, value in table.items():
@@ -311,17 +235,17 @@ class _Stages:
             if word in STEP_KEYS:
                 continue
             if word in own:
-                settings[word] = checked(own[word], value, f"{here}: {key}")
+                settings[word] = checked(own[word], value, f"{place}: {key}")
             elif word in of_sources:
-                self.settings[word] = checked(of_sources[word], value, f"{here}: {key}")
+                self.settings[word] = checked(of_sources[word], value, f"{place}: {key}")
             else:
                 has = f"it has {', '.join(own)}" if own else "it has none"
-                raise BadInput(f"{here}: {name} has no parameter {key!r}; {has}")
+                raise BadInput(f"{place}: {name} has no parameter {key!r}; {has}")
         return Entry(
-            str(table.get("name", name)), place, settings=settings, write=bool(table.get("write", True))
+            str(table.get("name", name)), declared_at, settings=settings, write=bool(table.get("write", True))
         )
 
-    def _find(self, text: Any, here: str) -> tuple[Domain, str]:
+    def _find(self, text: Any, place: str) -> tuple[Domain, str]:
         """Return the domain of a step, and its name without it."""
         domain_name, _, name = str(text).rpartition(":")
         ours = dict.fromkeys((*([self.domain] if self.domain else []), *UNNAMED))
@@ -330,16 +254,16 @@ class _Stages:
             domain = plugins.domain(candidate)
             if name in domain.steps or name in plugins.step_names(domain):
                 return domain, name
-        known = [step for one in candidates for step in plugins.step_names(plugins.domain(one))]
-        raise BadInput(f"{here}: no tool {text!r} can be a stage; there are {', '.join(known)}")
+        names = [step for one in candidates for step in plugins.step_names(plugins.domain(one))]
+        raise BadInput(f"{place}: no tool {text!r} can be a stage; there are {', '.join(names)}")
 
-    def _function(self, table: Mapping, here: str) -> Entry:
+    def _function(self, table: Mapping, place: str) -> Entry:
         unknown = [key for key in table if key not in KEYS]
         if unknown:
-            raise BadInput(f"{here}: no key {unknown[0]!r}; a function has {', '.join(KEYS)}")
+            raise BadInput(f"{place}: no key {unknown[0]!r}; a function has {', '.join(KEYS)}")
         params = table.get("params", {})
         if not isinstance(params, Mapping):
-            raise BadInput(f"{here}: params is a table, as in params = {{ strength = 0.5 }}")
+            raise BadInput(f"{place}: params is a table, as in params = {{ strength = 0.5 }}")
         declared = {key: table.get(key) for key in DECLARED}
         code = table["udf"]
         if callable(code):
@@ -355,7 +279,8 @@ class _Stages:
 
         Raises
         ------
-        BadInput : a function is for another domain than the steps
+        BadInput
+            A function is for another domain than the steps.
         """
         functions = [entry for entry in self.entries if entry.function is not None]
         for entry in functions:
@@ -381,21 +306,22 @@ class _Stages:
         return dataclasses.replace(entry, settings={**entry.settings, "reference": reference})
 
 
-def label(name: str) -> str:
+def bids_label(name: str) -> str:
     """Return a name as BIDS has labels: letters and digits."""
     return re.sub(r"[^A-Za-z0-9]", "", name) or "result"
 
 
-def checked(parameter: Parameter, value: Any, here: str) -> Any:
+def checked(parameter: Parameter, value: Any, place: str) -> Any:
     """Return a value of a parameter, checked as the command line does.
 
     Raises
     ------
-    BadInput : it is of the wrong kind, none of the choices, or out of range
+    BadInput
+        It is of the wrong kind, none of the choices, or out of range.
     """
     if parameter.type is bool:
         if not isinstance(value, bool):
-            raise BadInput(f"{here} = {value!r}: must be true or false")
+            raise BadInput(f"{place} = {value!r}: must be true or false")
         return value
     number = isinstance(value, int | float) and not isinstance(value, bool)
     try:
@@ -403,10 +329,10 @@ def checked(parameter: Parameter, value: Any, here: str) -> Any:
             raise ValueError
         converted = parameter.type(value)
     except (TypeError, ValueError):
-        raise BadInput(f"{here} = {value!r}: must be of type {parameter.type.__name__}") from None
+        raise BadInput(f"{place} = {value!r}: must be of type {parameter.type.__name__}") from None
     if parameter.choices and converted not in parameter.choices:
-        raise BadInput(f"{here} = {value!r}: must be one of {', '.join(parameter.choices)}")
+        raise BadInput(f"{place} = {value!r}: must be one of {', '.join(parameter.choices)}")
     if parameter.limits and not parameter.limits[0] <= converted <= parameter.limits[1]:
         low, high = parameter.limits
-        raise BadInput(f"{here} = {value!r}: is not between {low:g} and {high:g}")
+        raise BadInput(f"{place} = {value!r}: is not between {low:g} and {high:g}")
     return converted

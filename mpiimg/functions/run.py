@@ -9,24 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from mpiimg.engine import compose, plugins
-from mpiimg.engine.plan import Recipe
+from mpiimg.engine.recipe import Recipe
 from mpiimg.engine.step import Step
 from mpiimg.errors import BadInput
 from mpiimg.functions.declare import OVER_SURVEYS
 from mpiimg.functions.load import read_params
-from mpiimg.functions.request import Entry, Request, label, read_request
+from mpiimg.functions.request import Entry, Request, bids_label, requested
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What to say in place of a run."""
+    """A text that is said in place of a run."""
 
     answer: str
 
 
 @dataclass(frozen=True)
 class RunInspected:
-    """A request whose inputs were looked at, and whose functions were tried."""
+    """A request whose inputs were inspected, and whose functions were tried."""
 
     request: Request
     chain: compose.Inspected
@@ -42,9 +42,10 @@ def inspect(values: Mapping[str, Any]) -> RunInspected | Answer:
 
     Raises
     ------
-    BadInput : something cannot be used, or a function fails its trial
+    BadInput
+        Something cannot be used, or a function fails its trial.
     """
-    request = read_request(values)
+    request = requested(values)
     chain = chain_of(request)
     _check_target(request)
     paths = _paths(request, chain, values)
@@ -55,13 +56,13 @@ def inspect(values: Mapping[str, Any]) -> RunInspected | Answer:
 
 
 def recipe(inspected: RunInspected, values: Mapping[str, Any]) -> Recipe:
-    """Return the recipe of what :func:`inspect` looked at."""
+    """Return the recipe of a request that :func:`inspect` has inspected."""
     request, target = inspected.request, inspected.request.target
     chain = chain_of(request)
     parameters = {
-        f"{link.label}.{name}": value for link in chain.links for name, value in _told(link.parameters)
+        f"{link.label}.{name}": value for link in chain.links for name, value in _items(link.parameters)
     }
-    parameters |= dict(_told(chain.parameters))
+    parameters |= dict(_items(chain.parameters))
     record, stem = "run.json", ""
     if target is not None:
         stem = target.name.removesuffix(".gz").removesuffix(".nii").removesuffix(".json")
@@ -71,7 +72,7 @@ def recipe(inspected: RunInspected, values: Mapping[str, Any]) -> Recipe:
     )
 
 
-def _told(parameters: Any) -> list[tuple[str, Any]]:
+def _items(parameters: Any) -> list[tuple[str, Any]]:
     return [(one.name, getattr(parameters, one.name)) for one in dataclasses.fields(parameters)]
 
 
@@ -80,7 +81,8 @@ def chain_of(request: Request) -> compose.Chain:
 
     Raises
     ------
-    BadInput : the order of the stages makes no sense
+    BadInput
+        The order of the stages makes no sense.
     """
     links = [_link(entry, request) for entry in request.entries]
     return compose.make_chain(plugins.loaded(request.domain_place), links, request.settings, request.name)
@@ -89,7 +91,7 @@ def chain_of(request: Request) -> compose.Chain:
 def _link(entry: Entry, request: Request) -> compose.Link:
     if entry.function is not None:
         step = function_step(entry)
-        settings = {"target": request.target.name if request.target else "", "label": label(entry.label)}
+        settings = {"target": request.target.name if request.target else "", "label": bids_label(entry.label)}
     else:
         step, settings = plugins.loaded(entry.step), entry.settings
     return compose.Link(step, compose.filled(step.parameters, settings), _labelled(entry), entry.write)
@@ -102,10 +104,10 @@ def _labelled(entry: Entry) -> str:
 def function_step(entry: Entry) -> Step:
     """Return the step that a user's function is."""
     if entry.function.declared.over in OVER_SURVEYS:
-        from mpiimg.functions.surveys import step_of
+        from mpiimg.functions.surveys import survey_step as make_step
     else:
-        from mpiimg.functions.images import step_of
-    return step_of(entry.function, _labelled(entry))
+        from mpiimg.functions.images import image_step as make_step
+    return make_step(entry.function, _labelled(entry))
 
 
 def _paths(request: Request, chain: compose.Chain, values: Mapping[str, Any]) -> dict[str, Any]:

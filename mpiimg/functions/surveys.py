@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,13 +18,15 @@ from mpiimg.astro.patch_files import PatchOptions, write_patches
 from mpiimg.astro.sky.layout import Patch, PatchPlanes, Planes
 from mpiimg.astro.strips import EXCLUDED, empty_strip, stacked, strip_needs
 from mpiimg.astro.survey import Survey, tract_document
-from mpiimg.engine.stage import At, Compute, Part, Stages
-from mpiimg.engine.step import Inspection, NoParameters, Output, Step
+from mpiimg.engine.needs import At, Part
+from mpiimg.engine.parameters import NoParameters
+from mpiimg.engine.stage import Compute, Stages
+from mpiimg.engine.step import Inspection, Output, Step
 from mpiimg.errors import BadInput
-from mpiimg.functions.declare import Function, Refused, explained, held_to
+from mpiimg.functions.declare import Function, Refused, checked_result, user_error
 
 #: Pixels per side that a function is tried on.
-TRIED = 256
+TRIAL_SIDE = 256
 
 #: Types of image, variance and mask.
 DTYPES = ("float32", "float32", "int32")
@@ -34,34 +35,51 @@ DTYPES = ("float32", "float32", "int32")
 def filtered(function: Function, planes: Sequence[np.ndarray], header: Mapping[str, Any]) -> tuple:
     """Return image, variance and mask of an exposure as a function leaves them.
 
+    Parameters
+    ----------
+    function : Function
+    planes : sequence of (rows, columns) array
+        Image float32, variance float32 and mask int32.
+    header : mapping
+        As from :func:`exposure_context`.
+
     Raises
     ------
-    Refused : what it returns is neither an image nor image, variance and mask
+    Refused
+        It returns neither an image nor image, variance and mask.
     """
     result = function(*planes, header=dict(header))
     returned = result if isinstance(result, tuple) else (result,)
     if len(returned) not in (1, 3):
         raise Refused(f"returns {len(returned)} planes; return the image, or image, variance and mask")
     shape = planes[0].shape
-    held = tuple(held_to(function, one, shape, d) for one, d in zip(returned, DTYPES, strict=False))
-    return (*held, *planes[len(held) :])
+    checked = tuple(
+        checked_result(function, plane, shape, dtype) for plane, dtype in zip(returned, DTYPES, strict=False)
+    )
+    return (*checked, *planes[len(checked) :])
 
 
 def combined(
     function: Function, stack: Sequence[np.ndarray], bounds: Mapping[str, tuple], header: Mapping[str, Any]
 ) -> tuple:
-    """Return image, variance, mask and number of inputs of a band, as a function combines its exposures.
+    """Return image, variance, mask and number of inputs of a strip, as a function combines its exposures.
 
     An aggregate sees the exposures one by one, in their order; a function sees all.
 
     Parameters
     ----------
-    stack : image, variance and mask, (exposures, rows, columns)
-    bounds : rows and columns in tract pixels
+    function : Function
+    stack : sequence of (exposures, rows, columns) array
+        Image float32, variance float32 and mask int32.
+    bounds : mapping
+        First and last row ("y") and column ("x"), in tract pixels.
+    header : mapping
+        As from :func:`patch_context`.
 
     Raises
     ------
-    Refused : what it returns is not image and variance, with or without a mask
+    Refused
+        It does not return image and variance, with or without a mask.
     """
     context = {"bounds": dict(bounds), "header": dict(header)}
     if function.aggregate:
@@ -72,18 +90,20 @@ def combined(
     if not isinstance(result, tuple) or len(result) not in (2, 3):
         raise Refused("returns no image and variance; return both, or with a mask")
     shape = stack[0].shape[1:]
-    held = [held_to(function, one, shape, d) for one, d in zip(result, DTYPES, strict=False)]
+    checked = [
+        checked_result(function, plane, shape, dtype) for plane, dtype in zip(result, DTYPES, strict=False)
+    ]
     used = (stack[2] & bits(*EXCLUDED)) == 0
     inputs = used.sum(axis=0, dtype=np.int16)
-    mask = held[2] if len(held) == 3 else np.bitwise_or.reduce(np.where(used, stack[2], 0), axis=0)
-    empty = (inputs == 0) | ~np.isfinite(held[0])
-    image = np.where(empty, np.float32(np.nan), held[0])
-    variance = np.where(empty, np.float32(np.inf), held[1])
+    mask = checked[2] if len(checked) == 3 else np.bitwise_or.reduce(np.where(used, stack[2], 0), axis=0)
+    empty = (inputs == 0) | ~np.isfinite(checked[0])
+    image = np.where(empty, np.float32(np.nan), checked[0])
+    variance = np.where(empty, np.float32(np.inf), checked[1])
     return image, variance, np.where(empty, bits("NO_DATA"), mask).astype(np.int32), inputs
 
 
-def exposure_header(ref: ExposureRef, zero_point: float | None) -> dict[str, Any]:
-    """Return what a function may know of an exposure; MAGZERO is None where it is unknown."""
+def exposure_context(ref: ExposureRef, zero_point: float | None) -> dict[str, Any]:
+    """Return what a function gets as the header of an exposure; MAGZERO is None where it is unknown."""
     return {
         **dict(ref.cards),
         "NAME": ref.name,
@@ -119,7 +139,7 @@ def filter_exposures(state: Survey, function: Function, name: str, seconds: floa
         number = chunk.number
         if not state.usable[number]:
             return blocks
-        header = exposure_header(exposures[number], state.zero_points[number])
+        header = exposure_context(exposures[number], state.zero_points[number])
         return tuple(plane[None] for plane in filtered(function, [block[0] for block in blocks], header))
 
     def depends(number):
@@ -169,7 +189,7 @@ def combine_strips(
         if not strip.footprints:
             return tuple(plane[None] for plane in empty_strip(strip.box))
         stack = stacked(layout, strip, images, variances, masks)
-        bounds, header = dict(zip("yx", strip.box, strict=True)), patch_header(layout.patches[strip.patch])
+        bounds, header = dict(zip("yx", strip.box, strict=True)), patch_context(layout.patches[strip.patch])
         return tuple(plane[None] for plane in combined(function, stack, bounds, header))
 
     return Compute(
@@ -184,8 +204,8 @@ def combine_strips(
     )
 
 
-def patch_header(patch: Patch) -> dict[str, Any]:
-    """Return what a function may know of a patch."""
+def patch_context(patch: Patch) -> dict[str, Any]:
+    """Return what a function gets as the header of a patch."""
     return {
         "FILTER": patch.band,
         "PATCHX": patch.index[0],
@@ -198,34 +218,34 @@ def patch_header(patch: Patch) -> dict[str, Any]:
 
 
 def try_on_survey(function: Function, state: Survey) -> float:
-    """Call a function on a small frame, or on three that overlap; return CPU time per pixel.
+    """Call a function on a small frame, or on three that overlap; return CPU-seconds per pixel.
 
     Raises
     ------
     BadInput
-        It raises, or returns what it must not.
+        It raises, or returns something that it must not.
     """
     from mpiimg.functions.trial import quiet, taken_by
 
     over_exposures = function.declared.over == "exposures"
     planes = _frame(state) if over_exposures else _overlap()
     size = " x ".join(map(str, planes[0].shape))
-    tried = f"tried on {'a frame' if over_exposures else 'exposures'} of {size} float32"
+    trial = f"tried on {'a frame' if over_exposures else 'exposures'} of {size} float32"
 
     def call():
         copies = [plane.copy() for plane in planes]
         if over_exposures:
             ref = state.exposures[0]
-            return filtered(function, copies, exposure_header(ref, ref.magzero))
+            return filtered(function, copies, exposure_context(ref, ref.magzero))
         bounds = {"y": (0, planes[0].shape[1]), "x": (0, planes[0].shape[2])}
-        return combined(function, copies, bounds, patch_header(state.layout.patches[0]))
+        return combined(function, copies, bounds, patch_context(state.layout.patches[0]))
 
     try:
         with quiet():
             call()
             return taken_by(call, planes[0].size)["seconds"]
     except Exception as error:
-        raise explained(error, function, tried) from None
+        raise user_error(error, function, trial) from None
 
 
 def _frame(state: Survey) -> tuple[np.ndarray, ...]:
@@ -235,14 +255,14 @@ def _frame(state: Survey) -> tuple[np.ndarray, ...]:
             exposure = read_exposure(ref)
         except BadInput:
             continue
-        rows, columns = (slice(max(0, (n - TRIED) // 2), (n + TRIED) // 2) for n in ref.shape)
+        rows, columns = (slice(max(0, (n - TRIAL_SIDE) // 2), (n + TRIAL_SIDE) // 2) for n in ref.shape)
         return tuple(plane[rows, columns] for plane in (exposure.image, exposure.variance, exposure.mask))
     raise BadInput(f"{state.exposures[0].image.path}: cannot be read, nor can any other exposure")
 
 
 def _overlap(count: int = 3) -> tuple[np.ndarray, ...]:
     """Return three exposures made up, of which one has pixels without data."""
-    shape = (count, TRIED // 4, TRIED // 2)
+    shape = (count, TRIAL_SIDE // 4, TRIAL_SIDE // 2)
     image = np.random.default_rng(0).normal(100.0, 10.0, shape).astype(np.float32)
     variance, mask = np.full(shape, 100, np.float32), np.zeros(shape, np.int32)
     without = np.s_[0, : shape[1] // 2]
@@ -254,14 +274,7 @@ def _overlap(count: int = 3) -> tuple[np.ndarray, ...]:
 # --- The steps --------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Looked:
-    """What the trial of a function tells: CPU time per pixel."""
-
-    seconds: float
-
-
-def step_of(function: Function, name: str) -> Step:
+def survey_step(function: Function, name: str) -> Step:
     """Return the step that a user's function over exposures, or over patches, is.
 
     Raises
@@ -290,18 +303,18 @@ def step_of(function: Function, name: str) -> Step:
 
 
 def _inspect(function: Function, state: Survey, p: Any) -> Inspection:
-    return Inspection(Looked(try_on_survey(function, state)), baseline=function.libraries)
+    return Inspection(try_on_survey(function, state), baseline=function.libraries)
 
 
-def _filter(function: Function, name: str, state: Survey, p: Any, looked: Looked) -> Stages[Survey]:
+def _filter(function: Function, name: str, state: Survey, p: Any, seconds: float) -> Stages[Survey]:
     pixels = state.layout.exposure_planes("filtered")
-    yield filter_exposures(state, function, name, looked.seconds, pixels)
+    yield filter_exposures(state, function, name, seconds, pixels)
     return dataclasses.replace(state, pixels=pixels)
 
 
-def _combine(function: Function, name: str, state: Survey, p: PatchOptions, looked: Looked) -> Stages[Survey]:
+def _combine(function: Function, name: str, state: Survey, p: PatchOptions, seconds: float) -> Stages[Survey]:
     patches = state.layout.patch_planes("combined")
-    yield combine_strips(state, function, name, looked.seconds, patches)
+    yield combine_strips(state, function, name, seconds, patches)
     return state.with_patches(patches, compress=state.compress or p.compress)
 
 

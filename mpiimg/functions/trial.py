@@ -16,26 +16,28 @@ import numpy as np
 from mpiimg.engine.boxes import Box, box_shape, box_size
 from mpiimg.engine.mpi.memory import anonymous_now
 from mpiimg.errors import BadInput
-from mpiimg.functions.declare import Function, Refused, explained, held_to
-from mpiimg.functions.images import Fields, Tried, grid, presented, result_shape
+from mpiimg.functions.declare import Function, Refused, checked_result, user_error
+from mpiimg.functions.image_stages import TrialResult, grid, presented, result_shape
+from mpiimg.functions.partials import Fields
 from mpiimg.neuro.nifti import Image, stream
 
-#: Slices that a function is tried on, its halo apart.
-TRIED = 2
+#: Slices that a function is tried on, without its halo.
+TRIAL_SLICES = 2
 
 #: Bytes that the check of a halo reads, at most.
-CHECKED_BYTES = 128 << 20
+MAX_CHECKED_BYTES = 128 << 20
 
-#: Halos that are tried where the declared one is not enough.
-MOST_TRIED = 16
+#: Larger halos that are tried where the declared one is not enough, at most.
+MAX_LARGER_HALOS = 16
 
 
 def jsonable(value: Any) -> Any:
-    """Return a result as JSON knows it: arrays as lists, and what is not finite as null.
+    """Return a result as JSON knows it: arrays as lists, NaN and infinities as null.
 
     Raises
     ------
-    Refused : JSON has nothing for it
+    Refused
+        JSON has nothing for it.
     """
     if isinstance(value, dict):
         return {str(key): jsonable(item) for key, item in value.items()}
@@ -61,47 +63,53 @@ def try_function(
     context: Mapping[str, Any],
     masked: bool,
     origin: Image | None = None,
-) -> Tried:
+) -> TrialResult:
     """Call a function on a few slices, and say what its results are.
 
     Parameters
     ----------
-    image : that it will be run on
-    context : as for :func:`mpiimg.functions.images.apply`
-    masked : there will be a mask; all voxels count as inside in the trial
-    origin : image on disk, whose voxels stand for those of `image` where that is made in the run
+    image : Image
+        The image that it will be run on.
+    function : Function
+    context : mapping
+        As for :func:`mpiimg.functions.image_stages.apply`.
+    masked : bool
+        Whether there will be a mask; all voxels count as inside in the trial.
+    origin : Image, optional
+        The image on disk, whose voxels stand for those of `image` where that is made in the run.
 
     Raises
     ------
-    BadInput : it raises, or returns what it must not
+    BadInput
+        It raises, or returns something that it must not.
     """
     declared = function.declared
     if declared.over == "voxels" and len(image.shape) == 3:
         raise BadInput(f"{function.origin.where}: {function.name} is over voxels, and the image is 3-D")
     depth = image.shape[-3]
-    slices = depth if declared.over == "volumes" else min(depth, TRIED + 2 * declared.halo)
+    slices = depth if declared.over == "volumes" else min(depth, TRIAL_SLICES + 2 * declared.halo)
     box = _window(image, function, slices)
     block = _sample(image, origin or image, box)
     try:
         with quiet():
             before = anonymous_now()
             result = _call(image, function, context, masked, box, block)
-            # Libraries that were imported, and what else a call leaves behind beside its result.
-            kept = max(0, anonymous_now() - before - getattr(result, "nbytes", 0))
+            # Libraries that were imported, and whatever a call leaves behind beside its result.
+            libraries = max(0, anonymous_now() - before - getattr(result, "nbytes", 0))
             taken = taken_by(lambda: _call(image, function, context, masked, box, block), block.size)
-            taken["libraries"] = kept
+            taken["libraries"] = libraries
             if function.aggregate:
                 thin = _thinner(box)
                 other = _call(image, function, context, masked, thin, block[..., : box_shape(thin)[-3], :, :])
-                return Tried(fields=_mergeable(function, result, other), **taken)
+                return TrialResult(fields=_mergeable(function, result, other), **taken)
         components = declared.components
         if declared.over == "voxels" and components is None:
             shape = np.shape(result)
             components = shape[3] if len(shape) == 4 else None
         expected = result_shape(function, image, components, slices)
-        return Tried(held_to(function, result, expected).dtype.name, components, **taken)
+        return TrialResult(checked_result(function, result, expected).dtype.name, components, **taken)
     except Exception as error:
-        raise explained(error, function, _tried_on(image, function, block)) from None
+        raise user_error(error, function, _tried_on(image, function, block)) from None
 
 
 def _thinner(box: Box) -> Box:
@@ -119,7 +127,7 @@ def _mergeable(function: Function, one: Any, other: Any) -> Fields:
 
 
 def taken_by(call: Callable[[], Any], items: int) -> dict[str, float]:
-    """Call once more, now that all is imported and compiled, and return CPU time and bytes an item."""
+    """Call once more, now that all is imported and compiled; return CPU-seconds and bytes per item."""
     tracemalloc.start()
     try:
         started = time.process_time()
@@ -135,8 +143,8 @@ def _call(image, function: Function, context, masked: bool, box: Box, block: np.
     blocks = [block.copy()]
     if masked and "mask" in function.wants:
         blocks.append(np.ones(block.shape[-3:], np.uint8))
-    values, known = presented(image, function, box, blocks, context)
-    return function(values, **known)
+    values, block_context = presented(image, function, box, blocks, context)
+    return function(values, **block_context)
 
 
 def _tried_on(image: Image, function: Function, block: np.ndarray) -> str:
@@ -182,13 +190,14 @@ def check_halo(image: Image, function: Function, context: Mapping[str, Any], mas
 
     Raises
     ------
-    BadInput : they do not: the halo is not enough; or the function raises
+    BadInput
+        They do not, so that the halo is too small; or the function raises.
     """
     halo, where = function.declared.halo, f"{function.origin.where}: {function.name}"
     if function.aggregate or function.declared.over not in ("slabs", "voxels"):
         return f"{where}: no halo to check"
     plane = box_size(_window(image, function, 1)) * np.dtype(image.dtype).itemsize
-    slices = min(image.shape[-3], max(CHECKED_BYTES // plane, 4 * halo + 4))
+    slices = min(image.shape[-3], max(MAX_CHECKED_BYTES // plane, 4 * halo + 4))
     tile = max(1, min(grid(image, function).block[-1], slices // 2))
     box = _window(image, function, slices)
     block = _sample(image, image, box)
@@ -197,12 +206,12 @@ def check_halo(image: Image, function: Function, context: Mapping[str, Any], mas
             tiled = functools.partial(_tiled, image, function, context, masked, box, block)
             whole = tiled(slices, 0)
             disagreement = _disagreement(whole, tiled(tile, halo))
-            larger = range(halo + 1, min(slices, halo + MOST_TRIED)) if disagreement else ()
+            larger = range(halo + 1, min(slices, halo + MAX_LARGER_HALOS)) if disagreement else ()
             enough = next((h for h in larger if not _disagreement(whole, tiled(tile, h))), None)
     except Exception as error:
-        raise explained(error, function, "when its halo was checked") from None
+        raise user_error(error, function, "when its halo was checked") from None
     if disagreement:
-        advice = f"--halo {enough} is" if enough else f"nor is any up to {halo + MOST_TRIED - 1}"
+        advice = f"--halo {enough} is" if enough else f"nor is any up to {halo + MAX_LARGER_HALOS - 1}"
         raise BadInput(f"{where}: halo {halo} is not enough: {disagreement}; {advice}")
     same = "bit by bit" if np.array_equal(whole, tiled(tile, halo), equal_nan=True) else "but for rounding"
     return f"{where}: halo {halo} is enough: blocks of {tile} and of {slices} slices agree {same}"
@@ -218,7 +227,7 @@ def _tiled(image, function: Function, context, masked: bool, box: Box, block, ti
         part = (*box[:-3], (box[-3][0] + low, box[-3][0] + high), *box[-2:])
         result = _call(image, function, context, masked, part, block[..., low:high, :, :])
         components = np.shape(result)[3] if np.ndim(result) == 4 else None
-        result = held_to(function, result, result_shape(function, image, components, high - low))
+        result = checked_result(function, result, result_shape(function, image, components, high - low))
         parts.append(result[:, :, start - low : stop - low])
     return np.concatenate(parts, axis=2)
 

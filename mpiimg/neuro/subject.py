@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from mpiimg.engine.array import Array
+from mpiimg.engine.parameters import parameter
 from mpiimg.engine.stage import Stages
-from mpiimg.engine.step import Argument, Source, State, parameter
+from mpiimg.engine.step import Argument, Source, State
 from mpiimg.errors import BadInput
 from mpiimg.neuro.gradients import Gradients, read_gradients
 from mpiimg.neuro.images import count_nonfinite, inflate, unpack
@@ -96,7 +97,7 @@ class Subject(State):
         What the last fit made.
     mask_image : Image, optional
         The file of a mask that the user gave.
-    companions : mapping of str to bytes
+    gradient_files : mapping of str to bytes
         Gradient files by ending (.bval, .bvec), to be copied beside a denoised image.
     result : object
         What the last function of a user's made; a dataclass of mpiimg.functions.
@@ -111,7 +112,7 @@ class Subject(State):
     denoised: Denoised | None = None
     maps: Maps | None = None
     mask_image: Image | None = None
-    companions: Mapping[str, bytes] = field(default_factory=dict)
+    gradient_files: Mapping[str, bytes] = field(default_factory=dict)
     result: Any = None
 
     @property
@@ -235,8 +236,8 @@ def inspect_dwi(paths: Mapping[str, Any], p: GradientParameters, taken: frozense
     deviations = path.parent / "grad_dev.nii.gz"
     if deviations.exists():
         warnings += (f"{deviations} is not used: gradients count as equal in all voxels",)
-    companions = {ending: file.read_bytes() for ending, file in files.items()}
-    return _subject(image, gradients, paths, taken, warnings, companions)
+    gradient_files = {ending: file.read_bytes() for ending, file in files.items()}
+    return _subject(image, gradients, paths, taken, warnings, gradient_files)
 
 
 def _gradients(
@@ -281,7 +282,7 @@ def _subject(
     paths: Mapping[str, Any],
     taken: frozenset[str],
     warnings: tuple[str, ...],
-    companions: Mapping[str, bytes],
+    gradient_files: Mapping[str, bytes],
 ) -> Subject:
     voxels = Voxels(image, "dwi")
     inputs, sources = [voxels], {"dwi": identity(image)}
@@ -302,7 +303,7 @@ def _subject(
         dwi=voxels.array,
         gradients=gradients,
         mask_image=mask_image,
-        companions=companions,
+        gradient_files=gradient_files,
         inputs=tuple(inputs),
         sources=sources,
         warnings=warnings,

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from mpiimg.engine import compose, plugins
-from mpiimg.engine.plan import Recipe
-from mpiimg.engine.step import Argument, Domain, Parameter, Step, parameters_of
+from mpiimg.engine.parameters import Parameter, parameters_of
+from mpiimg.engine.recipe import Recipe
+from mpiimg.engine.step import Argument, Domain, Step
 from mpiimg.errors import BadInput
 
 PREFIX = "mpiimg-"
@@ -226,13 +227,13 @@ def _stage() -> Tool:
 
 
 def _run() -> Tool:
-    from mpiimg.functions.request import ARGUMENTS, PARAMETERS
+    from mpiimg.functions.options import RUN_ARGUMENTS, RUN_PARAMETERS
 
     return Tool(
         "mpiimg-run",
         "Run your own function over images or exposures, or a pipeline of steps, ours and yours.",
-        ARGUMENTS,
-        PARAMETERS,
+        RUN_ARGUMENTS,
+        RUN_PARAMETERS,
         _from("functions.run", "inspect"),
         _from("functions.run", "recipe"),
         folder=_from("functions.run", "result_folder"),

@@ -12,10 +12,10 @@ from mpi4py import MPI
 from support.subjects import write_subject
 
 from mpiimg.engine import compose, plugins
-from mpiimg.engine.plan import Options
+from mpiimg.engine.parameters import parameters_of
+from mpiimg.engine.recipe import Options
 from mpiimg.engine.run import run
 from mpiimg.engine.stage import expected_stages
-from mpiimg.engine.step import parameters_of
 from mpiimg.errors import BadInput
 
 NEURO = plugins.domain("neuro")
@@ -192,7 +192,7 @@ def test_gradients_are_those_beside_the_image_or_the_missing_file_is_named(tmp_p
     nibabel.save(nibabel.load(subject.dwi), lonely)
     with pytest.raises(BadInput, match=r"lonely\.bval is not beside it; give --bvals"):
         compose.inspect(chain_of("fit"), bare | {"dwi": lonely})
-    assert compose.inspect(chain_of("denoise"), bare | {"dwi": lonely}).state.companions == {}
+    assert compose.inspect(chain_of("denoise"), bare | {"dwi": lonely}).state.gradient_files == {}
 
 
 @pytest.mark.parametrize(

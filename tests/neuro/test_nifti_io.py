@@ -387,7 +387,7 @@ def test_outputs_keep_the_space_of_their_image(tmp_path, version, order, compone
 def test_the_time_step_in_the_header_of_maps_is_that_of_as_many_volumes_alone(
     tmp_path, version, components, expected
 ):
-    """The components of a map follow each other in no time: only a series as long as the image has its step."""
+    """The components of a map follow each other in no time: only as many volumes as the image has keep it."""
     path = save(tmp_path / "a.nii", voxels("int16"), version, pixdim=[1, 2, 2, 2, 3.5, 1, 1, 1])
     image = open_image(path, 4)
     header = parse_header(output_header(image, components, "float32", "mpiimg 1"))

@@ -96,7 +96,7 @@ def test_range_too_narrow_or_too_wide_for_float32():
 
 
 def test_an_edge_between_two_floats_is_rounded_down_so_that_voxels_compare_with_both_alike():
-    """Values 0, 1 and 3 steps of float32 above 1000; the best edge lies a 256th of a step below the second."""
+    """Values 0, 1 and 3 steps of float32 above 1000; the best edge is a 256th of a step below the second."""
     steps = np.repeat(np.float32([0, 1, 3]), 10)
     image = np.float32(1000) + steps * np.spacing(np.float32(1000))
     _, threshold = chunked_threshold(image)

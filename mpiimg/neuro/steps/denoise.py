@@ -12,9 +12,12 @@ import numpy as np
 
 from mpiimg.engine.array import Array, Packing
 from mpiimg.engine.boxes import ChunkGrid, blocks_along
+from mpiimg.engine.halo import reflect
+from mpiimg.engine.needs import Part
+from mpiimg.engine.parameters import parameter
 from mpiimg.engine.rates import chunk_sample
-from mpiimg.engine.stage import Compute, Part, Sink, Stages, reflect
-from mpiimg.engine.step import Inspection, Output, Step, parameter
+from mpiimg.engine.stage import Compute, Sink, Stages
+from mpiimg.engine.step import Inspection, Output, Step
 from mpiimg.errors import BadInput
 from mpiimg.neuro import noise
 from mpiimg.neuro.images import finite, sidecar, sidecar_name, value_bytes, write_dense, write_packed
@@ -240,7 +243,7 @@ def describe_denoised(subject: Subject, p: Parameters) -> Mapping[str, bytes]:
     base = file.removesuffix(".nii.gz")
     return {
         sidecar_name(file): text,
-        **{base + ending: data for ending, data in subject.companions.items()},
+        **{base + ending: data for ending, data in subject.gradient_files.items()},
     }
 
 
