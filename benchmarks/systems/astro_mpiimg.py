@@ -8,7 +8,9 @@ from program import run
 
 from mpiimg.engine import Array, ChunkGrid, Compute, Files, Part, Pieces, Ragged, box_shape
 from mpiimg.engine.mpi import runtime
-from mpiimg.engine.plan import Options, Recipe
+from mpiimg.engine.mpi.agreement import on_root
+from mpiimg.engine.mpi.nodes import memory_per_rank
+from mpiimg.engine.recipe import Options, Recipe
 from mpiimg.engine.run import run as run_recipe
 
 PIXELS_A_SOURCE = 100
@@ -105,8 +107,8 @@ def recipe(paths, headers, patches, meets):
 
 def pipeline(options, clock):
     comm = runtime.world()
-    found = runtime.on_root(comm, inspect, options.source)
-    memory = options.memory // options.workers if options.memory else runtime.memory_per_rank(comm)
+    found = on_root(comm, inspect, options.source)
+    memory = options.memory // options.workers if options.memory else memory_per_rank(comm)
     made = recipe(*found)
     given = Options(options.out, memory, in_memory=options.memory is None)
     raise SystemExit(runtime.guard(comm, lambda: run_recipe(made, comm, given).status))

@@ -8,8 +8,10 @@ from program import run
 
 from mpiimg.engine import Array, ChunkGrid, Compute, Packing, Part
 from mpiimg.engine.mpi import runtime
-from mpiimg.engine.plan import Options, Recipe
+from mpiimg.engine.mpi.agreement import on_root
+from mpiimg.engine.mpi.nodes import memory_per_rank
 from mpiimg.engine.plugins import default_rates
+from mpiimg.engine.recipe import Options, Recipe
 from mpiimg.engine.run import run as run_recipe
 from mpiimg.neuro.images import inflate, write_dense, write_packed
 from mpiimg.neuro.masks import count_voxels, volume
@@ -99,9 +101,9 @@ def pipeline(options, clock):
     endings = {"dwi": "nii.gz", "bvals": "bval", "bvecs": "bvec"}
     paths = {name: options.source / f"dwi.{ending}" for name, ending in endings.items()}
     taken = frozenset({"dwi", "gradients"})
-    subject = runtime.on_root(comm, SERIES.inspect, paths, SERIES.parameters(), taken)
+    subject = on_root(comm, SERIES.inspect, paths, SERIES.parameters(), taken)
     made = recipe(subject, kernels.read_gradients(options.source), options.sigma, options.block_radius)
-    memory = options.memory // options.workers if options.memory else runtime.memory_per_rank(comm)
+    memory = options.memory // options.workers if options.memory else memory_per_rank(comm)
     given = Options(options.out, memory, in_memory=options.memory is None)
     raise SystemExit(runtime.guard(comm, lambda: run_recipe(made, comm, given).status))
 

@@ -8,7 +8,9 @@ from program import run
 
 from mpiimg.engine import Array, Compute, Files, Part
 from mpiimg.engine.mpi import runtime
-from mpiimg.engine.plan import Options, Recipe
+from mpiimg.engine.mpi.agreement import on_root
+from mpiimg.engine.mpi.nodes import memory_per_rank
+from mpiimg.engine.recipe import Options, Recipe
 from mpiimg.engine.run import run as run_recipe
 
 #: Bytes of a block of voxels in all volumes, at most: a chunk is what a rank must be able to hold.
@@ -50,9 +52,9 @@ def recipe(paths, voxels):
 
 def pipeline(options, clock):
     comm = runtime.world()
-    paths = runtime.on_root(comm, kernels.list_volumes, options.source)
-    voxels = runtime.on_root(comm, lambda: np.load(paths[0], mmap_mode="r").size)
-    memory = options.memory // options.workers if options.memory else runtime.memory_per_rank(comm)
+    paths = on_root(comm, kernels.list_volumes, options.source)
+    voxels = on_root(comm, lambda: np.load(paths[0], mmap_mode="r").size)
+    memory = options.memory // options.workers if options.memory else memory_per_rank(comm)
     made = recipe(paths, voxels)
     given = Options(options.out, memory, in_memory=options.memory is None)
     raise SystemExit(runtime.guard(comm, lambda: run_recipe(made, comm, given).status))

@@ -24,7 +24,8 @@ from mpiimg.astro.sky.tract import Tract
 from mpiimg.astro.survey import EXPOSURE_STATS, Survey
 from mpiimg.engine.array import AnyArray, Array
 from mpiimg.engine.boxes import Box, ChunkGrid, box_size
-from mpiimg.engine.stage import Compute, Files, Found, Part, Reduce
+from mpiimg.engine.needs import Part
+from mpiimg.engine.stage import Compute, Files, Found, Reduce
 from mpiimg.errors import BadInput
 
 NAMES = ("IMAGE", "VARIANCE", "MASK")

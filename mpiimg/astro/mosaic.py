@@ -18,7 +18,8 @@ from mpiimg.astro.sky.layout import Layout, Patch
 from mpiimg.astro.survey import Survey
 from mpiimg.engine.array import Array, Ragged
 from mpiimg.engine.boxes import Box, ChunkGrid
-from mpiimg.engine.stage import Compute, Files, Part
+from mpiimg.engine.needs import Part
+from mpiimg.engine.stage import Compute, Files
 
 #: The longest side of a mosaic: pixels of the coadd are averaged until it fits.
 MAX_SIDE = 1000

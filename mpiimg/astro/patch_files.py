@@ -16,8 +16,9 @@ from mpiimg.astro.sky.layout import Layout, Patch, PatchPlanes
 from mpiimg.astro.sky.tract import Tract
 from mpiimg.astro.survey import PATCH_STATS, Survey
 from mpiimg.engine.array import Ragged
-from mpiimg.engine.stage import Compute, Files, Part
-from mpiimg.engine.step import parameter
+from mpiimg.engine.needs import Part
+from mpiimg.engine.parameters import parameter
+from mpiimg.engine.stage import Compute, Files
 
 #: Seconds.
 DAY = 86400.0

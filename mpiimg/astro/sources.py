@@ -21,8 +21,9 @@ from mpiimg.astro.sky.tract import Tract
 from mpiimg.astro.sky.wcs import footprint, footprint_box, parse_wcs
 from mpiimg.astro.survey import Survey
 from mpiimg.engine.boxes import intersection
+from mpiimg.engine.parameters import POSITIVE, NoParameters, parameter
 from mpiimg.engine.stage import Stages
-from mpiimg.engine.step import POSITIVE, Argument, NoParameters, Source, parameter
+from mpiimg.engine.step import Argument, Source
 from mpiimg.errors import BadInput
 
 EXPOSURES = Argument(

@@ -9,7 +9,7 @@ import numpy as np
 from mpiimg.astro.fits.maskplanes import no_data
 from mpiimg.astro.sky.layout import Layout, Planes, Strip
 from mpiimg.engine.boxes import Box, box_shape, box_size
-from mpiimg.engine.stage import Pieces
+from mpiimg.engine.needs import Pieces
 
 #: An input with one of these carries no light of the sky.
 EXCLUDED = ("NO_DATA", "BAD", "SAT", "EDGE")

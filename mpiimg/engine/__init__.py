@@ -8,11 +8,12 @@ _PLACES = {
     **dict.fromkeys(("Array", "Packing", "Ragged"), "array"),
     **dict.fromkeys(("ChunkGrid", "box_shape", "box_slices"), "boxes"),
     **dict.fromkeys(("Input", "stream"), "inputs"),
-    **dict.fromkeys(("At", "Part", "Pieces", "Rows"), "stage"),
+    **dict.fromkeys(("At", "Chunk", "Part", "Pieces", "Rows"), "needs"),
     **dict.fromkeys(("Compute", "Files", "Found", "Reduce", "Sink", "Stream"), "stage"),
-    **dict.fromkeys(("Chunk", "extended", "trimmed"), "stage"),
+    **dict.fromkeys(("extended", "trimmed"), "halo"),
     **dict.fromkeys(("Argument", "Domain", "Inspection", "Output", "Pipeline"), "step"),
-    **dict.fromkeys(("Source", "State", "Step", "declare_step", "parameter", "steps_in"), "step"),
+    **dict.fromkeys(("Source", "State", "Step", "declare_step", "steps_in"), "step"),
+    "parameter": "parameters",
 }
 
 __all__ = list(_PLACES)

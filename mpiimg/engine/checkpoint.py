@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from mpiimg.engine.blocks import BlockTable
 from mpiimg.engine.boxes import Box, Partition, box_shape
 from mpiimg.engine.inputs import Input
 from mpiimg.engine.journal import Journal, Mark, Runs, checksum, read_marks
-from mpiimg.engine.mpi.runtime import on_root
+from mpiimg.engine.mpi.agreement import on_root
 from mpiimg.engine.mpi.waiting import soft_barrier
-from mpiimg.engine.stage import BlockTable, Compute, Stage
+from mpiimg.engine.stage import Compute, Stage
 from mpiimg.engine.stores import StagedStore
 from mpiimg.errors import BadInput
 from mpiimg.version import __version__
@@ -135,7 +136,7 @@ class Marks:
         Where a chunk lies is no part of it, but how large it is.
         """
         own, chunk = dict(stage.depends(number)), stage.chunk(number)
-        shapes = [[box_shape(box) for box in output.boxes(chunk)] for output in stage.outputs]
+        shapes = [[box_shape(box) for box in output.boxes(chunk)] for output in stage.targets]
         inputs = [self._origins[need.array.name].of(need.boxes(chunk)) for need in stage.reads]
         return digest(stage.name, stage.parameters or {}, own, self._versions, inputs, shapes)
 

@@ -9,21 +9,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mpiimg.engine import plugins
-from mpiimg.engine.array import AnyArray, Array, Ragged
 from mpiimg.engine.inputs import Input, parallel
-from mpiimg.engine.plan import Recipe, output_names
-from mpiimg.engine.stage import At, Compute, Pieces, Reduce, Stage, Stages, Stream, expected_stages
-from mpiimg.engine.step import (
-    Argument,
-    Domain,
-    Inspection,
-    Output,
-    Parameter,
-    Source,
-    Step,
-    line_of,
-    parameters_of,
-)
+from mpiimg.engine.labels import labelled
+from mpiimg.engine.parameters import Parameter, parameters_of
+from mpiimg.engine.recipe import Recipe, output_names
+from mpiimg.engine.stage import Reduce, Stages, expected_stages
+from mpiimg.engine.step import Argument, Domain, Inspection, Output, Source, Step, line_of
 from mpiimg.errors import BadInput
 
 
@@ -345,7 +336,7 @@ def _opening(chain: Chain, state: Any, before: _Before) -> Stages[Any]:
 
 def _of_link(link: Link, looked: Inspection, state: Any, before: _Before) -> Stages[Any]:
     """Yield the stages of a step under its label; return the next state, with what was done noted in it."""
-    stages = _labelled(link.step.stages(state, link.parameters, looked.data), link)
+    stages = labelled(link.step.stages(state, link.parameters, looked.data), link.step.name, link.label)
     state = yield from before.follow(stages, link.label, link.parameters)
     step, parameters = link.step, link.parameters
     lines = step.history(parameters) if step.history else (line_of(step.name, parameters),)
@@ -372,55 +363,3 @@ def _documents(chain: Chain, states: Sequence[Any]) -> dict[str, bytes]:
 
 
 # --- Labels -----------------------------------------------------------------------------------------------
-
-
-def _labelled(stages: Stages[Any], link: Link) -> Stages[Any]:
-    """Drive a step's stages; their names and arrays get the label of its link, so that it may stand twice."""
-    names: dict[str, str] = {}
-
-    def renamed(array: AnyArray) -> AnyArray:
-        return dataclasses.replace(array, name=names[array.name]) if array.name in names else array
-
-    value = None
-    try:
-        while True:
-            stage = stages.send(value)
-            name = link.label if stage.name == link.step.name else f"{link.label}.{stage.name}"
-            names |= {array.name: f"{link.label}.{array.name}" for array in stage.arrays}
-            if isinstance(stage, Reduce):
-                names[stage.rows.name] = dataclasses.replace(stage, name=name).rows.name
-            follows = tuple(names.get(array, array) for array in stage.follows)
-            value = yield _rename(dataclasses.replace(stage, name=name, follows=follows), renamed)
-    except StopIteration as end:
-        return _in_state(end.value, renamed)
-
-
-def _rename(stage: Stage, renamed: Callable[[AnyArray], AnyArray]) -> Stage:
-    """Return a stage with its arrays renamed."""
-    changed: dict[str, Any] = {"reads": tuple(_in_need(need, renamed) for need in stage.reads)}
-    if isinstance(stage, Compute):
-        changed["writes"] = tuple(
-            _in_need(one, renamed) if isinstance(one, At | Pieces) else renamed(one) for one in stage.writes
-        )
-    elif isinstance(stage, Stream):
-        changed["array"] = renamed(stage.array)
-    return dataclasses.replace(stage, **changed)
-
-
-def _in_need(need: Any, renamed: Callable[[AnyArray], AnyArray]) -> Any:
-    return dataclasses.replace(need, array=renamed(need.array))
-
-
-def _in_state(value: Any, renamed: Callable[[AnyArray], AnyArray]) -> Any:
-    """Return a state with its arrays renamed: in fields, in dataclasses within it, in tuples of arrays."""
-    if isinstance(value, Array | Ragged):
-        return renamed(value)
-    if isinstance(value, tuple) and value and all(isinstance(one, Array | Ragged) for one in value):
-        changed = tuple(map(renamed, value))
-        return type(value)(*changed) if hasattr(value, "_fields") else changed
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        before = {one.name: getattr(value, one.name) for one in dataclasses.fields(value) if one.init}
-        after = {name: _in_state(item, renamed) for name, item in before.items()}
-        changed = {name: item for name, item in after.items() if item is not before[name]}
-        return dataclasses.replace(value, **changed) if changed else value
-    return value

@@ -14,19 +14,24 @@ from typing import Any
 
 import numpy as np
 
+from mpiimg.engine.blocks import Placement
 from mpiimg.engine.boxes import Box
 from mpiimg.engine.checkpoint import LIBRARIES, Marks, Provenance, versions
-from mpiimg.engine.forecast import Placement, StageSizes, exchanged_needs, gathered_boxes, measure
+from mpiimg.engine.exchanges import exchanged_needs, gathered_boxes
+from mpiimg.engine.forecast import StageSizes, measure
 from mpiimg.engine.log.logbook import Logbook
 from mpiimg.engine.log.show_plan import predicted
+from mpiimg.engine.mpi.agreement import Agreement, on_root
 from mpiimg.engine.mpi.memory import anonymous_peak, give_back, resident_peak, restart_peak
 from mpiimg.engine.mpi.redistribute import Traffic, redistribute
-from mpiimg.engine.mpi.runtime import Agreement, on_root, over_ranks, progress, say
+from mpiimg.engine.mpi.runtime import over_ranks, progress, say
 from mpiimg.engine.mpi.stream import scatter_stream
 from mpiimg.engine.mpi.waiting import soft_barrier
-from mpiimg.engine.plan import Options, Recipe, Resources, StagePlan, plan_stage, rounds, still_read
+from mpiimg.engine.needs import Need, Pieces
+from mpiimg.engine.plan import Resources, StagePlan, plan_stage, still_read
 from mpiimg.engine.raw import FileEnds, write_fully
-from mpiimg.engine.stage import Compute, Files, Need, Pieces, Reduce, Sink, Stage, Stream
+from mpiimg.engine.recipe import Options, Recipe
+from mpiimg.engine.stage import Compute, Files, Reduce, Sink, Stage, Stream
 from mpiimg.engine.stores import MemoryStore, StagedStore
 from mpiimg.errors import BadInput
 from mpiimg.version import __version__
@@ -254,7 +259,7 @@ class Executor:
         descriptor = opened[0]
         try:
             with progress(self.comm, stage.name, len(chunks), self.options.progress) as tick:
-                for numbers in rounds(stage, planned, self.placed, chunks):
+                for numbers in planned.rounds(stage, self.placed, chunks):
                     position = self._write_round(stage, numbers, descriptor, position)
                     tick(sum(map(len, numbers)))
             self._guarded(lambda: os.fdatasync(descriptor), f"stage {stage.name}")
@@ -298,7 +303,7 @@ class Executor:
         """Yield this rank's chunks with what their work reads; stop early where the ranks must agree."""
         # Taking pages anew costs time: only where the gaps that a chunk leaves in the heap might not fit in.
         tight = 2 * planned.peak > self.resources.memory
-        for numbers in rounds(stage, planned, self.placed, todo):
+        for numbers in planned.rounds(stage, self.placed, todo):
             blocks = self._gather(stage, numbers)
             for number in numbers[self.comm.rank]:
                 if self.agreement.interrupted():
@@ -364,7 +369,7 @@ class Executor:
     ) -> None:
         """Put the blocks of a finished chunk where the plan wants them, and mark it."""
         blocks = []
-        for output, placement, result in zip(stage.outputs, planned.placements, made, strict=True):
+        for output, placement, result in zip(stage.targets, planned.placements, made, strict=True):
             pieces = result if isinstance(output, Pieces) else (result,)
             for block_number, piece in zip(placement.table.of_chunk(number), pieces, strict=True):
                 block = np.ascontiguousarray(piece, dtype=placement.array.dtype)

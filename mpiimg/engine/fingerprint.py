@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mpiimg.engine.checkpoint import LIBRARIES, versions
-from mpiimg.engine.plan import Recipe
+from mpiimg.engine.recipe import Recipe
 from mpiimg.errors import BadInput
 from mpiimg.version import __version__
 

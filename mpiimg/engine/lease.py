@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from mpiimg.engine.atomic import read_json, unique, write_json
+from mpiimg.engine.mpi.agreement import on_root
 from mpiimg.engine.mpi.job import slurm_facts
 from mpiimg.engine.mpi.processes import boot_id, pid_namespace, process_stat
-from mpiimg.engine.mpi.runtime import on_root
 from mpiimg.errors import BadInput, RunFailed, RunStopped
 
 #: Folder of leases in that of a scan's records, or in the work folder of a run.

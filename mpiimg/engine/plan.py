@@ -7,20 +7,19 @@ are the data's: the plan may group and place them, never cut them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
-from typing import Any, Generic
 
 import numpy as np
 
 from mpiimg.engine import forecast
+from mpiimg.engine.blocks import Placement
 from mpiimg.engine.boxes import Partition
-from mpiimg.engine.forecast import Placement, StageSizes
-from mpiimg.engine.inputs import Input
+from mpiimg.engine.exchanges import forecast_exchange, gather_rounds
+from mpiimg.engine.forecast import StageSizes
 from mpiimg.engine.rates import DEFAULTS, Rates
-from mpiimg.engine.stage import S, Sink, Stage, Stages, expected_stages
+from mpiimg.engine.recipe import BASELINE, Recipe
+from mpiimg.engine.stage import Sink, Stage
 from mpiimg.errors import BadInput
 
 #: Most bytes that one rank gathers from others at a time.
@@ -28,114 +27,6 @@ IN_FLIGHT = 64 << 20
 
 #: Share of the memory beside the baseline that may be in flight.
 IN_FLIGHT_SHARE = 8
-
-#: Bytes of a rank with Python, MPI and NumPy, before it holds any data.
-BASELINE = 60 << 20
-
-
-@dataclass(frozen=True)
-class Recipe(Generic[S]):
-    """What is run: stages, each declared when its turn comes from what is known by then.
-
-    Parameters
-    ----------
-    tool : str
-        Name of the program.
-    stem : str
-        That outputs and the work folder begin with.
-    inputs : tuple of Input
-        Arrays that lie in files which any rank may read in any order.
-    stages : callable
-        Returns a new generator of the stages; it has no side effects, since plans drive it as well as runs.
-    documents : callable
-        Called as documents(state) with what the generator returned; returns small files by name, written at
-        the end.
-    parameters : mapping
-        Of the run, for run.json.
-    sources : mapping
-        Of the run, for run.json and to tell one run from another.
-    record : str
-        Name of the file that says how the run went.
-    warnings : tuple of str
-        To be said at the start.
-    left_out : mapping of str to str
-        Units that cannot be used, known before the run, and why.
-    staged_outputs : mapping
-        Arrays whose staged file is a result: its name and the attributes of its dataset.
-    kernels : tuple of str
-        Functions that compile the kernels of the stages, "module:function".
-    rates : mapping of str to float
-        CPU-seconds per unit of what the stages cost.
-    files : tuple of Path
-        Inputs whose sizes and times must not change while the run reads them.
-    baseline : int
-        Bytes of a rank with the libraries and kernels of the stages loaded, before it holds any data.
-    packages : mapping of str to str
-        Version by name of the installed packages that steps come from, and of what these require.
-    """
-
-    tool: str
-    stem: str
-    inputs: tuple[Input, ...]
-    stages: Callable[[], Stages[S]]
-    documents: Callable[[S], Mapping[str, bytes]]
-    parameters: Mapping[str, Any]
-    sources: Mapping[str, Any]
-    record: str
-    warnings: tuple[str, ...] = ()
-    left_out: Mapping[str, str] = field(default_factory=dict)
-    staged_outputs: Mapping[str, tuple[str, dict]] = field(default_factory=dict)
-    kernels: tuple[str, ...] = ()
-    rates: Mapping[str, float] = field(default_factory=dict)
-    files: tuple[Path, ...] = ()
-    baseline: int = BASELINE
-    packages: Mapping[str, str] = field(default_factory=dict)
-
-    @cached_property
-    def _expected(self) -> tuple[list[Stage], S]:
-        return expected_stages(self.stages())
-
-    @property
-    def expected(self) -> list[Stage]:
-        """Every stage that may come, from what is known before the run."""
-        return self._expected[0]
-
-    @property
-    def expected_state(self) -> S:
-        """What the stages come to, as far as that is known before the run."""
-        return self._expected[1]
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to run, as against what.
-
-    Parameters
-    ----------
-    out : folder of the results, made if missing
-    memory : bytes a rank
-    force : overwrite results that are there
-    in_memory : stage nothing on disk; a run that dies starts over
-    keep_work : leave the staged arrays and marks when done
-    progress : draw a line a stage on stderr
-    timeout : seconds that a chunk or an exchange may take before a rank ends the job
-    sync_every : seconds between syncs of the marks
-    records : folder of run.json, events and work; `out` without one
-    label : what lines on stderr begin with, where several runs speak at a time
-    command : as a user gave it, to say how to go on
-    """
-
-    out: Path
-    memory: int
-    force: bool = False
-    in_memory: bool = False
-    keep_work: bool = False
-    progress: bool = False
-    timeout: float = 3600.0
-    sync_every: float = 5.0
-    records: Path | None = None
-    label: str = ""
-    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -210,7 +101,14 @@ class StagePlan:
 
     @property
     def chunks(self) -> int:
+        """Number of chunks of the stage."""
         return self.partition.cuts[-1]
+
+    def rounds(
+        self, stage: Stage, placed: Mapping[str, Placement], todo: Sequence[int]
+    ) -> list[list[list[int]]]:
+        """Return, round by round, the chunks of `todo` that each rank gathers inputs for."""
+        return gather_rounds(stage, self.partition, self.batch, self.in_flight, placed, list(todo))
 
 
 def plan_stage(
@@ -256,8 +154,8 @@ def _plan_stage(
     }
     kept = {**placed, **new}
     while True:
-        in_rounds = forecast.rounds(stage, partition, batch, resources.in_flight, kept, numbers.tolist())
-        exchange = forecast.forecast_exchange(stage, partition, in_rounds, kept, numbers, resources.nodes)
+        in_rounds = gather_rounds(stage, partition, batch, resources.in_flight, kept, numbers.tolist())
+        exchange = forecast_exchange(stage, partition, in_rounds, kept, numbers, resources.nodes)
         held = sum((placement.share(resources.ranks) for placement in kept.values()), np.int64(0))
         needed = held + forecast.rank_bytes(stage, sizes, batch, kept, exchange)
         peak = resources.baseline + int(needed.max())
@@ -300,13 +198,6 @@ def _partition(stage: Stage, ranks: int, numbers: np.ndarray) -> Partition:
 
 def _batch(stage: Stage, sizes: StageSizes, resources: Resources) -> int:
     return max(1, resources.in_flight // max(1, sizes.largest + stage.returned_bytes))
-
-
-def rounds(
-    stage: Stage, planned: StagePlan, placed: Mapping[str, Placement], todo: Sequence[int]
-) -> list[list[list[int]]]:
-    """Return, round by round, the chunks that each rank gathers inputs for."""
-    return forecast.rounds(stage, planned.partition, planned.batch, planned.in_flight, placed, list(todo))
 
 
 def plan_recipe(recipe: Recipe, resources: Resources) -> list[tuple[Stage, StagePlan]]:
@@ -425,18 +316,6 @@ def still_read(stages: Sequence[Stage], name: str) -> set[str]:
     """Return the names of arrays that stage `name` of `stages` or a later one reads."""
     here = [stage.name for stage in stages].index(name)
     return {need.array.name for stage in stages[here:] for need in stage.reads}
-
-
-def output_names(recipe: Recipe) -> list[str]:
-    """Return the names of all files that a run writes."""
-    files = [name for stage in recipe.expected for name in stage.files]
-    staged = [name for name, _ in recipe.staged_outputs.values()]
-    return [*files, *staged, *recipe.documents(recipe.expected_state), recipe.record]
-
-
-def work_bytes(recipe: Recipe) -> int:
-    """Return an upper bound of what the work folder takes on disk: staged arrays and outputs."""
-    return sum(array.nbytes for stage in recipe.expected for array in stage.arrays)
 
 
 def _megabytes(count: int) -> int:

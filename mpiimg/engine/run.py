@@ -19,16 +19,12 @@ from mpiimg.engine.journal import keep_marks
 from mpiimg.engine.lease import CLAIMS, Kind, WorkLease, acquire_work, holding, remove_work
 from mpiimg.engine.log.events import events_folder
 from mpiimg.engine.log.show_plan import beside_actual
-from mpiimg.engine.mpi.runtime import Agreement, node_count, on_root, once_a_node, say, stop_on_signals
-from mpiimg.engine.plan import (
-    Options,
-    Recipe,
-    Resources,
-    check,
-    output_names,
-    work_bytes,
-)
+from mpiimg.engine.mpi.agreement import Agreement, on_root, stop_on_signals
+from mpiimg.engine.mpi.nodes import node_count, once_per_node
+from mpiimg.engine.mpi.runtime import say
+from mpiimg.engine.plan import Resources, check
 from mpiimg.engine.raw import free_bytes
+from mpiimg.engine.recipe import Options, Recipe, output_names, staged_bytes
 from mpiimg.engine.stage import Compute, S
 from mpiimg.engine.stores import describe_staged
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
@@ -193,7 +189,9 @@ def compile_kernels(kernels: Collection[str], comm) -> None:
     if any(comm.allgather(len(precompile.missing(kernels)) > 0)):
         if log.isEnabledFor(logging.WARNING):
             say(comm, "mpiimg: compiling kernels on one rank of each node, once: up to a minute")
-        once_a_node(comm, lambda: precompile.compile_apart(precompile.missing(kernels)), "compiling kernels")
+        once_per_node(
+            comm, lambda: precompile.compile_apart(precompile.missing(kernels)), "compiling kernels"
+        )
 
 
 def _prepare(recipe: Recipe, options: Options, asked: dict, claimed: bool) -> _Room:
@@ -253,7 +251,7 @@ def _furnish(recipe: Recipe, options: Options, room: _Room, asked: dict) -> None
         log_of_rank.unlink()
     write_file(record, json.dumps(asked).encode())
     (work / LEFT_OUT).unlink(missing_ok=True)
-    needed = 0 if options.in_memory or earlier == asked else work_bytes(recipe)
+    needed = 0 if options.in_memory or earlier == asked else staged_bytes(recipe)
     free = free_bytes(work)
     if needed > free:
         raise BadInput(

@@ -2,147 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from mpiimg.engine.array import AnyArray, Array
-from mpiimg.engine.boxes import Box, ChunkGrid, intersections, runs
+from mpiimg.engine.boxes import ChunkGrid
+from mpiimg.engine.needs import At, Chunk, Need, Part, Pieces, Target
 
 V = TypeVar("V")
 S = TypeVar("S")
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """The unit of work: its number, its bounds by axis, and the same with names."""
-
-    number: int
-    axes: str
-    box: Box
-
-    @property
-    def bounds(self) -> dict[str, tuple[int, int]]:
-        return dict(zip(self.axes, self.box, strict=True))
-
-
 # --- What the work on a chunk reads and fills -------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Part:
-    """The part of an array that belongs to a chunk, as one block.
-
-    Parameters
-    ----------
-    array : Array or Ragged
-    halo : mapping of str to int
-        Items more on both sides by axis, clipped at the array's ends.
-    """
-
-    array: AnyArray
-    halo: Mapping[str, int] = field(default_factory=dict)
-
-    #: Whether the blocks that are read are joined in a copy.
-    copies = False
-
-    def boxes(self, chunk: Chunk) -> tuple[Box, ...]:
-        """Return the boxes that the work on `chunk` reads, or fills."""
-        return (self.array.part(chunk.bounds, self.halo),)
-
-    def join(self, blocks: list[np.ndarray]) -> np.ndarray:
-        """Return what the work sees of the blocks at :meth:`boxes`."""
-        return blocks[0]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The part of an array that belongs to a chunk, of some indices of the first axis, as one block.
-
-    Parameters
-    ----------
-    array : Array
-    rows : tuple of int
-        Ascending indices along the first axis.
-    halo : mapping of str to int
-        As for :class:`Part`.
-    """
-
-    array: Array
-    rows: tuple[int, ...]
-    halo: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def copies(self) -> bool:
-        """Whether the blocks that are read are joined in a copy."""
-        return self.rows[-1] - self.rows[0] >= len(self.rows)
-
-    def boxes(self, chunk: Chunk) -> tuple[Box, ...]:
-        """Return the boxes that the work on `chunk` reads: one for each run of rows."""
-        box = self.array.part(chunk.bounds, self.halo)
-        return tuple((run, *box[1:]) for run in runs(self.rows))
-
-    def join(self, blocks: list[np.ndarray]) -> np.ndarray:
-        """Return what the work sees of the blocks at :meth:`boxes`."""
-        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-
-
-@dataclass(frozen=True)
-class At:
-    """One box of an array, wherever it lies, or none.
-
-    Parameters
-    ----------
-    array : Array or Ragged
-    box : callable
-        Called as box(chunk); returns a box, or None where the work on a chunk reads nothing.
-    """
-
-    array: AnyArray
-    box: Callable[[Chunk], Box | None]
-
-    copies = False
-
-    def boxes(self, chunk: Chunk) -> tuple[Box, ...]:
-        """Return the box, as the only one, or none."""
-        box = self.box(chunk)
-        return () if box is None else (box,)
-
-    def join(self, blocks: list[np.ndarray]) -> np.ndarray | None:
-        """Return what the work sees: a block, or None."""
-        return blocks[0] if blocks else None
-
-
-@dataclass(frozen=True)
-class Pieces:
-    """Any number of boxes of an array, of any shapes, as a list of blocks.
-
-    Parameters
-    ----------
-    array : Array or Ragged
-    pieces : callable
-        Called as pieces(chunk); returns the boxes.
-    """
-
-    array: AnyArray
-    pieces: Callable[[Chunk], Sequence[Box]]
-
-    copies = False
-
-    def boxes(self, chunk: Chunk) -> tuple[Box, ...]:
-        """Return the boxes that the work on `chunk` reads, or fills."""
-        return tuple(self.pieces(chunk))
-
-    def join(self, blocks: list[np.ndarray]) -> list[np.ndarray]:
-        """Return what the work sees: the list."""
-        return blocks
-
-
-Need = Part | Rows | At | Pieces
-Output = Part | At | Pieces
 
 
 # --- Stages ----------------------------------------------------------------------------------------------
@@ -211,14 +85,14 @@ class Stage:
         return type(self).__name__.lower()
 
     @property
-    def outputs(self) -> tuple[Output, ...]:
+    def targets(self) -> tuple[Target, ...]:
         """What the work on a chunk fills of the arrays written, in the order of the blocks it returns."""
         return ()
 
     @property
     def arrays(self) -> tuple[AnyArray, ...]:
         """The arrays written."""
-        return tuple(output.array for output in self.outputs)
+        return tuple(target.array for target in self.targets)
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -251,7 +125,7 @@ class Stream(Stage):
     blocks: Callable[[], Iterator[np.ndarray]]
 
     @property
-    def outputs(self) -> tuple[Output, ...]:
+    def targets(self) -> tuple[Target, ...]:
         return (Part(self.array),)
 
 
@@ -281,7 +155,7 @@ class Compute(Stage):
     unusable: Callable[..., bool] | None = None
 
     @property
-    def outputs(self) -> tuple[Output, ...]:
+    def targets(self) -> tuple[Target, ...]:
         return tuple(one if isinstance(one, At | Pieces) else Part(one) for one in self.writes)
 
 
@@ -317,7 +191,7 @@ class Reduce(Stage, Generic[V]):
         return Array(f"{self.name}-rows", "k" + "abcdef"[: len(shape)], (len(self.grid), *shape), dtype)
 
     @property
-    def outputs(self) -> tuple[Output, ...]:
+    def targets(self) -> tuple[Target, ...]:
         rows = self.rows
         rest = tuple((0, n) for n in rows.shape[1:])
         return (At(rows, lambda chunk: ((chunk.number, chunk.number + 1), *rest)),)
@@ -389,111 +263,3 @@ def expected_stages(stages: Stages[S]) -> tuple[list[Stage], S]:
             value = stage.expected if isinstance(stage, Reduce) else None
     except StopIteration as end:
         return declared, end.value
-
-
-class BlockTable:
-    """Where the blocks that a stage writes of one array lie: a block per chunk, or any number of pieces.
-
-    Parameters
-    ----------
-    boxes : (blocks, axes, 2) int64
-        Of all blocks, in the order of chunks.
-    starts : (chunks + 1,) int64
-        The first block of each chunk; the last number is that of all blocks.
-    """
-
-    def __init__(self, output: Output, chunks: Sequence[Chunk]):
-        of_chunks = [output.boxes(chunk) for chunk in chunks]
-        flat = [box for boxes in of_chunks for box in boxes]
-        self.boxes = np.array(flat, dtype=np.int64).reshape(len(flat), len(output.array.axes), 2)
-        self.starts = np.cumsum([0, *map(len, of_chunks)])
-
-    @cached_property
-    def ordered(self) -> bool:
-        """Whether the blocks follow each other along the first axis."""
-        return bool((np.diff(self.boxes[:, 0], axis=0) >= 0).all())
-
-    def parts(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
-        """Return the numbers of the blocks that share items with `box`, and what they share.
-
-        Returns
-        -------
-        blocks : (n,) int64
-        common : (n, axes, 2) int64
-        """
-        first, stop = 0, len(self.boxes)
-        if self.ordered:
-            # There may be very many blocks, of which few lie there.
-            (start, end), *_ = box
-            first = int(np.searchsorted(self.boxes[:, 0, 1], start, side="right"))
-            stop = max(first, int(np.searchsorted(self.boxes[:, 0, 0], end, side="left")))
-        which, common = intersections(self.boxes[first:stop], box)
-        return which + first, common
-
-    def of_chunk(self, chunk: int) -> range:
-        """Return the numbers of a chunk's blocks."""
-        return range(int(self.starts[chunk]), int(self.starts[chunk + 1]))
-
-    def items(self) -> np.ndarray:
-        """Return the items in each block, (blocks,) int64."""
-        return np.prod(self.boxes[..., 1] - self.boxes[..., 0], axis=1)
-
-    def chunk_items(self) -> np.ndarray:
-        """Return the items that each chunk writes, (chunks,) int64."""
-        total = np.concatenate([[0], np.cumsum(self.items())])
-        return total[self.starts[1:]] - total[self.starts[:-1]]
-
-    def owners(self, of_chunks: np.ndarray) -> np.ndarray:
-        """Return the owner of each block, from the owner of each chunk."""
-        return np.repeat(of_chunks, np.diff(self.starts))
-
-
-def reflect(start: int, stop: int, length: int, edge: bool) -> np.ndarray:
-    """Return indices in [0, length) for positions start to stop, mirrored at the ends as often as needed.
-
-    `edge` repeats the first and last item (numpy's "symmetric", scipy's
-    "reflect"); without it they are not repeated (numpy's "reflect").
-    """
-    positions = np.arange(start, stop)
-    if length == 1:
-        return np.zeros_like(positions)
-    period = 2 * length if edge else 2 * (length - 1)
-    positions = positions % period
-    mirrored = period - positions - (1 if edge else 0)
-    return np.where(positions < length, positions, mirrored)
-
-
-def trimmed(block: np.ndarray, bounds: tuple[int, int], halo: int) -> np.ndarray:
-    """Return a block without its halo along the first axis.
-
-    Parameters
-    ----------
-    block : ndarray
-        Of what was read for `bounds` with `halo`, clipped at the array's ends.
-    bounds : (int, int)
-        Of the chunk along that axis.
-    halo : int
-        Items on both sides.
-    """
-    first = bounds[0] - max(bounds[0] - halo, 0)
-    return block[first : first + bounds[1] - bounds[0]]
-
-
-def extended(block: np.ndarray, bounds: tuple[int, int], halo: int, length: int, edge: bool) -> np.ndarray:
-    """Return a block with its whole halo along the first axis, mirrored where the array ends.
-
-    Parameters
-    ----------
-    block : ndarray
-        What was read for `bounds` with `halo`, clipped at the array's ends.
-    bounds : (int, int)
-        Of the chunk along that axis.
-    halo : int
-        Items on both sides.
-    length : int
-        Of the array along that axis.
-    edge : bool
-        As in :func:`reflect`.
-    """
-    first = max(bounds[0] - halo, 0)
-    return block[reflect(bounds[0] - halo, bounds[1] + halo, length, edge) - first]

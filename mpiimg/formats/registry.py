@@ -16,9 +16,10 @@ import numpy as np
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.inputs import Input, Reader
+from mpiimg.engine.needs import Chunk, Part
 from mpiimg.engine.plugins import OF_FORMATS, installed, loaded, packages
 from mpiimg.engine.raw import sample
-from mpiimg.engine.stage import Chunk, Part, Sink
+from mpiimg.engine.stage import Sink
 from mpiimg.engine.step import Output
 from mpiimg.errors import BadInput
 

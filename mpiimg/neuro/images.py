@@ -10,7 +10,8 @@ import numpy as np
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.inputs import stream
-from mpiimg.engine.stage import At, Chunk, Compute, Found, Need, Part, Reduce, Sink, Stream
+from mpiimg.engine.needs import At, Chunk, Need, Part
+from mpiimg.engine.stage import Compute, Found, Reduce, Sink, Stream
 from mpiimg.neuro.nifti import Image, Voxels, gzip_member, output_header
 from mpiimg.version import __version__
 

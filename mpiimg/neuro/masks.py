@@ -8,7 +8,8 @@ import numpy as np
 
 from mpiimg.engine.array import Array, Packing
 from mpiimg.engine.boxes import ChunkGrid, blocks_along
-from mpiimg.engine.stage import Compute, Found, Part, Reduce
+from mpiimg.engine.needs import Part
+from mpiimg.engine.stage import Compute, Found, Reduce
 from mpiimg.errors import BadInput
 from mpiimg.neuro.images import finite
 from mpiimg.neuro.nifti import Image

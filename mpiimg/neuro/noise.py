@@ -11,8 +11,9 @@ import numpy as np
 
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid
+from mpiimg.engine.needs import Part
 from mpiimg.engine.rates import chunk_sample
-from mpiimg.engine.stage import Found, Part, Reduce, Stages
+from mpiimg.engine.stage import Found, Reduce, Stages
 from mpiimg.errors import BadInput
 from mpiimg.neuro.images import finite, slice_grid, value_bytes
 from mpiimg.neuro.masks import volume

@@ -10,8 +10,9 @@ import numpy as np
 
 from mpiimg.engine.array import Array
 from mpiimg.engine.inputs import parallel
-from mpiimg.engine.plan import Recipe
-from mpiimg.engine.stage import Compute, Part, Stages
+from mpiimg.engine.needs import Part
+from mpiimg.engine.recipe import Recipe
+from mpiimg.engine.stage import Compute, Stages
 from mpiimg.engine.stores import DATASET
 from mpiimg.neuro.images import inflate, slice_grid
 from mpiimg.neuro.nifti import Image, Voxels, open_image, staged_attributes

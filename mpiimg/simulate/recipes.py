@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 
 from mpiimg.engine.boxes import ChunkGrid
-from mpiimg.engine.plan import Recipe
+from mpiimg.engine.parameters import Parameter
+from mpiimg.engine.recipe import Recipe
 from mpiimg.engine.stage import Files, Stage, Stages
-from mpiimg.engine.step import Parameter
 from mpiimg.errors import BadInput
 from mpiimg.neuro.gradients import gradients_text
 from mpiimg.neuro.images import sidecar, write_dense
 from mpiimg.neuro.nifti import Image
 from mpiimg.neuro.pipelines import DOMAIN
-from mpiimg.simulate.astro import Survey
-from mpiimg.simulate.neuro import Subject
+from mpiimg.simulate.astro import SimulatedSurvey
+from mpiimg.simulate.neuro import SimulatedSubject
 
 #: What --shape is without it: x, y, z of a subject; rows and columns of a sensor.
 DEFAULT_SHAPES = {"neuro": "72x72x60", "astro": "4000x4072"}
@@ -57,7 +57,7 @@ PARAMETERS = (
 )
 
 
-def inspect(values: Mapping[str, Any]) -> Subject | Survey:
+def inspect(values: Mapping[str, Any]) -> SimulatedSubject | SimulatedSurvey:
     """Check what is asked for.
 
     Raises
@@ -77,16 +77,16 @@ def inspect(values: Mapping[str, Any]) -> Subject | Survey:
         raise BadInput(f"--shape {text}: give {axes} numbers, e.g. {DEFAULT_SHAPES[kind]}")
     try:
         if kind == "neuro":
-            return Subject(shape, values["volumes"], values["sigma"], values["seed"])
-        return Survey(values["visits"], values["sensors"], shape, values["seed"])
+            return SimulatedSubject(shape, values["volumes"], values["sigma"], values["seed"])
+        return SimulatedSurvey(values["visits"], values["sensors"], shape, values["seed"])
     except ValueError as error:
         raise BadInput(f"mpiimg-simulate: {error}") from None
 
 
-def recipe(simulated: Subject | Survey, values: Mapping[str, Any]) -> Recipe:
+def recipe(simulated: SimulatedSubject | SimulatedSurvey, values: Mapping[str, Any]) -> Recipe:
     """Return the recipe of what :func:`inspect` found."""
     p = {name: value for name, value in values.items() if name != "out"}
-    return _subject(simulated, p) if isinstance(simulated, Subject) else _survey(simulated, p)
+    return _subject(simulated, p) if isinstance(simulated, SimulatedSubject) else _survey(simulated, p)
 
 
 def _recipe(
@@ -113,12 +113,12 @@ def _recipe(
     )
 
 
-def _survey(survey: Survey, p: Mapping[str, Any]) -> Recipe:
+def _survey(survey: SimulatedSurvey, p: Mapping[str, Any]) -> Recipe:
     """Write the exposures of a survey and its truth: a chunk per exposure, and one for the truth."""
-    from mpiimg.simulate.survey_files import files, stem, truth_files
+    from mpiimg.simulate.survey_files import exposure_name, files, truth_files
 
     exposures = [(visit, sensor) for visit in range(survey.visits) for sensor in range(survey.sensors)]
-    names = [stem(*exposure) for exposure in exposures]
+    names = [exposure_name(*exposure) for exposure in exposures]
 
     def work(chunk, folder):
         (folder / "truth").mkdir(exist_ok=True)
@@ -141,7 +141,7 @@ def _survey(survey: Survey, p: Mapping[str, Any]) -> Recipe:
     return _recipe("survey", [stage], p, SURVEY_BASELINE)
 
 
-def _subject(subject: Subject, p: Mapping[str, Any]) -> Recipe:
+def _subject(subject: SimulatedSubject, p: Mapping[str, Any]) -> Recipe:
     """Write dwi.nii.gz with its gradients, and the truth beside it."""
     image = _image(subject)
     bvals, bvecs = subject.gradients
@@ -176,7 +176,7 @@ def _subject(subject: Subject, p: Mapping[str, Any]) -> Recipe:
     return _recipe("dwi", stages, p, SUBJECT_BASELINE, documents)
 
 
-def _image(subject: Subject) -> Image:
+def _image(subject: SimulatedSubject) -> Image:
     import nibabel
 
     header = nibabel.Nifti1Header()

@@ -73,16 +73,18 @@ def run(
     mpiimg.errors.RunStopped : a signal asked for it; likewise
     """
     from mpiimg.engine.mpi import runtime
-    from mpiimg.engine.plan import Options, output_names
+    from mpiimg.engine.mpi.agreement import on_root
+    from mpiimg.engine.mpi.nodes import memory_per_rank
+    from mpiimg.engine.recipe import Options, output_names
     from mpiimg.engine.run import run as execute
 
     comm = runtime.world() if comm is None else comm
     paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
     program, values = _program(recipe, list(map(os.fspath, paths)), os.fspath(out), params, options)
-    inspected = runtime.on_root(comm, program.inspect, values)
+    inspected = on_root(comm, program.inspect, values)
     made = program.recipe(inspected, dict(sorted(values.items())))
     folder = program.folder(values)
-    memory = memory or runtime.memory_per_rank(comm)
+    memory = memory or memory_per_rank(comm)
     outcome = execute(made, comm, Options(folder, memory, force, in_memory, keep_work, progress, timeout))
     files = {name: folder / name for name in output_names(made) if (folder / name).exists()}
     return Result(files, outcome.report, outcome.left_out)

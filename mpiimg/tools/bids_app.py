@@ -101,7 +101,7 @@ def tell_apart(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
 
 def process(tool, args: argparse.Namespace, values: Mapping[str, Any], comm, options, resources) -> Exit:
     """Process the scans of a dataset with a tool. Collective."""
-    from mpiimg.engine.mpi.runtime import on_root
+    from mpiimg.engine.mpi.agreement import on_root
     from mpiimg.neuro.bids import Scan, find_scans
     from mpiimg.neuro.cohort.cohort import Cohort, run_cohort
 

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from mpiimg.engine.mpi import runtime
-from mpiimg.engine.step import Parameter
+from mpiimg.engine.mpi.agreement import on_root
+from mpiimg.engine.mpi.nodes import memory_per_rank, node_count
+from mpiimg.engine.parameters import Parameter
 from mpiimg.errors import BadInput, Exit
 from mpiimg.tools import bids_app
 from mpiimg.tools.registry import Tool, tool
@@ -214,7 +216,7 @@ def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
         resources = _resources(args, comm)
         options = _options(args, args.cohort.out, resources.memory, command)
         return bids_app.process(tool, args, values, comm, options, resources)
-    inspected = runtime.on_root(comm, tool.inspect, values)
+    inspected = on_root(comm, tool.inspect, values)
     if answer := getattr(inspected, "answer", None):
         runtime.say(comm, answer, sys.stdout)
         return Exit.DONE
@@ -226,7 +228,7 @@ def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
 
 
 def _options(args: argparse.Namespace, out: Path, memory: int, command: str):
-    from mpiimg.engine.plan import Options
+    from mpiimg.engine.recipe import Options
 
     return Options(
         out=out,
@@ -246,12 +248,12 @@ def _resources(args: argparse.Namespace, comm):
     from mpiimg.engine.plan import Resources
 
     ranks = args.ranks or comm.size
-    nodes = args.nodes or min(ranks, runtime.node_count(comm))
+    nodes = args.nodes or min(ranks, node_count(comm))
     if nodes > ranks:
         raise BadInput(f"--nodes {nodes}: there are only {ranks} ranks to spread over them; give --ranks")
     share = -(-ranks // nodes) if args.plan else None
-    memory = _bytes(args.memory) if args.memory else runtime.memory_per_rank(comm, share)
-    measured = runtime.on_root(comm, rates.load) if args.plan else rates.DEFAULTS
+    memory = _bytes(args.memory) if args.memory else memory_per_rank(comm, share)
+    measured = on_root(comm, rates.load) if args.plan else rates.DEFAULTS
     return Resources(ranks, memory, args.in_memory, nodes, measured)
 
 
@@ -264,7 +266,7 @@ def _plan(recipe, resources, form: str, comm) -> int:
         show = show_plan.as_json if form == "json" else show_plan.table
         return show(plan_recipe(recipe, resources), resources)
 
-    runtime.say(comm, runtime.on_root(comm, text), sys.stdout)
+    runtime.say(comm, on_root(comm, text), sys.stdout)
     return Exit.DONE
 
 

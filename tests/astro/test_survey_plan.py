@@ -13,7 +13,8 @@ from mpiimg.astro.sky.layout import MAX_STRIP_ROWS, MIN_STRIP_ROWS, Footprint, L
 from mpiimg.astro.steps import calibrate, coadd, detect, warp
 from mpiimg.astro.survey import Survey
 from mpiimg.engine.boxes import Partition, box_shape, intersection
-from mpiimg.engine.plan import Recipe, Resources, least_memory, plan_recipe
+from mpiimg.engine.plan import Resources, least_memory, plan_recipe
+from mpiimg.engine.recipe import Recipe
 
 #: Pixels of a patch and of its border, and of a sensor on the tract.
 INNER, BORDER, SENSOR = 2000, 100, 3200

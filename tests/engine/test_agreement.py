@@ -7,7 +7,7 @@ import time
 import pytest
 from support.ranks import COMM
 
-from mpiimg.engine.mpi.runtime import Agreement
+from mpiimg.engine.mpi.agreement import Agreement
 from mpiimg.errors import BadInput, RunFailed, RunStopped
 
 pytestmark = pytest.mark.ranks

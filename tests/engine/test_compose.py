@@ -15,8 +15,10 @@ from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.compose import Link, RunName
 from mpiimg.engine.inputs import Input
-from mpiimg.engine.plan import Resources, output_names, plan_recipe
-from mpiimg.engine.stage import Compute, Part, Reduce, Stream
+from mpiimg.engine.needs import Part
+from mpiimg.engine.plan import Resources, plan_recipe
+from mpiimg.engine.recipe import output_names
+from mpiimg.engine.stage import Compute, Reduce, Stream
 from mpiimg.engine.step import Output
 from mpiimg.errors import BadInput
 

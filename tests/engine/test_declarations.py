@@ -1,23 +1,23 @@
-"""What follows from a declaration where it says nothing: names, history, provenance, plugins."""
+"""What follows from a declaration where it says nothing: provenance, sources, grids (see test_compose)."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, version
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from mpiimg.engine import compose, forecast, plugins
+from mpiimg.engine import compose, forecast
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.checkpoint import Marks
-from mpiimg.engine.stage import Compute, Found, Part, Reduce, trimmed
-from mpiimg.engine.step import Domain, Output, Source, State, declare_step, line_of, parameter
-from mpiimg.errors import BadInput
+from mpiimg.engine.halo import trimmed
+from mpiimg.engine.needs import Part
+from mpiimg.engine.parameters import parameter
+from mpiimg.engine.stage import Compute, Found, Reduce
+from mpiimg.engine.step import Domain, Output, Source, State, declare_step
 
 
 @dataclass(frozen=True)
@@ -128,18 +128,6 @@ def test_the_version_of_an_installed_package_is_in_the_provenance():
     assert one != other
 
 
-def test_names_and_summaries_are_those_of_the_function():
-    assert (scale_up.name, scale_up.summary) == ("scale-up", "Scale the flat by the mean of the image.")
-    assert {stage.name.partition(".")[0] for stage in recipe().expected} == {"scale-up"}
-
-
-def test_history_is_a_line_of_all_parameters():
-    (state,) = recipe(gain=3.5).expected_state
-    assert state.history == ("scale-up: gain 3.5 counts, rows 1",) == (line_of("scale-up", Gain(gain=3.5)),)
-    silent = dataclasses.replace(scale_up, history=lambda p: ())
-    assert silent.history(Gain()) == ()
-
-
 def test_what_a_state_says_nothing_of_follows_from_its_inputs():
     made = recipe()
     assert made.files == (Path("numbers"),)
@@ -165,61 +153,3 @@ def test_a_halo_is_cut_off_where_it_was_there(bounds):
     items, halo = np.arange(10), 3
     read = items[max(bounds[0] - halo, 0) : bounds[1] + halo]
     np.testing.assert_array_equal(trimmed(read, bounds, halo), items[slice(*bounds)])
-
-
-# --- Plugins ----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def entries(monkeypatch):
-    """Entry points of installed packages, by group."""
-    table: dict[str, list[EntryPoint]] = {}
-
-    def declare(group, name, place, package=None):
-        entry = EntryPoint(name, place, group)
-        table.setdefault(group, []).append(entry._for(package) if package else entry)
-
-    monkeypatch.setattr(plugins, "_entries", lambda group: tuple(table.get(group, ())))
-    plugins.installed.cache_clear()
-    plugins.packages.cache_clear()
-    yield declare
-    plugins.installed.cache_clear()
-    plugins.packages.cache_clear()
-
-
-def test_steps_are_listed_without_loading_what_brings_them(entries):
-    entries("mpiimg.steps", "pairs.sharpen", "no_such_module:SHARPEN")
-    entries("mpiimg.steps", "other.sharpen", "another_module:SHARPEN")
-    domain = Domain("pairs", Pair, (), {"own": "somewhere:OWN"})
-    assert plugins.step_names(domain) == ["own", "sharpen"]
-    assert plugins.step_place(domain, "sharpen") == "no_such_module:SHARPEN"
-    with pytest.raises(BadInput, match="blur: pairs has no such step; it has own, sharpen"):
-        plugins.step_place(domain, "blur")
-    with pytest.raises(BadInput, match="no_such_module:SHARPEN: this plugin cannot be loaded"):
-        plugins.step(domain, "sharpen")
-
-
-def test_a_fault_of_our_own_is_no_bad_input():
-    with pytest.raises(ModuleNotFoundError):
-        plugins.loaded("mpiimg.no_such_module:STEP")
-
-
-def test_what_is_built_in_is_not_looked_up(monkeypatch):
-    monkeypatch.setattr(plugins, "installed", lambda group: pytest.fail("asked"))
-    assert plugins.step(plugins.domain("neuro"), "mask").name == "mask"
-
-
-def test_one_name_of_two_packages_is_refused(entries):
-    entries("mpiimg.domains", "pairs", "one:DOMAIN")
-    entries("mpiimg.domains", "pairs", "other:DOMAIN")
-    with pytest.raises(BadInput, match=r"pairs: two installed packages .* one:DOMAIN and other:DOMAIN"):
-        plugins.domain("pairs")
-
-
-def test_versions_of_a_package_and_of_what_it_requires(entries):
-    required = ["mpiimg", "numpy>=1", "no-such-package", 'scipy; extra == "more"']
-    package = SimpleNamespace(name="pairs", version="1.5", requires=required)
-    entries("mpiimg.domains", "pairs", "pairs_package.domain:DOMAIN", package)
-    assert plugins.packages("pairs_package.steps") == {"pairs": "1.5", "numpy": version("numpy")}
-    assert plugins.packages("mpiimg.neuro.steps.mask") == {}
-    assert plugins.packages("a_script") == {}

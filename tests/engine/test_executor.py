@@ -19,8 +19,11 @@ from support.ranks import COMM, LAST
 
 from mpiimg.engine import checkpoint, executor, plan
 from mpiimg.engine.journal import read_marks
-from mpiimg.engine.mpi import runtime
-from mpiimg.engine.plan import Options, Resources, plan_recipe
+from mpiimg.engine.mpi import nodes
+from mpiimg.engine.mpi.agreement import Agreement, on_root
+from mpiimg.engine.mpi.nodes import memory_per_rank
+from mpiimg.engine.plan import Resources, plan_recipe
+from mpiimg.engine.recipe import Options
 from mpiimg.engine.run import run
 from mpiimg.engine.stage import Compute, Reduce, Stream
 from mpiimg.engine.stores import StagedStore
@@ -574,10 +577,10 @@ def test_a_run_in_memory_that_stops_starts_over(out):
 
 
 def test_one_rank_speaks_for_all():
-    assert runtime.on_root(COMM, lambda: COMM.rank) == 0
+    assert on_root(COMM, lambda: COMM.rank) == 0
     for error, expected in ((BadInput("no"), BadInput), (KeyError("no"), RunFailed)):
         with pytest.raises(expected, match="no"):
-            runtime.on_root(COMM, throw, error)
+            on_root(COMM, throw, error)
 
 
 STATES = {
@@ -607,7 +610,7 @@ def test_the_worst_of_all_states_decides(states, outcome):
     """Ranks in the given states, repeated as often as there are ranks (those that fit on so few)."""
     if len(states) > COMM.size:
         pytest.skip("needs more ranks")
-    agreement = runtime.Agreement(COMM)
+    agreement = Agreement(COMM)
     for turn in range(2):
         STATES[states[COMM.rank % len(states)]](agreement)
         if turn == 0:
@@ -627,7 +630,7 @@ def test_the_worst_of_all_states_decides(states, outcome):
 
 def test_a_failure_is_noticed_by_ranks_that_work_on():
     """Who fails warns the others, who look at every chunk boundary; then all agree, with no message left."""
-    agreement = runtime.Agreement(COMM)
+    agreement = Agreement(COMM)
     if COMM.rank == LAST:
         agreement.record(ValueError("on purpose"), "here")
     else:
@@ -641,8 +644,8 @@ def test_a_failure_is_noticed_by_ranks_that_work_on():
 
 
 def test_memory_is_agreed_on(monkeypatch):
-    monkeypatch.setattr(runtime, "_node_memory", lambda: (1 + COMM.rank) << 30)
-    assert runtime.memory_per_rank(COMM) == (1 << 30) * 9 // 10 // COMM.size
+    monkeypatch.setattr(nodes, "_node_memory", lambda: (1 + COMM.rank) << 30)
+    assert memory_per_rank(COMM) == (1 << 30) * 9 // 10 // COMM.size
 
 
 def test_results_do_not_depend_on_the_number_of_ranks(out):

@@ -11,10 +11,12 @@ from support.reference import StageForecast, nbytes, stored_items
 
 from mpiimg.engine import plan
 from mpiimg.engine.array import Array
+from mpiimg.engine.blocks import BlockTable
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.forecast import measure
+from mpiimg.engine.needs import Part, Pieces, Rows
 from mpiimg.engine.plan import Resources, least_memory, plan_recipe, plan_stage
-from mpiimg.engine.stage import BlockTable, Compute, Found, Part, Pieces, Reduce, Rows, Sink, Stream
+from mpiimg.engine.stage import Compute, Found, Reduce, Sink, Stream
 
 
 def no_work(*arguments):
@@ -86,7 +88,7 @@ def written_by(stage, partition):
             [box for chunk in chunks for box in output.boxes(chunk)],
             [partition.owner(chunk.number) for chunk in chunks for _ in output.boxes(chunk)],
         )
-        for output in stage.outputs
+        for output in stage.targets
     }
 
 

@@ -17,7 +17,7 @@ from support.zygote import Zygote
 
 from mpiimg.engine.journal import read_marks
 from mpiimg.errors import Exit
-from mpiimg.simulate.astro import Survey
+from mpiimg.simulate.astro import SimulatedSurvey
 
 pytestmark = pytest.mark.tool
 
@@ -165,7 +165,7 @@ def head(simulated, alone) -> Pipeline:
 def survey(tmp_path_factory) -> Pipeline:
     """A simulated survey of three small exposures, of which some stars are seen by several patches."""
     folder = tmp_path_factory.mktemp("survey")
-    night = astro_data.observe(folder / "night", Survey(3, 1, (260, 300), seed=5, density=50.0))
+    night = astro_data.observe(folder / "night", SimulatedSurvey(3, 1, (260, 300), seed=5, density=50.0))
     tract = ("--patch", 160, "--border", 30)
     expected = astro_data.astro(night.exposures, folder / "expected", *tract)
 

@@ -16,10 +16,12 @@ from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.forecast import measure
 from mpiimg.engine.log import show_plan
-from mpiimg.engine.plan import Recipe, Resources, check, least_memory, output_names, plan_recipe, plan_stage
-from mpiimg.engine.stage import Compute, Part, Reduce
+from mpiimg.engine.needs import Part
+from mpiimg.engine.plan import Resources, check, least_memory, plan_recipe, plan_stage
+from mpiimg.engine.recipe import Recipe, output_names
+from mpiimg.engine.stage import Compute, Reduce
 from mpiimg.errors import BadInput
-from mpiimg.simulate.neuro import Subject
+from mpiimg.simulate.neuro import SimulatedSubject
 
 RANKS = (1, 2, 3, 4, 7, 16, 60, 128, 512)
 MEMORY = (0.2, 0.75, 2, 64)
@@ -194,7 +196,7 @@ def test_a_plan_reads_as_a_table(recipe):
 def test_denoising_and_fit_are_balanced_by_mask_voxels(big):
     """At 8 ranks the heaviest is at most a tenth above the mean, on a simulated brain of full size."""
     shape, volumes = SHAPES["hcp"]
-    brain = Subject(shape, volumes, 40.0, 7)
+    brain = SimulatedSubject(shape, volumes, 40.0, 7)
     counts = [int(np.count_nonzero(brain.truth(z, z + 1)["mask"])) for z in range(shape[2])]
     offsets = tuple(np.cumsum([0, *counts]).tolist())
     checked = []

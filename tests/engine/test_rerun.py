@@ -15,8 +15,9 @@ from support.ranks import COMM
 from mpiimg.engine import checkpoint
 from mpiimg.engine.array import Array, Ragged
 from mpiimg.engine.boxes import ChunkGrid
+from mpiimg.engine.needs import At, Part, Pieces
 from mpiimg.engine.run import run
-from mpiimg.engine.stage import At, Compute, Files, Found, Part, Pieces, Reduce
+from mpiimg.engine.stage import Compute, Files, Found, Reduce
 from mpiimg.errors import BadInput
 
 pytestmark = pytest.mark.ranks

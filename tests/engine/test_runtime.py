@@ -10,6 +10,8 @@ import sys
 import pytest
 
 from mpiimg.engine.mpi import runtime
+from mpiimg.engine.mpi.agreement import Agreement, stop_on_signals
+from mpiimg.engine.mpi.nodes import _cgroup_limits, _node_memory, memory_per_rank, once_per_node
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
 
 
@@ -203,10 +205,10 @@ def test_exit_codes_are_those_of_the_documentation():
 
 def test_what_one_rank_a_node_does_wrong_fails_the_run(alone):
     done = []
-    runtime.once_a_node(alone, lambda: done.append(1), "compiling")
+    once_per_node(alone, lambda: done.append(1), "compiling")
     assert done == [1]
     with pytest.raises(RunFailed, match=r"(?s)rank 0 on .*, compiling:\n.*ZeroDivisionError"):
-        runtime.once_a_node(alone, lambda: 1 / 0, "compiling")
+        once_per_node(alone, lambda: 1 / 0, "compiling")
 
 
 # Signals.
@@ -215,8 +217,8 @@ def test_what_one_rank_a_node_does_wrong_fails_the_run(alone):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_asks_to_stop_and_is_handed_back_afterwards(alone, number):
     before = signal.getsignal(number)
-    agreement = runtime.Agreement(alone)
-    with runtime.stop_on_signals(agreement):
+    agreement = Agreement(alone)
+    with stop_on_signals(agreement):
         assert not agreement.interrupted()
         os.kill(os.getpid(), number)
         assert agreement.interrupted()
@@ -231,8 +233,8 @@ def test_a_second_interrupt_ends_at_once(first):
     script = f"""
 import os, signal
 from mpi4py import MPI
-from mpiimg.engine.mpi import runtime
-with runtime.stop_on_signals(runtime.Agreement(MPI.COMM_SELF)):
+from mpiimg.engine.mpi.agreement import Agreement, stop_on_signals
+with stop_on_signals(Agreement(MPI.COMM_SELF)):
     os.kill(os.getpid(), {int(first)})
     print("goes on", flush=True)
     os.kill(os.getpid(), signal.SIGINT)
@@ -248,17 +250,17 @@ with runtime.stop_on_signals(runtime.Agreement(MPI.COMM_SELF)):
 
 def test_memory_is_the_least_of_node_job_and_cgroup():
     node = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert 0 < runtime._node_memory({}) <= node
-    assert runtime._node_memory({"SLURM_MEM_PER_NODE": "64"}) == 64 << 20
-    assert runtime._node_memory({"SLURM_MEM_PER_NODE": "lots"}) == runtime._node_memory({})
-    assert runtime._node_memory({"SLURM_MEM_PER_NODE": "0"}) == runtime._node_memory({})
-    assert runtime._node_memory({"SLURM_MEM_PER_CPU": "10", "SLURM_CPUS_ON_NODE": "4"}) == 40 << 20
+    assert 0 < _node_memory({}) <= node
+    assert _node_memory({"SLURM_MEM_PER_NODE": "64"}) == 64 << 20
+    assert _node_memory({"SLURM_MEM_PER_NODE": "lots"}) == _node_memory({})
+    assert _node_memory({"SLURM_MEM_PER_NODE": "0"}) == _node_memory({})
+    assert _node_memory({"SLURM_MEM_PER_CPU": "10", "SLURM_CPUS_ON_NODE": "4"}) == 40 << 20
 
 
 def test_the_limit_of_a_nested_cgroup_is_looked_for_up_to_the_root(tmp_path):
     table = tmp_path / "cgroup"
     table.write_text("0::/slurm/job_7/step_0\n")
-    found = [str(path) for path in runtime._cgroup_limits(str(table))]
+    found = [str(path) for path in _cgroup_limits(str(table))]
     for name in ("slurm/job_7/step_0/", "slurm/job_7/", "slurm/", ""):
         assert f"/sys/fs/cgroup/{name}memory.max" in found
     assert not any("/sys/fs/memory.max" in path for path in found)
@@ -266,7 +268,7 @@ def test_the_limit_of_a_nested_cgroup_is_looked_for_up_to_the_root(tmp_path):
 
 def test_a_rank_alone_gets_nine_tenths(alone, monkeypatch):
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "100")
-    assert runtime.memory_per_rank(alone) == (100 << 20) * 9 // 10
+    assert memory_per_rank(alone) == (100 << 20) * 9 // 10
 
 
 def test_a_reader_that_is_gone_is_no_failure():

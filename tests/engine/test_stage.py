@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from mpiimg.engine.array import Array, Packing
+from mpiimg.engine.blocks import BlockTable
 from mpiimg.engine.boxes import ChunkGrid, box_slices
 from mpiimg.engine.executor import _row as row_of
-from mpiimg.engine.stage import BlockTable, Compute, Found, Part, Pieces, Reduce, Rows, extended, reflect
+from mpiimg.engine.halo import extended, reflect
+from mpiimg.engine.needs import Part, Pieces, Rows
+from mpiimg.engine.stage import Compute, Found, Reduce
 
 GRID = ChunkGrid("z", (10,), (4,))
 VOLUMES = Array("dwi", "vzx", (6, 10, 3), "int16")
@@ -20,7 +23,7 @@ def stage(**fields):
 
 def output_boxes(stage, array):
     """The boxes that the chunks of a stage write of an array, (chunks, axes, 2)."""
-    (output,) = [output for output in stage.outputs if output.array == array]
+    (output,) = [output for output in stage.targets if output.array == array]
     return BlockTable(output, [stage.chunk(number) for number in range(len(stage.grid))]).boxes
 
 

@@ -8,17 +8,9 @@ import sys
 import pytest
 from support import toydomain
 
+from mpiimg.engine.parameters import NoParameters, Parameter, parameter, parameters_of
 from mpiimg.engine.plugins import loaded
-from mpiimg.engine.step import (
-    NoParameters,
-    Parameter,
-    Step,
-    declare_step,
-    line_of,
-    parameter,
-    parameters_of,
-    steps_in,
-)
+from mpiimg.engine.step import Step, declare_step, line_of, steps_in
 
 
 def test_parameters_follow_from_a_dataclass():

@@ -111,7 +111,7 @@ def before_exchange(hook: Callable) -> None:
 def run_toy(hook: Callable, comm, name: str, out: str, timeout: str) -> int:
     from support import toy
 
-    from mpiimg.engine.plan import Options
+    from mpiimg.engine.recipe import Options
     from mpiimg.engine.run import run
 
     options = Options(

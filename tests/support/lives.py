@@ -129,7 +129,7 @@ def _program(name: str) -> Callable:
     from support import toy
 
     from mpiimg.engine.mpi import runtime
-    from mpiimg.engine.plan import Options
+    from mpiimg.engine.recipe import Options
     from mpiimg.engine.run import run
 
     def toys(words):

@@ -400,7 +400,7 @@ class StageForecast:
         return sum(nbytes(need.array, stored_items(need.array, box)) for box in need.boxes(chunk))
 
     def _chunk_bytes(self, chunk) -> int:
-        parts = (*self.stage.reads, *self.stage.outputs)
+        parts = (*self.stage.reads, *self.stage.targets)
         return sum(self._read_bytes(part, chunk) for part in parts)
 
     def _work(self):
@@ -417,7 +417,7 @@ class StageForecast:
                     size = self._read_bytes(need, chunk)
                     own += 0 if need.array.name in self.held else size
                     own += size if need.copies else 0
-                for output in self.stage.outputs:
+                for output in self.stage.targets:
                     own += 0 if output.array.name in self.held else self._read_bytes(output, chunk)
                 work = max(work, own)
             work += 3 * largest if self.stage.scratch is None else self.stage.scratch

@@ -11,20 +11,10 @@ import numpy as np
 
 from mpiimg.engine.array import Array, Ragged
 from mpiimg.engine.boxes import Box, ChunkGrid, box_slices
-from mpiimg.engine.plan import Recipe
-from mpiimg.engine.stage import (
-    At,
-    Compute,
-    Files,
-    Found,
-    Part,
-    Pieces,
-    Reduce,
-    Sink,
-    Stages,
-    Stream,
-    extended,
-)
+from mpiimg.engine.halo import extended
+from mpiimg.engine.needs import At, Part, Pieces
+from mpiimg.engine.recipe import Recipe
+from mpiimg.engine.stage import Compute, Files, Found, Reduce, Sink, Stages, Stream
 
 #: Memory of a rank: more than any toy needs.
 PLENTY = 1 << 40

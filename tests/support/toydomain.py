@@ -15,19 +15,10 @@ from support.toy import gzip_member
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid, box_slices
 from mpiimg.engine.inputs import stream
-from mpiimg.engine.stage import Compute, Files, Found, Part, Reduce, Sink
-from mpiimg.engine.step import (
-    POSITIVE,
-    Argument,
-    Domain,
-    Inspection,
-    Output,
-    Pipeline,
-    Source,
-    State,
-    Step,
-    parameter,
-)
+from mpiimg.engine.needs import Part
+from mpiimg.engine.parameters import POSITIVE, parameter
+from mpiimg.engine.stage import Compute, Files, Found, Reduce, Sink
+from mpiimg.engine.step import Argument, Domain, Inspection, Output, Pipeline, Source, State, Step
 from mpiimg.errors import BadInput
 
 #: Rows of a chunk.

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from mpiimg.engine.array import Ragged
 from mpiimg.engine.boxes import Box, ChunkGrid, box_shape, box_size
-from mpiimg.engine.stage import Chunk
+from mpiimg.engine.needs import Chunk
 
 #: Most rows in a strip of a patch, the unit of coaddition; and least rows, however many exposures meet.
 MAX_STRIP_ROWS, MIN_STRIP_ROWS = 256, 32

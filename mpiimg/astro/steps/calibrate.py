@@ -34,8 +34,10 @@ from mpiimg.astro.sky.layout import Planes
 from mpiimg.astro.sky.wcs import parse_wcs, to_sky
 from mpiimg.astro.survey import EXPOSURE_STATS, Survey
 from mpiimg.engine.array import Array
-from mpiimg.engine.stage import Compute, Found, Part, Reduce, Stages
-from mpiimg.engine.step import Inspection, Output, Step, parameter
+from mpiimg.engine.needs import Part
+from mpiimg.engine.parameters import parameter
+from mpiimg.engine.stage import Compute, Found, Reduce, Stages
+from mpiimg.engine.step import Inspection, Output, Step
 from mpiimg.errors import BadInput
 
 #: How zero points are found, as a log says it.

@@ -15,8 +15,10 @@ from mpiimg.astro.samples import frame
 from mpiimg.astro.sky.layout import Layout, PatchPlanes
 from mpiimg.astro.strips import EXCLUDED, empty_strip, stack_bytes, stacked, strip_needs, strip_weights
 from mpiimg.astro.survey import Survey, tract_document
-from mpiimg.engine.stage import At, Compute, Files, Found, Part, Reduce, Stages
-from mpiimg.engine.step import Output, Step, parameter
+from mpiimg.engine.needs import At, Part
+from mpiimg.engine.parameters import parameter
+from mpiimg.engine.stage import Compute, Files, Found, Reduce, Stages
+from mpiimg.engine.step import Output, Step
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,11 @@ from mpiimg.astro.sky.layout import Layout, Patch
 from mpiimg.astro.survey import PATCH_STATS, Survey, tract_document
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid, box_size
+from mpiimg.engine.needs import At, Part
+from mpiimg.engine.parameters import parameter
 from mpiimg.engine.rates import chunk_sample
-from mpiimg.engine.stage import At, Compute, Files, Found, Part, Reduce, Stages
-from mpiimg.engine.step import Inspection, Output, Step, parameter
+from mpiimg.engine.stage import Compute, Files, Found, Reduce, Stages
+from mpiimg.engine.step import Inspection, Output, Step
 from mpiimg.errors import BadInput
 
 #: A patch keeps one source in so many pixels when first gone through; with more it is gone through again.

@@ -21,8 +21,10 @@ from mpiimg.astro.sky.tract import Tract
 from mpiimg.astro.sky.wcs import parse_wcs, source_grid
 from mpiimg.astro.survey import Survey
 from mpiimg.engine.boxes import Box, box_shape, box_size
-from mpiimg.engine.stage import Compute, Files, Part, Pieces, Stages
-from mpiimg.engine.step import Output, Step, parameter
+from mpiimg.engine.needs import Part, Pieces
+from mpiimg.engine.parameters import parameter
+from mpiimg.engine.stage import Compute, Files, Stages
+from mpiimg.engine.step import Output, Step
 
 HISTORY = history("warp", f"Lanczos-3, flux conserved, to zero point {ZERO_POINT:g}")
 

@@ -14,7 +14,8 @@ import numpy as np
 from mpiimg.engine.log.events import EventLog, any_recent, last_events
 from mpiimg.engine.log.watchdog import Watchdog
 from mpiimg.engine.mpi.job import slurm_facts
-from mpiimg.engine.plan import Options, Recipe, StagePlan
+from mpiimg.engine.plan import StagePlan
+from mpiimg.engine.recipe import Options, Recipe
 from mpiimg.engine.stage import Stage
 from mpiimg.errors import Exit
 from mpiimg.version import __version__

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
+from mpiimg.engine.mpi.agreement import Agreement
 from mpiimg.engine.mpi.redistribute import Traffic
-from mpiimg.engine.mpi.runtime import Agreement
 from mpiimg.engine.mpi.waiting import wait_until
 
 #: Tags of a block, and of the message that no more will come.

@@ -20,8 +20,10 @@ from mpiimg.engine.atomic import write_file
 from mpiimg.engine.boxes import Partition
 from mpiimg.engine.lease import Kind, LeaseState
 from mpiimg.engine.log.show_plan import as_json, table
-from mpiimg.engine.mpi.runtime import Agreement, on_root, say, stop_on_signals
-from mpiimg.engine.plan import Options, Recipe, Resources, output_names, plan_recipe
+from mpiimg.engine.mpi.agreement import Agreement, on_root, stop_on_signals
+from mpiimg.engine.mpi.runtime import say
+from mpiimg.engine.plan import Resources, plan_recipe
+from mpiimg.engine.recipe import Options, Recipe, output_names
 from mpiimg.engine.run import agreed_cpu_target, compile_kernels, run
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
 from mpiimg.neuro.bids import Scan, describe_derivative, sources

@@ -10,7 +10,8 @@ import heapq
 from collections.abc import Callable, Sequence
 
 from mpiimg.engine.boxes import Partition
-from mpiimg.engine.plan import Recipe, Resources, StagePlan, plan_recipe
+from mpiimg.engine.plan import Resources, StagePlan, plan_recipe
+from mpiimg.engine.recipe import Recipe
 from mpiimg.errors import BadInput
 
 #: Share of the work on a scan that more ranks do not make faster: a .nii.gz is inflated by one.

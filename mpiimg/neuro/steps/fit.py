@@ -13,9 +13,11 @@ import numpy as np
 
 from mpiimg.engine.array import Array, Packing
 from mpiimg.engine.boxes import ChunkGrid, blocks_along
+from mpiimg.engine.needs import Need, Part, Rows
+from mpiimg.engine.parameters import POSITIVE, parameter
 from mpiimg.engine.rates import chunk_sample
-from mpiimg.engine.stage import Compute, Need, Part, Rows, Sink, Stages
-from mpiimg.engine.step import POSITIVE, Inspection, Output, Step, parameter
+from mpiimg.engine.stage import Compute, Sink, Stages
+from mpiimg.engine.step import Inspection, Output, Step
 from mpiimg.errors import BadInput
 from mpiimg.neuro.gradients import TENSOR_B_LIMIT, Gradients
 from mpiimg.neuro.images import finite, sidecar, sidecar_name, value_bytes, write_packed

@@ -18,9 +18,12 @@ import numpy as np
 
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid
+from mpiimg.engine.halo import extended
+from mpiimg.engine.needs import Part, Rows
+from mpiimg.engine.parameters import parameter
 from mpiimg.engine.rates import chunk_sample
-from mpiimg.engine.stage import Compute, Found, Part, Reduce, Rows, Sink, Stages, extended
-from mpiimg.engine.step import Inspection, Output, Step, parameter
+from mpiimg.engine.stage import Compute, Found, Reduce, Sink, Stages
+from mpiimg.engine.step import Inspection, Output, Step
 from mpiimg.errors import BadInput
 from mpiimg.neuro.images import finite, sidecar, sidecar_name, write_dense
 from mpiimg.neuro.masks import Mask, count_voxels, slabs, volume

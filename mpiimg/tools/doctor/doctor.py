@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from mpiimg.engine import plugins, rates
-from mpiimg.engine.mpi.runtime import memory_per_rank, on_root, say
+from mpiimg.engine.mpi.agreement import on_root
+from mpiimg.engine.mpi.nodes import memory_per_rank
+from mpiimg.engine.mpi.runtime import say
 from mpiimg.errors import BadInput, Exit
 from mpiimg.tools.doctor import disk, probe
 from mpiimg.version import __version__

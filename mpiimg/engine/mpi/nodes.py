@@ -1,0 +1,92 @@
+"""Nodes: which ranks share one, what its memory gives each of them, and work done once on each."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from mpiimg.engine.mpi.agreement import error_report
+from mpiimg.engine.mpi.waiting import soft_barrier
+from mpiimg.errors import RunFailed
+
+
+def _ranks_of_this_node(comm):
+    """Return a communicator of the ranks that share this rank's node; to be freed. Collective."""
+    from mpi4py import MPI
+
+    soft_barrier(comm)
+    return comm.Split_type(MPI.COMM_TYPE_SHARED)
+
+
+def once_per_node(comm, function: Callable[[], None], where: str) -> None:
+    """Call `function` on one rank of each node, while the others sleep. Collective.
+
+    Raises
+    ------
+    RunFailed : it raised on some node
+    """
+    node = _ranks_of_this_node(comm)
+    report = None
+    if node.rank == 0:
+        try:
+            function()
+        except Exception as error:
+            report = error_report(comm, where, error)
+    soft_barrier(comm)
+    node.Free()
+    failures = list(filter(None, comm.allgather(report)))
+    if failures:
+        raise RunFailed(failures[0])
+
+
+def node_count(comm) -> int:
+    """Return how many nodes the ranks of `comm` are on. Collective."""
+    node = _ranks_of_this_node(comm)
+    count = comm.allreduce(int(node.rank == 0))
+    node.Free()
+    return count
+
+
+def memory_per_rank(comm, ranks_per_node: int | None = None) -> int:
+    """Return the bytes that a rank may use: its share of what SLURM, a cgroup or node gives. Collective.
+
+    `ranks_per_node` is how many share a node; without it those of `comm` that do.
+    """
+    from mpi4py import MPI
+
+    node = _ranks_of_this_node(comm)
+    share = _node_memory() * 9 // 10 // (ranks_per_node or node.size)
+    node.Free()
+    return comm.allreduce(share, MPI.MIN)
+
+
+def _node_memory(environment=os.environ, cgroups: str = "/proc/self/cgroup") -> int:
+    """Return the bytes that this job may use on this node: the least of what node, SLURM and cgroups give."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    per_node, per_cpu, cpus = (
+        int(value) if (value := environment.get(name, "")).isdigit() else 0
+        for name in ("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "SLURM_CPUS_ON_NODE")
+    )
+    # SLURM counts in MiB; 0 means all of the node.
+    limits += [share << 20 for share in (per_node, per_cpu * cpus) if share]
+    for path in _cgroup_limits(cgroups):
+        with contextlib.suppress(OSError, ValueError):
+            limits.append(int(path.read_text()))
+    return min(limits)
+
+
+def _cgroup_limits(cgroups: str) -> list[Path]:
+    """Return the files that may limit the memory of this process: version 2 up to its root, and version 1."""
+    root = Path("/sys/fs/cgroup")
+    found = [root / "memory" / "memory.limit_in_bytes"]
+    with contextlib.suppress(OSError):
+        for line in Path(cgroups).read_text().splitlines():
+            _, controllers, name = line.split(":", 2)
+            if not controllers:
+                own = root / name.lstrip("/")
+                found += [
+                    folder / "memory.max" for folder in (own, *own.parents) if folder.is_relative_to(root)
+                ]
+    return found

@@ -1,0 +1,135 @@
+"""What is run, and how: a recipe is the stages and what belongs to them, options say where and with what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from mpiimg.engine.inputs import Input
+from mpiimg.engine.stage import Stage, Stages, expected_stages
+
+_S = TypeVar("_S")
+
+
+#: Bytes of a rank with Python, MPI and NumPy, before it holds any data.
+BASELINE = 60 << 20
+
+
+@dataclass(frozen=True)
+class Recipe(Generic[_S]):
+    """What is run: stages, each declared when its turn comes from what is known by then.
+
+    Parameters
+    ----------
+    tool : str
+        Name of the program.
+    stem : str
+        That outputs and the work folder begin with.
+    inputs : tuple of Input
+        Arrays that lie in files which any rank may read in any order.
+    stages : callable
+        Returns a new generator of the stages; it has no side effects, since plans drive it as well as runs.
+    documents : callable
+        Called as documents(state) with what the generator returned; returns small files by name, written at
+        the end.
+    parameters : mapping
+        Of the run, for run.json.
+    sources : mapping
+        Of the run, for run.json and to tell one run from another.
+    record : str
+        Name of the file that says how the run went.
+    warnings : tuple of str
+        To be said at the start.
+    left_out : mapping of str to str
+        Units that cannot be used, known before the run, and why.
+    staged_outputs : mapping
+        Arrays whose staged file is a result: its name and the attributes of its dataset.
+    kernels : tuple of str
+        Functions that compile the kernels of the stages, "module:function".
+    rates : mapping of str to float
+        CPU-seconds per unit of what the stages cost.
+    files : tuple of Path
+        Inputs whose sizes and times must not change while the run reads them.
+    baseline : int
+        Bytes of a rank with the libraries and kernels of the stages loaded, before it holds any data.
+    packages : mapping of str to str
+        Version by name of the installed packages that steps come from, and of what these require.
+    """
+
+    tool: str
+    stem: str
+    inputs: tuple[Input, ...]
+    stages: Callable[[], Stages[_S]]
+    documents: Callable[[_S], Mapping[str, bytes]]
+    parameters: Mapping[str, Any]
+    sources: Mapping[str, Any]
+    record: str
+    warnings: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    staged_outputs: Mapping[str, tuple[str, dict]] = field(default_factory=dict)
+    kernels: tuple[str, ...] = ()
+    rates: Mapping[str, float] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+    baseline: int = BASELINE
+    packages: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def _expected(self) -> tuple[list[Stage], _S]:
+        return expected_stages(self.stages())
+
+    @property
+    def expected(self) -> list[Stage]:
+        """Every stage that may come, from what is known before the run."""
+        return self._expected[0]
+
+    @property
+    def expected_state(self) -> _S:
+        """What the stages come to, as far as that is known before the run."""
+        return self._expected[1]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run, as against what.
+
+    Parameters
+    ----------
+    out : folder of the results, made if missing
+    memory : bytes a rank
+    force : overwrite results that are there
+    in_memory : stage nothing on disk; a run that dies starts over
+    keep_work : leave the staged arrays and marks when done
+    progress : draw a line a stage on stderr
+    timeout : seconds that a chunk or an exchange may take before a rank ends the job
+    sync_every : seconds between syncs of the marks
+    records : folder of run.json, events and work; `out` without one
+    label : what lines on stderr begin with, where several runs speak at a time
+    command : as a user gave it, to say how to go on
+    """
+
+    out: Path
+    memory: int
+    force: bool = False
+    in_memory: bool = False
+    keep_work: bool = False
+    progress: bool = False
+    timeout: float = 3600.0
+    sync_every: float = 5.0
+    records: Path | None = None
+    label: str = ""
+    command: str = ""
+
+
+def output_names(recipe: Recipe) -> list[str]:
+    """Return the names of all files that a run writes."""
+    files = [name for stage in recipe.expected for name in stage.files]
+    staged = [name for name, _ in recipe.staged_outputs.values()]
+    return [*files, *staged, *recipe.documents(recipe.expected_state), recipe.record]
+
+
+def staged_bytes(recipe: Recipe) -> int:
+    """Return an upper bound of what the work folder takes on disk: staged arrays and outputs."""
+    return sum(array.nbytes for stage in recipe.expected for array in stage.arrays)
