@@ -261,18 +261,18 @@ def headers_of_survey(folder: Path, visits: int, sensors: int, shape: str) -> No
     """Make the exposures of a survey of which only headers are there: pixels are holes in the files."""
     from astropy.io import fits
 
-    from mpiimg.simulate.astro import Survey
-    from mpiimg.simulate.survey_files import stem
+    from mpiimg.simulate.astro import SimulatedSurvey
+    from mpiimg.simulate.survey_files import exposure_name
 
     rows, columns = map(int, shape.split("x"))
-    survey = Survey(visits, sensors, (rows, columns))
+    survey = SimulatedSurvey(visits, sensors, (rows, columns))
     folder.mkdir()
     for visit in range(visits):
         for sensor in range(sensors):
             size = [("NAXIS", 2), ("NAXIS1", columns), ("NAXIS2", rows)]
             header = fits.Header([("SIMPLE", True), ("BITPIX", -32), *size])
             header.extend(survey.header(visit, sensor))
-            with open(folder / f"{stem(visit, sensor)}.fits", "wb") as file:
+            with open(folder / f"{exposure_name(visit, sensor)}.fits", "wb") as file:
                 file.write(header.tostring().encode("ascii"))
                 file.truncate(file.tell() + -(-4 * rows * columns // 2880) * 2880)
 

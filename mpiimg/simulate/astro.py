@@ -35,7 +35,7 @@ LARGEST_FIELD = 3.0
 LEAST_SKY = 50.0
 
 
-class Frame(NamedTuple):
+class SimulatedExposure(NamedTuple):
     """An exposure of one sensor, and what is true of it.
 
     image, variance (ny, nx) float32 in counts and counts squared; mask (ny, nx) int32 with
@@ -68,7 +68,7 @@ class Visit(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Survey:
+class SimulatedSurvey:
     """A simulated survey: its exposures, and the truth.
 
     Attributes
@@ -235,7 +235,7 @@ class Survey:
         """
         return positions(self, *self._checked(visit, sensor), margin)
 
-    def exposure(self, visit: int, sensor: int, cosmic_rays: bool = True) -> Frame:
+    def exposure(self, visit: int, sensor: int, cosmic_rays: bool = True) -> SimulatedExposure:
         """Make an exposure.
 
         Parameters
@@ -261,7 +261,7 @@ class Survey:
         variance = np.maximum(image, np.float32(0))
         variance *= np.float32(1 / self.gain)
         variance += np.float32((self.readnoise / self.gain) ** 2)
-        return Frame(image, variance, mask, hit, self.header(visit, sensor))
+        return SimulatedExposure(image, variance, mask, hit, self.header(visit, sensor))
 
     def _checked(self, visit: int, sensor: int) -> tuple[int, int]:
         visit, sensor = operator.index(visit), operator.index(sensor)
@@ -272,7 +272,7 @@ class Survey:
         return visit, sensor
 
 
-def _check(survey: Survey) -> None:
+def _check(survey: SimulatedSurvey) -> None:
     """Raise ValueError for the first parameter that makes no sense."""
     (bright, faint), (least, most) = survey.magnitudes, survey.seeing
     numbers = [value for value in vars(survey).values() if isinstance(value, int | float)]

@@ -26,7 +26,7 @@ from mpiimg.simulate.gradients import check_shells, check_volumes, gradients
 
 BACKGROUND, WHITE_MATTER, GREY_MATTER, CSF, SCALP = range(5)
 
-#: What `Subject.truth` returns; the names of the truth files follow it.
+#: What `SimulatedSubject.truth` returns; the names of the truth files follow it.
 TRUTH_NAMES = ("tissue", "mask", "s0", "tensor", "fa")
 
 #: The field of view of an HCP subject in mm (1.25 mm voxels at 145 x 174 x 145).
@@ -73,7 +73,7 @@ _SLICE_BYTES, _WORK_BYTES = 34, 200
 
 
 @dataclass(frozen=True)
-class Subject:
+class SimulatedSubject:
     """A simulated head in the scanner: its truth and its noisy volumes, by slabs of slices.
 
     Attributes
@@ -255,7 +255,7 @@ def _signal(s0: np.ndarray, tensor: np.ndarray, weights: np.ndarray) -> np.ndarr
 
 
 @lru_cache(maxsize=_KEPT_SLICES)
-def _slice_truth(subject: Subject, z: int) -> tuple[np.ndarray, ...]:
+def _slice_truth(subject: SimulatedSubject, z: int) -> tuple[np.ndarray, ...]:
     """Return tissue, mask, s0, tensor (6, ny, nx) and fa of slice `z`; shared, so read-only."""
     x, y, height = _coordinates(subject.shape, z)
     tissue = _tissue(subject.shape, subject.seed, z)
@@ -316,7 +316,7 @@ def _by_tissue(name: str) -> np.ndarray:
     return np.array([getattr(tissue, name) for tissue in TISSUES])
 
 
-def _smoothed_s0(subject: Subject, z: int) -> np.ndarray:
+def _smoothed_s0(subject: SimulatedSubject, z: int) -> np.ndarray:
     """Return S0 averaged over the neighbours with weights 1 2 1 an axis, zero outside the tissues.
 
     Borders of tissues then look as a scanner's point spread shows them, while air and bone stay dark.
@@ -329,7 +329,9 @@ def _smoothed_s0(subject: Subject, z: int) -> np.ndarray:
     return np.where(here > 0, s0 / 64, 0.0)
 
 
-def _fibre_directions(subject: Subject, x: np.ndarray, y: np.ndarray, z: float) -> tuple[np.ndarray, ...]:
+def _fibre_directions(
+    subject: SimulatedSubject, x: np.ndarray, y: np.ndarray, z: float
+) -> tuple[np.ndarray, ...]:
     """Return the one fibre direction of each voxel as unit components (x, y, z), (ny, nx) each.
 
     Left-right in the middle (corpus callosum), turning upward at the sides

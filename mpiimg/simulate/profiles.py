@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from mpiimg.simulate.astro import Survey
+    from mpiimg.simulate.astro import SimulatedSurvey
 
 #: Arcseconds a pixel at the centre of the field, as DECam's.
 PIXEL_SCALE = 0.263
@@ -20,7 +20,7 @@ FAINTEST_PIXEL = 0.02
 LOST_LIGHT = 5e-4
 
 
-def reach(survey: Survey) -> int:
+def reach(survey: SimulatedSurvey) -> int:
     """Return how many pixels the light of the brightest star may reach."""
     brightest = 10 ** (0.4 * (survey.zeropoint + 5 * survey.drift - survey.magnitudes[0] + 1))
     return math.ceil(_radius(brightest, survey.profile, survey.seeing[1] / PIXEL_SCALE, survey.beta)) + 1

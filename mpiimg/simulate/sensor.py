@@ -12,7 +12,7 @@ from mpiimg.simulate.profiles import PIXEL_SCALE, add_star, reach
 from mpiimg.simulate.sky import COSMIC_RAYS, NOISE, SENSOR, generator, stars
 
 if TYPE_CHECKING:
-    from mpiimg.simulate.astro import Survey
+    from mpiimg.simulate.astro import SimulatedSurvey
 
 #: Cosmic rays a second and pixel: 1500 in 90 s on a sensor of 4000 x 4072.
 COSMIC_RAY_RATE = 1500 / 90 / 16.288e6
@@ -27,7 +27,7 @@ GLOW = 0.2
 _ROWS = 16
 
 
-def scene(survey: Survey, visit: int, sensor: int) -> np.ndarray:
+def scene(survey: SimulatedSurvey, visit: int, sensor: int) -> np.ndarray:
     """Return what an exposure would count on average: sky and stars, (ny, nx) float32."""
     image = _sky(survey, visit, sensor)
     facts = survey.visit(visit)
@@ -39,7 +39,7 @@ def scene(survey: Survey, visit: int, sensor: int) -> np.ndarray:
     return image
 
 
-def _sky(survey: Survey, visit: int, sensor: int) -> np.ndarray:
+def _sky(survey: SimulatedSurvey, visit: int, sensor: int) -> np.ndarray:
     """Return the sky of an exposure: smooth over the camera, with a glow along the sensor's edges."""
     facts = survey.visit(visit)
     ny, nx = survey.shape
@@ -56,7 +56,7 @@ def _sky(survey: Survey, visit: int, sensor: int) -> np.ndarray:
     return image
 
 
-def _borders(survey: Survey) -> list[tuple[slice, slice]]:
+def _borders(survey: SimulatedSurvey) -> list[tuple[slice, slice]]:
     """Return the four strips along the edges of a sensor, which do not overlap."""
     (ny, nx), edge = survey.shape, survey.edge
     if not edge:
@@ -70,8 +70,8 @@ def _borders(survey: Survey) -> list[tuple[slice, slice]]:
     ]
 
 
-def add_noise(survey: Survey, image: np.ndarray, visit: int, sensor: int) -> None:
-    """Turn mean counts into counts, in place; see `Survey.exposure`."""
+def add_noise(survey: SimulatedSurvey, image: np.ndarray, visit: int, sensor: int) -> None:
+    """Turn mean counts into counts, in place; see `SimulatedSurvey.exposure`."""
     random = generator(NOISE, survey.seed, visit, sensor)
     gain, readout = np.float32(survey.gain), np.float32(survey.readnoise**2)
     z = np.empty((_ROWS, image.shape[1]), np.float32)
@@ -94,7 +94,7 @@ def add_noise(survey: Survey, image: np.ndarray, visit: int, sensor: int) -> Non
         mean *= np.float32(1 / survey.gain)
 
 
-def defects(survey: Survey, image: np.ndarray, sensor: int) -> np.ndarray:
+def defects(survey: SimulatedSurvey, image: np.ndarray, sensor: int) -> np.ndarray:
     """Let full pixels overflow, spoil columns, and return the mask that says so."""
     level = np.float32(survey.saturate)
     bleed(image, level)
@@ -108,7 +108,7 @@ def defects(survey: Survey, image: np.ndarray, sensor: int) -> np.ndarray:
     return mask
 
 
-def _bad_columns(survey: Survey, sensor: int) -> list[tuple[int, int, bool]]:
+def _bad_columns(survey: SimulatedSurvey, sensor: int) -> list[tuple[int, int, bool]]:
     """Return the bad columns of a sensor: which, from what row on, and whether hot instead of dead."""
     ny, nx = survey.shape
     random = generator(SENSOR, survey.seed, sensor)
@@ -144,7 +144,7 @@ def _fill(pixels: np.ndarray, charge: float, level: float) -> None:
     pixels[:count] = np.maximum(pixels[:count], level)
 
 
-def add_cosmic_rays(survey: Survey, image, mask, hit, key: tuple[int, int]) -> None:
+def add_cosmic_rays(survey: SimulatedSurvey, image, mask, hit, key: tuple[int, int]) -> None:
     """Add the tracks of cosmic rays, in place; pixels that are bad or full anyhow show none."""
     random = generator(COSMIC_RAYS, survey.seed, *key)
     ny, nx = survey.shape

@@ -13,7 +13,7 @@ from mpiimg.astro.sky.wcs import parse_wcs
 from mpiimg.simulate.profiles import PIXEL_SCALE, reach
 
 if TYPE_CHECKING:
-    from mpiimg.simulate.astro import Survey
+    from mpiimg.simulate.astro import SimulatedSurvey
 
 #: Distortion of the camera in degrees (TPV), of the size of DECam's: PV1_k, then PV2_k.
 DISTORTION = (
@@ -40,12 +40,12 @@ def generator(*words: int) -> np.random.Generator:
 
 
 @lru_cache(maxsize=4)
-def stars(survey: Survey) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def stars(survey: SimulatedSurvey) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return ra, dec (n,) and magnitudes (bands, n) of all stars; shared, so read-only."""
     random = generator(STARS, survey.seed)
     half = 1.02 * survey.radius + (survey.dither + reach(survey) * PIXEL_SCALE) / 3600
     count = random.poisson(survey.density * (2 * half * 60) ** 2)
-    ra, dec = to_sky(*random.uniform(-half, half, (2, count)), survey.center)
+    ra, dec = plane_to_sky(*random.uniform(-half, half, (2, count)), survey.center)
     # Counts that grow exponentially between two limits: the inverse of their cumulated distribution.
     low, high = (10 ** (SLOPE * limit) for limit in survey.magnitudes)
     first = np.log10(low + random.uniform(size=count) * (high - low)) / SLOPE
@@ -57,7 +57,7 @@ def stars(survey: Survey) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return ra, dec, magnitudes
 
 
-def to_sky(xi, eta, center):
+def plane_to_sky(xi, eta, center):
     """Return ra and dec of tangent-plane coordinates about `center`; all in degrees.
 
     The gnomonic projection, as in Calabretta and Greisen 2002, A&A 395, 1077, section 5.1.3.
@@ -70,8 +70,8 @@ def to_sky(xi, eta, center):
     return np.degrees(ra) % 360, np.degrees(dec)
 
 
-def to_plane(ra, dec, center):
-    """Return tangent-plane coordinates xi and eta about `center`, in degrees; the inverse of `to_sky`."""
+def sky_to_plane(ra, dec, center):
+    """Return tangent-plane coordinates xi and eta about `center`, in degrees: the inverse of that."""
     ra0, dec0 = np.radians(center)
     along, dec = np.radians(ra) - ra0, np.radians(dec)
     depth = np.sin(dec) * np.sin(dec0) + np.cos(dec) * np.cos(dec0) * np.cos(along)
@@ -80,14 +80,14 @@ def to_plane(ra, dec, center):
     return np.degrees(xi), np.degrees(eta)
 
 
-def exposure_header(survey: Survey, visit: int, sensor: int):
+def exposure_header(survey: SimulatedSurvey, visit: int, sensor: int):
     """Return the header of an exposure."""
     from astropy.io import fits
 
     facts = survey.visit(visit)
     ny, nx = survey.shape
     x, y = survey.sensor_center(sensor)
-    ra, dec = to_sky(*facts.offset, survey.center)
+    ra, dec = plane_to_sky(*facts.offset, survey.center)
     turn = math.radians(facts.rotation)
     scale = PIXEL_SCALE / 3600
     mjd = FIRST_NIGHT + visit * CADENCE
@@ -122,7 +122,7 @@ def exposure_header(survey: Survey, visit: int, sensor: int):
     return header
 
 
-def positions(survey: Survey, visit: int, sensor: int, margin: float):
+def positions(survey: SimulatedSurvey, visit: int, sensor: int, margin: float):
     """Return index, x and y of the stars on an exposure and up to `margin` pixels beside it."""
     ny, nx = survey.shape
     near = _near(survey, visit, sensor, margin)
@@ -133,11 +133,11 @@ def positions(survey: Survey, visit: int, sensor: int, margin: float):
     return near[inside], x[inside], y[inside]
 
 
-def _near(survey: Survey, visit: int, sensor: int, margin: float) -> np.ndarray:
+def _near(survey: SimulatedSurvey, visit: int, sensor: int, margin: float) -> np.ndarray:
     """Return the stars that may be on an exposure: an upper bound, without distortion."""
     facts = survey.visit(visit)
     ra, dec, _ = stars(survey)
-    xi, eta = to_plane(ra, dec, to_sky(*facts.offset, survey.center))
+    xi, eta = sky_to_plane(ra, dec, plane_to_sky(*facts.offset, survey.center))
     turn = math.radians(facts.rotation)
     scale = PIXEL_SCALE / 3600
     x = (-xi * math.cos(turn) + eta * math.sin(turn)) / scale

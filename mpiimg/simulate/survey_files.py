@@ -9,18 +9,18 @@ import numpy as np
 from mpiimg.astro.fits.maskplanes import bits, plane_cards
 
 if TYPE_CHECKING:
-    from mpiimg.simulate.astro import Frame, Survey
+    from mpiimg.simulate.astro import SimulatedExposure, SimulatedSurvey
 
 #: How an exposure may be written.
 LAYOUTS = ("planes", "triplet", "single")
 
 
-def stem(visit: int, sensor: int) -> str:
+def exposure_name(visit: int, sensor: int) -> str:
     """Return the name of an exposure, which its files begin with."""
     return f"sim-{visit:04d}-{sensor:03d}"
 
 
-def files(survey: Survey, visit: int, sensor: int, layout: str = "planes") -> dict:
+def files(survey: SimulatedSurvey, visit: int, sensor: int, layout: str = "planes") -> dict:
     """Return the files of an exposure: name, below the survey's folder, and HDUList.
 
     Parameters
@@ -35,14 +35,14 @@ def files(survey: Survey, visit: int, sensor: int, layout: str = "planes") -> di
 
     Notes
     -----
-    With them comes ``truth/<stem>_cosmic-rays.fits.fz``, 1 where a cosmic ray is. No file tells the time.
+    With them comes ``truth/<name>_cosmic-rays.fits.fz``, 1 where a cosmic ray is. No file tells the time.
     """
     from astropy.io import fits
 
     if layout not in LAYOUTS:
         raise ValueError(f"layout is one of {', '.join(LAYOUTS)}, not {layout}")
     frame = survey.exposure(visit, sensor)
-    name = stem(visit, sensor)
+    name = exposure_name(visit, sensor)
     truth = fits.CompImageHDU(frame.cosmic_rays.astype(np.uint8), name="CR")
     out = {f"truth/{name}_cosmic-rays.fits.fz": fits.HDUList([fits.PrimaryHDU(), truth])}
     if layout == "single":
@@ -66,7 +66,7 @@ def _coordinates(header):
     return header[: header.index("OBJECT")]
 
 
-def _triplet(frame: Frame, name: str, band: str) -> dict:
+def _triplet(frame: SimulatedExposure, name: str, band: str) -> dict:
     """Return the three files that the DECam Community Pipeline would make of a frame."""
     from astropy.io import fits
 
@@ -88,7 +88,7 @@ def _triplet(frame: Frame, name: str, band: str) -> dict:
     return out
 
 
-def truth_files(survey: Survey) -> dict:
+def truth_files(survey: SimulatedSurvey) -> dict:
     """Return ``truth/survey.fits``: table STARS, the catalogue, and table EXPOSURES, how each was taken.
 
     Columns of STARS: RA, DEC (deg), and for each band MAG_<band> and FLUX_<band> (counts at zero point 27).

@@ -11,12 +11,12 @@ from support import warm
 from support.astro_data import TRACT, Night, astro, exposure_table, observe
 from support.subjects import PATIENCE, digests, record
 
-from mpiimg.simulate.astro import Survey
+from mpiimg.simulate.astro import SimulatedSurvey
 
 pytestmark = pytest.mark.tool
 
 #: Exposures large enough to be calibrated, in a field of its own.
-SMALL = Survey(4, 1, (300, 340), seed=2, density=40.0, magnitudes=(16.0, 21.0))
+SMALL = SimulatedSurvey(4, 1, (300, 340), seed=2, density=40.0, magnitudes=(16.0, 21.0))
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def bad_night(night, tmp_path_factory):
     """One run of three ranks on a night with every kind of bad exposure, and one on the sound ones."""
     folder = tmp_path_factory.mktemp("bad")
     sound = astro(night.exposures, folder / "sound", *TRACT)
-    others = observe(folder / "others", Survey(len(BAD), 1, SMALL.shape, seed=9))
+    others = observe(folder / "others", SimulatedSurvey(len(BAD), 1, SMALL.shape, seed=9))
     paths = {}
     for (name, (spoil, _)), path in zip(BAD.items(), others.exposures, strict=True):
         paths[name] = folder / f"{name}.fits"

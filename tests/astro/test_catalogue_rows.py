@@ -53,7 +53,7 @@ def run(blocks):
         again.append(any(need.boxes(chunk) for need in coadds))
         planes = blocks[i] if again[i] else [None] * 4
         rows.append(gather.work(chunk, kept, *planes)[0])
-        (((start, stop),),) = gather.outputs[0].boxes(chunk)
+        (((start, stop),),) = gather.targets[0].boxes(chunk)
         assert (start, stop - start) == (sum(map(len, rows[:-1])), len(rows[-1]))
     return counts, np.concatenate(rows), again
 

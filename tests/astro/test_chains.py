@@ -18,14 +18,14 @@ from mpiimg.engine import compose, plugins
 from mpiimg.engine.stage import expected_stages
 from mpiimg.engine.step import Output, Step
 from mpiimg.errors import BadInput
-from mpiimg.simulate.astro import Survey
+from mpiimg.simulate.astro import SimulatedSurvey
 
 DOMAIN = plugins.domain("astro")
 
 ORDER = ("calibrate", "warp", "coadd", "detect")
 
 #: A small survey, whose exposures tell their zero points.
-SURVEY = Survey(4, 1, (300, 340), seed=2, density=40.0, magnitudes=(16.0, 21.0))
+SURVEY = SimulatedSurvey(4, 1, (300, 340), seed=2, density=40.0, magnitudes=(16.0, 21.0))
 
 
 def unchanged(state, parameters, data):

@@ -15,11 +15,11 @@ from mpiimg.astro.fits.headers import ReadOptions
 from mpiimg.astro.fits.search import find_exposures
 from mpiimg.astro.sky.layout import Layout
 from mpiimg.astro.steps import calibrate
-from mpiimg.simulate.astro import Survey
+from mpiimg.simulate.astro import SimulatedSurvey
 
 pytestmark = pytest.mark.tool
 
-SURVEY = Survey(4, 1, (300, 340), seed=2, density=40.0, magnitudes=(16.0, 21.0))
+SURVEY = SimulatedSurvey(4, 1, (300, 340), seed=2, density=40.0, magnitudes=(16.0, 21.0))
 
 
 def flip(path):
@@ -94,12 +94,12 @@ def test_more_exposures_use_what_fewer_gave(spoiled, tmp_path):
 
 def test_another_zero_point_needs_no_new_calibration(tmp_path):
     """And another gain does."""
-    (path,) = observe(tmp_path / "night", Survey(1, 1, (64, 70))).exposures
+    (path,) = observe(tmp_path / "night", SimulatedSurvey(1, 1, (64, 70))).exposures
     depends_on = []
     for options in ({"zero_point": 25}, {"zero_point": 26}, {"gain": 2}):
         (ref,) = find_exposures([path], ReadOptions(**options))
         layout = Layout((ref.shape,))
-        state = sky.Survey(frames=(ref,), layout=layout)
+        state = sky.SimulatedSurvey(frames=(ref,), layout=layout)
         stage = calibrate.calibrate(state, calibrate.STEP.parameters(), layout.exposure_planes())
         depends_on.append(stage.depends(0))
     assert depends_on[0] == depends_on[1] != depends_on[2]

@@ -19,7 +19,7 @@ from support.subjects import record
 
 from mpiimg.astro.fits.maskplanes import PLANES, bits
 from mpiimg.astro.sky.tract import Tract
-from mpiimg.simulate.astro import Survey
+from mpiimg.simulate.astro import SimulatedSurvey
 
 pytestmark = pytest.mark.tool
 
@@ -44,7 +44,7 @@ def results(tmp_path_factory):
 class Truth:
     """The stars of a survey as its tract sees them."""
 
-    survey: Survey
+    survey: SimulatedSurvey
     out: object
 
     @functools.cached_property
@@ -198,7 +198,7 @@ def test_large_aperture(results, truth):
 
 
 #: Bright stars without wings, none saturated, under seeing from 0.8 to 1.4 arcsec.
-BRIGHT = Survey(
+BRIGHT = SimulatedSurvey(
     3, 1, (640, 660), seed=29, density=14.0, magnitudes=(16.2, 18.5), profile="gaussian", dither=15.0
 )
 
@@ -302,7 +302,7 @@ def test_units_and_depth(results, truth):
 # --- zero points --------------------------------------------------------------------------------------------
 
 #: Bright stars enough for a zero point in every exposure, and a drift of a tenth of a magnitude.
-DRIFTING = Survey(3, 1, (420, 460), seed=5, density=40.0, magnitudes=(16.0, 21.0), magzero=False)
+DRIFTING = SimulatedSurvey(3, 1, (420, 460), seed=5, density=40.0, magnitudes=(16.0, 21.0), magzero=False)
 
 
 @pytest.fixture(scope="module")
@@ -506,7 +506,7 @@ def fitted_weights(values, kept, coadd) -> np.ndarray:
 
 def test_triplets_give_the_catalogue_of_planes(tmp_path):
     """But at edges, which a triplet's mask calls bad: bad pixels are interpolated, edges are not."""
-    survey = Survey(2, 1, (420, 460), seed=3, density=30.0, magnitudes=(16.0, 22.0))
+    survey = SimulatedSurvey(2, 1, (420, 460), seed=3, density=30.0, magnitudes=(16.0, 22.0))
     made = {}
     for layout in ("planes", "triplet"):
         night = observe(tmp_path / layout, survey, layout)

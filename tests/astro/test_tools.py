@@ -14,13 +14,13 @@ from support.subjects import PATIENCE, record
 from mpiimg.astro.fits.exposure import read_exposure
 from mpiimg.astro.fits.search import find_exposures
 from mpiimg.errors import BadInput, Exit
-from mpiimg.simulate.astro import Survey
+from mpiimg.simulate.astro import SimulatedSurvey
 from mpiimg.tools import cli, registry
 
 pytestmark = pytest.mark.tool
 
 #: Two filters, DECam's three files an exposure, and no zero points: they are solved from overlaps.
-SURVEY = Survey(4, 1, (300, 340), seed=5, bands=("g", "r"), density=90.0, magzero=False)
+SURVEY = SimulatedSurvey(4, 1, (300, 340), seed=5, bands=("g", "r"), density=90.0, magzero=False)
 TRACT = ("--patch", 160, "--border", 20)
 
 PLANES = {"patch": ("IMAGE", "VARIANCE", "MASK", "NIMAGE", "WEIGHT"), "warp": ("IMAGE", "VARIANCE", "MASK")}

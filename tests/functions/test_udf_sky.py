@@ -17,13 +17,13 @@ from mpiimg.astro.fits.headers import ReadOptions
 from mpiimg.astro.fits.maskplanes import bits
 from mpiimg.astro.fits.search import find_exposures
 from mpiimg.errors import Exit
-from mpiimg.simulate.astro import Survey
+from mpiimg.simulate.astro import SimulatedSurvey
 
 pytestmark = pytest.mark.tool
 
 EXAMPLES = launch.REPOSITORY / "docs" / "examples"
 PIPELINE = EXAMPLES / "sky.toml"
-SURVEY = Survey(4, 1, (220, 260), seed=5, density=90.0)
+SURVEY = SimulatedSurvey(4, 1, (220, 260), seed=5, density=90.0)
 
 
 def run(*words, **how):

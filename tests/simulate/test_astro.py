@@ -18,13 +18,13 @@ from mpiimg.astro.fits.exposure import read_exposure
 from mpiimg.astro.fits.maskplanes import bits
 from mpiimg.astro.fits.search import find_exposures
 from mpiimg.astro.sky.wcs import parse_wcs
-from mpiimg.simulate.astro import CATALOGUE_ZEROPOINT, GAP, Survey
+from mpiimg.simulate.astro import CATALOGUE_ZEROPOINT, GAP, SimulatedSurvey
 from mpiimg.simulate.profiles import PIXEL_SCALE
 from mpiimg.simulate.sensor import bleed, scene
-from mpiimg.simulate.sky import to_plane, to_sky
+from mpiimg.simulate.sky import plane_to_sky, sky_to_plane
 from mpiimg.simulate.survey_files import LAYOUTS, files, truth_files
 
-SMALL = Survey(visits=3, sensors=4, shape=(300, 320), seed=11, magnitudes=(16.0, 24.0))
+SMALL = SimulatedSurvey(visits=3, sensors=4, shape=(300, 320), seed=11, magnitudes=(16.0, 24.0))
 #: Nothing but sky and noise.
 EMPTY = dataclasses.replace(SMALL, density=0.0, cosmic_rays=0.0, bad_columns=0, edge=0)
 
@@ -133,7 +133,7 @@ def test_the_sky_slopes_over_the_camera_and_not_over_each_sensor():
 
 
 def test_seeing_sky_and_zero_points_vary():
-    survey = Survey(visits=200, sensors=20, shape=(100, 100), drift=0.1)
+    survey = SimulatedSurvey(visits=200, sensors=20, shape=(100, 100), drift=0.1)
     visits = [survey.visit(number) for number in range(200)]
     seeing = [visit.seeing for visit in visits]
     assert 0.8 <= min(seeing) < 0.85 and 1.35 < max(seeing) <= 1.4
@@ -195,9 +195,9 @@ def test_stars_are_as_wide_as_the_seeing(profile):
 
 
 def test_the_catalogue_counts_as_its_density_and_slope_say():
-    survey = Survey(visits=1, sensors=4, shape=(2000, 2000), density=20.0)
+    survey = SimulatedSurvey(visits=1, sensors=4, shape=(2000, 2000), density=20.0)
     stars = survey.catalogue()
-    xi, eta = to_plane(stars["ra"], stars["dec"], survey.center)
+    xi, eta = sky_to_plane(stars["ra"], stars["dec"], survey.center)
     inner = (np.abs(xi) < 0.1) & (np.abs(eta) < 0.1)
     expected = 20.0 * 12**2
     assert abs(inner.sum() - expected) < 4 * np.sqrt(expected)
@@ -227,17 +227,17 @@ def test_tangent_planes_are_astropys(center):
     header.update({"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": center[0], "CRVAL2": center[1]})
     header.update({"CD1_1": 1.0, "CD2_2": 1.0, "CD1_2": 0.0, "CD2_1": 0.0, "CRPIX1": 0.0, "CRPIX2": 0.0})
     xi, eta = np.random.default_rng(1).uniform(-2, 2, (2, 50))
-    ra, dec = to_sky(xi, eta, center)
+    ra, dec = plane_to_sky(xi, eta, center)
     # CRPIX is 0, and pixels are counted from 1: what goes in are degrees in the tangent plane.
     found = np.array(WCS(header).all_pix2world(xi, eta, 1))
     shift = (np.array([ra, dec]) - found + 180) % 360 - 180
     assert np.abs(shift).max() < 1e-9
-    np.testing.assert_allclose(to_plane(ra, dec, center), (xi, eta), atol=1e-9)
+    np.testing.assert_allclose(sky_to_plane(ra, dec, center), (xi, eta), atol=1e-9)
 
 
 def test_positions_are_those_of_the_header():
     """Every star of the catalogue, sent through the header's coordinates, and back to the sky."""
-    survey = Survey(visits=2, sensors=6, shape=(500, 400), density=10.0)
+    survey = SimulatedSurvey(visits=2, sensors=6, shape=(500, 400), density=10.0)
     stars = survey.catalogue()
     for visit, sensor in ((0, 0), (1, 3), (1, 5)):
         wcs = parse_wcs(survey.header(visit, sensor).tostring(sep="\n"))
@@ -256,7 +256,7 @@ def test_positions_are_those_of_the_header():
 
 def test_a_wide_camera_is_distorted_and_finds_its_stars():
     """At the corner of sixty large sensors, where DECam-like distortion is largest."""
-    survey = Survey(visits=1, sensors=60, shape=(4000, 4072), density=0.2)
+    survey = SimulatedSurvey(visits=1, sensors=60, shape=(4000, 4072), density=0.2)
     stars = survey.catalogue()
     header = survey.header(0, 0)
     x, y = WCS(header).all_world2pix(stars["ra"], stars["dec"], 0)
@@ -277,7 +277,7 @@ def _jacobian(header, shape):
 
 
 def test_sensors_lie_side_by_side():
-    survey = Survey(visits=1, sensors=6, shape=(200, 300))
+    survey = SimulatedSurvey(visits=1, sensors=6, shape=(200, 300))
     rows, columns = survey.grid
     assert rows * columns >= 6
     centers = np.array([survey.sensor_center(sensor) for sensor in range(6)])
@@ -289,7 +289,7 @@ def test_sensors_lie_side_by_side():
 
 def test_bright_stars_are_where_and_as_bright_as_the_truth_says():
     """Measured by sep on the noisy frame: centroids to 0.02 pixel, aperture magnitudes to 0.02."""
-    survey = Survey(
+    survey = SimulatedSurvey(
         1, 1, (600, 600), 5, density=2.0, magnitudes=(17.0, 18.5), profile="gaussian", cosmic_rays=0
     )
     frame = survey.exposure(0, 0)
@@ -334,7 +334,7 @@ def test_cosmic_rays_are_where_the_truth_says():
 
 
 def test_cosmic_rays_come_at_their_rate():
-    survey = Survey(visits=1, sensors=1, shape=(2000, 2036), density=0.0, bad_columns=0)
+    survey = SimulatedSurvey(visits=1, sensors=1, shape=(2000, 2036), density=0.0, bad_columns=0)
     hit = survey.exposure(0, 0).cosmic_rays.sum()
     # 375 tracks; a track of n pixels' length touches about n pixels, 13 on average.
     assert 0.7 < hit / (375 * 13) < 1.5

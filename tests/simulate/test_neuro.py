@@ -12,7 +12,7 @@ from support import reference
 
 from mpiimg.simulate import fields, neuro
 from mpiimg.simulate.gradients import gradients
-from mpiimg.simulate.neuro import TISSUES, Subject
+from mpiimg.simulate.neuro import TISSUES, SimulatedSubject
 
 SHAPE = (23, 27, 19)
 
@@ -30,9 +30,9 @@ def forget():
 
 @pytest.mark.parametrize("cut", CUTS)
 def test_slabs_of_truth_are_the_whole_truth(cut):
-    whole = Subject(SHAPE, 30).truth(0, SHAPE[2])
+    whole = SimulatedSubject(SHAPE, 30).truth(0, SHAPE[2])
     forget()
-    slabs = [Subject(SHAPE, 30).truth(z0, z1) for z0, z1 in pairwise(cut)]
+    slabs = [SimulatedSubject(SHAPE, 30).truth(z0, z1) for z0, z1 in pairwise(cut)]
     for name, values in whole.items():
         joined = np.concatenate([slab[name] for slab in slabs], axis=-3)
         assert joined.tobytes() == values.tobytes(), name
@@ -42,14 +42,14 @@ def test_slabs_of_truth_are_the_whole_truth(cut):
 def test_slabs_of_volumes_are_the_whole_volumes(cut):
     for v in (0, 1, 29):
         forget()
-        whole = Subject(SHAPE, 30).volume(v, 0, SHAPE[2])
+        whole = SimulatedSubject(SHAPE, 30).volume(v, 0, SHAPE[2])
         forget()
-        slabs = [Subject(SHAPE, 30).volume(v, z0, z1) for z0, z1 in pairwise(cut)]
+        slabs = [SimulatedSubject(SHAPE, 30).volume(v, z0, z1) for z0, z1 in pairwise(cut)]
         assert np.concatenate(slabs).tobytes() == whole.tobytes()
 
 
 def test_slices_in_any_order_are_the_same():
-    subject = Subject(SHAPE, 30)
+    subject = SimulatedSubject(SHAPE, 30)
     forward = [subject.volume(5, z, z + 1) for z in range(SHAPE[2])]
     forget()
     backward = [subject.volume(5, z, z + 1) for z in reversed(range(SHAPE[2]))]
@@ -57,7 +57,7 @@ def test_slices_in_any_order_are_the_same():
 
 
 def test_seeds_and_volumes_differ():
-    a, b = Subject(SHAPE, 30, seed=1), Subject(SHAPE, 30, seed=2)
+    a, b = SimulatedSubject(SHAPE, 30, seed=1), SimulatedSubject(SHAPE, 30, seed=2)
     assert (a.volume(0, 0, 19) != b.volume(0, 0, 19)).mean() > 0.9
     assert (a.truth(0, 19)["tissue"] != b.truth(0, 19)["tissue"]).any()
     first, second = (np.flatnonzero(a.gradients[0] == 0)[:2]).tolist()
@@ -65,7 +65,7 @@ def test_seeds_and_volumes_differ():
 
 
 def test_what_a_caller_writes_into_the_truth_stays_with_the_caller():
-    subject = Subject(SHAPE, 30)
+    subject = SimulatedSubject(SHAPE, 30)
     before = subject.volume(3, 0, 19)
     for array in subject.truth(0, 19).values():
         array[...] = 0
@@ -76,7 +76,7 @@ def test_what_a_caller_writes_into_the_truth_stays_with_the_caller():
 
 
 def test_noise_free_volume_is_the_model_rounded():
-    subject = Subject(SHAPE, 30, sigma=0)
+    subject = SimulatedSubject(SHAPE, 30, sigma=0)
     truth = subject.truth(8, 10)
     bvals, bvecs = subject.gradients
     for v in (0, 1, 17):
@@ -86,7 +86,7 @@ def test_noise_free_volume_is_the_model_rounded():
 
 
 def test_noise_free_signal_is_dipys_single_tensor():
-    subject = Subject(SHAPE, 40, sigma=0)
+    subject = SimulatedSubject(SHAPE, 40, sigma=0)
     bvals, bvecs = subject.gradients
     table = gradient_table(bvals, bvecs=bvecs)
     truth = subject.truth(0, 19)
@@ -101,7 +101,7 @@ def test_noise_free_signal_is_dipys_single_tensor():
 
 def test_background_is_rayleigh():
     sigma = 40.0
-    subject = Subject((40, 40, 24), 30, sigma=sigma)
+    subject = SimulatedSubject((40, 40, 24), 30, sigma=sigma)
     air = subject.truth(0, 24)["s0"] == 0
     noise = np.concatenate([subject.volume(v, 0, 24)[air] for v in range(4)]).astype(float)
     error = sigma / np.sqrt(noise.size)
@@ -113,7 +113,7 @@ def test_background_is_rayleigh():
 
 def test_noise_in_the_brain_is_rician():
     sigma = 100.0
-    subject, clean = (Subject((40, 40, 24), 30, sigma=s) for s in (sigma, 0))
+    subject, clean = (SimulatedSubject((40, 40, 24), 30, sigma=s) for s in (sigma, 0))
     brain = subject.truth(0, 24)["mask"] > 0
     noisy, signal = (s.volume(1, 0, 24)[brain].astype(float) for s in (subject, clean))
     excess = noisy**2 - signal**2  # its mean is 2 sigma^2 at any signal
@@ -121,7 +121,7 @@ def test_noise_in_the_brain_is_rician():
 
 
 def test_noise_is_white():
-    residual = Subject((32, 32, 40), 30).volume(0, 0, 3).astype(float)  # above the head: air alone
+    residual = SimulatedSubject((32, 32, 40), 30).volume(0, 0, 3).astype(float)  # above the head: air alone
     residual -= residual.mean()
     for axis in range(3):
         a, b = np.moveaxis(residual, axis, 0)[:-1], np.moveaxis(residual, axis, 0)[1:]
@@ -129,25 +129,25 @@ def test_noise_is_white():
 
 
 def test_no_signal_wraps_around_int16():
-    assert Subject((8, 8, 8), 7, sigma=1e6).volume(0, 0, 8).min() >= 0
+    assert SimulatedSubject((8, 8, 8), 7, sigma=1e6).volume(0, 0, 8).min() >= 0
 
 
 # --------------------------------------------------------------------------- the truth
 
 
 def test_arrays_are_as_promised():
-    truth = Subject(SHAPE, 30).truth(3, 9)
+    truth = SimulatedSubject(SHAPE, 30).truth(3, 9)
     assert tuple(truth) == neuro.TRUTH_NAMES
     for name, values in truth.items():
         assert values.shape == ((6,) if name == "tensor" else ()) + (6, 27, 23)
         assert values.dtype == (np.uint8 if name in ("tissue", "mask") else np.float32)
         assert values.flags.c_contiguous and values.flags.writeable
-    volume = Subject(SHAPE, 30).volume(0, 3, 9)
+    volume = SimulatedSubject(SHAPE, 30).volume(0, 3, 9)
     assert volume.dtype == np.int16 and volume.shape == (6, 27, 23) and volume.flags.c_contiguous
 
 
 def test_fa_and_diffusivities_are_those_of_the_tensor():
-    truth = Subject(SHAPE, 30).truth(0, 19)
+    truth = SimulatedSubject(SHAPE, 30).truth(0, 19)
     tensor = np.moveaxis(truth["tensor"], 0, -1).astype(float)
     values = np.linalg.eigvalsh(from_lower_triangular(tensor))
     # float32 tensor elements near 1e-3 carry 1e-7 of themselves.
@@ -160,7 +160,7 @@ def test_fa_and_diffusivities_are_those_of_the_tensor():
 
 
 def test_dipy_recovers_the_tensor_without_noise():
-    subject = Subject((17, 19, 11), 66, sigma=0, shells=(1000.0,))
+    subject = SimulatedSubject((17, 19, 11), 66, sigma=0, shells=(1000.0,))
     truth = subject.truth(4, 6)
     run = np.stack([subject.volume(v, 4, 6) for v in range(66)], axis=-1)
     bvals, bvecs = subject.gradients
@@ -175,7 +175,7 @@ def test_dipy_recovers_the_tensor_without_noise():
 
 @pytest.mark.parametrize("shape", [(145, 174, 145), (72, 72, 60), (31, 20, 24), (16, 16, 16)])
 def test_brain_fills_its_part_of_any_grid(shape):
-    subject = Subject(shape, 30)
+    subject = SimulatedSubject(shape, 30)
     mask = subject.truth(0, shape[2])["mask"] if np.prod(shape) < 1e6 else None
     if mask is None:  # the mid-slice alone: an ellipse
         assert subject.truth(72, 73)["mask"].mean() == pytest.approx(np.pi * 0.70 * 0.80 / 4, abs=0.005)
@@ -184,7 +184,7 @@ def test_brain_fills_its_part_of_any_grid(shape):
 
 
 def test_tissues_are_where_they_belong():
-    truth = Subject((72, 72, 60), 30).truth(0, 60)
+    truth = SimulatedSubject((72, 72, 60), 30).truth(0, 60)
     tissue, mask, s0 = truth["tissue"], truth["mask"], truth["s0"]
     assert_array_equal(mask == 1, (tissue >= 1) & (tissue <= 3))
     parts = np.bincount(tissue[mask == 1], minlength=5) / mask.sum()
@@ -196,7 +196,7 @@ def test_tissues_are_where_they_belong():
 
 
 def test_random_field_is_the_spline_of_its_lattice():
-    subject = Subject((5, 4, 3), 30)
+    subject = SimulatedSubject((5, 4, 3), 30)
     x, y, z = neuro._coordinates(subject.shape, 1)
     field = fields.random_field(x, y, z, 0.5, 7, (neuro._WANDER, 0))
     lattice = fields._lattice(8, 7, (neuro._WANDER, 0))
@@ -250,7 +250,7 @@ def test_gradients_follow_the_seed_and_the_shells():
 
 @pytest.mark.parametrize("shape", [(5, 6, 4), (1, 1, 1), (9, 8, 1), (1, 7, 3), (12, 1, 2)])
 def test_tiny_subjects(shape):
-    subject = Subject(shape, 7)
+    subject = SimulatedSubject(shape, 7)
     nx, ny, nz = shape
     assert subject.truth(0, nz)["tensor"].shape == (6, nz, ny, nx)
     assert subject.volume(6, 0, nz).shape == (nz, ny, nx)
@@ -258,17 +258,17 @@ def test_tiny_subjects(shape):
 
 
 def test_an_empty_slab_is_empty():
-    subject = Subject(SHAPE, 30)
+    subject = SimulatedSubject(SHAPE, 30)
     assert subject.truth(4, 4)["tensor"].shape == (6, 0, 27, 23)
     assert subject.volume(0, 19, 19).shape == (0, 27, 23)
 
 
 def test_affine_is_ras_about_the_centre():
-    subject = Subject((145, 174, 145), 30)
+    subject = SimulatedSubject((145, 174, 145), 30)
     assert_allclose(subject.voxel_size, 1.25)
     assert np.linalg.det(subject.affine[:3, :3]) > 0
     assert_allclose(subject.affine @ [72, 86.5, 72, 1], [0, 0, 0, 1], atol=1e-12)
-    assert_allclose(Subject(SHAPE, 30, voxel_size=(2, 2, 3)).affine.diagonal(), [2, 2, 3, 1])
+    assert_allclose(SimulatedSubject(SHAPE, 30, voxel_size=(2, 2, 3)).affine.diagonal(), [2, 2, 3, 1])
 
 
 @pytest.mark.parametrize(
@@ -287,11 +287,11 @@ def test_affine_is_ras_about_the_centre():
 )
 def test_wrong_subjects_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        Subject(**{"shape": (5, 6, 4), "volumes": 8} | arguments)
+        SimulatedSubject(**{"shape": (5, 6, 4), "volumes": 8} | arguments)
 
 
 def test_wrong_slabs_and_volumes_are_refused():
-    subject = Subject(SHAPE, 30)
+    subject = SimulatedSubject(SHAPE, 30)
     for z0, z1 in ((-1, 3), (3, 2), (0, 20)):
         with pytest.raises(ValueError, match="slab"):
             subject.truth(z0, z1)

@@ -14,7 +14,7 @@ from support.astro_data import TRACT, observe
 from support.cluster import SYSTEM_PATH, Cluster
 from support.subjects import PATIENCE, Subject
 
-from mpiimg.simulate.astro import Survey
+from mpiimg.simulate.astro import SimulatedSurvey
 
 #: Seconds that a job may take on a loaded machine.
 SOON = 240
@@ -120,7 +120,9 @@ def maps(head, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def exposures(tmp_path_factory) -> list[Path]:
     """Two simulated exposures of one field."""
-    return observe(tmp_path_factory.mktemp("sky") / "night", Survey(2, 1, (300, 320), seed=3)).exposures
+    return observe(
+        tmp_path_factory.mktemp("sky") / "night", SimulatedSurvey(2, 1, (300, 320), seed=3)
+    ).exposures
 
 
 @pytest.fixture(scope="session")

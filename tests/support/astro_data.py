@@ -10,15 +10,15 @@ from astropy.table import Table
 from support import warm
 from support.subjects import PATIENCE
 
-from mpiimg.simulate.astro import Survey
-from mpiimg.simulate.survey_files import files, stem
+from mpiimg.simulate.astro import SimulatedSurvey
+from mpiimg.simulate.survey_files import exposure_name, files
 
 #: A tract of a few patches under a small survey.
 TRACT = ("--patch", 400, "--border", 50)
 
 
 #: A crowded field that some of whose stars are saturated; its edges are seen once, its middle by all visits.
-CROWDED = Survey(5, 2, (500, 620), seed=11, density=50.0, magnitudes=(14.0, 23.5))
+CROWDED = SimulatedSurvey(5, 2, (500, 620), seed=11, density=50.0, magnitudes=(14.0, 23.5))
 
 _MADE: dict = {}
 
@@ -27,7 +27,7 @@ _MADE: dict = {}
 class Night:
     """The files of a simulated survey, and what is true of it."""
 
-    survey: Survey
+    survey: SimulatedSurvey
     folder: Path
     layout: str = "planes"
 
@@ -35,7 +35,7 @@ class Night:
     def names(self) -> list[str]:
         """Of the exposures, in their order."""
         sensors = range(self.survey.sensors)
-        return [stem(visit, sensor) for visit in range(self.survey.visits) for sensor in sensors]
+        return [exposure_name(visit, sensor) for visit in range(self.survey.visits) for sensor in sensors]
 
     @property
     def exposures(self) -> list[Path]:
@@ -44,7 +44,7 @@ class Night:
         return sorted(self.folder.glob(ending))
 
 
-def observe(folder: Path, survey: Survey, layout: str = "planes") -> Night:
+def observe(folder: Path, survey: SimulatedSurvey, layout: str = "planes") -> Night:
     """Write the exposures of a survey, without the truth."""
     folder.mkdir(parents=True)
     for visit in range(survey.visits):

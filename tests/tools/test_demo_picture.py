@@ -6,14 +6,14 @@ import pytest
 
 from mpiimg.demo import picture as demo_picture
 from mpiimg.demo.picture import draw
-from mpiimg.simulate.neuro import Subject
+from mpiimg.simulate.neuro import SimulatedSubject
 
 matplotlib_image = pytest.importorskip("matplotlib.image")
 
 
 def write_run(folder, shape=(24, 28, 20), affine=None, residual=False):
     """Write a run whose derivatives are the truth; return its paths."""
-    subject = Subject(shape, 12)
+    subject = SimulatedSubject(shape, 12)
     affine = subject.affine if affine is None else affine
     truth = subject.truth(0, shape[2])
     run = np.stack([subject.volume(v, 0, shape[2]) for v in range(12)])
