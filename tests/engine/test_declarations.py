@@ -98,7 +98,7 @@ def provenance(**changes) -> dict[str, str]:
     found = {}
     for stage in made.expected:
         found[stage.name] = marks.provenance(stage)
-        marks.has_written(stage, found[stage.name], forecast.measure(stage).tables)
+        marks.has_written(stage, found[stage.name], forecast.stage_sizes(stage).tables)
     return {name: one.whole for name, one in found.items()}
 
 
