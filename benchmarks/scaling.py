@@ -27,17 +27,17 @@ import run as benchmarks
 
 #: What is measured of each run.
 QUANTITIES = (
-    *("seconds", "cpu_seconds", "bytes_moved", "bytes_a_rank"),
-    *("messages", "messages_a_rank", "exchanges", "peak_a_rank"),
+    *("seconds", "cpu_seconds", "bytes_moved", "bytes_per_rank"),
+    *("messages", "messages_per_rank", "exchanges", "peak_per_rank"),
 )
 
 #: Of these the rank that has most counts, of all else the sum.
-MOST = ("peak_a_rank",)
+MOST = ("peak_per_rank",)
 
 #: What is shown of a plan.
 PLANNED = (
     *("ranks", "seconds", "cpu_seconds", "bytes_moved", "bytes_moved_between_nodes"),
-    *("bytes_a_rank", "messages_a_rank", "peak_a_rank"),
+    *("bytes_per_rank", "messages_per_rank", "peak_per_rank"),
 )
 
 #: Subjects of the cohort; ranks of a node; bytes of memory of a rank.
@@ -99,7 +99,7 @@ def measure(tool: str, source: tuple, out: Path, ranks: int) -> dict:
     """Process an input in memory on `ranks` ranks; return what all stages took together."""
     launch(ranks, tool, *source, "--in-memory", "--force", "--quiet", "--out", out)
     stages = json.loads((out / "run.json").read_text())["stages"]
-    for key in ("bytes_moved", "messages", "bytes_a_rank", "messages_a_rank"):
+    for key in ("bytes_moved", "messages", "bytes_per_rank", "messages_per_rank"):
         if any(stage[key] != stage["planned"][key] for stage in stages):
             print(f"{tool} on {ranks} ranks: {key} is not as planned", file=sys.stderr)
     return {key: (max if key in MOST else sum)(stage[key] for stage in stages) for key in QUANTITIES}
@@ -145,7 +145,7 @@ def cohort(plans: list[dict], ranks: int) -> list[dict]:
                     "groups": groups,
                     "turns": turns,
                     "hours": turns * plan["seconds"] / 3600,
-                    "peak_a_rank": plan["peak_a_rank"],
+                    "peak_per_rank": plan["peak_per_rank"],
                 }
             )
     return found

@@ -35,7 +35,7 @@ def report(folder: Path, ranks: int, simulated: float, wall: float) -> str:
     mask = json.loads((folder / "maps" / "dwi_desc-brain_mask.json").read_text())
     volumes, *extents = record["inputs"]["dwi"]["shape"]
     raw_bytes = 2 * volumes * extents[0] * extents[1] * extents[2]
-    peak = max(stage["peak_a_rank"] for stage in record["stages"])
+    peak = max(stage["peak_per_rank"] for stage in record["stages"])
     bound = memory_bound(raw_bytes, volumes, mask["Voxels"], ranks)
     shape = " x ".join(map(str, extents[::-1]))
     memory = ", in memory" if record["in_memory"] else ""

@@ -49,8 +49,8 @@ def gathered(stages: list[dict], together: str = "write images") -> list[dict]:
         row["cpu"] += stage["cpu_seconds"]
         row["moved"] += stage["bytes_moved"]
         row["planned_moved"] += stage["planned"]["bytes_moved"]
-        row["peak"] = max(row["peak"], stage["peak_a_rank"])
-        row["planned_peak"] = max(row["planned_peak"], stage["planned"]["peak_a_rank"])
+        row["peak"] = max(row["peak"], stage["peak_per_rank"])
+        row["planned_peak"] = max(row["planned_peak"], stage["planned"]["peak_per_rank"])
     return list(rows.values())
 
 

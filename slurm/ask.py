@@ -17,7 +17,7 @@ import sys
 SHARE = 0.9
 
 #: MB that a rank takes, and the process that compiles kernels beside it.
-LEAST = 500
+MIN_MEMORY = 500
 
 #: Seconds for the start of a job, the kernels to compile on a node, and the end.
 START = 300
@@ -55,7 +55,7 @@ def options(command, ranks, runs=1):
         except Refused as refused:
             if not lacks_memory(refused) or gigabytes == 128:
                 raise
-    memory = max(LEAST, math.ceil(1.05 * found["peak_a_rank"] / SHARE / (100 << 20)) * 100)
+    memory = max(MIN_MEMORY, math.ceil(1.05 * found["peak_per_rank"] / SHARE / (100 << 20)) * 100)
     minutes = math.ceil((START + 2 * runs * found["seconds"]) / 60)
     return f"--mem-per-cpu={memory}M --time={minutes}"
 
@@ -75,7 +75,7 @@ def check(command, ranks, seconds, requeues):
             f"may be requeued {requeues} times: sbatch {options(command, ranks)} ..., "
             "or export MPIIMG_REQUEUES"
         )
-    said = f"predicted {_minutes(found['seconds'])}, {found['peak_a_rank'] >> 20} MB a rank"
+    said = f"predicted {_minutes(found['seconds'])}, {found['peak_per_rank'] >> 20} MB a rank"
     if found["seconds"] > seconds:
         said += f"; the limit is {_minutes(seconds)} away, so that the job will be requeued"
     return True, said

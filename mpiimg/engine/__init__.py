@@ -7,7 +7,7 @@ What a domain is declared with is found here: `from mpiimg.engine import Array, 
 _PLACES = {
     **dict.fromkeys(("Array", "Packing", "Ragged"), "array"),
     **dict.fromkeys(("ChunkGrid", "box_shape", "box_slices"), "boxes"),
-    **dict.fromkeys(("Input", "stream"), "inputs"),
+    **dict.fromkeys(("Input", "stream_input"), "inputs"),
     **dict.fromkeys(("At", "Chunk", "Part", "Pieces", "Rows"), "needs"),
     **dict.fromkeys(("Compute", "Files", "Found", "Reduce", "Sink", "Stream"), "stage"),
     **dict.fromkeys(("extended", "trimmed"), "halo"),

@@ -18,7 +18,7 @@ from mpiimg.engine.blocks import Placement
 from mpiimg.engine.boxes import Box
 from mpiimg.engine.checkpoint import LIBRARIES, Marks, Provenance, versions
 from mpiimg.engine.exchanges import exchanged_needs, gathered_boxes
-from mpiimg.engine.forecast import StageSizes, measure
+from mpiimg.engine.forecast import StageSizes, stage_sizes
 from mpiimg.engine.log.logbook import Logbook
 from mpiimg.engine.log.show_plan import predicted
 from mpiimg.engine.mpi.agreement import Agreement, on_root
@@ -145,7 +145,7 @@ class Executor:
         for name in [name for name in self.placed if name not in kept]:
             self._drop(name)
         restart_peak()
-        sizes = measure(stage)
+        sizes = stage_sizes(stage)
         if isinstance(stage, Sink | Files):
             done, found = set(), None
             planned = self._turn_to(stage, sizes, range(len(stage.grid)))
@@ -451,11 +451,11 @@ class Executor:
         sums = {"cpu_seconds": time.process_time() - cpu, "bytes_moved": sent, "messages": messages}
         most = {
             "seconds": time.monotonic() - started,
-            "bytes_a_rank": sent,
-            "messages_a_rank": messages,
+            "bytes_per_rank": sent,
+            "messages_per_rank": messages,
             "exchanges": self.traffic.exchanges - before.exchanges,
-            "peak_a_rank": anonymous_peak(),
-            "peak_rss_a_rank": resident_peak(),
+            "peak_per_rank": anonymous_peak(),
+            "peak_rss_per_rank": resident_peak(),
         }
         found = over_ranks(self.comm, sums, most)
         entry = {"stage": stage.name, "chunks": len(stage.grid), "resumed_chunks": done}

@@ -12,10 +12,10 @@ from mpiimg.errors import BadInput
 from mpiimg.version import __version__
 
 #: Changes that a message names; more are counted.
-NAMED = 3
+MAX_CHANGES = 3
 
 
-def request(recipe: Recipe, cpu_target: str) -> dict:
+def fingerprint(recipe: Recipe, cpu_target: str) -> dict:
     """Return what results depend on, in JSON's terms: the same command on the same input gives the same."""
     asked = {
         "tool": recipe.tool,
@@ -28,7 +28,7 @@ def request(recipe: Recipe, cpu_target: str) -> dict:
     return json.loads(json.dumps(asked, default=str))
 
 
-def read_request(path: Path) -> dict | None:
+def read_fingerprint(path: Path) -> dict | None:
     """Return what an earlier run was asked for; None where there was none, empty where nobody can tell."""
     try:
         found = json.loads(path.read_text())
@@ -42,8 +42,8 @@ def read_request(path: Path) -> dict | None:
 def changes(earlier: Mapping, now: Mapping) -> str:
     """Say in one line what is not as it was."""
     found = list(_changes(earlier, now))
-    more = [f"{len(found) - NAMED} more"] if len(found) > NAMED else []
-    return ", ".join(found[:NAMED] + more)
+    more = [f"{len(found) - MAX_CHANGES} more"] if len(found) > MAX_CHANGES else []
+    return ", ".join(found[:MAX_CHANGES] + more)
 
 
 def _changes(earlier: Mapping, now: Mapping) -> Iterator[str]:

@@ -55,7 +55,7 @@ class StageSizes:
         return int(self.each.max(initial=0))
 
 
-def measure(stage: Stage) -> StageSizes:
+def stage_sizes(stage: Stage) -> StageSizes:
     """Work out what every chunk of `stage` reads and writes, which takes a while where there are many."""
     chunks = [stage.chunk(number) for number in range(len(stage.grid))]
     reads = [[need_bytes(need, need.boxes(chunk)) for chunk in chunks] for need in stage.reads]
@@ -78,7 +78,7 @@ def measure(stage: Stage) -> StageSizes:
 # --- Memory -----------------------------------------------------------------------------------------------
 
 
-def work_bytes(
+def working_bytes(
     stage: Stage, sizes: StageSizes, gathered: Sequence[bool] = (), held: Sequence[bool] = ()
 ) -> int:
     """Return the most bytes that the work on one chunk takes, beside what was gathered for it and is held.
@@ -108,7 +108,7 @@ def finish_bytes(stage: Stage) -> int:
 def files_only_bytes(stage: Stage, sizes: StageSizes, batch: int) -> int:
     """Return what a rank needs for a stage all of whose arrays lie in files: the least there is."""
     held_back = (batch - 1) * stage.returned_bytes if isinstance(stage, Sink) else 0
-    return max(work_bytes(stage, sizes) + held_back, finish_bytes(stage))
+    return max(working_bytes(stage, sizes) + held_back, finish_bytes(stage))
 
 
 def rank_bytes(
@@ -120,7 +120,7 @@ def rank_bytes(
     """
     exchanged = exchanged_needs(stage, placed)
     held = [placed[array.name].memory for array in stage.arrays]
-    work = work_bytes(stage, sizes, [need in exchanged for need in stage.reads], held)
+    work = working_bytes(stage, sizes, [need in exchanged for need in stage.reads], held)
     if isinstance(stage, Sink):
         work += (batch - 1) * stage.returned_bytes
     needed = np.maximum(exchange.at_once, exchange.gathered + work)
@@ -138,7 +138,7 @@ def read_bytes(stage: Stage, sizes: StageSizes, placed: Mapping[str, Placement])
 # --- Time -------------------------------------------------------------------------------------------------
 
 
-def seconds(
+def rank_seconds(
     stage: Stage,
     sizes: StageSizes,
     partition: Partition,

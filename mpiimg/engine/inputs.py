@@ -41,7 +41,7 @@ class Input(Protocol):
         Whose sizes and times must not change while a run reads them.
     parallel : bool
         Every rank may read any part of it, by :meth:`open`. Else one rank reads it front to back, by
-        :meth:`blocks`, in a stage made by :func:`stream`.
+        :meth:`blocks`, in a stage made by :func:`stream_input`.
     """
 
     array: Array
@@ -59,7 +59,7 @@ class Input(Protocol):
         ...
 
 
-def stream(source: Input, grid: ChunkGrid, cost: tuple[str, float] | None = None) -> Stream:
+def stream_input(source: Input, grid: ChunkGrid, cost: tuple[str, float] | None = None) -> Stream:
     """Declare the reading of an input front to back on one rank; each chunk goes to its owner meanwhile.
 
     Parameters

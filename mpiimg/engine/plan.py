@@ -76,7 +76,7 @@ class StagePlan:
     read, written : bytes from and to files, all ranks together
     moved, between_nodes : bytes that ranks send each other, and those of them that leave a node
     messages : in which they do
-    moved_a_rank, messages_a_rank : bytes and messages of the rank that sends most
+    moved_per_rank, messages_per_rank : bytes and messages of the rank that sends most
     cpu_seconds : of all ranks together
     seconds : on the rank that takes longest: nobody waits longer than that
     """
@@ -94,8 +94,8 @@ class StagePlan:
     moved: int
     between_nodes: int
     messages: int
-    moved_a_rank: int
-    messages_a_rank: int
+    moved_per_rank: int
+    messages_per_rank: int
     cpu_seconds: float
     seconds: float
 
@@ -131,7 +131,7 @@ def plan_stage(
     if planned.peak > resources.memory and resources.in_memory:
         raise BadInput(
             f"stage {stage.name} needs {_megabytes(planned.peak)} MB a rank and has "
-            f"{resources.memory >> 20}: leave out --in-memory, use more ranks, or give at least "
+            f"{resources.memory >> 20}: leave out --in-memory, use more ranks, or give at needed "
             f"--memory {_megabytes(planned.peak)}M"
         )
     return planned
@@ -163,7 +163,7 @@ def _plan_stage(
         if peak <= resources.memory or resources.in_memory or largest is None or not largest.memory:
             break
         kept[largest.array.name] = dataclasses.replace(largest, memory=False)
-    taken = forecast.seconds(
+    taken = forecast.rank_seconds(
         stage, sizes, partition, numbers, exchange, resources.nodes, not resources.in_memory, resources.rates
     )
     return StagePlan(
@@ -180,8 +180,8 @@ def _plan_stage(
         moved=exchange.moved,
         between_nodes=exchange.between_nodes,
         messages=int(exchange.messages.sum()),
-        moved_a_rank=int(exchange.sent.max()),
-        messages_a_rank=int(exchange.messages.max()),
+        moved_per_rank=int(exchange.sent.max()),
+        messages_per_rank=int(exchange.messages.max()),
         cpu_seconds=float(taken.sum()),
         seconds=float(taken.max(initial=0)),
     )
@@ -219,7 +219,7 @@ def plan_recipe(recipe: Recipe, resources: Resources) -> list[tuple[Stage, Stage
 
 def _sized(recipe: Recipe) -> list[tuple[Stage, StageSizes]]:
     """Return every stage with what its chunks read and write, which takes a while where there are many."""
-    return [(stage, forecast.measure(stage)) for stage in recipe.expected]
+    return [(stage, forecast.stage_sizes(stage)) for stage in recipe.expected]
 
 
 def _plan_all(
@@ -250,30 +250,30 @@ def check(recipe: Recipe, resources: Resources) -> None:
 
 
 def _check(sized: Sequence[tuple[Stage, StageSizes]], baseline: int, resources: Resources) -> None:
-    least, stage = _least_of(sized, baseline)
-    if least > resources.memory:
+    needed, stage = _largest_need(sized, baseline)
+    if needed > resources.memory:
         raise BadInput(
-            f"stage {stage} needs {_megabytes(least)} MB a rank and has {resources.memory >> 20}: one chunk "
-            f"and the libraries take that much on any number of ranks; give --memory {_megabytes(least)}M, "
+            f"stage {stage} needs {_megabytes(needed)} MB a rank and has {resources.memory >> 20}: one chunk "
+            f"and the libraries take that much on any number of ranks; give --memory {_megabytes(needed)}M, "
             "with fewer ranks on a node if need be"
         )
 
 
-def least_memory(recipe: Recipe) -> tuple[int, str]:
-    """Return the least bytes a rank that a staged run can do with, and the stage that needs them.
+def min_memory(recipe: Recipe) -> tuple[int, str]:
+    """Return the needed bytes a rank that a staged run can do with, and the stage that needs them.
 
     It does not depend on the number of ranks: a rank holds one chunk, all arrays lie in files.
     """
-    return _least_of(_sized(recipe), recipe.baseline)
+    return _largest_need(_sized(recipe), recipe.baseline)
 
 
-def _least_of(sized: Sequence[tuple[Stage, StageSizes]], baseline: int) -> tuple[int, str]:
-    needs = ((_least(stage, sizes, baseline), stage.name) for stage, sizes in sized)
+def _largest_need(sized: Sequence[tuple[Stage, StageSizes]], baseline: int) -> tuple[int, str]:
+    needs = ((_min_memory_of(stage, sizes, baseline), stage.name) for stage, sizes in sized)
     return max(needs, default=(baseline, ""))
 
 
-def _least(stage: Stage, sizes: StageSizes, baseline: int) -> int:
-    """Return the least memory in which a stage runs from files alone: more of it lets more be in flight."""
+def _min_memory_of(stage: Stage, sizes: StageSizes, baseline: int) -> int:
+    """Return the needed memory in which a stage runs from files alone: more of it lets more be in flight."""
     low, high = baseline, 1 << 62
     need = baseline + forecast.files_only_bytes(stage, sizes, 1)
     while low < high and isinstance(stage, Sink):

@@ -25,7 +25,7 @@ DOMAINS: Mapping[str, str] = {
 GROUPS = OF_DOMAINS, OF_STEPS, OF_FORMATS = "mpiimg.domains", "mpiimg.steps", "mpiimg.formats"
 
 
-def loaded(place: str) -> Any:
+def load_object(place: str) -> Any:
     """Return what "module:attribute" names.
 
     Raises
@@ -101,7 +101,7 @@ def domain(name: str) -> Domain:
     ------
     BadInput : there is none of this name
     """
-    return loaded(domain_place(name))
+    return load_object(domain_place(name))
 
 
 def domain_place(name: str) -> str:
@@ -125,7 +125,7 @@ def step(of: Domain, name: str) -> Step:
     ------
     BadInput : there is none of this name
     """
-    return loaded(step_place(of, name))
+    return load_object(step_place(of, name))
 
 
 def step_place(of: Domain, name: str) -> str:
@@ -166,7 +166,7 @@ def _rates() -> dict[str, tuple[float, str]]:
 
 def samples() -> dict[str, Callable]:
     """Return what measures the rates of all steps and domains, by the name of the rate."""
-    return {name: loaded(sample) for name, (_, sample) in _rates().items()}
+    return {name: load_object(sample) for name, (_, sample) in _rates().items()}
 
 
 def default_rates() -> dict[str, float]:

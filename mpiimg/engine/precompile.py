@@ -19,7 +19,7 @@ from pathlib import Path
 
 from mpiimg.engine.mpi.job import environment_of_no_rank
 from mpiimg.engine.plugins import kernels as kernels_of_all_steps
-from mpiimg.engine.plugins import loaded
+from mpiimg.engine.plugins import load_object
 from mpiimg.kernels import cache, jit
 
 
@@ -37,7 +37,7 @@ def missing(kernels: Iterable[str]) -> list[str]:
 def compile_here(kernels: Iterable[str]) -> None:
     """Compile `kernels`, or load them where they are compiled, and note that they are."""
     for kernel in kernels:
-        loaded(kernel)()
+        load_object(kernel)()
         # Without the note the next run calls the kernels once more, which then costs half a second.
         with contextlib.suppress(OSError):
             _marker(kernel).touch()

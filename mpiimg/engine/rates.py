@@ -21,7 +21,7 @@ from mpiimg.version import __version__
 Rates = dict[str, float]
 
 #: What is timed: returns the work, and how many units it is.
-Sample = Callable[[], tuple[Callable[[], object], float]]
+RateSample = Callable[[], tuple[Callable[[], object], float]]
 
 #: CPU-seconds per unit of what the engine itself does.
 DEFAULTS: Rates = {
@@ -43,24 +43,24 @@ def cpu_model(information: str = "/proc/cpuinfo") -> str:
     return "unknown"
 
 
-def path() -> Path:
+def rates_file() -> Path:
     """Return the file that measured rates are kept in."""
     return cache_folder() / "rates.json"
 
 
-def load() -> Rates:
+def load_rates() -> Rates:
     """Return the rates of this machine: those that were measured, and the engine's defaults for its own."""
     try:
-        kept = json.loads(path().read_text())[_key()]
+        kept = json.loads(rates_file().read_text())[_key()]
         measured = {name: float(rate) for name, rate in kept.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return dict(DEFAULTS)
     return DEFAULTS | {name: rate for name, rate in measured.items() if 0 < rate < 1}
 
 
-def store(rates: Rates) -> Path:
+def store_rates(rates: Rates) -> Path:
     """Keep the rates of this machine in the user's cache, beside those of others; return the file."""
-    file = path()
+    file = rates_file()
     try:
         kept = json.loads(file.read_text())
     except (OSError, ValueError):
@@ -75,7 +75,7 @@ def _key() -> str:
     return f"{cpu_model()}, mpiimg {__version__}"
 
 
-def measure(samples: Mapping[str, Sample]) -> Rates:
+def measure_rates(samples: Mapping[str, RateSample]) -> Rates:
     """Time one chunk of each kind of work on this core, once it is compiled; takes some seconds.
 
     Parameters

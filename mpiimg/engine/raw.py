@@ -98,7 +98,7 @@ def write_fully(descriptor: int, data, position: int) -> None:
         data, position = data[count:], position + count
 
 
-def sample(path: Path, pieces: int = 16, length: int = 4096) -> tuple[int, int, int]:
+def sample_file(path: Path, pieces: int = 16, length: int = 4096) -> tuple[int, int, int]:
     """Return size, mtime_ns and the CRC32 of `pieces` of `length` bytes spread over a file.
 
     Enough to tell one measurement from another, at the price of reading a header.

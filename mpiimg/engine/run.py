@@ -14,7 +14,7 @@ from typing import Any, Generic
 from mpiimg.engine import rates
 from mpiimg.engine.atomic import write_file
 from mpiimg.engine.executor import Executor
-from mpiimg.engine.fingerprint import changes, check_unchanged, read_request, request, seen
+from mpiimg.engine.fingerprint import changes, check_unchanged, fingerprint, read_fingerprint, seen
 from mpiimg.engine.journal import keep_marks
 from mpiimg.engine.lease import CLAIMS, Kind, WorkLease, acquire_work, holding, remove_work
 from mpiimg.engine.log.events import events_folder
@@ -97,10 +97,10 @@ def run(recipe: Recipe[S], comm, options: Options, outer: Agreement | None = Non
     """
     target = agreed_cpu_target(comm)
     resources = Resources(
-        comm.size, options.memory, options.in_memory, node_count(comm), on_root(comm, rates.load)
+        comm.size, options.memory, options.in_memory, node_count(comm), on_root(comm, rates.load_rates)
     ).of(recipe)
     check(recipe, resources)
-    room = on_root(comm, _prepare, recipe, options, request(recipe, target), outer is not None)
+    room = on_root(comm, _prepare, recipe, options, fingerprint(recipe, target), outer is not None)
     with holding(room.lease, comm):
         before = on_root(comm, seen, recipe)
         compile_kernels(recipe.kernels, comm)
@@ -233,7 +233,7 @@ def _furnish(recipe: Recipe, options: Options, room: _Room, asked: dict) -> None
     """Check that results can be written, and have all in its place in the folders that are locked."""
     work, events = room.work, room.events
     record = work / REQUEST
-    earlier = read_request(record)
+    earlier = read_fingerprint(record)
     names = output_names(recipe)
     _spare_inputs(recipe, options, names)
     if not options.force and earlier != asked and not _takes_up(work, earlier, asked):

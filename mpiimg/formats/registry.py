@@ -17,8 +17,8 @@ from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.inputs import Input, Reader
 from mpiimg.engine.needs import Chunk, Part
-from mpiimg.engine.plugins import OF_FORMATS, installed, loaded, packages
-from mpiimg.engine.raw import sample
+from mpiimg.engine.plugins import OF_FORMATS, installed, load_object, packages
+from mpiimg.engine.raw import sample_file
 from mpiimg.engine.stage import Sink
 from mpiimg.engine.step import Output
 from mpiimg.errors import BadInput
@@ -94,7 +94,7 @@ class FileInput:
     @cached_property
     def sample(self) -> tuple[int, int, int]:
         """Size, time and a checksum of samples of the file; once known, it is sent with the input."""
-        return sample(self.path)
+        return sample_file(self.path)
 
     @cached_property
     def identity(self) -> dict[str, str]:
@@ -229,7 +229,7 @@ def _format(name: str) -> Format | None:
     for table in (lambda: FORMATS, lambda: installed(OF_FORMATS)):
         place = next((table()[ending] for ending in endings if ending in table()), None)
         if place is not None:
-            return loaded(place)
+            return load_object(place)
     return None
 
 

@@ -227,7 +227,7 @@ class _Stages:
                 f"{place}: {name} is a step of {domain.name}, and other stages are of {self.domain}"
             )
         declared_at = plugins.step_place(domain, name)
-        own = {one.name: one for one in parameters_of(plugins.loaded(declared_at).parameters)}
+        own = {one.name: one for one in parameters_of(plugins.load_object(declared_at).parameters)}
         of_sources = {one.name: one for s in domain.sources for one in parameters_of(s.parameters)}
         settings = {}
         for key, value in table.items():
@@ -300,7 +300,7 @@ class _Stages:
         """Give a step that takes one the reference catalogue of the command line."""
         if reference is None or not entry.step:
             return entry
-        names = [one.name for one in parameters_of(plugins.loaded(entry.step).parameters)]
+        names = [one.name for one in parameters_of(plugins.load_object(entry.step).parameters)]
         if "reference" not in names:
             return entry
         return dataclasses.replace(entry, settings={**entry.settings, "reference": reference})

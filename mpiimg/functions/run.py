@@ -85,7 +85,9 @@ def chain_of(request: Request) -> compose.Chain:
         The order of the stages makes no sense.
     """
     links = [_link(entry, request) for entry in request.entries]
-    return compose.make_chain(plugins.loaded(request.domain_place), links, request.settings, request.name)
+    return compose.make_chain(
+        plugins.load_object(request.domain_place), links, request.settings, request.name
+    )
 
 
 def _link(entry: Entry, request: Request) -> compose.Link:
@@ -93,7 +95,7 @@ def _link(entry: Entry, request: Request) -> compose.Link:
         step = function_step(entry)
         settings = {"target": request.target.name if request.target else "", "label": bids_label(entry.label)}
     else:
-        step, settings = plugins.loaded(entry.step), entry.settings
+        step, settings = plugins.load_object(entry.step), entry.settings
     return compose.Link(step, compose.filled(step.parameters, settings), _labelled(entry), entry.write)
 
 

@@ -39,7 +39,7 @@ from numba.misc.appdirs import AppDirs
 OURS = Path(__file__).parents[1]
 
 #: How many folders of earlier sources stay for each target, so that another commit and back compiles nothing.
-KEPT = 3
+MAX_OLD_FOLDERS = 3
 
 #: Settings of numba that change what it compiles.
 SETTINGS = (
@@ -255,7 +255,7 @@ class _Locator(_CacheLocator):
 
 
 def _remove_old(folder: Path) -> None:
-    """Remove the folders beside `folder` but the newest :data:`KEPT`."""
+    """Remove the folders beside `folder` but the newest :data:`MAX_OLD_FOLDERS`."""
 
     def written(path: Path) -> float:
         with contextlib.suppress(OSError):
@@ -263,5 +263,5 @@ def _remove_old(folder: Path) -> None:
         return 0.0
 
     others = sorted((path for path in folder.parent.iterdir() if path != folder), key=written, reverse=True)
-    for path in others[KEPT:]:
+    for path in others[MAX_OLD_FOLDERS:]:
         shutil.rmtree(path, ignore_errors=True)

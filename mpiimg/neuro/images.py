@@ -9,7 +9,7 @@ import numpy as np
 
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid
-from mpiimg.engine.inputs import stream
+from mpiimg.engine.inputs import stream_input
 from mpiimg.engine.needs import At, Chunk, Need, Part
 from mpiimg.engine.stage import Compute, Found, Reduce, Sink, Stream
 from mpiimg.neuro.nifti import Image, Voxels, gzip_member, output_header
@@ -32,7 +32,7 @@ def inflate(voxels: Voxels) -> Stream:
     """Read a .nii.gz front to back on one rank; each chunk goes to its owner while the next one inflates."""
     array = voxels.array
     grid = slice_grid(array.shape, np.dtype(array.dtype).itemsize)
-    return stream(voxels, grid, ("inflate", float(array.nbytes)))
+    return stream_input(voxels, grid, ("inflate", float(array.nbytes)))
 
 
 def finite(values: np.ndarray) -> np.ndarray:

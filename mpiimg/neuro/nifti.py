@@ -13,7 +13,7 @@ import numpy as np
 
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import Box, box_shape
-from mpiimg.engine.raw import RawFile, sample
+from mpiimg.engine.raw import RawFile, sample_file
 from mpiimg.engine.stores import DATASET, dataset_offset
 from mpiimg.errors import BadInput
 
@@ -45,7 +45,7 @@ class Image:
     identity : tuple
         Size, time and header checksum, which enter the provenance; of a staged file those of its image.
     sample : (int, int, int)
-        Of the file itself, as from :func:`mpiimg.engine.raw.sample`; enters the provenance as well.
+        Of the file itself, as from :func:`mpiimg.engine.raw.sample_file`; enters the provenance as well.
     """
 
     path: Path
@@ -153,7 +153,7 @@ class Voxels:
         BadInput
             The stream is truncated or corrupt.
         """
-        return stream(self.image, boxes)
+        return inflated(self.image, boxes)
 
 
 def open_image(path: Path, dimensions: int | tuple[int, ...], what: str = "image") -> Image:
@@ -201,7 +201,7 @@ def open_image(path: Path, dimensions: int | tuple[int, ...], what: str = "image
     return _with_affine(
         path,
         "nii.gz" if compressed else "nii",
-        stem(path),
+        output_stem(path),
         shape,
         dtype.str,
         offset,
@@ -209,7 +209,7 @@ def open_image(path: Path, dimensions: int | tuple[int, ...], what: str = "image
         inter,
         header.binaryblock,
         identity,
-        sample(path),
+        sample_file(path),
     )
 
 
@@ -233,13 +233,13 @@ def bare_name(path: Path) -> str:
     return name
 
 
-def stem(path: Path) -> str:
+def output_stem(path: Path) -> str:
     """Return the name that outputs of `path` begin with: without endings and without BIDS's _dwi."""
     name = bare_name(path)
     return name.removesuffix("_dwi") or name
 
 
-def stream(image: Image, boxes: Iterator[Box]) -> Iterator[np.ndarray]:
+def inflated(image: Image, boxes: Iterator[Box]) -> Iterator[np.ndarray]:
     """Inflate a .nii.gz once, front to back, yielding blocks that follow each other in the file.
 
     Raises
@@ -358,7 +358,7 @@ def _open_staged(path: Path, dimensions: int | tuple[int, ...], what: str) -> Im
     slope, inter = _scaling(header, path)
     shape = _checked_shape(header, path, dimensions, what)
     dtype = header.get_data_dtype().newbyteorder("=")
-    seen = sample(path)
+    seen = sample_file(path)
     return _with_affine(path, "staged", name, shape, dtype.str, offset, slope, inter, raw, identity, seen)
 
 

@@ -12,16 +12,16 @@ import numpy as np
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.needs import Part
-from mpiimg.engine.rates import chunk_sample
+from mpiimg.engine.rates import RateSample, chunk_sample
 from mpiimg.engine.stage import Found, Reduce, Stages
 from mpiimg.errors import BadInput
 from mpiimg.neuro.images import finite, slice_grid, value_bytes
 from mpiimg.neuro.masks import volume
 from mpiimg.neuro.nifti import Image
-from mpiimg.neuro.samples import Sample, image_of
+from mpiimg.neuro.samples import image_of
 from mpiimg.neuro.subject import Noise
 
-PAPER = "PIESNO: Koay et al. 2009, doi:10.1016/j.jmr.2009.03.005"
+PIESNO_PAPER = "PIESNO: Koay et al. 2009, doi:10.1016/j.jmr.2009.03.005"
 
 #: CPU-seconds per voxel of a series.
 RATES: Mapping[str, tuple[float, str]] = {
@@ -30,10 +30,10 @@ RATES: Mapping[str, tuple[float, str]] = {
 }
 
 #: Share of exact zeros outside the mask above which the background is not noise.
-MOST_ZEROS = 0.10
+MAX_ZEROS = 0.10
 
 #: Share of the voxels that PIESNO takes for noise that may lie inside the mask.
-MOST_INSIDE = 0.10
+MAX_INSIDE = 0.10
 
 #: By number of coils, the variance of a magnitude without signal over that of the noise (Koay and Basser
 #: 2006, doi:10.1016/j.jmr.2006.01.016), as dipy has it; 0 stands for no correction.
@@ -52,7 +52,7 @@ ESTIMATE_CORRECTION = {
 }
 
 #: Slices whose differences are made at once.
-SLICES = 8
+ESTIMATE_SLICES = 8
 
 
 def parse(text: str) -> str | float:
@@ -112,7 +112,7 @@ def noise_level(
         return Noise(np.full((1, 1), method), "given")
     if method != "estimate":
         # None stands for what nobody knows yet: a plan has every stage that may come.
-        has_background = yield background(image, dwi, mask, method)
+        has_background = yield count_zeros(image, dwi, mask, method)
         sigma = None
         if has_background is not False:
             sigma = yield piesno(image, dwi, mask, coils or 1, method)
@@ -122,7 +122,7 @@ def noise_level(
     return Noise(sigma, "estimate")
 
 
-def background(image: Image, dwi: Array, mask: Array, method: str) -> Reduce[bool]:
+def count_zeros(image: Image, dwi: Array, mask: Array, method: str) -> Reduce[bool]:
     """Count exact zeros outside the mask: released data often have their background zeroed.
 
     Returns
@@ -139,7 +139,7 @@ def background(image: Image, dwi: Array, mask: Array, method: str) -> Reduce[boo
     def finish(rows):
         outside, zeros = rows.sum(axis=0)
         share = zeros / outside if outside else 1.0
-        if share <= MOST_ZEROS:
+        if share <= MAX_ZEROS:
             return Found(True)
         reason = f"{share:.0%} of the voxels outside the mask are exact zeros: no noise background for PIESNO"
         return Found(False, warnings=(_without_background(image, method, reason),))
@@ -169,15 +169,15 @@ def piesno(image: Image, dwi: Array, mask: Array, coils: int, method: str) -> Re
     """
 
     def work(chunk, block, mask_block):
-        from mpiimg.neuro.kernels import piesno
+        from mpiimg.neuro.kernels.piesno import find_noise
 
-        sigma, noise = piesno.piesno(finite(image.scaled(block[:, 0])), coils)
+        sigma, noise = find_noise(finite(image.scaled(block[:, 0])), coils)
         return sigma, np.count_nonzero(noise), np.count_nonzero(noise & (mask_block[0] != 0))
 
     def finish(rows):
         sigma, voxels, inside = rows[:, 0], rows[:, 1].sum(), rows[:, 2].sum()
         good = np.isfinite(sigma) & (sigma > 0)
-        if not good.any() or inside > MOST_INSIDE * voxels:
+        if not good.any() or inside > MAX_INSIDE * voxels:
             reason = "PIESNO finds no noise outside the brain mask"
             return Found(None, warnings=(_without_background(image, method, reason),))
         warnings = ()
@@ -231,7 +231,7 @@ def estimate(image: Image, dwi: Array, coils: int) -> Reduce[np.ndarray]:
         parameters={"coils": coils},
         cost=("estimate", float(np.prod(dwi.shape))),
         scratch=int(np.prod(dwi.shape[1:])) * (value_bytes(image) + 8)
-        + 3 * SLICES * int(np.prod(dwi.shape[2:])) * 8,
+        + 3 * ESTIMATE_SLICES * int(np.prod(dwi.shape[2:])) * 8,
         expected=np.ones((1, 1)),
     )
 
@@ -249,23 +249,23 @@ def _estimate_sigma(values: np.ndarray, coils: int) -> float:
         for end in (0, 2):
             neighbours[tuple(end if a == axis else 1 for a in range(3))] = 1
     squares = np.empty(values.shape, np.float64)
-    for first in range(0, len(values), SLICES):
-        start, stop = max(first - 1, 0), min(first + SLICES + 1, len(values))
-        last = min(first + SLICES, len(values))
+    for first in range(0, len(values), ESTIMATE_SLICES):
+        start, stop = max(first - 1, 0), min(first + ESTIMATE_SLICES + 1, len(values))
+        last = min(first + ESTIMATE_SLICES, len(values))
         around = convolve(values[start:stop].astype(np.float64), neighbours)
         around = around[first - start : last - start]
         squares[first:last] = (np.sqrt(6 / 7) * (values[first:last] - 1 / 6 * around)) ** 2
     return np.float32(np.sqrt(np.mean(squares.ravel()) / ESTIMATE_CORRECTION[coils]))
 
 
-def sample_piesno() -> Sample:
+def sample_piesno() -> RateSample:
     """Look for noise in a slice of a series; voxels."""
     image, voxels = image_of((32, 1, 96, 96))
     stage = piesno(image, image.array("dwi"), volume(image, "mask", "uint8"), 1, "auto")
     return chunk_sample(stage, 0, voxels, np.zeros((1, 96, 96), np.uint8))
 
 
-def sample_estimate() -> Sample:
+def sample_estimate() -> RateSample:
     """Estimate the noise of a volume; voxels."""
     image, voxels = image_of((1, 32, 64, 64))
     return chunk_sample(estimate(image, image.array("dwi"), 0), 0, voxels)

@@ -61,7 +61,7 @@ COMMON = (
 )
 
 #: Seconds: a chunk takes about ten at most, the longest step of one rank about a minute, on a quiet machine.
-LEAST_TIMEOUT = 300.0
+MIN_TIMEOUT = 300.0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -205,10 +205,10 @@ def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
 
     if (args.ranks or args.nodes) and not args.plan:
         raise BadInput("--ranks and --nodes are for --plan; a run has the ranks that mpiexec or srun starts")
-    if 0 < args.timeout < LEAST_TIMEOUT:
+    if 0 < args.timeout < MIN_TIMEOUT:
         raise BadInput(
             f"--timeout {args.timeout:g}: one step may well take that long on a busy machine; "
-            f"give {LEAST_TIMEOUT:g} or more, or 0 to wait for ever"
+            f"give {MIN_TIMEOUT:g} or more, or 0 to wait for ever"
         )
     common = {parameter.name for parameter in COMMON} | {"quiet", "verbose", "cohort"}
     values: dict[str, Any] = {k: v for k, v in sorted(vars(args).items()) if k not in common}
@@ -253,7 +253,7 @@ def _resources(args: argparse.Namespace, comm):
         raise BadInput(f"--nodes {nodes}: there are only {ranks} ranks to spread over them; give --ranks")
     share = -(-ranks // nodes) if args.plan else None
     memory = _bytes(args.memory) if args.memory else memory_per_rank(comm, share)
-    measured = on_root(comm, rates.load) if args.plan else rates.DEFAULTS
+    measured = on_root(comm, rates.load_rates) if args.plan else rates.DEFAULTS
     return Resources(ranks, memory, args.in_memory, nodes, measured)
 
 

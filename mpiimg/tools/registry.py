@@ -206,7 +206,7 @@ def _from(module: str, name: str) -> Callable:
     """Return a function of mpiimg.`module` that is imported when it is called."""
 
     def call(*arguments):
-        return plugins.loaded(f"mpiimg.{module}:{name}").__call__(*arguments)
+        return plugins.load_object(f"mpiimg.{module}:{name}").__call__(*arguments)
 
     return call
 

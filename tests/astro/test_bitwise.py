@@ -121,10 +121,10 @@ def test_out_of_core(night, alone, tmp_path):
     words = [*night.exposures, *TRACT]
     tool = registry.tool("mpiimg-astro")
     values = vars(cli.parser("mpiimg-astro").parse_args([*map(str, words), "--out", "out"]))
-    least, _ = plan.least_memory(tool.recipe(tool.inspect(values), values))
+    least, _ = plan.min_memory(tool.recipe(tool.inspect(values), values))
     out = astro(night.exposures, tmp_path / "out", *TRACT, "--memory", least, ranks=2, run=launch.run_tool)
     assert_same_files(out, alone)
     stages = record(out)["stages"]
     assert any(entry["planned"]["read"] for entry in stages)
     for entry in stages:
-        assert entry["peak_a_rank"] <= min(least, entry["planned"]["peak_a_rank"])
+        assert entry["peak_per_rank"] <= min(least, entry["planned"]["peak_per_rank"])

@@ -13,7 +13,7 @@ from mpiimg.astro.sky.layout import MAX_STRIP_ROWS, MIN_STRIP_ROWS, Footprint, L
 from mpiimg.astro.steps import calibrate, coadd, detect, warp
 from mpiimg.astro.survey import Survey
 from mpiimg.engine.boxes import Partition, box_shape, intersection
-from mpiimg.engine.plan import Resources, least_memory, plan_recipe
+from mpiimg.engine.plan import Resources, min_memory, plan_recipe
 from mpiimg.engine.recipe import Recipe
 
 #: Pixels of a patch and of its border, and of a sensor on the tract.
@@ -82,10 +82,10 @@ def strips(layout: Layout):
 
 def test_memory_does_not_grow_with_visits():
     """A rank holds an exposure with its warps, or a strip of a patch, and little else."""
-    least, _ = least_memory(recipe(survey(8)))
+    least, _ = min_memory(recipe(survey(8)))
     for visits in (24, 60):
         deep = recipe(survey(visits))
-        assert least_memory(deep)[0] < 1.02 * least
+        assert min_memory(deep)[0] < 1.02 * least
         plan = plan_recipe(deep, Resources(2, least + (64 << 20)))
         assert max(section.peak for _, section in plan) <= least + (64 << 20)
 
@@ -127,7 +127,7 @@ def test_the_libraries_of_a_recipe_count():
     """Every section, and the least memory, hold what the ranks of that recipe load."""
     light = recipe(survey(2))
     heavy = dataclasses.replace(light, baseline=light.baseline + (20 << 20))
-    assert least_memory(heavy)[0] == least_memory(light)[0] + (20 << 20)
+    assert min_memory(heavy)[0] == min_memory(light)[0] + (20 << 20)
     ample = Resources(2, 64 << 30)
     for (_, one), (_, other) in zip(plan_recipe(light, ample), plan_recipe(heavy, ample), strict=True):
         assert other.peak == one.peak + (20 << 20)

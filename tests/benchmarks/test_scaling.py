@@ -49,7 +49,7 @@ def strong(scaling, tmp_path_factory):
 def test_more_ranks_hold_and_send_less_each(strong, tool):
     """The same input: neither memory nor bytes of the busiest rank grow, but for what the docs name."""
     sent = {
-        n: sum(planned.moved_a_rank for stage, planned in plan if stage.name not in NAMED)
+        n: sum(planned.moved_per_rank for stage, planned in plan if stage.name not in NAMED)
         for n, plan in strong[tool].items()
     }
     peaks = {n: max(planned.peak for _, planned in plan) for n, plan in strong[tool].items()}
@@ -63,11 +63,11 @@ def test_a_rank_has_no_more_partners_than_there_are_chunks(strong, tool):
     for n, plan in strong[tool].items():
         for stage, planned in plan:
             if isinstance(stage, Stream):
-                assert planned.messages_a_rank <= len(stage.grid)
+                assert planned.messages_per_rank <= len(stage.grid)
                 continue
             needs = len(stage.reads) + isinstance(stage, Reduce)
             rounds = -(-len(stage.grid) // planned.batch)
-            assert planned.messages_a_rank <= needs * rounds * min(n - 1, len(stage.grid))
+            assert planned.messages_per_rank <= needs * rounds * min(n - 1, len(stage.grid))
 
 
 def test_halos_come_from_neighbours_alone(strong):
@@ -75,7 +75,7 @@ def test_halos_come_from_neighbours_alone(strong):
         for stage, planned in plan:
             if stage.name.startswith("mask.median"):
                 # Blocks of three slices, a halo of four: two neighbours on either side.
-                assert planned.messages_a_rank <= min(n - 1, 4)
+                assert planned.messages_per_rank <= min(n - 1, 4)
                 assert planned.messages <= 4 * len(stage.grid)
 
 
@@ -87,7 +87,7 @@ def test_a_survey_that_grows_with_ranks_takes_no_more_of_each(scaling, tmp_path)
         words = scaling.sky(tmp_path / f"sky-{n}", "--patch", 500, "--border", 50)
         (plan,) = scaling.plans("mpiimg-astro", words, [n], AMPLE)
         (coadd,) = (planned for stage, planned in plan if stage.name == "coadd")
-        found[n] = (coadd.moved_a_rank, coadd.messages_a_rank, max(planned.peak for _, planned in plan))
+        found[n] = (coadd.moved_per_rank, coadd.messages_per_rank, max(planned.peak for _, planned in plan))
     # Where sensors and patches meet differs a little with the width of the camera.
     assert all(more <= 1.6 * few for few, more in zip(found[8], found[64], strict=True))
 
@@ -95,7 +95,9 @@ def test_a_survey_that_grows_with_ranks_takes_no_more_of_each(scaling, tmp_path)
 def test_plans_are_made_from_headers_alone(scaling, tmp_path):
     source = scaling.header_only(tmp_path / "subject", "20x24x18", 12)
     (plan,) = scaling.predict("mpiimg-neuro", scaling.subject(source), [8])
-    assert plan["ranks"] == 8 and plan["bytes_moved"] > plan["bytes_a_rank"] > 0 and plan["peak_a_rank"] > 0
+    assert (
+        plan["ranks"] == 8 and plan["bytes_moved"] > plan["bytes_per_rank"] > 0 and plan["peak_per_rank"] > 0
+    )
 
 
 def test_laws_are_the_powers_by_which_numbers_grow(scaling):
@@ -107,7 +109,7 @@ def test_laws_are_the_powers_by_which_numbers_grow(scaling):
 
 
 def test_a_cohort_takes_as_many_turns_as_its_groups_leave(scaling):
-    plans = [{"ranks": n, "seconds": 3600 / n, "peak_a_rank": 10} for n in (1, 64, 8192)]
+    plans = [{"ranks": n, "seconds": 3600 / n, "peak_per_rank": 10} for n in (1, 64, 8192)]
     one, many = scaling.cohort(plans, 4096)
     assert (one["groups"], one["turns"], one["hours"]) == (4096, 1, 1.0)
     assert (many["groups"], many["turns"], many["hours"]) == (64, 15, 15 / 64)

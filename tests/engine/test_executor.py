@@ -154,7 +154,7 @@ def test_in_small_rounds(name, out, monkeypatch):
 def test_in_the_least_memory(name, out):
     """Nothing is kept in memory between stages: all goes through the staged files."""
     made = toy.TOYS[name]()
-    memory, _ = plan.least_memory(made.recipe)
+    memory, _ = plan.min_memory(made.recipe)
     planned = plan_recipe(made.recipe, Resources(COMM.size, memory))
     assert not all(p.memory for _, stage_plan in planned for p in stage_plan.placements)
     go(made, out, memory=memory)
@@ -165,7 +165,7 @@ def test_in_the_least_memory(name, out):
 def test_bytes_moved_are_as_planned(name, out):
     """What ranks really sent each other, stage by stage, is what the plan said, in bytes and messages."""
     report = go(toy.TOYS[name](), out, in_memory=True)
-    for key in ("bytes_moved", "messages", "bytes_a_rank", "messages_a_rank"):
+    for key in ("bytes_moved", "messages", "bytes_per_rank", "messages_per_rank"):
         moved = [entry[key] for entry in report["stages"]]
         assert moved == [entry["planned"][key] for entry in report["stages"]]
         assert (sum(moved) > 0) == (COMM.size > 1)

@@ -13,9 +13,9 @@ from mpiimg.engine import plan
 from mpiimg.engine.array import Array
 from mpiimg.engine.blocks import BlockTable
 from mpiimg.engine.boxes import ChunkGrid
-from mpiimg.engine.forecast import measure
+from mpiimg.engine.forecast import stage_sizes
 from mpiimg.engine.needs import Part, Pieces, Rows
-from mpiimg.engine.plan import Resources, least_memory, plan_recipe, plan_stage
+from mpiimg.engine.plan import Resources, min_memory, plan_recipe, plan_stage
 from mpiimg.engine.stage import Compute, Found, Reduce, Sink, Stream
 
 
@@ -74,7 +74,7 @@ def recipe(request):
 
 def memories(recipe):
     """The least that will do, a little more, most of what is asked for, and plenty."""
-    least, _ = least_memory(recipe)
+    least, _ = min_memory(recipe)
     most = max(planned.peak for _, planned in plan_recipe(recipe, Resources(1, toy.PLENTY)))
     return [least, *(least + (most - least) * share // 8 for share in (1, 3, 5, 7)), most, toy.PLENTY]
 
@@ -129,9 +129,9 @@ def check_plan(recipe, resources):
         assert kept == {name: name in held for name in kept}, where
         assert planned.peak == forecast.peak(plan.BASELINE), where
         assert planned.batch == forecast.batch, where
-        assert (planned.moved, planned.moved_a_rank) == (sum(forecast.sent), max(forecast.sent)), where
+        assert (planned.moved, planned.moved_per_rank) == (sum(forecast.sent), max(forecast.sent)), where
         assert planned.messages == sum(forecast.messages), where
-        assert planned.messages_a_rank == max(forecast.messages), where
+        assert planned.messages_per_rank == max(forecast.messages), where
         assert planned.between_nodes == forecast.between_nodes, where
         placed = held
         spilled += len(gone) + sum(not memory for memory in kept.values())
@@ -172,7 +172,7 @@ def test_in_memory_nothing_gives_way(recipe):
 
 def planned_of(stage, memory=toy.PLENTY, ranks=1, placed=None):
     resources = Resources(ranks, memory)
-    return plan_stage(stage, measure(stage), resources, placed or {}, range(len(stage.grid)))
+    return plan_stage(stage, stage_sizes(stage), resources, placed or {}, range(len(stage.grid)))
 
 
 def test_the_end_of_a_reduction_is_planned():
@@ -185,7 +185,7 @@ def test_the_end_of_a_reduction_is_planned():
         # The rows are held too.
         assert planned_of(stage).peak == plan.BASELINE + rows + max(rows + finish_bytes, 3 * 8000)
         made = toy.recipe("ends", lambda stage=stage: one_stage(stage))
-        assert least_memory(made)[0] == plan.BASELINE + max(rows + finish_bytes, 4 * 8000)
+        assert min_memory(made)[0] == plan.BASELINE + max(rows + finish_bytes, 4 * 8000)
 
 
 def one_stage(stage):
@@ -202,8 +202,8 @@ def test_pieces_of_a_chunk_are_counted_together():
     array = Array("a", "z", (10,), "uint8")
     pieces = Pieces(array, lambda chunk: (((0, 3),), ((5, 10),)))
     stage = Compute("use", ChunkGrid("k", (2,), (1,)), reads=(pieces,), writes=(), work=no_work)
-    assert measure(stage).reads.tolist() == [[8, 8]]
-    assert measure(stage).largest == 8
+    assert stage_sizes(stage).reads.tolist() == [[8, 8]]
+    assert stage_sizes(stage).largest == 8
 
 
 # Blocks of a stage.

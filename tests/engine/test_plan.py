@@ -14,10 +14,10 @@ import pytest
 from mpiimg.engine import compose, plugins
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid
-from mpiimg.engine.forecast import measure
+from mpiimg.engine.forecast import stage_sizes
 from mpiimg.engine.log import show_plan
 from mpiimg.engine.needs import Part
-from mpiimg.engine.plan import Resources, check, least_memory, plan_recipe, plan_stage
+from mpiimg.engine.plan import Resources, check, min_memory, plan_recipe, plan_stage
 from mpiimg.engine.recipe import Recipe, output_names
 from mpiimg.engine.stage import Compute, Reduce
 from mpiimg.errors import BadInput
@@ -91,7 +91,7 @@ def facts(planned):
 
 def written_boxes(stage):
     """The boxes that the chunks of a stage write, by the name of the array."""
-    tables = zip(stage.arrays, measure(stage).tables, strict=True)
+    tables = zip(stage.arrays, stage_sizes(stage).tables, strict=True)
     return {array.name: (array, table.boxes) for array, table in tables}
 
 
@@ -174,7 +174,7 @@ def test_what_a_refusal_in_memory_advises_is_enough(tmp_path):
 def test_what_little_memory_can_do_more_can_too(tmp_path):
     """From the least memory on every plan fits, and is bound within it whatever the data turn out to be."""
     small = neuro(tmp_path, (48, 56, 40), 20)
-    least, _ = least_memory(small)
+    least, _ = min_memory(small)
     for memory in (least, least + (1 << 20), *range(least, least + (64 << 20), 9 << 20)):
         for ranks in (1, 2, 5):
             plan = plan_recipe(small, Resources(ranks, memory))
@@ -203,7 +203,7 @@ def test_denoising_and_fit_are_balanced_by_mask_voxels(big):
     for stage in as_run(big, {"mask.mask-voxels": offsets}):
         if stage.name in ("denoise", "fit"):
             checked.append(stage.name)
-            sizes = measure(stage)
+            sizes = stage_sizes(stage)
             planned = plan_stage(stage, sizes, Resources(8, 4 * GB).of(big), {}, range(len(stage.grid)))
             voxels = sizes.tables[0].boxes[:, 1, 1] - sizes.tables[0].boxes[:, 1, 0]
             if stage.name == "denoise":
@@ -229,7 +229,7 @@ def test_only_chunks_still_to_do_weigh():
     grid = ChunkGrid("z", (100,), (1,))
     stage = Compute("toy", grid, writes=(Array("a", "z", (100,), "uint8"),), work=no_work)
     todo = range(60, 100)
-    planned = plan_stage(stage, measure(stage), Resources(4, GB), {}, todo)
+    planned = plan_stage(stage, stage_sizes(stage), Resources(4, GB), {}, todo)
     assert [len(set(planned.partition.owned(rank)) & set(todo)) for rank in range(4)] == [10] * 4
 
 
@@ -242,9 +242,9 @@ def test_moved_bytes_counts_what_lies_elsewhere():
     blur = Compute("blur", grid, reads=(Part(source, {"z": 3}),), writes=(result,), work=no_work)
     for ranks, rows in ((1, 0), (2, 12)):
         resources = Resources(ranks, GB)
-        planned = plan_stage(make, measure(make), resources, {}, range(8))
+        planned = plan_stage(make, stage_sizes(make), resources, {}, range(8))
         placed = {p.array.name: p for p in planned.placements}
-        assert plan_stage(blur, measure(blur), resources, placed, range(8)).moved == rows * 5 * 4
+        assert plan_stage(blur, stage_sizes(blur), resources, placed, range(8)).moved == rows * 5 * 4
 
 
 def test_a_recipe_of_nothing_is_planned():

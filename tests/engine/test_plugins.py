@@ -121,9 +121,9 @@ def test_a_plugin_that_cannot_be_loaded_is_named(site, code):
 
 def test_an_error_in_our_own_modules_is_no_bad_input():
     with pytest.raises(AttributeError):
-        plugins.loaded("mpiimg.errors:NOWHERE")
+        plugins.load_object("mpiimg.errors:NOWHERE")
     with pytest.raises(ModuleNotFoundError):
-        plugins.loaded("mpiimg.nowhere:STEP")
+        plugins.load_object("mpiimg.nowhere:STEP")
 
 
 def test_versions_of_a_plugin_and_of_what_it_requires_are_known(site):

@@ -16,29 +16,29 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_what_was_measured_is_taken_in_place_of_defaults(cache):
-    assert rates.load() == rates.DEFAULTS
-    file = rates.store({"median": 5e-9})
+    assert rates.load_rates() == rates.DEFAULTS
+    file = rates.store_rates({"median": 5e-9})
     assert file.is_relative_to(cache)
-    assert rates.load() == rates.DEFAULTS | {"median": 5e-9}
+    assert rates.load_rates() == rates.DEFAULTS | {"median": 5e-9}
 
 
 def test_rates_of_both_machines_are_kept(monkeypatch):
-    rates.store({"median": 5e-9})
+    rates.store_rates({"median": 5e-9})
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(rates, "cpu_model", lambda: "another")
-        rates.store({"median": 7e-9})
-    assert rates.load()["median"] == 5e-9
+        rates.store_rates({"median": 7e-9})
+    assert rates.load_rates()["median"] == 5e-9
 
 
 @pytest.mark.parametrize(
     "text", ["", "[]", "{", '{"x": 1}', '{"%s": {"median": "fast"}}', '{"%s": {"median": -1}}']
 )
 def test_a_spoilt_file_is_as_none(text):
-    rates.path().parent.mkdir()
-    rates.path().write_text(text.replace("%s", rates._key()))
-    assert rates.load() == rates.DEFAULTS
-    rates.store({"median": 5e-9})
-    assert json.loads(rates.path().read_text())[rates._key()] == {"median": 5e-9}
+    rates.rates_file().parent.mkdir()
+    rates.rates_file().write_text(text.replace("%s", rates._key()))
+    assert rates.load_rates() == rates.DEFAULTS
+    rates.store_rates({"median": 5e-9})
+    assert json.loads(rates.rates_file().read_text())[rates._key()] == {"median": 5e-9}
 
 
 def test_every_sample_runs_and_has_a_default():

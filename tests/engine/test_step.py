@@ -9,7 +9,7 @@ import pytest
 from support import toydomain
 
 from mpiimg.engine.parameters import NoParameters, Parameter, parameter, parameters_of
-from mpiimg.engine.plugins import loaded
+from mpiimg.engine.plugins import load_object
 from mpiimg.engine.step import Step, declare_step, line_of, steps_in
 
 
@@ -71,4 +71,4 @@ def test_each_module_of_a_folder_has_a_step(tmp_path, monkeypatch):
     steps = steps_in("folder_of_steps")
     assert steps == {"bend": "folder_of_steps.bend:STEP", "turn": "folder_of_steps.turn:STEP"}
     assert "folder_of_steps.turn" not in sys.modules, "listing loads no step"
-    assert loaded(steps["turn"]) == "turn"
+    assert load_object(steps["turn"]) == "turn"

@@ -298,11 +298,11 @@ print(first, caller.scaled(10))
 
 
 def test_old_sources_do_not_pile_up(site):
-    for value in range(cache.KEPT + 4):
+    for value in range(cache.MAX_OLD_FOLDERS + 4):
         site.write("mpiimg/kernels/helper.py", HELPER.format(value=value))
         result, _, folder = site.call()
         assert result == 10 * value
-    assert len(list(Path(folder).parent.iterdir())) == cache.KEPT + 1
+    assert len(list(Path(folder).parent.iterdir())) == cache.MAX_OLD_FOLDERS + 1
     assert site.call() == [result, 0, folder]
 
 

@@ -140,14 +140,14 @@ def test_out_of_core(simulated, tmp_path):
     assert not any(entry["planned"]["read"] for entry in record(expected)["stages"])
     assert any(entry["planned"]["read"] for entry in record(out)["stages"])
     for entry in record(out)["stages"]:
-        assert entry["peak_a_rank"] <= entry["planned"]["peak_a_rank"] <= least
+        assert entry["peak_per_rank"] <= entry["planned"]["peak_per_rank"] <= least
 
 
 def least_memory(words: list) -> int:
     """Return the least bytes a rank with which mpiimg-neuro makes a plan."""
     values = vars(cli.parser("mpiimg-neuro").parse_args([str(word) for word in words]))
     tool = registry.tool("mpiimg-neuro")
-    memory, _ = plan.least_memory(tool.recipe(tool.inspect(values), values))
+    memory, _ = plan.min_memory(tool.recipe(tool.inspect(values), values))
     return memory
 
 

@@ -195,7 +195,7 @@ def test_sidecars_name_their_sources(made, pristine):
 
 def test_a_cohort_that_is_done_plans_nothing(made, pristine):
     plan = json.loads(cohort(pristine, made, "--plan=json").stdout)
-    assert plan["totals"] == {"peak_a_rank": 0, "seconds": 0.0}
+    assert plan["totals"] == {"peak_per_rank": 0, "seconds": 0.0}
 
 
 def test_a_second_run_does_nothing(made, pristine):

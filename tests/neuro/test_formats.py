@@ -299,5 +299,5 @@ def test_record_says_how_the_run_went(plain):
     assert {"numpy", "numba", "dipy", "h5py", "mpi4py"} <= run["libraries"].keys()
     for entry in run["stages"]:
         assert entry["seconds"] >= 0
-        assert entry["peak_rss_a_rank"] > 1 << 20
-        assert entry["planned"]["peak_a_rank"] > 0
+        assert entry["peak_rss_per_rank"] > 1 << 20
+        assert entry["planned"]["peak_per_rank"] > 0

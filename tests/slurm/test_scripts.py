@@ -156,7 +156,7 @@ if need > has:
     said = f"stage fit needs {need} MB a rank and has {has}; use more ranks, or raise --memory"
     sys.exit(print(f"mpiimg: error: {said}", file=sys.stderr) or 2)
 seconds = float(os.environ["SECONDS_NEEDED"]) / int(flags["--ranks"])
-print(json.dumps({"totals": {"peak_a_rank": need << 20, "seconds": seconds}}))
+print(json.dumps({"totals": {"peak_per_rank": need << 20, "seconds": seconds}}))
 """
 
 

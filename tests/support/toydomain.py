@@ -14,7 +14,7 @@ from support.toy import gzip_member
 
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid, box_slices
-from mpiimg.engine.inputs import stream
+from mpiimg.engine.inputs import stream_input
 from mpiimg.engine.needs import Part
 from mpiimg.engine.parameters import POSITIVE, parameter
 from mpiimg.engine.stage import Compute, Files, Found, Reduce, Sink
@@ -120,7 +120,7 @@ def _inspect(parallel: bool):
 
 def read_through(sheet: Sheet, p: SourceParameters, taken: frozenset[str]):
     """Yield the reading of a sheet from front to back."""
-    yield stream(sheet.inputs[0], cut(sheet.rows))
+    yield stream_input(sheet.inputs[0], cut(sheet.rows))
     return sheet
 
 

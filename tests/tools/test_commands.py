@@ -121,11 +121,11 @@ def test_a_plan_of_another_machine_for_programs(simulated, tmp_path):
     words = ("--out", tmp_path / "out", "--ranks", 1024, "--nodes", 32, "--memory", "64G")
     done = warm.run_tool("mpiimg-neuro", *simulated.arguments, *words, "--plan=json")
     plan = json.loads(done.stdout)
-    assert (plan["ranks"], plan["nodes"], plan["memory_a_rank"]) == (1024, 32, 64 << 30)
+    assert (plan["ranks"], plan["nodes"], plan["memory_per_rank"]) == (1024, 32, 64 << 30)
     denoise = next(stage for stage in plan["stages"] if stage["stage"] == "denoise")
-    assert denoise["chunks"] == 60 and denoise["chunks_a_rank"] == 1
+    assert denoise["chunks"] == 60 and denoise["chunks_per_rank"] == 1
     totals = plan["totals"]
-    assert totals["peak_a_rank"] == max(stage["peak_a_rank"] for stage in plan["stages"])
+    assert totals["peak_per_rank"] == max(stage["peak_per_rank"] for stage in plan["stages"])
     assert totals["bytes_moved"] == sum(stage["bytes_moved"] for stage in plan["stages"])
     assert 0 < totals["bytes_moved_between_nodes"] < totals["bytes_moved"]
     first = warm.run_tool("mpiimg-neuro", "--plan", *simulated.arguments, *words)

@@ -17,12 +17,12 @@ def totals(plan: Plan) -> dict:
     """Return what a whole plan comes to: the highest peak, and sums of the rest."""
     plans = [planned for _, planned in plan]
     return {
-        "peak_a_rank": max((planned.peak for planned in plans), default=0),
+        "peak_per_rank": max((planned.peak for planned in plans), default=0),
         "bytes_moved": sum(planned.moved for planned in plans),
         "bytes_moved_between_nodes": sum(planned.between_nodes for planned in plans),
         "messages": sum(planned.messages for planned in plans),
-        "bytes_a_rank": sum(planned.moved_a_rank for planned in plans),
-        "messages_a_rank": sum(planned.messages_a_rank for planned in plans),
+        "bytes_per_rank": sum(planned.moved_per_rank for planned in plans),
+        "messages_per_rank": sum(planned.messages_per_rank for planned in plans),
         "read": sum(planned.read for planned in plans),
         "staged": sum(planned.written for planned in plans),
         "cpu_seconds": sum(planned.cpu_seconds for planned in plans),
@@ -38,7 +38,7 @@ def as_json(plan: Plan, resources: Resources) -> str:
             "stage": planned.stage,
             "kind": planned.kind,
             "chunks": planned.chunks,
-            "chunks_a_rank": int(max(np.diff(planned.partition.cuts))),
+            "chunks_per_rank": int(max(np.diff(planned.partition.cuts))),
             "batch": planned.batch,
             "in_memory": [p.array.name for p in planned.placements if p.memory],
             "in_files": [p.array.name for p in planned.placements if not p.memory],
@@ -50,7 +50,7 @@ def as_json(plan: Plan, resources: Resources) -> str:
     found = {
         "ranks": resources.ranks,
         "nodes": resources.nodes,
-        "memory_a_rank": resources.memory,
+        "memory_per_rank": resources.memory,
         "in_memory": resources.in_memory,
         "upper_bound": True,
         "totals": _rounded(totals(plan)),
@@ -63,11 +63,11 @@ def predicted(planned: StagePlan) -> dict:
     """Return what a planned predicts, as run.json holds it."""
     return _rounded(
         {
-            "peak_a_rank": planned.peak,
+            "peak_per_rank": planned.peak,
             "bytes_moved": planned.moved,
             "messages": planned.messages,
-            "bytes_a_rank": planned.moved_a_rank,
-            "messages_a_rank": planned.messages_a_rank,
+            "bytes_per_rank": planned.moved_per_rank,
+            "messages_per_rank": planned.messages_per_rank,
             "read": planned.read,
             "staged": planned.written,
             "cpu_seconds": planned.cpu_seconds,
@@ -100,7 +100,7 @@ def table(plan: Plan, resources: Resources) -> str:
     t = totals(plan)
     lines.append(
         f"{'all stages':<{width}}{'':<32}{megabytes(t['read']):>10}{megabytes(t['bytes_moved']):>10}"
-        f"{megabytes(t['staged']):>11}{megabytes(t['peak_a_rank']):>9}{t['seconds']:>10.1f}"
+        f"{megabytes(t['staged']):>11}{megabytes(t['peak_per_rank']):>9}{t['seconds']:>10.1f}"
     )
     lines += _notes(plan, resources, t)
     return "\n".join(lines)
@@ -118,7 +118,7 @@ def _notes(plan: Plan, resources: Resources, t: Mapping) -> list[str]:
         notes.append(f"read back from files, since a rank's memory does not hold them: {', '.join(in_files)}")
     a_node = -(-resources.ranks // resources.nodes)
     if a_node > 1:
-        notes.append(f"a node needs {megabytes(a_node * t['peak_a_rank'])} MB for its {a_node} ranks")
+        notes.append(f"a node needs {megabytes(a_node * t['peak_per_rank'])} MB for its {a_node} ranks")
     if resources.nodes > 1:
         notes.append(f"{megabytes(t['bytes_moved_between_nodes'])} MB move between nodes")
     return [*notes, f"{t['cpu_seconds']:.0f} CPU-seconds in all, at the rates of this machine's CPU"]
@@ -139,8 +139,8 @@ def beside_actual(entries: Sequence[Mapping], every: bool) -> list[str]:
     if not every:
         _, planned, actual = whole
         return [
-            f"peak {megabytes(actual['peak_a_rank'])} MB a rank "
-            f"(planned {megabytes(planned['peak_a_rank'])}), "
+            f"peak {megabytes(actual['peak_per_rank'])} MB a rank "
+            f"(planned {megabytes(planned['peak_per_rank'])}), "
             f"{megabytes(actual['bytes_moved'])} MB moved (planned {megabytes(planned['bytes_moved'])}), "
             f"{actual['seconds']:.1f} s (predicted {planned['seconds']:.1f})"
         ]
@@ -150,7 +150,7 @@ def beside_actual(entries: Sequence[Mapping], every: bool) -> list[str]:
     ]
     for name, planned, actual in (*rows, whole):
         lines.append(
-            f"{name:<{width}}{megabytes(planned['peak_a_rank']):>9}{megabytes(actual['peak_a_rank']):>9}"
+            f"{name:<{width}}{megabytes(planned['peak_per_rank']):>9}{megabytes(actual['peak_per_rank']):>9}"
             f"{megabytes(planned['bytes_moved']):>9}{megabytes(actual['bytes_moved']):>9}"
             f"{planned['seconds']:>10.1f}{actual['seconds']:>10.1f}"
         )
@@ -159,7 +159,7 @@ def beside_actual(entries: Sequence[Mapping], every: bool) -> list[str]:
 
 def _together(entries: Sequence[Mapping]) -> dict:
     return {
-        "peak_a_rank": max(entry["peak_a_rank"] for entry in entries),
+        "peak_per_rank": max(entry["peak_per_rank"] for entry in entries),
         "bytes_moved": sum(entry["bytes_moved"] for entry in entries),
         "seconds": sum(entry["seconds"] for entry in entries),
     }

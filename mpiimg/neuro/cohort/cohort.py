@@ -43,7 +43,7 @@ from mpiimg.version import __version__
 log = logging.getLogger("mpiimg")
 
 #: Scans that are named in one message.
-NAMED = 10
+MAX_NAMED = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,7 +249,7 @@ def _choose(cohort: Cohort, todo: Sequence[Scan], costs, resources: Resources, p
         each = f"{smallest} or {each}"
     text = f"mpiimg: {_count(len(todo), 'scan')} to do by {_count(len(sizes), 'group')} of {each}"
     if recipe is None:
-        nothing = {"groups": list(sizes), "totals": {"peak_a_rank": 0, "seconds": 0.0}}
+        nothing = {"groups": list(sizes), "totals": {"peak_per_rank": 0, "seconds": 0.0}}
         return _Choice(sizes, text, json.dumps(nothing, indent=2) if plan == "json" else text)
     turns = finished_after(sizes, [costs[scan.name] for scan in todo])
     turns /= finished_after([smallest], [costs[largest.name]]) or 1.0
@@ -270,7 +270,7 @@ def _plan(
     if form == "json":
         one = json.loads(as_json(plan, group))
         job = {
-            "peak_a_rank": one["totals"]["peak_a_rank"],
+            "peak_per_rank": one["totals"]["peak_per_rank"],
             "seconds": float(f"{turns * one['totals']['seconds']:.4g}"),
         }
         return json.dumps({"groups": list(sizes), "largest": name, "totals": job, "plan": one}, indent=2)
@@ -437,14 +437,14 @@ def _summary(states: Mapping[str, LeaseState]) -> str:
             notes.append(f"mpiimg: {name}: in work by {lease.owner_text(state.owner)}")
         elif why(state):
             notes.append(f"mpiimg: {name}: {state.kind}: {why(state)}")
-    if len(notes) > NAMED:
-        notes[NAMED:] = [f"mpiimg: and {len(notes) - NAMED} more, which mpiimg-status lists"]
+    if len(notes) > MAX_NAMED:
+        notes[MAX_NAMED:] = [f"mpiimg: and {len(notes) - MAX_NAMED} more, which mpiimg-status lists"]
     return "\n".join([f"mpiimg: {_counts(states)}", *notes])
 
 
 def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more
 
 
 def _reason(said: Mapping[str, Any]) -> str:

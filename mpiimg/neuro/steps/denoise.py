@@ -15,7 +15,7 @@ from mpiimg.engine.boxes import ChunkGrid, blocks_along
 from mpiimg.engine.halo import reflect
 from mpiimg.engine.needs import Part
 from mpiimg.engine.parameters import parameter
-from mpiimg.engine.rates import chunk_sample
+from mpiimg.engine.rates import RateSample, chunk_sample
 from mpiimg.engine.stage import Compute, Sink, Stages
 from mpiimg.engine.step import Inspection, Output, Step
 from mpiimg.errors import BadInput
@@ -23,17 +23,17 @@ from mpiimg.neuro import noise
 from mpiimg.neuro.images import finite, sidecar, sidecar_name, value_bytes, write_dense, write_packed
 from mpiimg.neuro.masks import volume
 from mpiimg.neuro.nifti import Image
-from mpiimg.neuro.samples import Sample, image_of
+from mpiimg.neuro.samples import image_of
 from mpiimg.neuro.subject import Denoised, Subject, dense, mask_of, mask_source
 
 PAPER = "Coupe et al. 2008, doi:10.1109/TMI.2007.906087; voxelwise ('classic') method of DIPY"
 
 #: z-blocks of a volume; each has a multiple of the four slices that the kernel works on at once.
-BLOCKS, SLICES_AT_ONCE = 8, 4
+MAX_BLOCKS, SLICES_AT_ONCE = 8, 4
 
 
 @dataclass(frozen=True)
-class Parameters:
+class DenoiseParameters:
     """How noise is measured and taken away.
 
     Raises
@@ -74,7 +74,7 @@ class Parameters:
         return noise.parse(self.sigma)
 
 
-def inspect(subject: Subject, p: Parameters) -> Inspection:
+def inspect(subject: Subject, p: DenoiseParameters) -> Inspection:
     """Check that there is a mask.
 
     Raises
@@ -86,7 +86,7 @@ def inspect(subject: Subject, p: Parameters) -> Inspection:
     return Inspection()
 
 
-def stages(subject: Subject, p: Parameters, data: Any) -> Stages[Subject]:
+def stages(subject: Subject, p: DenoiseParameters, data: Any) -> Stages[Subject]:
     """Yield how the noise level is found, and the voxels in the mask are denoised."""
     subject = yield from dense(subject)
     image, dwi, mask = subject.image, subject.dwi, subject.mask
@@ -103,7 +103,7 @@ def stages(subject: Subject, p: Parameters, data: Any) -> Stages[Subject]:
 
 
 def denoise(
-    image: Image, dwi: Array, mask: Array, voxels: Array, sigma: np.ndarray, p: Parameters
+    image: Image, dwi: Array, mask: Array, voxels: Array, sigma: np.ndarray, p: DenoiseParameters
 ) -> Compute:
     """Declare the denoising of a series.
 
@@ -119,10 +119,10 @@ def denoise(
         (V, n) float32, the voxels in the mask with their packing; written.
     sigma : (V or 1, nz or 1) float64
         Noise level by volume or slice, image units.
-    p : Parameters
+    p : DenoiseParameters
     """
     volumes, depth, height, width = image.shape
-    thickness = blocks_along(-(-depth // SLICES_AT_ONCE), BLOCKS) * SLICES_AT_ONCE
+    thickness = blocks_along(-(-depth // SLICES_AT_ONCE), MAX_BLOCKS) * SLICES_AT_ONCE
     grid = ChunkGrid("vz", (volumes, depth), (1, min(thickness, depth)))
     sigma = np.broadcast_to(sigma, (volumes, depth))
     radius, patch_radius, rician = p.block_radius, p.patch_radius, not p.gaussian
@@ -175,14 +175,14 @@ def _scratch(image: Image, thickness: int, radius: int) -> int:
 # --- Results ----------------------------------------------------------------------------------------------
 
 
-def write_denoised(subject: Subject, p: Parameters, folder: Path) -> Sink:
+def write_denoised(subject: Subject, p: DenoiseParameters, folder: Path) -> Sink:
     """Declare the file of the denoised series."""
     voxels = subject.denoised.voxels
     file = str(folder / _files(subject)["denoised"])
     return write_packed(file, subject.image, subject.mask.array, voxels, range(voxels.shape[0]))
 
 
-def write_noise(subject: Subject, p: Parameters, folder: Path) -> Sink:
+def write_noise(subject: Subject, p: DenoiseParameters, folder: Path) -> Sink:
     """Declare the noise level as a 3-D map: the root mean square over volumes where it is by volume."""
     image, sigma = subject.image, np.asarray(subject.denoised.noise.sigma)
     levels = np.broadcast_to(np.sqrt((sigma**2).mean(axis=0)), image.shape[1:2])
@@ -194,7 +194,7 @@ def write_noise(subject: Subject, p: Parameters, folder: Path) -> Sink:
     return write_dense(str(folder / _files(subject)["noise"]), image, (), work, None, "float32")
 
 
-def write_residual(subject: Subject, p: Parameters, folder: Path) -> Sink | None:
+def write_residual(subject: Subject, p: DenoiseParameters, folder: Path) -> Sink | None:
     """Declare input minus denoised inside the mask: structure in it is signal that denoising took away."""
     if not p.residual:
         return None
@@ -221,7 +221,7 @@ def _files(subject: Subject) -> dict[str, str]:
     }
 
 
-def _common(subject: Subject, p: Parameters) -> dict[str, Any]:
+def _common(subject: Subject, p: DenoiseParameters) -> dict[str, Any]:
     """Return what all sidecars say."""
     return {
         "Units": "arbitrary",
@@ -234,7 +234,7 @@ def _common(subject: Subject, p: Parameters) -> dict[str, Any]:
     }
 
 
-def describe_denoised(subject: Subject, p: Parameters) -> Mapping[str, bytes]:
+def describe_denoised(subject: Subject, p: DenoiseParameters) -> Mapping[str, bytes]:
     """Return the sidecar of the denoised series, and its gradient files as they were given."""
     file = _files(subject)["denoised"]
     text = sidecar(
@@ -247,7 +247,7 @@ def describe_denoised(subject: Subject, p: Parameters) -> Mapping[str, bytes]:
     }
 
 
-def describe_noise(subject: Subject, p: Parameters) -> Mapping[str, bytes]:
+def describe_noise(subject: Subject, p: DenoiseParameters) -> Mapping[str, bytes]:
     """Return the sidecar of the noise level."""
     sigma = np.asarray(subject.denoised.noise.sigma)
     text = sidecar(
@@ -261,7 +261,7 @@ def describe_noise(subject: Subject, p: Parameters) -> Mapping[str, bytes]:
     return {sidecar_name(_files(subject)["noise"]): text}
 
 
-def describe_residual(subject: Subject, p: Parameters) -> Mapping[str, bytes]:
+def describe_residual(subject: Subject, p: DenoiseParameters) -> Mapping[str, bytes]:
     """Return the sidecar of the residual, if there is one."""
     if not p.residual:
         return {}
@@ -270,13 +270,13 @@ def describe_residual(subject: Subject, p: Parameters) -> Mapping[str, bytes]:
     return {sidecar_name(_files(subject)["residual"]): described}
 
 
-def sample_nlmeans() -> Sample:
+def sample_nlmeans() -> RateSample:
     """Denoise a block of slices; voxels times the patches compared with each."""
     image, values = image_of((1, 16, 64, 64))
     mask = volume(image, "mask", "uint8")
     packing = Packing("n", "z", tuple(64 * 64 * z for z in range(17)))
     voxels = Array("denoised", "vn", (1, 64 * 64 * 16), "float32", packing)
-    stage = denoise(image, image.array("dwi"), mask, voxels, np.full((1, 1), 40.0), Parameters())
+    stage = denoise(image, image.array("dwi"), mask, voxels, np.full((1, 1), 40.0), DenoiseParameters())
     return chunk_sample(stage, 1, values[:, :13], np.ones((4, 64, 64), np.uint8))
 
 
@@ -284,10 +284,10 @@ STEP = Step(
     name="denoise",
     domain="neuro",
     summary="Denoise a series by non-local means inside a mask, before eddy-current and motion correction.",
-    papers=(noise.PAPER, PAPER),
+    papers=(noise.PIESNO_PAPER, PAPER),
     takes=("dwi", "mask"),
     gives=("denoised",),
-    parameters=Parameters,
+    parameters=DenoiseParameters,
     inspect=inspect,
     stages=stages,
     outputs=(

@@ -15,14 +15,14 @@ from mpiimg.engine.array import Array, Packing
 from mpiimg.engine.boxes import ChunkGrid, blocks_along
 from mpiimg.engine.needs import Need, Part, Rows
 from mpiimg.engine.parameters import POSITIVE, parameter
-from mpiimg.engine.rates import chunk_sample
+from mpiimg.engine.rates import RateSample, chunk_sample
 from mpiimg.engine.stage import Compute, Sink, Stages
 from mpiimg.engine.step import Inspection, Output, Step
 from mpiimg.errors import BadInput
 from mpiimg.neuro.gradients import TENSOR_B_LIMIT, Gradients
 from mpiimg.neuro.images import finite, sidecar, sidecar_name, value_bytes, write_packed
 from mpiimg.neuro.nifti import Image
-from mpiimg.neuro.samples import Sample, image_of
+from mpiimg.neuro.samples import image_of
 from mpiimg.neuro.subject import Maps, Subject, gradients_of, mask_of, mask_source
 
 PAPER = (
@@ -71,7 +71,7 @@ ORDERS = {"dipy": (0, 1, 2, 3, 4, 5), "fsl": (0, 1, 3, 2, 4, 5), "mrtrix": (0, 2
 ELEMENTS = ("Dxx", "Dxy", "Dyy", "Dxz", "Dyz", "Dzz")
 
 #: z-blocks of an image: a slice each up to this many.
-BLOCKS = 256
+MAX_FIT_SLABS = 256
 
 #: Bytes that the maps of a voxel take while they are drawn.
 MAPS_BYTES = 400
@@ -81,7 +81,7 @@ MAPS_AS_VOLUMES = 60
 
 
 @dataclass(frozen=True)
-class Parameters:
+class FitParameters:
     """How the tensor is fitted, and written."""
 
     b_max: float | None = parameter(
@@ -117,7 +117,7 @@ class Parameters:
     )
 
 
-def inspect(subject: Subject, p: Parameters) -> Inspection:
+def inspect(subject: Subject, p: FitParameters) -> Inspection:
     """Check that there are a mask and gradients, and that the volumes determine a tensor.
 
     Raises
@@ -147,7 +147,7 @@ def inspect(subject: Subject, p: Parameters) -> Inspection:
     return Inspection(warnings=(text,))
 
 
-def stages(subject: Subject, p: Parameters, data: Any) -> Stages[Subject]:
+def stages(subject: Subject, p: FitParameters, data: Any) -> Stages[Subject]:
     """Yield the fit, to the voxels in the mask where only these are there, else to those that it selects."""
     mask, gradients = subject.mask, gradients_of(subject)
     volumes = gradients.up_to(p.b_max)
@@ -177,7 +177,7 @@ def fit(
     voxels: Array,
     gradients: Gradients,
     volumes: tuple[int, ...],
-    p: Parameters,
+    p: FitParameters,
 ) -> Compute:
     """Declare the fit.
 
@@ -192,7 +192,7 @@ def fit(
     gradients : Gradients
     volumes : tuple of int
         Those that are fitted, ascending.
-    p : Parameters
+    p : FitParameters
     """
     from mpiimg.neuro.kernels.tensor import design_matrix
 
@@ -212,7 +212,7 @@ def fit(
         return (_maps(signal, design, tensors, rotation, p),)
 
     depth = image.shape[-3]
-    grid = ChunkGrid("z", (depth,), (blocks_along(depth, BLOCKS),))
+    grid = ChunkGrid("z", (depth,), (blocks_along(depth, MAX_FIT_SLABS),))
     counts = np.diff(voxels.packing.offsets)
     return Compute(
         "fit",
@@ -246,7 +246,7 @@ def _scratch(image: Image, volumes: int, voxels: int, method: str, packed: bool)
     return int(voxels) * (MAPS_BYTES + volumes * a_sample) + (1 << 20)
 
 
-def _linear(signal, design, p: Parameters) -> np.ndarray:
+def _linear(signal, design, p: FitParameters) -> np.ndarray:
     """Fit a chunk by linear least squares; return (7, n) tensors with the logarithm of S0."""
     from mpiimg.neuro.kernels.tensor import fit_ols, fit_wls
 
@@ -255,7 +255,7 @@ def _linear(signal, design, p: Parameters) -> np.ndarray:
     return fitter(np.ascontiguousarray(signal, dtype=kind), design, p.min_signal)
 
 
-def _dipy(signal, bvals, bvecs, b0_threshold: float, p: Parameters) -> np.ndarray:
+def _dipy(signal, bvals, bvecs, b0_threshold: float, p: FitParameters) -> np.ndarray:
     """Fit a chunk by dipy's own nonlinear or robust method; return the same."""
     from dipy.core.gradients import gradient_table
     from dipy.reconst.dti import TensorModel, lower_triangular
@@ -272,7 +272,7 @@ def _dipy(signal, bvals, bvecs, b0_threshold: float, p: Parameters) -> np.ndarra
     return tensors
 
 
-def _maps(signal, design, tensors, rotation, p: Parameters) -> np.ndarray:
+def _maps(signal, design, tensors, rotation, p: FitParameters) -> np.ndarray:
     """Draw all maps from (7, n) tensors; return (c, n) float32."""
     from mpiimg.neuro.kernels.tensor import fit_residual, min_diffusivity, tensor_maps
 
@@ -315,7 +315,7 @@ def _rotate_tensor(rotation, tensor):
 # --- Results ----------------------------------------------------------------------------------------------
 
 
-def write_map(key: str, subject: Subject, p: Parameters, folder: Path) -> Sink | None:
+def write_map(key: str, subject: Subject, p: FitParameters, folder: Path) -> Sink | None:
     """Declare the file of a map, if it is written."""
     if key == "residual" and not p.fit_residual:
         return None
@@ -323,7 +323,7 @@ def write_map(key: str, subject: Subject, p: Parameters, folder: Path) -> Sink |
     return write_packed(file, subject.image, subject.mask.array, subject.maps.voxels, ROWS[key])
 
 
-def describe_map(key: str, subject: Subject, p: Parameters) -> Mapping[str, bytes]:
+def describe_map(key: str, subject: Subject, p: FitParameters) -> Mapping[str, bytes]:
     """Return the sidecar of a map, if it is written."""
     if key == "residual" and not p.fit_residual:
         return {}
@@ -352,7 +352,7 @@ def _file(key: str, subject: Subject) -> str:
     return f"{subject.stem}_model-tensor_param-{key}_dwimap.nii.gz"
 
 
-def _sample(method: str, side: int) -> Sample:
+def _sample(method: str, side: int) -> RateSample:
     """Fit a slice; voxels times volumes, with the drawing of maps counted as volumes."""
     image, values = image_of((64, 1, side, side))
     rng = np.random.default_rng(2)
@@ -363,15 +363,15 @@ def _sample(method: str, side: int) -> Sample:
     packing = Packing("n", "z", (0, side * side))
     voxels = Array("maps", "cn", (COUNT, side * side), "float32", packing)
     reads = (Part(Array("denoised", "vn", (64, side * side), "float32", packing)),)
-    p = Parameters(method=method, restore_sigma=40.0)
+    p = FitParameters(method=method, restore_sigma=40.0)
     stage = fit(image, reads, voxels, gradients, tuple(range(64)), p)
     return chunk_sample(stage, 0, values.reshape(64, -1).astype(np.float32))
 
 
-sample_wls: Callable[[], Sample] = functools.partial(_sample, "wls", 64)
-sample_ols: Callable[[], Sample] = functools.partial(_sample, "ols", 64)
-sample_nlls: Callable[[], Sample] = functools.partial(_sample, "nlls", 8)
-sample_restore: Callable[[], Sample] = functools.partial(_sample, "restore", 8)
+sample_wls: Callable[[], RateSample] = functools.partial(_sample, "wls", 64)
+sample_ols: Callable[[], RateSample] = functools.partial(_sample, "ols", 64)
+sample_nlls: Callable[[], RateSample] = functools.partial(_sample, "nlls", 8)
+sample_restore: Callable[[], RateSample] = functools.partial(_sample, "restore", 8)
 
 
 STEP = Step(
@@ -381,7 +381,7 @@ STEP = Step(
     papers=(PAPER,),
     takes=("dwi", "gradients", "mask"),
     gives=("maps",),
-    parameters=Parameters,
+    parameters=FitParameters,
     inspect=inspect,
     stages=stages,
     outputs=tuple(

@@ -21,21 +21,21 @@ from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.halo import extended
 from mpiimg.engine.needs import Part, Rows
 from mpiimg.engine.parameters import parameter
-from mpiimg.engine.rates import chunk_sample
+from mpiimg.engine.rates import RateSample, chunk_sample
 from mpiimg.engine.stage import Compute, Found, Reduce, Sink, Stages
 from mpiimg.engine.step import Inspection, Output, Step
 from mpiimg.errors import BadInput
 from mpiimg.neuro.images import finite, sidecar, sidecar_name, write_dense
 from mpiimg.neuro.masks import Mask, count_voxels, slabs, volume
 from mpiimg.neuro.nifti import Image
-from mpiimg.neuro.samples import Sample, image_of
+from mpiimg.neuro.samples import image_of
 from mpiimg.neuro.subject import Subject, dense, gradients_of, mask_file
 
 PAPER = "Otsu 1979, doi:10.1109/TSMC.1979.4310076; median_otsu of DIPY, doi:10.3389/fninf.2014.00008"
 
 
 @dataclass(frozen=True)
-class Parameters:
+class MaskParameters:
     """How the brain is found."""
 
     median_radius: int = parameter(
@@ -57,7 +57,7 @@ class Span(NamedTuple):
     high: np.float32
 
 
-def inspect(subject: Subject, p: Parameters) -> Inspection:
+def inspect(subject: Subject, p: MaskParameters) -> Inspection:
     """Check that there are gradients where a mask is to be computed.
 
     Raises
@@ -70,7 +70,7 @@ def inspect(subject: Subject, p: Parameters) -> Inspection:
     return Inspection()
 
 
-def stages(subject: Subject, p: Parameters, data: Any) -> Stages[Subject]:
+def stages(subject: Subject, p: MaskParameters, data: Any) -> Stages[Subject]:
     """Yield how the mask comes from the b0 volumes; one that the user gave is left as it is."""
     if subject.has_given_mask:
         return subject
@@ -286,14 +286,14 @@ def finalize(source: Array, mask: Array) -> Compute:
 # --- Results ----------------------------------------------------------------------------------------------
 
 
-def write(subject: Subject, p: Parameters, folder: Path) -> Sink:
+def write_mask(subject: Subject, p: MaskParameters, folder: Path) -> Sink:
     """Declare the file of the mask."""
     file = str(folder / mask_file(subject))
     reads = (Part(subject.mask.array),)
     return write_dense(file, subject.image, reads, lambda chunk, block: block, None, "uint8")
 
 
-def documents(subject: Subject, p: Parameters) -> Mapping[str, bytes]:
+def describe_mask(subject: Subject, p: MaskParameters) -> Mapping[str, bytes]:
     """Return the sidecar of the mask."""
     mask = subject.mask
     if mask.given is not None:
@@ -311,7 +311,7 @@ def documents(subject: Subject, p: Parameters) -> Mapping[str, bytes]:
     return {sidecar_name(mask_file(subject)): text}
 
 
-def sample_median() -> Sample:
+def sample_median() -> RateSample:
     """Filter a block of slices; voxels times the columns of a cube."""
     image, voxels = image_of((24, 64, 64))
     stage = median(volume(image, "b0", "float32"), volume(image, "smooth", "float32"), 1, 4)
@@ -325,10 +325,10 @@ STEP = Step(
     papers=(PAPER,),
     takes=("dwi", "gradients"),
     gives=("mask",),
-    parameters=Parameters,
+    parameters=MaskParameters,
     inspect=inspect,
     stages=stages,
-    outputs=(Output("mask", write, documents=documents),),
+    outputs=(Output("mask", write_mask, documents=describe_mask),),
     kernels=("mpiimg.neuro.kernels.median:precompile",),
     rates={"median": (3.3e-9, "mpiimg.neuro.steps.mask:sample_median")},
 )

@@ -29,7 +29,7 @@ GOOD, NOTE, BAD = "ok", "note", "BAD"
 COLOURS = {GOOD: "\033[32m", NOTE: "\033[33m", BAD: "\033[31m"}
 
 #: Libraries whose versions must be the same on all nodes.
-LIBRARIES = ("numpy", "numba", "scipy", "mpi4py", "h5py", "dipy", "nibabel", "astropy", "sep")
+COMPARED_LIBRARIES = ("numpy", "numba", "scipy", "mpi4py", "h5py", "dipy", "nibabel", "astropy", "sep")
 
 #: Variables by which libraries that mpiimg calls choose their number of threads.
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -49,7 +49,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Facts:
+class RankReport:
     """What one rank knows of itself.
 
     Parameters
@@ -108,12 +108,12 @@ def doctor(values: Mapping[str, Any], comm) -> int:
 def _measure_rates() -> str:
     """Measure the kernels on this machine, keep what was found for the plans to come, and say so."""
     usual = plugins.default_rates()
-    measured = rates.measure(plugins.samples())
+    measured = rates.measure_rates(plugins.samples())
     lines = [
         f"  {name:<12} {rate * 1e9:10.3g} ns per unit (else {usual[name] * 1e9:.3g})"
         for name, rate in measured.items()
     ]
-    return "\n".join(["rates of the kernels, one core:", *lines, f"kept in {rates.store(measured)}"])
+    return "\n".join(["rates of the kernels, one core:", *lines, f"kept in {rates.store_rates(measured)}"])
 
 
 def _is_terminal() -> bool:
@@ -126,13 +126,13 @@ def _check_folder(folder: Path) -> None:
         raise BadInput(f"--dir {folder}: no such folder; name one on the file system that results will go to")
 
 
-def gather(comm) -> Facts:
+def gather(comm) -> RankReport:
     """Return what this rank knows of itself. Collective."""
     import h5py
 
     from mpiimg.kernels.jit import cpu_target
 
-    return Facts(
+    return RankReport(
         host=socket.gethostname(),
         cpu=rates.cpu_model(),
         target=cpu_target(),
@@ -147,7 +147,7 @@ def gather(comm) -> Facts:
         versions=(
             ("python", platform.python_version()),
             ("mpiimg", __version__),
-            *((name, version(name)) for name in LIBRARIES),
+            *((name, version(name)) for name in COMPARED_LIBRARIES),
         ),
         threads=tuple((name, os.environ[name]) for name in THREADS if name in os.environ),
         kernels=_kernels(),
@@ -170,7 +170,7 @@ def _kernels() -> tuple[int, str, bool]:
 # --- What the facts mean ------------------------------------------------------------------------------------
 
 
-def judge(ranks: Sequence[Facts]) -> list[Finding]:
+def judge(ranks: Sequence[RankReport]) -> list[Finding]:
     """Return what the facts of all ranks say."""
     return [judgement(ranks) for judgement in JUDGEMENTS]
 
@@ -180,7 +180,7 @@ def _all(values: Iterable) -> list:
     return sorted(set(values))
 
 
-def judge_mpi(ranks: Sequence[Facts]) -> Finding:
+def judge_mpi(ranks: Sequence[RankReport]) -> Finding:
     """All ranks must use one MPI."""
     found = _all(facts.mpi for facts in ranks)
     if len(found) > 1:
@@ -188,7 +188,7 @@ def judge_mpi(ranks: Sequence[Facts]) -> Finding:
     return Finding("MPI", GOOD, f"{found[0]}, threads {ranks[0].thread_level}")
 
 
-def judge_launcher(ranks: Sequence[Facts]) -> Finding:
+def judge_launcher(ranks: Sequence[RankReport]) -> Finding:
     """A step of several tasks should end when one of them does."""
     text = ", ".join(_all(facts.launcher for facts in ranks))
     if len(ranks) > 1 and any(facts.kill_on_bad_exit is False for facts in ranks):
@@ -201,7 +201,7 @@ def judge_launcher(ranks: Sequence[Facts]) -> Finding:
     return Finding("launcher", GOOD, text)
 
 
-def judge_rates(ranks: Sequence[Facts]) -> Finding:
+def judge_rates(ranks: Sequence[RankReport]) -> Finding:
     """Report how fast ranks reach each other, the slowest pair by name."""
     pairs = [(rank, facts) for rank, facts in enumerate(ranks) if facts.rates is not None]
     if not pairs:
@@ -220,7 +220,7 @@ def judge_rates(ranks: Sequence[Facts]) -> Finding:
     return Finding("messages", GOOD, text)
 
 
-def judge_binding(ranks: Sequence[Facts]) -> Finding:
+def judge_binding(ranks: Sequence[RankReport]) -> Finding:
     """Every rank should have a core of its own."""
     for host in _all(facts.host for facts in ranks):
         here = [facts.cpus for facts in ranks if facts.host == host]
@@ -236,7 +236,7 @@ def judge_binding(ranks: Sequence[Facts]) -> Finding:
     return Finding("binding", GOOD, f"each rank may use {fewest} cores or more, and none is left without")
 
 
-def judge_cpus(ranks: Sequence[Facts]) -> Finding:
+def judge_cpus(ranks: Sequence[RankReport]) -> Finding:
     """All nodes must compile for one CPU."""
     targets = _all(facts.target for facts in ranks)
     if len(targets) > 1:
@@ -249,7 +249,7 @@ def judge_cpus(ranks: Sequence[Facts]) -> Finding:
     return Finding("CPU", GOOD, f"{', '.join(_all(facts.cpu for facts in ranks))}, compiled for {targets[0]}")
 
 
-def judge_memory(ranks: Sequence[Facts]) -> Finding:
+def judge_memory(ranks: Sequence[RankReport]) -> Finding:
     """A rank needs room for libraries and a chunk."""
     least = min(facts.memory for facts in ranks)
     text = f"{least >> 20} MB a rank"
@@ -258,7 +258,7 @@ def judge_memory(ranks: Sequence[Facts]) -> Finding:
     return Finding("memory", GOOD, text)
 
 
-def judge_threads(ranks: Sequence[Facts]) -> Finding:
+def judge_threads(ranks: Sequence[RankReport]) -> Finding:
     """Threads of libraries compete with ranks for cores."""
     wrong = _all(f"{name}={value}" for facts in ranks for name, value in facts.threads if value != "1")
     if wrong:
@@ -270,7 +270,7 @@ def judge_threads(ranks: Sequence[Facts]) -> Finding:
     return Finding("threads", GOOD, "one a rank")
 
 
-def judge_hdf5(ranks: Sequence[Facts]) -> Finding:
+def judge_hdf5(ranks: Sequence[RankReport]) -> Finding:
     """Report HDF5; a serial one is no fault, since the staged file is written without it."""
     found = _all((facts.hdf5, facts.parallel) for facts in ranks)
     if len(found) > 1:
@@ -283,7 +283,7 @@ def judge_hdf5(ranks: Sequence[Facts]) -> Finding:
     )
 
 
-def judge_versions(ranks: Sequence[Facts]) -> Finding:
+def judge_versions(ranks: Sequence[RankReport]) -> Finding:
     """All ranks must run the same code."""
     found = _all(facts.versions for facts in ranks)
     if len(found) > 1:
@@ -294,7 +294,7 @@ def judge_versions(ranks: Sequence[Facts]) -> Finding:
     return Finding("versions", GOOD, ", ".join(f"{name} {number}" for name, number in found[0][:5]))
 
 
-def judge_kernels(ranks: Sequence[Facts]) -> Finding:
+def judge_kernels(ranks: Sequence[RankReport]) -> Finding:
     """Kernels should be compiled before many ranks start."""
     count, folder, writable = min(facts.kernels for facts in ranks)
     if count:
@@ -314,7 +314,7 @@ def judge_kernels(ranks: Sequence[Facts]) -> Finding:
     )
 
 
-JUDGEMENTS: tuple[Callable[[Sequence[Facts]], Finding], ...] = (
+JUDGEMENTS: tuple[Callable[[Sequence[RankReport]], Finding], ...] = (
     judge_mpi,
     judge_launcher,
     judge_rates,

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from mpiimg.engine.fingerprint import changes, read_request
-from mpiimg.engine.raw import sample
+from mpiimg.engine.fingerprint import changes, read_fingerprint
+from mpiimg.engine.raw import sample_file
 
 ASKED = {
     "tool": "mpiimg-neuro",
@@ -36,9 +36,9 @@ def test_what_changed_is_named(fields, said):
 
 def test_a_request_of_which_nothing_is_known_has_changed(tmp_path):
     path = tmp_path / "request"
-    assert read_request(path) is None
+    assert read_fingerprint(path) is None
     path.write_text('{"tool": "mpi')
-    assert read_request(path) == {}
+    assert read_fingerprint(path) == {}
     assert "tool mpiimg-neuro (was None)" in changes({}, ASKED)
 
 
@@ -48,7 +48,7 @@ def test_samples_tell_measurements_apart_whose_size_and_time_are_the_same(tmp_pa
     for path, fill in zip(paths, (b"x", b"x", b"y"), strict=True):
         path.write_bytes(fill * size)
         os.utime(path, ns=(1, 1))
-    first, second, other = map(sample, paths)
+    first, second, other = map(sample_file, paths)
     assert first == second
     assert (first == other) == (size == 0)
     assert first[:2] == other[:2] == (size, 1)
