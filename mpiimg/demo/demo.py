@@ -38,7 +38,7 @@ REAL_EXPOSURES = Path(__file__).parents[3] / "shared" / "data" / "decam-testcase
 
 
 @dataclass(frozen=True)
-class Subject:
+class DemoSubject:
     """A diffusion image with its gradients, and what to say of it.
 
     Parameters
@@ -67,13 +67,13 @@ class DemoFailed(Exception):
         self.status = status
 
 
-def simulated(folder: Path) -> Subject:
+def simulated(folder: Path) -> DemoSubject:
     """Return the subject that :func:`run_demo` simulates into `folder`."""
     paths = (folder / f"dwi{ending}" for ending in (".nii.gz", ".bval", ".bvec"))
-    return Subject("simulated-maps", f"Simulated head, noise {SIGMA}", *paths)
+    return DemoSubject("simulated-maps", f"Simulated head, noise {SIGMA}", *paths)
 
 
-def shipped_with_dipy() -> list[Subject]:
+def shipped_with_dipy() -> list[DemoSubject]:
     """Return the two real subjects, cut to a few voxels, whose files lie inside the dipy package.
 
     They are cut from the middle of a brain. Without a background there is nothing to estimate the
@@ -83,14 +83,14 @@ def shipped_with_dipy() -> list[Subject]:
 
     cut = "A few voxels from inside a brain: there is no air to measure the noise in, so it is given."
     return [
-        Subject(
+        DemoSubject(
             "small_64D",
             "Real data: small_64D of dipy",
             *map(Path, get_fnames(name="small_64D")),
             flags=("--sigma", "20"),
             remark=cut,
         ),
-        Subject(
+        DemoSubject(
             "small_101D",
             "Real data: small_101D of dipy",
             *map(Path, get_fnames(name="small_101D")),
@@ -166,9 +166,9 @@ def _coadd(launcher: Path, folder: Path, exposures: list[Path], flags: tuple) ->
     return folder / "mosaic.png"
 
 
-def _process(subject: Subject, launcher: Path, out: Path) -> Path:
+def _process(subject: DemoSubject, launcher: Path, out: Path) -> Path:
     """Run mpiimg-neuro on a subject, say what was found, and return its picture."""
-    from mpiimg.demo.picture import draw
+    from mpiimg.demo.picture import draw_subject
 
     folder = out / subject.name
     print(f"\n{subject.title}: brain mask, denoising, tensor fit")
@@ -185,13 +185,13 @@ def _process(subject: Subject, launcher: Path, out: Path) -> Path:
     picture = out / f"{subject.name}.png"
     images = ("mask", "denoised", "residual", "fa", "rgb")
     shown = {name: results[name] for name in images}
-    draw({"dwi": subject.dwi, "bval": subject.bvals, **shown}, picture, subject.title)
+    draw_subject({"dwi": subject.dwi, "bval": subject.bvals, **shown}, picture, subject.title)
     return picture
 
 
-def outputs(subject: Subject, folder: Path) -> dict[str, Path]:
+def outputs(subject: DemoSubject, folder: Path) -> dict[str, Path]:
     """Return the files of a finished run that the demo reads, by what they hold."""
-    from mpiimg.neuro.nifti import stem
+    from mpiimg.neuro.nifti import output_stem
 
     names = {
         "mask": "desc-brain_mask",
@@ -201,7 +201,7 @@ def outputs(subject: Subject, folder: Path) -> dict[str, Path]:
         "fa": "model-tensor_param-fa_dwimap",
         "rgb": "model-tensor_param-rgb_dwimap",
     }
-    return {what: folder / f"{stem(subject.dwi)}_{name}.nii.gz" for what, name in names.items()}
+    return {what: folder / f"{output_stem(subject.dwi)}_{name}.nii.gz" for what, name in names.items()}
 
 
 def findings(results: dict[str, Path]) -> dict[str, float]:

@@ -34,7 +34,7 @@ class View(NamedTuple):
         return (plane if self.turned else plane.swapaxes(0, 1))[self.rows, self.columns]
 
 
-def draw(paths: Mapping[str, str | PathLike], out_png: str | PathLike, title: str) -> None:
+def draw_subject(paths: Mapping[str, str | PathLike], out_png: str | PathLike, title: str) -> None:
     """Draw b0, mask, a weighted slice before and after denoising, residual, FA and colour FA.
 
     Parameters

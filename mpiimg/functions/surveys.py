@@ -13,7 +13,7 @@ from mpiimg.astro.constants import ZERO_POINT
 from mpiimg.astro.exposure_files import write_exposures
 from mpiimg.astro.fits.exposure import ExposureRef, read_exposure
 from mpiimg.astro.fits.maskplanes import bits, no_data
-from mpiimg.astro.fits.writing import history
+from mpiimg.astro.fits.writing import history_lines
 from mpiimg.astro.patch_files import PatchOptions, write_patches
 from mpiimg.astro.sky.layout import Patch, PatchPlanes, Planes
 from mpiimg.astro.strips import EXCLUDED, empty_strip, stacked, strip_needs
@@ -286,7 +286,7 @@ def survey_step(function: Function, name: str) -> Step:
     if over_exposures and function.aggregate:
         raise BadInput(f"{function.name}: an aggregate is over patches, not exposures")
     source = function.origin
-    line = history("run", f"{source.name}, source SHA-256 {source.digest[:16]}")
+    line = history_lines("run", f"{source.name}, source SHA-256 {source.digest[:16]}")
     return Step(
         name=name,
         domain="astro",

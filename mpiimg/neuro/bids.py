@@ -24,7 +24,7 @@ BIDS_VERSION = "1.10.0"
 ENTITIES = ("sub", "ses", "acq", "rec", "dir", "run", "part", "chunk")
 
 #: What validators are to pass over: our records, and names that BIDS has only proposed so far (BEP 16).
-IGNORED = (
+BIDS_IGNORED = (
     "logs/",
     "*_dwimap.nii.gz",
     "*_dwimap.json",
@@ -32,7 +32,7 @@ IGNORED = (
     "*_desc-denoised_dwi.bvec",
 )
 
-IMAGES = ("_dwi.nii.gz", "_dwi.nii")
+IMAGE_ENDINGS = ("_dwi.nii.gz", "_dwi.nii")
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _scans_in(dataset: Path, folder: Path, subject: str, session: str) -> Iterat
     where = folder.relative_to(dataset).as_posix()
     names = _names(folder)
     for name in names:
-        ending = next((ending for ending in IMAGES if name.endswith(ending)), None)
+        ending = next((ending for ending in IMAGE_ENDINGS if name.endswith(ending)), None)
         # Phase images and the like are no signal to fit.
         if ending is None or re.search(r"_part-(?!mag_)", name):
             continue
@@ -270,7 +270,7 @@ def describe_derivative(dataset: Path, out: Path) -> dict[str, bytes]:
     }
     return {
         "dataset_description.json": json.dumps(described, indent=2).encode() + b"\n",
-        ".bidsignore": "\n".join(IGNORED).encode() + b"\n",
+        ".bidsignore": "\n".join(BIDS_IGNORED).encode() + b"\n",
     }
 
 

@@ -15,7 +15,7 @@ from mpiimg.neuro.images import finite
 from mpiimg.neuro.nifti import Image
 
 #: z-blocks of an image: enough of them to keep ranks busy, thick enough that halos cost little.
-BLOCKS = 16
+MAX_SLABS = 16
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Mask:
 
 def slabs(depth: int) -> ChunkGrid:
     """Return the z-blocks that masks are computed in."""
-    return ChunkGrid("z", (depth,), (blocks_along(depth, BLOCKS, thinnest=2),))
+    return ChunkGrid("z", (depth,), (blocks_along(depth, MAX_SLABS, thinnest=2),))
 
 
 def volume(image: Image, name: str, dtype: str) -> Array:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from mpiimg.engine.rates import RateSample
 from mpiimg.neuro.nifti import Image, gzip_member
-
-#: The work to time, and how many units of its rate that is.
-Sample = tuple[Callable[[], object], float]
 
 
 def image_of(shape: tuple[int, ...]) -> tuple[Image, np.ndarray]:
@@ -27,7 +24,7 @@ def image_of(shape: tuple[int, ...]) -> tuple[Image, np.ndarray]:
     return image, voxels
 
 
-def sample_inflate() -> Sample:
+def sample_inflate() -> RateSample:
     """Inflate a member of a .nii.gz; bytes."""
     from isal import igzip
 
@@ -36,7 +33,7 @@ def sample_inflate() -> Sample:
     return lambda: igzip.decompress(data), voxels.nbytes
 
 
-def sample_deflate() -> Sample:
+def sample_deflate() -> RateSample:
     """Compress a member of a .nii.gz; bytes."""
     _, voxels = image_of((1, 16, 128, 128))
     data = voxels.astype(np.float32).tobytes()

@@ -29,10 +29,10 @@ CATALOGUE_ZEROPOINT = 27.0
 GAP = 100
 
 #: Degrees from the centre beyond which the distortion would fold the sky.
-LARGEST_FIELD = 3.0
+MAX_FIELD = 3.0
 
 #: Electrons of sky below which counts are too few for the noise that is drawn here.
-LEAST_SKY = 50.0
+MIN_SKY = 50.0
 
 
 class SimulatedExposure(NamedTuple):
@@ -293,7 +293,7 @@ def _check(survey: SimulatedSurvey) -> None:
         (survey.beta >= 2, f"beta must be at least 2, not {survey.beta}"),
         (0.6 <= least <= most, f"seeing must be least, most in arcsec, from 0.6 on, not {survey.seeing}"),
         (survey.gain > 0 and survey.readnoise >= 0, "gain must be positive and readnoise not negative"),
-        (survey.sky * survey.gain >= LEAST_SKY, f"sky x gain must be at least {LEAST_SKY:g} electrons"),
+        (survey.sky * survey.gain >= MIN_SKY, f"sky x gain must be at least {MIN_SKY:g} electrons"),
         (survey.saturate > 3 * survey.sky and survey.exptime > 0, "saturate must be far above the sky"),
         (
             min(survey.dither, survey.rotation, survey.drift) >= 0,
@@ -305,5 +305,5 @@ def _check(survey: SimulatedSurvey) -> None:
     for holds, message in rules:
         if not holds:
             raise ValueError(message)
-    if survey.radius > LARGEST_FIELD:
-        raise ValueError(f"the camera may reach {LARGEST_FIELD:g} degrees, not {survey.radius:.2g}")
+    if survey.radius > MAX_FIELD:
+        raise ValueError(f"the camera may reach {MAX_FIELD:g} degrees, not {survey.radius:.2g}")

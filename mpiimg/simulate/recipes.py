@@ -26,7 +26,7 @@ from mpiimg.simulate.neuro import SimulatedSubject
 DEFAULT_SHAPES = {"neuro": "72x72x60", "astro": "4000x4072"}
 
 #: Bytes a pixel that making and writing an exposure takes.
-SCRATCH = 17
+EXPOSURE_SCRATCH = 17
 
 #: Bytes of a rank before it makes anything: no kernels are loaded; and a survey needs astropy.
 SUBJECT_BASELINE, SURVEY_BASELINE = 60 << 20, 76 << 20
@@ -136,7 +136,7 @@ def _survey(survey: SimulatedSurvey, p: Mapping[str, Any]) -> Recipe:
             *(f"truth/{name}_cosmic-rays.fits.fz" for name in names),
             "truth/survey.fits",
         ),
-        scratch=SCRATCH * survey.shape[0] * survey.shape[1],
+        scratch=EXPOSURE_SCRATCH * survey.shape[0] * survey.shape[1],
     )
     return _recipe("survey", [stage], p, SURVEY_BASELINE)
 

@@ -14,7 +14,7 @@ from mpiimg.tools.registry import PREFIX, Tool, tool
 
 __all__ = ["Result", "run", "udf"]
 
-Stages = str | os.PathLike | Callable | Sequence[Callable | Mapping[str, Any]]
+PipelineLike = str | os.PathLike | Callable | Sequence[Callable | Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Result:
 
 
 def run(
-    recipe: Stages,
+    recipe: PipelineLike,
     inputs: str | os.PathLike | Sequence[str | os.PathLike],
     out: str | os.PathLike,
     *,
@@ -91,7 +91,11 @@ def run(
 
 
 def _program(
-    recipe: Stages, inputs: list[str], out: str, params: Mapping[str, Any] | None, options: Mapping[str, Any]
+    recipe: PipelineLike,
+    inputs: list[str],
+    out: str,
+    params: Mapping[str, Any] | None,
+    options: Mapping[str, Any],
 ) -> tuple[Tool, dict[str, Any]]:
     """Return the tool that a call stands for, and the values of its arguments and parameters.
 

@@ -20,13 +20,13 @@ from mpiimg.errors import BadInput
 from mpiimg.neuro.nifti import (
     Image,
     gzip_member,
+    inflated,
     open_image,
     output_header,
+    output_stem,
     parse_header,
     same_space,
     staged_attributes,
-    stem,
-    stream,
 )
 
 SHAPE = (5, 4, 3, 2)  # x, y, z, volumes
@@ -88,7 +88,7 @@ def test_values_are_nibabels(tmp_path, version, order, dtype, scaling):
         expected = np.asarray(peer.dataobj).T
         whole = np.empty(image.shape, image.native)
         if name.endswith(".gz"):
-            for box, block in zip(slabs(image), stream(image, slabs(image)), strict=True):
+            for box, block in zip(slabs(image), inflated(image, slabs(image)), strict=True):
                 assert block.dtype.isnative
                 whole[box_slices(box)] = block
         else:
@@ -144,7 +144,7 @@ def test_identity_tells_images_apart(tmp_path):
     ],
 )
 def test_stem(name, expected):
-    assert stem(Path("/somewhere") / name) == expected
+    assert output_stem(Path("/somewhere") / name) == expected
 
 
 # What is refused.
@@ -269,7 +269,7 @@ def test_damaged_headers_are_refused_or_read_but_raise_nothing_else(tmp_path):
 
 
 def read_all(image):
-    return list(stream(image, slabs(image)))
+    return list(inflated(image, slabs(image)))
 
 
 @pytest.fixture
@@ -319,7 +319,7 @@ def test_no_last_block_before_the_checksum_is_right(tmp_path):
     count = len(list(slabs(image)))
     found = []
     with pytest.raises(BadInput, match="truncated or corrupt gzip"):
-        for block in stream(image, slabs(image)):
+        for block in inflated(image, slabs(image)):
             found.append(block)
             if len(found) == count:
                 break

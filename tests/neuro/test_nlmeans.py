@@ -237,9 +237,9 @@ def test_refuses_what_does_not_fit(change, message):
 
 
 def test_the_widest_block_of_the_fast_way_gives_what_the_plain_way_gives(monkeypatch):
-    radius = nlmeans.LARGEST_HALO // 2
+    radius = nlmeans.MAX_HALO // 2
     padded = np.random.default_rng(3).normal(100, 10, np.array([1, 1, 3]) + 2 * radius).astype(np.float32)
     arguments = (padded, np.full(len(padded), 10.0), np.ones((1, 1, 3), bool), 1, radius)
     fast = nlmeans.nonlocal_means(*arguments)
-    monkeypatch.setattr(nlmeans, "LARGEST_HALO", 0)
+    monkeypatch.setattr(nlmeans, "MAX_HALO", 0)
     np.testing.assert_allclose(fast, nlmeans.nonlocal_means(*arguments), rtol=1e-5)

@@ -19,7 +19,7 @@ def slice_of_a_head(dtype, volumes=20, shape=(30, 26), sigma=40.0, seed=0):
 
 
 def assert_like_dipy(values, coils):
-    sigma, noise = piesno.piesno(values, coils)
+    sigma, noise = piesno.find_noise(values, coils)
     moved = np.moveaxis(values, 0, -1)
     expected, there = dipy.denoise.noise_estimate.piesno(moved, coils, return_mask=True)
     assert np.float64(sigma).tobytes() == np.float64(expected).tobytes()
@@ -74,8 +74,8 @@ def test_percentiles_are_numpys_while_voxels_come_and_go(dtype):
 
 def test_more_noise_than_sixteen_bits_count_is_no_other_case():
     values = np.tile(slice_of_a_head("int16", volumes=4, shape=(60, 50)), (1, 6, 5))
-    sigma, noise = piesno.piesno(values, 1)
+    sigma, noise = piesno.find_noise(values, 1)
     assert np.count_nonzero(noise) >= 2**15
-    once, part = piesno.piesno(values[:, :60, :50], 1)
+    once, part = piesno.find_noise(values[:, :60, :50], 1)
     assert sigma == pytest.approx(once, rel=1e-3)
     assert np.mean(noise[:60, :50] != part) < 1e-2

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mpiimg.demo import picture as demo_picture
-from mpiimg.demo.picture import draw
+from mpiimg.demo.picture import draw_subject
 from mpiimg.simulate.neuro import SimulatedSubject
 
 matplotlib_image = pytest.importorskip("matplotlib.image")
@@ -45,7 +45,7 @@ def panels(picture):
 @pytest.mark.parametrize("shape", [(24, 28, 20), (10, 10, 10), (6, 10, 10), (9, 8, 1)])
 @pytest.mark.parametrize("residual", [False, True])
 def test_every_panel_shows_something(tmp_path, shape, residual):
-    draw(write_run(tmp_path, shape, residual=residual), tmp_path / "run.png", "A subject")
+    draw_subject(write_run(tmp_path, shape, residual=residual), tmp_path / "run.png", "A subject")
     picture = matplotlib_image.imread(tmp_path / "run.png")[..., :3]
     height, width, _ = picture.shape
     assert width == 1400 and 400 < height < 1500
@@ -55,7 +55,7 @@ def test_every_panel_shows_something(tmp_path, shape, residual):
 
 
 def test_colours_only_where_they_mean_something(tmp_path):
-    draw(write_run(tmp_path), tmp_path / "run.png", "A subject")
+    draw_subject(write_run(tmp_path), tmp_path / "run.png", "A subject")
     picture = matplotlib_image.imread(tmp_path / "run.png")[..., :3]
     coloured = [(np.ptp(panel, axis=-1) > 0.1).mean() > 0.005 for panel in panels(picture)]
     assert coloured == [False, True, False, False, False, False, True, True]
@@ -65,7 +65,7 @@ def test_the_mask_may_be_empty(tmp_path):
     paths = write_run(tmp_path)
     image = nibabel.load(paths["mask"])
     nibabel.save(nibabel.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), paths["mask"])
-    draw(paths, tmp_path / "run.png", "No brain")
+    draw_subject(paths, tmp_path / "run.png", "No brain")
     assert (tmp_path / "run.png").stat().st_size > 0
 
 
@@ -94,4 +94,4 @@ def test_a_short_bval_is_refused(tmp_path):
     paths = write_run(tmp_path)
     np.savetxt(paths["bval"], [[0, 1000]])
     with pytest.raises(ValueError, match="2 values for 12 volumes"):
-        draw(paths, tmp_path / "run.png", "A subject")
+        draw_subject(paths, tmp_path / "run.png", "A subject")

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from mpiimg.tools.doctor import disk, doctor, probe
-from mpiimg.tools.doctor.doctor import BAD, GOOD, NOTE, Facts, Finding
+from mpiimg.tools.doctor.doctor import BAD, GOOD, NOTE, Finding, RankReport
 
-FACTS = Facts(
+REPORT = RankReport(
     host="node1",
     cpu="A CPU",
     target="znver4",
@@ -35,7 +35,7 @@ FACTS = Facts(
 
 def two(**changes):
     """Two ranks that exchange with each other, the second changed."""
-    return [FACTS, dataclasses.replace(FACTS, **{"rates": (2e-6, 5e9, 0), **changes})]
+    return [REPORT, dataclasses.replace(REPORT, **{"rates": (2e-6, 5e9, 0), **changes})]
 
 
 def test_all_is_well_on_a_good_machine():
@@ -86,16 +86,16 @@ def test_what_is_wrong_is_said_with_what_to_do(judgement, changes, state, text, 
 
 def test_ranks_without_a_core_of_their_own():
     """Two ranks on one core of a node are an error of binding; three on two only slow."""
-    alone = dataclasses.replace(FACTS, cpus=frozenset({3}))
+    alone = dataclasses.replace(REPORT, cpus=frozenset({3}))
     assert doctor.judge_binding([alone, alone]).state == BAD
-    assert doctor.judge_binding([FACTS, FACTS, FACTS]).state == NOTE
-    assert "3 ranks share 2 cores on node1" in doctor.judge_binding([FACTS, FACTS, FACTS]).text
+    assert doctor.judge_binding([REPORT, REPORT, REPORT]).state == NOTE
+    assert "3 ranks share 2 cores on node1" in doctor.judge_binding([REPORT, REPORT, REPORT]).text
     elsewhere = dataclasses.replace(alone, host="node2")
     assert doctor.judge_binding([alone, elsewhere]).state == GOOD
 
 
 def test_one_rank_has_nobody_to_talk_to_and_may_have_threads():
-    alone = [dataclasses.replace(FACTS, rates=None, threads=(), kill_on_bad_exit=None)]
+    alone = [dataclasses.replace(REPORT, rates=None, threads=(), kill_on_bad_exit=None)]
     assert doctor.judge_rates(alone).state == NOTE
     assert doctor.judge_threads(alone).state == GOOD
     assert doctor.judge_threads([*alone, *alone]) == Finding(

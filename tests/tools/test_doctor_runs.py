@@ -47,7 +47,7 @@ def test_rates_are_measured_and_kept_for_plans(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     printed = dict(re.findall(r"^  ([\w-]+) +([\d.e+-]+) ns per unit", done.stdout, re.M))
     assert set(printed) == set(plugins.samples())
-    kept = rates.load()
+    kept = rates.load_rates()
     assert {name: float(f"{kept[name] * 1e9:.3g}") for name in printed} == {
         name: float(value) for name, value in printed.items()
     }

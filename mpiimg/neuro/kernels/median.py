@@ -32,7 +32,7 @@ CODES = COARSE * FINE
 TILE = (16, 48, 48)
 
 #: A window of (2 radius + 1)^3 values is counted in 16 bits.
-LARGEST_RADIUS = 19
+MAX_RADIUS = 19
 
 #: Pieces of the range of a tile; codes are linear within each.
 _PIECES = 2048
@@ -78,8 +78,8 @@ def median_filter(block: np.ndarray, radius: int) -> np.ndarray:
     block = np.asarray(block)
     if block.dtype != np.float32:
         raise TypeError(f"median_filter takes float32, not {block.dtype}")
-    if not 0 <= radius <= LARGEST_RADIUS:
-        raise ValueError(f"a median radius is 0 to {LARGEST_RADIUS} voxels, not {radius}")
+    if not 0 <= radius <= MAX_RADIUS:
+        raise ValueError(f"a median radius is 0 to {MAX_RADIUS} voxels, not {radius}")
     if block.ndim != 3 or block.shape[0] <= 2 * radius:
         raise ValueError(f"a block of shape {block.shape} has no plane within its halo of {radius}")
     keys = _ordered(np.ascontiguousarray(block).view(np.int32))

@@ -36,18 +36,18 @@ LANES = 16
 PLANES = 4
 
 #: Offsets along x whose weights are added together: the sums are then loaded and stored a third as often.
-TOGETHER = 3
+UNROLL = 3
 
 #: Rows and vectors along x of a tile, at most: what is read again for each offset stays near the core.
 TILE_ROWS = 12
 TILE_VECTORS = 4
 
 #: Halo on both sides that the copy of a tile has room for: a block radius of 16.
-LARGEST_HALO = 32
+MAX_HALO = 32
 
 #: Strides of that copy, in elements. As constants, addresses take one register instead of twelve.
-ROW = LANES * TILE_VECTORS + LARGEST_HALO
-PLANE = (TILE_ROWS + LARGEST_HALO) * ROW
+ROW = LANES * TILE_VECTORS + MAX_HALO
+PLANE = (TILE_ROWS + MAX_HALO) * ROW
 
 #: Strides of the sums. One vector more than is used keeps rows and slices off multiples of the cache's 4 KiB.
 OUT_ROW = LANES * (TILE_VECTORS + 1)
@@ -63,7 +63,7 @@ EXP2_COEFFICIENTS = tuple(
 ROUND_TO_INTEGER = np.float32(1.5 * 2**23)
 
 #: Weights end at 2**-125, the last power of two before float32 loses digits.
-MOST_HALVINGS = np.float32(125.0)
+MAX_HALVINGS = np.float32(125.0)
 
 
 # --- Sixteen float32 in one value ---------------------------------------------------------------------------
@@ -80,8 +80,8 @@ class Lanes(types.Type):
 
 
 lanes = Lanes()
-FLOATS = ir.VectorType(ir.FloatType(), LANES)
-INTEGERS = ir.VectorType(ir.IntType(32), LANES)
+FLOAT_LANES = ir.VectorType(ir.FloatType(), LANES)
+INTEGER_LANES = ir.VectorType(ir.IntType(32), LANES)
 
 
 @register_model(Lanes)
@@ -89,7 +89,7 @@ class LanesModel(models.PrimitiveModel):
     """Held as one LLVM vector."""
 
     def __init__(self, manager, frontend_type):
-        super().__init__(manager, frontend_type, FLOATS)
+        super().__init__(manager, frontend_type, FLOAT_LANES)
 
 
 def _define_operator(function, instruction):
@@ -111,11 +111,11 @@ _define_operator(operator.mul, "fmul")
 
 def _address(context, builder, array_type, array, index):
     data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), FLOATS.as_pointer())
+    return builder.bitcast(builder.gep(data, [index]), FLOAT_LANES.as_pointer())
 
 
 @intrinsic
-def load(typingctx, array, index):
+def load_lanes(typingctx, array, index):
     """Return `array[index : index + 16]` of a flat float32 array, unchecked."""
 
     def codegen(context, builder, sig, args):
@@ -125,7 +125,7 @@ def load(typingctx, array, index):
 
 
 @intrinsic
-def store(typingctx, array, index, value):
+def store_lanes(typingctx, array, index, value):
     """Set `array[index : index + 16]` of a flat float32 array, unchecked."""
 
     def codegen(context, builder, sig, args):
@@ -140,9 +140,9 @@ def splat(typingctx, scalar):
     """Return one float32 in all lanes."""
 
     def codegen(context, builder, sig, args):
-        nothing = ir.Constant(FLOATS, ir.Undefined)
+        nothing = ir.Constant(FLOAT_LANES, ir.Undefined)
         first = builder.insert_element(nothing, args[0], ir.Constant(ir.IntType(32), 0))
-        return builder.shuffle_vector(first, nothing, ir.Constant(INTEGERS, [0] * LANES))
+        return builder.shuffle_vector(first, nothing, ir.Constant(INTEGER_LANES, [0] * LANES))
 
     return lanes(types.float32), codegen
 
@@ -152,7 +152,7 @@ def fma(typingctx, a, b, c):
     """Return a * b + c, rounded once."""
 
     def codegen(context, builder, sig, args):
-        function_type = ir.FunctionType(FLOATS, [FLOATS] * 3)
+        function_type = ir.FunctionType(FLOAT_LANES, [FLOAT_LANES] * 3)
         name = f"llvm.fma.v{LANES}f32"
         return builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), args)
 
@@ -174,9 +174,9 @@ def times_power_of_two(typingctx, value, exponent):
     """Return value * 2**n, n being the integer in the low bits of `exponent`."""
 
     def codegen(context, builder, sig, args):
-        bits, low_bits = (builder.bitcast(arg, INTEGERS) for arg in args)
-        shifted = builder.shl(low_bits, ir.Constant(INTEGERS, [23] * LANES))
-        return builder.bitcast(builder.add(bits, shifted), FLOATS)
+        bits, low_bits = (builder.bitcast(arg, INTEGER_LANES) for arg in args)
+        shifted = builder.shl(low_bits, ir.Constant(INTEGER_LANES, [23] * LANES))
+        return builder.bitcast(builder.add(bits, shifted), FLOAT_LANES)
 
     return lanes(lanes, lanes), codegen
 
@@ -184,7 +184,7 @@ def times_power_of_two(typingctx, value, exponent):
 # --- Patches of 3 x 3 x 3 voxels: sixteen centres at once ---------------------------------------------------
 
 
-class Tile(NamedTuple):
+class TileSize(NamedTuple):
     """Extent of a tile."""
 
     rows: int
@@ -193,7 +193,7 @@ class Tile(NamedTuple):
 
 @kernel
 def _squared_difference(image, here, there):
-    difference = load(image, here) - load(image, there)
+    difference = load_lanes(image, here) - load_lanes(image, there)
     return difference * difference
 
 
@@ -225,10 +225,10 @@ def _sum_over_z_and_y(image, here, there, tile, sums):
             k += ROW
             c0, c1, c2, c3 = _three_plane_sums(image, k, k + offset)
             o = x + y * OUT_ROW
-            store(sums, o, a0 + b0 + c0)
-            store(sums, o + OUT_PLANE, a1 + b1 + c1)
-            store(sums, o + 2 * OUT_PLANE, a2 + b2 + c2)
-            store(sums, o + 3 * OUT_PLANE, a3 + b3 + c3)
+            store_lanes(sums, o, a0 + b0 + c0)
+            store_lanes(sums, o + OUT_PLANE, a1 + b1 + c1)
+            store_lanes(sums, o + 2 * OUT_PLANE, a2 + b2 + c2)
+            store_lanes(sums, o + 3 * OUT_PLANE, a3 + b3 + c3)
             a0, a1, a2, a3 = b0, b1, b2, b3
             b0, b1, b2, b3 = c0, c1, c2, c3
 
@@ -250,7 +250,7 @@ def _weight(distance, rate, furthest):
 
 @kernel
 def _patch_distance(sums, o):
-    return load(sums, o) + load(sums, o + 1) + load(sums, o + 2)
+    return load_lanes(sums, o) + load_lanes(sums, o + 1) + load_lanes(sums, o + 2)
 
 
 @kernel
@@ -261,7 +261,7 @@ def _add_weighted(sums, squares, there, count, rates, tile, weights, totals):
     """
     second, third = min(1, count - 1), min(2, count - 1)
     for z in range(PLANES):
-        furthest = splat(-MOST_HALVINGS / rates[z])
+        furthest = splat(-MAX_HALVINGS / rates[z])
         rate = splat(rates[z])
         for x in range(0, LANES * tile.vectors, LANES):
             o = x + z * OUT_PLANE
@@ -270,10 +270,10 @@ def _add_weighted(sums, squares, there, count, rates, tile, weights, totals):
                 weight0 = _weight(_patch_distance(sums, o), rate, furthest)
                 weight1 = _weight(_patch_distance(sums, o + OUT_SIZE), rate, furthest)
                 weight2 = _weight(_patch_distance(sums, o + 2 * OUT_SIZE), rate, furthest)
-                store(weights, o, load(weights, o) + (weight0 + weight1 + weight2))
-                total = fma(weight0, load(squares, k), load(totals, o))
-                total = fma(weight1, load(squares, k + second), total)
-                store(totals, o, fma(weight2, load(squares, k + third), total))
+                store_lanes(weights, o, load_lanes(weights, o) + (weight0 + weight1 + weight2))
+                total = fma(weight0, load_lanes(squares, k), load_lanes(totals, o))
+                total = fma(weight1, load_lanes(squares, k + second), total)
+                store_lanes(totals, o, fma(weight2, load_lanes(squares, k + third), total))
                 o += OUT_ROW
                 k += ROW
 
@@ -288,8 +288,8 @@ def _accumulate_offsets(image, squares, rates, radius, tile, sums, weights, tota
     for dz in range(-radius, radius + 1):
         slice_rates = rates[radius + 1 + dz :]
         for dy in range(-radius, radius + 1):
-            for dx in range(-radius, radius + 1, TOGETHER):
-                count = min(TOGETHER, radius + 1 - dx)
+            for dx in range(-radius, radius + 1, UNROLL):
+                count = min(UNROLL, radius + 1 - dx)
                 offset = dz * PLANE + dy * ROW + dx
                 for i in range(count):
                     part = sums[i * OUT_SIZE :]
@@ -354,7 +354,7 @@ def _denoise_small_patches(padded, rates, bias, mask, block_radius, out):
     # Aligned are the first patch's corner and the first centre, where most loads start.
     image = _aligned_zeros(size, block_radius - 1)
     squares = _aligned_zeros(size, block_radius)
-    sums = _aligned_zeros(TOGETHER * OUT_SIZE + LANES, 0)
+    sums = _aligned_zeros(UNROLL * OUT_SIZE + LANES, 0)
     weights = _aligned_zeros(OUT_SIZE, 0)
     totals = _aligned_zeros(OUT_SIZE, 0)
     slice_rates = np.empty(PLANES + halo, np.float32)
@@ -370,7 +370,7 @@ def _denoise_small_patches(padded, rates, bias, mask, block_radius, out):
             for x0 in range(left, right, width):
                 x1 = min(x0 + width, right)
                 vectors = (x1 - x0 + 2 + LANES - 1) // LANES
-                tile = Tile(y1 - y0, vectors)
+                tile = TileSize(y1 - y0, vectors)
                 _copy_tile(padded[z0 : z1 + halo, y0 : y1 + halo, x0:], image, squares)
                 _accumulate_offsets(
                     image, squares, slice_rates, block_radius - 1, tile, sums, weights, totals
@@ -486,7 +486,7 @@ def nonlocal_means(
     bias = np.where(rician, 2.0 * sigma[inner] ** 2, 0.0).astype(np.float32)
 
     out = np.zeros(mask.shape, np.float32)
-    if patch_radius == 1 and 2 * block_radius <= LARGEST_HALO:
+    if patch_radius == 1 and 2 * block_radius <= MAX_HALO:
         _denoise_small_patches(padded, rates, bias, mask, block_radius, out)
     else:
         _denoise_any_patches(padded, rates, bias, mask, patch_radius, block_radius, out)

@@ -29,18 +29,19 @@ QUANTILES = {
     128: 0.5322811923303339,
 }
 
-#: Share of noise voxels that is given up, first guesses that are tried, guesses at most, and when they stand.
-ALPHA, GUESSES, MOST, STILL = 0.01, 100, 100, 1e-5
+#: Share of noise voxels that is given up, first guesses that are tried, guesses at most, and the change of
+#: the noise level below which it stands.
+ALPHA, GUESSES, MAX_GUESSED, CONVERGED = 0.01, 100, 100, 1e-5
 
 #: Values of one digit.
 DIGIT_BITS = 16
 DIGITS = 1 << DIGIT_BITS
 
 #: The lowest key of a float32.
-FLOATS = -(2**31)
+LOWEST_FLOAT = -(2**31)
 
 
-def piesno(values: np.ndarray, coils: int) -> tuple[float, np.ndarray]:
+def find_noise(values: np.ndarray, coils: int) -> tuple[float, np.ndarray]:
     """Return the noise level of a slice, and where it is noise alone.
 
     Parameters
@@ -77,8 +78,8 @@ def piesno(values: np.ndarray, coils: int) -> tuple[float, np.ndarray]:
     guesses = np.arange(1, GUESSES + 1) * largest / GUESSES
     sigma = _best_guess(np.sort(squares), 2 * len(values) * guesses**2, limits, guesses, largest)
     before = 0
-    for _ in range(MOST):
-        if np.abs(sigma - before) < STILL:
+    for _ in range(MAX_GUESSED):
+        if np.abs(sigma - before) < CONVERGED:
             break
         scaled = squares / (2 * len(values) * sigma**2)
         noise = (limits[0] <= scaled) & (scaled <= limits[1])
@@ -146,7 +147,7 @@ class _Ranks:
         self.counted = dtype in (np.float32, np.int16, np.uint16)
         if self.counted:
             self.bits = values.view(np.int32) if self.floating else values
-            self.lowest = FLOATS if self.floating else int(np.iinfo(dtype).min)
+            self.lowest = LOWEST_FLOAT if self.floating else int(np.iinfo(dtype).min)
             self.inside = np.zeros(values.shape[1], bool)
             self.counts = np.zeros(DIGITS, np.int64)
             self.shared = {}
@@ -188,7 +189,7 @@ class _Ranks:
 def _key(bits, lowest):
     """Return an integer from 0 up in the order of the values; those of 32 bits are floats, -0.0 as 0.0."""
     key = np.int64(bits)
-    if lowest == FLOATS:
+    if lowest == LOWEST_FLOAT:
         key ^= (key >> 63) & 0x7FFFFFFF
         key = 0 if key == -1 else key
     # Unsigned, so that it is no index from the end.
@@ -198,7 +199,7 @@ def _key(bits, lowest):
 @kernel
 def _count_leading(bits, places, sign, lowest, counts):
     """Add `sign` to the counts for the leading digit of each value at `places`."""
-    shift = np.uint64(DIGIT_BITS if lowest == FLOATS else 0)
+    shift = np.uint64(DIGIT_BITS if lowest == LOWEST_FLOAT else 0)
     for volume in range(bits.shape[0]):
         row = bits[volume]
         for i in range(places.size):
@@ -248,4 +249,4 @@ def _find(counts, rank):
 def precompile() -> None:
     """Call the kernels on a tiny input of each type that images have."""
     for dtype in (np.int16, np.uint16, np.float32):
-        piesno(np.arange(1, 61).reshape(5, 3, 4).astype(dtype), 1)
+        find_noise(np.arange(1, 61).reshape(5, 3, 4).astype(dtype), 1)
