@@ -12,10 +12,10 @@ import pytest
 from mpiimg.engine import compose, forecast
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid
-from mpiimg.engine.checkpoint import Marks
 from mpiimg.engine.halo import trimmed
 from mpiimg.engine.needs import Part
 from mpiimg.engine.parameters import parameter
+from mpiimg.engine.provenance import Lineage
 from mpiimg.engine.stage import Compute, Found, Reduce
 from mpiimg.engine.step import Domain, Output, Source, State, declare_step
 
@@ -94,11 +94,11 @@ def recipe(image=1, flat=1, **parameters):
 def provenance(**changes) -> dict[str, str]:
     """Return the provenance of each stage."""
     made = recipe(**changes)
-    marks = Marks(None, Path(), None, made.inputs, "cpu", 5.0)
+    lineage = Lineage(made.inputs, "cpu")
     found = {}
     for stage in made.expected:
-        found[stage.name] = marks.provenance(stage)
-        marks.has_written(stage, found[stage.name], forecast.stage_sizes(stage).tables)
+        found[stage.name] = lineage.provenance(stage)
+        lineage.add(stage, found[stage.name], forecast.stage_sizes(stage).tables, {})
     return {name: one.whole for name, one in found.items()}
 
 
@@ -122,7 +122,7 @@ def test_a_stage_depends_on_reductions_of_what_it_does_not_read():
 def test_the_version_of_an_installed_package_is_in_the_provenance():
     made = recipe()
     one, other = (
-        Marks(None, Path(), None, made.inputs, "cpu", 5.0, {"package": number}).provenance(made.expected[0])
+        Lineage(made.inputs, "cpu", {"package": number}).provenance(made.expected[0])
         for number in ("1.0", "1.1")
     )
     assert one != other
