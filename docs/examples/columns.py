@@ -1,4 +1,4 @@
-"""A filter of exposures: every column of a sensor gets the level of the sky, which calibration has made 0."""
+"""A filter of exposures: columns of a sensor are brought to the level of the sky, 0 after calibration."""
 
 import warnings
 

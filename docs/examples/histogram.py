@@ -1,4 +1,4 @@
-"""The histogram of an image: each block is counted by whoever has it, and the counts are added."""
+"""The histogram of an image: whichever rank has a block counts its values, and the counts are added."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The kurtosis over the volumes in every voxel, 0 where all volumes are alike."""
+"""The kurtosis over the volumes in every voxel; 0 where all volumes have the same value."""
 
 import numpy as np
 from scipy import stats

@@ -1,4 +1,4 @@
-"""The median of the exposures that overlap, as an aggregate: each exposure is a partial result of a band."""
+"""The median of the exposures that overlap, as an aggregate: one partial result per exposure and strip."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""An unsharp mask compiled by numba: what a voxel has more than its neighbours along z is amplified."""
+"""An unsharp mask compiled by numba: the difference of a voxel from its neighbours along z is amplified."""
 
 import numba
 import numpy as np

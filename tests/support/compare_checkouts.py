@@ -55,8 +55,9 @@ class Case:
     ----------
     name : of the case, and of the folder with its results
     command : the tool without "mpiimg-", and its arguments. Replaced: {out} by that folder, {examples} by
-        docs/examples of the checkout, {before} by the folder of BEFORE's results, {study} by a BIDS dataset,
-        {decam}, {small_64D} and {small_101D} by real data. A word with a star stands for all such files
+        docs/examples of BEFORE (sidecars hold digests of functions), {before} by the folder of its results,
+        {study} by a BIDS dataset, {decam}, {small_64D} and {small_101D} by real data. A word with a star
+        stands for all such files
     needs : cases whose results it reads
     in_memory : it is run once more with --in-memory
     long : it is run with --long only
@@ -265,13 +266,13 @@ class Before:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.data = _real_data(checkout)
 
-    def words(self, case: Case, checkout: Checkout, out: Path) -> list[str]:
+    def words(self, case: Case, out: Path) -> list[str]:
         """Return the command line of a case."""
         places = {
             "out": out,
             "before": self.folder,
             "study": self.study,
-            "examples": checkout.folder / "docs" / "examples",
+            "examples": self.checkout.folder / "docs" / "examples",
             **self.data,
         }
         return [found for word in case.command.format(**places).split() for found in _expanded(word)]
@@ -288,7 +289,7 @@ class Before:
         if case.name == "cohort":
             self._write_study()
         out, done = self.folder / case.name, self.folder / f"{case.name}.done"
-        words = self.words(case, self.checkout, out)
+        words = self.words(case, out)
         if done.exists() and json.loads(done.read_text()) == words:
             return out
         shutil.rmtree(out, ignore_errors=True)
@@ -552,7 +553,7 @@ def compare(given: argparse.Namespace, before: Before, cases: list[Case]) -> int
             out = given.work / "after" / variant.folder / case.name
             shutil.rmtree(out, ignore_errors=True)
             out.mkdir(parents=True)
-            words = before.words(case, variant.checkout, out)
+            words = before.words(case, out)
             failure = run(variant.checkout, words + ["--in-memory"] * variant.in_memory, variant.ranks)
             number, found = (1, {"": failure}) if failure else differences(expected, out)
             if given.pictures_may_differ:
@@ -604,7 +605,7 @@ def compare_speed(given: argparse.Namespace, before: Before) -> int:
             for which in (0, 1) if pair % 2 else (1, 0):
                 shutil.rmtree(out, ignore_errors=True)
                 out.mkdir()
-                seconds = cpu_seconds(checkouts[which], before.words(case, checkouts[which], out))
+                seconds = cpu_seconds(checkouts[which], before.words(case, out))
                 if pair >= 0:
                     taken[which].append(seconds)
         ratios = sorted(after / earlier for earlier, after in zip(*taken, strict=True))
