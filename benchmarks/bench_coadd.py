@@ -45,11 +45,11 @@ def exposures(shape: tuple[int, int, int], rng: np.random.Generator) -> Exposure
 
 def combine_with_ours(strip: Exposures) -> tuple[float, tuple[np.ndarray, ...]]:
     """Return the CPU seconds of a strip, and its image, variance, mask and N-image."""
-    from mpiimg.astro.kernels.coadd import Planes, coadd
+    from mpiimg.astro.kernels.coadd import MaskValues, combine
 
-    planes = Planes(excluded=EXCLUDED, no_data=EXCLUDED, clipped=CLIPPED, saturated=SATURATED)
+    planes = MaskValues(excluded=EXCLUDED, no_data=EXCLUDED, clipped=CLIPPED, saturated=SATURATED)
     start = time.process_time()
-    result = coadd(*strip, planes, sigma=SIGMA, passes=PASSES)
+    result = combine(*strip, planes, sigma=SIGMA, passes=PASSES)
     return time.process_time() - start, result
 
 

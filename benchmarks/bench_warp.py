@@ -82,7 +82,7 @@ def target_header(shape: tuple[int, int]) -> fits.Header:
 
 def warp_with_ours(folder: pathlib.Path, shape: tuple[int, int]) -> dict[str, float]:
     """Read three planes, interpolate bad pixels, warp, write three planes; return CPU seconds a step."""
-    from mpiimg.astro.kernels.warp import STEP, interpolate_bad, warp
+    from mpiimg.astro.kernels.warp import NODE_SPACING, interpolate_bad, resample
     from mpiimg.astro.sky.wcs import read_wcs, source_grid
 
     marks = [time.process_time()]
@@ -93,11 +93,11 @@ def warp_with_ours(folder: pathlib.Path, shape: tuple[int, int]) -> dict[str, fl
     marks.append(time.process_time())
     target = target_header(shape)
     box = (0, target["NAXIS2"]), (0, target["NAXIS1"])
-    grid = source_grid(read_wcs(header, "exposure"), read_wcs(target, "patch"), box, STEP)
+    grid = source_grid(read_wcs(header, "exposure"), read_wcs(target, "patch"), box, NODE_SPACING)
     marks.append(time.process_time())
     image, variance, _ = interpolate_bad(image, variance, mask != 0, copy=False)
     marks.append(time.process_time())
-    planes = warp(image, variance, mask, grid, box, no_data=NO_DATA)
+    planes = resample(image, variance, mask, grid, box, no_data=NO_DATA)
     marks.append(time.process_time())
     hdus = [fits.PrimaryHDU(), *(fits.ImageHDU(plane, target) for plane in planes)]
     fits.HDUList(hdus).writeto(folder / "ours.warp.fits", overwrite=True)

@@ -298,13 +298,13 @@ def warp(shape: tuple[int, int]) -> Job:
     header.update(bench_warp.DISTORTION, CTYPE1="RA---TPV", CTYPE2="DEC--TPV")
     target = bench_warp.target_header(shape)
     box = (0, target["NAXIS2"]), (0, target["NAXIS1"])
-    grid = source_grid(read_wcs(header, "exposure"), read_wcs(target, "patch"), box, code.STEP)
+    grid = source_grid(read_wcs(header, "exposure"), read_wcs(target, "patch"), box, code.NODE_SPACING)
     image = np.random.default_rng(7).normal(0, bench_warp.NOISE, shape).astype(np.float32)
     variance = np.full(shape, bench_warp.NOISE**2, np.float32)
     mask = np.zeros(shape, np.int32)
     outputs = target["NAXIS1"] * target["NAXIS2"]
     return Job(
-        lambda: code.warp(image, variance, mask, grid, box, no_data=bench_warp.NO_DATA),
+        lambda: code.resample(image, variance, mask, grid, box, no_data=bench_warp.NO_DATA),
         "output pixel",
         outputs,
         {kind: outputs * one for kind, one in warp_pixel().items()},
@@ -342,7 +342,7 @@ def coadd(shape: tuple[int, int, int]) -> Job:
     strip = bench_coadd.exposures(shape, np.random.default_rng(7))
     depth, height, width = shape
     outputs = height * width
-    executed = height * -(-width // code.TILE) * code.TILE
+    executed = height * -(-width // code.TILE_PIXELS) * code.TILE_PIXELS
     return Job(
         lambda: bench_coadd.combine_with_ours(strip),
         "output pixel",

@@ -82,14 +82,14 @@ COLUMNS = (
 )
 
 #: A row of the catalogue.
-ROW = np.dtype([(column.name, column.dtype) for column in COLUMNS])
+ROW_TYPE = np.dtype([(column.name, column.dtype) for column in COLUMNS])
 
 
 def new(rows: int) -> np.ndarray:
-    """Return a table of `rows` rows of :data:`ROW`: NaN where nothing is known yet, and primary."""
-    table = np.zeros(rows, ROW)
-    for name in ROW.names:
-        if ROW[name].kind == "f":
+    """Return a table of `rows` rows of :data:`ROW_TYPE`: NaN where nothing is known yet, and primary."""
+    table = np.zeros(rows, ROW_TYPE)
+    for name in ROW_TYPE.names:
+        if ROW_TYPE[name].kind == "f":
             table[name] = np.nan
     table["is_primary"] = True
     return table
@@ -129,7 +129,7 @@ def encode(path: Path, table: np.ndarray, meta: Mapping[str, object]) -> bytes:
     return _ENCODERS[check_ending(path)](table, dict(sorted(meta.items())))
 
 
-def write(path: Path, table: np.ndarray, meta: Mapping[str, object]) -> None:
+def save_catalogue(path: Path, table: np.ndarray, meta: Mapping[str, object]) -> None:
     """Write a catalogue beside its place and rename it; parameters as in :func:`encode`."""
     path = Path(path)
     data = encode(path, table, meta)
@@ -231,7 +231,7 @@ def regions(table: np.ndarray, pixel_scale: float) -> str:
     Parameters
     ----------
     table : structured array
-        Rows of :data:`ROW`, with ra and dec.
+        Rows of :data:`ROW_TYPE`, with ra and dec.
     pixel_scale : float
         Arcseconds per pixel; card PIXSCALE in the meta data of a catalogue.
     """

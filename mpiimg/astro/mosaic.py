@@ -82,7 +82,7 @@ def average(layout: Layout, image: Ragged, means: Array) -> Compute:
     )
 
 
-def draw(state: Survey, name: str) -> Files:
+def write_mosaic(state: Survey, name: str) -> Files:
     """Declare the picture: the mosaic of each band with a circle per primary source, red where a flag is set.
 
     Parameters
@@ -96,7 +96,7 @@ def draw(state: Survey, name: str) -> Files:
 
     def work(chunk, folder, means, rows):
         table = joined(patches, counts, rows)
-        write(folder / name, mosaics(patches, means, step), table[table["is_primary"]])
+        save_picture(folder / name, mosaics(patches, means, step), table[table["is_primary"]])
 
     return Files(
         "mosaic",
@@ -165,7 +165,7 @@ def mosaics(patches: Sequence[Patch], means: np.ndarray, step: int) -> list[Mosa
     return panels
 
 
-def write(path: Path, panels: list[Mosaic], sources: np.ndarray) -> None:
+def save_picture(path: Path, panels: list[Mosaic], sources: np.ndarray) -> None:
     """Write the picture of mosaics with their sources, rows of the catalogue; the bytes follow from both."""
     from PIL import Image, ImageDraw, ImageFont
 

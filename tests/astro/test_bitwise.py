@@ -14,7 +14,7 @@ from support.ranks import on_site
 from support.subjects import digests, record
 
 from mpiimg.engine import plan
-from mpiimg.engine.journal import read_marks
+from mpiimg.engine.checkpoint import read_marks
 from mpiimg.tools import cli, registry
 
 pytestmark = pytest.mark.tool

@@ -23,8 +23,8 @@ def sources(rows=5):
     """A table with all kinds of values: extremes, NaN, text."""
     rng = np.random.default_rng(1)
     table = catalogue.new(rows)
-    for name in catalogue.ROW.names:
-        kind = catalogue.ROW[name].kind
+    for name in catalogue.ROW_TYPE.names:
+        kind = catalogue.ROW_TYPE[name].kind
         if kind == "f":
             table[name] = rng.normal(size=rows) * 10.0 ** rng.integers(-5, 6, rows)
         elif kind == "i":
@@ -75,9 +75,9 @@ def test_round_trip_with_units(tmp_path, name, rows):
     from astropy.units import Unit
 
     table = sources(rows)
-    catalogue.write(tmp_path / name, table, META)
+    catalogue.save_catalogue(tmp_path / name, table, META)
     back = read(tmp_path / name)
-    assert back.colnames == list(catalogue.ROW.names)
+    assert back.colnames == list(catalogue.ROW_TYPE.names)
     for column in catalogue.COLUMNS:
         values, given = back[column.name], table[column.name]
         assert values.unit == (Unit(column.unit) if column.unit else None)
@@ -104,7 +104,7 @@ def test_same_bytes_for_the_same_content(tmp_path, name):
 def test_fits_is_valid_and_carries_no_date(tmp_path):
     from astropy.io import fits
 
-    catalogue.write(tmp_path / "out.fits", sources(), META)
+    catalogue.save_catalogue(tmp_path / "out.fits", sources(), META)
     raw = (tmp_path / "out.fits").read_bytes()
     assert not re.search(rb"20\d\d-\d\d", raw) and b"DATE" not in raw
     with fits.open(tmp_path / "out.fits", checksum=True) as hdus:
@@ -118,7 +118,7 @@ def test_fits_is_valid_and_carries_no_date(tmp_path):
 def test_parquet_names_units_to_those_without_astropy(tmp_path):
     from pyarrow import parquet
 
-    catalogue.write(tmp_path / "out.parquet", sources(), META)
+    catalogue.save_catalogue(tmp_path / "out.parquet", sources(), META)
     schema = parquet.read_schema(tmp_path / "out.parquet")
     assert schema.field("ra").metadata[b"unit"] == b"deg"
     assert b"ICRS" in schema.field("dec").metadata[b"description"]
@@ -127,14 +127,14 @@ def test_parquet_names_units_to_those_without_astropy(tmp_path):
 
 def test_some_of_the_columns(tmp_path):
     some = sources()[["id", "ra", "dec"]]
-    catalogue.write(tmp_path / "out.ecsv", some, {})
+    catalogue.save_catalogue(tmp_path / "out.ecsv", some, {})
     assert read(tmp_path / "out.ecsv").colnames == ["id", "ra", "dec"]
 
 
 def test_regions_are_circles_of_primary_sources(tmp_path):
     table = sources()
     table["fwhm"], table["flags"] = [4.0, 4.0, np.nan, 10.0, 6.0], [0, 0, 0, 2, 0]
-    catalogue.write(tmp_path / "out.reg", table, META)
+    catalogue.save_catalogue(tmp_path / "out.reg", table, META)
     text = (tmp_path / "out.reg").read_text().splitlines()
     assert "icrs" in text
     circles = [line for line in text if line.startswith("circle")]
@@ -164,10 +164,10 @@ def test_what_is_told_about_a_wrong_name(tmp_path, monkeypatch):
 
 def test_a_place_that_cannot_be_written(tmp_path):
     with pytest.raises(BadInput, match="cannot write the catalogue"):
-        catalogue.write(tmp_path / "nowhere" / "out.fits", sources(), META)
+        catalogue.save_catalogue(tmp_path / "nowhere" / "out.fits", sources(), META)
     (tmp_path / "out.ecsv").mkdir()
     with pytest.raises(BadInput, match="cannot write the catalogue"):
-        catalogue.write(tmp_path / "out.ecsv", sources(), META)
+        catalogue.save_catalogue(tmp_path / "out.ecsv", sources(), META)
     assert [path.name for path in tmp_path.iterdir()] == ["out.ecsv"], "nothing is left behind"
 
 
@@ -208,7 +208,7 @@ def test_reference_catalogues(tmp_path, name, kind, unit):
 @pytest.mark.parametrize("name", TABLES)
 def test_our_own_catalogue_as_a_reference(tmp_path, name):
     table = sources()
-    catalogue.write(tmp_path / name, table, META)
+    catalogue.save_catalogue(tmp_path / name, table, META)
     ra, dec, mag = catalogue.read_reference(tmp_path / name, ("ra", "dec", "mag_auto"))
     assert ra == pytest.approx(table["ra"][1:]) and dec == pytest.approx(table["dec"][1:])
     assert mag == pytest.approx(table["mag_auto"][1:])

@@ -7,7 +7,7 @@ import pytest
 
 from mpiimg.astro import catalogue
 from mpiimg.astro.photometry.seams import joined
-from mpiimg.astro.photometry.sources import Settings
+from mpiimg.astro.photometry.sources import DetectionSettings
 from mpiimg.astro.sky.layout import Layout, Patch
 from mpiimg.astro.sky.tract import Tract
 from mpiimg.astro.steps import detect
@@ -17,7 +17,7 @@ TRACT = Tract(150.0, 2.2, (2, 1), patch=100, border=10)
 LAYOUT = Layout(
     (), tuple(Patch("r", patch, TRACT.outer(patch), TRACT.inner(patch)) for patch in TRACT.patches), ()
 )
-HOW = Settings(radii=(2.0, 4.0))
+HOW = DetectionSettings(radii=(2.0, 4.0))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_a_crowded_patch_loses_no_source(blocks, monkeypatch):
 def test_rows_have_their_places_on_the_sky_and_seams_are_matched(blocks):
     counts, data, _ = run(blocks)
     table = joined(LAYOUT.patches, counts, data)
-    assert len(table) == sum(counts) and table.dtype == catalogue.ROW
+    assert len(table) == sum(counts) and table.dtype == catalogue.ROW_TYPE
     np.testing.assert_allclose(
         TRACT.wcs.all_world2pix(table["ra"], table["dec"], 0)[0], table["x"], atol=1e-6
     )
@@ -84,4 +84,4 @@ def test_rows_have_their_places_on_the_sky_and_seams_are_matched(blocks):
 
 def test_no_source_at_all():
     nothing = joined(LAYOUT.patches, (0, 0), np.empty(0, np.uint8))
-    assert len(nothing) == 0 and nothing.dtype == catalogue.ROW
+    assert len(nothing) == 0 and nothing.dtype == catalogue.ROW_TYPE

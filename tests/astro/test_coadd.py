@@ -7,13 +7,13 @@ import pytest
 from astropy.stats import sigma_clip
 from support import reference
 
-from mpiimg.astro.kernels.coadd import TILE, Planes, coadd, count_unclippable
+from mpiimg.astro.kernels.coadd import TILE_PIXELS, MaskValues, combine, count_unclippable
 
 BAD, SAT, INTRP, EDGE, NO_DATA, CLIPPED = (1 << bit for bit in range(6))
-PLANES = Planes(excluded=BAD | SAT | EDGE | NO_DATA, no_data=NO_DATA, clipped=CLIPPED, saturated=SAT)
+PLANES = MaskValues(excluded=BAD | SAT | EDGE | NO_DATA, no_data=NO_DATA, clipped=CLIPPED, saturated=SAT)
 
 #: Wider than a tile, and no multiple of any vector.
-SHAPE = (13, TILE + 37)
+SHAPE = (13, TILE_PIXELS + 37)
 
 
 def exposures(n, shape=SHAPE, seed=0):
@@ -56,7 +56,7 @@ def test_rejections_and_values_are_those_of_astropy(n, sigma, passes):
     images, variances, masks, weights = exposures(n, seed=n)
     kept = clipped_by_astropy(images, variances, masks, sigma, passes) if passes else None
     left = usable(images, variances, masks) if kept is None else ~np.ma.getmaskarray(kept)
-    image, variance, mask, n_image = coadd(
+    image, variance, mask, n_image = combine(
         images, variances, masks, weights, PLANES, sigma=sigma, passes=passes
     )
 
@@ -87,7 +87,7 @@ def test_all_planes_are_those_of_a_plain_loop(weights, statistic):
     variances[2, 4] = -1
     numbers[5] = 0
     chosen = "pixel" if weights == "pixel" else numbers
-    result = coadd(images, variances, masks, chosen, PLANES, statistic)
+    result = combine(images, variances, masks, chosen, PLANES, statistic)
     expected = reference.coadd(
         images, variances, masks, chosen, PLANES, passes=2 if statistic == "clip" else 0
     )
@@ -113,7 +113,7 @@ def test_values_exactly_on_a_bound_are_decided_as_by_astropy():
         images = rng.permuted(images, axis=0)
         ones, zeros = np.ones_like(images), np.zeros(images.shape, np.int32)
         kept = clipped_by_astropy(images, ones, zeros, sigma, 2)
-        result = coadd(images, ones, zeros, np.ones(n), PLANES, sigma=sigma)
+        result = combine(images, ones, zeros, np.ones(n), PLANES, sigma=sigma)
         np.testing.assert_array_equal(result[3], kept.count(axis=0))
         decided_either_way += len(np.unique(result[3])) > 1
     # Rounding decides them either way, so a bound off by its last bit would be seen.
@@ -127,21 +127,21 @@ def test_a_huge_outlier_leaves_the_bounds_of_the_rest_exact():
     images[0] = 1e12
     images[7, :, ::2] = 12
     ones, zeros = np.ones_like(images), np.zeros(images.shape, np.int32)
-    n_image = coadd(images, ones, zeros, np.ones(30), PLANES)[3]
+    n_image = combine(images, ones, zeros, np.ones(30), PLANES)[3]
     np.testing.assert_array_equal(n_image, clipped_by_astropy(images, ones, zeros, 3, 2).count(axis=0))
     assert (n_image[:, ::2] < 29).all()
 
 
 def test_strips_and_columns_do_not_move_a_bit():
-    images, variances, masks, weights = exposures(12, (11, 2 * TILE + 5), seed=2)
-    whole = coadd(images, variances, masks, weights, PLANES)
+    images, variances, masks, weights = exposures(12, (11, 2 * TILE_PIXELS + 5), seed=2)
+    whole = combine(images, variances, masks, weights, PLANES)
     for rows in (1, 4, 10):
-        for columns in (3, TILE + 1):
+        for columns in (3, TILE_PIXELS + 1):
             for y in range(0, 11, rows):
                 for x in range(0, images.shape[2], columns * 40):
                     part = np.s_[y : y + rows, x : x + columns]
                     stack = (a[(slice(None), *part)] for a in (images, variances, masks))
-                    for cut, full in zip(coadd(*stack, weights, PLANES), whole, strict=True):
+                    for cut, full in zip(combine(*stack, weights, PLANES), whole, strict=True):
                         assert cut.tobytes() == np.ascontiguousarray(full[part]).tobytes()
 
 
@@ -153,8 +153,8 @@ def test_weights_are_an_exposures_own_and_keep_the_light_of_stars():
         images[k] = 1e5 * np.exp(-(x**2 + y**2) / (2 * width**2)) / (2 * np.pi * width**2)
         variances[k] = images[k] + 100
     masks = np.zeros(images.shape, np.int32)
-    by_exposure = coadd(images, variances, masks, np.full(2, 1 / 100), PLANES)[0]
-    by_pixel = coadd(images, variances, masks, "pixel", PLANES)[0]
+    by_exposure = combine(images, variances, masks, np.full(2, 1 / 100), PLANES)[0]
+    by_pixel = combine(images, variances, masks, "pixel", PLANES)[0]
     assert by_exposure.sum() / 1e5 == pytest.approx(1, abs=1e-6)
     assert by_pixel.sum() / 1e5 < 0.99
 
@@ -164,7 +164,9 @@ def test_variance_is_that_of_repeated_noise():
     sigma, weights = np.array([1.0, 2.0, 5.0]), np.array([3.0, 1.0, 0.5])
     images = rng.normal(0, sigma[:, None, None], (3, 200, 400)).astype(np.float32)
     variances = np.broadcast_to((sigma**2).astype(np.float32)[:, None, None], images.shape)
-    image, variance, *_ = coadd(images, variances, np.zeros(images.shape, np.int32), weights, PLANES, "mean")
+    image, variance, *_ = combine(
+        images, variances, np.zeros(images.shape, np.int32), weights, PLANES, "mean"
+    )
     assert image.var() == pytest.approx(float(variance[0, 0]), rel=4 * np.sqrt(2 / image.size))
 
 
@@ -176,7 +178,7 @@ def test_pixels_that_clipping_cannot_help_are_counted():
     masks[10:, 0] = NO_DATA  # 10 inputs in the first row
     masks[11:, 1] = NO_DATA  # 11 in the second
     masks[:, :, 0] = NO_DATA
-    _, _, mask, n_image = coadd(images, np.ones_like(images), masks, np.ones(12), PLANES)
+    _, _, mask, n_image = combine(images, np.ones_like(images), masks, np.ones(12), PLANES)
     assert not (mask[0] & CLIPPED).any() and (mask[1, 1:] & CLIPPED).all()
     assert (n_image[1, 1:] == 10).all()
     assert count_unclippable(n_image, mask, CLIPPED) == (29, 58)
@@ -185,11 +187,11 @@ def test_pixels_that_clipping_cannot_help_are_counted():
 
 def test_read_only_and_strided_inputs_are_taken():
     images, variances, masks, weights = exposures(5, (6, 20))
-    expected = coadd(images, variances, masks, weights, PLANES)
+    expected = combine(images, variances, masks, weights, PLANES)
     for array in (images, variances, masks):
         array.flags.writeable = False
     wide = np.repeat(images, 2, axis=2)[:, :, ::2]
-    for one, other in zip(coadd(wide, variances, masks, weights, PLANES), expected, strict=True):
+    for one, other in zip(combine(wide, variances, masks, weights, PLANES), expected, strict=True):
         assert one.tobytes() == other.tobytes()
 
 
@@ -216,9 +218,9 @@ def test_what_does_not_fit_is_refused(change, error, says):
         "weights": np.ones(3),
         "planes": PLANES,
     }
-    coadd(**good)
+    combine(**good)
     with pytest.raises(error, match=says):
-        coadd(**(good | change))
+        combine(**(good | change))
     nothing = {name: good[name][:0] for name in ("images", "variances", "masks", "weights")}
     with pytest.raises(ValueError, match="1 to 32767 exposures"):
-        coadd(**(good | nothing))
+        combine(**(good | nothing))

@@ -15,7 +15,7 @@ from support import reference
 from mpiimg.astro import catalogue
 from mpiimg.astro.photometry import extraction, seams
 from mpiimg.astro.photometry import sources as detection
-from mpiimg.astro.photometry.sources import Settings
+from mpiimg.astro.photometry.sources import DetectionSettings
 
 pytest.importorskip("sep", reason="detection stands on sep")
 
@@ -72,7 +72,9 @@ def planes(light, seed, noise=NOISE, gain=5.0):
 
 def find(image, variance, mask, nimage, origin=(0, 0), sky=None, **settings):
     sky = np.zeros_like(image) if sky is None else sky
-    return detection.detect(image, variance, mask, nimage, sky, origin, NO_DATA, Settings(**settings))
+    return detection.find_sources(
+        image, variance, mask, nimage, sky, origin, NO_DATA, DetectionSettings(**settings)
+    )
 
 
 def nearest(table, x, y, radius=2.0):
@@ -132,7 +134,7 @@ def test_aperture_fluxes_are_unbiased_and_their_errors_right(sky_with_stars):
     seen = row >= 0
     row, flux, x, y = row[seen], flux[seen], x[seen], y[seen]
     inside = {}
-    for name, radius in zip(("small", "large"), Settings().radii, strict=True):
+    for name, radius in zip(("small", "large"), DetectionSettings().radii, strict=True):
         inside[name] = np.array([share_in_circle(*place, radius) for place in zip(x, y, strict=True)])
         pull = (table[f"flux_{name}"][row] - flux * inside[name]) / table[f"flux_{name}_err"][row]
         assert abs(pull.mean()) < 4 / np.sqrt(len(pull)), name
@@ -140,7 +142,7 @@ def test_aperture_fluxes_are_unbiased_and_their_errors_right(sky_with_stars):
     bright = flux > NOISE * 10**3.5
     ratio = table["flux_auto"][row][bright] / flux[bright]
     assert abs(np.median(ratio) - 1) < 0.01
-    corrected = detection.aperture_correction(table, SAT, Settings().radii[1])
+    corrected = detection.aperture_correction(table, SAT, DetectionSettings().radii[1])
     assert abs(corrected - np.median(inside["large"] / inside["small"])) < 3e-3
 
 
@@ -148,7 +150,7 @@ def test_apertures_against_plain_summing(sky_with_stars):
     *_, (image, variance, *_), table, segmentation = sky_with_stars
     for row in table[:: len(table) // 5]:
         seen = segmentation * (segmentation != segmentation[round(row["y"]), round(row["x"])]) == 0
-        for name, radius in zip(("small", "large"), Settings().radii, strict=True):
+        for name, radius in zip(("small", "large"), DetectionSettings().radii, strict=True):
             flux, error = reference.aperture_sum(image, variance, seen, row["x"], row["y"], radius)
             assert abs(row[f"flux_{name}"] - flux) < 2e-3 * abs(flux) + 0.02 * error
             assert row[f"flux_{name}_err"] == pytest.approx(error, rel=2e-3)
@@ -220,13 +222,13 @@ def test_pixels_without_data_do_no_harm():
 def test_nothing_to_find():
     shape = (70, 90)
     table, segmentation = find(*planes(np.zeros(shape), 5))
-    assert len(table) == 0 and table.dtype == catalogue.ROW and not segmentation.any()
+    assert len(table) == 0 and table.dtype == catalogue.ROW_TYPE and not segmentation.any()
     assert len(seams.number(seams.keep_inner(table, ((0, 70), (0, 90))), 3, "0-1", "r")) == 0
     assert seams.match_seams([table, table], [((0, 70), (0, 90))] * 2)[1].size == 0
     dark = np.full(shape, np.nan, "f4")
     table, segmentation = find(dark, dark, np.full(shape, NO_DATA, "i4"), np.zeros(shape, "i2"))
     assert len(table) == 0 and not segmentation.any()
-    sky, rms = detection.background(dark, np.ones(shape, bool), (0, 0))
+    sky, rms = detection.mesh_background(dark, np.ones(shape, bool), (0, 0))
     assert not sky.any() and rms == 0
 
 
@@ -322,7 +324,7 @@ def test_background_of_overlapping_patches_agrees():
     for sky, box in zip(skies, boxes, strict=True):
         part = tuple(slice(*side) for side in box)
         bad = np.zeros_like(whole[part], bool)
-        sky[part], rms = detection.background(whole[part], bad, tuple(side[0] for side in box))
+        sky[part], rms = detection.mesh_background(whole[part], bad, tuple(side[0] for side in box))
         assert rms == pytest.approx(NOISE, rel=0.05)
     off = np.abs(skies[0] - skies[1]) / NOISE
     overlap = off[50:800, 100:720]
@@ -334,7 +336,7 @@ def test_background_of_overlapping_patches_agrees():
     assert overlap.max() < 0.5
     # Without the alignment they differ there by far more.
     shifted = [
-        detection.background(
+        detection.mesh_background(
             whole[rows[0] : rows[1], columns[0] : columns[1]],
             np.zeros((rows[1] - rows[0], columns[1] - columns[0]), bool),
             (0, 0),
@@ -355,7 +357,7 @@ def test_background_follows_the_sky():
     bad = np.zeros(shape, bool)
     bad[100:180, 200:300] = True
     image[bad] = np.nan
-    sky, rms = detection.background(image, bad, (64, 128))
+    sky, rms = detection.mesh_background(image, bad, (64, 128))
     inside = ~bad
     assert np.sqrt(np.mean((sky - truth)[inside] ** 2)) < 0.15 * NOISE
     assert rms == pytest.approx(NOISE, rel=0.03)
@@ -368,7 +370,7 @@ def test_background_of_a_small_frame_is_constant(shape):
     bad = np.zeros(shape, bool)
     bad[0] = True
     image[0] = np.nan
-    sky, rms = detection.background(image, bad, (7, 9))
+    sky, rms = detection.mesh_background(image, bad, (7, 9))
     assert np.ptp(sky) == 0 and sky.dtype == np.float32
     assert abs(sky[0, 0] - 300) < 0.5
     assert rms == pytest.approx(NOISE, rel=0.15)
@@ -381,7 +383,7 @@ def test_background_where_no_mesh_is_half_full(lost):
     image = rng.normal(300, NOISE, (256, 256)).astype("f4")
     bad = rng.random(image.shape) < lost
     image[bad] = np.nan
-    sky, rms = detection.background(image, bad, (0, 0))
+    sky, rms = detection.mesh_background(image, bad, (0, 0))
     assert np.ptp(sky) == 0 and abs(sky[0, 0] - 300) < 1
     assert rms == pytest.approx(NOISE, rel=0.3)
 
@@ -398,7 +400,7 @@ def mosaic(data, inner, border, background=False, **settings):
             )
             parts = [plane[outer[0][0] : outer[0][1], outer[1][0] : outer[1][1]] for plane in data]
             origin = (outer[0][0], outer[1][0])
-            sky = detection.background(parts[0], np.isnan(parts[0]), origin)[0] if background else None
+            sky = detection.mesh_background(parts[0], np.isnan(parts[0]), origin)[0] if background else None
             table, _ = find(*parts, origin=origin, sky=sky, **settings)
             table = seams.keep_inner(table, box)
             tables.append(seams.number(table, len(tables), f"{i}-{j}", "r"))
@@ -429,7 +431,7 @@ def test_patches_give_the_sources_of_one_image(background):
     inner = 320
     x, y, light = crowd_at_seams(inner, 11)
     data = planes(light + (slope(light.shape, (0, 0)) if background else 0), 12, gain=1e9)
-    sky = detection.background(data[0], np.isnan(data[0]), (0, 0))[0] if background else None
+    sky = detection.mesh_background(data[0], np.isnan(data[0]), (0, 0))[0] if background else None
     whole, _ = find(*data, sky=sky)
     found = mosaic(data, inner, 100, background)
     kept = found[found["is_primary"]]
@@ -531,7 +533,7 @@ def test_scaled_errors_hold_on_noise_that_is_correlated(sky_with_stars):
     image = (light + NOISE * noise / noise.std()).astype("f4")
     variance = np.full_like(variance, NOISE**2)
     table, segmentation = find(image, variance, mask, nimage)
-    radius = Settings().radii[0]
+    radius = DetectionSettings().radii[0]
     factor = detection.noise_correction(image, variance, mask > 0, segmentation, radius)
     assert factor > 1.5
     scaled = detection.scale_errors(table, factor)
@@ -544,12 +546,14 @@ def test_scaled_errors_hold_on_noise_that_is_correlated(sky_with_stars):
 
 
 def test_magnitudes():
-    magnitude, error = detection.magnitudes(np.array([1.0, 100.0, 0.0, -3.0]), np.array([0.1, 1.0, 1.0, 1.0]))
+    magnitude, error = detection.ab_magnitudes(
+        np.array([1.0, 100.0, 0.0, -3.0]), np.array([0.1, 1.0, 1.0, 1.0])
+    )
     assert (
         magnitude[:2].tolist() == [27.0, 22.0] and np.isnan(magnitude[2:]).all() and np.isnan(error[2:]).all()
     )
     assert error[1] == pytest.approx(0.010857, rel=1e-4)
-    brighter, same = detection.magnitudes(np.array([100.0]), np.array([1.0]), correction=10.0)
+    brighter, same = detection.ab_magnitudes(np.array([100.0]), np.array([1.0]), correction=10.0)
     assert brighter[0] == pytest.approx(19.5) and same[0] == pytest.approx(error[1])
     table = catalogue.new(2)
     for name in ("small", "large", "auto"):
@@ -587,7 +591,7 @@ def test_real_cut_outs(path):
     with np.errstate(divide="ignore"):
         variance = 1 / weight
     mask = np.zeros(image.shape, "i4")
-    sky, _ = detection.background(image, detection.unusable(image, variance, mask, NO_DATA), (0, 0))
+    sky, _ = detection.mesh_background(image, detection.unusable(image, variance, mask, NO_DATA), (0, 0))
     table, _ = find(image, variance, mask, np.ones(image.shape, "i2"), sky=sky, threshold=1.5)
     middle = np.hypot(table["x"] - 20.5, table["y"] - 26.5) < 2
     assert middle.sum() == 1
@@ -626,7 +630,7 @@ def test_against_source_extractor(sky_with_stars, tmp_path):
     (tmp_path / "columns").write_text("\n".join(SEX_COLUMNS) + "\n")
     rows = "\n".join(" ".join(f"{value:g}" for value in row) for row in detection.FILTER)
     (tmp_path / "filter").write_text(f"CONV NORM\n{rows}\n")
-    settings = Settings()
+    settings = DetectionSettings()
     options = {
         "CATALOG_NAME": "out.cat",
         "CATALOG_TYPE": "ASCII_HEAD",

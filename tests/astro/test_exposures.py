@@ -27,7 +27,7 @@ from support.exposure_data import (
 
 from mpiimg.astro.fits.exposure import read_exposure
 from mpiimg.astro.fits.headers import ReadOptions
-from mpiimg.astro.fits.maskplanes import DECAM_BITS, DECAM_CODES, PLANES, bits
+from mpiimg.astro.fits.maskplanes import DECAM_BITS, DECAM_CODES, MASK_PLANES, bits
 from mpiimg.astro.fits.search import find_exposures
 from mpiimg.astro.sky.wcs import parse_wcs
 from mpiimg.errors import BadInput
@@ -40,7 +40,7 @@ from mpiimg.errors import BadInput
 def test_three_planes(tmp_path, names, compressed):
     image, variance = pixels()
     mask = np.zeros(SHAPE, np.int32)
-    mask[3, 4], mask[5, 6] = 1 << PLANES["CR"], 1 << PLANES["BAD"]
+    mask[3, 4], mask[5, 6] = 1 << MASK_PLANES["CR"], 1 << MASK_PLANES["BAD"]
     hdus = three_planes(names, mask=mask)
     if names[1] == "ERR":
         hdus[1].data = np.sqrt(variance)

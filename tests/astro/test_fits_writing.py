@@ -15,13 +15,13 @@ from support.exposure_data import SHAPE, coordinates, pixels
 
 from mpiimg.astro.fits import maskplanes
 from mpiimg.astro.fits.exposure import read_exposure
-from mpiimg.astro.fits.maskplanes import PLANES, bits
+from mpiimg.astro.fits.maskplanes import MASK_PLANES, bits
 from mpiimg.astro.fits.search import find_exposures
-from mpiimg.astro.fits.writing import history, own_history, write_planes
+from mpiimg.astro.fits.writing import history_lines, own_history, write_planes
 
 FUNPACK = shutil.which("funpack")
 
-LINES = history("coadd", "clip beyond 3 sigma; " * 5)
+LINES = history_lines("coadd", "clip beyond 3 sigma; " * 5)
 
 
 def patch():
@@ -92,7 +92,7 @@ def test_planes_and_cards_come_back(tmp_path, name):
             assert head["INP0001"] == CARDS["INP0001"]
             assert head["FWHM"] is None
             assert tuple(head["HISTORY"]) == LINES and own_history(head) == LINES
-            assert maskplanes.planes_of(hdus["MASK"].header) == PLANES
+            assert maskplanes.planes_of(hdus["MASK"].header) == MASK_PLANES
             units = {hdu.name: hdu.header.get("BUNIT") for hdu in hdus[1:]}
             assert units == {
                 **dict.fromkeys(planes),

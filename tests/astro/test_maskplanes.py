@@ -9,13 +9,13 @@ import pytest
 from astropy.io import fits
 
 from mpiimg.astro.fits import maskplanes
-from mpiimg.astro.fits.maskplanes import DECAM_CODES, PLANES, bits
+from mpiimg.astro.fits.maskplanes import DECAM_CODES, MASK_PLANES, bits
 
 
 def test_plane_numbers_are_those_of_lsst():
     fixed = ["BAD", "SAT", "INTRP", "CR", "EDGE", "DETECTED", "DETECTED_NEGATIVE", "SUSPECT", "NO_DATA"]
-    assert [PLANES[name] for name in fixed] == list(range(9))
-    assert len(set(PLANES.values())) == len(PLANES)
+    assert [MASK_PLANES[name] for name in fixed] == list(range(9))
+    assert len(set(MASK_PLANES.values())) == len(MASK_PLANES)
     assert bits("BAD", "CR", "BAD") == 1 + 8
     assert bits() == 0
 
@@ -26,7 +26,7 @@ def test_plane_cards_go_through_a_header():
         warnings.simplefilter("error")
         header.extend(fits.Card(*card) for card in maskplanes.plane_cards())
     again = fits.Header.fromstring(header.tostring())
-    assert maskplanes.planes_of(again) == PLANES
+    assert maskplanes.planes_of(again) == MASK_PLANES
     assert maskplanes.planes_of(fits.Header()) == {}
     again["MP_CR"] = "three"
     with pytest.raises(ValueError, match="MP_CR"):
@@ -50,7 +50,7 @@ def test_a_mask_with_other_numbers_is_remapped(dtype):
     expected = np.zeros(values.shape, np.int32)
     for bit, name in enumerate(meaning):
         if name:
-            expected[values.astype(int) >> bit & 1 == 1] |= 1 << PLANES[name]
+            expected[values.astype(int) >> bit & 1 == 1] |= 1 << MASK_PLANES[name]
     found = maskplanes.remap(values, planes)
     assert found.dtype == np.int32
     assert (found == expected).all()
@@ -60,15 +60,15 @@ def test_a_mask_with_other_numbers_is_remapped(dtype):
 
 
 def test_remapping_our_own_planes_changes_nothing():
-    values = np.random.default_rng(1).integers(0, 1 << len(PLANES), (50, 60), dtype=np.int32)
-    found = maskplanes.remap(values, PLANES)
+    values = np.random.default_rng(1).integers(0, 1 << len(MASK_PLANES), (50, 60), dtype=np.int32)
+    found = maskplanes.remap(values, MASK_PLANES)
     assert (found == values).all()
     assert not np.shares_memory(found, values)
-    assert (maskplanes.remap(np.array([1 << 14], np.int32), PLANES) == bits("SUSPECT")).all()
+    assert (maskplanes.remap(np.array([1 << 14], np.int32), MASK_PLANES) == bits("SUSPECT")).all()
 
 
 def test_sign_bit_of_a_mask():
-    assert maskplanes.remap(np.array([-(2**31), 1], np.int32), PLANES).tolist() == [bits("SUSPECT"), 1]
+    assert maskplanes.remap(np.array([-(2**31), 1], np.int32), MASK_PLANES).tolist() == [bits("SUSPECT"), 1]
     assert maskplanes.any_bad(np.array([0, 7, -1], np.int16)).tolist() == [0, 1, 1]
 
 

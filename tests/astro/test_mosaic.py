@@ -73,7 +73,7 @@ def sources():
 
 def test_sources_get_a_circle_in_the_panel_of_their_band(sky, sources, monkeypatch, tmp_path):
     out = tmp_path / "mosaic.png"
-    mosaic.write(out, mosaics(sky, monkeypatch, 1000), sources)
+    mosaic.save_picture(out, mosaics(sky, monkeypatch, 1000), sources)
     picture = matplotlib.image.imread(out)[..., :3]
     red = (picture[..., 0] > 0.7) & (picture[..., 2] < 0.4)
     flagged, clean = red & (picture[..., 1] < 0.4), red & (picture[..., 1] > 0.5)
@@ -89,7 +89,7 @@ def test_sources_get_a_circle_in_the_panel_of_their_band(sky, sources, monkeypat
 def test_the_bytes_follow_from_pixels_and_sources(sky, sources, monkeypatch, tmp_path):
     panels = mosaics(sky, monkeypatch, 1000)
     for name in ("one.png", "two.png"):
-        mosaic.write(tmp_path / name, panels, sources)
+        mosaic.save_picture(tmp_path / name, panels, sources)
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
     assert b"matplotlib" not in (tmp_path / "one.png").read_bytes()
 

@@ -14,7 +14,7 @@ from support import astro_data, warm
 from support.astro_data import CROWDED, TRACT, catalogue, exposure_table
 from support.subjects import PATIENCE, digests
 
-from mpiimg.astro.fits.maskplanes import PLANES, bits
+from mpiimg.astro.fits.maskplanes import MASK_PLANES, bits
 
 pytestmark = pytest.mark.tool
 
@@ -91,7 +91,7 @@ def test_a_patch_says_what_it_is(plain):
                 wcs = WCS(hdu.header)
                 assert wcs.has_celestial and wcs.wcs.radesys == "ICRS"
             assert {card: bit for card, bit in hdus["MASK"].header.items() if card.startswith("MP_")} == {
-                f"MP_{name}": bit for name, bit in PLANES.items()
+                f"MP_{name}": bit for name, bit in MASK_PLANES.items()
             }
             assert (hdus["IMAGE"].header["BUNIT"], hdus["VARIANCE"].header["BUNIT"]) == ("ct", "ct2")
             # What the catalogue says of the patch's sources lies where its WCS has it.

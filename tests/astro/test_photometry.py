@@ -12,7 +12,7 @@ from mpiimg.astro.constants import ZERO_POINT
 from mpiimg.astro.photometry import stars as photometry
 from mpiimg.astro.photometry import zero_points
 from mpiimg.astro.photometry.overlaps import Catalogue
-from mpiimg.astro.photometry.stars import Settings
+from mpiimg.astro.photometry.stars import StarSettings
 from mpiimg.astro.steps import calibrate
 from mpiimg.errors import BadInput
 
@@ -63,7 +63,7 @@ class Frame:
 
     def measure(self, **settings):
         return photometry.measure_frame(
-            self.image, self.variance, self.masked, self.saturated, Settings(**settings)
+            self.image, self.variance, self.masked, self.saturated, StarSettings(**settings)
         )
 
     def nearest(self, stars):
@@ -255,12 +255,12 @@ def test_an_empty_frame_has_no_stars_and_says_so():
 
 
 def test_magnitudes_and_the_factor_to_the_common_zero_point():
-    value, error = photometry.magnitudes(np.array([100.0, 0.0, -1.0]), np.full(3, 1.0), 2.0, 25.0)
+    value, error = photometry.star_magnitudes(np.array([100.0, 0.0, -1.0]), np.full(3, 1.0), 2.0, 25.0)
     assert value[0] == pytest.approx(25 - 2.5 * np.log10(200))
     assert error[0] == pytest.approx(0.010857, rel=1e-4)
     assert np.isnan(value[1:]).all() and np.isnan(error[1:]).all()
     # The same star, measured in pixels brought to the common zero point.
-    scaled, _ = photometry.magnitudes(100 * photometry.flux_scale(25.0), 1.0, 2.0, ZERO_POINT)
+    scaled, _ = photometry.star_magnitudes(100 * photometry.flux_scale(25.0), 1.0, 2.0, ZERO_POINT)
     assert scaled == pytest.approx(value[0])
 
 
@@ -296,7 +296,7 @@ def test_measured_frames_agree_on_zero_points():
         frame.variance = expected.astype(np.float32)
         frame.image = rng.normal(expected, np.sqrt(expected)).astype(np.float32)
         _, found = frame.measure()
-        value, error = photometry.magnitudes(found.stars.flux, found.stars.flux_error, found.correction)
+        value, error = photometry.star_magnitudes(found.stars.flux, found.stars.flux_error, found.correction)
         exposures.append(Catalogue(found.stars.x / 3600, found.stars.y / 3600, value, error))
     points, _ = zero_points.find_zero_points(exposures, [None] * 3)
     # A brighter exposure has smaller magnitudes, and needs a larger offset; corrections add 0.001 mag.

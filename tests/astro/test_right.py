@@ -17,7 +17,7 @@ from support import astro_data, launch, warm
 from support.astro_data import CROWDED, TRACT, Night, astro, catalogue, exposure_table, observe, separations
 from support.subjects import record
 
-from mpiimg.astro.fits.maskplanes import PLANES, bits
+from mpiimg.astro.fits.maskplanes import MASK_PLANES, bits
 from mpiimg.astro.sky.tract import Tract
 from mpiimg.simulate.astro import SimulatedSurvey
 
@@ -405,7 +405,7 @@ def test_files_are_sound(results):
             assert [hdu.name for hdu in hdus[1:]] == ["IMAGE", "VARIANCE", "MASK", "NIMAGE"]
             assert all(hdu.verify_checksum() == hdu.verify_datasum() == 1 for hdu in hdus)
             header, mask = hdus[0].header, hdus["MASK"].header
-            assert {name: mask[f"MP_{name}"] for name in PLANES} == PLANES
+            assert {name: mask[f"MP_{name}"] for name in MASK_PLANES} == MASK_PLANES
             assert (header["MAGZERO"], header["FILTER"], header["BUNIT"]) == (27, "r", "ct")
             members = [header[card] for card in header if card.startswith("INP0")]
             assert header["NCOMBINE"] == len(members) == len(set(members))

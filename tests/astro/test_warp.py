@@ -9,7 +9,7 @@ import pytest
 from astropy.io import fits
 from support import headers, reference
 
-from mpiimg.astro.kernels.warp import STEP, TAPS, Nodes, interpolate_bad, lanczos_table, warp
+from mpiimg.astro.kernels.warp import NODE_SPACING, TAPS, Nodes, interpolate_bad, lanczos_table, resample
 from mpiimg.astro.sky.tract import Tract
 from mpiimg.astro.sky.wcs import (
     directions,
@@ -41,8 +41,8 @@ def curved(x, y):
 
 def nodes_of(function, box):
     """The coarse grid of a map for a box of output pixels."""
-    spans = [np.arange(start // STEP - 1, (stop - 1) // STEP + 3) for start, stop in box]
-    y, x = np.meshgrid(*(span * float(STEP) for span in spans), indexing="ij")
+    spans = [np.arange(start // NODE_SPACING - 1, (stop - 1) // NODE_SPACING + 3) for start, stop in box]
+    y, x = np.meshgrid(*(span * float(NODE_SPACING) for span in spans), indexing="ij")
     return Nodes(*function(x, y)[:2], spans[0][0], spans[1][0])
 
 
@@ -66,7 +66,7 @@ def test_against_the_loop_reference(planes):
     image, variance, mask = reference.warp(
         *(p.astype(float) for p in planes[:2]), planes[2], sx, sy, area, NO_DATA
     )
-    ours = warp(*planes, nodes_of(curved, BOX), BOX, no_data=NO_DATA)
+    ours = resample(*planes, nodes_of(curved, BOX), BOX, no_data=NO_DATA)
     assert ours.image.dtype == ours.variance.dtype == np.float32 and ours.mask.dtype == np.int32
     known = np.isfinite(image)
     assert 0.5 < known.mean() < 0.99
@@ -79,7 +79,7 @@ def test_against_the_loop_reference(planes):
 
 
 def test_scale_is_a_factor_of_the_image_and_a_square_of_the_variance(planes):
-    plain, scaled = (warp(*planes, nodes_of(curved, BOX), BOX, scale, NO_DATA) for scale in (1.0, 0.37))
+    plain, scaled = (resample(*planes, nodes_of(curved, BOX), BOX, scale, NO_DATA) for scale in (1.0, 0.37))
     np.testing.assert_allclose(scaled.image, 0.37 * plain.image, rtol=1e-6)
     np.testing.assert_allclose(scaled.variance, 0.37**2 * plain.variance, rtol=1e-6)
     np.testing.assert_array_equal(scaled.mask, plain.mask)
@@ -89,7 +89,7 @@ def test_scale_is_a_factor_of_the_image_and_a_square_of_the_variance(planes):
 @pytest.mark.parametrize("columns", [[], [-4, 0, 33, 64, 127]])
 def test_bits_do_not_depend_on_the_box(planes, rows, columns):
     """Bands and tiles cut anywhere, with the whole's grid or one of their own."""
-    whole = warp(*planes, nodes_of(curved, BOX), BOX, 1.7, NO_DATA)
+    whole = resample(*planes, nodes_of(curved, BOX), BOX, 1.7, NO_DATA)
     row_edges, column_edges = (
         [start, *cuts, stop] for (start, stop), cuts in zip(BOX, (rows, columns), strict=True)
     )
@@ -97,7 +97,7 @@ def test_bits_do_not_depend_on_the_box(planes, rows, columns):
         for x0, x1 in itertools.pairwise(column_edges):
             part = (y0, y1), (x0, x1)
             grid = nodes_of(curved, BOX if y0 % 2 else part)
-            band = warp(*planes, grid, part, 1.7, NO_DATA)
+            band = resample(*planes, grid, part, 1.7, NO_DATA)
             for piece, all_ in zip(band, whole, strict=True):
                 same = all_[y0 - BOX[0][0] : y1 - BOX[0][0], x0 - BOX[1][0] : x1 - BOX[1][0]]
                 assert piece.tobytes() == np.ascontiguousarray(same).tobytes()
@@ -110,7 +110,9 @@ def shifted(dx, dy):
 def test_whole_pixels_are_copied_exactly(planes):
     image, variance, mask = planes[0].copy(), planes[1].copy(), planes[2] * 0
     image[~np.isfinite(image)], variance[~np.isfinite(variance)] = 0, 1
-    out = warp(image, variance, mask, nodes_of(shifted(7, 11), ((0, 150), (0, 180))), ((0, 150), (0, 180)))
+    out = resample(
+        image, variance, mask, nodes_of(shifted(7, 11), ((0, 150), (0, 180))), ((0, 150), (0, 180))
+    )
     np.testing.assert_array_equal(out.image, image[11:161, 7:187])
     np.testing.assert_array_equal(out.variance, variance[11:161, 7:187])
 
@@ -119,7 +121,7 @@ def test_the_edge_of_the_source(planes):
     """A pixel is known where its 6 x 6 footprint lies in the source, and only there."""
     image = np.ones(SHAPE, np.float32)
     box = ((0, SHAPE[0]), (0, SHAPE[1]))
-    out = warp(image, image, planes[2] * 0, nodes_of(shifted(0.5, 0.0), box), box, no_data=NO_DATA)
+    out = resample(image, image, planes[2] * 0, nodes_of(shifted(0.5, 0.0), box), box, no_data=NO_DATA)
     known = np.zeros(SHAPE, bool)
     known[2:-3, 2:-3] = True
     np.testing.assert_array_equal(np.isfinite(out.image), known)
@@ -131,7 +133,7 @@ def test_nodes_without_numbers_are_outside():
     ones = np.ones((100, 100), np.float32)
     grid = nodes_of(shifted(0.25, 0.25), ((0, 90), (0, 90)))
     grid.x[-1, -1] = np.nan
-    out = warp(ones, ones, np.zeros((100, 100), np.uint16), grid, ((0, 90), (0, 90)), no_data=NO_DATA)
+    out = resample(ones, ones, np.zeros((100, 100), np.uint16), grid, ((0, 90), (0, 90)), no_data=NO_DATA)
     assert out.mask.dtype == np.uint16
     assert np.isnan(out.image[65:, 65:]).all() and np.isfinite(out.image[2:64, 2:64]).all()
 
@@ -142,7 +144,7 @@ def test_a_far_coarser_output_pixel_still_finds_its_source():
     image = rng.normal(size=(300, 310)).astype(np.float32)
     box = ((0, 20), (0, 20))
     grid = nodes_of(lambda x, y: (14.2 * x + 3.4, 13.9 * y + 2.6), box)
-    out = warp(image, np.ones_like(image), np.zeros(image.shape, np.int32), grid, box)
+    out = resample(image, np.ones_like(image), np.zeros(image.shape, np.int32), grid, box)
     y, x = np.mgrid[:20, :20].astype(float)
     area = np.full(x.shape, 14.2 * 13.9)
     exact = reference.warp(
@@ -154,12 +156,12 @@ def test_a_far_coarser_output_pixel_still_finds_its_source():
 def test_what_does_not_fit_is_refused(planes):
     grid = nodes_of(curved, ((0, 64), (0, 64)))
     with pytest.raises(ValueError, match="do not surround"):
-        warp(*planes, grid, ((0, 65), (0, 64)))
+        resample(*planes, grid, ((0, 65), (0, 64)))
     with pytest.raises(ValueError, match="do not surround"):
-        warp(*planes, grid, ((0, 64), (-1, 64)))
+        resample(*planes, grid, ((0, 64), (-1, 64)))
     with pytest.raises(ValueError, match="different shapes"):
-        warp(planes[0], planes[1][:-1], planes[2], grid, ((0, 64), (0, 64)))
-    assert warp(*planes, grid, ((5, 5), (0, 64))).image.shape == (0, 64)
+        resample(planes[0], planes[1][:-1], planes[2], grid, ((0, 64), (0, 64)))
+    assert resample(*planes, grid, ((5, 5), (0, 64))).image.shape == (0, 64)
 
 
 def test_weights():
@@ -200,7 +202,7 @@ def frame_and_target(kind, shape, scale):
 def warp_frame(wcs, target, box, image, variance=None, mask=None):
     variance = np.ones_like(image) if variance is None else variance
     mask = np.zeros(image.shape, np.int32) if mask is None else mask
-    return warp(image, variance, mask, source_grid(wcs, target, box, STEP), box, no_data=NO_DATA)
+    return resample(image, variance, mask, source_grid(wcs, target, box, NODE_SPACING), box, no_data=NO_DATA)
 
 
 def pixel_area(wcs, x, y):
@@ -284,11 +286,11 @@ def test_variance_is_that_of_many_realisations():
     level = np.linspace(3.0, 12.0, shape[1], dtype=np.float32) ** 2 + np.zeros(shape, np.float32)
     for scale in (0.263, 0.333):
         wcs, target, box = frame_and_target("tpv", shape, scale)
-        grid, mask = source_grid(wcs, target, box, STEP), np.zeros(shape, np.int32)
+        grid, mask = source_grid(wcs, target, box, NODE_SPACING), np.zeros(shape, np.int32)
         sums = squares = 0.0
         for _ in range(trials):
             noise = rng.standard_normal(shape, dtype=np.float32) * np.sqrt(level)
-            out = warp(noise, level, mask, grid, box)
+            out = resample(noise, level, mask, grid, box)
             sums, squares = sums + out.image, squares + out.image.astype(float) ** 2
         ratio = (squares / trials - (sums / trials) ** 2) / out.variance
         known = np.isfinite(ratio)
@@ -304,12 +306,12 @@ def test_bands_of_a_patch_with_grids_of_their_own(kind):
     rng = np.random.default_rng(8)
     image, mask = rng.normal(100, 9, SHAPE).astype(np.float32), np.eye(*SHAPE, dtype=np.int32)
     source = image, np.full_like(image, 81), mask
-    whole = warp(*source, source_grid(wcs, target, box, STEP), box, no_data=NO_DATA)
+    whole = resample(*source, source_grid(wcs, target, box, NODE_SPACING), box, no_data=NO_DATA)
     assert np.isfinite(whole.image).mean() > 0.4
     for rows in (1, 32, 50):
         for start in range(*box[0], rows):
             band = (start, min(start + rows, box[0][1])), box[1]
-            part = warp(*source, source_grid(wcs, target, band, STEP), band, no_data=NO_DATA)
+            part = resample(*source, source_grid(wcs, target, band, NODE_SPACING), band, no_data=NO_DATA)
             for piece, all_ in zip(part, whole, strict=True):
                 assert piece.tobytes() == all_[band[0][0] - box[0][0] : band[0][1] - box[0][0]].tobytes()
 
@@ -451,7 +453,7 @@ def test_a_warp_over_bad_pixels_has_its_flag_and_no_trace_of_their_value():
     filled, noise, replaced = interpolate_bad(image, np.ones_like(image), np.zeros(image.shape, bool))
     box = ((0, 58), (0, 58))
     mask = np.where(replaced, np.int32(intrp), np.int32(0))
-    out = warp(filled, noise, mask, nodes_of(shifted(2.25, 2.75), box), box, no_data=NO_DATA)
+    out = resample(filled, noise, mask, nodes_of(shifted(2.25, 2.75), box), box, no_data=NO_DATA)
     flagged = {tuple(map(int, place)) for place in np.argwhere(out.mask & intrp)}
     assert flagged == {(y, x) for y in range(25, 31) for x in range(25, 31)}
     np.testing.assert_allclose(out.image[out.mask & NO_DATA == 0], 10.0, rtol=1e-6)

@@ -9,7 +9,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from support import headers
 
-from mpiimg.astro.kernels.warp import STEP, cubic_tables
+from mpiimg.astro.kernels.warp import NODE_SPACING, cubic_tables
 from mpiimg.astro.sky.tract import Tract
 from mpiimg.astro.sky.wcs import edge, footprint, footprint_box, read_wcs, source_grid, to_pixels, to_sky
 from mpiimg.errors import BadInput
@@ -25,8 +25,8 @@ def interpolated(grid, x, y):
     out = []
     for nodes in (grid.x, grid.y):
         total = 0.0
-        j, fx = np.divmod(x / STEP, 1.0)
-        i, fy = np.divmod(y / STEP, 1.0)
+        j, fx = np.divmod(x / NODE_SPACING, 1.0)
+        i, fy = np.divmod(y / NODE_SPACING, 1.0)
         for n, wy in enumerate(lagrange(fy)):
             for m, wx in enumerate(lagrange(fx)):
                 total += (
@@ -49,7 +49,7 @@ def grid_error(wcs, shape, box, seed=1):
     """Largest error of the coarse grid at random target pixels that lie in the source."""
     target = tract_of(wcs, shape).wcs
     box = box or footprint_box(wcs, shape, target)
-    grid = source_grid(wcs, target, box, STEP)
+    grid = source_grid(wcs, target, box, NODE_SPACING)
     rng = np.random.default_rng(seed)
     y, x = (rng.integers(*span, 4000).astype(float) for span in box)
     with warnings.catch_warnings():
@@ -98,12 +98,12 @@ def test_headers_are_read_as_astropy_reads_them(kind, twist):
 
 def test_cubic_tables_are_lagranges():
     value, slope = cubic_tables()
-    f = np.arange(STEP + 1) / STEP
+    f = np.arange(NODE_SPACING + 1) / NODE_SPACING
     np.testing.assert_allclose(value, lagrange(f), atol=1e-15)
     # Slopes by a centred difference, which is off by h^2 / 6 times a third derivative of at most 3.
     h = 1e-4
     difference = (np.array(lagrange(f + h)) - np.array(lagrange(f - h))) / (2 * h)
-    np.testing.assert_allclose(slope * STEP, difference, atol=1e-7)
+    np.testing.assert_allclose(slope * NODE_SPACING, difference, atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", SENSORS)
@@ -111,10 +111,10 @@ def test_a_node_has_the_same_bits_in_all_boxes(kind):
     """Also where blocks reach beyond what the source's inversion finds."""
     wcs = read_wcs(SENSORS[kind], kind)
     target = tract_of(wcs, (4072, 4000)).wcs
-    whole = source_grid(wcs, target, ((-700, 1500), (0, 1700)), STEP)
+    whole = source_grid(wcs, target, ((-700, 1500), (0, 1700)), NODE_SPACING)
     for box in (((0, 1), (0, 1)), ((-33, 700), (31, 1040)), ((511, 513), (5, 900)), ((1100, 1500), (65, 66))):
-        part = source_grid(wcs, target, box, STEP)
-        assert (part.row, part.column) == tuple(start // STEP - 1 for start, _ in box)
+        part = source_grid(wcs, target, box, NODE_SPACING)
+        assert (part.row, part.column) == tuple(start // NODE_SPACING - 1 for start, _ in box)
         i, j = part.row - whole.row, part.column - whole.column
         for some, all_ in ((part.x, whole.x), (part.y, whole.y)):
             same = all_[i : i + some.shape[0], j : j + some.shape[1]]
@@ -125,12 +125,12 @@ def test_a_place_without_pixels_is_nan():
     """The other side of the sky, and what a polynomial only folds back into the frame."""
     target = Tract(64.0, -12.0, (1, 1)).wcs
     for header in SENSORS.values():
-        grid = source_grid(read_wcs(header, "here"), target, ((0, 100), (0, 100)), STEP)
+        grid = source_grid(read_wcs(header, "here"), target, ((0, 100), (0, 100)), NODE_SPACING)
         if not np.isnan(grid.x).all():
             x, y = to_pixels(target, *to_sky(read_wcs(header, "here"), grid.x[1, 1], grid.y[1, 1]))
             assert abs(x) < 1e-5 and abs(y) < 1e-5
     opposite = source_grid(
-        read_wcs(SENSORS["tan"], "here"), Tract(330.0, -2.2, (1, 1)).wcs, ((0, 9), (0, 9)), STEP
+        read_wcs(SENSORS["tan"], "here"), Tract(330.0, -2.2, (1, 1)).wcs, ((0, 9), (0, 9)), NODE_SPACING
     )
     assert np.isnan(opposite.x).all() and np.isnan(opposite.y).all()
 

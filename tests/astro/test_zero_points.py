@@ -10,7 +10,7 @@ from support import reference
 
 from mpiimg.astro.kernels.robust import robust_means
 from mpiimg.astro.photometry import overlaps, zero_points
-from mpiimg.astro.photometry.overlaps import Catalogue, Stars
+from mpiimg.astro.photometry.overlaps import Catalogue, JoinedStars
 
 # --- Matches ------------------------------------------------------------------------------------------------
 
@@ -33,7 +33,7 @@ def test_matches_are_those_of_astropy_both_ways(ra, dec):
     others = SkyCoord((x + moved[0]) * units.deg, (y + moved[1]) * units.deg, frame=centre).icrs[40:][::-1]
     first, second = (catalogue(c.ra.deg, c.dec.deg) for c in (places, others))
 
-    i, j = overlaps.match_stars(Stars.of([first]), Stars.of([second]), 1.0)
+    i, j = overlaps.match_stars(JoinedStars.of([first]), JoinedStars.of([second]), 1.0)
     nearest, apart, _ = places.match_to_catalog_sky(others)
     back, *_ = others.match_to_catalog_sky(places)
     expected = np.flatnonzero((back[nearest] == np.arange(300)) & (apart.arcsec <= 1.0))
@@ -46,26 +46,26 @@ def test_many_catalogues_are_matched_as_two_by_two():
     rng = np.random.default_rng(4)
     # Crowded: many stars have several neighbours within the radius.
     skies = [catalogue(*rng.uniform(0, 0.005, (2, n))) for n in (60, 0, 40, 50)]
-    stars = Stars.of(skies)
+    stars = JoinedStars.of(skies)
     i, j = overlaps.match_stars(stars, stars, 1.0, later=True)
     starts = np.searchsorted(stars.owner, range(5))
     expected = []
     for one in range(4):
         for other in range(one + 1, 4):
-            pair = overlaps.match_stars(Stars.of([skies[one]]), Stars.of([skies[other]]), 1.0)
+            pair = overlaps.match_stars(JoinedStars.of([skies[one]]), JoinedStars.of([skies[other]]), 1.0)
             expected.append(np.add(np.transpose(pair), (starts[one], starts[other])))
     np.testing.assert_array_equal(np.transpose([i, j]), np.concatenate(expected))
     assert len(i) > 40
 
 
 def test_stars_without_a_magnitude_are_not_matched():
-    one = Stars.of([catalogue([10.0, 10.01, 10.02], [0, 0, 0], [20, np.nan, 21])])
-    other = Stars.of([catalogue([10.02, 10.01, 10.0], [0, 0, 0])])
+    one = JoinedStars.of([catalogue([10.0, 10.01, 10.02], [0, 0, 0], [20, np.nan, 21])])
+    other = JoinedStars.of([catalogue([10.02, 10.01, 10.0], [0, 0, 0])])
     assert len(one.points) == 2
     i, j = overlaps.match_stars(one, other, 1.0)
     np.testing.assert_array_equal(i, [0, 1])
     np.testing.assert_array_equal(j, [2, 0])
-    nothing = Stars.of([catalogue([], [])])
+    nothing = JoinedStars.of([catalogue([], [])])
     for pair in ((one, nothing), (nothing, one), (nothing, nothing)):
         assert all(len(index) == 0 for index in overlaps.match_stars(*pair, 1.0))
 

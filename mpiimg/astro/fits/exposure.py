@@ -114,7 +114,7 @@ class Exposure:
     variance : (ny, nx) float32
         In the squared unit of the image; positive.
     mask : (ny, nx) int32
-        Bits of :data:`maskplanes.PLANES`.
+        Bits of :data:`maskplanes.MASK_PLANES`.
     """
 
     ref: ExposureRef

@@ -9,7 +9,7 @@ import numpy as np
 
 #: Bit number of each plane. Those up to NO_DATA are the ones that LSST's afw always defines, with its
 #: numbers; it hands out later bits as they are asked for, so a reader goes by the MP_ cards, as we do.
-PLANES = {
+MASK_PLANES = {
     "BAD": 0,
     "SAT": 1,
     "INTRP": 2,
@@ -36,7 +36,14 @@ ALIASES = {
 }
 
 #: Planes of others that say nothing about whether a pixel can be used.
-IGNORED = ("BRIGHT_OBJECT", "NOT_DEBLENDED", "INEXACT_PSF", "REJECTED", "INJECTED", "INJECTED_TEMPLATE")
+IGNORED_PLANES = (
+    "BRIGHT_OBJECT",
+    "NOT_DEBLENDED",
+    "INEXACT_PSF",
+    "REJECTED",
+    "INJECTED",
+    "INJECTED_TEMPLATE",
+)
 
 #: DECam Community Pipeline from PLVER V3.5: a pixel of `ood` holds one integer code.
 #: 1 static bad pixel, 2 no value, 3 saturated, 4 bleed trail, 5 cosmic ray, 6 low weight,
@@ -75,7 +82,7 @@ _TABLE_BITS = 16
 
 def bits(*names: str) -> int:
     """Return the value of a pixel that is in all of these planes, and in no other."""
-    return sum(1 << PLANES[name] for name in set(names))
+    return sum(1 << MASK_PLANES[name] for name in set(names))
 
 
 def no_data(shape: int | tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -87,7 +94,7 @@ def no_data(shape: int | tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.nd
     )
 
 
-def plane_cards(planes: Mapping[str, int] = PLANES) -> list[tuple[str, int, str]]:
+def plane_cards(planes: Mapping[str, int] = MASK_PLANES) -> list[tuple[str, int, str]]:
     """Return the header cards (keyword, bit number, comment) that name the planes of a mask.
 
     Keywords above eight characters are ESO HIERARCH cards, as LSST writes them.
@@ -130,12 +137,12 @@ def remap(mask: np.ndarray, planes: Mapping[str, int]) -> np.ndarray:
     array of int32, of the same shape
         Planes are matched by name, or by what they mean (`ALIASES`). Bits that
         have no name, or a name we do not know, become SUSPECT: nobody said that
-        such a pixel is good. Planes in `IGNORED` are dropped.
+        such a pixel is good. Planes in `IGNORED_PLANES` are dropped.
     """
     targets = {}
     for name, bit in planes.items():
         ours = ALIASES.get(name, name)
-        targets[bit] = 0 if name in IGNORED else bits(ours if ours in PLANES else "SUSPECT")
+        targets[bit] = 0 if name in IGNORED_PLANES else bits(ours if ours in MASK_PLANES else "SUSPECT")
     return _translate(mask, targets, unknown=bits("SUSPECT"))
 
 

@@ -217,7 +217,7 @@ def _mask_convention(mask: Extension | None, where: str) -> tuple[str, tuple]:
     except ValueError as error:
         raise BadInput(f"{where}: the mask's header makes no sense: {error}") from None
     if planes or mask.name == "MASK":
-        return "planes", tuple((planes or maskplanes.PLANES).items())
+        return "planes", tuple((planes or maskplanes.MASK_PLANES).items())
     return "any", ()
 
 

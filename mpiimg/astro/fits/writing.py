@@ -22,14 +22,14 @@ COMPRESSED = ".fz"
 _LINE = 72
 
 
-def history(step: str, text: str) -> tuple[str, ...]:
+def history_lines(step: str, text: str) -> tuple[str, ...]:
     """Return the lines of HISTORY that say what a step did: each fits a card and begins alike."""
     begin = f"mpiimg {__version__} {step}: "
     return tuple(begin + line for line in textwrap.wrap(text, _LINE - len(begin)))
 
 
 def own_history(header) -> tuple[str, ...]:
-    """Return the lines of HISTORY that :func:`history` once made, and none of other programs."""
+    """Return the lines of HISTORY that :func:`history_lines` once made, and none of other programs."""
     return tuple(line for line in map(str, header.get("HISTORY", ())) if line.startswith("mpiimg "))
 
 

@@ -23,7 +23,7 @@ from numba.extending import intrinsic
 from mpiimg.kernels.jit import kernel
 
 #: Pixels of a tile: 24 exposures with variance and mask take 72 KiB.
-TILE = 256
+TILE_PIXELS = 256
 
 #: Exposures added together: the sums are then loaded and stored a quarter as often.
 UNROLL = 4
@@ -33,7 +33,7 @@ _NAN = np.float32(np.nan)
 _INFINITY = np.float32(np.inf)
 
 
-class Planes(NamedTuple):
+class MaskValues(NamedTuple):
     """Values (not numbers) of the bits of a mask that coaddition knows; `excluded` may combine several."""
 
     excluded: int
@@ -42,11 +42,11 @@ class Planes(NamedTuple):
     saturated: int
 
 
-class Tile(NamedTuple):
+class StackTile(NamedTuple):
     """What is held of a tile: the usable values of each exposure (else NaN), bounds, and sums."""
 
-    values: np.ndarray  # (exposures, TILE) float32, exposures rounded up to a multiple of UNROLL
-    low: np.ndarray  # (TILE,) float64, as the rest
+    values: np.ndarray  # (exposures, TILE_PIXELS) float32, exposures rounded up to a multiple of UNROLL
+    low: np.ndarray  # (TILE_PIXELS,) float64, as the rest
     high: np.ndarray
     total: np.ndarray
     count: np.ndarray
@@ -89,12 +89,12 @@ def _gather(images, variances, masks, weights, excluded, per_pixel, place, value
 def _add_values(tile):
     """Sum and count the values within bounds, exposure by exposure."""
     values, low, high, total, count, _ = tile
-    for i in range(TILE):
+    for i in range(TILE_PIXELS):
         total[i] = 0.0
         count[i] = 0.0
     for k in range(0, len(values), UNROLL):
         v0, v1, v2, v3 = values[k], values[k + 1], values[k + 2], values[k + 3]
-        for i in range(TILE):
+        for i in range(TILE_PIXELS):
             a, b, c, d = np.float64(v0[i]), np.float64(v1[i]), np.float64(v2[i]), np.float64(v3[i])
             in_a, in_b = (a >= low[i]) & (a <= high[i]), (b >= low[i]) & (b <= high[i])
             in_c, in_d = (c >= low[i]) & (c <= high[i]), (d >= low[i]) & (d <= high[i])
@@ -115,11 +115,11 @@ def _squared_deviation(value, mean, low, high):
 def _add_squares(tile):
     """Sum the squared deviations of the values within bounds from their mean."""
     values, low, high, total, _, mean = tile
-    for i in range(TILE):
+    for i in range(TILE_PIXELS):
         total[i] = 0.0
     for k in range(0, len(values), UNROLL):
         v0, v1, v2, v3 = values[k], values[k + 1], values[k + 2], values[k + 3]
-        for i in range(TILE):
+        for i in range(TILE_PIXELS):
             sum_ab = total[i] + _squared_deviation(np.float64(v0[i]), mean[i], low[i], high[i])
             sum_ab = sum_ab + _squared_deviation(np.float64(v1[i]), mean[i], low[i], high[i])
             sum_abc = sum_ab + _squared_deviation(np.float64(v2[i]), mean[i], low[i], high[i])
@@ -131,10 +131,10 @@ def _narrow(tile, sigma):
     """Narrow the bounds to mean +- `sigma` population standard deviations of what lies within them."""
     _, low, high, total, count, mean = tile
     _add_values(tile)
-    for i in range(TILE):
+    for i in range(TILE_PIXELS):
         mean[i] = total[i] / count[i]
     _add_squares(tile)
-    for i in range(TILE):
+    for i in range(TILE_PIXELS):
         reach = _product(sigma, np.sqrt(total[i] / count[i]))
         # A comparison with NaN (no values) leaves the bounds as they are.
         low[i] = max(low[i], mean[i] - reach) if count[i] > 0 else low[i]
@@ -146,7 +146,7 @@ def _average(tile, variances, masks, weights, per_pixel, place, sums):
     """Sum weights, weighted values, weights^2 x variances, numbers and masks of what is within bounds."""
     y, x, width = place
     weight_sum, value_sum, variance_sum, number, bits = sums
-    for i in range(TILE):
+    for i in range(TILE_PIXELS):
         weight_sum[i] = 0.0
         value_sum[i] = 0.0
         variance_sum[i] = 0.0
@@ -203,24 +203,24 @@ def _write(images, masks, planes, place, candidates, sums, out):
 
 
 @kernel
-def _coadd(images, variances, masks, weights, planes, sigma, passes, per_pixel):
+def _combine(images, variances, masks, weights, planes, sigma, passes, per_pixel):
     """Coadd tile by tile. Weights `per_pixel` take the place of `weights`, except those that are zero."""
     n, height, width = images.shape
     image = np.empty((height, width), np.float32)
     variance = np.empty((height, width), np.float32)
     mask = np.empty((height, width), np.int32)
     n_image = np.empty((height, width), np.int16)
-    values = np.full(((n + UNROLL - 1) // UNROLL * UNROLL, TILE), _NAN)
+    values = np.full(((n + UNROLL - 1) // UNROLL * UNROLL, TILE_PIXELS), _NAN)
     # Arrays of their own: LLVM does not vectorise over parts of one array, which might overlap.
-    low, high, total = np.empty(TILE), np.empty(TILE), np.empty(TILE)
-    count, mean, candidates = np.empty(TILE), np.empty(TILE), np.empty(TILE)
-    tile = Tile(values, low, high, total, count, mean)
-    weight_sum, value_sum, variance_sum = np.empty(TILE), np.empty(TILE), np.empty(TILE)
-    number, bits = np.empty(TILE, np.int32), np.empty(TILE, np.int32)
+    low, high, total = np.empty(TILE_PIXELS), np.empty(TILE_PIXELS), np.empty(TILE_PIXELS)
+    count, mean, candidates = np.empty(TILE_PIXELS), np.empty(TILE_PIXELS), np.empty(TILE_PIXELS)
+    tile = StackTile(values, low, high, total, count, mean)
+    weight_sum, value_sum, variance_sum = np.empty(TILE_PIXELS), np.empty(TILE_PIXELS), np.empty(TILE_PIXELS)
+    number, bits = np.empty(TILE_PIXELS, np.int32), np.empty(TILE_PIXELS, np.int32)
     sums = (weight_sum, value_sum, variance_sum, number, bits)
     for y in range(height):
-        for x in range(0, width, TILE):
-            place = (y, x, min(TILE, width - x))
+        for x in range(0, width, TILE_PIXELS):
+            place = (y, x, min(TILE_PIXELS, width - x))
             _gather(images, variances, masks, weights, planes.excluded, per_pixel, place, values)
             low[:] = -np.inf
             high[:] = np.inf
@@ -234,12 +234,12 @@ def _coadd(images, variances, masks, weights, planes, sigma, passes, per_pixel):
     return image, variance, mask, n_image
 
 
-def coadd(
+def combine(
     images: np.ndarray,
     variances: np.ndarray,
     masks: np.ndarray,
     weights: np.ndarray | str,
-    planes: Planes,
+    planes: MaskValues,
     statistic: str = "clip",
     sigma: float = 3.0,
     passes: int = 2,
@@ -259,7 +259,7 @@ def coadd(
         One weight per exposure, usually 1 / the median variance of its sky: zero leaves an exposure out. With
         "pixel" each pixel weighs 1 / its variance (a variance of 0 is no input then), which loses light of
         bright stars: their own noise weighs down the sharpest cores.
-    planes : Planes
+    planes : MaskValues
         Values of the bits of the masks; pixels with any bit of `planes.excluded` are no inputs.
     statistic : {"clip", "mean"}
         Whether values are rejected at all.
@@ -305,9 +305,9 @@ def coadd(
         raise ValueError(f'the statistic is "clip" or "mean", not "{statistic}"')
     if not sigma > 0 or passes < 0:
         raise ValueError(f"clipping needs sigma > 0 and passes >= 0, not {sigma} and {passes}")
-    planes = Planes(*(np.int32(bit) for bit in planes))
+    planes = MaskValues(*(np.int32(bit) for bit in planes))
     turns = passes if statistic == "clip" else 0
-    return _coadd(images, variances, masks, weights, planes, float(sigma), turns, per_pixel)
+    return _combine(images, variances, masks, weights, planes, float(sigma), turns, per_pixel)
 
 
 def _validate(images, variances, masks, weights):
@@ -356,4 +356,4 @@ def precompile() -> None:
     """Call the kernels on three inputs, weighted in both ways."""
     stack = [np.ones((3, 28, 38), dtype) for dtype in (np.float32, np.float32, np.int32)]
     for weights in (np.ones(3), "pixel"):
-        coadd(*stack, weights, Planes(1, 2, 4, 8))
+        combine(*stack, weights, MaskValues(1, 2, 4, 8))

@@ -73,7 +73,7 @@ class Limits(NamedTuple):
     noise: np.float32  # read noise squared where the variance follows from the image, else 0
 
 
-class Box(NamedTuple):
+class Window(NamedTuple):
     """A part of the frame with its halo, held row after row in flat planes."""
 
     y: int  # of the plane's first row in the frame; may lie outside of it
@@ -399,7 +399,7 @@ def _search_tile(frame, limits, first, wanted, scratch, new):
     """Search the cells of a tile, `first` the uppermost left one; `wanted` is scratch, a flag a cell."""
     tile_planes, cell_planes, flags = scratch
     ny, nx = wanted.shape
-    box = Box(first[0] * CELL - HALO, first[1] * CELL - HALO, ny * CELL + 2 * HALO, nx * CELL + 2 * HALO)
+    box = Window(first[0] * CELL - HALO, first[1] * CELL - HALO, ny * CELL + 2 * HALO, nx * CELL + 2 * HALO)
     n = box.rows * box.width
     image, noise, ratio = tile_planes[0, :n], tile_planes[1, :n], tile_planes[2, :n]
     _measure_box(frame, limits, box, (image, noise, ratio, tile_planes[3, :n], tile_planes[4, :n]))
@@ -410,7 +410,7 @@ def _search_tile(frame, limits, first, wanted, scratch, new):
     for j in range(ny):
         for i in range(nx):
             if wanted[j, i]:
-                cell = Box(box.y + j * CELL, box.x + i * CELL, side, side)
+                cell = Window(box.y + j * CELL, box.x + i * CELL, side, side)
                 _cut(image, box.width, j * CELL, i * CELL, cell, p[0])
                 _cut(noise, box.width, j * CELL, i * CELL, cell, p[1])
                 _cut(ratio, box.width, j * CELL, i * CELL, cell, p[2])

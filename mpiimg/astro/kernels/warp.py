@@ -30,7 +30,7 @@ from numba.extending import intrinsic
 from mpiimg.kernels.jit import kernel
 
 #: Output pixels from one node of the coarse grid to the next.
-STEP = 32
+NODE_SPACING = 32
 
 #: Pixels a side of the kernel's footprint, and how many of them lie left of (below) its pixel.
 TAPS = 6
@@ -40,13 +40,13 @@ BEFORE = 2
 SHIFTS = 4096
 
 #: Floats of one row of the table, and of one load of interleaved image and variance.
-LANES = 16
+ROW_FLOATS = 16
 
 #: Wider than any gap of bad pixels.
 _FAR = 2**31 - 1
 
 
-class Planes(NamedTuple):
+class Pixels(NamedTuple):
     """Image and variance (float32) and mask (integer) of one shape, (ny, nx)."""
 
     image: np.ndarray
@@ -57,7 +57,7 @@ class Planes(NamedTuple):
 class Nodes(NamedTuple):
     """Source coordinates x and y at the nodes of the coarse grid, (rows, columns) float64.
 
-    Element (0, 0) belongs to output pixel (`row`, `column`) x :data:`STEP`.
+    Element (0, 0) belongs to output pixel (`row`, `column`) x :data:`NODE_SPACING`.
     """
 
     x: np.ndarray
@@ -75,10 +75,10 @@ class Tables(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """Scratch of one cell of STEP x STEP output pixels."""
+    """Scratch of one cell of NODE_SPACING x NODE_SPACING output pixels."""
 
-    place: np.ndarray  # (STEP, 4, STEP): by row what the constants below name
-    area: np.ndarray  # (STEP, STEP) Jacobian: source pixels that one output pixel covers
+    place: np.ndarray  # (NODE_SPACING, 4, NODE_SPACING): by row what the constants below name
+    area: np.ndarray  # (NODE_SPACING, NODE_SPACING) Jacobian: source pixels that one output pixel covers
 
 
 #: Parts of a cell's `place`: floor of the source coordinates (x is -1 where the footprint leaves the source),
@@ -105,10 +105,10 @@ def lanczos_table() -> np.ndarray:
         elif abs(d) < 3 and d != round(d):
             weights[index] = 3 * math.sin(math.pi * d) * math.sin(math.pi * d / 3) / (math.pi * d) ** 2
     weights = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-    room = np.zeros((SHIFTS + 1) * LANES + LANES, np.float32)
-    skip = -(room.ctypes.data // room.itemsize) % LANES
-    table = room[skip : skip + (SHIFTS + 1) * LANES]
-    rows = table.reshape(SHIFTS + 1, LANES)
+    room = np.zeros((SHIFTS + 1) * ROW_FLOATS + ROW_FLOATS, np.float32)
+    skip = -(room.ctypes.data // room.itemsize) % ROW_FLOATS
+    table = room[skip : skip + (SHIFTS + 1) * ROW_FLOATS]
+    rows = table.reshape(SHIFTS + 1, ROW_FLOATS)
     rows[:, 0 : 2 * TAPS : 2] = weights
     rows[:, 1 : 2 * TAPS : 2] = weights * weights
     return table
@@ -117,9 +117,9 @@ def lanczos_table() -> np.ndarray:
 def cubic_tables() -> tuple[np.ndarray, np.ndarray]:
     """Return the weights, and their slopes per output pixel, of the cubic through four nodes.
 
-    Both (4, STEP + 1) float64: nodes -1, 0, 1, 2 (Lagrange), at 0 to STEP pixels from node 0.
+    Both (4, NODE_SPACING + 1) float64: nodes -1, 0, 1, 2 (Lagrange), at 0 to NODE_SPACING pixels from node 0.
     """
-    f = np.arange(STEP + 1) / STEP
+    f = np.arange(NODE_SPACING + 1) / NODE_SPACING
     value = np.stack(
         [
             -f * (f - 1) * (f - 2) / 6,
@@ -136,7 +136,7 @@ def cubic_tables() -> tuple[np.ndarray, np.ndarray]:
             (3 * f * f - 1) / 6,
         ]
     )
-    return value, slope / STEP
+    return value, slope / NODE_SPACING
 
 
 _TABLES = Tables(lanczos_table(), *cubic_tables())
@@ -176,7 +176,7 @@ def _footprint_sums(typingctx, pixels, corner, row, table, shift_x, shift_y):
     shift_x, shift_y : int
         Element of the table where the weights along x and y start.
     """
-    floats = ir.VectorType(ir.FloatType(), LANES)
+    floats = ir.VectorType(ir.FloatType(), ROW_FLOATS)
     index = ir.IntType(32)
 
     def at(context, builder, array_type, array, element, kind):
@@ -196,7 +196,7 @@ def _footprint_sums(typingctx, pixels, corner, row, table, shift_x, shift_y):
     def codegen(context, builder, sig, args):
         pixels_type, _, _, table_type, _, _ = sig.args
         pixels, corner, row, table, shift_x, shift_y = args
-        pairs = ir.VectorType(ir.DoubleType(), LANES // 2)
+        pairs = ir.VectorType(ir.DoubleType(), ROW_FLOATS // 2)
         total = None
         for tap in range(TAPS):
             offset = builder.add(corner, builder.mul(row, row.type(tap)))
@@ -205,7 +205,9 @@ def _footprint_sums(typingctx, pixels, corner, row, table, shift_x, shift_y):
             element = builder.add(shift_y, shift_y.type(2 * tap))
             pair = builder.load(at(context, builder, table_type, table, element, ir.DoubleType()), align=8)
             nothing = ir.Constant(pairs, ir.Undefined)
-            pair = pick(builder, builder.insert_element(nothing, pair, index(0)), nothing, [0] * (LANES // 2))
+            pair = pick(
+                builder, builder.insert_element(nothing, pair, index(0)), nothing, [0] * (ROW_FLOATS // 2)
+            )
             weight = builder.bitcast(pair, floats)
             total = (
                 multiply(builder, line, weight)
@@ -215,7 +217,7 @@ def _footprint_sums(typingctx, pixels, corner, row, table, shift_x, shift_y):
         along = builder.load(at(context, builder, table_type, table, shift_x, floats), align=64)
         total = multiply(builder, total, along)
         # The last four lanes lie beyond the footprint: zeros, even where these were no numbers.
-        zeros = ir.Constant(floats, [0.0] * LANES)
+        zeros = ir.Constant(floats, [0.0] * ROW_FLOATS)
         eight = add(
             builder,
             pick(builder, total, zeros, list(range(8))),
@@ -261,7 +263,7 @@ def _locate_row(nodes, tables, where, k, shape, cell, r):
     low = float(BEFORE)
     high_y, high_x = shape[0] - (TAPS - BEFORE - 1.0), shape[1] - (TAPS - BEFORE - 1.0)
     place, c = cell.place[r], tables.value
-    for n in range(STEP):
+    for n in range(NODE_SPACING):
         x = _weighted(c[0, n], c[1, n], c[2, n], c[3, n], x0, x1, x2, x3)
         y = _weighted(c[0, n], c[1, n], c[2, n], c[3, n], y0, y1, y2, y3)
         # Also false where a node is NaN.
@@ -285,7 +287,7 @@ def _measure_row(nodes, tables, where, k, area):
     p0, p1, p2, p3 = _four_columns(nodes.x, i, j, tables.slope[:, k])
     q0, q1, q2, q3 = _four_columns(nodes.y, i, j, tables.slope[:, k])
     c, d = tables.value, tables.slope
-    for n in range(STEP):
+    for n in range(NODE_SPACING):
         x_along = _weighted(d[0, n], d[1, n], d[2, n], d[3, n], x0, x1, x2, x3)
         y_along = _weighted(d[0, n], d[1, n], d[2, n], d[3, n], y0, y1, y2, y3)
         x_down = _weighted(c[0, n], c[1, n], c[2, n], c[3, n], p0, p1, p2, p3)
@@ -348,7 +350,12 @@ def _fill_row(cell, r, columns, origin, row, buffers, tables, scale, no_data, ou
         if place[X, n] >= 0:
             o = (place[Y, n] - BEFORE - origin[0]) * row + place[X, n] - BEFORE - origin[1]
             value, noise = _footprint_sums(
-                pixels, 2 * o, 2 * row, tables.lanczos, LANES * place[SHIFT_X, n], LANES * place[SHIFT_Y, n]
+                pixels,
+                2 * o,
+                2 * row,
+                tables.lanczos,
+                ROW_FLOATS * place[SHIFT_X, n],
+                ROW_FLOATS * place[SHIFT_Y, n],
             )
             mask[k] = flags[o]
         factor = cell.area[r, n] * scale
@@ -361,26 +368,29 @@ def _fill_row(cell, r, columns, origin, row, buffers, tables, scale, no_data, ou
 
 
 @kernel
-def _warp_cells(source, nodes, box, tables, scale, no_data, out):
-    """Warp cell by cell; see :func:`warp`."""
+def _resample_cells(source, nodes, box, tables, scale, no_data, out):
+    """Resample cell by cell; see :func:`resample`."""
     (y_start, y_stop), (x_start, x_stop) = box
-    cell = Cell(np.empty((STEP, 4, STEP), np.int32), np.empty((STEP, STEP), np.float32))
+    cell = Cell(
+        np.empty((NODE_SPACING, 4, NODE_SPACING), np.int32),
+        np.empty((NODE_SPACING, NODE_SPACING), np.float32),
+    )
     pixels, flags = np.zeros(0, np.float32), np.zeros(0, source.mask.dtype)
-    for i in range(y_start // STEP, (y_stop - 1) // STEP + 1):
-        top, bottom = max(y_start, i * STEP), min(y_stop, (i + 1) * STEP)
-        for j in range(x_start // STEP, (x_stop - 1) // STEP + 1):
-            left, right = max(x_start, j * STEP), min(x_stop, (j + 1) * STEP)
+    for i in range(y_start // NODE_SPACING, (y_stop - 1) // NODE_SPACING + 1):
+        top, bottom = max(y_start, i * NODE_SPACING), min(y_stop, (i + 1) * NODE_SPACING)
+        for j in range(x_start // NODE_SPACING, (x_stop - 1) // NODE_SPACING + 1):
+            left, right = max(x_start, j * NODE_SPACING), min(x_stop, (j + 1) * NODE_SPACING)
             where = i - 1 - nodes.row, j - 1 - nodes.column
-            columns = left - j * STEP, right - j * STEP
+            columns = left - j * NODE_SPACING, right - j * NODE_SPACING
             for r in range(bottom - top):
-                k = top + r - i * STEP
+                k = top + r - i * NODE_SPACING
                 _locate_row(nodes, tables, where, k, source.image.shape, cell, r)
                 _measure_row(nodes, tables, where, k, cell.area[r])
             bounds = _source_bounds(cell, bottom - top, columns)
             row = bounds[3] - bounds[2]
             size = (bounds[1] - bounds[0]) * row
             if size > flags.size:
-                pixels, flags = np.zeros(2 * size + LANES, np.float32), np.zeros(size, source.mask.dtype)
+                pixels, flags = np.zeros(2 * size + ROW_FLOATS, np.float32), np.zeros(size, source.mask.dtype)
             _copy_source(source, bounds, row, pixels, flags)
             _or_down(flags, bounds[1] - bounds[0], row)
             x0, x1 = left - x_start, right - x_start
@@ -401,7 +411,7 @@ def _warp_cells(source, nodes, box, tables, scale, no_data, out):
                 )
 
 
-def warp(image, variance, mask, grid, box, scale=1.0, no_data=0) -> Planes:
+def resample(image, variance, mask, grid, box, scale=1.0, no_data=0) -> Pixels:
     """Resample an exposure onto a box of output pixels (Lanczos-3, flux per pixel conserved).
 
     Parameters
@@ -411,7 +421,7 @@ def warp(image, variance, mask, grid, box, scale=1.0, no_data=0) -> Planes:
     mask : (ny, nx) integer, C-contiguous
     grid : (x, y, row, column)
         Source coordinates (0-based, pixel centres at integers) at the nodes of the coarse grid, two float64
-        arrays; element (i, j) belongs to output pixel ((row + i) STEP, (column + j) STEP). It holds one node
+        arrays; element (i, j) belongs to output pixel (row + i, column + j) x NODE_SPACING. It holds one node
         before and two after those of each pixel of the box. NaN: not in the source.
     box : ((y0, y1), (x0, x1))
         Output pixels, half open, numbered as the grid is.
@@ -422,7 +432,7 @@ def warp(image, variance, mask, grid, box, scale=1.0, no_data=0) -> Planes:
 
     Returns
     -------
-    Planes
+    Pixels
         (y1 - y0, x1 - x0). Image: sum of w image, w the product of the weights along x and y, times Jacobian
         (source pixels that an output pixel covers) and scale. Variance: sum of w^2 variance, times the square
         of both. Mask: all bits in the 6 x 6 footprint. NaN, inf and `no_data` where the footprint leaves the
@@ -438,17 +448,17 @@ def warp(image, variance, mask, grid, box, scale=1.0, no_data=0) -> Planes:
         raise ValueError(f"planes of different shapes: {image.shape}, {variance.shape}, {mask.shape}")
     (y0, y1), (x0, x1) = box
     shape = max(y1 - y0, 0), max(x1 - x0, 0)
-    out = Planes(np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, mask.dtype))
+    out = Pixels(np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, mask.dtype))
     if 0 in shape:
         return out
     for (start, stop), first, count in zip(box, (nodes.row, nodes.column), nodes.x.shape, strict=True):
-        if first > start // STEP - 1 or first + count < (stop - 1) // STEP + 3:
+        if first > start // NODE_SPACING - 1 or first + count < (stop - 1) // NODE_SPACING + 3:
             raise ValueError(
                 f"nodes {first} to {first + count - 1} do not surround pixels {start} to {stop - 1}"
             )
     bounds = (int(y0), int(y1)), (int(x0), int(x1))
-    _warp_cells(
-        Planes(image, variance, mask),
+    _resample_cells(
+        Pixels(image, variance, mask),
         nodes,
         bounds,
         _TABLES,
@@ -594,6 +604,8 @@ def precompile() -> None:
     bad = np.zeros(image.shape, dtype=bool)
     bad[5, 5:8] = True
     image, variance, _ = interpolate_bad(image, np.full(image.shape, 100, np.float32), bad)
-    rows, columns = np.indices((5, 5)) * float(STEP)
+    rows, columns = np.indices((5, 5)) * float(NODE_SPACING)
     box = ((32, 60), (32, 70))
-    warp(image, variance, np.zeros(image.shape, np.int32), Nodes(columns, rows, 0, 0), box, np.float64(1), 1)
+    resample(
+        image, variance, np.zeros(image.shape, np.int32), Nodes(columns, rows, 0, 0), box, np.float64(1), 1
+    )

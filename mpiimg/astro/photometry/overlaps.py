@@ -21,7 +21,7 @@ from mpiimg.astro.sky.wcs import directions
 FLOOR = 0.005
 
 #: Exposures that are matched with all others at once: bounds the matches that are held.
-BLOCK = 64
+EXPOSURES_AT_ONCE = 64
 
 
 class Catalogue(NamedTuple):
@@ -44,7 +44,7 @@ class Pairs(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Stars:
+class JoinedStars:
     """The stars of many catalogues end to end; those without a finite magnitude and error are left out.
 
     Parameters
@@ -60,7 +60,7 @@ class Stars:
     owner: np.ndarray
 
     @classmethod
-    def of(cls, catalogues: Sequence[Catalogue]) -> Stars:
+    def of(cls, catalogues: Sequence[Catalogue]) -> JoinedStars:
         """Put catalogues end to end."""
         fields = [np.concatenate([np.asarray(c[k], np.float64) for c in catalogues]) for k in range(4)]
         owner = np.repeat(np.arange(len(catalogues)), [len(c.ra) for c in catalogues])
@@ -68,10 +68,10 @@ class Stars:
         ra, dec, magnitude, error = (field[finite] for field in fields)
         return cls(np.ascontiguousarray(directions(ra, dec).T), magnitude, error, owner[finite])
 
-    def catalogues(self, first: int, last: int) -> Stars:
+    def catalogues(self, first: int, last: int) -> JoinedStars:
         """Return the stars of catalogues `first` to `last`, that not included."""
         part = slice(*np.searchsorted(self.owner, [first, last]))
-        return Stars(self.points[part], self.magnitude[part], self.error[part], self.owner[part])
+        return JoinedStars(self.points[part], self.magnitude[part], self.error[part], self.owner[part])
 
     @cached_property
     def tree(self):
@@ -87,13 +87,13 @@ def _chord(degrees):
 
 
 def match_stars(
-    ones: Stars, others: Stars, radius: float, later: bool = False
+    ones: JoinedStars, others: JoinedStars, radius: float, later: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Match the stars of each catalogue of `ones` with each of `others`: mutual nearest within a radius.
 
     Parameters
     ----------
-    ones, others : Stars
+    ones, others : JoinedStars
     radius : float
         Arcseconds.
     later : bool
@@ -127,7 +127,9 @@ def _nearest(star, owner, apart):
     return nearest
 
 
-def _differences(ones: Stars, others: Stars, i: np.ndarray, j: np.ndarray, min_stars: int) -> Pairs:
+def _differences(
+    ones: JoinedStars, others: JoinedStars, i: np.ndarray, j: np.ndarray, min_stars: int
+) -> Pairs:
     """Compare the magnitudes of matched stars, catalogue by catalogue, where enough of them agree."""
     from mpiimg.astro.kernels.robust import robust_means
 
@@ -159,10 +161,10 @@ def compare_exposures(exposures: Sequence[Catalogue], radius: float = 1.0, min_s
     Pairs
         With first < second.
     """
-    stars = Stars.of(exposures)
+    stars = JoinedStars.of(exposures)
     parts = []
-    for start in range(0, len(exposures), BLOCK):
-        block = stars.catalogues(start, start + BLOCK)
+    for start in range(0, len(exposures), EXPOSURES_AT_ONCE):
+        block = stars.catalogues(start, start + EXPOSURES_AT_ONCE)
         parts.append(_differences(block, stars, *match_stars(block, stars, radius, later=True), min_stars))
     return Pairs(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
@@ -184,5 +186,5 @@ def compare_with_reference(
     Pairs
         Exposures that share enough stars with the reference; `second` is 0.
     """
-    ones, others = Stars.of(exposures), Stars.of([reference])
+    ones, others = JoinedStars.of(exposures), JoinedStars.of([reference])
     return _differences(ones, others, *match_stars(ones, others, radius), min_stars)

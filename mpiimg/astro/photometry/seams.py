@@ -38,7 +38,7 @@ def number(table: np.ndarray, patch: int, name: str, band: str) -> np.ndarray:
     Parameters
     ----------
     table : structured array
-        What :func:`keep_inner` kept of :func:`detect`'s.
+        What :func:`keep_inner` kept of :func:`~mpiimg.astro.photometry.sources.find_sources`'s.
     patch : int
         Number of the patch among all patches of all bands.
     name, band : str
@@ -107,7 +107,7 @@ def joined(patches: Sequence[Patch], counts: Sequence[int], data: np.ndarray) ->
     data : (bytes,) uint8
         Rows of the catalogue of all patches, one patch after the other.
     """
-    table = data.view(catalogue.ROW).copy()
+    table = data.view(catalogue.ROW_TYPE).copy()
     parts = np.split(table, np.cumsum(counts)[:-1])
     for band in dict.fromkeys(patch.band for patch in patches):
         members = [number for number, patch in enumerate(patches) if patch.band == band]

@@ -26,7 +26,7 @@ KRON_FACTOR, KRON_MIN, KRON_REACH = 2.5, 3.5, 6.0
 MIN_APERTURES, MIN_STARS = 30, 5
 
 #: Parts that a blend may be split into, at most.
-MAX_PARTS = 16_384
+MAX_BLEND_PARTS = 16_384
 
 #: sep's flags for a source split from a blend, and for a blend that was too much for its memory.
 MERGED, OVERFLOW = 1, 4
@@ -39,7 +39,7 @@ _NO_WEIGHT = np.float32(1e30)
 
 
 @dataclass(frozen=True)
-class Settings:
+class DetectionSettings:
     """How sources are found and measured.
 
     Parameters
@@ -70,7 +70,7 @@ def unusable(image: np.ndarray, variance: np.ndarray, mask: np.ndarray, excluded
     return ~finite | ((mask & excluded) != 0)
 
 
-def background(
+def mesh_background(
     image: np.ndarray, bad: np.ndarray, origin: tuple[int, int], mesh: int = 64, window: int = 3
 ) -> tuple[np.ndarray, float]:
     """Measure the background in meshes that lie alike for all patches of a tract.
@@ -123,7 +123,7 @@ def _constant_background(image, bad) -> tuple[np.ndarray, float]:
     return np.full(image.shape, median, np.float32), float(deviation)
 
 
-def detect(
+def find_sources(
     image: np.ndarray,
     variance: np.ndarray,
     mask: np.ndarray,
@@ -131,7 +131,7 @@ def detect(
     sky: np.ndarray,
     origin: tuple[int, int],
     excluded: int,
-    settings: Settings,
+    settings: DetectionSettings,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find and measure the sources of a patch.
 
@@ -145,12 +145,12 @@ def detect(
         Of the first pixel, in tract pixels.
     excluded : int
         Bits of the mask whose pixels say nothing; saturated stars are to be found, so not SAT.
-    settings : Settings
+    settings : DetectionSettings
         Thresholds and apertures.
 
     Returns
     -------
-    table : (sources,) of catalogue.ROW
+    table : (sources,) of catalogue.ROW_TYPE
         In the order that sep finds them, without sky positions, magnitudes and names; `parent` numbers the
         blends of the patch from 1, and is 0 outside them.
     segmentation : (rows, columns) int32
@@ -189,7 +189,7 @@ def _extract(data, noise, bad, settings):
         "filter_type": "conv",
         "segmentation_map": True,
     }
-    numbers = data, settings.threshold, noise, bad, settings.min_area, MAX_PARTS
+    numbers = data, settings.threshold, noise, bad, settings.min_area, MAX_BLEND_PARTS
     contrast = settings.contrast if settings.deblend else 1.0
     try:
         objects, segmentation = extract(
@@ -388,7 +388,7 @@ def aperture_correction(table: np.ndarray, saturated: int, radius: float) -> flo
     return float(np.median(table["flux_large"][good].astype(float) / table["flux_small"][good]))
 
 
-def magnitudes(
+def ab_magnitudes(
     flux: np.ndarray, error: np.ndarray, correction: float = 1.0, zero_point: float = ZERO_POINT
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return AB magnitudes and their errors; NaN where the flux is not positive.
@@ -410,6 +410,6 @@ def add_magnitudes(table: np.ndarray, correction: float = 1.0) -> np.ndarray:
     table = table.copy()
     for name in ("small", "large", "auto"):
         factor = correction if name == "small" else 1.0
-        pair = magnitudes(table[f"flux_{name}"], table[f"flux_{name}_err"], factor)
+        pair = ab_magnitudes(table[f"flux_{name}"], table[f"flux_{name}_err"], factor)
         table[f"mag_{name}"], table[f"mag_{name}_err"] = pair
     return table

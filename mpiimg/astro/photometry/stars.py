@@ -32,7 +32,7 @@ PIXEL_FWHM_SQUARED = 8 * np.log(2) / 12
 CLIP = 4.0
 
 #: Parts that a blend of stars is split into, at most.
-MAX_PARTS = 100_000
+MAX_STAR_PARTS = 100_000
 
 
 class Sky(NamedTuple):
@@ -43,7 +43,7 @@ class Sky(NamedTuple):
     noise: float  # standard deviation of the pixels about it
 
 
-class Settings(NamedTuple):
+class StarSettings(NamedTuple):
     """How stars are measured. Radii of apertures in units of the frame's FWHM."""
 
     threshold: float = 5.0  # of detection, in standard deviations of a pixel
@@ -141,7 +141,7 @@ def detect_sources(
     image: np.ndarray,
     variance: np.ndarray,
     masked: np.ndarray,
-    settings: Settings = Settings(),  # noqa: B008 (immutable)
+    settings: StarSettings = StarSettings(),  # noqa: B008 (immutable)
 ) -> np.ndarray:
     """Detect the sources of a frame without its sky: sep's structured array of objects, in sep's order.
 
@@ -151,10 +151,12 @@ def detect_sources(
 
 
 def _detect(image, variance, unknown, settings):
-    return extract(image, settings.threshold, variance, unknown, settings.min_area, MAX_PARTS)
+    return extract(image, settings.threshold, variance, unknown, settings.min_area, MAX_STAR_PARTS)
 
 
-def source_pixels(objects: np.ndarray, shape: tuple[int, int], reach: float = Settings().reach) -> np.ndarray:
+def source_pixels(
+    objects: np.ndarray, shape: tuple[int, int], reach: float = StarSettings().reach
+) -> np.ndarray:
     """Return the pixels, (h, w) bool, of the ellipses of objects, `reach` times their semi-axes.
 
     Sky measured without these pixels is free of the wings of stars, which otherwise make it too bright by
@@ -221,7 +223,7 @@ def measure_stars(
     variance: np.ndarray,
     masked: np.ndarray,
     saturated: np.ndarray,
-    settings: Settings = Settings(),  # noqa: B008 (immutable)
+    settings: StarSettings = StarSettings(),  # noqa: B008 (immutable)
     objects: np.ndarray | None = None,
 ) -> FrameStars:
     """Find the stars of a frame and measure them in a small and a large aperture.
@@ -236,7 +238,7 @@ def measure_stars(
         Pixels whose value is unknown: no star within a small aperture of them is measured.
     saturated : (h, w) bool
         Saturated pixels: sources with one in their small aperture are no stars, but are neighbours.
-    settings : Settings
+    settings : StarSettings
     objects : structured array, optional
         What :func:`detect_sources` found; it is called if this is not given.
 
@@ -249,7 +251,7 @@ def measure_stars(
     -----
     The aperture correction is the median ratio of the fluxes of isolated stars, weighted by what their noise
     and RATIO_FLOOR allow, so that many faint stars do not blur what the bright ones tell. It turns a star's
-    small flux into its total one (:func:`magnitudes`).
+    small flux into its total one (:func:`star_magnitudes`).
     """
     image, variance, unknown = _known(image, variance, masked)
     if objects is None:
@@ -278,7 +280,7 @@ def measure_frame(
     variance: np.ndarray,
     masked: np.ndarray,
     saturated: np.ndarray,
-    settings: Settings = Settings(),  # noqa: B008 (immutable)
+    settings: StarSettings = StarSettings(),  # noqa: B008 (immutable)
     mesh: int = 64,
     filter_size: int = 3,
 ) -> tuple[Sky, FrameStars]:
@@ -349,7 +351,7 @@ def _aperture_correction(stars, min_stars):
     return float(middle), float(error), flux.size
 
 
-def magnitudes(
+def star_magnitudes(
     flux: np.ndarray, error: np.ndarray, correction: float = 1.0, zero_point: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return magnitudes of positive fluxes, and their errors; NaN for the others.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from astropy.wcs import WCS
 
 #: Side of the blocks, in nodes, in which coarse grids are computed.
-BLOCK = 16
+BLOCK_NODES = 16
 
 #: Pixels by which a node may miss itself on the way to the source and back.
 ROUND_TRIP = 1e-6
@@ -236,10 +236,10 @@ def source_grid(source: WCS, target: WCS, box: Box, step: int) -> CoarseGrid:
         Target pixels between nodes.
     """
     spans = [(start // step - 1, (stop - 1) // step + 3) for start, stop in box]
-    tiles = [range(first // BLOCK, (end - 1) // BLOCK + 1) for first, end in spans]
+    tiles = [range(first // BLOCK_NODES, (end - 1) // BLOCK_NODES + 1) for first, end in spans]
     rows = [[_block(source, target, i, j, step) for j in tiles[1]] for i in tiles[0]]
     inner = tuple(
-        slice(first - BLOCK * tile[0], end - BLOCK * tile[0])
+        slice(first - BLOCK_NODES * tile[0], end - BLOCK_NODES * tile[0])
         for (first, end), tile in zip(spans, tiles, strict=True)
     )
     x, y = (np.block([[block[n] for block in row] for row in rows])[inner] for n in (0, 1))
@@ -247,8 +247,8 @@ def source_grid(source: WCS, target: WCS, box: Box, step: int) -> CoarseGrid:
 
 
 def _block(source, target, i, j, step):
-    """Return x and y in the source at BLOCK x BLOCK nodes; NaN where the way back leads elsewhere."""
-    target_y, target_x = (step * (BLOCK * n + np.arange(BLOCK, dtype=float)) for n in (i, j))
+    """Return x and y in the source at the nodes of a block; NaN where the way back leads elsewhere."""
+    target_y, target_x = (step * (BLOCK_NODES * n + np.arange(BLOCK_NODES, dtype=float)) for n in (i, j))
     target_x, target_y = np.meshgrid(target_x, target_y)
     ra, dec = to_sky(target, target_x, target_y)
     x, y = to_pixels(source, ra, dec)

@@ -25,7 +25,7 @@ from mpiimg.astro.exposure_files import (
 )
 from mpiimg.astro.fits.exposure import ExposureRef, read_exposure
 from mpiimg.astro.fits.maskplanes import bits, no_data
-from mpiimg.astro.fits.writing import history as fits_history
+from mpiimg.astro.fits.writing import history_lines
 from mpiimg.astro.photometry import stars as photometry
 from mpiimg.astro.photometry import zero_points
 from mpiimg.astro.photometry.overlaps import Catalogue
@@ -53,7 +53,7 @@ WAYS = {
 MAX_STARS = 500
 
 #: Bytes per pixel that reading, searching and measuring take beside the planes that come out.
-SCRATCH = 30
+CALIBRATION_SCRATCH = 30
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,9 @@ class Calibration:
         return {name: getattr(self, name) for name in names}
 
 
-def history(p: Calibration) -> tuple[str, ...]:
+def calibration_history(p: Calibration) -> tuple[str, ...]:
     """Return the lines of HISTORY of a calibrated exposure."""
-    return fits_history(
+    return history_lines(
         "calibrate",
         f"cosmic rays by L.A.Cosmic (sigclip {p.sigclip:g}, sigfrac {p.sigfrac:g}, "
         f"objlim {p.objlim:g}, {p.cr_iterations} iterations); sky in meshes of {p.mesh} pixels "
@@ -164,7 +164,7 @@ def calibrate(state: Survey, p: Calibration, pixels: Planes) -> Compute:
         depends=lambda number: {"exposure": repr(dataclasses.replace(frames[number], magzero=None))},
         unusable=lambda *blocks: bool(blocks[-1].any()),
         weights=sizes,
-        scratch=SCRATCH * max(sizes),
+        scratch=CALIBRATION_SCRATCH * max(sizes),
         cost=("calibrate", float(sum(sizes))),
     )
 
@@ -217,7 +217,7 @@ def _star_table(measured: photometry.FrameStars, ref: ExposureRef):
     order = np.argsort(-flux[chosen], kind="stable")[:MAX_STARS]
     chosen = np.sort(chosen[order])
     table = np.full((MAX_STARS, 4), np.nan)
-    magnitude, error = photometry.magnitudes(flux[chosen], error[chosen], correction)
+    magnitude, error = photometry.star_magnitudes(flux[chosen], error[chosen], correction)
     ra, dec = to_sky(parse_wcs(ref.wcs), stars.x[chosen], stars.y[chosen])
     table[: len(chosen)] = np.stack([ra, dec, magnitude, error], axis=1)
     return table, len(chosen)
@@ -393,7 +393,7 @@ STEP = Step(
             documents=lambda state, p: {"exposures.ecsv": exposure_table(state)},
         ),
     ),
-    history=history,
+    history=calibration_history,
     kernels=("mpiimg.astro.kernels.cosmics:precompile", "mpiimg.astro.kernels.robust:precompile"),
     rates={"calibrate": (1.5e-7, "mpiimg.astro.steps.calibrate:sample")},
 )

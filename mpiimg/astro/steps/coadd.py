@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mpiimg.astro.fits.maskplanes import bits
-from mpiimg.astro.fits.writing import history as fits_history
+from mpiimg.astro.fits.writing import history_lines
 from mpiimg.astro.patch_files import PatchOptions, write_patches
 from mpiimg.astro.samples import frame
 from mpiimg.astro.sky.layout import Layout, PatchPlanes
@@ -44,11 +44,13 @@ class Coaddition(PatchOptions):
     weight: bool = parameter(False, "Patches get a plane WEIGHT: inverse variance, 0 without data.")
 
 
-def history(p: Coaddition) -> tuple[str, ...]:
+def coaddition_history(p: Coaddition) -> tuple[str, ...]:
     """Return the lines of HISTORY of a coadd."""
     excluded = ", ".join([*EXCLUDED, *["CR"] * p.reject_cr])
     clipped = f" beyond {p.sigma:g} sigma, {p.passes} passes" if p.statistic == "clip" else ""
-    return fits_history("coadd", f"{p.statistic}{clipped}; weights by {p.weights}; without {excluded} pixels")
+    return history_lines(
+        "coadd", f"{p.statistic}{clipped}; weights by {p.weights}; without {excluded} pixels"
+    )
 
 
 def stages(state: Survey, p: Coaddition, data: None) -> Stages[Survey]:
@@ -98,15 +100,14 @@ def coadd(state: Survey, p: Coaddition) -> Compute:
     layout, weights = state.layout, state.weights
 
     def work(chunk, *blocks):
-        from mpiimg.astro.kernels.coadd import Planes
-        from mpiimg.astro.kernels.coadd import coadd as combine
+        from mpiimg.astro.kernels.coadd import MaskValues, combine
 
         strip = layout.strips[chunk.number]
         planes = empty_strip(strip.box)
         if strip.footprints:
             own = "pixel" if p.weights == "pixel" else np.array([weights[part] for part in strip.footprints])
             excluded = bits(*EXCLUDED, *["CR"] * p.reject_cr)
-            named = Planes(excluded, bits("NO_DATA"), bits("CLIPPED"), bits("SAT"))
+            named = MaskValues(excluded, bits("NO_DATA"), bits("CLIPPED"), bits("SAT"))
             planes = combine(*stacked(layout, strip, *blocks), own, named, p.statistic, p.sigma, p.passes)
         return tuple(plane[None] for plane in planes)
 
@@ -163,10 +164,10 @@ def _write(state: Survey, p: Coaddition, folder: Path) -> Files:
 
 def sample() -> tuple[Callable[[], object], float]:
     """Return what is timed: the coadd of six inputs; and how many pixels they have."""
-    from mpiimg.astro.kernels.coadd import Planes, coadd
+    from mpiimg.astro.kernels.coadd import MaskValues, combine
 
     image, variance, mask = (np.stack([plane[:256]] * 6) for plane in frame())
-    return lambda: coadd(image, variance, mask, np.ones(6), Planes(1, 2, 4, 8)), image.size
+    return lambda: combine(image, variance, mask, np.ones(6), MaskValues(1, 2, 4, 8)), image.size
 
 
 def weighing_sample() -> tuple[Callable[[], object], float]:
@@ -189,7 +190,7 @@ STEP = Step(
     stages=stages,
     parameters=Coaddition,
     outputs=(Output("patches", _write, when="end", documents=tract_document),),
-    history=history,
+    history=coaddition_history,
     kernels=("mpiimg.astro.kernels.coadd:precompile",),
     rates={
         "coadd": (3.5e-9, "mpiimg.astro.steps.coadd:sample"),

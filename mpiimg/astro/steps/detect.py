@@ -13,7 +13,7 @@ import numpy as np
 from mpiimg.astro import catalogue, mosaic
 from mpiimg.astro.constants import ZERO_POINT
 from mpiimg.astro.fits.maskplanes import bits
-from mpiimg.astro.fits.writing import history as fits_history
+from mpiimg.astro.fits.writing import history_lines
 from mpiimg.astro.patch_files import PatchOptions, write_maps, write_patches
 from mpiimg.astro.photometry import seams
 from mpiimg.astro.photometry import sources as detection
@@ -33,7 +33,7 @@ from mpiimg.errors import BadInput
 PIXELS_PER_SOURCE = 200
 
 #: Bytes per pixel that background, filtering and segmentation take.
-SCRATCH = 40
+DETECTION_SCRATCH = 40
 
 #: One source in so many pixels is what plans reckon with before any has been found: no run is refused for
 #: sources that it may not find.
@@ -49,7 +49,7 @@ SCRATCH_OF_LIBRARIES = 64 << 20
 USELESS = ("NO_DATA", "BAD", "EDGE")
 
 #: What detection can leave beside the catalogue, plane by plane.
-MAPS = {"segmentation": "int32", "background": "float32"}
+DETECTION_MAPS = {"segmentation": "int32", "background": "float32"}
 
 #: In a segmentation: pixels of a source whose centre another patch has.
 ELSEWHERE = -1
@@ -82,16 +82,16 @@ class Detection(PatchOptions):
     picture: str = "mosaic.png"
 
     @property
-    def method(self) -> detection.Settings:
+    def method(self) -> detection.DetectionSettings:
         """How sources are found."""
-        return detection.Settings(
+        return detection.DetectionSettings(
             threshold=self.threshold, min_area=self.min_area, deblend=not self.no_deblend
         )
 
     @property
     def maps(self) -> tuple[str, ...]:
-        """Those of MAPS that are asked for."""
-        return tuple(name for name in MAPS if getattr(self, name))
+        """Those of DETECTION_MAPS that are asked for."""
+        return tuple(name for name in DETECTION_MAPS if getattr(self, name))
 
     @property
     def catalogues(self) -> tuple[str, ...]:
@@ -105,10 +105,10 @@ def to_file(p: Detection, name: str) -> Detection:
     return dataclasses.replace(p, catalogue=name, regions=f"{stem}.reg", picture=f"{stem}.png")
 
 
-def history(p: Detection) -> tuple[str, ...]:
+def detection_history(p: Detection) -> tuple[str, ...]:
     """Return the lines of HISTORY of what detection measured."""
     blends = "not split" if p.no_deblend else "split"
-    return fits_history(
+    return history_lines(
         "detect", f"threshold {p.threshold:g} sigma, at least {p.min_area} pixels, blends {blends}"
     )
 
@@ -134,7 +134,7 @@ def inspect(state: Survey, p: Detection) -> Inspection:
 def stages(state: Survey, p: Detection, data: None) -> Stages[Survey]:
     """Find the sources of each patch, lay them end to end, and average the patches for a picture."""
     layout = state.layout
-    maps = tuple(layout.patch_plane(f"map-{name}", MAPS[name]) for name in p.maps)
+    maps = tuple(layout.patch_plane(f"map-{name}", DETECTION_MAPS[name]) for name in p.maps)
     state = dataclasses.replace(
         state, patch_stats=stats_array(layout), maps=maps, compress=state.compress or p.compress
     )
@@ -177,15 +177,15 @@ def stats_array(layout: Layout) -> Array:
 
 def rows_array(counts: Sequence[int]) -> Array:
     """Return the array of the rows of all patches, one patch after the other, as bytes."""
-    return Array("catalogue-rows", "r", (sum(counts) * catalogue.ROW.itemsize,), "uint8")
+    return Array("catalogue-rows", "r", (sum(counts) * catalogue.ROW_TYPE.itemsize,), "uint8")
 
 
 def _sources_array(layout: Layout) -> Array:
-    width = capacity(layout) * catalogue.ROW.itemsize
+    width = capacity(layout) * catalogue.ROW_TYPE.itemsize
     return Array("sources", "pr", (len(layout.patches), width), "uint8")
 
 
-def detect(state: Survey, how: detection.Settings) -> Compute:
+def detect(state: Survey, how: detection.DetectionSettings) -> Compute:
     """Declare detection: sources centred in the inner box of each patch, as rows of the catalogue.
 
     A patch with more sources than :func:`capacity` leaves their number alone; :func:`gather_rows` finds them.
@@ -193,8 +193,8 @@ def detect(state: Survey, how: detection.Settings) -> Compute:
     Parameters
     ----------
     state : Survey
-        `maps` are the arrays of those MAPS that are asked for.
-    how : Settings
+        `maps` are the arrays of those DETECTION_MAPS that are asked for.
+    how : DetectionSettings
     """
     layout = state.layout
     sources = _sources_array(layout)
@@ -217,19 +217,21 @@ def detect(state: Survey, how: detection.Settings) -> Compute:
         work=work,
         parameters={**vars(how), "maps": names},
         weights=sizes,
-        scratch=SCRATCH * max(sizes, default=0),
+        scratch=DETECTION_SCRATCH * max(sizes, default=0),
         cost=("detect", float(sum(sizes))),
     )
 
 
-def _detected(patch: Patch, number: int, planes: Sequence[np.ndarray], how: detection.Settings) -> _Detected:
+def _detected(
+    patch: Patch, number: int, planes: Sequence[np.ndarray], how: detection.DetectionSettings
+) -> _Detected:
     """Find and measure the sources of a patch, from its planes, (1, rows, columns) each."""
     image, variance, mask, nimage = (plane[0] for plane in planes)
     origin = (patch.outer[0][0], patch.outer[1][0])
     excluded = bits(*USELESS)
     bad = detection.unusable(image, variance, mask, excluded)
-    sky, _ = detection.background(image, bad, origin)
-    table, segmentation = detection.detect(image, variance, mask, nimage, sky, origin, excluded, how)
+    sky, _ = detection.mesh_background(image, bad, origin)
+    table, segmentation = detection.find_sources(image, variance, mask, nimage, sky, origin, excluded, how)
     correction = detection.noise_correction(image - sky, variance, bad, segmentation, how.radii[0])
     if np.isfinite(correction):
         table = detection.scale_errors(table, correction)
@@ -266,7 +268,7 @@ def count_sources(state: Survey) -> Reduce[tuple[int, ...]]:
     )
 
 
-def gather_rows(state: Survey, how: detection.Settings) -> Compute:
+def gather_rows(state: Survey, how: detection.DetectionSettings) -> Compute:
     """Lay the sources of all patches end to end, with their places on the sky.
 
     A patch in which more were found than it keeps is gone through again, now that their number is known.
@@ -275,10 +277,10 @@ def gather_rows(state: Survey, how: detection.Settings) -> Compute:
     ----------
     state : Survey
         With the number of sources of each patch.
-    how : Settings
+    how : DetectionSettings
     """
     layout, tract, counts = state.layout, state.tract, state.source_counts
-    size = catalogue.ROW.itemsize
+    size = catalogue.ROW_TYPE.itemsize
     starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).tolist()
     crowded = {number for number, count in enumerate(counts) if count > capacity(layout)}
 
@@ -296,7 +298,7 @@ def gather_rows(state: Survey, how: detection.Settings) -> Compute:
         if chunk.number in crowded:
             table = _detected(layout.patches[chunk.number], chunk.number, planes, how).table
         else:
-            table = np.frombuffer(row.tobytes(), catalogue.ROW)
+            table = np.frombuffer(row.tobytes(), catalogue.ROW_TYPE)
         return (np.frombuffer(seams.locate(table, tract.wcs).tobytes(), np.uint8),)
 
     return Compute(
@@ -324,7 +326,7 @@ def write_catalogue(state: Survey, p: Detection, folder: Path) -> Files:
 
     def work(chunk, folder, rows):
         meta = {"PIXSCALE": tract.pixel_scale, "MAGZERO": ZERO_POINT}
-        catalogue.write(folder / names[chunk.number], seams.joined(patches, counts, rows), meta)
+        catalogue.save_catalogue(folder / names[chunk.number], seams.joined(patches, counts, rows), meta)
 
     most = max(SCRATCH_PER_ROW[Path(name).suffix.lower()] for name in names)
     return Files(
@@ -339,7 +341,7 @@ def write_catalogue(state: Survey, p: Detection, folder: Path) -> Files:
 
 def draw_mosaic(state: Survey, p: Detection, folder: Path) -> Files:
     """Declare the picture of all patches with their sources."""
-    return mosaic.draw(state, str(folder / p.picture))
+    return mosaic.write_mosaic(state, str(folder / p.picture))
 
 
 def sample() -> tuple[Callable[[], object], float]:
@@ -348,7 +350,7 @@ def sample() -> tuple[Callable[[], object], float]:
     layout = Layout((), (patch,))
     state = Survey(layout=layout, patches=layout.patch_planes(), patch_stats=stats_array(layout))
     planes = (*frame(), np.ones((512, 512), np.int16))
-    return chunk_sample(detect(state, detection.Settings()), 0, *(plane[None] for plane in planes))
+    return chunk_sample(detect(state, detection.DetectionSettings()), 0, *(plane[None] for plane in planes))
 
 
 STEP = Step(
@@ -366,7 +368,7 @@ STEP = Step(
         Output("catalogue", write_catalogue),
         Output("catalogue", draw_mosaic),
     ),
-    history=history,
+    history=detection_history,
     rates={"detect": (1.8e-7, "mpiimg.astro.steps.detect:sample")},
     to_file=to_file,
 )

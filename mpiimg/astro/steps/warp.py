@@ -13,7 +13,7 @@ from mpiimg.astro.constants import ZERO_POINT
 from mpiimg.astro.exposure_files import write_warps
 from mpiimg.astro.fits.exposure import ExposureRef
 from mpiimg.astro.fits.maskplanes import bits, no_data
-from mpiimg.astro.fits.writing import history
+from mpiimg.astro.fits.writing import history_lines
 from mpiimg.astro.photometry.stars import flux_scale
 from mpiimg.astro.samples import frame
 from mpiimg.astro.sky.layout import Planes
@@ -26,7 +26,7 @@ from mpiimg.engine.parameters import parameter
 from mpiimg.engine.stage import Compute, Files, Stages
 from mpiimg.engine.step import Output, Step
 
-HISTORY = history("warp", f"Lanczos-3, flux conserved, to zero point {ZERO_POINT:g}")
+HISTORY = history_lines("warp", f"Lanczos-3, flux conserved, to zero point {ZERO_POINT:g}")
 
 
 @dataclass(frozen=True)
@@ -91,13 +91,13 @@ class _Exposure:
 
     def warp(self, box: Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return image, variance and mask on a box of the tract; NO_DATA all over without a zero point."""
-        from mpiimg.astro.kernels import warp
+        from mpiimg.astro.kernels import warp as kernels
 
         if not np.isfinite(self.zero_point):
             return no_data(box_shape(box))
-        grid = source_grid(self.wcs, self.tract.wcs, box, warp.STEP)
+        grid = source_grid(self.wcs, self.tract.wcs, box, kernels.NODE_SPACING)
         planes = (self.image, self.variance, self.mask)
-        return warp.warp(*planes, grid, box, flux_scale(self.zero_point), bits("NO_DATA"))
+        return kernels.resample(*planes, grid, box, flux_scale(self.zero_point), bits("NO_DATA"))
 
 
 def _write(state: Survey, p: Warping, folder: Path) -> Files:
@@ -106,14 +106,16 @@ def _write(state: Survey, p: Warping, folder: Path) -> Files:
 
 def sample() -> tuple[Callable[[], object], float]:
     """Return what is timed: the warp of a frame; and how many pixels come out."""
-    from mpiimg.astro.kernels import warp
+    from mpiimg.astro.kernels import warp as kernels
 
     image, variance, mask = frame()
     side = image.shape[0] - 64
-    rows, columns = np.indices((side // warp.STEP + 3,) * 2) * float(warp.STEP) + 0.4
-    nodes = warp.Nodes(columns, rows, 0, 0)
-    box = ((warp.STEP, side), (warp.STEP, side))
-    return lambda: warp.warp(image, variance, mask, nodes, box, np.float64(1), 1), (side - warp.STEP) ** 2
+    rows, columns = np.indices((side // kernels.NODE_SPACING + 3,) * 2) * float(kernels.NODE_SPACING) + 0.4
+    nodes = kernels.Nodes(columns, rows, 0, 0)
+    box = ((kernels.NODE_SPACING, side), (kernels.NODE_SPACING, side))
+    return lambda: kernels.resample(image, variance, mask, nodes, box, np.float64(1), 1), (
+        side - kernels.NODE_SPACING
+    ) ** 2
 
 
 STEP = Step(
