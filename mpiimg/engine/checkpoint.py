@@ -1,174 +1,192 @@
-"""What is done: what the bytes of a stage depend on, which chunks earlier runs left, and new marks."""
+"""Checkpoints: marks of the chunks that are done, in plain files beside the staged arrays.
+
+Each rank of each run has a file. A mark is a line of JSON: stage, chunk, provenance, and CRC32 and bytes of
+the blocks that the chunk wrote. It is appended once the data that it speaks of have been synced. Marks lie
+outside HDF5, since flushing HDF5 is collective. Any number of ranks can read the marks of any other number. A
+torn last line is ignored.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+import os
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from mpiimg.engine.atomic import write_file
 from mpiimg.engine.blocks import BlockTable
-from mpiimg.engine.boxes import Box, Partition, box_shape
-from mpiimg.engine.inputs import Input
-from mpiimg.engine.journal import Journal, Mark, Runs, checksum, read_marks
+from mpiimg.engine.boxes import Box, Partition
 from mpiimg.engine.mpi.agreement import on_root
 from mpiimg.engine.mpi.waiting import soft_barrier
+from mpiimg.engine.provenance import Provenance, has_chunk_provenance
 from mpiimg.engine.stage import Compute, Stage
 from mpiimg.engine.stores import StagedStore
 from mpiimg.errors import BadInput
-from mpiimg.version import __version__
 
-#: Libraries whose results are ours: with another version of one, nothing marked is taken over.
-LIBRARIES = ("numpy", "numba", "scipy", "dipy", "astropy", "sep", "nibabel")
+#: Journal of the marks that were kept of earlier runs. Other names begin with the time, so it is read first.
+KEPT_MARKS = "0-kept.jsonl"
+
+#: Runs of items in the file of an array: first item and count of each.
+Runs = tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True)
-class Provenance:
-    """Hashes of all that the bytes of a stage depend on.
+def checksum(block: np.ndarray) -> int:
+    """Return the CRC32 of the bytes of `block` in C order."""
+    from isal.isal_zlib import crc32
 
-    Parameters
-    ----------
-    whole : str
-        Of the stage.
-    chunks : tuple of str, optional
-        Of each chunk, where they have one each.
-    """
-
-    whole: str
-    chunks: tuple[str, ...] | None = None
-
-    def of(self, number: int) -> str:
-        """Return that of a chunk."""
-        return self.whole if self.chunks is None else self.chunks[number]
+    return crc32(memoryview(np.ascontiguousarray(block)).cast("B")) if block.size else 0
 
 
 @dataclass(frozen=True)
-class _Origin:
-    """Where an array comes from: hashes of the whole, or of each chunk, whose blocks lie at `table`."""
+class Mark:
+    """Chunk `chunk` of stage `stage` is done; `blocks` holds (CRC32, bytes) of each array it wrote.
 
-    whole: str
-    chunks: tuple[str, ...] | None = None
-    table: BlockTable | None = None
+    `places` says where these lie in the files of their arrays, for a run with other chunks.
+    """
 
-    def of(self, boxes: Sequence[Box]) -> Any:
-        """Return what the items at `boxes` come from: of which chunks which part, wherever these lie."""
-        if self.chunks is None:
-            return self.whole
-        return [(box_shape(box), self._parts(box)) for box in boxes]
-
-    def _parts(self, box: Box) -> list:
-        blocks, common = self.table.parts(box)
-        chunks = np.searchsorted(self.table.starts, blocks, side="right") - 1
-        within = common - self.table.boxes[blocks][..., :1]
-        places = blocks - self.table.starts[chunks]
-        return [
-            (self.chunks[chunk], place, part)
-            for chunk, place, part in zip(chunks.tolist(), places.tolist(), within.tolist(), strict=True)
-        ]
+    stage: str
+    chunk: int
+    provenance: str
+    blocks: tuple[tuple[int, int], ...]
+    places: tuple[Runs, ...] = ()
 
 
-class Marks:
-    """The marks of this run and of those before it in the same work folder.
+class Journal:
+    """Append the marks of this rank; batch the syncs.
 
     Parameters
     ----------
-    comm : communicator of the ranks
-    folder : of the journals
-    staged : where marked blocks lie; None where nothing is staged, and nothing marked
-    inputs : arrays that lie in files of any format
-    cpu_target : that kernels are compiled for
-    sync_every : seconds between syncs
-    packages : version by name of what installed steps come from
+    folder : of the marks, shared by all ranks
+    rank : this rank, for the name of its file
+    sync_data : called before marks are written, to make durable what they speak of
+    every : seconds between syncs
     """
 
-    def __init__(
+    def __init__(self, folder: Path, rank: int, sync_data: Callable[[], None], every: float = 5.0):
+        self._sync_data, self._every = sync_data, every
+        self._pending: list[str] = []
+        self._last = time.monotonic()
+        #: Spent on checksums, syncs and marks.
+        self.seconds = 0.0
+        stamp = f"{time.time_ns():x}-{os.getpid():x}-{rank}"
+        self._descriptor = os.open(
+            Path(folder) / f"{stamp}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666
+        )
+
+    def mark(
         self,
-        comm,
-        folder: Path,
-        staged: StagedStore | None,
-        inputs: Sequence[Input],
-        cpu_target: str,
-        sync_every: float,
-        packages: Mapping[str, str] | None = None,
-    ):
+        stage: str,
+        chunk: int,
+        provenance: str,
+        blocks: Sequence[np.ndarray],
+        places: Sequence[Runs] = (),
+    ) -> None:
+        """Note that a chunk is done; it counts once :meth:`sync` has run."""
+        started = time.monotonic()
+        sums = [[checksum(block), block.nbytes] for block in blocks]
+        record = [stage, chunk, provenance, sums, *[places] * bool(places)]
+        self._pending.append(json.dumps(record) + "\n")
+        self.seconds += time.monotonic() - started
+        if time.monotonic() - self._last > self._every:
+            self.sync()
+
+    def sync(self) -> None:
+        """Make the data durable, then the marks."""
+        started = time.monotonic()
+        if self._pending:
+            self._sync_data()
+            os.write(self._descriptor, "".join(self._pending).encode())
+            os.fdatasync(self._descriptor)
+            self._pending.clear()
+        self._last = time.monotonic()
+        self.seconds += self._last - started
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def read_marks(folder: Path) -> Iterable[Mark]:
+    """Yield every whole mark in `folder`, of all ranks of all runs."""
+    for path in sorted(Path(folder).glob("*.jsonl")):
+        for line in path.read_bytes().split(b"\n")[:-1]:
+            try:
+                stage, chunk, provenance, blocks, *rest = json.loads(line)
+                places = tuple(tuple(map(tuple, runs)) for blocks_runs in rest for runs in blocks_runs)
+                mark = Mark(stage, chunk, provenance, tuple((crc, size) for crc, size in blocks), places)
+            except (ValueError, TypeError):
+                continue
+            yield mark
+
+
+def keep_marks(folder: Path, stages: Collection[str]) -> None:
+    """Forget all marks in `folder` but those of `stages`; no run may be writing there."""
+    marks = [mark for mark in read_marks(folder) if mark.stage in stages]
+    lines = "".join(json.dumps(list(dataclasses.astuple(mark))) + "\n" for mark in marks)
+    old = [path for path in Path(folder).glob("*.jsonl") if path.name != KEPT_MARKS]
+    write_file(Path(folder) / KEPT_MARKS, lines.encode())
+    for path in old:
+        path.unlink()
+
+
+class Checkpoint:
+    """The marks of a run, and of the runs before it in the same work folder.
+
+    Parameters
+    ----------
+    comm : communicator
+        Of the ranks.
+    folder : Path
+        Of the journals.
+    staged : StagedStore, optional
+        Where marked blocks lie; None where nothing is staged, and nothing is marked.
+    sync_every : float
+        Seconds between syncs.
+    """
+
+    def __init__(self, comm, folder: Path, staged: StagedStore | None, sync_every: float):
         self._comm, self._folder, self._staged = comm, folder, staged
-        self._versions = {"mpiimg": __version__, "cpu_target": cpu_target, **versions(LIBRARIES)}
-        self._versions |= packages or {}
         self._sync_every = sync_every
-        self._found: dict[tuple[str, str], dict[int, Mark]] = {}
+        self._earlier: dict[tuple[str, str], dict[int, Mark]] = {}
         self._journal: Journal | None = None
         self._unusable: dict[int, list[int]] = {}
-        self._origins = {
-            source.array.name: _Origin(digest("input", source.identity, source.sample, source.array.shape))
-            for source in inputs
-        }
 
     def load(self) -> None:
         """Read what runs before this one have marked. Collective."""
         for mark in on_root(self._comm, lambda: list(read_marks(self._folder))):
-            known = self._found.setdefault((mark.stage, mark.provenance), {})
-            known.pop(mark.chunk, None)  # the last one is to be the newest
-            known[mark.chunk] = mark
+            by_chunk = self._earlier.setdefault((mark.stage, mark.provenance), {})
+            by_chunk.pop(mark.chunk, None)  # so that the newest one comes last
+            by_chunk[mark.chunk] = mark
 
     def open(self) -> None:
         """Begin this rank's journal."""
         self._journal = Journal(self._folder, self._comm.rank, self._staged.sync, self._sync_every)
 
-    def provenance(self, stage: Stage) -> Provenance:
-        """Return hashes of all that the bytes of this stage's chunks depend on."""
-        if _depends(stage):
-            chunks = tuple(self._of_chunk(stage, number) for number in range(len(stage.grid)))
-            return Provenance(digest(chunks), chunks)
-        names = (*(need.array.name for need in stage.reads), *stage.follows)
-        inputs = [self._origins[name].whole for name in names]
-        grid = (stage.grid.axes, stage.grid.shape, stage.grid.block)
-        return Provenance(digest(stage.name, stage.parameters or {}, self._versions, inputs, grid))
-
-    def _of_chunk(self, stage: Compute, number: int) -> str:
-        """Return a hash of all that the bytes of a chunk depend on, the chunks that it reads included.
-
-        Where a chunk lies is no part of it, but how large it is.
-        """
-        own, chunk = dict(stage.depends(number)), stage.chunk(number)
-        shapes = [[box_shape(box) for box in output.boxes(chunk)] for output in stage.targets]
-        inputs = [self._origins[need.array.name].of(need.boxes(chunk)) for need in stage.reads]
-        return digest(stage.name, stage.parameters or {}, own, self._versions, inputs, shapes)
-
-    def has_written(self, stage: Stage, provenance: Provenance, tables: Sequence[BlockTable]) -> None:
-        """Remember where the arrays of a stage come from, for those that read them. Collective.
-
-        A chunk that stands for something unusable may be there the next time, though all that is known of it
-        beforehand is the same: what is made of it depends on what it came to.
-        """
-        whole, chunks = provenance.whole, provenance.chunks
+    def end_stage(self, stage: Stage) -> dict[int, list[int]]:
+        """Return the checksums of the blocks that stand for something unusable, by chunk. Collective."""
+        unusable: dict[int, list[int]] = {}
         if isinstance(stage, Compute) and stage.unusable is not None:
-            unusable = {n: sums for part in self._comm.allgather(self._unusable) for n, sums in part.items()}
-            whole = digest(whole, sorted(unusable.items()))
-            if chunks is not None:
-                chunks = tuple(
-                    digest(one, unusable[n]) if n in unusable else one for n, one in enumerate(chunks)
-                )
+            parts = self._comm.allgather(self._unusable)
+            unusable = {number: sums for part in parts for number, sums in part.items()}
             self._unusable = {}
-        if _depends(stage) and self._staged is not None:
+        if has_chunk_provenance(stage) and self._staged is not None:
             on_root(self._comm, self._staged.forget_aside, [array.name for array in stage.arrays])
-        for array, table in zip(stage.arrays, tables, strict=True):
-            self._origins[array.name] = _Origin(whole, chunks, table)
+        return unusable
 
-    def found(self, stage: Stage, provenance: Provenance) -> dict[int, Mark]:
-        """Return the marks that fit, by chunk."""
+    def marked(self, stage: Stage, provenance: Provenance) -> dict[int, Mark]:
+        """Return the marks of earlier runs that count for a stage of this provenance, by chunk."""
         if provenance.chunks is None:
-            return self._found.get((stage.name, provenance.whole), {})
+            return self._earlier.get((stage.name, provenance.whole), {})
         marks = {}
         for number, own in enumerate(provenance.chunks):
-            known = self._found.get((stage.name, own), {})
-            if known:
-                marks[number] = list(known.values())[-1]
+            same = self._earlier.get((stage.name, own))
+            if same:
+                marks[number] = list(same.values())[-1]
         return marks
 
     def done_before(
@@ -182,7 +200,7 @@ class Marks:
 
         `between` is called ahead of each chunk that this rank checks.
         """
-        marks = self.found(stage, provenance)
+        marks = self.marked(stage, provenance)
         if not marks:
             return set()
         marked = sorted(marks)
@@ -223,7 +241,7 @@ class Marks:
             for array, table in zip(stage.arrays, tables, strict=True)
             for block in table.of_chunk(number)
         ]
-        if provenance.chunks is None or len(own) != len(mark.places):
+        if provenance.chunks is None:
             return False
         blocks = [
             self._staged.read_aside(array.name, runs)
@@ -247,7 +265,7 @@ class Marks:
         ------
         BadInput : the input was altered, though its size, time and samples are the same
         """
-        mark = self.found(stage, provenance).get(number)
+        mark = self.marked(stage, provenance).get(number)
         if mark is not None and mark.blocks != ((checksum(block), block.nbytes),):
             raise BadInput(
                 f"stage {stage.name}, chunk {number}: the input is not what an earlier run read there, "
@@ -304,19 +322,3 @@ def _places(stage: Stage, tables: Sequence[BlockTable], number: int) -> tuple[Ru
 
 def _box(table: BlockTable, block: int) -> Box:
     return tuple((start, stop) for start, stop in table.boxes[block].tolist())
-
-
-def _depends(stage: Stage) -> bool:
-    """Say whether the chunks of a stage have a provenance each."""
-    return isinstance(stage, Compute) and stage.depends is not None
-
-
-def digest(*parts) -> str:
-    """Return a hash of what JSON makes of `parts`."""
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def versions(names: Sequence[str]) -> dict[str, str]:
-    """Return the versions of libraries."""
-    return {name: version(name) for name in names}

@@ -16,7 +16,7 @@ import numpy as np
 
 from mpiimg.engine.blocks import Placement
 from mpiimg.engine.boxes import Box
-from mpiimg.engine.checkpoint import LIBRARIES, Marks, Provenance, versions
+from mpiimg.engine.checkpoint import Checkpoint
 from mpiimg.engine.exchanges import exchanged_needs, gathered_boxes
 from mpiimg.engine.forecast import StageSizes, stage_sizes
 from mpiimg.engine.log.logbook import Logbook
@@ -29,6 +29,7 @@ from mpiimg.engine.mpi.stream import scatter_stream
 from mpiimg.engine.mpi.waiting import soft_barrier
 from mpiimg.engine.needs import Need, Pieces
 from mpiimg.engine.plan import Resources, StagePlan, plan_stage, still_read
+from mpiimg.engine.provenance import RESULT_LIBRARIES, Lineage, Provenance, versions
 from mpiimg.engine.raw import FileEnds, write_fully
 from mpiimg.engine.recipe import Options, Recipe
 from mpiimg.engine.stage import Compute, Files, Reduce, Sink, Stage, Stream
@@ -62,15 +63,8 @@ class Executor:
         self.resources = resources
         self.memory = MemoryStore(comm.rank, self._exchange)
         self.staged = None if options.in_memory else StagedStore(work, comm)
-        self.marks = Marks(
-            comm,
-            work / "journal",
-            self.staged,
-            recipe.inputs,
-            cpu_target,
-            options.sync_every,
-            recipe.packages,
-        )
+        self.lineage = Lineage(recipe.inputs, cpu_target, recipe.packages)
+        self.checkpoint = Checkpoint(comm, work / "journal", self.staged, options.sync_every)
         self.placed: dict[str, Placement] = {}
         self.files = {source.array.name: source.open() for source in recipe.inputs}
         self.timings: list[dict] = []
@@ -85,8 +79,8 @@ class Executor:
         self._warn(warnings)
         self.logbook.start(self.recipe, self._stages)
         if self.staged is not None:
-            self.marks.load()
-            self._guarded(self.marks.open, "journal")
+            self.checkpoint.load()
+            self._guarded(self.checkpoint.open, "journal")
             self._agree()
         stages, found = self.recipe.stages(), None
         try:
@@ -110,17 +104,17 @@ class Executor:
             "cpu_target": self._cpu_target,
             "in_memory": self.options.in_memory,
             "libraries": {
-                **versions((*LIBRARIES, "h5py", "mpi4py", "isal", "deflate")),
+                **versions((*RESULT_LIBRARIES, "h5py", "mpi4py", "isal", "deflate")),
                 **self.recipe.packages,
             },
             # Checksums, syncs and marks, of the rank that spent most on them.
-            "marking_seconds": round(over_ranks(self.comm, {}, {"": self.marks.seconds})[""], 4),
+            "marking_seconds": round(over_ranks(self.comm, {}, {"": self.checkpoint.seconds})[""], 4),
             "stages": self.timings,
         }
 
     def close(self) -> None:
         """Release everything; what is done is marked. All ranks have agreed to end. Collective."""
-        self.marks.close()
+        self.checkpoint.close()
         if self.staged is not None:
             self.staged.close()
         self.agreement.close()
@@ -131,7 +125,7 @@ class Executor:
     def abandon(self) -> None:
         """Release what this rank can release alone, after an error inside an exchange."""
         self.logbook.rest()
-        self.marks.close()
+        self.checkpoint.close()
         if self.staged is not None:
             self.staged.abandon()
         for file in self.files.values():
@@ -153,7 +147,7 @@ class Executor:
             run(stage, planned)
             self.written += stage.files
         else:
-            provenance = self.marks.provenance(stage)
+            provenance = self.lineage.provenance(stage)
             done = self._done_before(stage, sizes, provenance)
             todo = [n for n in range(len(stage.grid)) if n not in done]
             planned = self._turn_to(stage, sizes, todo)
@@ -165,10 +159,10 @@ class Executor:
                 self._run_stream(stage, planned, todo, provenance)
             else:
                 self._run_chunks(stage, planned, todo, provenance)
-            self._guarded(self.marks.sync, f"stage {stage.name}, marks")
+            self._guarded(self.checkpoint.sync, f"stage {stage.name}, marks")
             # The other ranks' blocks are in the staged files only once all have agreed.
             self._agree()
-            self.marks.has_written(stage, provenance, sizes.tables)
+            self.lineage.add(stage, provenance, sizes.tables, self.checkpoint.end_stage(stage))
             found = self._finish(stage) if isinstance(stage, Reduce) else None
         self.logbook.stage_done(stage)
         self._time(stage, planned, started, cpu, before, len(done))
@@ -230,7 +224,7 @@ class Executor:
                     block = next(stream, None)
                     if block is None:
                         return
-                    self.marks.check_input(stage, number, provenance, block)
+                    self.checkpoint.check_input(stage, number, provenance, block)
                     yield block
                     tick(1)
 
@@ -379,7 +373,7 @@ class Executor:
                     self.memory.write(placement.array.name, block_number, block)
                 blocks.append(block)
         tables = [placement.table for placement in planned.placements]
-        self.marks.add(stage, number, provenance, tables, blocks)
+        self.checkpoint.add(stage, number, provenance, tables, blocks)
         self.logbook.done(stage, number, sum(block.nbytes for block in blocks))
 
     def _create(self, planned: StagePlan) -> None:
@@ -395,10 +389,10 @@ class Executor:
 
     def _done_before(self, stage: Stage, sizes: StageSizes, provenance: Provenance) -> set[int]:
         """Return the chunks that an earlier run marked, and whose bytes are what it wrote. Collective."""
-        done = self.marks.done_before(
+        done = self.checkpoint.done_before(
             stage, provenance, sizes.tables, lambda number: self.logbook.turn_to(stage, number)
         )
-        altered = len(self.marks.found(stage, provenance)) - len(done)
+        altered = len(self.checkpoint.marked(stage, provenance)) - len(done)
         if altered:
             self._warn([f"stage {stage.name}: {altered} chunks were altered since they were marked; redone"])
         return done

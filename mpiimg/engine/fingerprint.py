@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mpiimg.engine.checkpoint import LIBRARIES, versions
+from mpiimg.engine.provenance import RESULT_LIBRARIES, versions
 from mpiimg.engine.recipe import Recipe
 from mpiimg.errors import BadInput
 from mpiimg.version import __version__
@@ -20,7 +20,7 @@ def fingerprint(recipe: Recipe, cpu_target: str) -> dict:
     asked = {
         "tool": recipe.tool,
         "mpiimg": __version__,
-        "libraries": {**versions(LIBRARIES), **recipe.packages},
+        "libraries": {**versions(RESULT_LIBRARIES), **recipe.packages},
         "CPU": cpu_target,
         "parameters": dict(recipe.parameters),
         "inputs": dict(recipe.sources),

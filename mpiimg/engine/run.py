@@ -13,9 +13,9 @@ from typing import Any, Generic
 
 from mpiimg.engine import rates
 from mpiimg.engine.atomic import write_file
+from mpiimg.engine.checkpoint import keep_marks
 from mpiimg.engine.executor import Executor
 from mpiimg.engine.fingerprint import changes, check_unchanged, fingerprint, read_fingerprint, seen
-from mpiimg.engine.journal import keep_marks
 from mpiimg.engine.lease import CLAIMS, Kind, WorkLease, acquire_work, holding, remove_work
 from mpiimg.engine.log.events import events_folder
 from mpiimg.engine.log.show_plan import beside_actual

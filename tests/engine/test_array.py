@@ -121,6 +121,7 @@ def test_a_halo_is_clipped_at_the_item(halo, rows):
         near = {y for own in strip for y in range(own - halo, own + halo + 1)} & set(range(height))
         box = array.part(dict(zip("ey", grid.bounds(number), strict=True)), {"y": halo})
         assert box[0] == (item, item + 1)
+        assert 0 <= box[1][0] <= box[1][1] <= height
         assert set(range(*box[1])) == near
         assert box[2] == (0, width)
         seen[item] += len(strip)

@@ -14,6 +14,7 @@ from engine.test_executor import COMM, options
 from support import toydomain
 from support.toydomain import COUNT, DOMAIN, LEVEL, SCALE, STREAMED, WEIGH
 
+from mpiimg.engine import Array, Compute, Part
 from mpiimg.engine.log.events import last_events
 from mpiimg.engine.run import run
 from mpiimg.errors import Exit
@@ -135,6 +136,35 @@ def test_another_parameter_makes_anew_what_may_depend_on_it(folder):
     # `keep` is no parameter of the stages that say what they depend on.
     changed = again(SCALE, link(silent, keep=True), link(LEVEL))
     assert (changed["scale"], changed["silent.scale"], changed["level.mean"]) == (0, 4, 4)
+
+
+def test_a_stage_that_says_nothing_follows_what_was_found_before_it(folder):
+    """Its work may use the mean, which depends on weights that it does not read."""
+    streamed = dataclasses.replace(DOMAIN, sources=(STREAMED,))
+
+    def use(sheet, p, data):
+        lifted = Array("lifted", "zx", sheet.rows.shape, "float64")
+        mean = sheet.level.mean
+        yield Compute(
+            "lift",
+            toydomain.cut(lifted),
+            reads=(Part(sheet.rows),),
+            writes=(lifted,),
+            work=lambda chunk, block: (block + mean,),
+        )
+        return dataclasses.replace(sheet, rows=lifted)
+
+    lift = dataclasses.replace(SCALE, name="lift", takes=("rows", "level"), stages=use)
+    for _ in range(2):
+        outcome = go(folder, LEVEL, lift, domain=streamed, force=True, keep_work=True)
+        mean = outcome.state[-1].level.mean
+        assert (sheet_in(folder / "out" / "sheet.gz") == np.load(folder / "sheet.npy") + mean).all()
+        COMM.Barrier()  # all have looked at the result before the weights change
+        if COMM.rank == 0:
+            np.save(folder / "weights.npy", np.load(folder / "weights.npy") * 2)
+        COMM.Barrier()  # the weights have changed before any rank reads them
+    (lifted,) = [entry for entry in outcome.report["stages"] if entry["stage"] == "lift"]
+    assert lifted["resumed_chunks"] == 0
 
 
 def unsaid(stages):

@@ -17,8 +17,8 @@ import pytest
 from support import toy
 from support.ranks import COMM, LAST
 
-from mpiimg.engine import checkpoint, executor, plan
-from mpiimg.engine.journal import read_marks
+from mpiimg.engine import executor, plan, provenance
+from mpiimg.engine.checkpoint import read_marks
 from mpiimg.engine.mpi import nodes
 from mpiimg.engine.mpi.agreement import Agreement, on_root
 from mpiimg.engine.mpi.nodes import memory_per_rank
@@ -506,21 +506,21 @@ def test_another_parameter_voids_the_marks(out):
     )
 
 
-@pytest.mark.parametrize("name", ["mpiimg", *checkpoint.LIBRARIES, "CPU", "plugin"])
+@pytest.mark.parametrize("name", ["mpiimg", *provenance.RESULT_LIBRARIES, "CPU", "plugin"])
 def test_marks_of_another_version_or_cpu_are_void(name, out, monkeypatch):
     """Of ours, of each library that results come from, of a plugin; and what another CPU computed."""
     fails(toy.smooth(at("sum", 0, lambda: throw(ON_PURPOSE))), out, "stage sum")
     calls = Calls()
     made = toy.smooth(calls)
-    versions = checkpoint.versions
+    versions = provenance.versions
     if name == "mpiimg":
-        monkeypatch.setattr(checkpoint, "__version__", "0.0.1")
+        monkeypatch.setattr(provenance, "__version__", "0.0.1")
     elif name == "CPU":
         monkeypatch.setattr(jit, "cpu_target", lambda: "another")
     elif name == "plugin":
         made = dataclasses.replace(made, recipe=dataclasses.replace(made.recipe, packages={"p": "1"}))
     else:
-        monkeypatch.setattr(checkpoint, "versions", lambda names: {**versions(names), name: "0.0.1"})
+        monkeypatch.setattr(provenance, "versions", lambda names: {**versions(names), name: "0.0.1"})
     report = go(made, out)
     check(made, out)
     assert sum(entry["resumed_chunks"] for entry in report["stages"]) == 0

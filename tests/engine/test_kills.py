@@ -15,7 +15,7 @@ from support import astro_data, launch, toy
 from support.subjects import EVERYTHING, digests
 from support.zygote import Zygote
 
-from mpiimg.engine.journal import read_marks
+from mpiimg.engine.checkpoint import read_marks
 from mpiimg.errors import Exit
 from mpiimg.simulate.astro import SimulatedSurvey
 

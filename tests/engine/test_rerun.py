@@ -12,7 +12,7 @@ from engine.test_executor import Calls, first_ranks, options
 from support import toy
 from support.ranks import COMM
 
-from mpiimg.engine import checkpoint
+from mpiimg.engine import provenance
 from mpiimg.engine.array import Array, Ragged
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.needs import At, Part, Pieces
@@ -358,11 +358,115 @@ def test_ragged_chunks_and_pieces_serve_wherever_they_come_to_lie(out, names):
     assert seen == of("x" * ("x" in names), new)
 
 
+def test_what_reads_the_whole_list_is_made_again_when_an_item_can_be_used(out):
+    """What is known of the item beforehand is the same; and what was made of its stand-in is there still."""
+    assert go(out, "abcdef", bad="d", keep_work=True) == ("abcdef", "abcdef")
+    assert go(out, "abcdef", keep_work=True) == ("d", "abcdef")
+    assert go(out, "abcdef", force=True) == ("", "")
+
+
+def twice(out, stages):
+    """Run stages with a list for their calls, twice; return what the second run called, on all ranks."""
+    for _ in range(2):
+        seen = []
+        run(
+            toy.recipe("twice", lambda seen=seen: stages(seen)),
+            COMM,
+            options(out, force=True, keep_work=True),
+        )
+        made = sorted(one for calls in COMM.allgather(seen) for one in calls)
+    return made
+
+
+def ended(array):
+    """A sink, so that arrays are kept as long as they are looked at; and the result."""
+    yield toy.sink(array, array.shape[0], toy.nothing)
+    return np.float32(0)
+
+
+def result_of(values):
+    return toy.HEAD + toy.gzip_member(values.tobytes())
+
+
+def test_chunks_that_read_nothing_differ_by_the_shape_of_it(out):
+    """Items without pixels: of each its rows are counted."""
+    items = Ragged("items", "eyx", ((2, 0), (3, 0), (0, 0), (5, 0)), "uint8")
+    rows = Array("rows", "e", (4,), "int64")
+
+    def stages(seen):
+        grid = ChunkGrid("e", (4,), (1,))
+        work = [np.zeros((1, *shape), "uint8") for shape in items.shapes]
+        said = {"depends": lambda number: {"number": number}}
+        yield Compute("make", grid, writes=(items,), work=lambda chunk: (work[chunk.number],), **said)
+
+        def count(chunk, block):
+            seen.append(chunk.number)
+            return (np.array([block.shape[1]]),)
+
+        yield Compute(
+            "count", grid, reads=(Part(items),), writes=(rows,), work=count, depends=lambda number: {}
+        )
+        yield from ended(rows)
+
+    assert twice(out, stages) == []
+    assert (out / toy.OUTPUT).read_bytes() == result_of(np.array([2, 3, 0, 5]))
+
+
+def test_chunks_that_read_the_same_differ_by_what_they_write(out):
+    """As many copies of one number as a chunk has items; the last chunk has fewer."""
+    one, copies = Array("one", "k", (1,), "float64"), Array("copies", "z", (7,), "float64")
+
+    def stages(seen):
+        said = {"depends": lambda number: {}}
+        yield Compute("make", one.cut(k=1), writes=(one,), work=lambda chunk: (np.full(1, 2.5),), **said)
+
+        def copy(chunk, block):
+            seen.append(chunk.number)
+            start, stop = chunk.bounds["z"]
+            return (np.repeat(block, stop - start),)
+
+        yield Compute("copy", copies.cut(z=3), reads=(Part(one),), writes=(copies,), work=copy, **said)
+        yield from ended(copies)
+
+    assert twice(out, stages) == []
+    assert (out / toy.OUTPUT).read_bytes() == result_of(np.full(7, 2.5))
+
+
+def test_chunks_that_read_different_blocks_of_a_chunk_differ(out):
+    """Two tiles of one shape come of an item, and each goes its own way."""
+    tiles, sums = Ragged("tiles", "tx", ((3,),) * 4, "float64"), Array("sums", "t", (4,), "float64")
+    values = np.arange(12.0).reshape(4, 3) ** 2
+
+    def stages(seen):
+        def of_item(chunk):
+            return [tiles.item(2 * chunk.number), tiles.item(2 * chunk.number + 1)]
+
+        yield Compute(
+            "make",
+            ChunkGrid("e", (2,), (1,)),
+            writes=(Pieces(tiles, of_item),),
+            work=lambda chunk: ([values[2 * chunk.number + k][None] for k in range(2)],),
+            depends=lambda number: {"number": number},
+        )
+
+        def add(chunk, block):
+            seen.append(chunk.number)
+            return (block.sum(axis=1),)
+
+        yield Compute(
+            "sums", sums.cut(t=1), reads=(Part(tiles),), writes=(sums,), work=add, depends=lambda number: {}
+        )
+        yield from ended(sums)
+
+    assert twice(out, stages) == []
+    assert (out / toy.OUTPUT).read_bytes() == result_of(values.sum(axis=1))
+
+
 def test_another_version_of_the_stage_voids_chunks_that_only_read(out, monkeypatch):
     """What a chunk depends on beside what it reads is all that its stage has."""
-    monkeypatch.setattr(checkpoint, "__version__", "1")
+    monkeypatch.setattr(provenance, "__version__", "1")
     go_chained(out, "abcdef")
-    monkeypatch.setattr(checkpoint, "__version__", "2")
+    monkeypatch.setattr(provenance, "__version__", "2")
     assert go_chained(out, "abcdef") == of("abcdef", "abcdef")
 
 

@@ -372,6 +372,29 @@ def test_what_was_cut_off_is_not_read_as_zeros(folder, parallel):
     store.close()
 
 
+def test_what_was_set_aside_is_read_by_runs_of_items(folder):
+    """Any runs, also none: as of a block without items."""
+    whole, boxes, owners = toy()
+    store = staged(folder)
+    fill(store, "a", whole, boxes, owners)
+    store.close()
+    COMM.Barrier()  # all have closed before the file is moved
+    if COMM.rank == 0:
+        store.set_aside([Array("a", "vzyx", whole.shape, "int16")], True)
+    COMM.Barrier()  # it is there before anyone reads it
+    flat = whole.ravel()
+    for runs in ([(5, 3), (100, 20)], [(0, flat.size)], [(7, 0)], []):
+        expected = [flat[first : first + count] for first, count in runs]
+        found = store.read_aside("a", runs)
+        assert found.dtype == whole.dtype
+        assert (found == np.concatenate([flat[:0], *expected])).all()
+    COMM.Barrier()  # all have read it before it goes
+    if COMM.rank == 0:
+        store.forget_aside(["a"])
+        with pytest.raises(OSError):
+            store.read_aside("a", [(0, 1)])
+
+
 def truncate(path):
     os.truncate(path, path.stat().st_size - 1)
 

@@ -54,7 +54,7 @@ class Death:
 
 def arm(death: Death) -> None:
     """Count a step at each place where a death might hurt."""
-    from mpiimg.engine import executor, journal
+    from mpiimg.engine import checkpoint, executor
     from mpiimg.engine import stores as store
     from mpiimg.engine.log import logbook
 
@@ -72,13 +72,13 @@ def arm(death: Death) -> None:
     around(store.StagedStore, "write")
     around(store.StagedStore, "sync")
     around(store, "create_staged")
-    around(journal.Journal, "mark")
-    around(journal.Journal, "sync")
+    around(checkpoint.Journal, "mark")
+    around(checkpoint.Journal, "sync")
     around(executor, "write_fully")
     around(pathlib.Path, "replace")
     around(shutil, "rmtree")
     around(logbook.Logbook, "turn_to")
-    journal.os = Torn(death)
+    checkpoint.os = Torn(death)
 
     keep = executor.Executor._keep
 

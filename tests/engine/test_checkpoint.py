@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import pytest
 
-from mpiimg.engine.journal import Journal, Mark, checksum, read_marks
+from mpiimg.engine.checkpoint import Journal, Mark, checksum, read_marks
 
 
 def blocks(seed=0):
