@@ -43,40 +43,42 @@ def plan(command, ranks, *options):
 
 def lacks_memory(refused):
     """Say whether a tool refused for lack of memory."""
-    return re.search(r"needs \d+ MB a rank", refused.args[1]) is not None
+    return re.search(r"needs \d+ MB (a|per) rank", refused.args[1]) is not None
 
 
 def options(command, ranks, runs=1):
     """Return options of sbatch: the memory of a plan for 2 GB a rank or more, and twice its time."""
     for gigabytes in (2, 4, 8, 16, 32, 64, 128):
         try:
-            found = plan(command, ranks, f"--memory={gigabytes}G")
+            totals = plan(command, ranks, f"--memory={gigabytes}G")
             break
         except Refused as refused:
             if not lacks_memory(refused) or gigabytes == 128:
                 raise
-    memory = max(MIN_MEMORY, math.ceil(1.05 * found["peak_per_rank"] / SHARE / (100 << 20)) * 100)
-    minutes = math.ceil((START + 2 * runs * found["seconds"]) / 60)
+    memory = max(MIN_MEMORY, math.ceil(1.05 * totals["peak_per_rank"] / SHARE / (100 << 20)) * 100)
+    minutes = math.ceil((START + 2 * runs * totals["seconds"]) / 60)
     return f"--mem-per-cpu={memory}M --time={minutes}"
 
 
 def check(command, ranks, seconds, requeues):
     """Return whether a job can do it, and what to say."""
     try:
-        found = plan(command, ranks, f"--nodes={min(ranks, int(os.environ.get('SLURM_JOB_NUM_NODES', '1')))}")
+        totals = plan(
+            command, ranks, f"--nodes={min(ranks, int(os.environ.get('SLURM_JOB_NUM_NODES', '1')))}"
+        )
     except Refused as refused:
         if not lacks_memory(refused):
             raise
-        needs = re.search(r"stage .* needs \d+ MB a rank and has \d+", refused.args[1])
+        needs = re.search(r"stage .* needs \d+ MB (?:a|per) rank and has \d+", refused.args[1])
         return False, f"{needs[0]}: sbatch {options(command, ranks)} ..."
-    if found["seconds"] > seconds * (1 + requeues):
+    if totals["seconds"] > seconds * (1 + requeues):
         return False, (
-            f"predicted {_minutes(found['seconds'])}, the limit is {_minutes(seconds)} away and the job "
+            f"predicted {_minutes(totals['seconds'])}, the limit is {_minutes(seconds)} away and the job "
             f"may be requeued {requeues} times: sbatch {options(command, ranks)} ..., "
             "or export MPIIMG_REQUEUES"
         )
-    said = f"predicted {_minutes(found['seconds'])}, {found['peak_per_rank'] >> 20} MB a rank"
-    if found["seconds"] > seconds:
+    said = f"predicted {_minutes(totals['seconds'])}, {totals['peak_per_rank'] >> 20} MB per rank"
+    if totals["seconds"] > seconds:
         said += f"; the limit is {_minutes(seconds)} away, so that the job will be requeued"
     return True, said
 

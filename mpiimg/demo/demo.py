@@ -43,11 +43,15 @@ class DemoSubject:
 
     Parameters
     ----------
-    name : of the folder of its results and of its picture
-    title : heading of the picture, and of the step
-    dwi, bvals, bvecs : paths
-    flags : of mpiimg-neuro, beside those that every subject gets
-    remark : what a reader should know of it
+    name : str
+        The name of the folder of its results, and of its picture.
+    title : str
+        The heading of the picture and of the step.
+    dwi, bvals, bvecs : Path
+    flags : tuple of str
+        Options of mpiimg-neuro, beside those that every subject gets.
+    remark : str
+        A remark for the reader.
     """
 
     name: str
@@ -105,12 +109,17 @@ def run_demo(out: Path, shape: str = SHAPE, volumes: int = VOLUMES) -> None:
 
     Parameters
     ----------
-    out : folder, made if missing; the results of an earlier demo in it are overwritten
-    shape, volumes : of the simulated subject
+    out : Path
+        A folder, made if missing; the results of an earlier demo in it are overwritten.
+    shape : str
+        Voxels of the simulated subject, e.g. "72x86x72".
+    volumes : int
+        Volumes of the simulated subject.
 
     Raises
     ------
-    DemoFailed : a command failed; it has said why
+    DemoFailed
+        A command failed; it has said why.
     """
     started = time.monotonic()
     print(f"mpiimg {__version__}: diffusion MRI to maps on {RANKS} MPI ranks. Each command is shown.")
@@ -177,10 +186,10 @@ def _process(subject: DemoSubject, launcher: Path, out: Path) -> Path:
     arguments = (subject.dwi, "--bvals", subject.bvals, "--bvecs", subject.bvecs, *subject.flags)
     _run(launcher, "mpiimg-neuro", *arguments, "--residual", "--out", folder, "--force")
     results = outputs(subject, folder)
-    found = findings(results)
+    figures = findings(results)
     print(
-        f"  mask {found['voxels']} voxels, noise sigma {found['sigma']:.1f}, "
-        f"median FA in the mask {found['fa']:.2f}"
+        f"  mask {figures['voxels']} voxels, noise sigma {figures['sigma']:.1f}, "
+        f"median FA in the mask {figures['fa']:.2f}"
     )
     picture = out / f"{subject.name}.png"
     images = ("mask", "denoised", "residual", "fa", "rgb")
@@ -238,15 +247,15 @@ def _voxels(path: Path) -> np.ndarray:
 
 def _launcher() -> Path:
     """Return the mpiexec of the environment that runs this, or the one on PATH."""
-    found = shutil.which("mpiexec", path=str(_here())) or shutil.which("mpiexec")
-    if found is None:
+    launcher = shutil.which("mpiexec", path=str(_programs())) or shutil.which("mpiexec")
+    if launcher is None:
         raise DemoFailed(
-            f"no mpiexec in {_here()} or on PATH; run make install, or pip install 'mpiimg[mpich]'"
+            f"no mpiexec in {_programs()} or on PATH; run make install, or pip install 'mpiimg[mpich]'"
         )
-    return Path(found)
+    return Path(launcher)
 
 
-def _here() -> Path:
+def _programs() -> Path:
     """Return the folder of the programs of this environment."""
     return Path(sys.executable).parent
 
@@ -258,7 +267,7 @@ def _is_open_mpi(launcher: Path) -> bool:
 
 def _run(launcher: Path, tool: str, *arguments) -> None:
     """Say and run a tool on RANKS ranks, and say how long it took."""
-    program = _here() / tool
+    program = _programs() / tool
     if not program.exists():
         raise DemoFailed(f"{program} is missing; run make install")
     command = [_shown(launcher), "-n", str(RANKS), _shown(program), *map(_shown, arguments)]
@@ -290,9 +299,9 @@ def main(arguments: list[str] | None = None) -> int:
         default=VOLUMES,
         help="The simulated series has this many volumes (default %(default)s).",
     )
-    given = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     try:
-        run_demo(given.out, given.shape, given.volumes)
+        run_demo(args.out, args.shape, args.volumes)
     except DemoFailed as error:
         print(f"mpiimg demo: {error}", file=sys.stderr)
         return error.status

@@ -1,4 +1,4 @@
-"""Brain masks as the steps of a subject share them: what is known of one, and how its voxels are numbered."""
+"""Brain masks as the steps of a subject share them, and how the voxels inside are numbered."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Mask:
         Where the voxels of each slice begin among all that lie inside, and their number at the end.
     threshold : float, optional
         Otsu's threshold of a mask that was computed, in image units.
-    given : Image, optional
+    file : Image, optional
         The file of a mask that the user gave.
     """
 
     array: Array
     offsets: tuple[int, ...]
     threshold: float | None = None
-    given: Image | None = None
+    file: Image | None = None
 
     @property
     def voxels(self) -> int:

@@ -1,4 +1,4 @@
-"""A diffusion subject: what a chain of steps knows of it, and the two sources that a chain starts from."""
+"""A diffusion subject as a chain of steps knows it, and the two sources that a chain starts from."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class Subject(State):
     @property
     def has_given_mask(self) -> bool:
         """Whether the mask is one that the user gave; steps do not compute another."""
-        return self.mask is not None and self.mask.given is not None
+        return self.mask is not None and self.mask.file is not None
 
 
 def mask_file(subject: Subject) -> str:
@@ -128,7 +128,7 @@ def mask_file(subject: Subject) -> str:
 
 def mask_source(subject: Subject) -> str:
     """Return the name of the file that the mask lies in, as sidecars say it."""
-    return subject.mask.given.path.name if subject.has_given_mask else mask_file(subject)
+    return subject.mask.file.path.name if subject.has_given_mask else mask_file(subject)
 
 
 def dense(subject: Subject, name: str = "unpacked") -> Stages[Subject]:
@@ -162,8 +162,8 @@ def gradients_of(subject: Subject) -> Gradients:
     """
     if subject.gradients is None:
         path = subject.original.path
-        _companion(path, None, "bvals")
-        _companion(path, None, "bvecs")
+        _gradient_file(path, None, "bvals")
+        _gradient_file(path, None, "bvecs")
         raise BadInput(f"{path}: gradients are needed, and this image is not a series of volumes")
     return subject.gradients
 
@@ -228,7 +228,7 @@ def inspect_dwi(paths: Mapping[str, Any], p: GradientParameters, taken: frozense
     gradients, warnings = _gradients(image, paths, p, taken)
     if gradients is not None:
         files = {
-            f".{name[:-1]}": Path(_companion(path, paths.get(name), name)) for name in ("bvals", "bvecs")
+            f".{name[:-1]}": Path(_gradient_file(path, paths.get(name), name)) for name in ("bvals", "bvecs")
         }
     else:
         beside = {f".{name[:-1]}": _beside(path, name) for name in ("bvals", "bvecs")}
@@ -248,28 +248,28 @@ def _gradients(
     Without any the steps that cannot do without say so, by :func:`gradients_of`.
     """
     path, names = image.path, ("bvals", "bvecs")
-    given = any(paths.get(name) for name in names)
+    is_named = any(paths.get(name) for name in names)
     beside = "gradients" in taken and all(_beside(path, name).is_file() for name in names)
-    if len(image.shape) != 4 or not (given or beside):
+    if len(image.shape) != 4 or not (is_named or beside):
         return None, ()
-    bvals, bvecs = (Path(_companion(path, paths.get(name), name)) for name in names)
+    bvals, bvecs = (Path(_gradient_file(path, paths.get(name), name)) for name in names)
     table, warnings = read_gradients(bvals, bvecs, image.shape[0], p.b0_threshold, p.normalise_bvecs)
     return table, tuple(warnings)
 
 
-def _companion(path: Path, given: Any, name: str) -> Path:
-    """Return the path of bvals or bvecs: as given, or beside the image.
+def _gradient_file(path: Path, named: Any, name: str) -> Path:
+    """Return the path of bvals or bvecs: as named on the command line, or beside the image.
 
     Raises
     ------
     BadInput
         Neither is there.
     """
-    if not given and not _beside(path, name).is_file():
+    if not named and not _beside(path, name).is_file():
         raise BadInput(
             f"{path}: gradients are needed and {_beside(path, name).name} is not beside it; give --{name}"
         )
-    return Path(given or _beside(path, name))
+    return Path(named or _beside(path, name))
 
 
 def _beside(path: Path, name: str) -> Path:
@@ -353,7 +353,7 @@ def _given_mask(subject: Subject, taken: frozenset[str]) -> Stages[Subject]:
     array = volume(subject.image, "given-mask", "uint8")
     yield take_given(image, image.array("mask-image"), array)
     offsets = yield count_voxels(array, str(image.path))
-    return dataclasses.replace(subject, mask=Mask(array, offsets, given=image))
+    return dataclasses.replace(subject, mask=Mask(array, offsets, file=image))
 
 
 ARGUMENTS = (

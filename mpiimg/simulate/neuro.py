@@ -26,7 +26,7 @@ from mpiimg.simulate.gradients import check_shells, check_volumes, gradients
 
 BACKGROUND, WHITE_MATTER, GREY_MATTER, CSF, SCALP = range(5)
 
-#: What `SimulatedSubject.truth` returns; the names of the truth files follow it.
+#: The names of the truth that `SimulatedSubject.truth` returns; the names of the truth files follow it.
 TRUTH_NAMES = ("tissue", "mask", "s0", "tensor", "fa")
 
 #: The field of view of an HCP subject in mm (1.25 mm voxels at 145 x 174 x 145).
@@ -65,7 +65,7 @@ _NOISE, _FOLD, _WANDER = range(3)
 #: Slices of truth kept for the next volume: 100 MB for a whole HCP subject, less for a slab of it.
 _KEPT_SLICES = 256
 
-#: Bytes a voxel of what is true of a slice, and of what making one takes beside it.
+#: Bytes per voxel of the truth of a slice, and of the work of making one beside it.
 _SLICE_BYTES, _WORK_BYTES = 34, 200
 
 
@@ -321,12 +321,14 @@ def _smoothed_s0(subject: SimulatedSubject, z: int) -> np.ndarray:
 
     Borders of tissues then look as a scanner's point spread shows them, while air and bone stay dark.
     """
-    below, here, above = (_by_tissue("s0")[_tissue(subject.shape, subject.seed, z + dz)] for dz in (-1, 0, 1))
-    s0 = below + 2 * here + above
+    below, middle, above = (
+        _by_tissue("s0")[_tissue(subject.shape, subject.seed, z + dz)] for dz in (-1, 0, 1)
+    )
+    s0 = below + 2 * middle + above
     s0 = np.pad(s0, 1, mode="edge")
     s0 = s0[:-2] + 2 * s0[1:-1] + s0[2:]
     s0 = s0[:, :-2] + 2 * s0[:, 1:-1] + s0[:, 2:]
-    return np.where(here > 0, s0 / 64, 0.0)
+    return np.where(middle > 0, s0 / 64, 0.0)
 
 
 def _fibre_directions(

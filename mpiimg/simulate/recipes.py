@@ -25,7 +25,7 @@ from mpiimg.simulate.neuro import SimulatedSubject
 #: What --shape is without it: x, y, z of a subject; rows and columns of a sensor.
 DEFAULT_SHAPES = {"neuro": "72x72x60", "astro": "4000x4072"}
 
-#: Bytes a pixel that making and writing an exposure takes.
+#: Bytes per pixel that making and writing an exposure takes.
 EXPOSURE_SCRATCH = 17
 
 #: Bytes of a rank before it makes anything: no kernels are loaded; and a survey needs astropy.
@@ -58,11 +58,12 @@ PARAMETERS = (
 
 
 def inspect(values: Mapping[str, Any]) -> SimulatedSubject | SimulatedSurvey:
-    """Check what is asked for.
+    """Check the values of the command line.
 
     Raises
     ------
-    BadInput : another kind than neuro or astro, or a shape or number that makes no sense
+    BadInput
+        Another kind than neuro or astro, or a shape or number that makes no sense.
     """
     kind = values["kind"]
     if kind not in DEFAULT_SHAPES:
@@ -84,7 +85,7 @@ def inspect(values: Mapping[str, Any]) -> SimulatedSubject | SimulatedSurvey:
 
 
 def recipe(simulated: SimulatedSubject | SimulatedSurvey, values: Mapping[str, Any]) -> Recipe:
-    """Return the recipe of what :func:`inspect` found."""
+    """Return the recipe of a simulated subject or survey."""
     p = {name: value for name, value in values.items() if name != "out"}
     return _subject(simulated, p) if isinstance(simulated, SimulatedSubject) else _survey(simulated, p)
 

@@ -19,13 +19,16 @@ PipelineLike = str | os.PathLike | Callable | Sequence[Callable | Mapping[str, A
 
 @dataclass(frozen=True)
 class Result:
-    """What a run left.
+    """The results of a run.
 
     Parameters
     ----------
-    files : that were written, by name
-    record : what run.json says of the run
-    left_out : exposures that could not be used, and why
+    files : mapping of str to Path
+        The files that were written, by name.
+    record : mapping
+        The content of run.json.
+    left_out : mapping of str to str
+        Exposures that could not be used, and why.
     """
 
     files: Mapping[str, Path]
@@ -52,25 +55,40 @@ def run(
 
     Parameters
     ----------
-    recipe : a function, or a class of partial, merge and finish; a list of such and of tables as a TOML has
-        them, e.g. {"tool": "mask"}; the path of a pipeline (.toml); or the name of a tool, e.g. "neuro"
-    inputs : what it is run on: an image, exposures, or a folder of warps
-    out : folder of the results; of a single function over an image the file of its result
-    comm : mpi4py communicator whose ranks all call this; by default all ranks there are
-    params : keywords of a single function
-    memory : bytes a rank may use; by default its share of the node's
-    force : overwrite results that are there
-    in_memory : stage nothing on disk; a run that dies starts over
-    keep_work : leave the staged arrays and marks when done
-    progress : draw a line a stage on stderr
-    timeout : seconds without progress after which a rank that hangs ends the job
-    options : of the tool or of mpiimg-run, as on its command line: bvals, bvecs, mask, tract, b_max, ...
+    recipe : callable, list, path or str
+        A function, or a class with partial, merge and finish; a list of these and of tables as a TOML has
+        them, e.g. {"tool": "mask"}; the path of a pipeline (.toml); or the name of a tool, e.g. "neuro".
+    inputs : path or list of paths
+        An image, exposures, or a folder of warps.
+    out : path
+        The folder of the results; for a single function over an image the file of its result.
+    comm : mpi4py communicator, optional
+        All its ranks call this; by default all ranks there are.
+    params : mapping, optional
+        Keywords of a single function.
+    memory : int, optional
+        Bytes that a rank may use; by default its share of the node's.
+    force : bool
+        Overwrite results that are there.
+    in_memory : bool
+        Stage nothing on disk; a run that dies starts over.
+    keep_work : bool
+        Keep the staged arrays and the checkpoints of a finished run.
+    progress : bool
+        Draw a line per stage on stderr.
+    timeout : float
+        Seconds without progress after which a rank that hangs ends the job.
+    options
+        Those of the tool or of mpiimg-run, as on its command line: bvals, bvecs, mask, tract, b_max, ...
 
     Raises
     ------
-    mpiimg.errors.BadInput : something that was given cannot be used
-    mpiimg.errors.RunFailed : a rank raised; the same call goes on where it ended
-    mpiimg.errors.RunStopped : a signal asked for it; likewise
+    mpiimg.errors.BadInput
+        An argument or an input cannot be used.
+    mpiimg.errors.RunFailed
+        A rank raised; the same call goes on where it ended.
+    mpiimg.errors.RunStopped
+        A signal asked for it; likewise.
     """
     from mpiimg.engine.mpi import runtime
     from mpiimg.engine.mpi.agreement import on_root
@@ -101,7 +119,8 @@ def _program(
 
     Raises
     ------
-    BadInput : there is no such tool or option
+    BadInput
+        There is no such tool or option.
     """
     word = os.fspath(recipe) if isinstance(recipe, str | os.PathLike) else ""
     if word and not word.endswith(".toml") and ":" not in word:
@@ -150,12 +169,12 @@ def _tool_asked(name: str, inputs: list[str], out: str, options: Mapping[str, An
     return program, values
 
 
-def _options(program: Tool, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a tool, with what was given in the place of defaults."""
+def _options(program: Tool, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all options of a tool: those of `options`, and defaults."""
     values = {parameter.name: parameter.default for parameter in program.parameters}
     paths = [(argument.name, required) for argument, required in program.arguments if not argument.positional]
     values |= {name: None for name, _ in paths if name != "out"}
-    for key, value in given.items():
+    for key, value in options.items():
         if key not in values:
             raise BadInput(f"{program.name}: no option {key!r}; see {program.name} --help")
         values[key] = os.fspath(value) if isinstance(value, os.PathLike) else value

@@ -69,7 +69,7 @@ def tell_apart(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     A wrong mixture ends the program as any wrong command line does.
     """
     inputs = args.inputs
-    given = {name: getattr(args, name) for name in OF_MANY}
+    many = {name: getattr(args, name) for name in OF_MANY}
     for name in ("inputs", *OF_MANY):
         delattr(args, name)
     flags = {name: "--" + name.replace("_", "-") for name in (*OF_ONE, *OF_MANY)}
@@ -79,24 +79,24 @@ def tell_apart(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
             parser.error(f"{inputs[0]}: no such folder")
         if inputs[1:]:
             parser.error(f"one image at a time, not {inputs[1]} as well; many go as a BIDS dataset")
-        foreign = [name for name, value in given.items() if value != OF_MANY[name]]
-        if foreign:
-            parser.error(f"{flags[foreign[0]]} goes with a BIDS dataset, and {inputs[0]} is no folder")
+        misplaced = [name for name, value in many.items() if value != OF_MANY[name]]
+        if misplaced:
+            parser.error(f"{flags[misplaced[0]]} goes with a BIDS dataset, and {inputs[0]} is no folder")
         missing = [flags[name] for name, needed in OF_ONE.items() if needed and getattr(args, name) is None]
         if missing:
             parser.error(f"the following arguments are required: {', '.join(missing)}")
         return
-    foreign = [name for name in OF_ONE if getattr(args, name) is not None]
-    if foreign:
-        parser.error(f"{flags[foreign[0]]} goes with one image, and {inputs[0]} is a folder of them")
+    misplaced = [name for name in OF_ONE if getattr(args, name) is not None]
+    if misplaced:
+        parser.error(f"{flags[misplaced[0]]} goes with one image, and {inputs[0]} is a folder of them")
     if len(inputs) != 3:
         parser.error(f"{inputs[0]} is a folder: give {parser.prog} BIDS_DIR OUT_DIR participant")
     if inputs[2] != "participant":
         parser.error(f"analysis level {inputs[2]}: there is participant only")
-    if given["group_size"] is not None and given["group_size"] < 1:
-        parser.error(f"--group-size {given['group_size']}: at least 1 rank")
+    if many["group_size"] is not None and many["group_size"] < 1:
+        parser.error(f"--group-size {many['group_size']}: at least 1 rank")
     args.dwi = None
-    args.cohort = argparse.Namespace(dataset=Path(inputs[0]), out=Path(inputs[1]), **given)
+    args.cohort = argparse.Namespace(dataset=Path(inputs[0]), out=Path(inputs[1]), **many)
 
 
 def process(tool, args: argparse.Namespace, values: Mapping[str, Any], comm, options, resources) -> Exit:
@@ -105,24 +105,24 @@ def process(tool, args: argparse.Namespace, values: Mapping[str, Any], comm, opt
     from mpiimg.neuro.bids import Scan, find_scans
     from mpiimg.neuro.cohort.cohort import Cohort, run_cohort
 
-    asked = args.cohort
+    request = args.cohort
 
     def of_scan(scan: Scan) -> dict[str, Any]:
         own = {"dwi": str(scan.dwi), "bvals": str(scan.bval), "bvecs": str(scan.bvec)}
-        return dict(sorted({**values, **own, "out": str(asked.out / scan.folder)}.items()))
+        return dict(sorted({**values, **own, "out": str(request.out / scan.folder)}.items()))
 
-    # What fits no scan is one error of the command line, not one of each scan.
+    # Parameters that fit no scan are one error of the command line, not one of each scan.
     tool.check(values)
-    labels = (asked.participant_label or (), asked.session_label or ())
+    labels = (request.participant_label or (), request.session_label or ())
     cohort = Cohort(
-        dataset=asked.dataset,
-        out=asked.out,
-        scans=on_root(comm, find_scans, asked.dataset, *labels),
+        dataset=request.dataset,
+        out=request.out,
+        scans=on_root(comm, find_scans, request.dataset, *labels),
         parameters={name: value for name, value in values.items() if name not in ("dwi", *OF_ONE)},
         inspect=lambda scan: tool.inspect(of_scan(scan)),
         recipe=lambda scan, inspected: tool.recipe(inspected, of_scan(scan)),
-        group_size=asked.group_size,
-        strict=asked.strict,
-        retry_suspects=asked.retry_suspects,
+        group_size=request.group_size,
+        strict=request.strict,
+        retry_suspects=request.retry_suspects,
     )
     return run_cohort(cohort, comm, options, resources, args.plan)

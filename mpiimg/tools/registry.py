@@ -1,4 +1,4 @@
-"""The tools: what each says of itself, its arguments, and what it runs.
+"""The tools: summaries, arguments, options, and what each runs.
 
 A tool that runs steps follows from their declarations; the others stand here. Nothing heavy is imported
 before it is needed: --help and a wrong flag answer without MPI, numba or dipy.
@@ -191,7 +191,8 @@ def named(text: str) -> StepsTool:
 
     Raises
     ------
-    BadInput : there is none
+    BadInput
+        There is none.
     """
     domain_name, _, word = text.partition(":")
     domain = plugins.domain(domain_name)
@@ -303,7 +304,8 @@ def tool(name: str) -> Tool:
 
     Raises
     ------
-    BadInput : there is none of this name
+    BadInput
+        There is none of this name.
     """
     if name in OTHERS:
         return OTHERS[name]()

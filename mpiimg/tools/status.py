@@ -1,4 +1,4 @@
-"""mpiimg-status: what the runs in a folder do or have done, or what has become of a cohort."""
+"""mpiimg-status: the state of the runs in a folder, or of a cohort."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def program(values: Mapping[str, Any], comm) -> int:
 
     Returns
     -------
-    0 where all are running or done, 1 where one has failed or is lost, 75 where one is stopped
+    int
+        0 where all are running or done, 1 where one has failed or is lost, 75 where one is stopped.
     """
     folder = Path(values["folder"])
     if cohort_status.is_cohort(folder):
@@ -31,11 +32,11 @@ def program(values: Mapping[str, Any], comm) -> int:
             sys.stdout,
         )
         return cohort_status.exit_status(scans)
-    found = [folder] if (folder / "0.jsonl").is_file() else runs_in(folder)
+    folders = [folder] if (folder / "0.jsonl").is_file() else runs_in(folder)
     try:
-        if not found:
+        if not folders:
             raise BadInput(f"{folder}: no events of a run; give the folder that a tool was given as --out")
-        runs = [run_status(events) for events in found]
+        runs = [run_status(events) for events in folders]
     except BadInput as error:
         print(f"mpiimg: error: {error}", file=sys.stderr)
         return Exit.BAD_INPUT

@@ -222,7 +222,7 @@ def test_does_not_write_to_its_input():
         ({"padded": np.zeros((13, 18, 18))}, "padded must be"),
         ({"padded": np.zeros((13, 18))}, r"\(z, y, x\)"),
         ({"mask": np.ones((8, 9), bool)}, r"\(z, y, x\)"),
-        ({"sigma": np.ones(3)}, "one value a padded slice"),
+        ({"sigma": np.ones(3)}, "one value per padded slice"),
         ({"sigma": np.full(13, -1.0)}, "not negative"),
         ({"sigma": np.full(13, np.nan)}, "finite"),
         ({"patch_radius": 5}, "larger than patch_radius"),

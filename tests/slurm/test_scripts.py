@@ -184,7 +184,7 @@ def planned(tmp_path, job):
 @pytest.mark.parametrize(
     ("how", "status", "said"),
     [
-        ({}, 0, "predicted 5 min, 900 MB a rank\n"),
+        ({}, 0, "predicted 5 min, 900 MB per rank\n"),
         # More than there is on this node: with what the next job gets it.
         (
             {"need": 3000},

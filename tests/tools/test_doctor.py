@@ -53,11 +53,11 @@ def test_all_is_well_on_a_good_machine():
             doctor.judge_rates,
             {"host": "node2", "rates": (3e-5, 1e8, 0), "transport": "FI_PROVIDER=tcp"},
             NOTE,
-            r"0\.10 GB/s .* ranks 1 \(node2\) and 0 \(node1\), .*; 30 us a message; FI_PROVIDER=tcp",
+            r"0\.10 GB/s .* ranks 1 \(node2\) and 0 \(node1\), .*; 30 us per message; FI_PROVIDER=tcp",
             "MPI=system",
         ),
         (doctor.judge_cpus, {"target": "skylake"}, BAD, r"\(skylake, znver4\)", "--portable"),
-        (doctor.judge_memory, {"memory": 100 << 20}, BAD, "100 MB a rank", "more memory"),
+        (doctor.judge_memory, {"memory": 100 << 20}, BAD, "100 MB per rank", "more memory"),
         (doctor.judge_threads, {"threads": (("OMP_NUM_THREADS", "8"),)}, NOTE, "OMP_NUM_THREADS=8", "=1"),
         (doctor.judge_hdf5, {"parallel": False}, BAD, "1.14.6", "one environment"),
         (
@@ -110,7 +110,7 @@ def test_the_page_has_colours_for_a_terminal_only():
         "  BAD   disk       full",
         "                   -> empty it",
         "  note  CPU        old",
-        "1 to mend, 1 to know",
+        "1 wrong, 1 worth knowing",
     ]
     assert "\033[31mBAD  \033[0m" in doctor.page(findings, True)
 

@@ -179,7 +179,7 @@ def _find_values(keys, codes, extremes, window, count_like):
     # One bucket too many: lines a power of two apart would all meet in the same few sets of the cache.
     fine = np.empty((width, COARSE + 1, FINE), count_like.dtype)
     steps = _steps()
-    bucket, wanted = np.empty((2, width), np.uint16)
+    bucket, rank = np.empty((2, width), np.uint16)
     for z in range(depth):
         _enter_plane(keys[z], codes[z], z % window, (key_ring, code_ring), lines, steps)
         if z < window - 1:
@@ -189,8 +189,8 @@ def _find_values(keys, codes, extremes, window, count_like):
         for y in range(height - window + 1):
             _slide_columns(code_ring, fine, y, window)
             _slide_buckets(lines, coarse, y, window)
-            _find_buckets(coarse, window, bucket, wanted)
-            _find_row((key_ring, y), fine, extremes, (bucket, wanted), window, out[z - window + 1, y])
+            _find_buckets(coarse, window, bucket, rank)
+            _find_row((key_ring, y), fine, extremes, (bucket, rank), window, out[z - window + 1, y])
     return out
 
 
@@ -246,7 +246,7 @@ def _slide_buckets(lines, coarse, y, window):
 
 
 @kernel
-def _find_buckets(coarse, window, bucket, wanted):
+def _find_buckets(coarse, window, bucket, rank):
     """Find the bucket of each median of a row, and its rank among the values in that bucket."""
     target = np.uint16(window**3 // 2)
     total = np.zeros(COARSE, np.uint16)
@@ -261,19 +261,19 @@ def _find_buckets(coarse, window, bucket, wanted):
             total[i] = below - leaving[i]
             lower += np.uint16(below <= target)
         bucket[x] = lower
-        wanted[x] = target
+        rank[x] = target
         if lower:
-            wanted[x] -= np.uint16(total[lower - 1] + leaving[lower - 1])
+            rank[x] -= np.uint16(total[lower - 1] + leaving[lower - 1])
 
 
 @kernel
-def _find_row(keys, fine, extremes, found, window, out):
+def _find_row(keys, fine, extremes, places, window, out):
     """Find the keys of a row of medians, given their buckets and ranks within the bucket.
 
     ``keys[x]`` are those of column x, and ``fine[x]`` its histogram.
     """
     first, last = extremes
-    buckets, ranks = found
+    buckets, ranks = places
     counts = np.zeros(FINE, np.uint16)
     quads = counts.view(np.uint64)
     held = -1
@@ -293,17 +293,17 @@ def _find_row(keys, fine, extremes, found, window, out):
                 for i in range(FINE):
                     counts[i] += np.uint16(one[i]) + np.uint16(other[i])
             held = bucket
-        bin, wanted = _find_bin(quads, np.uint64(ranks[x]))
+        bin, rank = _find_bin(quads, np.uint64(ranks[x]))
         code = bucket * FINE + bin
         if first[code] == last[code]:
             out[x] = first[code]
         else:
-            out[x] = _pick(keys, fine, (x, x + window), (bucket, bin), (first[code], last[code]), wanted)
+            out[x] = _pick(keys, fine, (x, x + window), (bucket, bin), (first[code], last[code]), rank)
 
 
 @kernel
-def _find_bin(quads, wanted):
-    """Return the bin that holds the value of rank `wanted`, and the rank within the bin.
+def _find_bin(quads, rank):
+    """Return the bin that holds the value of rank `rank`, and the rank within the bin.
 
     Four counts of 16 bits lie in each word of `quads`; a product sums them up.
     No branch depends on the data: one mispredicted exit would cost more than all steps.
@@ -312,38 +312,38 @@ def _find_bin(quads, wanted):
     for group in range(0, FINE // 4 - 4, 4):
         words = quads[group] + quads[group + 1] + quads[group + 2] + quads[group + 3]
         total += (words * _PREFIX) >> np.uint64(48)
-        passed = total <= wanted
+        passed = total <= rank
         word += 4 * passed
         before = total if passed else before
     total = before
     start = word
     for i in range(3):
         total += (quads[start + i] * _PREFIX) >> np.uint64(48)
-        passed = total <= wanted
+        passed = total <= rank
         word += passed
         before = total if passed else before
-    wanted -= before
+    rank -= before
     sums = quads[word] * _PREFIX
     bin, before = 4 * word, np.uint64(0)
     for i in range(3):
         total = (sums >> np.uint64(16 * i)) & np.uint64(0xFFFF)
-        passed = total <= wanted
+        passed = total <= rank
         bin += passed
         before = total if passed else before
-    return bin, wanted - before
+    return bin, rank - before
 
 
 @kernel
-def _pick(keys, fine, window, place, bounds, wanted):
-    """Return the key of rank `wanted` in a bin whose keys lie within `bounds`.
+def _pick(keys, fine, window, place, bounds, bin_rank):
+    """Return the key of rank `bin_rank` in a bin whose keys lie within `bounds`.
 
-    Halves the bounds while many keys are below the wanted one, then goes from key to key.
+    Halves the bounds while many keys are below the one that is looked for, then goes from key to key.
     """
     ring, y = keys
     start, stop = window
     bucket, bin = place
     low, high = bounds
-    rank = np.int64(wanted)
+    rank = np.int64(bin_rank)
     while rank > _FEW and low < high:
         middle = np.int32((np.int64(low) + np.int64(high)) // 2)
         n = 0

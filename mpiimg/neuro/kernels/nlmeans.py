@@ -192,32 +192,32 @@ class TileSize(NamedTuple):
 
 
 @kernel
-def _squared_difference(image, here, there):
-    difference = load_lanes(image, here) - load_lanes(image, there)
+def _squared_difference(image, one, other):
+    difference = load_lanes(image, one) - load_lanes(image, other)
     return difference * difference
 
 
 @kernel
-def _three_plane_sums(image, here, there):
+def _three_plane_sums(image, one, other):
     """Return, for each of four slices, the squared differences summed over it and its two neighbours."""
-    d0 = _squared_difference(image, here, there)
-    d1 = _squared_difference(image, here + PLANE, there + PLANE)
-    d2 = _squared_difference(image, here + 2 * PLANE, there + 2 * PLANE)
-    d3 = _squared_difference(image, here + 3 * PLANE, there + 3 * PLANE)
-    d4 = _squared_difference(image, here + 4 * PLANE, there + 4 * PLANE)
-    d5 = _squared_difference(image, here + 5 * PLANE, there + 5 * PLANE)
+    d0 = _squared_difference(image, one, other)
+    d1 = _squared_difference(image, one + PLANE, other + PLANE)
+    d2 = _squared_difference(image, one + 2 * PLANE, other + 2 * PLANE)
+    d3 = _squared_difference(image, one + 3 * PLANE, other + 3 * PLANE)
+    d4 = _squared_difference(image, one + 4 * PLANE, other + 4 * PLANE)
+    d5 = _squared_difference(image, one + 5 * PLANE, other + 5 * PLANE)
     return d0 + d1 + d2, d1 + d2 + d3, d2 + d3 + d4, d3 + d4 + d5
 
 
 @kernel
-def _sum_over_z_and_y(image, here, there, tile, sums):
+def _sum_over_z_and_y(image, one, other, tile, sums):
     """Fill `sums` with squared differences summed over 3 slices x 3 rows, down the rows of each vector.
 
-    `here` and `there` are the first corner of the first patch and of the patch it is compared with.
+    `one` and `other` are the first corner of the first patch and of the patch it is compared with.
     """
-    offset = there - here
+    offset = other - one
     for x in range(0, LANES * tile.vectors, LANES):
-        k = here + x
+        k = one + x
         a0, a1, a2, a3 = _three_plane_sums(image, k, k + offset)
         k += ROW
         b0, b1, b2, b3 = _three_plane_sums(image, k, k + offset)
@@ -365,10 +365,10 @@ def _denoise_small_patches(padded, rates, bias, mask, block_radius, out):
         for z in range(PLANES + halo):
             slice_rates[z] = rates[min(z0 + z, rates.size - 1)]
         for strip in range(0, ny, TILE_ROWS):
-            first, end, left, right = _bounds(mask[z0:z1, strip : strip + TILE_ROWS])
+            first, end, x_first, x_end = _bounds(mask[z0:z1, strip : strip + TILE_ROWS])
             y0, y1 = strip + first, strip + end
-            for x0 in range(left, right, width):
-                x1 = min(x0 + width, right)
+            for x0 in range(x_first, x_end, width):
+                x1 = min(x0 + width, x_end)
                 vectors = (x1 - x0 + 2 + LANES - 1) // LANES
                 tile = TileSize(y1 - y0, vectors)
                 _copy_tile(padded[z0 : z1 + halo, y0 : y1 + halo, x0:], image, squares)
@@ -383,14 +383,14 @@ def _denoise_small_patches(padded, rates, bias, mask, block_radius, out):
 
 
 @kernel
-def _any_patch_distance(padded, here, there, radius):
+def _any_patch_distance(padded, centre, other, radius):
     """Return the sum of squared differences between two patches, in float64."""
     total = 0.0
     for dz in range(-radius, radius + 1):
         for dy in range(-radius, radius + 1):
             for dx in range(-radius, radius + 1):
-                a = padded[here[0] + dz, here[1] + dy, here[2] + dx]
-                b = padded[there[0] + dz, there[1] + dy, there[2] + dx]
+                a = padded[centre[0] + dz, centre[1] + dy, centre[2] + dx]
+                b = padded[other[0] + dz, other[1] + dy, other[2] + dx]
                 difference = float(a) - float(b)
                 total += difference * difference
     return total
@@ -403,17 +403,17 @@ def _denoise_any_patches(padded, rates, bias, mask, patch_radius, block_radius, 
     for z, y, x in np.ndindex(mask.shape):
         if not mask[z, y, x]:
             continue
-        here = (z + block_radius, y + block_radius, x + block_radius)
+        centre = (z + block_radius, y + block_radius, x + block_radius)
         weights = 0.0
         total = 0.0
         for dz in range(-reach, reach + 1):
             for dy in range(-reach, reach + 1):
                 for dx in range(-reach, reach + 1):
-                    there = (here[0] + dz, here[1] + dy, here[2] + dx)
-                    distance = _any_patch_distance(padded, here, there, patch_radius)
-                    weight = math.exp(math.log(2.0) * rates[there[0]] * distance)
+                    other = (centre[0] + dz, centre[1] + dy, centre[2] + dx)
+                    distance = _any_patch_distance(padded, centre, other, patch_radius)
+                    weight = math.exp(math.log(2.0) * rates[other[0]] * distance)
                     weights += weight
-                    total += weight * float(padded[there]) ** 2
+                    total += weight * float(padded[other]) ** 2
         square = total / weights - bias[z]
         out[z, y, x] = np.float32(math.sqrt(square if not square < 0 else 0.0))
 
@@ -520,7 +520,7 @@ def _validate(padded, sigma, mask, patch_radius, block_radius):
             f"got {padded.shape}"
         )
     if sigma.shape != expected[:1]:
-        raise ValueError(f"sigma must have one value a padded slice, {expected[:1]}: got {sigma.shape}")
+        raise ValueError(f"sigma must have one value per padded slice, {expected[:1]}: got {sigma.shape}")
     if not np.all(np.isfinite(sigma) & (sigma >= 0)):
         raise ValueError("sigma must be finite and not negative")
 

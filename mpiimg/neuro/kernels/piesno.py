@@ -101,9 +101,16 @@ def _best_guess(ordered, scales, limits, guesses, fallback):
 
     Parameters
     ----------
-    ordered : (n,) float32, sums of squares, ascending
-    scales : what they are divided by for each guess
-    limits : between which noise then lies, both included
+    ordered : (n,) float32 array
+        Sums of squares, ascending.
+    scales : (GUESSES,) float64 array
+        Their divisors for each guess.
+    limits : (float, float)
+        Noise then lies between these, both included.
+    guesses : (GUESSES,) float64 array
+        Noise levels.
+    fallback : float
+        The guess where none explains any voxel.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         first = _bisect(ordered, lambda sums: sums / scales < limits[0])
@@ -113,7 +120,7 @@ def _best_guess(ordered, scales, limits, guesses, fallback):
 
 
 def _bisect(ordered, is_below):
-    """Return, for each guess, how many of the ascending numbers are below what it asks of them."""
+    """Return, for each guess, how many of the ascending numbers `is_below` holds for."""
     low, high = np.zeros(GUESSES, np.intp), np.full(GUESSES, ordered.size)
     while (low < high).any():
         middle = (low + high) // 2
@@ -172,14 +179,14 @@ class _Ranks:
         self.inside = inside.copy()
 
     def _of_rank(self, rank):
-        digit, left = _find(self.counts, rank)
+        digit, rank = _find(self.counts, rank)
         if not self.floating:
             return self.values.dtype.type(digit + self.lowest)
         if digit not in self.shared:
             self.shared[digit] = _share(self.bits, digit, self.lowest)
         key = (
             (digit << DIGIT_BITS)
-            + _find(_count_rest(*self.shared[digit], self.inside), left)[0]
+            + _find(_count_rest(*self.shared[digit], self.inside), rank)[0]
             + self.lowest
         )
         return np.int32(key if key >= 0 else key ^ 0x7FFFFFFF).view(np.float32)
@@ -209,19 +216,19 @@ def _count_leading(bits, places, sign, lowest, counts):
 @kernel
 def _share(bits, digit, lowest):
     """Return the voxels and the last digits of the floats whose leading digit is `digit`."""
-    wanted = np.uint64(digit)
+    leading = np.uint64(digit)
     n = 0
     for volume in range(bits.shape[0]):
         row = bits[volume]
         for i in range(row.size):
-            n += _key(row[i], lowest) >> np.uint64(DIGIT_BITS) == wanted
+            n += _key(row[i], lowest) >> np.uint64(DIGIT_BITS) == leading
     voxels, rest = np.empty(n, np.int32), np.empty(n, np.uint16)
     k = np.uint64(0)
     for volume in range(bits.shape[0]):
         row = bits[volume]
         for i in range(row.size):
             key = _key(row[i], lowest)
-            if key >> np.uint64(DIGIT_BITS) == wanted:
+            if key >> np.uint64(DIGIT_BITS) == leading:
                 voxels[k], rest[k] = i, key & np.uint64(DIGITS - 1)
                 k += np.uint64(1)
     return voxels, rest

@@ -296,8 +296,8 @@ def write_mask(subject: Subject, p: MaskParameters, folder: Path) -> Sink:
 def describe_mask(subject: Subject, p: MaskParameters) -> Mapping[str, bytes]:
     """Return the sidecar of the mask."""
     mask = subject.mask
-    if mask.given is not None:
-        method = {"Method": "given by the user", "Sources": [mask.given.path.name]}
+    if mask.file is not None:
+        method = {"Method": "given by the user", "Sources": [mask.file.path.name]}
     else:
         method = {
             "Method": "median_otsu: mean b0, median filter, Otsu's threshold (DIPY's)",

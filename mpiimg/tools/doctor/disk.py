@@ -22,15 +22,20 @@ INCOHERENT = ("nfs", "nfs4")
 
 @dataclass(frozen=True)
 class Space:
-    """What is left on the file system of a folder.
+    """Space on the file system of a folder.
 
     Parameters
     ----------
-    kind : of the file system, e.g. "lustre"
-    free : bytes
-    inodes : files that can still be made, None where the file system does not count them
-    largest_file : bytes a file may have (RLIMIT_FSIZE), None without a limit
-    quota : bytes that the user's quota leaves, None where none is known
+    kind : str
+        The kind of file system, e.g. "lustre".
+    free : int
+        Bytes.
+    inodes : int, optional
+        Files that can still be made; None where the file system does not count them.
+    largest_file : int, optional
+        Bytes that a file may have (RLIMIT_FSIZE); None without a limit.
+    quota : int, optional
+        Bytes that the user's quota leaves; None where no quota is known.
     """
 
     kind: str
@@ -41,7 +46,7 @@ class Space:
 
 
 def space(folder: Path) -> Space:
-    """Return what is left where `folder` lies, for this user."""
+    """Return the space that this user has where `folder` lies."""
     stat = os.statvfs(folder)
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     kind = file_system(folder)
@@ -67,7 +72,7 @@ def file_system(folder: Path, mounts: str = "/proc/self/mounts") -> str:
 
 
 def quota_report(folder: Path, kind: str) -> str:
-    """Return what the system says of this user's quota where `folder` lies; "" where it has no quotas."""
+    """Return the system's report of this user's quota where `folder` lies; "" where it has no quotas."""
     user = pwd.getpwuid(os.getuid()).pw_name
     commands = {"lustre": ["lfs", "quota", "-q", "-u", user, str(folder)]}
     command = commands.get(kind, ["quota", "-w", "-f", str(folder)])
@@ -82,16 +87,16 @@ def quota_report(folder: Path, kind: str) -> str:
 def quota_left(report: str) -> int | None:
     """Return the bytes that a report of `quota -w` or `lfs quota` leaves, None where it names no limit.
 
-    Both print a line a file system: name, kilobytes used (with a star where over), soft and hard limit, ...
+    Both print a line per file system: name, kilobytes used (with a star where over), soft and hard limit, ...
     """
-    left = []
+    remaining = []
     for line in report.splitlines():
         words = line.replace("*", "").split()
         numbers = [int(word) for word in words[1:4] if word.isdecimal()]
         if len(numbers) == 3:
             used, soft, hard = numbers
-            left += [max(limit - used, 0) << 10 for limit in (soft, hard) if limit]
-    return min(left, default=None)
+            remaining += [max(limit - used, 0) << 10 for limit in (soft, hard) if limit]
+    return min(remaining, default=None)
 
 
 def stage_together(folder: Path, comm) -> None:
@@ -99,7 +104,8 @@ def stage_together(folder: Path, comm) -> None:
 
     Raises
     ------
-    OSError : on every rank alike; a rank cannot write there, or does not see what another wrote
+    OSError
+        On every rank alike: a rank cannot write there, or does not see what another wrote.
     """
     array = Array("mpiimg-doctor", "kx", (comm.size, 4096), "float32")
     boxes = np.array([[(rank, rank + 1), (0, 4096)] for rank in range(comm.size)])
@@ -111,7 +117,7 @@ def stage_together(folder: Path, comm) -> None:
             store.sync()
         except OSError as error:
             problem = f"rank {comm.rank} cannot write: {error}"
-        comm.Barrier()  # what others wrote is read next
+        comm.Barrier()  # a rank would read before another has written
         for rank in range(comm.size):
             if problem is None and not (store.read(array.name, rank) == rank + 1).all():
                 problem = f"rank {comm.rank} does not see what rank {rank} wrote"
@@ -120,6 +126,6 @@ def stage_together(folder: Path, comm) -> None:
         comm.Barrier()  # no rank may have the file open when it is removed
         if comm.rank == 0:
             store.path(array.name).unlink(missing_ok=True)
-    problems = [found for found in comm.allgather(problem) if found]
+    problems = [text for text in comm.allgather(problem) if text]
     if problems:
         raise OSError(problems[0])

@@ -1,7 +1,6 @@
 """mpiimg-doctor: one page about an install on a machine, what is right and what to do about what is not.
 
-Every rank gathers facts about itself; from those of all ranks plain functions
-draw findings.
+Every rank reports on itself; plain functions draw findings from the reports of all ranks.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ COMPARED_LIBRARIES = ("numpy", "numba", "scipy", "mpi4py", "h5py", "dipy", "niba
 #: Variables by which libraries that mpiimg calls choose their number of threads.
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
-#: Below these a finding says so: memory of a rank, free space, inodes, and bytes a second between two ranks.
+#: A finding says so below these: memory of a rank, free space, inodes, bytes per second between two ranks.
 LITTLE_MEMORY, LITTLE_SPACE, LITTLE_INODES, SLOW = 512 << 20, 10 << 30, 10_000, 200e6
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A line of the page: what was looked at, how it is, and what to do about it."""
+    """A line of the page: a subject, its state, what was seen, and what to do about it."""
 
     subject: str
     state: str
@@ -50,21 +49,34 @@ class Finding:
 
 @dataclass(frozen=True)
 class RankReport:
-    """What one rank knows of itself.
+    """The report of one rank on itself.
 
     Parameters
     ----------
-    host, cpu, target : node, model of its CPU, and what kernels are compiled for
-    cpus : that this process may run on
-    memory : bytes that this rank may use
-    mpi, thread_level, launcher, transport : see comm.probe
-    hdf5, parallel : version, and whether h5py has MPI
-    versions : of Python, mpiimg and the libraries
-    threads : value of each of THREADS that is set
-    kernels : compiled kernels in the cache, their folder, and whether it can be written
-    rates : see comm.probe.exchange_rates
-    locking : HDF5_USE_FILE_LOCKING, "" where it is not set
-    kill_on_bad_exit : SLURM ends a step when one of its tasks fails; None outside of SLURM
+    host, cpu, target : str
+        The node, the model of its CPU, and the CPU that kernels are compiled for.
+    cpus : frozenset of int
+        The CPUs that this process may run on.
+    memory : int
+        Bytes that this rank may use.
+    mpi, thread_level, launcher, transport : str
+        As from :mod:`mpiimg.tools.doctor.probe`.
+    hdf5 : str
+        Version of HDF5.
+    parallel : bool
+        Whether h5py has MPI.
+    versions : tuple of (str, str)
+        Those of Python, mpiimg and the libraries, by name.
+    threads : tuple of (str, str)
+        The value of each of THREADS that is set.
+    kernels : (int, str, bool)
+        Compiled kernels in the cache, their folder, and whether it can be written.
+    rates : (float, float, int), optional
+        As from :func:`mpiimg.tools.doctor.probe.exchange_rates`.
+    locking : str
+        HDF5_USE_FILE_LOCKING, "" where it is not set.
+    kill_on_bad_exit : bool, optional
+        Whether SLURM ends a step when one of its tasks fails; None outside of SLURM.
     """
 
     host: str
@@ -91,13 +103,14 @@ def doctor(values: Mapping[str, Any], comm) -> int:
 
     Raises
     ------
-    BadInput : --dir is no folder
+    BadInput
+        --dir is no folder.
     """
     folder = Path(values["dir"])
     on_root(comm, _check_folder, folder)
     ranks = comm.allgather(gather(comm))
     findings = [*judge(ranks), *look_at_disk(folder, comm)]
-    hosts = len({facts.host for facts in ranks})
+    hosts = len({report.host for report in ranks})
     say(comm, f"mpiimg-doctor {__version__}: ranks {comm.size}, nodes {hosts}", sys.stdout)
     say(comm, page(findings, _is_terminal()), sys.stdout)
     if values["rates"]:
@@ -106,7 +119,7 @@ def doctor(values: Mapping[str, Any], comm) -> int:
 
 
 def _measure_rates() -> str:
-    """Measure the kernels on this machine, keep what was found for the plans to come, and say so."""
+    """Time the kernels on this machine, store their rates for the plans to come, and say so."""
     usual = plugins.default_rates()
     measured = rates.measure_rates(plugins.samples())
     lines = [
@@ -127,7 +140,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def gather(comm) -> RankReport:
-    """Return what this rank knows of itself. Collective."""
+    """Return the report of this rank on itself. Collective."""
     import h5py
 
     from mpiimg.kernels.jit import cpu_target
@@ -167,11 +180,11 @@ def _kernels() -> tuple[int, str, bool]:
     return len(list(folder.glob("*.nbi"))), str(folder), cache.can_write(folder)
 
 
-# --- What the facts mean ------------------------------------------------------------------------------------
+# --- Findings from the reports ----------------------------------------------------------------------------
 
 
 def judge(ranks: Sequence[RankReport]) -> list[Finding]:
-    """Return what the facts of all ranks say."""
+    """Return the findings from the reports of all ranks."""
     return [judgement(ranks) for judgement in JUDGEMENTS]
 
 
@@ -182,16 +195,16 @@ def _all(values: Iterable) -> list:
 
 def judge_mpi(ranks: Sequence[RankReport]) -> Finding:
     """All ranks must use one MPI."""
-    found = _all(facts.mpi for facts in ranks)
-    if len(found) > 1:
-        return Finding("MPI", BAD, " and ".join(found), "start all ranks in one environment")
-    return Finding("MPI", GOOD, f"{found[0]}, threads {ranks[0].thread_level}")
+    libraries = _all(report.mpi for report in ranks)
+    if len(libraries) > 1:
+        return Finding("MPI", BAD, " and ".join(libraries), "start all ranks in one environment")
+    return Finding("MPI", GOOD, f"{libraries[0]}, threads {ranks[0].thread_level}")
 
 
 def judge_launcher(ranks: Sequence[RankReport]) -> Finding:
     """A step of several tasks should end when one of them does."""
-    text = ", ".join(_all(facts.launcher for facts in ranks))
-    if len(ranks) > 1 and any(facts.kill_on_bad_exit is False for facts in ranks):
+    text = ", ".join(_all(report.launcher for report in ranks))
+    if len(ranks) > 1 and any(report.kill_on_bad_exit is False for report in ranks):
         return Finding(
             "launcher",
             NOTE,
@@ -203,15 +216,15 @@ def judge_launcher(ranks: Sequence[RankReport]) -> Finding:
 
 def judge_rates(ranks: Sequence[RankReport]) -> Finding:
     """Report how fast ranks reach each other, the slowest pair by name."""
-    pairs = [(rank, facts) for rank, facts in enumerate(ranks) if facts.rates is not None]
+    pairs = [(rank, report) for rank, report in enumerate(ranks) if report.rates is not None]
     if not pairs:
         return Finding("messages", NOTE, "one rank: nothing to measure", "mpiexec -n 2 mpiimg-doctor")
-    latency = max(facts.rates[0] for _, facts in pairs)
+    latency = max(report.rates[0] for _, report in pairs)
     rank, slowest = min(pairs, key=lambda pair: pair[1].rates[1])
     other = ranks[slowest.rates[2]]
     text = (
         f"{slowest.rates[1] / 1e9:.2f} GB/s each way between ranks {rank} ({slowest.host}) and "
-        f"{slowest.rates[2]} ({other.host}), the slowest pair; {1e6 * latency:.0f} us a message"
+        f"{slowest.rates[2]} ({other.host}), the slowest pair; {1e6 * latency:.0f} us per message"
         + (f"; {slowest.transport}" if slowest.transport else "")
     )
     if slowest.rates[1] < SLOW:
@@ -222,23 +235,23 @@ def judge_rates(ranks: Sequence[RankReport]) -> Finding:
 
 def judge_binding(ranks: Sequence[RankReport]) -> Finding:
     """Every rank should have a core of its own."""
-    for host in _all(facts.host for facts in ranks):
-        here = [facts.cpus for facts in ranks if facts.host == host]
-        cores = frozenset().union(*here)
-        if len(cores) < len(here):
+    for host in _all(report.host for report in ranks):
+        cpus = [report.cpus for report in ranks if report.host == host]
+        cores = frozenset().union(*cpus)
+        if len(cores) < len(cpus):
             return Finding(
                 "binding",
                 BAD if len(cores) == 1 else NOTE,
-                f"{len(here)} ranks share {len(cores)} cores on {host}: slower, with the same results",
-                "one rank a core: fewer ranks, or --cpus-per-task=1 and --cpu-bind=cores",
+                f"{len(cpus)} ranks share {len(cores)} cores on {host}: slower, with the same results",
+                "one rank per core: fewer ranks, or --cpus-per-task=1 and --cpu-bind=cores",
             )
-    fewest = min(len(facts.cpus) for facts in ranks)
-    return Finding("binding", GOOD, f"each rank may use {fewest} cores or more, and none is left without")
+    min_cores = min(len(report.cpus) for report in ranks)
+    return Finding("binding", GOOD, f"each rank may use {min_cores} cores or more, and none is left without")
 
 
 def judge_cpus(ranks: Sequence[RankReport]) -> Finding:
     """All nodes must compile for one CPU."""
-    targets = _all(facts.target for facts in ranks)
+    targets = _all(report.target for report in ranks)
     if len(targets) > 1:
         return Finding(
             "CPU",
@@ -246,36 +259,38 @@ def judge_cpus(ranks: Sequence[RankReport]) -> Finding:
             f"nodes of different kinds ({', '.join(targets)}), whose results differ in the last bit",
             "ask for one kind (--constraint), or give --portable to every tool",
         )
-    return Finding("CPU", GOOD, f"{', '.join(_all(facts.cpu for facts in ranks))}, compiled for {targets[0]}")
+    return Finding(
+        "CPU", GOOD, f"{', '.join(_all(report.cpu for report in ranks))}, compiled for {targets[0]}"
+    )
 
 
 def judge_memory(ranks: Sequence[RankReport]) -> Finding:
     """A rank needs room for libraries and a chunk."""
-    least = min(facts.memory for facts in ranks)
-    text = f"{least >> 20} MB a rank"
-    if least < LITTLE_MEMORY:
+    smallest = min(report.memory for report in ranks)
+    text = f"{smallest >> 20} MB per rank"
+    if smallest < LITTLE_MEMORY:
         return Finding("memory", BAD, text, "fewer ranks on a node, or more memory for the job")
     return Finding("memory", GOOD, text)
 
 
 def judge_threads(ranks: Sequence[RankReport]) -> Finding:
     """Threads of libraries compete with ranks for cores."""
-    wrong = _all(f"{name}={value}" for facts in ranks for name, value in facts.threads if value != "1")
+    wrong = _all(f"{name}={value}" for report in ranks for name, value in report.threads if value != "1")
     if wrong:
         return Finding(
             "threads", NOTE, f"{', '.join(wrong)}: ranks get in each other's way", "export OMP_NUM_THREADS=1"
         )
-    if len(ranks) > 1 and not any(facts.threads for facts in ranks):
+    if len(ranks) > 1 and not any(report.threads for report in ranks):
         return Finding("threads", NOTE, "OMP_NUM_THREADS is not set", "export OMP_NUM_THREADS=1")
-    return Finding("threads", GOOD, "one a rank")
+    return Finding("threads", GOOD, "one per rank")
 
 
 def judge_hdf5(ranks: Sequence[RankReport]) -> Finding:
     """Report HDF5; a serial one is no fault, since the staged file is written without it."""
-    found = _all((facts.hdf5, facts.parallel) for facts in ranks)
-    if len(found) > 1:
-        return Finding("HDF5", BAD, f"ranks have {found}", "start all ranks in one environment")
-    number, parallel = found[0]
+    builds = _all((report.hdf5, report.parallel) for report in ranks)
+    if len(builds) > 1:
+        return Finding("HDF5", BAD, f"ranks have {builds}", "start all ranks in one environment")
+    number, parallel = builds[0]
     locking = ranks[0].locking
     text = f"{number}, {'parallel (mpio)' if parallel else 'serial: ranks write at offsets'}"
     return Finding(
@@ -285,18 +300,18 @@ def judge_hdf5(ranks: Sequence[RankReport]) -> Finding:
 
 def judge_versions(ranks: Sequence[RankReport]) -> Finding:
     """All ranks must run the same code."""
-    found = _all(facts.versions for facts in ranks)
-    if len(found) > 1:
-        different = _all(name for name, _ in set(found[0]) ^ set(found[1]))
+    versions = _all(report.versions for report in ranks)
+    if len(versions) > 1:
+        different = _all(name for name, _ in set(versions[0]) ^ set(versions[1]))
         return Finding(
             "versions", BAD, f"nodes differ in {', '.join(different)}", "install on a shared file system"
         )
-    return Finding("versions", GOOD, ", ".join(f"{name} {number}" for name, number in found[0][:5]))
+    return Finding("versions", GOOD, ", ".join(f"{name} {number}" for name, number in versions[0][:5]))
 
 
 def judge_kernels(ranks: Sequence[RankReport]) -> Finding:
     """Kernels should be compiled before many ranks start."""
-    count, folder, writable = min(facts.kernels for facts in ranks)
+    count, folder, writable = min(report.kernels for report in ranks)
     if count:
         return Finding("kernels", GOOD, f"{count} compiled, in {folder}")
     if not writable:
@@ -350,24 +365,24 @@ def look_at_disk(folder: Path, comm) -> list[Finding]:
     return findings
 
 
-def judge_space(folder: Path, found: disk.Space) -> Finding:
+def judge_space(folder: Path, space: disk.Space) -> Finding:
     """A run must have room, and a file system that shows ranks each other's writes."""
-    left = min(limit for limit in (found.free, found.quota, found.largest_file) if limit is not None)
-    parts = [f"{folder} on {found.kind}", f"{found.free >> 30} GB free"]
-    if found.quota is not None:
-        parts.append(f"{found.quota >> 30} GB of the quota left")
-    if found.largest_file is not None:
-        parts.append(f"files of at most {found.largest_file >> 20} MB")
+    usable = min(limit for limit in (space.free, space.quota, space.largest_file) if limit is not None)
+    parts = [f"{folder} on {space.kind}", f"{space.free >> 30} GB free"]
+    if space.quota is not None:
+        parts.append(f"{space.quota >> 30} GB of the quota left")
+    if space.largest_file is not None:
+        parts.append(f"files of at most {space.largest_file >> 20} MB")
     text = ", ".join(parts)
-    if left < LITTLE_SPACE:
+    if usable < LITTLE_SPACE:
         return Finding(
             "disk", NOTE, text, "mpiimg-neuro --plan says what a run stages; --in-memory stages nothing"
         )
-    if found.inodes is not None and found.inodes < LITTLE_INODES:
+    if space.inodes is not None and space.inodes < LITTLE_INODES:
         return Finding(
-            "disk", NOTE, f"{text}, {found.inodes} inodes", "remove files, or use another file system"
+            "disk", NOTE, f"{text}, {space.inodes} inodes", "remove files, or use another file system"
         )
-    if found.kind in disk.INCOHERENT:
+    if space.kind in disk.INCOHERENT:
         advice = "use the cluster's parallel file system for --out, or one node, or --in-memory"
         return Finding("disk", NOTE, f"{text}: what one node writes another may see late", advice)
     return Finding("disk", GOOD, text)
@@ -388,5 +403,6 @@ def page(findings: Sequence[Finding], coloured: bool) -> str:
             lines.append(f"  {'':<5} {'':<10} -> {finding.advice}")
     wrong = sum(finding.state == BAD for finding in findings)
     notes = sum(finding.state == NOTE for finding in findings)
-    lines.append(f"{wrong} to mend, {notes} to know" if wrong or notes else "all is well")
+    counts = [f"{count} {what}" for count, what in ((wrong, "wrong"), (notes, "worth knowing")) if count]
+    lines.append(", ".join(counts) or "all is well")
     return "\n".join(lines)

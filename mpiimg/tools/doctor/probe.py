@@ -77,7 +77,8 @@ def exchange_rates(comm) -> tuple[float, float, int] | None:
 
     Returns
     -------
-    seconds that a small message takes, bytes a second each way, and the partner; None where there is none
+    (float, float, int) or None
+        Seconds that a small message takes, bytes per second each way, and the partner; None without one.
     """
     other = partner(comm.rank, comm.size)
     small, large = np.zeros(1, np.uint8), np.zeros(MESSAGE, np.uint8)
