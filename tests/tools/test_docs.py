@@ -150,6 +150,28 @@ def test_the_glossary_explains_the_words_of_the_house():
     assert common | ours <= set(words)
 
 
+def test_the_columns_of_a_plan_are_those_that_it_prints():
+    table = (ROOT / "docs/plan.md").read_text().split("## Reading one")[1].split("## What decides")[0]
+    columns = [name for cell in re.findall(r"^\| ([\w ,]+) \| ", table, re.M) for name in cell.split(", ")]
+    printed = (ROOT / "mpiimg/engine/log/show_plan.py").read_text()
+    assert len(columns) == 10
+    assert [name for name in columns[1:] if f"{{'{name}':" not in printed] == []
+
+
+def test_stages_on_a_page_are_declared():
+    """What a page calls LABEL.STAGE is the name of a stage that the domain of this step declares."""
+    rooms = {"neuro": "mask|denoise|fit", "astro": "calibrate|warp|coadd|detect"}
+    for room, steps in rooms.items():
+        source = "".join(path.read_text() for path in (ROOT / "mpiimg" / room).rglob("*.py"))
+        named = {
+            name
+            for page in PAGES
+            for name in re.findall(rf"(?<![\w./-])(?:{steps})\.([a-z][\w-]+)", page.read_text())
+        } - {"py"}
+        assert len(named) > 4
+        assert [name for name in named if f'"{re.sub(r"-[0-9]+$", "-", name)}' not in source] == []
+
+
 def test_exit_statuses_are_all_explained():
     rows = re.findall(r"^\| (\d+) \|", (ROOT / "docs/slurm.md").read_text(), re.M)
     assert [int(row) for row in rows] == [int(status) for status in Exit]
