@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import logging
 import os
 import socket
@@ -14,10 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mpiimg.engine.blocks import Placement
-from mpiimg.engine.boxes import Box
 from mpiimg.engine.checkpoint import Checkpoint
-from mpiimg.engine.exchanges import exchanged_needs, gathered_boxes
 from mpiimg.engine.forecast import StageSizes, stage_sizes
 from mpiimg.engine.log.logbook import Logbook
 from mpiimg.engine.log.show_plan import predicted
@@ -27,21 +23,37 @@ from mpiimg.engine.mpi.redistribute import Traffic, redistribute
 from mpiimg.engine.mpi.runtime import over_ranks, progress, say
 from mpiimg.engine.mpi.stream import scatter_stream
 from mpiimg.engine.mpi.waiting import soft_barrier
-from mpiimg.engine.needs import Need, Pieces
+from mpiimg.engine.placed import PlacedArrays
 from mpiimg.engine.plan import Resources, StagePlan, plan_stage, still_read
 from mpiimg.engine.provenance import RESULT_LIBRARIES, Lineage, Provenance, versions
-from mpiimg.engine.raw import FileEnds, write_fully
+from mpiimg.engine.raw import write_fully
 from mpiimg.engine.recipe import Options, Recipe
 from mpiimg.engine.stage import Compute, Files, Reduce, Sink, Stage, Stream
-from mpiimg.engine.stores import MemoryStore, StagedStore
-from mpiimg.errors import BadInput
+from mpiimg.engine.stores import StagedStore
 from mpiimg.version import __version__
 
 log = logging.getLogger("mpiimg")
 
 
 class Executor:
-    """Runs stages one after the other; holds the stores, the marks, and what was left out so far."""
+    """Runs the stages of a recipe one after the other, on all ranks.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    comm : communicator
+        Of the ranks.
+    options : Options
+    work : Path
+        The work folder.
+    cpu_target : str
+        The CPU that kernels are compiled for.
+    resources : Resources
+    events : Path, optional
+        Folder of the events; without it none are written.
+    outer : Agreement, optional
+        Of the whole job, where `comm` is one group of its ranks.
+    """
 
     def __init__(
         self,
@@ -61,12 +73,10 @@ class Executor:
         self.agreement = Agreement(comm, outer)
         self.logbook = Logbook(comm, options, events)
         self.resources = resources
-        self.memory = MemoryStore(comm.rank, self._exchange)
-        self.staged = None if options.in_memory else StagedStore(work, comm)
+        staged = None if options.in_memory else StagedStore(work, comm)
+        self.arrays = PlacedArrays(comm, recipe.inputs, staged, self._exchange)
         self.lineage = Lineage(recipe.inputs, cpu_target, recipe.packages)
-        self.checkpoint = Checkpoint(comm, work / "journal", self.staged, options.sync_every)
-        self.placed: dict[str, Placement] = {}
-        self.files = {source.array.name: source.open() for source in recipe.inputs}
+        self.checkpoint = Checkpoint(comm, work / "journal", staged, options.sync_every)
         self.timings: list[dict] = []
         self.written: list[str] = []
         self.warnings = list(recipe.warnings)
@@ -78,14 +88,14 @@ class Executor:
         warnings, self.warnings = self.warnings, []
         self._warn(warnings)
         self.logbook.start(self.recipe, self._stages)
-        if self.staged is not None:
+        if not self.options.in_memory:
             self.checkpoint.load()
             self._guarded(self.checkpoint.open, "journal")
             self._agree()
-        stages, found = self.recipe.stages(), None
+        stages, value = self.recipe.stages(), None
         try:
             while True:
-                found = self._run(stages.send(found))
+                value = self._run(stages.send(value))
         except StopIteration as end:
             self.state = end.value
         self.logbook.rest()
@@ -115,8 +125,7 @@ class Executor:
     def close(self) -> None:
         """Release everything; what is done is marked. All ranks have agreed to end. Collective."""
         self.checkpoint.close()
-        if self.staged is not None:
-            self.staged.close()
+        self.arrays.close()
         self.agreement.close()
         self.abandon()
         # A group of ranks goes on with the next scan.
@@ -126,22 +135,17 @@ class Executor:
         """Release what this rank can release alone, after an error inside an exchange."""
         self.logbook.rest()
         self.checkpoint.close()
-        if self.staged is not None:
-            self.staged.abandon()
-        for file in self.files.values():
-            file.close()
+        self.arrays.abandon()
 
     def _run(self, stage: Stage) -> Any:
-        """Run a stage; return what a reduction found. Collective."""
+        """Run a stage; return the value of a reduction. Collective."""
         started, before = time.monotonic(), copy.copy(self.traffic)
         cpu = time.process_time()
-        kept = still_read(self._stages, stage.name) | set(self.recipe.staged_outputs)
-        for name in [name for name in self.placed if name not in kept]:
-            self._drop(name)
+        self.arrays.drop_others(still_read(self._stages, stage.name) | set(self.recipe.staged_outputs))
         restart_peak()
         sizes = stage_sizes(stage)
         if isinstance(stage, Sink | Files):
-            done, found = set(), None
+            done, value = set(), None
             planned = self._turn_to(stage, sizes, range(len(stage.grid)))
             run = self._run_sink if isinstance(stage, Sink) else self._run_files
             run(stage, planned)
@@ -151,7 +155,7 @@ class Executor:
             done = self._done_before(stage, sizes, provenance)
             todo = [n for n in range(len(stage.grid)) if n not in done]
             planned = self._turn_to(stage, sizes, todo)
-            self._guarded(lambda: self._create(planned), f"stage {stage.name}, staged file")
+            self._guarded(lambda: self.arrays.create(planned.placements), f"stage {stage.name}, staged file")
             self._agree()
             self._guarded(lambda: self._restore(planned, done), f"stage {stage.name}, marked chunks")
             self._agree()
@@ -163,33 +167,30 @@ class Executor:
             # The other ranks' blocks are in the staged files only once all have agreed.
             self._agree()
             self.lineage.add(stage, provenance, sizes.tables, self.checkpoint.end_stage(stage))
-            found = self._finish(stage) if isinstance(stage, Reduce) else None
+            value = self._finish(stage) if isinstance(stage, Reduce) else None
         self.logbook.stage_done(stage)
         self._time(stage, planned, started, cpu, before, len(done))
-        return found
+        return value
 
     def _turn_to(self, stage: Stage, sizes: StageSizes, todo: Sequence[int]) -> StagePlan:
         """Plan a stage from what is in memory now, and make the room that it needs."""
-        planned = plan_stage(stage, sizes, self.resources, self.placed, todo)
-        for name in planned.spilled:
-            # Memory is needed for other things; it lies in its file as well.
-            self.memory.drop(name)
-            self.placed[name] = dataclasses.replace(self.placed[name], memory=False)
+        planned = plan_stage(stage, sizes, self.resources, self.arrays.placements, todo)
+        self.arrays.spill(planned.spilled)
         self.logbook.stage(stage, planned, todo)
         return planned
 
     def _finish(self, stage: Reduce) -> Any:
         """Let a reduction draw a value from the rows of all chunks. Collective."""
-        rows = self._rows_on_root(stage)
+        rows = self.arrays.rows_on_root(stage)
         self.logbook.wait("the end")
         # One rank decides for all: a library may round differently on another node.
-        found = on_root(self.comm, stage.finish, rows, where=f"stage {stage.name}, end")
-        self._warn(found.warnings)
-        for note in found.notes:
+        end = on_root(self.comm, stage.finish, rows, where=f"stage {stage.name}, end")
+        self._warn(end.warnings)
+        for note in end.notes:
             if log.isEnabledFor(logging.INFO):
                 say(self.comm, f"mpiimg: {note}")
-        self.left_out |= found.left_out
-        return found.value
+        self.left_out |= end.left_out
+        return end.value
 
     def _run_chunks(
         self, stage: Compute | Reduce, planned: StagePlan, todo: Sequence[int], provenance: Provenance
@@ -200,8 +201,10 @@ class Executor:
             for number, blocks in self._inputs(stage, planned, todo):
                 chunk = stage.chunk(number)
                 try:
-                    made = stage.work(chunk, *blocks)
-                    self._keep(stage, planned, number, (_row(stage, made),) if reduces else made, provenance)
+                    results = stage.work(chunk, *blocks)
+                    self._keep(
+                        stage, planned, number, (_row(stage, results),) if reduces else results, provenance
+                    )
                 except Exception as error:
                     self.agreement.record(error, f"stage {stage.name}, chunk {number} {chunk.bounds}")
                 # What a chunk reads is let go before the next one reads.
@@ -253,7 +256,7 @@ class Executor:
         descriptor = opened[0]
         try:
             with progress(self.comm, stage.name, len(chunks), self.options.progress) as tick:
-                for numbers in planned.rounds(stage, self.placed, chunks):
+                for numbers in planned.rounds(stage, self.arrays.placements, chunks):
                     position = self._write_round(stage, numbers, descriptor, position)
                     tick(sum(map(len, numbers)))
             self._guarded(lambda: os.fdatasync(descriptor), f"stage {stage.name}")
@@ -276,13 +279,13 @@ class Executor:
     def _write_round(self, stage: Sink, numbers: list[list[int]], descriptor: int, position: int) -> int:
         """Make and write the bytes of one round of chunks; return where the next round begins."""
         members = []
-        blocks = self._gather(stage, numbers)
+        read = self._gather(stage, numbers)
         for number in numbers[self.comm.rank]:
             if self.agreement.interrupted():
                 break
             self.logbook.turn_to(stage, number)
             try:
-                members.append(stage.work(stage.chunk(number), *blocks(number)))
+                members.append(stage.work(stage.chunk(number), *read(number)))
                 self.logbook.done(stage, number, len(members[-1]))
             except Exception as error:
                 self.agreement.record(error, f"stage {stage.name}, chunk {number}")
@@ -297,95 +300,43 @@ class Executor:
         """Yield this rank's chunks with what their work reads; stop early where the ranks must agree."""
         # Taking pages anew costs time: only where the gaps that a chunk leaves in the heap might not fit in.
         tight = 2 * planned.peak > self.resources.memory
-        for numbers in planned.rounds(stage, self.placed, todo):
-            blocks = self._gather(stage, numbers)
+        for numbers in planned.rounds(stage, self.arrays.placements, todo):
+            read = self._gather(stage, numbers)
             for number in numbers[self.comm.rank]:
                 if self.agreement.interrupted():
                     break
                 self.logbook.turn_to(stage, number)
                 try:
-                    found = blocks(number)
+                    inputs = read(number)
                 except Exception as error:
                     self.agreement.record(error, f"stage {stage.name}, input of chunk {number}")
                     break
-                yield number, found
-                del found
+                yield number, inputs
+                del inputs
                 if tight:
                     give_back()
             # One round is let go before the next one comes.
-            del blocks
+            del read
 
-    def _gather(self, stage: Stage, numbers: list[list[int]]):
-        """Exchange what chunks `numbers` of each rank read from memory; return a reader of one chunk."""
-        held: dict[tuple[str, Box], np.ndarray] = {}
-        exchanged = exchanged_needs(stage, self.placed)
-        if exchanged:
+    def _gather(self, stage: Stage, shares: list[list[int]]):
+        """Exchange what the chunks in `shares` read from memory; return a reader of one. Collective."""
+        if self.arrays.is_exchanged(stage):
             self._agree()
-        for need in exchanged:
-            wanted = [gathered_boxes(stage, need, theirs) for theirs in numbers]
-            found = self.memory.collect(need.array.name, wanted)
-            held.update(
-                ((need.array.name, box), block)
-                for box, block in zip(wanted[self.comm.rank], found, strict=True)
-            )
-            del found
-            # What was packed and received is free; the work may not fit into the gaps.
-            give_back()
-
-        def read(number: int) -> list:
-            return [
-                need.join([self._read(held, need, box) for box in need.boxes(stage.chunk(number))])
-                for need in stage.reads
-            ]
-
-        return read
-
-    def _read(self, held: dict, need: Need, box: Box) -> np.ndarray:
-        name = need.array.name
-        if (name, box) in held:
-            return held[name, box]
-        if name in self.files:
-            try:
-                return self.files[name].read(box)
-            except FileEnds as error:
-                raise BadInput(f"{error}: it was cut while the run read it; copy it again") from None
-        wanted = [[]] * self.comm.size
-        wanted[self.comm.rank] = [box]
-        return self.staged.collect(name, wanted)[0]
+        return self.arrays.gather(stage, shares)
 
     def _keep(
         self,
         stage: Stage,
         planned: StagePlan,
         number: int,
-        made: Sequence[np.ndarray | list[np.ndarray]],
+        results: Sequence[np.ndarray | list[np.ndarray]],
         provenance: Provenance,
     ) -> None:
         """Put the blocks of a finished chunk where the plan wants them, and mark it."""
-        blocks = []
-        for output, placement, result in zip(stage.targets, planned.placements, made, strict=True):
-            pieces = result if isinstance(output, Pieces) else (result,)
-            for block_number, piece in zip(placement.table.of_chunk(number), pieces, strict=True):
-                block = np.ascontiguousarray(piece, dtype=placement.array.dtype)
-                if placement.staged:
-                    self.staged.write(placement.array.name, block_number, block)
-                if placement.memory:
-                    self.memory.write(placement.array.name, block_number, block)
-                blocks.append(block)
+        blocks = self.arrays.put(stage, planned.placements, number, results)
         tables = [placement.table for placement in planned.placements]
         self.checkpoint.add(stage, number, provenance, tables, blocks)
         self.logbook.done(stage, number, sum(block.nbytes for block in blocks))
-
-    def _create(self, planned: StagePlan) -> None:
-        for placement in planned.placements:
-            array = placement.array
-            if placement.memory:
-                self.memory.create(array, placement.boxes, placement.owners)
-            if placement.staged and array.name not in self.staged:
-                self.staged.create(array, placement.boxes, placement.owners)
-            elif placement.staged:
-                self.staged.assign(array.name, placement.owners)
-            self.placed[array.name] = placement
 
     def _done_before(self, stage: Stage, sizes: StageSizes, provenance: Provenance) -> set[int]:
         """Return the chunks that an earlier run marked, and whose bytes are what it wrote. Collective."""
@@ -399,25 +350,8 @@ class Executor:
 
     def _restore(self, planned: StagePlan, done: set[int]) -> None:
         """Bring the blocks of chunks that are done from the staged file to their owners' memory."""
-        for placement in planned.placements:
-            if placement.memory and done:
-                for number in planned.partition.owned(self.comm.rank):
-                    for block in placement.table.of_chunk(number) if number in done else ():
-                        name = placement.array.name
-                        self.memory.write(name, block, self.staged.read(name, block))
-
-    def _rows_on_root(self, stage: Reduce) -> np.ndarray | None:
-        """Return the whole of the array that `stage` wrote on rank 0, None on the others. Collective."""
-        array = stage.rows
-        wanted = [[tuple((0, n) for n in array.shape)]] + [[]] * (self.comm.size - 1)
-        store = self.memory if array.name in self.memory else self.staged
-        return next(iter(store.collect(array.name, wanted)), None)
-
-    def _drop(self, name: str) -> None:
-        self.memory.drop(name)
-        if self.staged is not None:
-            self.staged.drop(name)
-        del self.placed[name]
+        own = [number for number in planned.partition.owned(self.comm.rank) if number in done]
+        self.arrays.restore(planned.placements, own)
 
     def _exchange(self, blocks, boxes, owners, wanted, dtype):
         self.logbook.wait("an exchange")
@@ -443,7 +377,7 @@ class Executor:
         """Note what a stage took, over all ranks. Collective."""
         sent, messages = self.traffic.bytes_sent - before.bytes_sent, self.traffic.messages - before.messages
         sums = {"cpu_seconds": time.process_time() - cpu, "bytes_moved": sent, "messages": messages}
-        most = {
+        maxima = {
             "seconds": time.monotonic() - started,
             "bytes_per_rank": sent,
             "messages_per_rank": messages,
@@ -451,11 +385,11 @@ class Executor:
             "peak_per_rank": anonymous_peak(),
             "peak_rss_per_rank": resident_peak(),
         }
-        found = over_ranks(self.comm, sums, most)
+        numbers = over_ranks(self.comm, sums, maxima)
         entry = {"stage": stage.name, "chunks": len(stage.grid), "resumed_chunks": done}
         entry |= {
             name: round(number, 4) if name.endswith("seconds") else int(number)
-            for name, number in found.items()
+            for name, number in numbers.items()
         }
         entry["planned"] = predicted(planned)
         self.timings.append(entry)

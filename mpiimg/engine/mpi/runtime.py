@@ -160,17 +160,17 @@ def progress(comm, name: str, total: int, shown: bool):
         yield bar.update
 
 
-def over_ranks(comm, sums: Mapping[str, float], most: Mapping[str, float]) -> dict[str, float]:
-    """Return numbers of all ranks together: the sums of some, the largest of others. Collective.
+def over_ranks(comm, sums: Mapping[str, float], maxima: Mapping[str, float]) -> dict[str, float]:
+    """Return numbers combined over all ranks: the sums of some, the maxima of others. Collective.
 
     No rank gets a list of what every rank has, which would grow with their number. Sums of integers are exact
     below 2**53.
     """
     from mpi4py import MPI
 
-    together = {}
-    for numbers, operation in ((sums, MPI.SUM), (most, MPI.MAX)):
+    combined = {}
+    for numbers, operation in ((sums, MPI.SUM), (maxima, MPI.MAX)):
         values = np.array(list(numbers.values()), dtype=np.float64)
         comm.Allreduce(MPI.IN_PLACE, values, operation)
-        together |= dict(zip(numbers, values.tolist(), strict=True))
-    return together
+        combined |= dict(zip(numbers, values.tolist(), strict=True))
+    return combined

@@ -1,0 +1,162 @@
+"""The arrays of a run: in which stores each lies, and how what a chunk reads is brought together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from mpiimg.engine.blocks import Placement
+from mpiimg.engine.boxes import Box
+from mpiimg.engine.exchanges import exchanged_needs, gathered_boxes
+from mpiimg.engine.inputs import Input
+from mpiimg.engine.mpi.memory import give_back
+from mpiimg.engine.needs import Need, Pieces
+from mpiimg.engine.raw import FileEnds
+from mpiimg.engine.stage import Reduce, Stage
+from mpiimg.engine.stores import MemoryStore, StagedStore
+from mpiimg.errors import BadInput
+
+
+class PlacedArrays:
+    """The arrays of a run, wherever they lie.
+
+    Parameters
+    ----------
+    comm : communicator
+        Of the ranks.
+    inputs : sequence of Input
+        Arrays that lie in files of any format, which every rank reads for itself.
+    staged : StagedStore, optional
+        None where nothing is staged.
+    exchange : callable
+        As :class:`mpiimg.engine.stores.MemoryStore` takes it.
+    """
+
+    def __init__(self, comm, inputs: Sequence[Input], staged: StagedStore | None, exchange: Callable):
+        self.placements: dict[str, Placement] = {}
+        self._comm, self._staged = comm, staged
+        self._memory = MemoryStore(comm.rank, exchange)
+        self._inputs = {source.array.name: source.open() for source in inputs}
+
+    def create(self, placements: Iterable[Placement]) -> None:
+        """Make the arrays that a stage writes. Collective."""
+        for placement in placements:
+            array = placement.array
+            if placement.memory:
+                self._memory.create(array, placement.boxes, placement.owners)
+            if placement.staged and array.name not in self._staged:
+                self._staged.create(array, placement.boxes, placement.owners)
+            elif placement.staged:
+                self._staged.assign(array.name, placement.owners)
+            self.placements[array.name] = placement
+
+    def spill(self, names: Iterable[str]) -> None:
+        """Take arrays out of memory that lie in their files as well."""
+        for name in names:
+            self._memory.drop(name)
+            self.placements[name] = dataclasses.replace(self.placements[name], memory=False)
+
+    def drop_others(self, names: Collection[str]) -> None:
+        """Let go of all arrays but those of `names`. Collective."""
+        for name in [name for name in self.placements if name not in names]:
+            self._memory.drop(name)
+            if self._staged is not None:
+                self._staged.drop(name)
+            del self.placements[name]
+
+    def is_exchanged(self, stage: Stage) -> bool:
+        """Say whether the chunks of a stage read from the memory of other ranks."""
+        return bool(exchanged_needs(stage, self.placements))
+
+    def gather(self, stage: Stage, shares: Sequence[Sequence[int]]) -> Callable[[int], list]:
+        """Exchange what chunks of a stage read from memory. Collective.
+
+        Parameters
+        ----------
+        stage : Stage
+        shares : sequence of sequence of int
+            The chunks of each rank.
+
+        Returns
+        -------
+        callable
+            Called with the number of a chunk of this rank, returns what its work reads, one per need.
+        """
+        gathered: dict[tuple[str, Box], np.ndarray] = {}
+        for need in exchanged_needs(stage, self.placements):
+            boxes = [gathered_boxes(stage, need, numbers) for numbers in shares]
+            blocks = self._memory.collect(need.array.name, boxes)
+            gathered.update(
+                ((need.array.name, box), block)
+                for box, block in zip(boxes[self._comm.rank], blocks, strict=True)
+            )
+            del blocks
+            # What was packed and received is free; the work may not fit into the gaps.
+            give_back()
+
+        def read(number: int) -> list:
+            return [
+                need.join([self._read(gathered, need, box) for box in need.boxes(stage.chunk(number))])
+                for need in stage.reads
+            ]
+
+        return read
+
+    def _read(self, gathered: dict[tuple[str, Box], np.ndarray], need: Need, box: Box) -> np.ndarray:
+        name = need.array.name
+        if (name, box) in gathered:
+            return gathered[name, box]
+        if name in self._inputs:
+            try:
+                return self._inputs[name].read(box)
+            except FileEnds as error:
+                raise BadInput(f"{error}: it was cut while the run read it; copy it again") from None
+        boxes: list[list[Box]] = [[]] * self._comm.size
+        boxes[self._comm.rank] = [box]
+        return self._staged.collect(name, boxes)[0]
+
+    def put(
+        self, stage: Stage, placements: Sequence[Placement], number: int, results: Sequence[Any]
+    ) -> list[np.ndarray]:
+        """Put what the work on chunk `number` returned where the plan wants it; return all its blocks."""
+        blocks = []
+        for target, placement, result in zip(stage.targets, placements, results, strict=True):
+            name, pieces = placement.array.name, result if isinstance(target, Pieces) else (result,)
+            for block_number, piece in zip(placement.table.of_chunk(number), pieces, strict=True):
+                block = np.ascontiguousarray(piece, dtype=placement.array.dtype)
+                if placement.staged:
+                    self._staged.write(name, block_number, block)
+                if placement.memory:
+                    self._memory.write(name, block_number, block)
+                blocks.append(block)
+        return blocks
+
+    def restore(self, placements: Iterable[Placement], numbers: Collection[int]) -> None:
+        """Bring the blocks of chunks of this rank from the staged files to its memory."""
+        for placement in placements:
+            name = placement.array.name
+            for number in numbers if placement.memory else ():
+                for block in placement.table.of_chunk(number):
+                    self._memory.write(name, block, self._staged.read(name, block))
+
+    def rows_on_root(self, stage: Reduce) -> np.ndarray | None:
+        """Return all rows of a reduction on rank 0, None on the others. Collective."""
+        rows = stage.rows
+        boxes = [[tuple((0, n) for n in rows.shape)]] + [[]] * (self._comm.size - 1)
+        store = self._memory if rows.name in self._memory else self._staged
+        return next(iter(store.collect(rows.name, boxes)), None)
+
+    def close(self) -> None:
+        """Close the staged arrays. Collective."""
+        if self._staged is not None:
+            self._staged.close()
+
+    def abandon(self) -> None:
+        """Close what this rank can close alone."""
+        if self._staged is not None:
+            self._staged.abandon()
+        for file in self._inputs.values():
+            file.close()
