@@ -101,6 +101,15 @@ def test_all_planes_are_those_of_a_plain_loop(weights, statistic):
     assert (result[2] == NO_DATA | SAT).any() and (result[2] == NO_DATA).any()
 
 
+def test_nan_among_saturated_pixels_is_no_data():
+    """A pixel is saturated where all that have data are; NaN is none, also where no mask says so."""
+    images = np.array([[6e4, 6e4, 6e4], [np.nan, 5, np.inf], [np.nan, np.nan, np.nan]], np.float32)
+    masks = np.array([[SAT, SAT, SAT], [0, EDGE, 0], [NO_DATA, NO_DATA, 0]], np.int32)
+    stack = images[:, None], np.ones_like(images)[:, None], masks[:, None]
+    _, _, mask, n_image = combine(*stack, np.ones(3), PLANES)
+    assert mask[0].tolist() == [NO_DATA | SAT, NO_DATA, NO_DATA | SAT] and not n_image.any()
+
+
 def test_values_exactly_on_a_bound_are_decided_as_by_astropy():
     """Of n values 1 in s^2 + 1 differs from the rest: it lies at s standard deviations, but for rounding."""
     rng = np.random.default_rng(1)

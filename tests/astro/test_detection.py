@@ -248,6 +248,46 @@ def test_blends_are_split_and_name_their_parent():
     assert len(find(*data, deblend=False)[0]) == 2
 
 
+def barycentres(image, variance, **settings):
+    """What sep measures on the pixels of each source."""
+    bad = ~np.isfinite(image)
+    data = np.where(bad, np.float32(0), image)
+    return detection._extract(data, variance, bad, DetectionSettings(**settings))[0]
+
+
+def test_a_centroid_that_goes_astray_is_left_for_the_barycentre():
+    """Of two stars in one, the window would settle on the brighter, more than a pixel away."""
+    light = np.zeros((100, 100))
+    draw(light, 50, 50, 20000)
+    draw(light, 56, 50, 12000)
+    image, variance, mask, nimage = planes(light, 8)
+    table, _ = find(image, variance, mask, nimage, deblend=False)
+    (barycentre,) = barycentres(image, variance, deblend=False)
+    assert barycentre["x"] > 51.5
+    assert (table["x"][0], table["y"][0]) == (barycentre["x"], barycentre["y"])
+
+
+def test_members_of_a_blend_keep_their_barycentres():
+    light = np.zeros((150, 150))
+    for x, y, flux in ((50, 50, 40000), (58, 52, 30000), (110.3, 100.2, 20000)):
+        draw(light, x, y, flux)
+    image, variance, mask, nimage = planes(light, 6)
+    table, _ = find(image, variance, mask, nimage)
+    objects = barycentres(image, variance)
+    assert len(table) == 3
+    assert ((table["x"] == objects["x"]) == (table["parent"] > 0)).all(), "only that of the third is windowed"
+
+
+def test_a_source_beside_pixels_without_data_keeps_its_barycentre():
+    light = np.zeros((100, 100))
+    draw(light, 50.3, 50.2, 20000)
+    image, variance, mask, nimage = planes(light, 6)
+    image[:, 54:56], mask[:, 54:56] = np.nan, NO_DATA
+    table, _ = find(image, variance, mask, nimage)
+    objects = barycentres(image, variance)
+    assert table["x"][0] == objects["x"][0] and table["y"][0] == objects["y"][0]
+
+
 def test_a_frame_full_of_light_is_no_overflow():
     """More pixels above the threshold than sep takes by itself, in one blend of many parts."""
     light = np.full((600, 600), 500.0)
@@ -492,6 +532,16 @@ def test_a_source_that_one_patch_alone_saw_is_kept():
     one, other = seams.match_seams(tables, inners)
     assert one["is_primary"].tolist() == [True, True] and other["is_primary"].tolist() == [False]
     assert tables[1]["is_primary"].all(), "what was given stays as it was"
+
+
+def test_a_patch_has_one_detection_of_a_source_at_a_seam():
+    """Two that one patch has split are not joined by what its neighbour sees between them."""
+    inners = [((0, 50), (0, 50)), ((0, 50), (50, 100))]
+    tables = [catalogue.new(2), catalogue.new(1)]
+    tables[0]["x"], tables[0]["y"] = [49.2, 49.7], 10
+    tables[1]["x"], tables[1]["y"] = 49.5, 10
+    one, other = seams.match_seams(tables, inners)
+    assert one["is_primary"].tolist() == [True, True] and other["is_primary"].tolist() == [False]
 
 
 def test_errors_of_empty_apertures():

@@ -25,6 +25,7 @@ from support.exposure_data import (
     triplet,
 )
 
+from mpiimg.astro.fits import exposure as reading
 from mpiimg.astro.fits.exposure import read_exposure
 from mpiimg.astro.fits.headers import ReadOptions
 from mpiimg.astro.fits.maskplanes import DECAM_BITS, DECAM_CODES, MASK_PLANES, bits
@@ -66,6 +67,23 @@ def test_three_planes(tmp_path, names, compressed):
     assert (exposure.mask == expected).all()
 
 
+def test_a_negative_error_is_no_variance(tmp_path):
+    """Its square would look like one."""
+    hdus = three_planes(("SCI", "ERR", "MASK"))
+    hdus[1].data[4, 5] *= -1
+    (ref,) = find_exposures([save(tmp_path / "a.fits", *hdus)])
+    planes = read_exposure(ref)
+    assert np.argwhere(planes.mask).tolist() == [[4, 5]] and planes.mask[4, 5] == bits("NO_DATA")
+    assert (planes.variance > 0).all()
+
+
+def test_a_nan_in_a_mask_of_floats_is_no_good_pixel(tmp_path):
+    mask = np.zeros(SHAPE, np.float32)
+    mask[2, 3], mask[4, 5] = 1, np.nan
+    (ref,) = find_exposures([save(tmp_path / "a.fits", *three_planes(("SCI", "VAR", "DQ"), mask=mask))])
+    assert np.argwhere(read_exposure(ref).mask & bits("BAD")).tolist() == [[2, 3], [4, 5]]
+
+
 def test_rice_floats_come_back_within_their_steps(tmp_path):
     image, _ = pixels()
     hdu = fits.CompImageHDU(image, coordinates(), name="N1", quantize_level=16, dither_seed=1)
@@ -87,6 +105,14 @@ def test_a_single_image_has_its_variance_modelled(tmp_path):
     # Without data: the median of what is good, here of three pixels.
     assert exposure.image[1, 2] == 250
     assert exposure.variance[1, 2] == exposure.variance[0, 0]
+
+
+def test_pixels_without_data_take_the_median_of_a_regular_sample_or_of_all_where_it_has_none():
+    values = np.arange(4 * reading._SAMPLE, dtype=np.float32).reshape(-1, 512) ** 2
+    useful = np.ones(values.shape, bool)
+    assert reading._typical(values, useful) == np.median(values.ravel()[::4])
+    useful.ravel()[::4] = False
+    assert reading._typical(values, useful) == np.float32(np.median(values[useful]))
 
 
 @pytest.mark.parametrize(

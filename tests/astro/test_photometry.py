@@ -144,6 +144,12 @@ def test_clipped_median_ignores_outliers_and_takes_equal_values():
     assert np.isnan(photometry.clipped_median(np.array([]))).all()
 
 
+def test_rounding_does_not_reject_equal_values():
+    values = [0.3] * 20 + [0.1 + 0.2]
+    centre, noise = photometry.clipped_median(np.array(values))
+    assert centre == 0.3 and noise > 0, "the last one, a bit larger, is still among them"
+
+
 def flux_bias(frame, found):
     """Mean relative error of total fluxes, and the standard deviation it has from noise and correction."""
     true, _ = frame.nearest(found.stars)
@@ -252,6 +258,71 @@ def test_an_empty_frame_has_no_stars_and_says_so():
     _, found = photometry.measure_frame(image, np.full_like(image, 100), nowhere, nowhere)
     assert len(found.stars.x) == 0 and found.correction_count == 0
     assert np.isnan([found.fwhm, found.correction, found.correction_error]).all()
+
+
+def test_a_centroid_that_goes_astray_beside_a_neighbour_is_left_where_it_was_found(frame):
+    image = gaussian_stars([50, 55.5], [50, 50], [1e5, 2e3], FWHM, (100, 100)).astype(np.float32)
+    objects = np.zeros(2, [("x", "f8"), ("y", "f8")])
+    objects["x"], objects["y"] = [50, 55.5], 50
+    nowhere = np.zeros(image.shape, bool)
+    stars, _ = photometry._measure_apertures(
+        image, np.ones_like(image), objects, nowhere, FWHM, StarSettings()
+    )
+    assert stars.x[0] != 50 and abs(stars.x[0] - 50) < 0.05
+    assert (stars.x[1], stars.y[1]) == (55.5, 50)
+
+
+def test_a_star_with_something_masked_in_its_large_aperture_is_not_isolated():
+    spoilt = Frame()
+    one = np.argsort(-spoilt.flux)[3]
+    _, before = spoilt.measure()
+    spoilt.masked[round(spoilt.y[one]), round(spoilt.x[one] + 2 * FWHM)] = True
+    _, after = spoilt.measure()
+    for found, isolated in ((before, True), (after, False)):
+        true, _ = spoilt.nearest(found.stars)
+        assert found.stars.isolated[true == one].tolist() == [isolated]
+
+
+def stars_of_ratio(ratio, error, large_error):
+    """Isolated stars with a flux of 1 in the small aperture."""
+    nothing = np.zeros(len(ratio))
+    ones = np.ones(len(ratio))
+    fields = (nothing, nothing, ones, ones * error, np.asarray(ratio), ones * large_error, nothing)
+    return photometry.Stars(*fields, np.ones(len(ratio), bool))
+
+
+def test_an_aperture_correction_is_weighted_by_the_noise_between_the_apertures():
+    """The noise inside the small aperture is in both fluxes."""
+    error = np.array([0.3] * 3 + [0.01] * 5)
+    large_error = np.array([0.3001] * 3 + [0.2] * 5)
+    stars = stars_of_ratio([1.1] * 3 + [1.2] * 5, error, large_error)
+    assert photometry._aperture_correction(stars, 5)[0] == 1.1
+
+
+def test_one_bright_star_does_not_decide_the_aperture_correction():
+    """Stars have not quite the same shape all over a frame."""
+    stars = stars_of_ratio([1.3] + [1.1] * 10, 0.0, [1e-8] + [0.005] * 10)
+    assert photometry._aperture_correction(stars, 5)[0] == 1.1
+
+
+def test_an_outlier_does_not_count_in_the_error_of_the_aperture_correction():
+    ratio = 1.1 + 1e-3 * np.linspace(-1, 1, 21)
+    plain = photometry._aperture_correction(stars_of_ratio(ratio, 0.0, 0.01), 5)
+    ratio[0] = 3
+    hit = photometry._aperture_correction(stars_of_ratio(ratio, 0.0, 0.01), 5)
+    assert hit[1] < 2 * plain[1] < 2e-3
+
+
+def test_sources_that_cover_a_frame_leave_it_the_sky_of_the_first_pass():
+    shape = (40, 40)
+    image = gaussian_stars([20], [20], [1e6], 16, shape).astype(np.float32)
+    image += np.random.default_rng(1).normal(100, 1, shape).astype(np.float32)
+    nowhere = np.zeros(shape, bool)
+    variance = np.ones(shape, np.float32)
+    sky, _ = photometry.measure_frame(image, variance, nowhere, nowhere)
+    objects = photometry.detect_sources(image - sky.map, variance, nowhere)
+    assert photometry.source_pixels(objects, shape).all()
+    assert sky.level == photometry.sky_background(image, nowhere).level
 
 
 def test_magnitudes_and_the_factor_to_the_common_zero_point():

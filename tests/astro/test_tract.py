@@ -104,6 +104,16 @@ def test_a_tract_around_a_given_centre():
     assert (tract.ra, tract.dec) == (150.0, 2.2) and tract.shape == (8, 4)
 
 
+def test_a_tract_around_exposures_counts_from_the_edges_of_its_pixels():
+    """What reaches half a pixel beyond the centres of the outermost pixels still fits."""
+    frame = read_wcs(headers.tan((200, 300), (150.0, 2.2), scale=0.3 * 0.999), "frame")
+    tract = Tract.around([footprint(frame, (200, 300))], (150.0, 2.2), 0.3, patch=100, border=0)
+    assert tract.shape == (3, 2)
+    frame = read_wcs(headers.tan((200, 300), (150.0, 2.2), scale=0.3 * 1.001), "frame")
+    tract = Tract.around([footprint(frame, (200, 300))], (150.0, 2.2), 0.3, patch=100, border=0)
+    assert tract.shape == (4, 3)
+
+
 def test_footprints_too_far_apart_are_refused():
     frames = [headers.tan((50, 50), (ra, 0.0)) for ra in (10.0, 80.0, 190.0)]
     footprints = [footprint(read_wcs(frame, "frame"), (50, 50)) for frame in frames]
