@@ -49,9 +49,9 @@ def fit_with_dipy(model, signal):
 
 def fit_with_ours(signal, design):
     """Fit (volumes, voxels) and return the maps."""
-    from mpiimg.neuro.kernels import tensor
+    from mpiimg.neuro.kernels import tensor, tensor_maps
 
-    return tensor.tensor_maps(tensor.fit_wls(signal, design), tensor.min_diffusivity(design))
+    return tensor_maps.tensor_maps(tensor.fit_wls(signal, design), tensor_maps.min_diffusivity(design))
 
 
 def run(size: str, rounds: int) -> list[dict]:

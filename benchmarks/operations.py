@@ -155,16 +155,16 @@ def wls_voxel() -> Work:
 
 
 def maps_voxel() -> Work:
-    """Return the work of a voxel in `tensor._maps`.
+    """Return the work of a voxel in `tensor_maps._maps`.
 
     A rotation (`_rotate`): 10 fused multiply-adds, 12 products, 4 additions, 2 roots, 2 divisions, 2 tests;
     three of them in each of five sweeps. Then three comparisons to sort and three to clip, and `_measure`.
     """
-    from mpiimg.neuro.kernels import tensor
+    from mpiimg.neuro.kernels import tensor_maps
 
     rotation = Work(fma=10, multiply=12, add=4, root=2, divide=2, compare=2)
     measure = Work(fma=4, multiply=5, add=6, root=1, divide=1, compare=3)
-    return 3 * tensor._SWEEPS * rotation + measure + exp64() + Work(compare=3 + 3)
+    return 3 * tensor_maps._SWEEPS * rotation + measure + exp64() + Work(compare=3 + 3)
 
 
 def tensor_fit(volumes: int, voxels: int) -> Job:

@@ -10,15 +10,33 @@ from support import launch
 from mpiimg.astro.kernels import coadd, cosmics, robust, warp
 from mpiimg.engine import plugins, precompile
 from mpiimg.kernels import vmath
-from mpiimg.neuro.kernels import median, nlmeans, otsu, piesno, tensor
+from mpiimg.neuro.kernels import median, nlmeans, otsu, piesno, tensor, tensor_maps, tensor_solve
 from mpiimg.tools import cli
+
+KERNELS = (
+    *(median, nlmeans, otsu, piesno, tensor, tensor_maps, tensor_solve),
+    *(vmath, cosmics, warp, coadd, robust),
+)
 
 
 def signatures():
     """Return how many types each kernel is compiled for."""
     return {
         f"{module.__name__}.{name}": len(kernel.signatures)
-        for module in (median, nlmeans, otsu, piesno, tensor, vmath, cosmics, warp, coadd, robust)
+        for module in (
+            median,
+            nlmeans,
+            otsu,
+            piesno,
+            tensor,
+            tensor_maps,
+            tensor_solve,
+            vmath,
+            cosmics,
+            warp,
+            coadd,
+            robust,
+        )
         for name, kernel in vars(module).items()
         if isinstance(kernel, Dispatcher)
     }

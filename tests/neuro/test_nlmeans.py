@@ -7,8 +7,9 @@ from dipy.data import get_fnames
 from dipy.denoise.nlmeans import nlmeans as dipy_nlmeans
 from support import reference
 
+from mpiimg.kernels.lanes import LANES
 from mpiimg.neuro.kernels import nlmeans
-from mpiimg.neuro.kernels.nlmeans import LANES, PLANES, TILE_ROWS, TILE_VECTORS, nonlocal_means
+from mpiimg.neuro.kernels.nlmeans import PLANES, TILE_ROWS, TILE_VECTORS, nonlocal_means
 
 #: Radii of the default method and of others: (patch_radius, block_radius).
 RADII = [(1, 5), (1, 2), (1, 6), (0, 1), (0, 2), (2, 3), (2, 4)]

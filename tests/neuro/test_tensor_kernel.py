@@ -11,7 +11,7 @@ from dipy.io.image import load_nifti_data
 from dipy.reconst import dti
 from support import reference
 
-from mpiimg.neuro.kernels import tensor
+from mpiimg.neuro.kernels import tensor, tensor_maps, tensor_solve
 
 FITS = {"WLS": tensor.fit_wls, "OLS": tensor.fit_ols}
 
@@ -66,7 +66,7 @@ def fit_and_map(method, signal, gradients):
     """Our maps of signals (voxels, volumes)."""
     design = tensor.design_matrix(gradients.bvals, gradients.bvecs)
     parameters = FITS[method](np.ascontiguousarray(signal.T), design)
-    return parameters, tensor.tensor_maps(parameters, tensor.min_diffusivity(design))
+    return parameters, tensor_maps.tensor_maps(parameters, tensor_maps.min_diffusivity(design))
 
 
 def assert_agrees_with_dipy(method, signal, gradients):
@@ -130,7 +130,7 @@ def test_fit_agrees_with_fifty_digits(method):
         largest = np.abs(exact[:6]).max()
         np.testing.assert_allclose(parameters[:6, voxel], exact[:6], rtol=0, atol=1e-9 * largest + 1e-16)
         np.testing.assert_allclose(parameters[6, voxel], exact[6], atol=1e-9)
-        fa, md, ad, rd, _, _ = reference.tensor_maps(exact, tensor.min_diffusivity(design))
+        fa, md, ad, rd, _, _ = reference.tensor_maps(exact, tensor_maps.min_diffusivity(design))
         assert maps.fa[voxel] == pytest.approx(fa, abs=1e-7)
         np.testing.assert_allclose([maps.md[voxel], maps.ad[voxel], maps.rd[voxel]], [md, ad, rd], rtol=1e-7)
 
@@ -156,7 +156,7 @@ def test_cholesky_and_qr_agree():
     ordinary, weighted = tensor.fit_ols(signal, design) * units, tensor.fit_wls(signal, design) * units
     correction = np.empty_like(ordinary)
     for voxel in range(40):
-        tensor._solve_qr(signal[:, voxel], scaled.rows, ordinary[:, voxel], 1e-4, correction[:, voxel])
+        tensor_solve.solve_qr(signal[:, voxel], scaled.rows, ordinary[:, voxel], 1e-4, correction[:, voxel])
     np.testing.assert_allclose(ordinary + correction, weighted, rtol=1e-9, atol=1e-12)
 
 
@@ -168,7 +168,7 @@ def test_finite_signals_give_finite_maps(method):
     signal = np.stack([spike, 1 / spike, np.full(20, 1.7e308), np.full(20, -1.7e308), np.zeros(20)])
     design = tensor.design_matrix(gradients.bvals, gradients.bvecs)
     parameters = FITS[method](np.ascontiguousarray(signal.T), design, min_signal=1e-300)
-    maps = tensor.tensor_maps(parameters, tensor.min_diffusivity(design))
+    maps = tensor_maps.tensor_maps(parameters, tensor_maps.min_diffusivity(design))
     assert np.isfinite(parameters).all()
     assert all(np.isfinite(values).all() for values in maps)
 
@@ -206,7 +206,7 @@ def tensors_to_diagonalise():
 
 def test_maps_agree_with_eigh():
     parameters = tensors_to_diagonalise()
-    maps = tensor.tensor_maps(parameters, 3e-10)
+    maps = tensor_maps.tensor_maps(parameters, 3e-10)
     for voxel, values in enumerate(parameters.T):
         fa, md, ad, rd, eigenvalues, v1 = reference.tensor_maps(values, 3e-10)
         scale = np.abs(values[:6]).max()
@@ -220,7 +220,7 @@ def test_maps_agree_with_eigh():
 
 def test_every_direction_is_a_unit_vector_with_its_largest_component_positive():
     parameters = tensors_to_diagonalise()
-    v1 = tensor.tensor_maps(parameters, 3e-10).v1
+    v1 = tensor_maps.tensor_maps(parameters, 3e-10).v1
     np.testing.assert_allclose((v1**2).sum(axis=0), 1.0, rtol=1e-14)
     largest = np.abs(v1).argmax(axis=0)
     assert (np.take_along_axis(v1, largest[None], axis=0) > 0).all()
@@ -232,7 +232,7 @@ def test_direction_solves_the_eigenvalue_equation():
     parameters = tensors_to_diagonalise()
     xx, xy, yy, xz, yz, zz = parameters[:6]
     matrices = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
-    maps = tensor.tensor_maps(parameters, -np.inf)
+    maps = tensor_maps.tensor_maps(parameters, -np.inf)
     image = np.einsum("ijn,jn->in", matrices, maps.v1)
     scale = np.abs(parameters[:6]).max(axis=0)
     assert (np.abs(image - maps.eigenvalues[0] * maps.v1) <= 4e-15 * scale).all()
@@ -251,7 +251,7 @@ def test_residual_agrees_with_the_loop():
 def everything(signal, design):
     """Every output of the module for signals (volumes, voxels), as one (rows, voxels) array."""
     ols, wls = tensor.fit_ols(signal, design), tensor.fit_wls(signal, design)
-    maps = tensor.tensor_maps(wls, tensor.min_diffusivity(design))
+    maps = tensor_maps.tensor_maps(wls, tensor_maps.min_diffusivity(design))
     return np.vstack([ols, wls, *maps, tensor.fit_residual(signal, design, wls)])
 
 
@@ -287,7 +287,7 @@ def test_nan_stays_in_its_voxel():
     signal[11, 5] = np.nan
     spoiled = everything(signal, design)
     assert np.isnan(spoiled[:14, 5]).all()
-    maps = tensor.tensor_maps(tensor.fit_wls(signal, design), tensor.min_diffusivity(design))
+    maps = tensor_maps.tensor_maps(tensor.fit_wls(signal, design), tensor_maps.min_diffusivity(design))
     assert maps.fa[5] == 0.0
     assert np.isnan(maps.md[5])
     assert np.delete(spoiled, 5, axis=1).tobytes() == np.delete(clean, 5, axis=1).tobytes()

@@ -1,4 +1,4 @@
-"""The diffusion tensor: linear fits of the log-signal, and the maps drawn from it.
+"""The diffusion tensor: linear fits of the log-signal.
 
 Voxels lie along the last axis and are worked on in blocks of `LANES`, so that
 every inner loop runs over lanes and becomes SIMD code. The last block is filled
@@ -15,41 +15,10 @@ import numpy as np
 
 from mpiimg.kernels.jit import kernel
 from mpiimg.kernels.vmath import exp64, log64
-
-#: Voxels in a block: its logs and weights stay in the L2 cache (1 MiB) up to 1000 volumes.
-LANES = 64
+from mpiimg.neuro.kernels.tensor_solve import LANES, solve_cholesky, solve_qr, store_block
 
 #: Volumes that one pass over the sums of a block takes in; :func:`_accumulate` spells them out.
 _GROUP = 8
-
-#: A pivot of the Cholesky factor below this part of its diagonal element means
-#: that the normal equations have lost too many digits: the voxel is solved by QR.
-_SAFE_PIVOT = 1e-6
-
-#: A diagonal element of R below this part of the largest: no weighted solution.
-_SINGULAR = 1e-13
-
-#: Cyclic Jacobi converges quadratically; tests show what is left after these sweeps.
-_SWEEPS = 5
-
-
-class TensorMaps(NamedTuple):
-    """What :func:`tensor_maps` returns; all float64, n voxels."""
-
-    #: Fractional anisotropy, 0 to 1, shape (n,).
-    fa: np.ndarray
-    #: Mean diffusivity, unit of the tensor, shape (n,).
-    md: np.ndarray
-    #: Axial diffusivity, the largest eigenvalue, shape (n,).
-    ad: np.ndarray
-    #: Radial diffusivity, the mean of the other two, shape (n,).
-    rd: np.ndarray
-    #: Eigenvalues, descending and clipped, shape (3, n).
-    eigenvalues: np.ndarray
-    #: Principal direction, a unit vector whose largest component is positive, shape (3, n).
-    v1: np.ndarray
-    #: Signal without diffusion weighting, unit of the signal, shape (n,).
-    s0: np.ndarray
 
 
 class _Scaled(NamedTuple):
@@ -92,11 +61,6 @@ def design_matrix(bvals: np.ndarray, bvecs: np.ndarray) -> np.ndarray:
     # Factors in dipy's order, for equality to the last bit.
     columns = [x * x * 1.0, x * y * 2.0, y * y * 1.0, x * z * 2.0, y * z * 2.0, z * z * 1.0]
     return -np.stack([column * bvals for column in columns] + [np.ones_like(bvals)], axis=1)
-
-
-def min_diffusivity(design: np.ndarray) -> float:
-    """Return dipy's lower bound of an eigenvalue, 1e-6 over the largest element of the design."""
-    return 1e-6 / -float(design.min())
 
 
 def fit_ols(signal: np.ndarray, design: np.ndarray, min_signal: float = 1e-4) -> np.ndarray:
@@ -199,7 +163,7 @@ def _ols(signal, inverse, min_signal):
         width = min(LANES, n - start)
         _load_logs(signal, start, width, min_signal, logs)
         _accumulate(inverse, logs, beta)
-        _store(beta, width, start, parameters)
+        store_block(beta, width, start, parameters)
     return parameters
 
 
@@ -222,14 +186,14 @@ def _wls(signal, rows, columns, products, inverse, min_signal):
         _weigh(rows, beta, logs, weights)
         _accumulate(products, weights, matrix)
         _accumulate(columns, logs, correction)
-        _solve_cholesky(matrix, correction, safe)
+        solve_cholesky(matrix, correction, safe)
         for lane in range(width):
             if safe[lane] == 0.0:
-                _solve_qr(signal[:, start + lane], rows, beta[:, lane], min_signal, correction[:, lane])
+                solve_qr(signal[:, start + lane], rows, beta[:, lane], min_signal, correction[:, lane])
         for q in range(7):
             for lane in range(LANES):
                 beta[q, lane] += correction[q, lane]
-        _store(beta, width, start, parameters)
+        store_block(beta, width, start, parameters)
     return parameters
 
 
@@ -306,271 +270,6 @@ def _weigh(rows, beta, logs, weights):
             y[lane] = weight * residual
 
 
-@kernel
-def _solve_cholesky(matrix, right, safe):
-    """Replace `right` by the solution, where no pivot is lost; `safe` says 1.0 where, else 0.0.
-
-    `matrix` becomes its Cholesky factor with inverted diagonal.
-    """
-    safe[:] = 1.0
-    pivot = np.empty(LANES)
-    for q in range(7):
-        row = q * (q + 1) // 2
-        for r in range(q):
-            other = r * (r + 1) // 2
-            for s in range(r):
-                for lane in range(LANES):
-                    matrix[row + r, lane] -= matrix[row + s, lane] * matrix[other + s, lane]
-            for lane in range(LANES):
-                matrix[row + r, lane] *= matrix[other + r, lane]
-        for lane in range(LANES):
-            pivot[lane] = matrix[row + q, lane]
-        for s in range(q):
-            for lane in range(LANES):
-                pivot[lane] -= matrix[row + s, lane] * matrix[row + s, lane]
-        for lane in range(LANES):
-            # NaN compares false and so is kept, to show in the result.
-            lost = pivot[lane] <= _SAFE_PIVOT * matrix[row + q, lane]
-            safe[lane] = 0.0 if lost else safe[lane]
-            matrix[row + q, lane] = 1.0 / np.sqrt(1.0 if lost else pivot[lane])
-    for q in range(7):
-        row = q * (q + 1) // 2
-        for s in range(q):
-            for lane in range(LANES):
-                right[q, lane] -= matrix[row + s, lane] * right[s, lane]
-        for lane in range(LANES):
-            right[q, lane] *= matrix[row + q, lane]
-    for q in range(6, -1, -1):
-        for s in range(q + 1, 7):
-            below = s * (s + 1) // 2
-            for lane in range(LANES):
-                right[q, lane] -= matrix[below + q, lane] * right[s, lane]
-        for lane in range(LANES):
-            right[q, lane] *= matrix[q * (q + 1) // 2 + q, lane]
-
-
-@kernel
-def _solve_qr(signal, rows, beta, min_signal, correction):
-    """Set the weighted correction of one voxel's ordinary fit `beta` by Householder QR.
-
-    The condition number of the weighted design enters once, where normal equations
-    square it. A column that depends on those before it gives a correction of zero.
-    """
-    volumes = signal.size
-    system = np.empty((volumes, 8))
-    peak = -np.inf
-    for volume in range(volumes):
-        predicted = 0.0
-        for q in range(7):
-            predicted += rows[volume, q] * beta[q]
-        system[volume, 7] = predicted
-        peak = max(peak, predicted)
-    for volume in range(volumes):
-        predicted = system[volume, 7]
-        root_weight = exp64(predicted - peak)
-        value = np.float64(signal[volume])
-        system[volume, 7] = root_weight * (log64(max(value, min_signal)) - predicted)
-        for q in range(7):
-            system[volume, q] = root_weight * rows[volume, q]
-    correction[:] = 0.0
-    if not _reduce_to_triangle(system):
-        return
-    for q in range(6, -1, -1):
-        value = system[q, 7]
-        for s in range(q + 1, 7):
-            value -= system[q, s] * correction[s]
-        correction[q] = value / system[q, q]
-
-
-@kernel
-def _reduce_to_triangle(system):
-    """Bring (V, 8) to upper triangular form by Householder reflections; False if it is singular."""
-    volumes = system.shape[0]
-    for j in range(7):
-        whole = 0.0
-        rest = 0.0
-        for volume in range(volumes):
-            square = system[volume, j] * system[volume, j]
-            whole += square
-            rest += square if volume >= j else 0.0
-        norm = np.sqrt(rest)
-        if norm <= _SINGULAR * np.sqrt(whole):
-            return False
-        diagonal = -norm if system[j, j] > 0.0 else norm
-        system[j, j] -= diagonal
-        for k in range(j + 1, 8):
-            overlap = 0.0
-            for volume in range(j, volumes):
-                overlap += system[volume, j] * system[volume, k]
-            factor = overlap / (diagonal * system[j, j])
-            for volume in range(j, volumes):
-                system[volume, k] += factor * system[volume, j]
-        system[j, j] = diagonal
-        for volume in range(j + 1, volumes):
-            system[volume, j] = 0.0
-    return True
-
-
-@kernel
-def _store(block, width, start, array):
-    """Copy the first `width` lanes of a block to the columns of `array` from `start`."""
-    for row in range(block.shape[0]):
-        for lane in range(width):
-            array[row, start + lane] = block[row, lane]
-
-
-def tensor_maps(parameters: np.ndarray, min_diffusivity: float) -> TensorMaps:
-    """Return the maps of fitted tensors.
-
-    Parameters
-    ----------
-    parameters : (7, n) float64 array
-        From :func:`fit_wls` or :func:`fit_ols`.
-    min_diffusivity : float
-        Smaller eigenvalues, negative ones included, are raised to this; see
-        :func:`min_diffusivity`. Every map but v1 and s0 is made of the clipped ones.
-
-    Returns
-    -------
-    TensorMaps
-        v1 belongs to the largest eigenvalue. Its sign: the component of largest
-        magnitude is positive, the first of them at a tie. A tensor with equal
-        eigenvalues and no off-diagonal elements has v1 = (1, 0, 0). Parameters
-        that are NaN give fa = 0 and NaN in the other maps.
-
-    Notes
-    -----
-    Eigenvalues come from cyclic Jacobi rotations, which keep all digits where
-    eigenvalues nearly coincide and the closed form with its arc cosine loses half.
-
-    References
-    ----------
-    Basser and Pierpaoli, J. Magn. Reson. B 111 (1996) 209, for FA; Golub and Van
-    Loan, Matrix Computations, 8.5, for Jacobi's method.
-    """
-    parameters = np.ascontiguousarray(parameters, dtype=np.float64)
-    if parameters.ndim != 2 or parameters.shape[0] != 7:
-        raise ValueError(f"tensor parameters have shape {parameters.shape}, not (7, voxels)")
-    scalars, eigenvalues, v1 = _maps(parameters, float(min_diffusivity))
-    fa, md, rd, s0 = scalars
-    return TensorMaps(fa, md, eigenvalues[0], rd, eigenvalues, v1, s0)
-
-
-@kernel
-def _maps(parameters, min_diffusivity):
-    """Return ((fa, md, rd, s0), eigenvalues, v1) for (7, n) parameters."""
-    n = parameters.shape[1]
-    scalars = np.empty((4, n))
-    eigenvalues = np.empty((3, n))
-    v1 = np.empty((3, n))
-    block = np.zeros((7, LANES))
-    vectors = np.empty((3, 3, LANES))
-    scalar_block = np.empty((4, LANES))
-    for start in range(0, n, LANES):
-        width = min(LANES, n - start)
-        for row in range(7):
-            for lane in range(width):
-                block[row, lane] = parameters[row, start + lane]
-        _diagonalise(block, vectors)
-        _sort_descending(block, vectors)
-        _measure(block, min_diffusivity, scalar_block)
-        _orient(vectors[0])
-        _store(scalar_block, width, start, scalars)
-        _store(block[:3], width, start, eigenvalues)
-        _store(vectors[0], width, start, v1)
-    return scalars, eigenvalues, v1
-
-
-@kernel
-def _diagonalise(block, vectors):
-    """Bring tensors (xx, xy, yy, xz, yz, zz, ...) to rows 0, 1, 2 = eigenvalues; `vectors` by rows.
-
-    Row 6 of `block` is left alone.
-    """
-    for lane in range(LANES):
-        yy = block[2, lane]
-        block[2, lane] = block[5, lane]
-        block[5, lane] = block[4, lane]
-        block[4, lane] = block[3, lane]
-        block[3, lane] = block[1, lane]
-        block[1, lane] = yy
-    # Now the rows are xx, yy, zz, xy, xz, yz.
-    for i in range(3):
-        for j in range(3):
-            vectors[i, j] = 1.0 if i == j else 0.0
-    for _ in range(_SWEEPS):
-        _rotate(block[0], block[1], block[3], block[4], block[5], vectors[0], vectors[1])
-        _rotate(block[0], block[2], block[4], block[3], block[5], vectors[0], vectors[2])
-        _rotate(block[1], block[2], block[5], block[3], block[4], vectors[1], vectors[2])
-
-
-@kernel
-def _rotate(app, aqq, apq, arp, arq, vector_p, vector_q):
-    """Zero the elements `apq` by a Jacobi rotation in the plane (p, q); r is the third axis."""
-    for lane in range(LANES):
-        difference = aqq[lane] - app[lane]
-        twice = 2.0 * apq[lane]
-        reach = abs(difference) + np.sqrt(difference * difference + twice * twice)
-        tangent = (twice if difference >= 0.0 else -twice) / (1.0 if reach == 0.0 else reach)
-        c = 1.0 / np.sqrt(1.0 + tangent * tangent)
-        s = tangent * c
-        shift = tangent * apq[lane]
-        app[lane] -= shift
-        aqq[lane] += shift
-        apq[lane] = 0.0
-        p, q = arp[lane], arq[lane]
-        arp[lane] = c * p - s * q
-        arq[lane] = s * p + c * q
-        for axis in range(3):
-            p, q = vector_p[axis, lane], vector_q[axis, lane]
-            vector_p[axis, lane] = c * p - s * q
-            vector_q[axis, lane] = s * p + c * q
-
-
-@kernel
-def _sort_descending(block, vectors):
-    """Order rows 0, 1, 2 of `block` descending, stably; only vectors[0] follows its eigenvalue."""
-    for first, second in ((0, 1), (0, 2), (1, 2)):
-        for lane in range(LANES):
-            a, b = block[first, lane], block[second, lane]
-            swap = b > a
-            block[first, lane] = b if swap else a
-            block[second, lane] = a if swap else b
-            if first == 0:
-                for axis in range(3):
-                    u, v = vectors[0, axis, lane], vectors[second, axis, lane]
-                    vectors[0, axis, lane] = v if swap else u
-
-
-@kernel
-def _measure(block, min_diffusivity, scalars):
-    """Clip the eigenvalues in rows 0, 1, 2; set fa, md, rd and, from row 6, s0."""
-    for lane in range(LANES):
-        l1, l2, l3 = block[0, lane], block[1, lane], block[2, lane]
-        l1 = min_diffusivity if l1 < min_diffusivity else l1
-        l2 = min_diffusivity if l2 < min_diffusivity else l2
-        l3 = min_diffusivity if l3 < min_diffusivity else l3
-        block[0, lane], block[1, lane], block[2, lane] = l1, l2, l3
-        a, b, c = l1 - l2, l2 - l3, l3 - l1
-        fa = np.sqrt(0.5 * (a * a + b * b + c * c) / (l1 * l1 + l2 * l2 + l3 * l3))
-        # NaN, from NaN parameters or from three zero eigenvalues, is the one number unlike itself.
-        scalars[0, lane] = fa if fa == fa else 0.0
-        scalars[1, lane] = (l1 + l2 + l3) / 3.0
-        scalars[2, lane] = (l2 + l3) / 2.0
-        scalars[3, lane] = exp64(-block[6, lane])
-
-
-@kernel
-def _orient(vector):
-    """Turn (3, lanes) vectors so that the component of largest magnitude is positive."""
-    for lane in range(LANES):
-        x, y, z = vector[0, lane], vector[1, lane], vector[2, lane]
-        largest = y if abs(y) > abs(x) else x
-        largest = z if abs(z) > abs(largest) else largest
-        sign = -1.0 if largest < 0.0 else 1.0
-        vector[0, lane], vector[1, lane], vector[2, lane] = sign * x, sign * y, sign * z
-
-
 def fit_residual(signal: np.ndarray, design: np.ndarray, parameters: np.ndarray) -> np.ndarray:
     """Return the root mean square over volumes of the signal minus the fitted signal.
 
@@ -617,7 +316,7 @@ def _residual(signal, design, parameters):
             _add_squares(measured, design[volume], beta, total[0])
         for lane in range(LANES):
             total[0, lane] = np.sqrt(total[0, lane] / volumes)
-        _store(total, width, start, result)
+        store_block(total, width, start, result)
     return result[0]
 
 
@@ -642,5 +341,4 @@ def precompile() -> None:
         signal = np.exp(-np.ones((7, 3))).astype(dtype)
         for fitter in (fit_ols, fit_wls):
             parameters = fitter(signal, design)
-            tensor_maps(parameters, min_diffusivity(design))
             fit_residual(signal, design, parameters)

@@ -274,7 +274,8 @@ def _dipy(signal, bvals, bvecs, b0_threshold: float, p: FitParameters) -> np.nda
 
 def _maps(signal, design, tensors, rotation, p: FitParameters) -> np.ndarray:
     """Draw all maps from (7, n) tensors; return (c, n) float32."""
-    from mpiimg.neuro.kernels.tensor import fit_residual, min_diffusivity, tensor_maps
+    from mpiimg.neuro.kernels.tensor import fit_residual
+    from mpiimg.neuro.kernels.tensor_maps import min_diffusivity, tensor_maps
 
     maps = tensor_maps(tensors, min_diffusivity(design))
     scanner_v1 = _rotate(rotation, maps.v1)
@@ -388,7 +389,7 @@ STEP = Step(
         Output("maps", functools.partial(write_map, key), documents=functools.partial(describe_map, key))
         for key in (*MAPS, "residual")
     ),
-    kernels=("mpiimg.neuro.kernels.tensor:precompile",),
+    kernels=("mpiimg.neuro.kernels.tensor:precompile", "mpiimg.neuro.kernels.tensor_maps:precompile"),
     rates={
         "fit-wls": (8.0e-9, "mpiimg.neuro.steps.fit:sample_wls"),
         "fit-ols": (5.5e-9, "mpiimg.neuro.steps.fit:sample_ols"),
