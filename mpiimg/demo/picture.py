@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mpiimg.astro.constants import SIGMA_PER_MAD
+
 #: Volumes at or below this b-value (s/mm^2) count as b0, as in the pipeline.
 B0_THRESHOLD = 50.0
 
@@ -221,7 +223,7 @@ def _top(image: np.ndarray, mask: np.ndarray) -> float:
 def _spread(values: np.ndarray) -> float:
     """Return a robust standard deviation, 1 where there is none."""
     values = values[np.isfinite(values)]
-    deviation = 1.4826 * np.median(np.abs(values - np.median(values))) if values.size else 0.0
+    deviation = SIGMA_PER_MAD * np.median(np.abs(values - np.median(values))) if values.size else 0.0
     return float(deviation) or float(values.std() if values.size else 0.0) or 1.0
 
 

@@ -19,7 +19,7 @@ from mpiimg.errors import BadInput
 from mpiimg.functions.declare import Function, Refused, checked_result, user_error
 from mpiimg.functions.image_stages import TrialResult, grid, presented, result_shape
 from mpiimg.functions.partials import Fields
-from mpiimg.neuro.nifti import Image, inflated
+from mpiimg.neuro.nifti import Image, Voxels
 
 #: Slices that a function is tried on, without its halo.
 TRIAL_SLICES = 2
@@ -166,7 +166,7 @@ def _window(image: Image, function: Function, slices: int) -> Box:
 def _sample(image: Image, origin: Image, box: Box) -> np.ndarray:
     """Return voxels to try a function on: those of `box`; of a stream as many from its start."""
     if origin.kind == "nii.gz":
-        (block,) = inflated(origin, iter([((0, box_size(box)),)]))
+        (block,) = Voxels(origin, "sample").blocks(iter([((0, box_size(box)),)]))
         block = block.reshape(box_shape(box))
     else:
         file = origin.open()

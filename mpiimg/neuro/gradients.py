@@ -97,7 +97,7 @@ def read_gradients(
             "a b0 is needed, raise --b0-threshold if that one is meant"
         )
     bvecs = np.where(np.isfinite(bvecs).all(axis=1, keepdims=True), bvecs, 0.0)
-    length = np.sqrt((bvecs**2).sum(axis=1))
+    length = lengths(bvecs)
     off = np.abs(length - 1) > UNIT_TOLERANCE
     weighted = bvals > b0_threshold
     warnings = []
@@ -112,7 +112,7 @@ def read_gradients(
             + remedy
         )
     if bad.size:
-        bvecs[bad] /= length[bad, None]
+        bvecs[bad] = unit_vectors(bvecs[bad])
         off[bad] = False
         warnings.append(f"{bvecs_path}: {bad.size} bvecs were rescaled to unit length")
     bvals, bvecs = np.where(off, 0.0, bvals), np.where(off[:, None], 0.0, bvecs)
@@ -120,6 +120,16 @@ def read_gradients(
         tuple(bvals.tolist()), tuple(map(tuple, bvecs.tolist())), float(b0_threshold), str(bvals_path)
     )
     return table, warnings
+
+
+def lengths(vectors: np.ndarray) -> np.ndarray:
+    """Return the lengths, (n,) float64, of (n, 3) vectors."""
+    return np.sqrt((vectors**2).sum(axis=1))
+
+
+def unit_vectors(vectors: np.ndarray) -> np.ndarray:
+    """Return (n, 3) vectors rescaled to unit length; none of them may be zero."""
+    return vectors / lengths(vectors)[:, None]
 
 
 def _numbers(path: Path, what: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""NIfTI in and out: headers, voxels by pread, gzip as a stream in and as members out."""
+"""NIfTI images: what their headers say and where their voxels lie; headers of results."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from mpiimg.engine.array import Array
-from mpiimg.engine.boxes import Box, box_shape
+from mpiimg.engine.boxes import Box
 from mpiimg.engine.raw import RawFile, sample_file
 from mpiimg.engine.stores import DATASET, dataset_offset
 from mpiimg.errors import BadInput
+from mpiimg.neuro.gz import inflated, inflated_start
 
 AXES = {3: "zyx", 4: "vzyx"}
 
@@ -153,7 +154,7 @@ class Voxels:
         BadInput
             The stream is truncated or corrupt.
         """
-        return inflated(self.image, boxes)
+        return inflated(self.image.path, self.image.offset, self.image.dtype, boxes)
 
 
 def open_image(path: Path, dimensions: int | tuple[int, ...], what: str = "image") -> Image:
@@ -239,65 +240,6 @@ def output_stem(path: Path) -> str:
     return name.removesuffix("_dwi") or name
 
 
-def inflated(image: Image, boxes: Iterator[Box]) -> Iterator[np.ndarray]:
-    """Inflate a .nii.gz once, front to back, yielding blocks that follow each other in the file.
-
-    Raises
-    ------
-    BadInput
-        The stream is truncated or corrupt.
-    """
-    from isal import igzip, isal_zlib
-
-    dtype = np.dtype(image.dtype)
-    broken = (EOFError, igzip.BadGzipFile, isal_zlib.error, zlib.error)
-    try:
-        with igzip.open(image.path, "rb") as file:
-            _skip(file, image.offset)
-            # One block is held back: reaching the end verifies the checksum, and who has had the last block
-            # need not ask for more.
-            ready = None
-            for box in boxes:
-                if ready is not None:
-                    yield ready
-                block = np.empty(box_shape(box), dtype)
-                _fill(file, memoryview(block).cast("B"))
-                ready = block.astype(dtype.newbyteorder("="), copy=False)
-            file.read(1)
-            if ready is not None:
-                yield ready
-    except broken as error:
-        raise BadInput(
-            f"{image.path}: truncated or corrupt gzip ({error}); test it with gzip -t and copy it again"
-        ) from None
-
-
-def _fill(file, data: memoryview) -> None:
-    while data:
-        count = file.readinto(data[: 1 << 24])
-        if not count:
-            raise EOFError("ends before its last voxel")
-        data = data[count:]
-
-
-def _skip(file, count: int) -> None:
-    while count:
-        step = min(count, 1 << 24)
-        _fill(file, memoryview(bytearray(step)))
-        count -= step
-
-
-def gzip_member(data: bytes) -> bytes:
-    """Compress `data` into one gzip member without a time stamp.
-
-    By libdeflate: its bytes depend on `data` alone. isal is three times as fast,
-    but one in some hundred of its members differs in a byte from run to run.
-    """
-    from deflate import gzip_compress
-
-    return bytes(gzip_compress(data, 1))
-
-
 def output_header(image: Image, components: int | None, dtype: str, description: str) -> bytes:
     """Return the bytes before the voxels of a NIfTI file in the space of `image`.
 
@@ -370,18 +312,10 @@ def _with_affine(*fields) -> Image:
 
 
 def _first_bytes(path: Path, count: int, compressed: bool) -> bytes:
-    if not compressed:
-        with open(path, "rb") as file:
-            return file.read(count)
-    from isal import igzip, isal_zlib
-
-    try:
-        with igzip.open(path, "rb") as file:
-            return file.read(count)
-    except (EOFError, OSError, isal_zlib.error, zlib.error) as error:
-        raise BadInput(
-            f"{path}: truncated or corrupt gzip ({error}); test it with gzip -t and copy it again"
-        ) from None
+    if compressed:
+        return inflated_start(path, count)
+    with open(path, "rb") as file:
+        return file.read(count)
 
 
 def _checked_shape(header, path: Path, dimensions: int | tuple[int, ...], what: str) -> tuple[int, ...]:

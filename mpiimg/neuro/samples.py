@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from mpiimg.engine.rates import RateSample
-from mpiimg.neuro.nifti import Image, gzip_member
+from mpiimg.neuro.gz import gzip_member
+from mpiimg.neuro.nifti import Image
 
 
 def image_of(shape: tuple[int, ...]) -> tuple[Image, np.ndarray]:

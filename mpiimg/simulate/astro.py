@@ -18,12 +18,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mpiimg.astro.constants import ZERO_POINT
 from mpiimg.simulate.profiles import PIXEL_SCALE
 from mpiimg.simulate.sensor import add_cosmic_rays, add_noise, defects, scene
 from mpiimg.simulate.sky import VISIT, ZEROPOINT, exposure_header, generator, positions, stars
-
-#: The zero point that fluxes of the catalogue refer to.
-CATALOGUE_ZEROPOINT = 27.0
 
 #: Pixels between neighbouring sensors.
 GAP = 100
@@ -216,7 +214,7 @@ class SimulatedSurvey:
             "ra": ra,
             "dec": dec,
             "mag": magnitudes[place],
-            "flux": 10 ** (0.4 * (CATALOGUE_ZEROPOINT - magnitudes[place])),
+            "flux": 10 ** (0.4 * (ZERO_POINT - magnitudes[place])),
         }
 
     def header(self, visit: int, sensor: int):

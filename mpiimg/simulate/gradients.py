@@ -6,6 +6,8 @@ import operator
 
 import numpy as np
 
+from mpiimg.neuro.gradients import unit_vectors
+
 #: First word of the seeds of directions; those of the head, in neuro.py, have others.
 _STREAM = 3
 
@@ -88,7 +90,7 @@ def _directions(count: int, seed: np.random.SeedSequence) -> np.ndarray:
 
         points = disperse_charges(HemiSphere(xyz=points), 100)[0].vertices
     points = points[random.permutation(count)] * random.choice([-1.0, 1.0], (count, 1))
-    return points / np.sqrt((points**2).sum(axis=1, keepdims=True))
+    return unit_vectors(points)
 
 
 def _rotate(points: np.ndarray, quaternion: np.ndarray) -> np.ndarray:

@@ -163,7 +163,7 @@ def _subject(subject: SimulatedSubject, p: Mapping[str, Any]) -> Recipe:
         return keeping(stage, subject.truth_bytes(stage.grid.block[-1]))
 
     def keeping(stage, more=0):
-        return dataclasses.replace(stage, scratch=stage.scratch + subject.kept_bytes + more)
+        return dataclasses.replace(stage, scratch=stage.scratch + subject.cached_bytes + more)
 
     documents = {
         f"dwi_desc-truth_{key}.json": sidecar(Units=unit, Description=text)

@@ -17,10 +17,10 @@ import pytest
 from mpiimg.engine.boxes import box_slices
 from mpiimg.engine.stores import create_staged, describe_staged
 from mpiimg.errors import BadInput
+from mpiimg.neuro.gz import gzip_member
 from mpiimg.neuro.nifti import (
     Image,
-    gzip_member,
-    inflated,
+    Voxels,
     open_image,
     output_header,
     output_stem,
@@ -88,7 +88,7 @@ def test_values_are_nibabels(tmp_path, version, order, dtype, scaling):
         expected = np.asarray(peer.dataobj).T
         whole = np.empty(image.shape, image.native)
         if name.endswith(".gz"):
-            for box, block in zip(slabs(image), inflated(image, slabs(image)), strict=True):
+            for box, block in zip(slabs(image), Voxels(image, "dwi").blocks(slabs(image)), strict=True):
                 assert block.dtype.isnative
                 whole[box_slices(box)] = block
         else:
@@ -269,7 +269,7 @@ def test_damaged_headers_are_refused_or_read_but_raise_nothing_else(tmp_path):
 
 
 def read_all(image):
-    return list(inflated(image, slabs(image)))
+    return list(Voxels(image, "dwi").blocks(slabs(image)))
 
 
 @pytest.fixture
@@ -319,7 +319,7 @@ def test_no_last_block_before_the_checksum_is_right(tmp_path):
     count = len(list(slabs(image)))
     found = []
     with pytest.raises(BadInput, match="truncated or corrupt gzip"):
-        for block in inflated(image, slabs(image)):
+        for block in Voxels(image, "dwi").blocks(slabs(image)):
             found.append(block)
             if len(found) == count:
                 break

@@ -14,11 +14,12 @@ import sep
 from astropy.io import fits
 from astropy.wcs import WCS
 
+from mpiimg.astro.constants import ZERO_POINT
 from mpiimg.astro.fits.exposure import read_exposure
 from mpiimg.astro.fits.maskplanes import bits
 from mpiimg.astro.fits.search import find_exposures
 from mpiimg.astro.sky.wcs import parse_wcs
-from mpiimg.simulate.astro import CATALOGUE_ZEROPOINT, GAP, SimulatedSurvey
+from mpiimg.simulate.astro import GAP, SimulatedSurvey
 from mpiimg.simulate.profiles import PIXEL_SCALE
 from mpiimg.simulate.sensor import bleed, scene
 from mpiimg.simulate.sky import plane_to_sky, sky_to_plane
@@ -157,7 +158,7 @@ def test_stars_hold_their_flux(profile):
     light = scene(survey, 0, 0).astype(float) - scene(dark, 0, 0)
     index, x, y = survey.positions(0, 0, margin=400)
     zeropoint = survey.true_zeropoint(0, 0)
-    flux = survey.catalogue()["flux"][index] * 10 ** (0.4 * (zeropoint - CATALOGUE_ZEROPOINT))
+    flux = survey.catalogue()["flux"][index] * 10 ** (0.4 * (zeropoint - ZERO_POINT))
     np.testing.assert_allclose(flux, 10 ** (0.4 * (zeropoint - survey.catalogue()["mag"][index])), rtol=1e-12)
     inside = (x > -0.5) & (x < 699.5) & (y > -0.5) & (y < 699.5)
     lonely = [

@@ -10,9 +10,10 @@ from dipy.sims.voxel import single_tensor
 from numpy.testing import assert_allclose, assert_array_equal
 from support import reference
 
-from mpiimg.simulate import fields, neuro
+from mpiimg.simulate import fields, head, neuro
 from mpiimg.simulate.gradients import gradients
-from mpiimg.simulate.neuro import TISSUES, SimulatedSubject
+from mpiimg.simulate.head import TISSUES
+from mpiimg.simulate.neuro import SimulatedSubject
 
 SHAPE = (23, 27, 19)
 
@@ -21,7 +22,7 @@ CUTS = [[0, 19], [0, 1, 19], [0, 7, 7, 13, 19], list(range(20))]
 
 def forget():
     """Empty the caches, so that what comes next is computed anew."""
-    for function in (neuro._slice_truth, neuro._tissue, fields._lattice, neuro._kept_gradients):
+    for function in (head.slice_truth, head._tissue, fields._lattice, neuro._cached_gradients):
         function.cache_clear()
 
 
@@ -137,7 +138,7 @@ def test_no_signal_wraps_around_int16():
 
 def test_arrays_are_as_promised():
     truth = SimulatedSubject(SHAPE, 30).truth(3, 9)
-    assert tuple(truth) == neuro.TRUTH_NAMES
+    assert tuple(truth) == head.TRUTH_NAMES
     for name, values in truth.items():
         assert values.shape == ((6,) if name == "tensor" else ()) + (6, 27, 23)
         assert values.dtype == (np.uint8 if name in ("tissue", "mask") else np.float32)
@@ -164,7 +165,7 @@ def test_dipy_recovers_the_tensor_without_noise():
     truth = subject.truth(4, 6)
     run = np.stack([subject.volume(v, 4, 6) for v in range(66)], axis=-1)
     bvals, bvecs = subject.gradients
-    white = (truth["tissue"] == neuro.WHITE_MATTER) & (truth["s0"] > 600)
+    white = (truth["tissue"] == head.WHITE_MATTER) & (truth["s0"] > 600)
     fit = TensorModel(gradient_table(bvals, bvecs=bvecs)).fit(run, mask=white)
     found = fit.lower_triangular()[white]
     # Rounding to integers is noise of 0.29 on signals from about 110 (600 exp(-1.7)) up: 0.3 % at
@@ -197,15 +198,15 @@ def test_tissues_are_where_they_belong():
 
 def test_random_field_is_the_spline_of_its_lattice():
     subject = SimulatedSubject((5, 4, 3), 30)
-    x, y, z = neuro._coordinates(subject.shape, 1)
-    field = fields.random_field(x, y, z, 0.5, 7, (neuro._WANDER, 0))
-    lattice = fields._lattice(8, 7, (neuro._WANDER, 0))
+    x, y, z = head._coordinates(subject.shape, 1)
+    field = fields.random_field(x, y, z, 0.5, 7, (head.WANDER, 0))
+    lattice = fields._lattice(8, 7, (head.WANDER, 0))
     expected = [[reference.bspline_field(lattice, 0.5, px, py, z) for px in x[0]] for py in y[:, 0]]
     assert_allclose(field, expected, rtol=0, atol=1e-12)
 
 
 def test_random_field_has_unit_variance():
-    x, y, _ = neuro._coordinates((60, 60, 60), 0)
+    x, y, _ = head._coordinates((60, 60, 60), 0)
     field = np.stack([fields.random_field(x, y, z, 0.1, 3, (9,)) for z in np.linspace(-1, 1, 60)])
     assert field.std() == pytest.approx(1, abs=0.05)
     assert abs(field.mean()) < 0.05

@@ -19,7 +19,7 @@ from mpiimg.engine.rates import RateSample, chunk_sample
 from mpiimg.engine.stage import Compute, Sink, Stages
 from mpiimg.engine.step import Inspection, Output, Step
 from mpiimg.errors import BadInput
-from mpiimg.neuro.gradients import TENSOR_B_LIMIT, Gradients
+from mpiimg.neuro.gradients import TENSOR_B_LIMIT, Gradients, unit_vectors
 from mpiimg.neuro.images import finite, sidecar, sidecar_name, value_bytes, write_packed
 from mpiimg.neuro.nifti import Image
 from mpiimg.neuro.samples import image_of
@@ -240,10 +240,10 @@ def fit(
 
 def _scratch(image: Image, volumes: int, voxels: int, method: str, packed: bool) -> int:
     """Return the bytes that the fit of `voxels` takes: their maps on the way, and copies of their signal."""
-    a_sample = 0 if packed else np.dtype(image.native).itemsize + value_bytes(image) + 8
+    per_sample = 0 if packed else np.dtype(image.native).itemsize + value_bytes(image) + 8
     if method in ("nlls", "restore"):
-        a_sample += 4 * 8
-    return int(voxels) * (MAPS_BYTES + volumes * a_sample) + (1 << 20)
+        per_sample += 4 * 8
+    return int(voxels) * (MAPS_BYTES + volumes * per_sample) + (1 << 20)
 
 
 def _linear(signal, design, p: FitParameters) -> np.ndarray:
@@ -357,8 +357,7 @@ def _sample(method: str, side: int) -> RateSample:
     """Fit a slice; voxels times volumes, with the drawing of maps counted as volumes."""
     image, values = image_of((64, 1, side, side))
     rng = np.random.default_rng(2)
-    bvecs = rng.normal(size=(64, 3))
-    bvecs /= np.linalg.norm(bvecs, axis=1)[:, None]
+    bvecs = unit_vectors(rng.normal(size=(64, 3)))
     bvals = np.where(np.arange(64) % 8 == 0, 0.0, 1000.0)
     gradients = Gradients(tuple(bvals), tuple(map(tuple, np.where(bvals[:, None] > 0, bvecs, 0))), 50.0)
     packing = Packing("n", "z", (0, side * side))
