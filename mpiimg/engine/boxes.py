@@ -227,10 +227,10 @@ def box_in_array(
 
 def runs(indices: Iterable[int]) -> tuple[tuple[int, int], ...]:
     """Return ascending `indices` as half-open runs: 0, 1, 2, 7 gives (0, 3), (7, 8)."""
-    found: list[list[int]] = []
+    pieces: list[list[int]] = []
     for i in indices:
-        if found and found[-1][1] == i:
-            found[-1][1] = i + 1
+        if pieces and pieces[-1][1] == i:
+            pieces[-1][1] = i + 1
         else:
-            found.append([i, i + 1])
-    return tuple((a, b) for a, b in found)
+            pieces.append([i, i + 1])
+    return tuple((a, b) for a, b in pieces)

@@ -128,27 +128,31 @@ def open_with(domain: Domain, steps: Sequence[Step], where: str) -> tuple[Source
     BadInput
         A step takes what neither a step before it nor any source gives.
     """
-    given: set[str] = set()
+    available: set[str] = set()
     taken: set[str] = set()
     welcome: set[str] = set()
     sources = list(domain.sources)
     for number, step in enumerate(steps):
-        taken |= set(step.takes) - given
+        taken |= set(step.takes) - available
         fitting = [source for source in sources if taken <= set(source.gives)]
         if not fitting:
-            missing = sorted(set(step.takes) - given - {one for source in sources for one in source.gives})
+            missing = sorted(
+                set(step.takes) - available - {one for source in sources for one in source.gives}
+            )
             before = f"after {steps[number - 1].name}" if number else "first"
             raise BadInput(
                 f"{where}: {step.name} cannot stand {before}: "
                 f"it takes {' and '.join(missing) or 'other data'}, which {_makers(domain, missing)} gives"
             )
         sources = fitting
-        welcome |= set(step.may_take) - given
-        given |= set(step.gives)
+        welcome |= set(step.may_take) - available
+        available |= set(step.gives)
     source = sources[0]
     # What a step gives and a later one takes may be brought along instead.
     brought = {
-        argument.of for argument in source.arguments if argument.of in given and _taken_by(steps, argument.of)
+        argument.of
+        for argument in source.arguments
+        if argument.of in available and _taken_by(steps, argument.of)
     }
     return source, frozenset(taken), frozenset((welcome & set(source.gives)) | brought) - taken
 
@@ -348,18 +352,18 @@ def _written(chain: Chain, number: int) -> Iterator[tuple[Output, str]]:
     link, later = chain.links[number], [other.step for other in chain.links[number + 1 :]]
     for output in link.step.outputs:
         used = any(output.of in (*step.takes, *step.may_take, *step.gives) for step in later)
-        asked = bool(output.flag) and getattr(link.parameters, output.flag)
-        if asked or (link.write and (output.when == "always" or not used)):
+        flagged = bool(output.flag) and getattr(link.parameters, output.flag)
+        if flagged or (link.write and (output.when == "always" or not used)):
             yield output, output.folder if used else "."
 
 
 def _documents(chain: Chain, states: Sequence[Any]) -> dict[str, bytes]:
-    found: dict[str, bytes] = {}
+    documents: dict[str, bytes] = {}
     for number, (link, state) in enumerate(zip(chain.links, states, strict=True)):
         for output, folder in _written(chain, number):
             for name, data in output.documents(state, link.parameters).items():
-                found[str(PurePosixPath(folder) / name)] = data
-    return found
+                documents[str(PurePosixPath(folder) / name)] = data
+    return documents
 
 
 # --- Labels -----------------------------------------------------------------------------------------------

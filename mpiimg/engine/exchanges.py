@@ -87,10 +87,10 @@ def gather_rounds(
     for number in todo:
         shares[owners[number]].append(number)
     exchanged = exchanged_needs(stage, placed)
-    if all(sum(_gathered_bytes(stage, need, theirs) for need in exchanged) <= limit for theirs in shares):
+    if all(sum(_gathered_bytes(stage, need, numbers) for need in exchanged) <= limit for numbers in shares):
         return [shares]
     longest = max(map(len, shares))
-    return [[theirs[first : first + batch] for theirs in shares] for first in range(0, longest, batch)]
+    return [[numbers[first : first + batch] for numbers in shares] for first in range(0, longest, batch)]
 
 
 def _gathered_bytes(stage: Stage, need: Need, numbers: Iterable[int]) -> int:
@@ -118,7 +118,7 @@ def forecast_exchange(
     """
     ranks = partition.ranks
     node = np.arange(ranks) * nodes // ranks
-    sent, received, messages, at_once, most = (np.zeros(ranks, np.int64) for _ in range(5))
+    sent, received, messages, at_once, max_gathered = (np.zeros(ranks, np.int64) for _ in range(5))
     between = 0
     needs = exchanged_needs(stage, placed)
     sources = {need.array.name: _Sources(placed[need.array.name]) for need in needs}
@@ -126,9 +126,9 @@ def forecast_exchange(
         gathered = np.zeros(ranks, np.int64)
         for need in needs:
             boxes = [gathered_boxes(stage, need, numbers) if numbers else [] for numbers in shares]
-            takers = np.repeat(np.arange(ranks), [len(theirs) for theirs in boxes])
+            takers = np.repeat(np.arange(ranks), list(map(len, boxes)))
             givers, takers, sizes = sources[need.array.name](
-                [box for theirs in boxes for box in theirs], takers
+                [box for share in boxes for box in share], takers
             )
             gathered += _sum_by(takers, sizes, ranks)
             sizes = np.where(givers == takers, 0, sizes)
@@ -139,9 +139,9 @@ def forecast_exchange(
             at_once = np.maximum(at_once, gathered + out + into)
             sent += out
             received += into
-        most = np.maximum(most, gathered)
+        max_gathered = np.maximum(max_gathered, gathered)
     between += _add_own_messages(stage, placed, numbers, sent, messages, node)
-    return ExchangeForecast(sent, received, messages, between, at_once, most)
+    return ExchangeForecast(sent, received, messages, between, at_once, max_gathered)
 
 
 def _add_own_messages(
@@ -176,7 +176,8 @@ class _Sources:
     """Says which ranks own how many bytes of boxes of an array."""
 
     def __init__(self, placement: Placement):
-        self._placement, self._known = placement, {}
+        self._placement = placement
+        self._shares: dict[Box, tuple[np.ndarray, np.ndarray]] = {}
         self._itemsize = np.dtype(placement.array.dtype).itemsize
         boxes = placement.boxes
         # Items laid end to end, of which there may be very many, are looked up all at once.
@@ -191,28 +192,28 @@ class _Sources:
             which, givers, items = self._look_up(np.array(boxes, np.int64))
         else:
             for box in boxes:
-                if box not in self._known:
-                    self._known[box] = self._find(box)
-            found = [self._known[box] for box in boxes]
-            which = np.repeat(np.arange(len(found)), [len(owners) for owners, _ in found])
-            givers, items = (np.concatenate(parts) for parts in zip(*found, strict=True))
+                if box not in self._shares:
+                    self._shares[box] = self._find(box)
+            shares = [self._shares[box] for box in boxes]
+            which = np.repeat(np.arange(len(shares)), [len(owners) for owners, _ in shares])
+            givers, items = (np.concatenate(parts) for parts in zip(*shares, strict=True))
         return givers, takers[which], items * self._itemsize
 
-    def _look_up(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return number in `wanted` (n, axes, 2), owner and items of each block that meets one."""
-        boxes = self._placement.boxes
-        starts, stops = boxes[:, 0].T
-        first = np.searchsorted(stops, wanted[:, 0, 0], side="right")
-        count = np.maximum(np.searchsorted(starts, wanted[:, 0, 1], side="left") - first, 0)
-        which = np.repeat(np.arange(len(wanted)), count)
+    def _look_up(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return number in `boxes` (n, axes, 2), owner and items of each block that meets one."""
+        blocks = self._placement.boxes
+        starts, stops = blocks[:, 0].T
+        first = np.searchsorted(stops, boxes[:, 0, 0], side="right")
+        count = np.maximum(np.searchsorted(starts, boxes[:, 0, 1], side="left") - first, 0)
+        which = np.repeat(np.arange(len(boxes)), count)
         block = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count) + first[which]
-        low = np.maximum(boxes[block, :, 0], wanted[which, :, 0])
-        high = np.minimum(boxes[block, :, 1], wanted[which, :, 1])
+        low = np.maximum(blocks[block, :, 0], boxes[which, :, 0])
+        high = np.minimum(blocks[block, :, 1], boxes[which, :, 1])
         return which, self._placement.owners[block], np.prod(np.maximum(high - low, 0), axis=1)
 
     def _find(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
         """Return owners and items of one box; remembered, since chunks often want the same."""
         which, common = intersections(self._placement.boxes, box)
         items = np.prod(common[..., 1] - common[..., 0], axis=1)
-        found, place = np.unique(self._placement.owners[which], return_inverse=True)
-        return found, np.bincount(place, weights=items, minlength=len(found)).astype(np.int64)
+        owners, place = np.unique(self._placement.owners[which], return_inverse=True)
+        return owners, np.bincount(place, weights=items, minlength=len(owners)).astype(np.int64)

@@ -353,9 +353,9 @@ class Executor:
         own = [number for number in planned.partition.owned(self.comm.rank) if number in done]
         self.arrays.restore(planned.placements, own)
 
-    def _exchange(self, blocks, boxes, owners, wanted, dtype):
+    def _exchange(self, blocks, boxes, owners, requests, dtype):
         self.logbook.wait("an exchange")
-        return redistribute(blocks, boxes, owners, wanted, dtype, self.comm, self.traffic)
+        return redistribute(blocks, boxes, owners, requests, dtype, self.comm, self.traffic)
 
     def _warn(self, warnings: Iterable[str]) -> None:
         if log.isEnabledFor(logging.WARNING):

@@ -17,7 +17,7 @@ MAX_CHANGES = 3
 
 def fingerprint(recipe: Recipe, cpu_target: str) -> dict:
     """Return what results depend on, in JSON's terms: the same command on the same input gives the same."""
-    asked = {
+    content = {
         "tool": recipe.tool,
         "mpiimg": __version__,
         "libraries": {**versions(RESULT_LIBRARIES), **recipe.packages},
@@ -25,25 +25,25 @@ def fingerprint(recipe: Recipe, cpu_target: str) -> dict:
         "parameters": dict(recipe.parameters),
         "inputs": dict(recipe.sources),
     }
-    return json.loads(json.dumps(asked, default=str))
+    return json.loads(json.dumps(content, default=str))
 
 
 def read_fingerprint(path: Path) -> dict | None:
     """Return what an earlier run was asked for; None where there was none, empty where nobody can tell."""
     try:
-        found = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def changes(earlier: Mapping, now: Mapping) -> str:
     """Say in one line what is not as it was."""
-    found = list(_changes(earlier, now))
-    more = [f"{len(found) - MAX_CHANGES} more"] if len(found) > MAX_CHANGES else []
-    return ", ".join(found[:MAX_CHANGES] + more)
+    phrases = list(_changes(earlier, now))
+    more = [f"{len(phrases) - MAX_CHANGES} more"] if len(phrases) > MAX_CHANGES else []
+    return ", ".join(phrases[:MAX_CHANGES] + more)
 
 
 def _changes(earlier: Mapping, now: Mapping) -> Iterator[str]:

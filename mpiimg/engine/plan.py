@@ -152,17 +152,17 @@ def _plan_stage(
         array.name: Placement(array, table, table.owners(owners), True, not resources.in_memory)
         for array, table in zip(stage.arrays, sizes.tables, strict=True)
     }
-    kept = {**placed, **new}
+    after = {**placed, **new}
     while True:
-        in_rounds = gather_rounds(stage, partition, batch, resources.in_flight, kept, numbers.tolist())
-        exchange = forecast_exchange(stage, partition, in_rounds, kept, numbers, resources.nodes)
-        held = sum((placement.share(resources.ranks) for placement in kept.values()), np.int64(0))
-        needed = held + forecast.rank_bytes(stage, sizes, batch, kept, exchange)
+        in_rounds = gather_rounds(stage, partition, batch, resources.in_flight, after, numbers.tolist())
+        exchange = forecast_exchange(stage, partition, in_rounds, after, numbers, resources.nodes)
+        held = sum((placement.share(resources.ranks) for placement in after.values()), np.int64(0))
+        needed = held + forecast.rank_bytes(stage, sizes, batch, after, exchange)
         peak = resources.baseline + int(needed.max())
-        largest = max(kept.values(), key=lambda one: one.share(resources.ranks).max(), default=None)
+        largest = max(after.values(), key=lambda one: one.share(resources.ranks).max(), default=None)
         if peak <= resources.memory or resources.in_memory or largest is None or not largest.memory:
             break
-        kept[largest.array.name] = dataclasses.replace(largest, memory=False)
+        after[largest.array.name] = dataclasses.replace(largest, memory=False)
     taken = forecast.rank_seconds(
         stage, sizes, partition, numbers, exchange, resources.nodes, not resources.in_memory, resources.rates
     )
@@ -172,10 +172,10 @@ def _plan_stage(
         partition=partition,
         batch=batch,
         in_flight=resources.in_flight,
-        placements=tuple(kept[name] for name in new),
-        spilled=tuple(name for name in placed if placed[name].memory and not kept[name].memory),
+        placements=tuple(after[name] for name in new),
+        spilled=tuple(name for name in placed if placed[name].memory and not after[name].memory),
         peak=peak,
-        read=int(forecast.read_bytes(stage, sizes, kept)[numbers].sum()),
+        read=int(forecast.read_bytes(stage, sizes, after)[numbers].sum()),
         written=0 if resources.in_memory else sum(array.nbytes for array in stage.arrays),
         moved=exchange.moved,
         between_nodes=exchange.between_nodes,
@@ -229,8 +229,8 @@ def _plan_all(
     plan = []
     stages = [stage for stage, _ in sized]
     for stage, sizes in sized:
-        kept = still_read(stages, stage.name)
-        placed = {name: placement for name, placement in placed.items() if name in kept}
+        names = still_read(stages, stage.name)
+        placed = {name: placement for name, placement in placed.items() if name in names}
         planned = _plan_stage(stage, sizes, resources, placed, range(len(stage.grid)))
         for name in planned.spilled:
             placed[name] = dataclasses.replace(placed[name], memory=False)
@@ -299,10 +299,10 @@ def _in_memory_remedy(
     while peak(resources.ranks, memory) > memory:
         memory = peak(resources.ranks, memory)
     enough = None
-    most = max(len(stage.grid) for stage, _ in stages)
+    max_ranks = max(len(stage.grid) for stage, _ in stages)
     ranks = resources.ranks
-    while enough is None and ranks < most:
-        ranks = min(2 * ranks, most)
+    while enough is None and ranks < max_ranks:
+        ranks = min(2 * ranks, max_ranks)
         if peak(ranks, resources.memory) <= resources.memory:
             enough = ranks
     more = f"use {enough} ranks with as much memory each, " if enough else ""
@@ -314,8 +314,8 @@ def _in_memory_remedy(
 
 def still_read(stages: Sequence[Stage], name: str) -> set[str]:
     """Return the names of arrays that stage `name` of `stages` or a later one reads."""
-    here = [stage.name for stage in stages].index(name)
-    return {need.array.name for stage in stages[here:] for need in stage.reads}
+    index = [stage.name for stage in stages].index(name)
+    return {need.array.name for stage in stages[index:] for need in stage.reads}
 
 
 def _megabytes(count: int) -> int:

@@ -79,15 +79,15 @@ def packages(module: str) -> Mapping[str, str]:
 
 def _versions(package: Distribution) -> dict[str, str]:
     """Return the version of a package, and of those that it requires whatever its extras."""
-    found = {package.name: package.version}
+    versions = {package.name: package.version}
     for text in package.requires or ():
         name = re.match(r"[\w.-]+", text)[0]
         if "extra ==" not in text and name != _top(__name__):
             try:
-                found[name] = distribution(name).version
+                versions[name] = distribution(name).version
             except PackageNotFoundError:
                 continue  # that of another Python or system
-    return found
+    return versions
 
 
 def _top(module: str) -> str:
@@ -113,8 +113,8 @@ def domain_place(name: str) -> str:
     """
     place = DOMAINS.get(name) or installed(OF_DOMAINS).get(name)
     if place is None:
-        known = sorted({*DOMAINS, *installed(OF_DOMAINS)})
-        raise BadInput(f"{name}: there is no such domain; there are {', '.join(known)}")
+        names = sorted({*DOMAINS, *installed(OF_DOMAINS)})
+        raise BadInput(f"{name}: there is no such domain; there are {', '.join(names)}")
     return place
 
 

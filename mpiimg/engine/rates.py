@@ -51,8 +51,8 @@ def rates_file() -> Path:
 def load_rates() -> Rates:
     """Return the rates of this machine: those that were measured, and the engine's defaults for its own."""
     try:
-        kept = json.loads(rates_file().read_text())[_key()]
-        measured = {name: float(rate) for name, rate in kept.items()}
+        stored = json.loads(rates_file().read_text())[_key()]
+        measured = {name: float(rate) for name, rate in stored.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return dict(DEFAULTS)
     return DEFAULTS | {name: rate for name, rate in measured.items() if 0 < rate < 1}
@@ -62,12 +62,12 @@ def store_rates(rates: Rates) -> Path:
     """Keep the rates of this machine in the user's cache, beside those of others; return the file."""
     file = rates_file()
     try:
-        kept = json.loads(file.read_text())
+        stored = json.loads(file.read_text())
     except (OSError, ValueError):
-        kept = {}
-    kept = kept if isinstance(kept, dict) else {}
+        stored = {}
+    stored = stored if isinstance(stored, dict) else {}
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_file(file, json.dumps({**kept, _key(): rates}, indent=1).encode() + b"\n")
+    write_file(file, json.dumps({**stored, _key(): rates}, indent=1).encode() + b"\n")
     return file
 
 

@@ -1,4 +1,4 @@
-"""Run a recipe: make room for it, execute it on all ranks, publish the results."""
+"""Run a recipe: make its folders, execute it on all ranks, publish the results."""
 
 from __future__ import annotations
 
@@ -39,23 +39,34 @@ REQUEST = "request"
 
 
 @dataclass(frozen=True)
-class _Room:
-    """The folders of a run: its work, which is locked, and its events; and all it made, inner ones first."""
+class _Folders:
+    """The folders of a run.
+
+    Parameters
+    ----------
+    work : Path
+        Where staged arrays, marks and unfinished results lie.
+    events : Path
+    new : tuple of Path
+        The folders that did not exist before, inner ones first.
+    lease : WorkLease
+        Of the work folder.
+    """
 
     work: Path
     events: Path
-    made: tuple[Path, ...]
+    new: tuple[Path, ...]
     lease: WorkLease
 
-    def give_back(self) -> None:
-        """Remove what was made for a run of which nothing is to be left."""
-        for folder in self.made:
+    def remove_new(self) -> None:
+        """Remove the new folders, for a run of which nothing is to stay."""
+        for folder in self.new:
             if folder == self.events:
                 shutil.rmtree(folder, ignore_errors=True)
-            # Two that begin at once may both have found no folder; the marks of the other one stay.
+            # Of two runs that begin at once both may have made it; then the marks of the other one stay.
             elif folder == self.work and self.lease.is_first:
                 remove_work(folder)
-        _remove_empty(self.made)
+        _remove_empty(self.new)
         self.lease.release(Kind.FAILED)
 
 
@@ -100,22 +111,22 @@ def run(recipe: Recipe[S], comm, options: Options, outer: Agreement | None = Non
         comm.size, options.memory, options.in_memory, node_count(comm), on_root(comm, rates.load_rates)
     ).of(recipe)
     check(recipe, resources)
-    room = on_root(comm, _prepare, recipe, options, fingerprint(recipe, target), outer is not None)
-    with holding(room.lease, comm):
+    folders = on_root(comm, _prepare, recipe, options, fingerprint(recipe, target), outer is not None)
+    with holding(folders.lease, comm):
         before = on_root(comm, seen, recipe)
         compile_kernels(recipe.kernels, comm)
-        executor = Executor(recipe, comm, options, room.work, target, resources, room.events, outer)
-        report = _carry_out(recipe, comm, options, room, executor, before)
+        executor = Executor(recipe, comm, options, folders.work, target, resources, folders.events, outer)
+        report = _carry_out(recipe, comm, options, folders, executor, before)
     outcome = Outcome(executor.state, executor.left_out, report)
     executor.logbook.end(outcome.status)
-    on_root(comm, _clean, recipe, options, room, len(outcome.left_out))
+    on_root(comm, _clean, recipe, options, folders, len(outcome.left_out))
     if log.isEnabledFor(logging.WARNING):
         for line in beside_actual(report["stages"], every=log.isEnabledFor(logging.INFO)):
             say(comm, f"mpiimg: {options.label}{line}")
     return outcome
 
 
-def _carry_out(recipe: Recipe, comm, options: Options, room: _Room, executor: Executor, before) -> dict:
+def _carry_out(recipe: Recipe, comm, options: Options, folders: _Folders, executor: Executor, before) -> dict:
     """Execute a recipe and publish its results, if inputs are as they were `before`; return the report.
 
     Collective. Raises what :func:`run` does, with the end of the run noted.
@@ -126,17 +137,17 @@ def _carry_out(recipe: Recipe, comm, options: Options, room: _Room, executor: Ex
             report = executor.report()
             executor.close()  # no rank may hold a staged result open while another describes it
             on_root(comm, check_unchanged, recipe, before)
-            on_root(comm, _publish, recipe, options, room.work, executor, report)
+            on_root(comm, _publish, recipe, options, folders.work, executor, report)
             return report
     except BadInput as error:
         executor.close()
         executor.logbook.end(Exit.BAD_INPUT, str(error))
         comm.Barrier()  # no rank may still be writing in the folders that are removed
-        on_root(comm, room.give_back)
+        on_root(comm, folders.remove_new)
         raise
     except RunStopped:
         executor.close()
-        how = _how_to_go_on(options, room.work)
+        how = _how_to_go_on(options, folders.work)
         executor.logbook.end(Exit.STOPPED, how)
         raise RunStopped(how) from None
     except RunFailed as error:
@@ -194,28 +205,28 @@ def compile_kernels(kernels: Collection[str], comm) -> None:
         )
 
 
-def _prepare(recipe: Recipe, options: Options, asked: dict, claimed: bool) -> _Room:
-    """Make the folders of a run, lock them unless its scan is `claimed`, and check what goes into them."""
+def _prepare(recipe: Recipe, options: Options, current: dict, claimed: bool) -> _Folders:
+    """Make the folders of a run and check what goes into them; its job may have `claimed` the whole scan."""
     records = records_folder(options)
     work = records / "work" / f"{recipe.stem}.{recipe.tool.removeprefix('mpiimg-')}"
     events = events_folder(records, recipe.record)
-    made = tuple(folder for folder in (events, work, *work.parents) if not folder.exists())
+    new = tuple(folder for folder in (events, work, *work.parents) if not folder.exists())
     try:
         work.mkdir(parents=True, exist_ok=True)
         lease = WorkLease(work) if claimed else acquire_work(work, events, options.out, options.timeout)
     except OSError as error:
-        _remove_empty((work / CLAIMS, *made))
+        _remove_empty((work / CLAIMS, *new))
         raise _unwritable(options, error) from None
-    room = _Room(work, events, made, lease)
+    folders = _Folders(work, events, new, lease)
     try:
-        _furnish(recipe, options, room, asked)
+        _furnish(recipe, options, folders, current)
     except BadInput:
-        room.give_back()
+        folders.remove_new()
         raise
     except OSError as error:
-        room.give_back()
+        folders.remove_new()
         raise _unwritable(options, error) from None
-    return room
+    return folders
 
 
 def _unwritable(options: Options, error: OSError) -> BadInput:
@@ -229,14 +240,14 @@ def _remove_empty(folders: Collection[Path]) -> None:
             folder.rmdir()
 
 
-def _furnish(recipe: Recipe, options: Options, room: _Room, asked: dict) -> None:
-    """Check that results can be written, and have all in its place in the folders that are locked."""
-    work, events = room.work, room.events
+def _furnish(recipe: Recipe, options: Options, folders: _Folders, current: dict) -> None:
+    """Check that results can be written, and prepare the folders, once the lease is there."""
+    work, events = folders.work, folders.events
     record = work / REQUEST
     earlier = read_fingerprint(record)
     names = output_names(recipe)
-    _spare_inputs(recipe, options, names)
-    if not options.force and earlier != asked and not _takes_up(work, earlier, asked):
+    _refuse_overwrite(recipe, options, names)
+    if not options.force and earlier != current and not _takes_up(work, earlier, current):
         present = [name for name in names if (options.out / name).exists()]
         if present:
             if earlier is None:
@@ -249,22 +260,22 @@ def _furnish(recipe: Recipe, options: Options, room: _Room, asked: dict) -> None
     events.mkdir(exist_ok=True)
     for log_of_rank in events.glob("*.jsonl"):
         log_of_rank.unlink()
-    write_file(record, json.dumps(asked).encode())
+    write_file(record, json.dumps(current).encode())
     (work / LEFT_OUT).unlink(missing_ok=True)
-    needed = 0 if options.in_memory or earlier == asked else staged_bytes(recipe)
+    needed = 0 if options.in_memory or earlier == current else staged_bytes(recipe)
     free = free_bytes(work)
     if needed > free:
         raise BadInput(
             f"{options.out}: {free >> 20} MB free, the work file may take {needed >> 20} MB; "
             "free some, choose another --out, or use --in-memory"
         )
-    if earlier not in (None, asked):
-        what = changes(earlier, asked)
+    if earlier not in (None, current):
+        what = changes(earlier, current)
         log.warning("%s: since the last run changed: %s; what depends on it is made again", work, what)
 
 
-def _spare_inputs(recipe: Recipe, options: Options, names: Collection[str]) -> None:
-    """Refuse to replace an input by a result, --force or not."""
+def _refuse_overwrite(recipe: Recipe, options: Options, names: Collection[str]) -> None:
+    """Refuse to replace an input by a result, with --force too."""
     inputs = {path.resolve() for path in recipe.files}
     for name in names:
         if (options.out / name).resolve() in inputs:
@@ -297,29 +308,31 @@ def _publish(recipe: Recipe, options: Options, work: Path, executor: Executor, r
         (outputs / name).replace(folder / name)
 
 
-def _takes_up(work: Path, earlier: dict | None, asked: dict) -> bool:
+def _takes_up(work: Path, earlier: dict | None, current: dict) -> bool:
     """Say whether a run takes up what the same command had to leave out: then its results are replaced."""
-    same = earlier is not None and all(earlier.get(key) == asked[key] for key in ("tool", "parameters"))
+    same = earlier is not None and all(earlier.get(key) == current[key] for key in ("tool", "parameters"))
     return same and (work / LEFT_OUT).exists()
 
 
-def _clean(recipe: Recipe, options: Options, room: _Room, left_out: int) -> None:
+def _clean(recipe: Recipe, options: Options, folders: _Folders, left_out: int) -> None:
     """Remove the work folder; but keep what serves a run that takes up what this one left out."""
-    kept = [stage for stage in recipe.expected if isinstance(stage, Compute) and stage.unusable is not None]
-    if left_out and kept and not options.in_memory:
-        (room.work / LEFT_OUT).touch()
+    rerun_stages = [
+        stage for stage in recipe.expected if isinstance(stage, Compute) and stage.unusable is not None
+    ]
+    if left_out and rerun_stages and not options.in_memory:
+        (folders.work / LEFT_OUT).touch()
         if not options.keep_work:
-            size = _keep_only(kept, room.work)
+            size = _keep_only(rerun_stages, folders.work)
             log.warning(
                 "%s keeps what was made of the others (%d MB), so that the same command takes up only the %d "
                 "left out; remove it when you need it no longer",
-                room.work,
+                folders.work,
                 size >> 20,
                 left_out,
             )
     elif not options.keep_work:
-        remove_work(room.work)
-    room.lease.release(Kind.DONE)
+        remove_work(folders.work)
+    folders.lease.release(Kind.DONE)
 
 
 def _keep_only(stages: list[Compute], work: Path) -> int:

@@ -4,7 +4,7 @@ Both kinds of store have the same methods, and pass the same tests:
 
     create(array, boxes, owners)   every rank says the same
     write(name, number, block)     a rank writes the blocks it owns
-    collect(name, wanted)          every rank gets the boxes it wants; collective in memory
+    collect(name, requests)        every rank gets the boxes that it asks for; collective in memory
     drop(name)
 
 A staged array is one contiguous, early-allocated, unfiltered dataset in a file
@@ -37,7 +37,7 @@ class MemoryStore:
     Parameters
     ----------
     rank : this rank
-    exchange : called as exchange(blocks, boxes, owners, wanted, dtype): see comm.redistribute
+    exchange : called as exchange(blocks, boxes, owners, requests, dtype): see mpi/redistribute.py
     """
 
     def __init__(self, rank: int, exchange: Callable):
@@ -65,10 +65,10 @@ class MemoryStore:
             raise ValueError(f"block {number} of {name} has shape {block.shape}, not {shape}")
         self._blocks[name][number] = np.asarray(block, dtype=array.dtype)
 
-    def collect(self, name: str, wanted: Sequence[Sequence[Box]]) -> list[np.ndarray]:
-        """Return the boxes wanted[rank] of this rank; every rank calls with the same `wanted`."""
+    def collect(self, name: str, requests: Sequence[Sequence[Box]]) -> list[np.ndarray]:
+        """Return the boxes requests[rank] of this rank; every rank calls with the same `requests`."""
         array, boxes, owners = self._arrays[name]
-        return self._exchange(self._blocks[name], boxes, owners, wanted, np.dtype(array.dtype))
+        return self._exchange(self._blocks[name], boxes, owners, requests, np.dtype(array.dtype))
 
     def drop(self, name: str) -> None:
         """Forget an array."""
@@ -161,9 +161,9 @@ class StagedStore:
         boxes = self._arrays[name][1]
         return self._read(name, tuple((int(a), int(b)) for a, b in boxes[number]))
 
-    def collect(self, name: str, wanted: Sequence[Sequence[Box]]) -> list[np.ndarray]:
-        """Return the boxes wanted[rank] of this rank. They must have been written, and a barrier passed."""
-        return [self._read(name, box) for box in wanted[self._comm.rank]]
+    def collect(self, name: str, requests: Sequence[Sequence[Box]]) -> list[np.ndarray]:
+        """Return the boxes requests[rank] of this rank. They must have been written, and a barrier passed."""
+        return [self._read(name, box) for box in requests[self._comm.rank]]
 
     def set_aside(self, arrays: Sequence[AnyArray], moved: bool) -> None:
         """Keep the files that are there for :meth:`read_aside`, if one is not its array's. On one rank.

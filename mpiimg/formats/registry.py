@@ -119,10 +119,10 @@ def reader(path: Path) -> Callable[[Path, str], Input]:
     BadInput
         No format does.
     """
-    found = _format(Path(path).name)
-    if found is None or found.read is None:
+    format = _format(Path(path).name)
+    if format is None or format.read is None:
         raise BadInput(f"{path}: no format reads files of this name; {_endings('read')}")
-    return found.read
+    return format.read
 
 
 def writer(name: str) -> Callable[[Array], Writer]:
@@ -133,10 +133,10 @@ def writer(name: str) -> Callable[[Array], Writer]:
     BadInput
         No format does.
     """
-    found = _format(name)
-    if found is None or found.write is None:
+    format = _format(name)
+    if format is None or format.write is None:
         raise BadInput(f"{name}: no format writes files of this name; {_endings('write')}")
-    return found.write
+    return format.write
 
 
 def read(path: Path, name: str, axes: Iterable[str] = ()) -> Input:
@@ -234,5 +234,5 @@ def _format(name: str) -> Format | None:
 
 
 def _endings(verb: str) -> str:
-    known = sorted({*FORMATS, *installed(OF_FORMATS)})
-    return f"there are formats of {', '.join(known)}" if known else "there is none yet: install one"
+    endings = sorted({*FORMATS, *installed(OF_FORMATS)})
+    return f"there are formats of {', '.join(endings)}" if endings else "there is none yet: install one"

@@ -68,9 +68,9 @@ class Sources:
     def homes(self) -> list[Path]:
         """Return the folders that may hold those of these kernels, the first choice first."""
         name = f"{self.package.name}-{_digest(str(self.package))}"
-        given = numba.core.config.CACHE_DIR
+        chosen = numba.core.config.CACHE_DIR
         return [
-            *([Path(given) / name] if given else []),
+            *([Path(chosen) / name] if chosen else []),
             self.package / "__pycache__" / "kernels",
             Path(AppDirs(appname="numba", appauthor=False).user_cache_dir) / name,
         ]

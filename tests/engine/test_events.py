@@ -158,7 +158,7 @@ def test_of_a_running_run(run, capsys):
     make, blur, write = found.stages
     assert (make.resumed, make.done, make.ended is not None) == (6, 4, True)
     assert (blur.done, blur.chunks, blur.ended) == (4, 10, None)
-    assert blur.left == pytest.approx(6 / blur.rate)
+    assert blur.seconds_left == pytest.approx(6 / blur.rate)
     assert (write.began, write.chunks) == (None, 4)
     assert [(rank.rank, rank.done, rank.share) for rank in found.slowest] == [(1, 1, 5), (0, 3, 5)]
     code, out = said(folder, capsys=capsys)

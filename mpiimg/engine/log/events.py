@@ -35,8 +35,8 @@ def events_folder(out: Path, record: str) -> Path:
 
 def runs_in(folder: Path) -> list[Path]:
     """Return the events folders in `folder`, the run that began last at the end."""
-    found = [path for path in Path(folder).glob("events*") if (path / "0.jsonl").is_file()]
-    return sorted(found, key=_began)
+    folders = [path for path in Path(folder).glob("events*") if (path / "0.jsonl").is_file()]
+    return sorted(folders, key=_began)
 
 
 def _began(folder: Path) -> float:
@@ -139,18 +139,18 @@ def read_events(path: Path) -> Iterator[dict]:
 
 def rank_files(folder: Path) -> list[Path]:
     """Return the logs in an events folder, by rank."""
-    found = [path for path in Path(folder).glob("*.jsonl") if path.stem.isdecimal()]
-    return sorted(found, key=lambda path: int(path.stem))
+    files = [path for path in Path(folder).glob("*.jsonl") if path.stem.isdecimal()]
+    return sorted(files, key=lambda path: int(path.stem))
 
 
 def last_events(folder: Path, tail: int = 1 << 14) -> dict[int, dict]:
     """Return the last event of each rank, from the ends of the files."""
-    found = {}
+    last = {}
     for path in rank_files(folder):
         with contextlib.suppress(OSError, ValueError, IndexError), open(path, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - tail))
-            found[int(path.stem)] = json.loads(file.read().split(b"\n")[-2])
-    return found
+            last[int(path.stem)] = json.loads(file.read().split(b"\n")[-2])
+    return last
 
 
 def any_recent(folder: Path, seconds: float, but: int) -> bool:

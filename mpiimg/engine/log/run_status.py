@@ -36,7 +36,7 @@ STATES = {
 class StageStatus:
     """A stage: its chunks, how many earlier runs and this one have done, and since when (s since the epoch).
 
-    `rate` is in chunks a second, `left` in seconds; None where nothing says.
+    `rate` is in chunks per second; None where nothing says.
     """
 
     name: str
@@ -46,7 +46,7 @@ class StageStatus:
     began: float | None = None
     ended: float | None = None
     rate: float | None = None
-    left: float | None = None
+    seconds_left: float | None = None
 
 
 @dataclass
@@ -171,7 +171,7 @@ def _stages(logs: Mapping[int, list[dict]], start: Mapping, finished: bool) -> l
         if stage.began is not None and stage.done and until > stage.began:
             stage.rate = stage.done / (until - stage.began)
             if stage.ended is None:
-                stage.left = (stage.chunks - stage.resumed - stage.done) / stage.rate
+                stage.seconds_left = (stage.chunks - stage.resumed - stage.done) / stage.rate
     # Some stages are laid out before the run and then not needed.
     return [stage for stage in stages.values() if not finished or stage.began is not None]
 
@@ -221,7 +221,7 @@ def _progress(stage: StageStatus) -> str:
     if stage.ended:
         return f"{text}, {_span(stage.ended - stage.began)}"
     if stage.rate:
-        text += f", {stage.rate:.3g} a second, {_span(stage.left)} left"
+        text += f", {stage.rate:.3g} a second, {_span(stage.seconds_left)} left"
     return text
 
 

@@ -47,7 +47,7 @@ def as_json(plan: Plan, resources: Resources) -> str:
         }
         for _, planned in plan
     ]
-    found = {
+    document = {
         "ranks": resources.ranks,
         "nodes": resources.nodes,
         "memory_per_rank": resources.memory,
@@ -56,7 +56,7 @@ def as_json(plan: Plan, resources: Resources) -> str:
         "totals": _rounded(totals(plan)),
         "stages": stages,
     }
-    return json.dumps(found, indent=1)
+    return json.dumps(document, indent=1)
 
 
 def predicted(planned: StagePlan) -> dict:
@@ -91,9 +91,9 @@ def table(plan: Plan, resources: Resources) -> str:
         f"{'read MB':>10}{'moved MB':>10}{'staged MB':>11}{'peak MB':>9}{'seconds':>10}",
     ]
     for stage, planned in plan:
-        most = max(np.diff(planned.partition.cuts))
+        largest_share = max(np.diff(planned.partition.cuts))
         lines.append(
-            f"{stage.name:<{width}}{planned.kind:<9}{planned.chunks:>8}{most:>8}{planned.batch:>7}"
+            f"{stage.name:<{width}}{planned.kind:<9}{planned.chunks:>8}{largest_share:>8}{planned.batch:>7}"
             f"{megabytes(planned.read):>10}{megabytes(planned.moved):>10}{megabytes(planned.written):>11}"
             f"{megabytes(planned.peak):>9}{planned.seconds:>10.1f}"
         )

@@ -16,8 +16,8 @@ from mpiimg.engine.mpi.processes import memory_status
 
 def anonymous_peak() -> int:
     """Return the most bytes of anonymous memory since :func:`restart_peak`, or since the process began."""
-    known = memory_status()
-    return known["VmHWM"] - known["RssFile"] - known["RssShmem"]
+    sizes = memory_status()
+    return sizes["VmHWM"] - sizes["RssFile"] - sizes["RssShmem"]
 
 
 def anonymous_now() -> int:

@@ -80,13 +80,13 @@ def _node_memory(environment=os.environ, cgroups: str = "/proc/self/cgroup") -> 
 def _cgroup_limits(cgroups: str) -> list[Path]:
     """Return the files that may limit the memory of this process: version 2 up to its root, and version 1."""
     root = Path("/sys/fs/cgroup")
-    found = [root / "memory" / "memory.limit_in_bytes"]
+    files = [root / "memory" / "memory.limit_in_bytes"]
     with contextlib.suppress(OSError):
         for line in Path(cgroups).read_text().splitlines():
             _, controllers, name = line.split(":", 2)
             if not controllers:
                 own = root / name.lstrip("/")
-                found += [
+                files += [
                     folder / "memory.max" for folder in (own, *own.parents) if folder.is_relative_to(root)
                 ]
-    return found
+    return files

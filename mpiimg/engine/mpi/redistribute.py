@@ -1,9 +1,8 @@
-"""Move boxes of an array from the ranks that own them to the ranks that want them.
+"""Move boxes of an array from the ranks that own them to the ranks that ask for them.
 
-One routine serves halos (want your chunk and a little more), the transposition
-from volumes to slabs (want every volume of your slab), and ragged pieces (want
-every piece of your key): only the wanted boxes differ. Everyone knows every
-rank's boxes, so no sizes are exchanged.
+One routine serves halos (each rank asks for its chunks and a little more), the transposition from volumes to
+slabs (for every volume of its slab), and ragged pieces (for every piece of its keys): only the boxes differ.
+Every rank knows the boxes of all ranks, so no sizes are exchanged.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ def redistribute(
     blocks: Mapping[int, np.ndarray],
     boxes: np.ndarray,
     owners: np.ndarray,
-    wanted: Sequence[Sequence[Box]],
+    requests: Sequence[Sequence[Box]],
     dtype: np.dtype,
     comm,
     traffic: Traffic | None = None,
@@ -43,14 +42,14 @@ def redistribute(
     blocks : this rank's blocks by their number in `boxes`
     boxes : (n, axes, 2) int64: where each block lies; disjoint
     owners : (n,) the rank that owns each block
-    wanted : for each rank the boxes that it wants; they may overlap
+    requests : for each rank the boxes that it wants; they may overlap
     dtype : of the array
     comm : mpi4py communicator
     traffic : is told what was sent
 
     Returns
     -------
-    list of arrays, one a box in wanted[comm.rank], C-contiguous
+    list of arrays, one a box in requests[comm.rank], C-contiguous
 
     Notes
     -----
@@ -59,25 +58,25 @@ def redistribute(
     """
     me, dtype = comm.rank, np.dtype(dtype)
     mine = np.flatnonzero(owners == me)
-    here = boxes[mine]
-    results = [np.empty(box_shape(box), dtype) for box in wanted[me]]
-    places = [tuple(map(tuple, box)) for box in here.tolist()]
+    own_boxes = boxes[mine]
+    results = [np.empty(box_shape(box), dtype) for box in requests[me]]
+    places = [tuple(map(tuple, box)) for box in own_boxes.tolist()]
 
     def own(i, part):
         return blocks[int(mine[i])][box_slices(part, places[i])]
 
-    for which, i, part in _parts(here, wanted[me]):
-        results[which][box_slices(part, wanted[me][which])] = own(i, part)
+    for which, i, part in _parts(own_boxes, requests[me]):
+        results[which][box_slices(part, requests[me][which])] = own(i, part)
     if comm.size == 1:
         return results
 
-    takers, every = _by_taker(wanted, boxes.shape[1])
+    takers, every = _by_taker(requests, boxes.shape[1])
     pieces, send_counts = [], np.zeros(comm.size, dtype=np.int64)
-    for taker, box in _near(here, takers, every, me):
-        for _, i, part in _parts(here, [box]):
+    for taker, box in _near(own_boxes, takers, every, me):
+        for _, i, part in _parts(own_boxes, [box]):
             pieces.append(own(i, part))
             send_counts[taker] += pieces[-1].size
-    incoming = [(which, owners[i], part) for which, i, part in _parts(boxes, wanted[me]) if owners[i] != me]
+    incoming = [(which, owners[i], part) for which, i, part in _parts(boxes, requests[me]) if owners[i] != me]
     receive_counts = np.zeros(comm.size, dtype=np.int64)
     for _, owner, part in incoming:
         receive_counts[owner] += box_size(part)
@@ -96,26 +95,26 @@ def redistribute(
     for which, owner, part in incoming:
         size = box_size(part)
         piece = received[place[owner] : place[owner] + size]
-        results[which][box_slices(part, wanted[me][which])] = piece.reshape(box_shape(part))
+        results[which][box_slices(part, requests[me][which])] = piece.reshape(box_shape(part))
         place[owner] += size
     return results
 
 
-def _by_taker(wanted: Sequence[Sequence[Box]], axes: int) -> tuple[np.ndarray, np.ndarray]:
+def _by_taker(requests: Sequence[Sequence[Box]], axes: int) -> tuple[np.ndarray, np.ndarray]:
     """Return rank and box of all that anybody wants, (n,) and (n, axes, 2), rank by rank."""
-    takers = np.repeat(np.arange(len(wanted)), [len(theirs) for theirs in wanted])
-    every = np.array([box for theirs in wanted for box in theirs], np.int64)
+    takers = np.repeat(np.arange(len(requests)), list(map(len, requests)))
+    every = np.array([box for boxes in requests for box in boxes], np.int64)
     return takers, every.reshape(len(takers), axes, 2)
 
 
-def _near(here: np.ndarray, takers: np.ndarray, every: np.ndarray, me: int) -> list[tuple[int, Box]]:
+def _near(own_boxes: np.ndarray, takers: np.ndarray, every: np.ndarray, me: int) -> list[tuple[int, Box]]:
     """List what others want around the boxes of this rank, which lie close together, in the order given.
 
     One look at all boxes finds them: what all ranks want is too much to go through one by one.
     """
-    if not len(here):
+    if not len(own_boxes):
         return []
-    start, stop = here[..., 0].min(axis=0), here[..., 1].max(axis=0)
+    start, stop = own_boxes[..., 0].min(axis=0), own_boxes[..., 1].max(axis=0)
     meets = ((every[..., 0] < stop) & (every[..., 1] > start)).all(axis=1) & (takers != me)
     return list(zip(takers[meets].tolist(), every[meets].tolist(), strict=True))
 
@@ -129,16 +128,16 @@ def _pack(pieces: Sequence[np.ndarray], items: int, dtype: np.dtype) -> np.ndarr
     return packed
 
 
-def _parts(boxes: np.ndarray, wanted: Sequence[Box]) -> list[tuple[int, int, Box]]:
-    """List what `wanted` takes from `boxes`: (number in wanted, number in boxes, common part)."""
-    found = []
-    for which, box in enumerate(wanted):
+def _parts(boxes: np.ndarray, requests: Sequence[Box]) -> list[tuple[int, int, Box]]:
+    """List what `requests` takes from `boxes`: (number in requests, number in boxes, common part)."""
+    parts = []
+    for which, box in enumerate(requests):
         indices, common = intersections(boxes, box)
-        found += [
+        parts += [
             (which, int(i), tuple((int(a), int(b)) for a, b in part))
             for i, part in zip(indices, common, strict=True)
         ]
-    return found
+    return parts
 
 
 def _alltoall(packed, send_counts, received, receive_counts, longest, comm):

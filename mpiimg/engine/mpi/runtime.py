@@ -66,12 +66,12 @@ def refuse_two_mpi_libraries(maps: str = "/proc/self/maps") -> None:
             paths = {line.split()[-1] for line in lines if ".so" in line}
     except OSError:
         return
-    found = {
+    libraries = {
         os.path.realpath(p) for p in paths if os.path.basename(p).startswith(("libmpi.so", "libmpich.so"))
     }
-    if len(found) > 1:
+    if len(libraries) > 1:
         raise BadInput(
-            f"two MPI libraries in one process ({', '.join(sorted(found))}): "
+            f"two MPI libraries in one process ({', '.join(sorted(libraries))}): "
             "build mpi4py and h5py against one of them (see docs/install.md)"
         )
 

@@ -47,9 +47,9 @@ def remove_stale_segments(
             # The ranks of a node come here in no order. One alone looks and removes at a time: another that
             # has opened the old one would remove the new one, of a rank whose MPI has started already.
             fcntl.flock(segment, fcntl.LOCK_EX)
-            found, named = os.fstat(segment.fileno()), os.stat(path)
+            opened, named = os.fstat(segment.fileno()), os.stat(path)
             born = step_birth() if born is None else born
-            if os.path.samestat(found, named) and found.st_uid == os.getuid() and found.st_mtime < born:
+            if os.path.samestat(opened, named) and opened.st_uid == os.getuid() and opened.st_mtime < born:
                 os.unlink(path)
 
 

@@ -20,7 +20,7 @@ BLOCKS_AHEAD = 2
 def scatter_stream(
     blocks: Callable[[], Iterator[np.ndarray]],
     owners: Sequence[int],
-    wanted: Iterable[int],
+    numbers: Iterable[int],
     empty: Callable[[int], np.ndarray],
     keep: Callable[[int, np.ndarray], None],
     comm,
@@ -28,7 +28,7 @@ def scatter_stream(
     where: str,
     traffic: Traffic,
 ) -> None:
-    """Read blocks 0, 1, 2, ... on rank 0 and let their owners keep those in `wanted`. Collective.
+    """Read blocks 0, 1, 2, ... on rank 0 and let their owners keep those in `numbers`. Collective.
 
     A failure anywhere is recorded in `agreement`; nobody is left waiting, and
     the caller agrees with the others.
@@ -37,25 +37,25 @@ def scatter_stream(
     ----------
     blocks : called on rank 0, yields every block in order
     owners : of every block
-    wanted : numbers of the blocks that are still needed; reading ends with the last
+    numbers : numbers of the blocks that are still needed; reading ends with the last
     empty : returns an array to receive a block in
     keep : called with number and block on the owner
     where : the stage, for reports
     traffic : is told what was sent
     """
-    wanted = sorted(wanted)
-    if not wanted:
+    numbers = sorted(numbers)
+    if not numbers:
         return
     if comm.rank == 0:
-        _read(blocks, owners, wanted, keep, comm, agreement, where, traffic)
+        _read(blocks, owners, numbers, keep, comm, agreement, where, traffic)
     else:
-        mine = [number for number in wanted if owners[number] == comm.rank]
+        mine = [number for number in numbers if owners[number] == comm.rank]
         _receive(mine, empty, keep, comm, agreement, where)
 
 
-def _read(blocks, owners, wanted, keep, comm, agreement, where, traffic):
-    pending, remaining, stream = [], set(wanted), blocks()
-    for number in range(wanted[-1] + 1):
+def _read(blocks, owners, numbers, keep, comm, agreement, where, traffic):
+    pending, remaining, stream = [], set(numbers), blocks()
+    for number in range(numbers[-1] + 1):
         if agreement.interrupted():
             break
         try:

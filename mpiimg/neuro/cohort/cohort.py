@@ -120,7 +120,7 @@ def run_cohort(cohort: Cohort, comm, options: Options, resources: Resources, pla
     if plan:
         say(comm, chosen.plan, sys.stdout)
         return Exit.DONE
-    on_root(comm, _make_room, cohort)
+    on_root(comm, _make_folders, cohort)
     if todo:
         _tell(comm, chosen.text)
         compile_kernels(chosen.kernels, comm)  # here, where one rank a node does it for all groups
@@ -151,7 +151,7 @@ def _check(cohort: Cohort, force: bool) -> dict[str, LeaseState]:
     return _states(cohort)
 
 
-def _make_room(cohort: Cohort) -> None:
+def _make_folders(cohort: Cohort) -> None:
     """Make what all jobs on a derivative share: folders of records, settings, its description."""
     try:
         for scan in cohort.scans:
@@ -251,27 +251,36 @@ def _choose(cohort: Cohort, todo: Sequence[Scan], costs, resources: Resources, p
     if recipe is None:
         nothing = {"groups": list(sizes), "totals": {"peak_per_rank": 0, "seconds": 0.0}}
         return _Choice(sizes, text, json.dumps(nothing, indent=2) if plan == "json" else text)
-    turns = finished_after(sizes, [costs[scan.name] for scan in todo])
-    turns /= finished_after([smallest], [costs[largest.name]]) or 1.0
+    scan_durations = finished_after(sizes, [costs[scan.name] for scan in todo])
+    scan_durations /= finished_after([smallest], [costs[largest.name]]) or 1.0
     shown = (
-        _plan(plan, text, largest.name, recipe, sizes, part_of(resources, smallest), turns) if plan else ""
+        _plan(plan, text, largest.name, recipe, sizes, part_of(resources, smallest), scan_durations)
+        if plan
+        else ""
     )
     return _Choice(sizes, text, shown, tuple(recipe.kernels))
 
 
 def _plan(
-    form: str, text: str, name: str, recipe: Recipe, sizes: Sequence[int], group: Resources, turns: float
+    form: str,
+    text: str,
+    name: str,
+    recipe: Recipe,
+    sizes: Sequence[int],
+    group: Resources,
+    scan_durations: float,
 ) -> str:
     """Return the plan of a cohort: its groups, and what the smallest of them does with the largest scan.
 
-    All scans take `turns` as long as that. Programs read the memory and the time of the job in the totals.
+    All scans together take `scan_durations` times as long as that. Programs read the memory and the time of the
+    job in the totals.
     """
     plan = plan_recipe(recipe, group)
     if form == "json":
         one = json.loads(as_json(plan, group))
         job = {
             "peak_per_rank": one["totals"]["peak_per_rank"],
-            "seconds": float(f"{turns * one['totals']['seconds']:.4g}"),
+            "seconds": float(f"{scan_durations * one['totals']['seconds']:.4g}"),
         }
         return json.dumps({"groups": list(sizes), "largest": name, "totals": job, "plan": one}, indent=2)
     return f"{text}\nthe largest, {name}: {table(plan, group)}"
