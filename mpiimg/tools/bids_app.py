@@ -103,7 +103,8 @@ def process(tool, args: argparse.Namespace, values: Mapping[str, Any], comm, opt
     """Process the scans of a dataset with a tool. Collective."""
     from mpiimg.engine.mpi.agreement import on_root
     from mpiimg.neuro.bids import Scan, find_scans
-    from mpiimg.neuro.cohort.cohort import Cohort, run_cohort
+    from mpiimg.neuro.cohort.cohort import run_cohort
+    from mpiimg.neuro.cohort.records import Cohort
 
     request = args.cohort
 

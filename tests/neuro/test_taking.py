@@ -7,15 +7,15 @@ import pytest
 from mpiimg.engine import lease
 from mpiimg.engine.lease import Kind
 from mpiimg.neuro.bids import Scan
-from mpiimg.neuro.cohort import cohort
 from mpiimg.neuro.cohort import records as records_of
+from mpiimg.neuro.cohort import work
 
 
 @pytest.fixture
 def scans(tmp_path):
     """Return a cohort of one scan, whose records are there."""
     scan = Scan("sub-01", "sub-01/dwi", tmp_path / "dwi.nii.gz", None, None)
-    made = cohort.Cohort(tmp_path / "raw", tmp_path / "out", (scan,), {}, inspect=None, recipe=None)
+    made = records_of.Cohort(tmp_path / "raw", tmp_path / "out", (scan,), {}, inspect=None, recipe=None)
     made.records(scan).mkdir(parents=True)
     records_of.write_settings(made.out, made.settings)
     return made, scan, made.records(scan)
@@ -27,7 +27,7 @@ def claim(records, owner="another"):
 
 
 def take(cohort_of_one, scan, before):
-    return cohort._take(cohort_of_one, scan, before, lease.sign("this", 0.0))
+    return work.acquire_scan(cohort_of_one, scan, before, lease.sign("this", 0.0))
 
 
 @pytest.mark.parametrize("end", [Kind.DONE, Kind.FAILED])

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import json
 import logging
 import math
 import sys
-import time
-import uuid
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,76 +16,29 @@ from mpiimg.engine.atomic import write_file
 from mpiimg.engine.boxes import Partition
 from mpiimg.engine.lease import Kind, LeaseState
 from mpiimg.engine.log.show_plan import as_json, table
-from mpiimg.engine.mpi.agreement import Agreement, on_root, stop_on_signals
+from mpiimg.engine.mpi.agreement import on_root
 from mpiimg.engine.mpi.runtime import say
 from mpiimg.engine.plan import Resources, plan_recipe
-from mpiimg.engine.recipe import Options, Recipe, output_names
-from mpiimg.engine.run import agreed_cpu_target, compile_kernels, run
-from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
-from mpiimg.neuro.bids import Scan, describe_derivative, sources
+from mpiimg.engine.recipe import Options, Recipe
+from mpiimg.engine.run import agreed_cpu_target, compile_kernels
+from mpiimg.errors import BadInput, Exit
+from mpiimg.neuro.bids import Scan, describe_derivative
 from mpiimg.neuro.cohort.groups import asked_sizes, finished_after, group_sizes, min_ranks, part_of
 from mpiimg.neuro.cohort.records import (
-    LOGS,
+    Cohort,
     read_settings,
     scan_state,
     scan_states,
-    settings_digest,
     write_settings,
 )
 from mpiimg.neuro.cohort.status import counts, why
+from mpiimg.neuro.cohort.work import image_identity, process_scans, tell
 from mpiimg.neuro.nifti import open_image
-from mpiimg.version import __version__
 
 log = logging.getLogger("mpiimg")
 
 #: Scans that are named in one message.
 MAX_NAMED = 10
-
-
-@dataclasses.dataclass(frozen=True)
-class Cohort:
-    """The scans of a dataset, and what is to be done with each.
-
-    Parameters
-    ----------
-    dataset, out : Path
-        Folders of the raw dataset and of the derivative.
-    scans : tuple of Scan
-        The selected ones.
-    parameters : mapping
-        What results depend on.
-    inspect : callable
-        Called with a scan on one rank; returns what headers say, and raises BadInput if it cannot be used.
-    recipe : callable
-        Called with a scan and that, on every rank of a group.
-    group_size : int, optional
-        Ranks per group; without it the plan decides.
-    strict : bool
-        One scan that fails ends the job.
-    retry_suspects : bool
-        Take those scans too that were in work at two deaths of a process.
-    """
-
-    dataset: Path
-    out: Path
-    scans: tuple[Scan, ...]
-    parameters: Mapping[str, Any]
-    inspect: Callable[[Scan], Any]
-    recipe: Callable[[Scan, Any], Recipe]
-    group_size: int | None = None
-    strict: bool = False
-    retry_suspects: bool = False
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What results depend on beside their scan, as it is kept on disk."""
-        return json.loads(
-            json.dumps({"version": __version__, "parameters": dict(self.parameters)}, default=str)
-        )
-
-    def records(self, scan: Scan) -> Path:
-        """Return the folder of a scan's leases, log, work and run.json."""
-        return self.out / LOGS / scan.name
 
 
 def run_cohort(cohort: Cohort, comm, options: Options, resources: Resources, plan: str | None = None) -> Exit:
@@ -109,10 +58,10 @@ def run_cohort(cohort: Cohort, comm, options: Options, resources: Resources, pla
     agreed_cpu_target(comm)
     states = on_root(comm, _check, cohort, options.force)
     todo = [scan for scan in cohort.scans if _to_do(cohort, states[scan.name], options.force)]
-    _tell(comm, f"mpiimg: {_counts(states)} before this job, {len(states) - len(todo)} of them skipped")
+    tell(comm, f"mpiimg: {_counts(states)} before this job, {len(states) - len(todo)} of them skipped")
     changed = on_root(comm, _changed, cohort, states)
     if changed:
-        _tell(comm, f"mpiimg: warning: {_named(changed)}: image changed since; --force does such scans again")
+        tell(comm, f"mpiimg: warning: {_named(changed)}: image changed since; --force does such scans again")
     costs = _weigh(todo, comm)
     # What was in work when a process died comes last, so that it cannot end the work on the others again.
     todo.sort(key=lambda scan: (states[scan.name].deaths, -costs[scan.name], scan.name))
@@ -122,11 +71,11 @@ def run_cohort(cohort: Cohort, comm, options: Options, resources: Resources, pla
         return Exit.DONE
     on_root(comm, _make_folders, cohort)
     if todo:
-        _tell(comm, chosen.text)
+        tell(comm, chosen.text)
         compile_kernels(chosen.kernels, comm)  # here, where one rank a node does it for all groups
-        _work(cohort, todo, states, chosen.sizes, comm, options)
+        process_scans(cohort, todo, states, chosen.sizes, comm, options)
     final = on_root(comm, _states, cohort)
-    _tell(comm, _summary(final))
+    tell(comm, _summary(final))
     left_out = [name for name, state in final.items() if state.kind in (Kind.FAILED, Kind.SUSPECT)]
     return Exit.PARTIAL if left_out else Exit.DONE
 
@@ -272,8 +221,8 @@ def _plan(
 ) -> str:
     """Return the plan of a cohort: its groups, and what the smallest of them does with the largest scan.
 
-    All scans together take `scan_durations` times as long as that. Programs read the memory and the time of the
-    job in the totals.
+    All scans together take `scan_durations` times as long as that. Programs read the memory and the time of
+    the job in the totals.
     """
     plan = plan_recipe(recipe, group)
     if form == "json":
@@ -286,152 +235,10 @@ def _plan(
     return f"{text}\nthe largest, {name}: {table(plan, group)}"
 
 
-def _work(cohort: Cohort, todo: Sequence[Scan], states, sizes: Sequence[int], comm, options: Options) -> None:
-    """Let each group take scans until none is left. Collective.
-
-    Raises
-    ------
-    BadInput, RunFailed, RunStopped
-        On all ranks alike.
-    """
-    identity = on_root(comm, lambda: uuid.uuid4().hex)
-    number = next(i for i in range(len(sizes)) if comm.rank < sum(sizes[: i + 1]))
-    group = comm.Split(number, comm.rank)
-    outer = Agreement(comm)
-    if len(sizes) > 1:
-        options = dataclasses.replace(options, progress=False)
-    # Groups begin at different scans, so as not to run after the same ones.
-    start = number % len(todo)
-    queue = deque([*todo[start:], *todo[:start]])
-    with stop_on_signals(outer):
-        try:
-            _serve(cohort, queue, states, group, outer, options, identity)
-        except (BadInput, RunFailed) as error:
-            outer.record(error, f"group {number}")
-        outer.wait()
-    group.Free()
-    try:
-        outer.agree()
-    except RunStopped:
-        raise RunStopped(
-            "scans that are done stay done, those in work are marked; the same command goes on from there"
-            + (f": {options.command}" if options.command else "")
-        ) from None
-    finally:
-        outer.close()
-
-
-def _serve(cohort: Cohort, queue: deque, states, group, outer: Agreement, options: Options, identity) -> None:
-    """Take and do one scan after the other with one group of ranks. Collective in the group."""
-    owner = {**lease.sign(identity, options.timeout), "ranks": group.size}
-
-    def take_next() -> tuple[Scan, int] | None:
-        passed = 0
-        while passed < len(queue) and not outer.interrupted():
-            scan = queue[0]
-            number = _take(cohort, scan, states[scan.name], owner)
-            if number is None:
-                # In work elsewhere: looked at again when all others have been.
-                queue.rotate(-1)
-                passed += 1
-                continue
-            queue.popleft()
-            if number:
-                return scan, number
-        return None
-
-    while (taken := on_root(group, take_next)) is not None:
-        scan, number = taken
-        started = time.monotonic()
-        kind, said, error = _do(cohort, scan, group, outer, options)
-        gc.collect()  # the arrays of this scan hang in cycles, and the next one needs their room
-        on_root(group, _end, cohort, scan, number, kind, said)
-        _tell(group, f"mpiimg: {scan.name}: {kind} after {time.monotonic() - started:.1f} s" + _reason(said))
-        if kind is Kind.STOPPED:
-            # The other groups, too, where only this one has been told.
-            outer.request_stop()
-            outer.interrupted()
-            return
-        if error is not None and cohort.strict:
-            raise error
-
-
-def _take(cohort: Cohort, scan: Scan, before: LeaseState, owner: dict) -> int | None:
-    """Claim a scan: return the number of the claim, 0 if nothing is to be done, None if it is in work."""
-    records = cohort.records(scan)
-    state = scan_state(cohort.out, records, cohort.settings)
-    if state.kind is Kind.IN_WORK:
-        return None
-    # What was in work when this job began was seen to begin, not how it ended.
-    seen = state.number == before.number and before.kind is not Kind.IN_WORK
-    if state.kind is Kind.SUSPECT and not (seen and cohort.retry_suspects):
-        return 0
-    if state.kind in (Kind.DONE, Kind.FAILED) and not seen:
-        return 0  # another group or job has had it since this job began
-    return lease.acquire(records, state, owner)
-
-
-def _end(cohort: Cohort, scan: Scan, number: int, kind: Kind, said: dict) -> None:
-    """Note how a claim ended, and what was written."""
-    if kind is Kind.DONE:
-        there = [name for name in said["files"] if (cohort.out / scan.folder / name).exists()]
-        said |= {"folder": scan.folder, "files": there, "settings": settings_digest(cohort.settings)}
-    lease.release(cohort.records(scan), number, kind, **said)
-
-
-def _do(cohort: Cohort, scan: Scan, group, outer: Agreement, options: Options):
-    """Do one scan; return how that ended, what there is to note of it, and the error if there was one."""
-    mine = dataclasses.replace(
-        options,
-        out=cohort.out / scan.folder,
-        records=cohort.records(scan),
-        force=True,
-        label=f"{scan.name}: ",
-    )
-    try:
-        if scan.problem:
-            raise BadInput(scan.problem)
-        headers = on_root(group, cohort.inspect, scan)
-        recipe = _with_sources(cohort.recipe(scan, headers), sources(cohort.dataset, scan))
-        image = _identity(scan)
-        run(recipe, group, mine, outer)
-    except BadInput as error:
-        return Kind.FAILED, {"reason": str(error)}, BadInput(f"{scan.name}: {error}")
-    except RunFailed as error:
-        lines = str(error).splitlines()
-        reason = f"{lines[0].removesuffix(':')}: {lines[-1]}"
-        return Kind.FAILED, {"reason": reason, "report": str(error)}, RunFailed(f"{scan.name}: {error}")
-    except RunStopped:
-        return Kind.STOPPED, {}, None
-    names = [name for name in output_names(recipe) if name != recipe.record]
-    return Kind.DONE, {"files": names, "image": image}, None
-
-
-def _with_sources(recipe: Recipe, uris: list[str]) -> Recipe:
-    """Let the sidecars name what their images were made of."""
-
-    def documents(values) -> dict[str, bytes]:
-        files = recipe.documents(values)
-        for name in [name for name in files if name.endswith(".json")]:
-            fields = {**json.loads(files[name]), "Sources": uris}
-            files[name] = json.dumps(fields, indent=2).encode() + b"\n"
-        return files
-
-    return dataclasses.replace(recipe, documents=documents)
-
-
 def _changed(cohort: Cohort, states: Mapping[str, LeaseState]) -> list[str]:
     """Return the scans that were done from an image that is another one now."""
     done = [scan for scan in cohort.scans if states[scan.name].kind is Kind.DONE]
-    return [scan.name for scan in done if states[scan.name].end["image"] != _identity(scan)]
-
-
-def _identity(scan: Scan) -> list[int]:
-    try:
-        status = scan.dwi.stat()
-    except OSError:
-        return []
-    return [status.st_size, status.st_mtime_ns]
+    return [scan.name for scan in done if states[scan.name].end["image"] != image_identity(scan)]
 
 
 def _counts(states: Mapping[str, LeaseState]) -> str:
@@ -456,15 +263,5 @@ def _named(names: Sequence[str]) -> str:
     return ", ".join(names[:MAX_NAMED]) + more
 
 
-def _reason(said: Mapping[str, Any]) -> str:
-    return f": {said['reason']}" if "reason" in said else ""
-
-
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" + "s" * (number != 1)
-
-
-def _tell(comm, text: str) -> None:
-    """Say something, unless only errors are wanted."""
-    if log.isEnabledFor(logging.WARNING):
-        say(comm, text)

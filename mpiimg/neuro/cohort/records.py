@@ -1,18 +1,70 @@
-"""The records of a cohort: its settings, and for each scan the leases of all jobs that had it."""
+"""A cohort and its records: settings, and for each scan the leases of all jobs that had it."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mpiimg.engine.atomic import read_json, write_json
 from mpiimg.engine.lease import Kind, LeaseState, names_in, read_lease
+from mpiimg.engine.recipe import Recipe
+from mpiimg.neuro.bids import Scan
+from mpiimg.version import __version__
 
 #: Folder in OUT_DIR with a folder of records for each scan, and the settings of all.
 LOGS = "logs"
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The scans of a dataset, and what is to be done with each.
+
+    Parameters
+    ----------
+    dataset, out : Path
+        Folders of the raw dataset and of the derivative.
+    scans : tuple of Scan
+        The selected ones.
+    parameters : mapping
+        What results depend on.
+    inspect : callable
+        Called as inspect(scan) on one rank; returns what headers say, and raises BadInput if the scan cannot
+        be used.
+    recipe : callable
+        Called as recipe(scan, headers) on every rank of a group, with what `inspect` returned.
+    group_size : int, optional
+        Ranks per group; without it the plan decides.
+    strict : bool
+        A scan that fails ends the job.
+    retry_suspects : bool
+        Process a scan again although two processes died while they worked on it.
+    """
+
+    dataset: Path
+    out: Path
+    scans: tuple[Scan, ...]
+    parameters: Mapping[str, Any]
+    inspect: Callable[[Scan], Any]
+    recipe: Callable[[Scan, Any], Recipe]
+    group_size: int | None = None
+    strict: bool = False
+    retry_suspects: bool = False
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What results depend on beside their scan, as it is kept on disk."""
+        return json.loads(
+            json.dumps({"version": __version__, "parameters": dict(self.parameters)}, default=str)
+        )
+
+    def records(self, scan: Scan) -> Path:
+        """Return the folder of a scan's leases, log, work and run.json."""
+        return self.out / LOGS / scan.name
 
 
 def scan_states(out: Path) -> dict[str, LeaseState]:

@@ -1,0 +1,210 @@
+"""The work on a cohort: each group of ranks takes scan after scan, beside any number of other jobs."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import logging
+import time
+import uuid
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mpiimg.engine import lease
+from mpiimg.engine.lease import Kind, LeaseState
+from mpiimg.engine.mpi.agreement import Agreement, on_root, stop_on_signals
+from mpiimg.engine.mpi.runtime import say
+from mpiimg.engine.recipe import Options, Recipe, output_names
+from mpiimg.engine.run import run
+from mpiimg.errors import BadInput, RunFailed, RunStopped
+from mpiimg.neuro.bids import Scan, sources
+from mpiimg.neuro.cohort.records import Cohort, scan_state, settings_digest
+
+log = logging.getLogger("mpiimg")
+
+
+def process_scans(
+    cohort: Cohort, todo: Sequence[Scan], states, sizes: Sequence[int], comm, options: Options
+) -> None:
+    """Let groups of ranks take scan after scan until none is left. Collective.
+
+    Parameters
+    ----------
+    cohort : Cohort
+    todo : sequence of Scan
+        The scans that are not done yet, in the order to take them.
+    states : mapping of str to LeaseState
+        What was known of each scan when the job began, by name.
+    sizes : sequence of int
+        Ranks of each group.
+    comm : communicator
+        Of all ranks of the job.
+    options : Options
+
+    Raises
+    ------
+    BadInput, RunFailed, RunStopped
+        On all ranks alike.
+    """
+    identity = on_root(comm, lambda: uuid.uuid4().hex)
+    number = next(i for i in range(len(sizes)) if comm.rank < sum(sizes[: i + 1]))
+    group = comm.Split(number, comm.rank)
+    outer = Agreement(comm)
+    if len(sizes) > 1:
+        options = dataclasses.replace(options, progress=False)
+    # Groups begin at different scans, so that they do not reach for the same ones.
+    start = number % len(todo)
+    queue = deque([*todo[start:], *todo[:start]])
+    with stop_on_signals(outer):
+        try:
+            _serve(cohort, queue, states, group, outer, options, identity)
+        except (BadInput, RunFailed) as error:
+            outer.record(error, f"group {number}")
+        outer.wait()
+    group.Free()
+    try:
+        outer.agree()
+    except RunStopped:
+        raise RunStopped(
+            "scans that are done stay done, those in work are marked; the same command goes on from there"
+            + (f": {options.command}" if options.command else "")
+        ) from None
+    finally:
+        outer.close()
+
+
+def _serve(cohort: Cohort, queue: deque, states, group, outer: Agreement, options: Options, identity) -> None:
+    """Process one scan after the other with one group of ranks. Collective in the group."""
+    owner = {**lease.sign(identity, options.timeout), "ranks": group.size}
+
+    def take_next() -> tuple[Scan, int] | None:
+        passed = 0
+        while passed < len(queue) and not outer.interrupted():
+            scan = queue[0]
+            number = acquire_scan(cohort, scan, states[scan.name], owner)
+            if number is None:
+                # In work elsewhere: looked at again when all others have been.
+                queue.rotate(-1)
+                passed += 1
+                continue
+            queue.popleft()
+            if number:
+                return scan, number
+        return None
+
+    while (taken := on_root(group, take_next)) is not None:
+        scan, number = taken
+        started = time.monotonic()
+        kind, details, error = _process(cohort, scan, group, outer, options)
+        gc.collect()  # the arrays of this scan hang in cycles, and the next one needs their room
+        on_root(group, _end, cohort, scan, number, kind, details)
+        tell(
+            group, f"mpiimg: {scan.name}: {kind} after {time.monotonic() - started:.1f} s" + _reason(details)
+        )
+        if kind is Kind.STOPPED:
+            # The other groups, too, where only this one has been told.
+            outer.request_stop()
+            outer.interrupted()
+            return
+        if error is not None and cohort.strict:
+            raise error
+
+
+def acquire_scan(cohort: Cohort, scan: Scan, before: LeaseState, owner: dict) -> int | None:
+    """Acquire a scan for a group of ranks, unless another job has it.
+
+    Parameters
+    ----------
+    cohort : Cohort
+    scan : Scan
+    before : LeaseState
+        What was known of it when the job began.
+    owner : dict
+        As :func:`mpiimg.engine.lease.sign` gives it.
+
+    Returns
+    -------
+    int or None
+        The number of the lease; 0 if nothing is to be done, None if the scan is in work elsewhere.
+    """
+    records = cohort.records(scan)
+    state = scan_state(cohort.out, records, cohort.settings)
+    if state.kind is Kind.IN_WORK:
+        return None
+    # Of a scan that was in work when this job began, nobody here knows how it ended.
+    seen = state.number == before.number and before.kind is not Kind.IN_WORK
+    if state.kind is Kind.SUSPECT and not (seen and cohort.retry_suspects):
+        return 0
+    if state.kind in (Kind.DONE, Kind.FAILED) and not seen:
+        return 0  # another group or job has had it since this job began
+    return lease.acquire(records, state, owner)
+
+
+def _end(cohort: Cohort, scan: Scan, number: int, kind: Kind, details: dict) -> None:
+    """Release a scan: note how the work on it ended, and what was written."""
+    if kind is Kind.DONE:
+        present = [name for name in details["files"] if (cohort.out / scan.folder / name).exists()]
+        details |= {"folder": scan.folder, "files": present, "settings": settings_digest(cohort.settings)}
+    lease.release(cohort.records(scan), number, kind, **details)
+
+
+def _process(cohort: Cohort, scan: Scan, group, outer: Agreement, options: Options):
+    """Process one scan; return how that ended, details to note, and the error if there was one."""
+    scan_options = dataclasses.replace(
+        options,
+        out=cohort.out / scan.folder,
+        records=cohort.records(scan),
+        force=True,
+        label=f"{scan.name}: ",
+    )
+    try:
+        if scan.problem:
+            raise BadInput(scan.problem)
+        headers = on_root(group, cohort.inspect, scan)
+        recipe = _with_sources(cohort.recipe(scan, headers), sources(cohort.dataset, scan))
+        image = image_identity(scan)
+        run(recipe, group, scan_options, outer)
+    except BadInput as error:
+        return Kind.FAILED, {"reason": str(error)}, BadInput(f"{scan.name}: {error}")
+    except RunFailed as error:
+        lines = str(error).splitlines()
+        reason = f"{lines[0].removesuffix(':')}: {lines[-1]}"
+        return Kind.FAILED, {"reason": reason, "report": str(error)}, RunFailed(f"{scan.name}: {error}")
+    except RunStopped:
+        return Kind.STOPPED, {}, None
+    names = [name for name in output_names(recipe) if name != recipe.record]
+    return Kind.DONE, {"files": names, "image": image}, None
+
+
+def _with_sources(recipe: Recipe, uris: list[str]) -> Recipe:
+    """Return the recipe with the URIs of its sources in the sidecars."""
+
+    def documents(values) -> dict[str, bytes]:
+        files = recipe.documents(values)
+        for name in [name for name in files if name.endswith(".json")]:
+            fields = {**json.loads(files[name]), "Sources": uris}
+            files[name] = json.dumps(fields, indent=2).encode() + b"\n"
+        return files
+
+    return dataclasses.replace(recipe, documents=documents)
+
+
+def image_identity(scan: Scan) -> list[int]:
+    """Return size and mtime_ns of a scan's image, which tell whether it changed; empty if it is gone."""
+    try:
+        status = scan.dwi.stat()
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _reason(details: Mapping[str, Any]) -> str:
+    return f": {details['reason']}" if "reason" in details else ""
+
+
+def tell(comm, text: str) -> None:
+    """Say something, unless only errors are wanted."""
+    if log.isEnabledFor(logging.WARNING):
+        say(comm, text)
