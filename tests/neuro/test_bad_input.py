@@ -349,7 +349,7 @@ def memory_of_words(it):
     it.options += ["--memory", "lots"]
 
 
-@case("MB a rank", "give --memory 1")
+@case("MB per rank", "give --memory 1")
 def too_little_memory(it):
     it.options += ["--memory", "100M", "--in-memory"]
 
@@ -389,13 +389,13 @@ def promise(it, *shape):
     it.subject.dwi.write_bytes(gzip.compress(bytes(header)))
 
 
-@case("stage denoise needs", "MB a rank", "give --memory")
+@case("stage denoise needs", "MB per rank", "give --memory")
 def image_larger_than_any_machine(it):
     """Terabytes, of which a chunk and its halo take nearly one."""
     promise(it, 32000, 32000, 320)
 
 
-@case("stage denoise needs", "MB a rank", "give --memory")
+@case("stage denoise needs", "MB per rank", "give --memory")
 def image_of_petabytes(it):
     """As many chunks as a plan may ever have."""
     promise(it, 32000, 32000, 32000)

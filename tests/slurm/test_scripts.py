@@ -153,7 +153,7 @@ if "broken" in sys.argv[1]:
     sys.exit(print("mpiimg: error: broken: no such file", file=sys.stderr) or 2)
 need, has = int(os.environ["NEED"]), int(float(flags.get("--memory", os.environ["HAS"] + "G")[:-1]) * 1024)
 if need > has:
-    said = f"stage fit needs {need} MB a rank and has {has}; use more ranks, or raise --memory"
+    said = f"stage fit needs {need} MB per rank and has {has}; use more ranks, or raise --memory"
     sys.exit(print(f"mpiimg: error: {said}", file=sys.stderr) or 2)
 seconds = float(os.environ["SECONDS_NEEDED"]) / int(flags["--ranks"])
 print(json.dumps({"totals": {"peak_per_rank": need << 20, "seconds": seconds}}))
@@ -189,7 +189,7 @@ def planned(tmp_path, job):
         (
             {"need": 3000},
             2,
-            "stage fit needs 3000 MB a rank and has 2048: sbatch --mem-per-cpu=3500M --time=15 ...",
+            "stage fit needs 3000 MB per rank and has 2048: sbatch --mem-per-cpu=3500M --time=15 ...",
         ),
         # Too long for one job, then for all that it may become.
         ({"seconds": 4800}, 0, "the limit is 10 min away, so that the job will be requeued"),

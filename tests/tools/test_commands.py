@@ -110,7 +110,7 @@ def test_plan_is_printed_and_nothing_written(ranks, simulated, tmp_path):
     words = (*simulated.arguments, "--out", tmp_path / "out", "--plan", "--memory", "2G")
     done = warm.run_tool("mpiimg-neuro", *words, ranks=ranks)
     head, columns, *rows = done.stdout.splitlines()
-    assert head.startswith(f"{ranks or 1} rank{'s' * bool(ranks)} on 1 node, 2048 MB a rank")
+    assert head.startswith(f"{ranks or 1} rank{'s' * bool(ranks)} on 1 node, 2048 MB per rank")
     assert columns.split("  ")[-1].strip() == "seconds"
     assert [row.split()[0] for row in rows].index("denoise") < [row.split()[0] for row in rows].index("fit")
     assert not (tmp_path / "out").exists()
@@ -129,7 +129,7 @@ def test_a_plan_of_another_machine_for_programs(simulated, tmp_path):
     assert totals["bytes_moved"] == sum(stage["bytes_moved"] for stage in plan["stages"])
     assert 0 < totals["bytes_moved_between_nodes"] < totals["bytes_moved"]
     first = warm.run_tool("mpiimg-neuro", "--plan", *simulated.arguments, *words)
-    assert first.stdout.startswith("1024 ranks on 32 nodes, 65536 MB a rank")
+    assert first.stdout.startswith("1024 ranks on 32 nodes, 65536 MB per rank")
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_quiet_says_nothing_and_otherwise_warnings_alone(simulated, tmp_path):
     assert (quiet.stdout, quiet.stderr) == ("", "")
     assert said.stdout == ""
     line, last = said.stderr.splitlines()
-    assert re.fullmatch(r"mpiimg: peak \d+ MB a rank \(planned \d+\), .* s \(predicted [\d.]+\)", last)
+    assert re.fullmatch(r"mpiimg: peak \d+ MB per rank \(planned \d+\), .* s \(predicted [\d.]+\)", last)
     assert line.startswith("mpiimg: warning: ")
     assert "--b-max 1500" in line
     for out in ("quiet", "said"):
