@@ -174,7 +174,7 @@ def tensor_fit(volumes: int, voxels: int) -> Job:
     bvals, bvecs, signal = bench_tensor.simulate(volumes, voxels)
     signal = signal.astype(np.float32)
     design = tensor.design_matrix(bvals, bvecs)
-    whole = -(-voxels // tensor.LANES) * tensor.LANES
+    whole = -(-voxels // tensor.BLOCK_VOXELS) * tensor.BLOCK_VOXELS
     grouped = -(-volumes // tensor._GROUP) * tensor._GROUP
     work = whole * (volumes * wls_volume() + grouped * wls_sums() + wls_voxel() + maps_voxel())
     # The signal in; 7 parameters out and in again, and 10 values of maps out, all float64.

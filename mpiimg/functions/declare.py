@@ -78,9 +78,11 @@ class Declaration:
             if value is not None and (not whole or value < minimum):
                 raise BadInput(f"{name} of a user's function is a whole number from {minimum}, not {value!r}")
         if self.halo and self.over not in ("slabs", "voxels"):
-            raise BadInput(f"a halo is for slabs and voxels: {self.over} are whole")
+            raise BadInput(f"a halo goes with slabs and voxels: {self.over} are never cut")
         if self.components and self.over != "voxels":
-            raise BadInput(f"components are for voxels: {self.over} give the shape they got")
+            raise BadInput(
+                f"components go with voxels: a function over {self.over} returns the shape that it got"
+            )
         if self.dtype is not None:
             object.__setattr__(self, "dtype", written_dtype(self.dtype))
 

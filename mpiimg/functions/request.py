@@ -111,9 +111,9 @@ def requested(values: Mapping[str, Any]) -> Request:
         raise BadInput(f"{misplaced[0]} is for --udf; a pipeline says it in its TOML file")
     first = Path(files[0])
     if first.suffix != ".toml" and not _names_step(files[0]):
-        raise BadInput(f"{first}: give --udf FILE.py:NAME, or a pipeline (.toml) and what to run it on")
+        raise BadInput(f"{first}: give --udf FILE.py:NAME, or a pipeline (.toml) and its input")
     if not values["out"] or len(files) < 2:
-        raise BadInput(f"{first}: name what to run it on, and --out DIR")
+        raise BadInput(f"{first}: give its input too, and --out DIR")
     if first.suffix != ".toml":
         return _one_step(values, files)
     if values["param"]:
@@ -124,7 +124,7 @@ def requested(values: Mapping[str, Any]) -> Request:
 
 def _one_function(values: Mapping[str, Any], files: Sequence[str]) -> Request:
     if not values["out"] and len(files) < 2:
-        raise BadInput("name what to read and what to write, as in: in.nii.gz out.nii.gz")
+        raise BadInput("give a file to read and one to write, as in: in.nii.gz out.nii.gz")
     declared = {key: values[key] for key in DECLARED}
     function = from_text(values["udf"], Path(), read_params(values["param"] or ()), declared)
     *inputs, target = files if not values["out"] else (*files, None)

@@ -141,7 +141,7 @@ def _check_mask(request: Request, chain: compose.Chain, paths: Mapping[str, Any]
     if request.domain == "neuro" and "mask" in chain.taken and not paths["mask"]:
         first = next(link.step for link in chain.links if "mask" in link.step.takes)
         name = first.name.removeprefix("udf-")
-        raise BadInput(f"{request.name}: {name} needs a mask: give --mask, or a mask stage before it")
+        raise BadInput(f"{request.name}: {name} needs a mask: give --mask, or put a mask stage before it")
 
 
 def _check_target(request: Request) -> None:

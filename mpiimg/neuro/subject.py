@@ -178,7 +178,7 @@ def mask_of(subject: Subject, step: str) -> Mask:
     """
     if subject.mask is None:
         raise BadInput(
-            f"{subject.original.path}: {step} needs a mask: give --mask, or a mask stage before it"
+            f"{subject.original.path}: {step} needs a mask: give --mask, or put a mask stage before it"
         )
     return subject.mask
 

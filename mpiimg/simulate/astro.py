@@ -34,11 +34,18 @@ MIN_SKY = 50.0
 
 
 class SimulatedExposure(NamedTuple):
-    """An exposure of one sensor, and what is true of it.
+    """An exposure of one sensor, with its truth.
 
-    image, variance (ny, nx) float32 in counts and counts squared; mask (ny, nx) int32 with
-    the bits of :mod:`mpiimg.astro.fits.maskplanes`; cosmic_rays (ny, nx) bool, the pixels that they
-    changed; header : astropy.io.fits.Header with the coordinates and what a telescope says.
+    Parameters
+    ----------
+    image, variance : (ny, nx) float32
+        In counts and counts squared.
+    mask : (ny, nx) int32
+        The bits of :mod:`mpiimg.astro.fits.maskplanes`.
+    cosmic_rays : (ny, nx) bool
+        The pixels that cosmic rays changed.
+    header : astropy.io.fits.Header
+        The coordinates, and the cards of a telescope.
     """
 
     image: np.ndarray
@@ -49,13 +56,20 @@ class SimulatedExposure(NamedTuple):
 
 
 class Visit(NamedTuple):
-    """What all sensors of a visit share.
+    """Conditions that all sensors of a visit share.
 
-    offset : displacement of the camera to the east and north, in degrees
-    rotation : of the camera, in degrees
-    seeing : full width at half maximum, in arcseconds
-    sky : counts a pixel at the centre of the field
-    gradient : relative change of the sky from the centre to the edge of the camera along x, y and xy
+    Parameters
+    ----------
+    offset : (float, float)
+        Displacement of the camera to the east and north, in degrees.
+    rotation : float
+        Rotation of the camera, in degrees.
+    seeing : float
+        Full width at half maximum, in arcseconds.
+    sky : float
+        Counts per pixel at the centre of the field.
+    gradient : (float, float, float)
+        Relative change of the sky from the centre to the edge of the camera along x, y and xy.
     """
 
     offset: tuple[float, float]
@@ -82,23 +96,23 @@ class SimulatedSurvey:
     bands : tuple of str
         Names of filters, which visits take in turn.
     density : float
-        Stars a square arcminute.
+        Stars per square arcminute.
     magnitudes : (bright, faint)
         Range of the catalogue in the first band.
     profile : str
         "moffat" or "gaussian".
     beta : float
         Of Moffat's profile, at least 2.
-    seeing : (least, most)
-        Full width at half maximum in arcseconds; a visit's is uniform in between.
+    seeing : (float, float)
+        Smallest and largest full width at half maximum in arcseconds; a visit's is uniform in between.
     dither : float
         Pointings are uniform within plus and minus this, arcseconds.
     rotation : float
         Rotations of the camera likewise, degrees.
     sky : float
-        Mean counts a pixel; a visit's scatters by a tenth.
+        Mean counts per pixel; a visit's scatters by a tenth.
     gain, readnoise : float
-        Electrons a count; electrons.
+        Electrons per count; electrons.
     saturate : float
         Counts at which a pixel is full.
     exptime : float
@@ -228,8 +242,10 @@ class SimulatedSurvey:
 
         Returns
         -------
-        index : (n,) intp, into the catalogue, ascending
-        x, y : (n,) float64, pixels
+        index : (n,) intp
+            Places in the catalogue, ascending.
+        x, y : (n,) float64
+            Pixels.
         """
         return positions(self, *self._checked(visit, sensor), margin)
 
@@ -238,7 +254,9 @@ class SimulatedSurvey:
 
         Parameters
         ----------
-        cosmic_rays : without them, everything else stays as it is, the noise too
+        visit, sensor : int
+        cosmic_rays : bool
+            Without them everything else stays as it is, the noise too.
 
         Notes
         -----
@@ -272,7 +290,7 @@ class SimulatedSurvey:
 
 def _check(survey: SimulatedSurvey) -> None:
     """Raise ValueError for the first parameter that makes no sense."""
-    (bright, faint), (least, most) = survey.magnitudes, survey.seeing
+    (bright, faint), (best, worst) = survey.magnitudes, survey.seeing
     numbers = [value for value in vars(survey).values() if isinstance(value, int | float)]
     shape = survey.shape
     rules = [
@@ -289,7 +307,7 @@ def _check(survey: SimulatedSurvey) -> None:
             f"profile must be moffat or gaussian, not {survey.profile}",
         ),
         (survey.beta >= 2, f"beta must be at least 2, not {survey.beta}"),
-        (0.6 <= least <= most, f"seeing must be least, most in arcsec, from 0.6 on, not {survey.seeing}"),
+        (0.6 <= best <= worst, f"seeing must be best, worst in arcsec, from 0.6 on, not {survey.seeing}"),
         (survey.gain > 0 and survey.readnoise >= 0, "gain must be positive and readnoise not negative"),
         (survey.sky * survey.gain >= MIN_SKY, f"sky x gain must be at least {MIN_SKY:g} electrons"),
         (survey.saturate > 3 * survey.sky and survey.exptime > 0, "saturate must be far above the sky"),

@@ -137,7 +137,7 @@ def _by_tissue(name: str) -> np.ndarray:
 
 
 def _smoothed_s0(shape: tuple[int, int, int], seed: int, z: int) -> np.ndarray:
-    """Return S0 averaged over the neighbours with weights 1 2 1 an axis, zero outside the tissues.
+    """Return S0 averaged over the neighbours with weights 1 2 1 along each axis, zero outside the tissues.
 
     Borders of tissues then look as a scanner's point spread shows them, while air and bone stay dark.
     """

@@ -10,10 +10,10 @@ import numpy as np
 if TYPE_CHECKING:
     from mpiimg.simulate.astro import SimulatedSurvey
 
-#: Arcseconds a pixel at the centre of the field, as DECam's.
+#: Arcseconds per pixel at the centre of the field, as DECam's.
 PIXEL_SCALE = 0.263
 
-#: Stars are drawn out to where they are fainter than this many counts a pixel.
+#: Stars are drawn out to where they are fainter than this many counts per pixel.
 FAINTEST_PIXEL = 0.02
 
 #: A profile is drawn at least so far that less than this part of its light is missing.

@@ -14,10 +14,10 @@ from mpiimg.simulate.sky import COSMIC_RAYS, NOISE, SENSOR, generator, stars
 if TYPE_CHECKING:
     from mpiimg.simulate.astro import SimulatedSurvey
 
-#: Cosmic rays a second and pixel: 1500 in 90 s on a sensor of 4000 x 4072.
+#: Cosmic rays per second and pixel: 1500 in 90 s on a sensor of 4000 x 4072.
 COSMIC_RAY_RATE = 1500 / 90 / 16.288e6
 
-#: Counts that a cosmic ray leaves in a pixel, least and most; pixels of its track, least and most.
+#: Fewest and most counts that a cosmic ray leaves in a pixel; fewest and most pixels of its track.
 COSMIC_RAY_COUNTS, COSMIC_RAY_LENGTH = (150.0, 3000.0), (2, 25)
 
 #: Part of the sky that glows in addition where pixels are flagged EDGE.

@@ -25,8 +25,11 @@ def files(survey: SimulatedSurvey, visit: int, sensor: int, layout: str = "plane
 
     Parameters
     ----------
-    layout : "planes": IMAGE, VARIANCE and MASK of one file; "triplet": `ooi`, `oow` and `ood` as the
-        DECam Community Pipeline writes them, EDGE being bad there; "single": the image alone
+    survey : SimulatedSurvey
+    visit, sensor : int
+    layout : {"planes", "triplet", "single"}
+        "planes": IMAGE, VARIANCE and MASK of one file; "triplet": `ooi`, `oow` and `ood` as the DECam
+        Community Pipeline writes them, EDGE being bad there; "single": the image alone.
 
     Raises
     ------

@@ -177,7 +177,7 @@ def test_a_step_cannot_stand_before_what_gives_what_it_takes():
 
 @pytest.mark.parametrize("name", ["denoise", "fit"])
 def test_a_step_without_its_mask_says_what_is_missing(subject, name):
-    with pytest.raises(BadInput, match=f"{name} needs a mask: give --mask, or a mask stage before it"):
+    with pytest.raises(BadInput, match=f"{name} needs a mask: give --mask, or put a mask stage before it"):
         compose.inspect(chain_of(name), paths_of(subject))
     with pytest.raises(BadInput, match=f"{name} needs a mask"):
         compose.inspect(chain_of(name, "mask"), paths_of(subject))

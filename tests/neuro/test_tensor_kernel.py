@@ -263,7 +263,7 @@ def test_bits_do_not_depend_on_the_place_or_the_number_of_voxels(volumes):
     signal = np.ascontiguousarray(np.random.default_rng(8).permutation(signal).T)
     voxels = signal.shape[1]
     whole = everything(signal, design)
-    for start in range(2 * tensor.LANES + 1):
+    for start in range(2 * tensor.BLOCK_VOXELS + 1):
         for stop in {start + 1, start + 2 + start % 40, voxels - start}:
             part = everything(np.ascontiguousarray(signal[:, start:stop]), design)
             assert part.tobytes() == np.ascontiguousarray(whole[:, start:stop]).tobytes()

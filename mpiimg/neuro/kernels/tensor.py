@@ -1,6 +1,6 @@
 """The diffusion tensor: linear fits of the log-signal.
 
-Voxels lie along the last axis and are worked on in blocks of `LANES`, so that
+Voxels lie along the last axis and are worked on in blocks of `BLOCK_VOXELS`, so that
 every inner loop runs over lanes and becomes SIMD code. The last block is filled
 up with lanes that are thrown away: a voxel takes the same instructions wherever
 it lies, and its result does not depend on its neighbours, on its place or on
@@ -15,7 +15,7 @@ import numpy as np
 
 from mpiimg.kernels.jit import kernel
 from mpiimg.kernels.vmath import exp64, log64
-from mpiimg.neuro.kernels.tensor_solve import LANES, solve_cholesky, solve_qr, store_block
+from mpiimg.neuro.kernels.tensor_solve import BLOCK_VOXELS, solve_cholesky, solve_qr, store_block
 
 #: Volumes that one pass over the sums of a block takes in; :func:`_accumulate` spells them out.
 _GROUP = 8
@@ -157,10 +157,10 @@ def _ols(signal, inverse, min_signal):
     """Return the (7, n) ordinary fit in scaled units."""
     n = signal.shape[1]
     parameters = np.empty((7, n))
-    logs = np.zeros((inverse.shape[0] * _GROUP, LANES))
-    beta = np.empty((7, LANES))
-    for start in range(0, n, LANES):
-        width = min(LANES, n - start)
+    logs = np.zeros((inverse.shape[0] * _GROUP, BLOCK_VOXELS))
+    beta = np.empty((7, BLOCK_VOXELS))
+    for start in range(0, n, BLOCK_VOXELS):
+        width = min(BLOCK_VOXELS, n - start)
         _load_logs(signal, start, width, min_signal, logs)
         _accumulate(inverse, logs, beta)
         store_block(beta, width, start, parameters)
@@ -173,14 +173,14 @@ def _wls(signal, rows, columns, products, inverse, min_signal):
     n = signal.shape[1]
     parameters = np.empty((7, n))
     # Rows past the last volume stay zero in both.
-    logs = np.zeros((inverse.shape[0] * _GROUP, LANES))
+    logs = np.zeros((inverse.shape[0] * _GROUP, BLOCK_VOXELS))
     weights = np.zeros_like(logs)
-    beta = np.empty((7, LANES))
-    matrix = np.empty((28, LANES))
-    correction = np.empty((7, LANES))
-    safe = np.empty(LANES)
-    for start in range(0, n, LANES):
-        width = min(LANES, n - start)
+    beta = np.empty((7, BLOCK_VOXELS))
+    matrix = np.empty((28, BLOCK_VOXELS))
+    correction = np.empty((7, BLOCK_VOXELS))
+    safe = np.empty(BLOCK_VOXELS)
+    for start in range(0, n, BLOCK_VOXELS):
+        width = min(BLOCK_VOXELS, n - start)
         _load_logs(signal, start, width, min_signal, logs)
         _accumulate(inverse, logs, beta)
         _weigh(rows, beta, logs, weights)
@@ -191,7 +191,7 @@ def _wls(signal, rows, columns, products, inverse, min_signal):
             if safe[lane] == 0.0:
                 solve_qr(signal[:, start + lane], rows, beta[:, lane], min_signal, correction[:, lane])
         for q in range(7):
-            for lane in range(LANES):
+            for lane in range(BLOCK_VOXELS):
                 beta[q, lane] += correction[q, lane]
         store_block(beta, width, start, parameters)
     return parameters
@@ -200,11 +200,11 @@ def _wls(signal, rows, columns, products, inverse, min_signal):
 @kernel
 def _load_logs(signal, start, width, min_signal, logs):
     """Fill `logs` with the logarithms of a block of voxels; lanes past `width` take log 1."""
-    if width == LANES:
+    if width == BLOCK_VOXELS:
         for volume in range(signal.shape[0]):
-            _clamped_logs(signal[volume, start : start + LANES], min_signal, logs[volume])
+            _clamped_logs(signal[volume, start : start + BLOCK_VOXELS], min_signal, logs[volume])
         return
-    padded = np.ones(LANES, signal.dtype)
+    padded = np.ones(BLOCK_VOXELS, signal.dtype)
     for volume in range(signal.shape[0]):
         for lane in range(width):
             padded[lane] = signal[volume, start + lane]
@@ -213,7 +213,7 @@ def _load_logs(signal, start, width, min_signal, logs):
 
 @kernel
 def _clamped_logs(values, min_signal, logs):
-    for lane in range(LANES):
+    for lane in range(BLOCK_VOXELS):
         value = np.float64(values[lane])
         logs[lane] = log64(min_signal if value < min_signal else value)
 
@@ -222,23 +222,23 @@ def _clamped_logs(values, min_signal, logs):
 def _accumulate(coefficients, values, totals):
     """Set totals (m, lanes) to the sum over volumes, in order, of coefficient times value.
 
-    coefficients are grouped; values have shape (groups * _GROUP, LANES). Each total is
+    coefficients are grouped; values have shape (groups * _GROUP, BLOCK_VOXELS). Each total is
     loaded and stored once a group, and rows that share a base address cost one check for overlap.
     """
     totals[:] = 0.0
     groups, rows, _ = coefficients.shape
-    values = values.reshape(groups, _GROUP * LANES)
+    values = values.reshape(groups, _GROUP * BLOCK_VOXELS)
     for group in range(groups):
         v = values[group]
         for row in range(rows):
             c = coefficients[group, row]
             c0, c1, c2, c3, c4, c5, c6, c7 = c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]
             total = totals[row]
-            for lane in range(LANES):
-                value = total[lane] + c0 * v[lane] + c1 * v[LANES + lane]
-                value = value + c2 * v[2 * LANES + lane] + c3 * v[3 * LANES + lane]
-                value = value + c4 * v[4 * LANES + lane] + c5 * v[5 * LANES + lane]
-                total[lane] = value + c6 * v[6 * LANES + lane] + c7 * v[7 * LANES + lane]
+            for lane in range(BLOCK_VOXELS):
+                value = total[lane] + c0 * v[lane] + c1 * v[BLOCK_VOXELS + lane]
+                value = value + c2 * v[2 * BLOCK_VOXELS + lane] + c3 * v[3 * BLOCK_VOXELS + lane]
+                value = value + c4 * v[4 * BLOCK_VOXELS + lane] + c5 * v[5 * BLOCK_VOXELS + lane]
+                total[lane] = value + c6 * v[6 * BLOCK_VOXELS + lane] + c7 * v[7 * BLOCK_VOXELS + lane]
 
 
 @kernel
@@ -249,21 +249,21 @@ def _weigh(rows, beta, logs, weights):
     so that nothing overflows. Solving for the residuals rather than for the logs
     keeps rounding errors relative to the correction.
     """
-    peak = np.full(LANES, -np.inf)
-    b = beta.reshape(7 * LANES)
+    peak = np.full(BLOCK_VOXELS, -np.inf)
+    b = beta.reshape(7 * BLOCK_VOXELS)
     for volume in range(rows.shape[0]):
         x = rows[volume]
         x0, x1, x2, x3, x4, x5, x6 = x[0], x[1], x[2], x[3], x[4], x[5], x[6]
         predicted = weights[volume]
-        for lane in range(LANES):
-            value = x0 * b[lane] + x1 * b[LANES + lane] + x2 * b[2 * LANES + lane]
-            value = value + x3 * b[3 * LANES + lane] + x4 * b[4 * LANES + lane]
-            predicted[lane] = value + x5 * b[5 * LANES + lane] + x6 * b[6 * LANES + lane]
-        for lane in range(LANES):
+        for lane in range(BLOCK_VOXELS):
+            value = x0 * b[lane] + x1 * b[BLOCK_VOXELS + lane] + x2 * b[2 * BLOCK_VOXELS + lane]
+            value = value + x3 * b[3 * BLOCK_VOXELS + lane] + x4 * b[4 * BLOCK_VOXELS + lane]
+            predicted[lane] = value + x5 * b[5 * BLOCK_VOXELS + lane] + x6 * b[6 * BLOCK_VOXELS + lane]
+        for lane in range(BLOCK_VOXELS):
             peak[lane] = predicted[lane] if predicted[lane] > peak[lane] else peak[lane]
     for volume in range(rows.shape[0]):
         y, w = logs[volume], weights[volume]
-        for lane in range(LANES):
+        for lane in range(BLOCK_VOXELS):
             residual = y[lane] - w[lane]
             weight = exp64(2.0 * (w[lane] - peak[lane]))
             w[lane] = weight
@@ -300,11 +300,11 @@ def fit_residual(signal: np.ndarray, design: np.ndarray, parameters: np.ndarray)
 def _residual(signal, design, parameters):
     volumes, n = signal.shape
     result = np.empty((1, n))
-    beta = np.zeros((7, LANES))
-    measured = np.zeros(LANES)
-    total = np.empty((1, LANES))
-    for start in range(0, n, LANES):
-        width = min(LANES, n - start)
+    beta = np.zeros((7, BLOCK_VOXELS))
+    measured = np.zeros(BLOCK_VOXELS)
+    total = np.empty((1, BLOCK_VOXELS))
+    for start in range(0, n, BLOCK_VOXELS):
+        width = min(BLOCK_VOXELS, n - start)
         for q in range(7):
             for lane in range(width):
                 beta[q, lane] = parameters[q, start + lane]
@@ -314,7 +314,7 @@ def _residual(signal, design, parameters):
             for lane in range(width):
                 measured[lane] = values[lane]
             _add_squares(measured, design[volume], beta, total[0])
-        for lane in range(LANES):
+        for lane in range(BLOCK_VOXELS):
             total[0, lane] = np.sqrt(total[0, lane] / volumes)
         store_block(total, width, start, result)
     return result[0]
@@ -324,11 +324,11 @@ def _residual(signal, design, parameters):
 def _add_squares(measured, row, beta, total):
     """Add the squares of the measured minus the fitted signals of one volume."""
     x0, x1, x2, x3, x4, x5, x6 = row[0], row[1], row[2], row[3], row[4], row[5], row[6]
-    b = beta.reshape(7 * LANES)
-    for lane in range(LANES):
-        value = x0 * b[lane] + x1 * b[LANES + lane] + x2 * b[2 * LANES + lane]
-        value = value + x3 * b[3 * LANES + lane] + x4 * b[4 * LANES + lane]
-        value = value + x5 * b[5 * LANES + lane] + x6 * b[6 * LANES + lane]
+    b = beta.reshape(7 * BLOCK_VOXELS)
+    for lane in range(BLOCK_VOXELS):
+        value = x0 * b[lane] + x1 * b[BLOCK_VOXELS + lane] + x2 * b[2 * BLOCK_VOXELS + lane]
+        value = value + x3 * b[3 * BLOCK_VOXELS + lane] + x4 * b[4 * BLOCK_VOXELS + lane]
+        value = value + x5 * b[5 * BLOCK_VOXELS + lane] + x6 * b[6 * BLOCK_VOXELS + lane]
         difference = measured[lane] - exp64(value)
         total[lane] += difference * difference
 

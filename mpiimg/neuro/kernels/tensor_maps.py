@@ -1,6 +1,6 @@
 """The maps of fitted tensors: eigenvalues and directions, anisotropy and diffusivities.
 
-Voxels lie along the last axis and are worked on in blocks of `LANES`, as in
+Voxels lie along the last axis and are worked on in blocks of `BLOCK_VOXELS`, as in
 :mod:`mpiimg.neuro.kernels.tensor`: a voxel takes the same instructions wherever it lies.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from mpiimg.kernels.jit import kernel
 from mpiimg.kernels.vmath import exp64
-from mpiimg.neuro.kernels.tensor_solve import LANES, store_block
+from mpiimg.neuro.kernels.tensor_solve import BLOCK_VOXELS, store_block
 
 #: Cyclic Jacobi converges quadratically; tests show what is left after these sweeps.
 _SWEEPS = 5
@@ -86,11 +86,11 @@ def _maps(parameters, min_diffusivity):
     scalars = np.empty((4, n))
     eigenvalues = np.empty((3, n))
     v1 = np.empty((3, n))
-    block = np.zeros((7, LANES))
-    vectors = np.empty((3, 3, LANES))
-    scalar_block = np.empty((4, LANES))
-    for start in range(0, n, LANES):
-        width = min(LANES, n - start)
+    block = np.zeros((7, BLOCK_VOXELS))
+    vectors = np.empty((3, 3, BLOCK_VOXELS))
+    scalar_block = np.empty((4, BLOCK_VOXELS))
+    for start in range(0, n, BLOCK_VOXELS):
+        width = min(BLOCK_VOXELS, n - start)
         for row in range(7):
             for lane in range(width):
                 block[row, lane] = parameters[row, start + lane]
@@ -110,7 +110,7 @@ def _diagonalise(block, vectors):
 
     Row 6 of `block` is left alone.
     """
-    for lane in range(LANES):
+    for lane in range(BLOCK_VOXELS):
         yy = block[2, lane]
         block[2, lane] = block[5, lane]
         block[5, lane] = block[4, lane]
@@ -130,7 +130,7 @@ def _diagonalise(block, vectors):
 @kernel
 def _rotate(app, aqq, apq, arp, arq, vector_p, vector_q):
     """Zero the elements `apq` by a Jacobi rotation in the plane (p, q); r is the third axis."""
-    for lane in range(LANES):
+    for lane in range(BLOCK_VOXELS):
         difference = aqq[lane] - app[lane]
         twice = 2.0 * apq[lane]
         reach = abs(difference) + np.sqrt(difference * difference + twice * twice)
@@ -154,7 +154,7 @@ def _rotate(app, aqq, apq, arp, arq, vector_p, vector_q):
 def _sort_descending(block, vectors):
     """Order rows 0, 1, 2 of `block` descending, stably; only vectors[0] follows its eigenvalue."""
     for first, second in ((0, 1), (0, 2), (1, 2)):
-        for lane in range(LANES):
+        for lane in range(BLOCK_VOXELS):
             a, b = block[first, lane], block[second, lane]
             swap = b > a
             block[first, lane] = b if swap else a
@@ -168,7 +168,7 @@ def _sort_descending(block, vectors):
 @kernel
 def _measure(block, min_diffusivity, scalars):
     """Clip the eigenvalues in rows 0, 1, 2; set fa, md, rd and, from row 6, s0."""
-    for lane in range(LANES):
+    for lane in range(BLOCK_VOXELS):
         l1, l2, l3 = block[0, lane], block[1, lane], block[2, lane]
         l1 = min_diffusivity if l1 < min_diffusivity else l1
         l2 = min_diffusivity if l2 < min_diffusivity else l2
@@ -186,7 +186,7 @@ def _measure(block, min_diffusivity, scalars):
 @kernel
 def _orient(vector):
     """Turn (3, lanes) vectors so that the component of largest magnitude is positive."""
-    for lane in range(LANES):
+    for lane in range(BLOCK_VOXELS):
         x, y, z = vector[0, lane], vector[1, lane], vector[2, lane]
         largest = y if abs(y) > abs(x) else x
         largest = z if abs(z) > abs(largest) else largest

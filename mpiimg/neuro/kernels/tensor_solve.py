@@ -8,7 +8,7 @@ from mpiimg.kernels.jit import kernel
 from mpiimg.kernels.vmath import exp64, log64
 
 #: Voxels in a block: its logs and weights stay in the L2 cache (1 MiB) up to 1000 volumes.
-LANES = 64
+BLOCK_VOXELS = 64
 
 #: A pivot of the Cholesky factor below this part of its diagonal element means
 #: that the normal equations have lost too many digits: the voxel is solved by QR.
@@ -25,22 +25,22 @@ def solve_cholesky(matrix, right, safe):
     `matrix` becomes its Cholesky factor with inverted diagonal.
     """
     safe[:] = 1.0
-    pivot = np.empty(LANES)
+    pivot = np.empty(BLOCK_VOXELS)
     for q in range(7):
         row = q * (q + 1) // 2
         for r in range(q):
             other = r * (r + 1) // 2
             for s in range(r):
-                for lane in range(LANES):
+                for lane in range(BLOCK_VOXELS):
                     matrix[row + r, lane] -= matrix[row + s, lane] * matrix[other + s, lane]
-            for lane in range(LANES):
+            for lane in range(BLOCK_VOXELS):
                 matrix[row + r, lane] *= matrix[other + r, lane]
-        for lane in range(LANES):
+        for lane in range(BLOCK_VOXELS):
             pivot[lane] = matrix[row + q, lane]
         for s in range(q):
-            for lane in range(LANES):
+            for lane in range(BLOCK_VOXELS):
                 pivot[lane] -= matrix[row + s, lane] * matrix[row + s, lane]
-        for lane in range(LANES):
+        for lane in range(BLOCK_VOXELS):
             # NaN compares false and so is kept, to show in the result.
             lost = pivot[lane] <= _SAFE_PIVOT * matrix[row + q, lane]
             safe[lane] = 0.0 if lost else safe[lane]
@@ -48,16 +48,16 @@ def solve_cholesky(matrix, right, safe):
     for q in range(7):
         row = q * (q + 1) // 2
         for s in range(q):
-            for lane in range(LANES):
+            for lane in range(BLOCK_VOXELS):
                 right[q, lane] -= matrix[row + s, lane] * right[s, lane]
-        for lane in range(LANES):
+        for lane in range(BLOCK_VOXELS):
             right[q, lane] *= matrix[row + q, lane]
     for q in range(6, -1, -1):
         for s in range(q + 1, 7):
             below = s * (s + 1) // 2
-            for lane in range(LANES):
+            for lane in range(BLOCK_VOXELS):
                 right[q, lane] -= matrix[below + q, lane] * right[s, lane]
-        for lane in range(LANES):
+        for lane in range(BLOCK_VOXELS):
             right[q, lane] *= matrix[q * (q + 1) // 2 + q, lane]
 
 

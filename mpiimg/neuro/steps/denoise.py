@@ -29,7 +29,7 @@ from mpiimg.neuro.subject import Denoised, Subject, dense, mask_of, mask_source
 PAPER = "Coupe et al. 2008, doi:10.1109/TMI.2007.906087; voxelwise ('classic') method of DIPY"
 
 #: z-blocks of a volume; each has a multiple of the four slices that the kernel works on at once.
-MAX_BLOCKS, SLICES_AT_ONCE = 8, 4
+MAX_VOLUME_BLOCKS, SLICES_AT_ONCE = 8, 4
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def denoise(
     p : DenoiseParameters
     """
     volumes, depth, height, width = image.shape
-    thickness = blocks_along(-(-depth // SLICES_AT_ONCE), MAX_BLOCKS) * SLICES_AT_ONCE
+    thickness = blocks_along(-(-depth // SLICES_AT_ONCE), MAX_VOLUME_BLOCKS) * SLICES_AT_ONCE
     grid = ChunkGrid("vz", (volumes, depth), (1, min(thickness, depth)))
     sigma = np.broadcast_to(sigma, (volumes, depth))
     radius, patch_radius, rician = p.block_radius, p.patch_radius, not p.gaussian
