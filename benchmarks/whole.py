@@ -58,7 +58,7 @@ def table(stages: list[dict], wall: float, together: str = "write images") -> st
     """Return the stages of a run as a Markdown table, with their sum and the wall time of the command."""
     rows = gathered(stages, together)
     lines = [
-        "| stage | chunks | seconds | CPU-seconds | MB moved | planned | peak MB a rank | planned |",
+        "| stage | chunks | seconds | CPU-seconds | MB moved | planned | peak MB per rank | planned |",
         "|---|---|---|---|---|---|---|---|",
     ]
     lines += [

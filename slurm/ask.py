@@ -43,7 +43,7 @@ def plan(command, ranks, *options):
 
 def lacks_memory(refused):
     """Say whether a tool refused for lack of memory."""
-    return re.search(r"needs \d+ MB (a|per) rank", refused.args[1]) is not None
+    return re.search(r"needs \d+ MB per rank", refused.args[1]) is not None
 
 
 def options(command, ranks, runs=1):
@@ -69,7 +69,7 @@ def check(command, ranks, seconds, requeues):
     except Refused as refused:
         if not lacks_memory(refused):
             raise
-        needs = re.search(r"stage .* needs \d+ MB (?:a|per) rank and has \d+", refused.args[1])
+        needs = re.search(r"stage .* needs \d+ MB per rank and has \d+", refused.args[1])
         return False, f"{needs[0]}: sbatch {options(command, ranks)} ..."
     if totals["seconds"] > seconds * (1 + requeues):
         return False, (

@@ -1,8 +1,7 @@
 """Who owns what: the chunk grid of the data and the partition of the run. Pure arithmetic, no MPI.
 
-A box is a tuple of half-open (start, stop) bounds, one pair an axis. The chunk
-grid is a pure function of stage and data shape; only the partition knows how
-many ranks there are.
+A box is a tuple of half-open (start, stop) bounds, one pair per axis. The chunk grid is a pure function of
+stage and data shape; only the partition knows how many ranks there are.
 """
 
 from __future__ import annotations
@@ -47,12 +46,15 @@ def intersections(boxes: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarray]:
     Parameters
     ----------
     boxes : (n, axes, 2) int64
-    box : Box of as many axes
+    box : Box
+        Of as many axes.
 
     Returns
     -------
-    which : (m,) indices of the boxes that meet `box`, ascending
-    common : (m, axes, 2) the parts they share
+    which : (m,) int64
+        Indices of the boxes that share items with `box`, ascending.
+    common : (m, axes, 2) int64
+        The parts that they share.
     """
     one = np.asarray(box, dtype=np.int64).reshape(1, -1, 2)
     common = np.empty_like(boxes)
@@ -68,9 +70,17 @@ class ChunkGrid:
 
     Parameters
     ----------
-    axes : one letter an axis that is cut, e.g. "vz"
-    shape : items along each of them
-    block : items a chunk has along each of them; the last chunk of an axis may have fewer
+    axes : str
+        One letter for each axis that is cut, e.g. "vz".
+    shape : tuple of int
+        Items along each of them.
+    block : tuple of int
+        Items of a chunk along each of them; the last chunk along an axis may have fewer.
+
+    Raises
+    ------
+    ValueError
+        These are not of one length, or a block is empty.
     """
 
     axes: str
@@ -133,14 +143,19 @@ class Partition:
 
         Parameters
         ----------
-        weights : (items,) non-negative integers: the work in each item
-        ranks : how many parts
-        sizes : (items,) bytes each item takes where it is owned; with max_bytes only
-        max_bytes : what a rank may hold
+        weights : sequence of int
+            The work in each item, not negative.
+        ranks : int
+            How many parts to make.
+        sizes : sequence of int, optional
+            Bytes that each item takes where it is owned; with `max_bytes` only.
+        max_bytes : int, optional
+            Bytes that a rank may hold.
 
         Raises
         ------
-        ValueError : no partition of consecutive items keeps within max_bytes
+        ValueError
+            No partition of consecutive items keeps within `max_bytes`.
         """
         heights = [0, *accumulate(int(w) for w in weights)]
         fill = [0, *accumulate(int(s) for s in sizes)] if max_bytes is not None else None
@@ -211,10 +226,14 @@ def box_in_array(
 
     Parameters
     ----------
-    axes : one letter an axis of the array
-    shape : of the array
-    bounds : of the chunk, by axis
-    halo : items more on both sides, by axis; clipped at the array's ends
+    axes : str
+        One letter for each axis of the array.
+    shape : sequence of int
+        Of the array.
+    bounds : mapping of str to (int, int)
+        Of the chunk, by axis.
+    halo : mapping of str to int, optional
+        Items more on both sides, by axis; clipped at the array's ends.
     """
     halo = halo or {}
     box = []

@@ -45,9 +45,19 @@ def checksum(block: np.ndarray) -> int:
 
 @dataclass(frozen=True)
 class Mark:
-    """Chunk `chunk` of stage `stage` is done; `blocks` holds (CRC32, bytes) of each array it wrote.
+    """The mark of a chunk that is done.
 
-    `places` says where these lie in the files of their arrays, for a run with other chunks.
+    Parameters
+    ----------
+    stage : str
+    chunk : int
+        Its number.
+    provenance : str
+        Hash of everything that its bytes depend on.
+    blocks : tuple of (int, int)
+        CRC32 and bytes of each block that it wrote.
+    places : tuple of Runs
+        Where these lie in the files of their arrays, for a run with other chunks.
     """
 
     stage: str
@@ -62,10 +72,14 @@ class Journal:
 
     Parameters
     ----------
-    folder : of the marks, shared by all ranks
-    rank : this rank, for the name of its file
-    sync_data : called before marks are written, to make durable what they speak of
-    every : seconds between syncs
+    folder : Path
+        Of the marks, shared by all ranks.
+    rank : int
+        This rank, for the name of its file.
+    sync_data : callable
+        Called before marks are written, to make durable what they speak of.
+    every : float
+        Seconds between syncs.
     """
 
     def __init__(self, folder: Path, rank: int, sync_data: Callable[[], None], every: float = 5.0):
@@ -108,6 +122,7 @@ class Journal:
         self.seconds += self._last - started
 
     def close(self) -> None:
+        """Close the file; what was not synced is lost."""
         os.close(self._descriptor)
 
 
@@ -198,7 +213,15 @@ class Checkpoint:
     ) -> set[int]:
         """Return the chunks that are marked and whose bytes are still those that were marked. Collective.
 
-        `between` is called ahead of each chunk that this rank checks.
+        Parameters
+        ----------
+        stage : Stage
+        provenance : Provenance
+            Of the stage.
+        tables : sequence of BlockTable
+            Where the blocks of its arrays lie.
+        between : callable
+            Called as between(number) ahead of each chunk that this rank checks.
         """
         marks = self.marked(stage, provenance)
         if not marks:
@@ -263,7 +286,8 @@ class Checkpoint:
 
         Raises
         ------
-        BadInput : the input was altered, though its size, time and samples are the same
+        BadInput
+            The input was altered, though its size, time and samples are the same.
         """
         mark = self.marked(stage, provenance).get(number)
         if mark is not None and mark.blocks != ((checksum(block), block.nbytes),):

@@ -1,4 +1,7 @@
-"""What a run is asked for, against what the last one was asked for, and against its inputs at the end."""
+"""Fingerprint of a run: everything that its results depend on, to notice what changed since an earlier run.
+
+Also whether the inputs have changed while the run read them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ MAX_CHANGES = 3
 
 
 def fingerprint(recipe: Recipe, cpu_target: str) -> dict:
-    """Return what results depend on, in JSON's terms: the same command on the same input gives the same."""
+    """Return everything that the results of a run depend on, as JSON knows it."""
     content = {
         "tool": recipe.tool,
         "mpiimg": __version__,
@@ -29,7 +32,7 @@ def fingerprint(recipe: Recipe, cpu_target: str) -> dict:
 
 
 def read_fingerprint(path: Path) -> dict | None:
-    """Return what an earlier run was asked for; None where there was none, empty where nobody can tell."""
+    """Return the fingerprint of an earlier run; None where there was none, empty where it cannot be read."""
     try:
         content = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
@@ -40,7 +43,7 @@ def read_fingerprint(path: Path) -> dict | None:
 
 
 def changes(earlier: Mapping, now: Mapping) -> str:
-    """Say in one line what is not as it was."""
+    """Say in one line what differs between two fingerprints."""
     phrases = list(_changes(earlier, now))
     more = [f"{len(phrases) - MAX_CHANGES} more"] if len(phrases) > MAX_CHANGES else []
     return ", ".join(phrases[:MAX_CHANGES] + more)
@@ -73,11 +76,12 @@ def seen(recipe: Recipe) -> dict[Path, tuple[int, int] | None]:
 
 
 def check_unchanged(recipe: Recipe, before: Mapping[Path, tuple[int, int] | None]) -> None:
-    """Refuse inputs that are not as they were seen `before`: what was made of them fits no file there is.
+    """Refuse inputs that are not as they were `before`: results of them would fit no file that is there.
 
     Raises
     ------
-    BadInput : one has another size or time, or is gone
+    BadInput
+        An input has another size or time, or is gone.
     """
     for path, now in seen(recipe).items():
         if now != before[path]:

@@ -1,7 +1,7 @@
-"""What a run will do: which rank owns which chunks, what is kept where, and what that costs.
+"""What a run will do: which rank owns which chunks, where arrays lie, and what that costs.
 
-A plan is a pure function of shapes, stages, ranks, nodes and memory. The chunks
-are the data's: the plan may group and place them, never cut them.
+A plan is a pure function of shapes, stages, ranks, nodes and memory. The chunks belong to the data: a plan
+may group them and place them, but never cut them.
 """
 
 from __future__ import annotations
@@ -31,16 +31,21 @@ IN_FLIGHT_SHARE = 8
 
 @dataclass(frozen=True)
 class Resources:
-    """What a run has.
+    """What a run has to work with.
 
     Parameters
     ----------
-    ranks : of the run
-    memory : bytes a rank
-    in_memory : nothing may be staged on disk
-    nodes : that the ranks are spread over, consecutive ones together
-    rates : CPU-seconds per unit of work, for predictions of time alone; :meth:`of` adds those of a recipe
-    baseline : bytes of a rank before it holds any data; :meth:`of` takes those of a recipe
+    ranks : int
+    memory : int
+        Bytes per rank.
+    in_memory : bool
+        Nothing may be staged on disk.
+    nodes : int
+        The nodes that the ranks are spread over, consecutive ranks together.
+    rates : mapping of str to float
+        CPU-seconds per unit of work, for predictions of time alone; :meth:`of` adds those of a recipe.
+    baseline : int
+        Bytes of a rank before it holds any data; :meth:`of` takes those of a recipe.
     """
 
     ranks: int
@@ -66,19 +71,32 @@ class StagePlan:
 
     Parameters
     ----------
-    stage, kind : what runs
-    partition : of its chunks over the ranks
-    batch : chunks that a rank gathers inputs for, or writes, at once
-    in_flight : bytes below which all that a rank's chunks read comes at once
-    placements : of the arrays that it writes
-    spilled : names of earlier arrays that memory is needed from: from here on they are read from their files
-    peak : bytes a rank needs at most while it runs, arrays of other stages included
-    read, written : bytes from and to files, all ranks together
-    moved, between_nodes : bytes that ranks send each other, and those of them that leave a node
-    messages : in which they do
-    moved_per_rank, messages_per_rank : bytes and messages of the rank that sends most
-    cpu_seconds : of all ranks together
-    seconds : on the rank that takes longest: nobody waits longer than that
+    stage, kind : str
+        Name and kind of the stage.
+    partition : Partition
+        Of its chunks over the ranks.
+    batch : int
+        Chunks that a rank gathers inputs for, or writes, at once.
+    in_flight : int
+        Where the chunks of a rank read fewer bytes than this, they gather their inputs all at once.
+    placements : tuple of Placement
+        Of the arrays that the stage writes.
+    spilled : tuple of str
+        Earlier arrays that leave memory to make room: from here on they are read from their files.
+    peak : int
+        Bytes that a rank needs at most while the stage runs, arrays of other stages included.
+    read, written : int
+        Bytes from and to files, of all ranks.
+    moved, between_nodes : int
+        Bytes that ranks send each other, and those of them that leave a node.
+    messages : int
+        How many messages they take.
+    moved_per_rank, messages_per_rank : int
+        Bytes and messages of the rank that sends most.
+    cpu_seconds : float
+        Of all ranks.
+    seconds : float
+        On the rank that takes longest.
     """
 
     stage: str
@@ -120,17 +138,18 @@ def plan_stage(
 ) -> StagePlan:
     """Decide how `stage` runs, given where earlier arrays are and which chunks are still to do.
 
-    Arrays are kept in memory as far as it goes; the largest gives way first, since all of them lie in files
-    as well. What a rank needs then is what one chunk takes, so what :func:`check` accepts can be planned.
+    Arrays stay in memory as far as it goes; the largest is spilled first, since all of them lie in files as
+    well. What a rank needs then is what one chunk takes, so what :func:`check` accepts can be planned.
 
     Raises
     ------
-    BadInput : the run may not stage, and a rank cannot hold its share
+    BadInput
+        The run may not stage, and a rank cannot hold its share.
     """
     planned = _plan_stage(stage, sizes, resources, placed, todo)
     if planned.peak > resources.memory and resources.in_memory:
         raise BadInput(
-            f"stage {stage.name} needs {_megabytes(planned.peak)} MB a rank and has "
+            f"stage {stage.name} needs {_megabytes(planned.peak)} MB per rank and has "
             f"{resources.memory >> 20}: leave out --in-memory, use more ranks, or give at needed "
             f"--memory {_megabytes(planned.peak)}M"
         )
@@ -205,7 +224,8 @@ def plan_recipe(recipe: Recipe, resources: Resources) -> list[tuple[Stage, Stage
 
     Raises
     ------
-    BadInput : a rank has too little memory; says what would do
+    BadInput
+        A rank has too little memory; the message says how much would do.
     """
     stages = _sized(recipe)
     _check(stages, recipe.baseline, resources)
@@ -244,7 +264,8 @@ def check(recipe: Recipe, resources: Resources) -> None:
 
     Raises
     ------
-    BadInput : says how much memory would do
+    BadInput
+        It does not fit; the message says how much memory would do.
     """
     _check(_sized(recipe), recipe.baseline, resources)
 
@@ -253,14 +274,14 @@ def _check(sized: Sequence[tuple[Stage, StageSizes]], baseline: int, resources: 
     needed, stage = _largest_need(sized, baseline)
     if needed > resources.memory:
         raise BadInput(
-            f"stage {stage} needs {_megabytes(needed)} MB a rank and has {resources.memory >> 20}: one chunk "
-            f"and the libraries take that much on any number of ranks; give --memory {_megabytes(needed)}M, "
-            "with fewer ranks on a node if need be"
+            f"stage {stage} needs {_megabytes(needed)} MB per rank and has {resources.memory >> 20}: "
+            "one chunk and the libraries take that much on any number of ranks; give --memory "
+            f"{_megabytes(needed)}M, with fewer ranks on a node if need be"
         )
 
 
 def min_memory(recipe: Recipe) -> tuple[int, str]:
-    """Return the needed bytes a rank that a staged run can do with, and the stage that needs them.
+    """Return the fewest bytes per rank that a staged run can do with, and the stage that needs them.
 
     It does not depend on the number of ranks: a rank holds one chunk, all arrays lie in files.
     """
@@ -307,7 +328,7 @@ def _in_memory_remedy(
             enough = ranks
     more = f"use {enough} ranks with as much memory each, " if enough else ""
     return (
-        f"stage {worst.stage} needs {_megabytes(worst.peak)} MB a rank and has {resources.memory >> 20}: "
+        f"stage {worst.stage} needs {_megabytes(worst.peak)} MB per rank and has {resources.memory >> 20}: "
         f"leave out --in-memory, {more}or give --memory {_megabytes(memory)}M"
     )
 

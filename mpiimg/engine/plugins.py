@@ -30,7 +30,8 @@ def load_object(place: str) -> Any:
 
     Raises
     ------
-    BadInput : it is of an installed package, and cannot be imported
+    BadInput
+        It belongs to an installed package, and cannot be imported.
     """
     module, _, attribute = place.partition(":")
     try:
@@ -47,7 +48,8 @@ def installed(group: str) -> Mapping[str, str]:
 
     Raises
     ------
-    BadInput : two of them bring different things by one name
+    BadInput
+        Two of them bring different things by one name.
     """
     places: dict[str, str] = {}
     for entry in _entries(group):
@@ -99,7 +101,8 @@ def domain(name: str) -> Domain:
 
     Raises
     ------
-    BadInput : there is none of this name
+    BadInput
+        There is none of this name.
     """
     return load_object(domain_place(name))
 
@@ -109,7 +112,8 @@ def domain_place(name: str) -> str:
 
     Raises
     ------
-    BadInput : there is none of this name
+    BadInput
+        There is none of this name.
     """
     place = DOMAINS.get(name) or installed(OF_DOMAINS).get(name)
     if place is None:
@@ -123,7 +127,8 @@ def step(of: Domain, name: str) -> Step:
 
     Raises
     ------
-    BadInput : there is none of this name
+    BadInput
+        There is none of this name.
     """
     return load_object(step_place(of, name))
 
@@ -133,7 +138,8 @@ def step_place(of: Domain, name: str) -> str:
 
     Raises
     ------
-    BadInput : there is none of this name
+    BadInput
+        There is none of this name.
     """
     place = of.steps.get(name) or installed(OF_STEPS).get(f"{of.name}.{name}")
     if place is None:

@@ -2,8 +2,8 @@
 
 A stage declares what it costs in units of a rate (voxels times offsets, pixels, bytes); its step declares the
 rate. The defaults were measured on one core of an AMD EPYC (Zen 4). `mpiimg-doctor --rates` measures the
-machine it runs on, and keeps what it finds in the user's cache, by CPU model and version of mpiimg. Rates
-decide nothing but the times that a plan prints: with wrong ones a run does the same.
+machine it runs on, and stores the rates in the user's cache, by CPU model and version of mpiimg. Only the
+times that a plan prints depend on rates: a run with wrong ones gives the same results.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def load_rates() -> Rates:
 
 
 def store_rates(rates: Rates) -> Path:
-    """Keep the rates of this machine in the user's cache, beside those of others; return the file."""
+    """Store the rates of this machine in the user's cache, beside those of others; return the file."""
     file = rates_file()
     try:
         stored = json.loads(file.read_text())

@@ -23,16 +23,24 @@ class RawFile:
 
     Parameters
     ----------
-    path : of the file
-    offset : bytes before the first item
-    shape, dtype : of the array, C order; the dtype may be of the other byte order
-    writable : open for writing too
-    runs : called as runs(box), as :meth:`mpiimg.engine.array.Array.runs`; by default those of a dense array
+    path : Path
+    offset : int
+        Bytes before the first item.
+    shape : tuple of int
+        Of the array, in C order.
+    dtype : dtype
+        It may be of the other byte order.
+    writable : bool
+        Open the file for writing too.
+    runs : callable, optional
+        Called as :meth:`mpiimg.engine.array.Array.runs`; by default the runs of a dense array.
 
     Raises
     ------
-    FileEnds : the file ends before the array does
-    OSError : it cannot be read
+    FileEnds
+        The file ends before the array does; raised on reading.
+    OSError
+        It cannot be read.
     """
 
     def __init__(
@@ -71,6 +79,7 @@ class RawFile:
         os.fdatasync(self._descriptor)
 
     def close(self) -> None:
+        """Release the file."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

@@ -1,4 +1,4 @@
-"""What is run, and how: a recipe is the stages and what belongs to them, options say where and with what."""
+"""What a run does: its stages, and all that belongs to them; and the options of one run of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BASELINE = 60 << 20
 
 @dataclass(frozen=True)
 class Recipe(Generic[_S]):
-    """What is run: stages, each declared when its turn comes from what is known by then.
+    """The stages of a run, each declared when its turn comes from what is known by then.
 
     Parameters
     ----------
@@ -93,21 +93,32 @@ class Recipe(Generic[_S]):
 
 @dataclass(frozen=True)
 class Options:
-    """How to run, as against what.
+    """How a recipe is run.
 
     Parameters
     ----------
-    out : folder of the results, made if missing
-    memory : bytes a rank
-    force : overwrite results that are there
-    in_memory : stage nothing on disk; a run that dies starts over
-    keep_work : leave the staged arrays and marks when done
-    progress : draw a line a stage on stderr
-    timeout : seconds that a chunk or an exchange may take before a rank ends the job
-    sync_every : seconds between syncs of the marks
-    records : folder of run.json, events and work; `out` without one
-    label : what lines on stderr begin with, where several runs speak at a time
-    command : as a user gave it, to say how to go on
+    out : Path
+        Folder of the results; it is made if missing.
+    memory : int
+        Bytes that each rank may use.
+    force : bool
+        Overwrite results that are there.
+    in_memory : bool
+        Stage nothing on disk; a run that dies starts over.
+    keep_work : bool
+        Leave staged arrays and marks when the run is done.
+    progress : bool
+        Draw a line per stage on stderr.
+    timeout : float
+        Seconds that a chunk or an exchange may take before a rank ends the job; 0 for ever.
+    sync_every : float
+        Seconds between syncs of the marks.
+    records : Path, optional
+        Folder of run.json, events and work; by default `out`.
+    label : str
+        What lines on stderr begin with, where several runs speak at a time.
+    command : str
+        The command as it was given, to say how to go on.
     """
 
     out: Path

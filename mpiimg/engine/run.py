@@ -95,16 +95,25 @@ class Outcome(Generic[S]):
 
 
 def run(recipe: Recipe[S], comm, options: Options, outer: Agreement | None = None) -> Outcome[S]:
-    """Run `recipe`; the results are in `options.out`. Collective.
+    """Run a recipe; the results are in `options.out`. Collective.
 
-    `outer` is the agreement of the whole job, where `comm` is one group of its ranks, which
-    has claimed its scan.
+    Parameters
+    ----------
+    recipe : Recipe
+    comm : communicator
+        Of the ranks.
+    options : Options
+    outer : Agreement, optional
+        Of the whole job, where `comm` is one group of its ranks, which has a lease of its scan.
 
     Raises
     ------
-    BadInput : the input cannot be used, or another run is at work there; nothing is left behind
-    RunFailed : a rank raised; the work folder is left, and the same command goes on
-    RunStopped : a signal asked for it; likewise
+    BadInput
+        The input cannot be used, or another run is at work there; nothing stays behind.
+    RunFailed
+        A rank raised; the work folder stays, and the same command goes on from there.
+    RunStopped
+        A signal asked for it; likewise.
     """
     target = agreed_cpu_target(comm)
     resources = Resources(
@@ -178,7 +187,8 @@ def agreed_cpu_target(comm) -> str:
 
     Raises
     ------
-    BadInput : they differ, and so would their results
+    BadInput
+        They differ, and so would their results.
     """
     from mpiimg.kernels.jit import cpu_target
 

@@ -36,8 +36,10 @@ class MemoryStore:
 
     Parameters
     ----------
-    rank : this rank
-    exchange : called as exchange(blocks, boxes, owners, requests, dtype): see mpi/redistribute.py
+    rank : int
+        This rank.
+    exchange : callable
+        Called as exchange(blocks, boxes, owners, requests, dtype): see mpi/redistribute.py
     """
 
     def __init__(self, rank: int, exchange: Callable):
@@ -85,9 +87,12 @@ class StagedStore:
 
     Parameters
     ----------
-    folder : where the files lie, on a file system that all ranks share
-    comm : communicator of the ranks
-    parallel : write by driver mpio; default: where h5py can
+    folder : Path
+        Where the files lie, on a file system that all ranks share.
+    comm : communicator
+        Of the ranks.
+    parallel : bool, optional
+        Write by driver mpio; by default where h5py can.
     """
 
     def __init__(self, folder: Path, comm, parallel: bool | None = None):
@@ -103,6 +108,7 @@ class StagedStore:
         return name in self._arrays
 
     def path(self, name: str) -> Path:
+        """Return the file of an array."""
         return self.folder / f"{name}.h5"
 
     def create(self, array: AnyArray, boxes: np.ndarray, owners: np.ndarray) -> None:
@@ -182,7 +188,8 @@ class StagedStore:
 
         Raises
         ------
-        OSError : there is none, or it does not reach so far
+        OSError
+        There is none, or it does not reach so far.
         """
         import h5py
 
@@ -241,8 +248,10 @@ def create_staged(path: Path, array: AnyArray) -> None:
 
     Parameters
     ----------
-    path : of the file; an older one is replaced
-    array : shape and dtype of the dataset
+    path : Path
+        Of the file; an older one is replaced.
+    array : Array or Ragged
+        Gives shape and dtype of the dataset.
     """
     import h5py
 
@@ -275,7 +284,8 @@ def dataset_offset(path: Path) -> int:
 
     Raises
     ------
-    BadInput : it is no staged file
+    BadInput
+        It is no staged file.
     """
     import h5py
 

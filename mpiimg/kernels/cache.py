@@ -58,8 +58,10 @@ class Sources:
 
     Parameters
     ----------
-    package : folder of the package, or of the file
-    digest : of the names and contents of the files
+    package : Path
+        Folder of the package, or of the file.
+    digest : str
+        Of the names and contents of the files.
     """
 
     package: Path

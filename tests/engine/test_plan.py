@@ -148,7 +148,9 @@ def advice(message, pattern):
 @pytest.mark.parametrize("ranks", [1, 2, 60])
 def test_what_a_refusal_advises_is_enough_and_no_less_is(big, ranks):
     """One chunk and the libraries: no number of ranks helps, and the advised memory is the least."""
-    with pytest.raises(BadInput, match=r"^stage \S+ needs \d+ MB a rank and has 128: one chunk ") as refused:
+    with pytest.raises(
+        BadInput, match=r"^stage \S+ needs \d+ MB per rank and has 128: one chunk "
+    ) as refused:
         check(big, Resources(ranks, 128 << 20))
     memory = advice(str(refused.value), r"--memory (\d+)M")
     check(big, Resources(ranks, memory << 20))
@@ -163,7 +165,7 @@ def test_what_a_refusal_in_memory_advises_is_enough(tmp_path):
     small = neuro(tmp_path, (48, 56, 40), 300)
     tight = Resources(2, 170 << 20, in_memory=True)
     with pytest.raises(
-        BadInput, match=r"needs \d+ MB a rank and has 170: leave out --in-memory, "
+        BadInput, match=r"needs \d+ MB per rank and has 170: leave out --in-memory, "
     ) as refused:
         plan_recipe(small, tight)
     message = str(refused.value)
@@ -184,7 +186,7 @@ def test_what_little_memory_can_do_more_can_too(tmp_path):
 def test_a_plan_reads_as_a_table(recipe):
     resources = Resources(4, 8 * GB)
     lines = show_plan.table(plan_recipe(recipe, resources), resources).splitlines()
-    assert lines[0].startswith("4 ranks on 1 node, 8192 MB a rank")
+    assert lines[0].startswith("4 ranks on 1 node, 8192 MB per rank")
     assert [line.split()[0][:18] for line in lines[2:]][:3] == [
         "mask.b0-mean",
         "mask.median-1",

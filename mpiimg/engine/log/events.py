@@ -1,7 +1,7 @@
-"""The log of a run: what each rank did and when, one JSON object a line, in a file a rank.
+"""The log of a run: what each rank did and when, in one file per rank with one JSON object per line.
 
-Lines are buffered and flushed every few seconds, chunks that follow each other
-quickly share a line, and whatever goes wrong with the files never fails the run.
+Lines are buffered and flushed every few seconds. Short chunks that follow each other share a line. A file
+that cannot be written never makes the run fail.
 
     start    what runs: tool, command, version, ranks, process, and the stages as planned
     stage    a stage begins: its chunks, those that earlier runs have done, and those of this rank
@@ -49,10 +49,14 @@ class EventLog:
 
     Parameters
     ----------
-    folder : shared by all ranks; None to write nothing
-    rank : this rank
-    every : seconds between flushes
-    together : seconds of chunks that share a line
+    folder : Path, optional
+        Shared by all ranks; None to write nothing.
+    rank : int
+        This rank.
+    every : float
+        Seconds between flushes.
+    together : float
+        Chunks that follow each other within so many seconds share a line.
     """
 
     def __init__(self, folder: Path | None, rank: int, every: float = 5.0, together: float = 1.0):
@@ -94,7 +98,7 @@ class EventLog:
 
     def flush(self) -> None:
         """Bring what was noted into the file; never raises."""
-        # The watchdog flushes too: who finds the other at it leaves it to him.
+        # The watchdog flushes too: whichever of the two comes second leaves it to the first.
         if not self._lock.acquire(blocking=False):
             return
         try:

@@ -26,9 +26,12 @@ class Logbook:
 
     Parameters
     ----------
-    comm : communicator of the ranks
-    options : of the run; its timeout is the watchdog's
-    folder : of the events, made already; None to write none
+    comm : communicator
+        Of the ranks.
+    options : Options
+        Of the run; its timeout is the watchdog's.
+    folder : Path, optional
+        Of the events, made already; None to write none.
     """
 
     def __init__(self, comm, options: Options, folder: Path | None):

@@ -95,7 +95,8 @@ def run_status(events: Path) -> RunStatus:
 
     Raises
     ------
-    BadInput : no run has left events there
+    BadInput
+        No run has left events there.
     """
     logs = {int(path.stem): list(read_events(path)) for path in rank_files(events)}
     logs = {rank: log for rank, log in logs.items() if log}
@@ -221,7 +222,7 @@ def _progress(stage: StageStatus) -> str:
     if stage.ended:
         return f"{text}, {_span(stage.ended - stage.began)}"
     if stage.rate:
-        text += f", {stage.rate:.3g} a second, {_span(stage.seconds_left)} left"
+        text += f", {stage.rate:.3g} per second, {_span(stage.seconds_left)} left"
     return text
 
 

@@ -1,4 +1,4 @@
-"""A plan for people and for programs, and beside what really happened."""
+"""Plans as people and programs read them, and beside what the run really took."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Plan = Sequence[tuple[Stage, StagePlan]]
 
 
 def totals(plan: Plan) -> dict:
-    """Return what a whole plan comes to: the highest peak, and sums of the rest."""
+    """Return the totals of a plan: the highest peak, and sums of everything else."""
     plans = [planned for _, planned in plan]
     return {
         "peak_per_rank": max((planned.peak for planned in plans), default=0),
@@ -32,7 +32,7 @@ def totals(plan: Plan) -> dict:
 
 
 def as_json(plan: Plan, resources: Resources) -> str:
-    """Return the plan for programs: resources, stages, totals. Bytes and seconds, as in run.json."""
+    """Return a plan for programs: resources, stages and totals, in bytes and seconds as in run.json."""
     stages = [
         {
             "stage": planned.stage,
@@ -60,7 +60,7 @@ def as_json(plan: Plan, resources: Resources) -> str:
 
 
 def predicted(planned: StagePlan) -> dict:
-    """Return what a planned predicts, as run.json holds it."""
+    """Return what the plan of a stage predicts, as run.json has it."""
     return _rounded(
         {
             "peak_per_rank": planned.peak,
@@ -81,25 +81,25 @@ def _rounded(numbers: Mapping) -> dict:
 
 
 def table(plan: Plan, resources: Resources) -> str:
-    """Return the plan for people."""
+    """Return a plan for people: a table of its stages, and notes."""
     width = 2 + max([len("all stages"), *(len(stage.name) for stage, _ in plan)])
     r = resources
     lines = [
-        f"{_many(r.ranks, 'rank')} on {_many(r.nodes, 'node')}, {r.memory >> 20} MB a rank; "
+        f"{_many(r.ranks, 'rank')} on {_many(r.nodes, 'node')}, {r.memory >> 20} MB per rank; "
         "upper bounds where the data decide",
-        f"{'stage':<{width}}{'kind':<9}{'chunks':>8}{'a rank':>8}{'batch':>7}"
+        f"{'stage':<{width}}{'kind':<9}{'chunks':>8}{'per rank':>10}{'batch':>7}"
         f"{'read MB':>10}{'moved MB':>10}{'staged MB':>11}{'peak MB':>9}{'seconds':>10}",
     ]
     for stage, planned in plan:
         largest_share = max(np.diff(planned.partition.cuts))
         lines.append(
-            f"{stage.name:<{width}}{planned.kind:<9}{planned.chunks:>8}{largest_share:>8}{planned.batch:>7}"
+            f"{stage.name:<{width}}{planned.kind:<9}{planned.chunks:>8}{largest_share:>10}{planned.batch:>7}"
             f"{megabytes(planned.read):>10}{megabytes(planned.moved):>10}{megabytes(planned.written):>11}"
             f"{megabytes(planned.peak):>9}{planned.seconds:>10.1f}"
         )
     t = totals(plan)
     lines.append(
-        f"{'all stages':<{width}}{'':<32}{megabytes(t['read']):>10}{megabytes(t['bytes_moved']):>10}"
+        f"{'all stages':<{width}}{'':<34}{megabytes(t['read']):>10}{megabytes(t['bytes_moved']):>10}"
         f"{megabytes(t['staged']):>11}{megabytes(t['peak_per_rank']):>9}{t['seconds']:>10.1f}"
     )
     lines += _notes(plan, resources, t)
@@ -116,9 +116,11 @@ def _notes(plan: Plan, resources: Resources, t: Mapping) -> list[str]:
     notes = []
     if in_files:
         notes.append(f"read back from files, since a rank's memory does not hold them: {', '.join(in_files)}")
-    a_node = -(-resources.ranks // resources.nodes)
-    if a_node > 1:
-        notes.append(f"a node needs {megabytes(a_node * t['peak_per_rank'])} MB for its {a_node} ranks")
+    ranks_per_node = -(-resources.ranks // resources.nodes)
+    if ranks_per_node > 1:
+        notes.append(
+            f"a node needs {megabytes(ranks_per_node * t['peak_per_rank'])} MB for its {ranks_per_node} ranks"
+        )
     if resources.nodes > 1:
         notes.append(f"{megabytes(t['bytes_moved_between_nodes'])} MB move between nodes")
     return [*notes, f"{t['cpu_seconds']:.0f} CPU-seconds in all, at the rates of this machine's CPU"]
@@ -129,8 +131,10 @@ def beside_actual(entries: Sequence[Mapping], every: bool) -> list[str]:
 
     Parameters
     ----------
-    entries : of the stages, as in run.json
-    every : a table of all stages; else one line
+    entries : sequence of mapping
+        Of the stages, as in run.json.
+    every : bool
+        Return a table of all stages; else one line.
     """
     if not entries:
         return []
@@ -139,14 +143,14 @@ def beside_actual(entries: Sequence[Mapping], every: bool) -> list[str]:
     if not every:
         _, planned, actual = whole
         return [
-            f"peak {megabytes(actual['peak_per_rank'])} MB a rank "
+            f"peak {megabytes(actual['peak_per_rank'])} MB per rank "
             f"(planned {megabytes(planned['peak_per_rank'])}), "
             f"{megabytes(actual['bytes_moved'])} MB moved (planned {megabytes(planned['bytes_moved'])}), "
             f"{actual['seconds']:.1f} s (predicted {planned['seconds']:.1f})"
         ]
     width = 2 + max(len(name) for name, _, _ in (*rows, whole))
     lines = [
-        f"{'planned and actual':<{width}}{'peak MB a rank':>18}{'MB moved':>18}{'seconds':>20}",
+        f"{'planned and actual':<{width}}{'peak MB per rank':>18}{'MB moved':>18}{'seconds':>20}",
     ]
     for name, planned, actual in (*rows, whole):
         lines.append(

@@ -27,10 +27,14 @@ class Watchdog:
 
     Parameters
     ----------
-    seconds : for one chunk or exchange; 0 to wait for ever
-    others_work : called as others_work(seconds), says whether another rank has done something of late
-    noted : called as noted(what, since) once for what has been going on for some seconds; since the epoch
-    hung : called as hung(what, since, stack) when the job is about to end; returns what to print
+    seconds : float
+        For one chunk or exchange; 0 to wait for ever.
+    others_work : callable
+        Called as others_work(seconds); says whether another rank has done something within these.
+    noted : callable
+        Called as noted(what, since) once for what has been going on for some seconds; `since` the epoch.
+    hung : callable
+        Called as hung(what, since, stack) when the job is about to end; returns what to print.
     """
 
     #: Seconds between looks, and after which something going on is noted.

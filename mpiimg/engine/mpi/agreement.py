@@ -23,8 +23,10 @@ def on_root(comm, function: Callable, *arguments, where: str | None = None) -> A
 
     Raises
     ------
-    BadInput : the function did
-    RunFailed : it raised anything else
+    BadInput
+        The function raised it.
+    RunFailed
+        The function raised anything else.
     """
     outcome = None
     if comm.rank == 0:
@@ -45,7 +47,7 @@ def on_root(comm, function: Callable, *arguments, where: str | None = None) -> A
 
 
 def error_report(comm, where: str, error: Exception) -> str:
-    """Say who failed, where and how."""
+    """Return the report of an error: rank, host, place and traceback."""
     text = "".join(traceback.format_exception(error)).rstrip()
     return f"rank {comm.rank} on {socket.gethostname()}, {where}:\n{text}"
 
@@ -60,8 +62,10 @@ class Agreement:
 
     Parameters
     ----------
-    comm : of the ranks that agree
-    outer : of the whole job, where they are one group of it: what ends another group stops this one
+    comm : communicator
+        Of the ranks that agree.
+    outer : Agreement, optional
+        Of the whole job, where they are one group of it: what ends another group stops this one.
     """
 
     GO, STOP, BAD, FAIL = range(4)
@@ -103,9 +107,12 @@ class Agreement:
 
         Raises
         ------
-        BadInput : a rank met input that cannot be used
-        RunFailed : a rank raised anything else
-        RunStopped : a signal asked for it
+        BadInput
+            A rank met input that cannot be used.
+        RunFailed
+            A rank raised anything else.
+        RunStopped
+            A signal asked for it.
         """
         if self._outer is not None and self._outer.interrupted():
             self.stop_requested = True

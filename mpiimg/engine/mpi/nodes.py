@@ -25,7 +25,8 @@ def once_per_node(comm, function: Callable[[], None], where: str) -> None:
 
     Raises
     ------
-    RunFailed : it raised on some node
+    RunFailed
+        It raised on some node.
     """
     node = _ranks_of_this_node(comm)
     report = None
@@ -50,9 +51,14 @@ def node_count(comm) -> int:
 
 
 def memory_per_rank(comm, ranks_per_node: int | None = None) -> int:
-    """Return the bytes that a rank may use: its share of what SLURM, a cgroup or node gives. Collective.
+    """Return the bytes that a rank may use: its share of what SLURM, a cgroup or the node gives. Collective.
 
-    `ranks_per_node` is how many share a node; without it those of `comm` that do.
+    Parameters
+    ----------
+    comm : communicator
+        Of the ranks.
+    ranks_per_node : int, optional
+        How many ranks share a node; by default those of `comm` that do.
     """
     from mpi4py import MPI
 

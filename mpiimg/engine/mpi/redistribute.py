@@ -35,26 +35,34 @@ def redistribute(
     comm,
     traffic: Traffic | None = None,
 ) -> list[np.ndarray]:
-    """Return the wanted boxes of this rank, filled from whoever owns their parts. Collective.
+    """Return the boxes that this rank asks for, filled by the ranks that own their parts. Collective.
 
     Parameters
     ----------
-    blocks : this rank's blocks by their number in `boxes`
-    boxes : (n, axes, 2) int64: where each block lies; disjoint
-    owners : (n,) the rank that owns each block
-    requests : for each rank the boxes that it wants; they may overlap
-    dtype : of the array
-    comm : mpi4py communicator
-    traffic : is told what was sent
+    blocks : mapping of int to ndarray
+        This rank's blocks by their number in `boxes`.
+    boxes : (n, axes, 2) int64
+        Where each block lies; they are disjoint.
+    owners : (n,) int64
+        The rank that owns each block.
+    requests : sequence of sequence of Box
+        The boxes that each rank asks for; they may overlap.
+    dtype : dtype
+        Of the array.
+    comm : communicator
+        Of mpi4py.
+    traffic : Traffic, optional
+        Where what was sent is counted.
 
     Returns
     -------
-    list of arrays, one a box in requests[comm.rank], C-contiguous
+    list of ndarray
+        One for each box in requests[comm.rank], C-contiguous.
 
     Notes
     -----
-    Both sides list the parts of a message in the same order: by wanted box,
-    then by block number. Messages above MAX_MESSAGE go in several exchanges.
+    Both sides list the parts of a message in the same order: by requested box, then by block number. Messages
+    above MAX_MESSAGE go in several exchanges.
     """
     me, dtype = comm.rank, np.dtype(dtype)
     mine = np.flatnonzero(owners == me)
@@ -101,16 +109,16 @@ def redistribute(
 
 
 def _by_taker(requests: Sequence[Sequence[Box]], axes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return rank and box of all that anybody wants, (n,) and (n, axes, 2), rank by rank."""
+    """Return rank and box of all requests, (n,) and (n, axes, 2), rank by rank."""
     takers = np.repeat(np.arange(len(requests)), list(map(len, requests)))
     every = np.array([box for boxes in requests for box in boxes], np.int64)
     return takers, every.reshape(len(takers), axes, 2)
 
 
 def _near(own_boxes: np.ndarray, takers: np.ndarray, every: np.ndarray, me: int) -> list[tuple[int, Box]]:
-    """List what others want around the boxes of this rank, which lie close together, in the order given.
+    """List the requests of others around the boxes of this rank, which lie close together, in their order.
 
-    One look at all boxes finds them: what all ranks want is too much to go through one by one.
+    One comparison of all boxes finds them: the requests of all ranks are too many to go through one by one.
     """
     if not len(own_boxes):
         return []

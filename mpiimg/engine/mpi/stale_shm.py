@@ -17,8 +17,10 @@ def segment_names(job: str, node: str) -> list[str]:
 
     Parameters
     ----------
-    job : name of the step, as pmi2 tells it in PMI_JOBID
-    node : number of the node in it
+    job : str
+        Name of the step, as pmi2 tells it in PMI_JOBID.
+    node : str
+        Number of the node in it.
     """
     number = 2166136261
     for byte in job.encode():  # FNV-1a, of 32 bits
@@ -36,8 +38,9 @@ def remove_stale_segments(
 
     Parameters
     ----------
-    born : when SLURM began this step on this node, in seconds since 1970; by default as slurmstepd says. All
-        ranks of the step come after that, so that what is older is nobody's.
+    born : float, optional
+        When SLURM began this step on this node, in seconds since 1970; by default as slurmstepd says. All
+        ranks of the step start after that, so that what is older belongs to none of them.
     """
     if not {"SLURM_STEP_NUM_TASKS", "PMI_FD", "PMI_JOBID", "SLURM_NODEID"} <= environment.keys():
         return

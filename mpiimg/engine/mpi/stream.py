@@ -35,13 +35,22 @@ def scatter_stream(
 
     Parameters
     ----------
-    blocks : called on rank 0, yields every block in order
-    owners : of every block
-    numbers : numbers of the blocks that are still needed; reading ends with the last
-    empty : returns an array to receive a block in
-    keep : called with number and block on the owner
-    where : the stage, for reports
-    traffic : is told what was sent
+    blocks : callable
+        Called on rank 0; yields every block in order.
+    owners : sequence of int
+        Of every block.
+    numbers : iterable of int
+        The blocks that are still needed; reading ends with the last.
+    empty : callable
+        Called as empty(number); returns an array to receive the block in.
+    keep : callable
+        Called as keep(number, block) on the owner.
+    comm : communicator
+    agreement : Agreement
+    where : str
+        The stage, for reports.
+    traffic : Traffic
+        Where what was sent is counted.
     """
     numbers = sorted(numbers)
     if not numbers:

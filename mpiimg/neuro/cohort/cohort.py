@@ -72,7 +72,7 @@ def run_cohort(cohort: Cohort, comm, options: Options, resources: Resources, pla
     on_root(comm, _make_folders, cohort)
     if todo:
         tell(comm, chosen.text)
-        compile_kernels(chosen.kernels, comm)  # here, where one rank a node does it for all groups
+        compile_kernels(chosen.kernels, comm)  # here, where one rank per node does it for all groups
         process_scans(cohort, todo, states, chosen.sizes, comm, options)
     final = on_root(comm, _states, cohort)
     tell(comm, _summary(final))
