@@ -8,10 +8,9 @@ without a thread that looks.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 
-from mpiimg.engine.mpi.processes import memory_status
+from mpiimg.engine.mpi.processes import forget_peak_memory, memory_status
 
 
 def anonymous_peak() -> int:
@@ -40,5 +39,4 @@ def restart_peak() -> None:
     """Give free memory back to the system and forget what was the most so far."""
     give_back()
     # Not every container allows it: then the most since the beginning is told, which is never too little.
-    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
-        file.write("5")
+    forget_peak_memory()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mpiimg.engine.mpi.agreement import error_report
+from mpiimg.engine.mpi.processes import cgroup_names
 from mpiimg.engine.mpi.waiting import soft_barrier
 from mpiimg.errors import RunFailed
 
@@ -87,12 +88,7 @@ def _cgroup_limits(cgroups: str) -> list[Path]:
     """Return the files that may limit the memory of this process: version 2 up to its root, and version 1."""
     root = Path("/sys/fs/cgroup")
     files = [root / "memory" / "memory.limit_in_bytes"]
-    with contextlib.suppress(OSError):
-        for line in Path(cgroups).read_text().splitlines():
-            _, controllers, name = line.split(":", 2)
-            if not controllers:
-                own = root / name.lstrip("/")
-                files += [
-                    folder / "memory.max" for folder in (own, *own.parents) if folder.is_relative_to(root)
-                ]
+    for name in cgroup_names(cgroups):
+        own = root / name.lstrip("/")
+        files += [folder / "memory.max" for folder in (own, *own.parents) if folder.is_relative_to(root)]
     return files

@@ -76,7 +76,7 @@ def boot_id() -> str:
 def mapped_files(maps: str = "/proc/self/maps") -> set[str]:
     """Return the paths of the files mapped into this process; none where the kernel does not tell."""
     with contextlib.suppress(OSError), open(maps) as lines:
-        return {words[-1] for words in map(str.split, lines) if len(words) > 5}
+        return {words[-1] for words in map(str.split, lines) if words}
     return set()
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mpiimg.engine.mpi.processes import mapped_files
 from mpiimg.engine.mpi.stale_shm import remove_stale_segments
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
 
@@ -61,13 +62,10 @@ def lets_a_death_hang(size: int, environment=os.environ) -> bool:
 
 def refuse_two_mpi_libraries(maps: str = "/proc/self/maps") -> None:
     """Refuse to run where two MPI libraries share the process."""
-    try:
-        with open(maps) as lines:
-            paths = {line.split()[-1] for line in lines if ".so" in line}
-    except OSError:
-        return
     libraries = {
-        os.path.realpath(p) for p in paths if os.path.basename(p).startswith(("libmpi.so", "libmpich.so"))
+        os.path.realpath(path)
+        for path in mapped_files(maps)
+        if os.path.basename(path).startswith(("libmpi.so", "libmpich.so"))
     }
     if len(libraries) > 1:
         raise BadInput(
