@@ -13,8 +13,9 @@ from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import Box, ChunkGrid, blocks_along, box_shape
 from mpiimg.engine.needs import Chunk, Need, Part
 from mpiimg.engine.stage import Compute, Found, Reduce
-from mpiimg.functions.declare import Function, checked_result
+from mpiimg.functions.function import Function
 from mpiimg.functions.partials import Fields
+from mpiimg.functions.results import checked_result
 from mpiimg.neuro.images import CHUNK_BYTES
 from mpiimg.neuro.masks import Mask
 from mpiimg.neuro.nifti import Image

@@ -14,7 +14,7 @@ from mpiimg.engine.array import Array
 from mpiimg.engine.needs import Part
 from mpiimg.engine.stage import Stage, Stages
 from mpiimg.engine.step import Inspection, Output, Step
-from mpiimg.functions.declare import Function
+from mpiimg.functions.function import Function
 from mpiimg.functions.image_stages import TrialResult, aggregate, apply, output
 from mpiimg.neuro.images import sidecar, write_dense
 from mpiimg.neuro.nifti import Image

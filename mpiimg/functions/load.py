@@ -13,18 +13,9 @@ from typing import Any
 
 from mpiimg.engine.mpi.memory import anonymous_now
 from mpiimg.errors import BadInput
-from mpiimg.functions.declare import (
-    CONTEXT,
-    Declaration,
-    Function,
-    Origin,
-    declaration,
-    is_aggregate,
-    keep_loaded,
-    keywords,
-    load,
-    user_error,
-)
+from mpiimg.functions.declare import Declaration, declaration, is_aggregate
+from mpiimg.functions.function import CONTEXT, Function, Origin, keep_loaded, keywords, load
+from mpiimg.functions.results import user_error
 
 
 def read_params(texts: Iterable[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mpiimg.functions.declare import Refused
+from mpiimg.functions.results import Refused
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from mpiimg.engine import plugins
 from mpiimg.engine.parameters import Parameter, parameters_of
 from mpiimg.engine.step import Domain
 from mpiimg.errors import BadInput
-from mpiimg.functions.declare import OVER_SURVEYS, Function
+from mpiimg.functions.declare import OVER_SURVEYS
+from mpiimg.functions.function import Function
 from mpiimg.functions.load import from_object, from_text, read_params
 
 #: Keys of a stage that is a user's function; the first five go into its declaration.

@@ -23,7 +23,8 @@ from mpiimg.engine.parameters import NoParameters
 from mpiimg.engine.stage import Compute, Stages
 from mpiimg.engine.step import Inspection, Output, Step
 from mpiimg.errors import BadInput
-from mpiimg.functions.declare import Function, Refused, checked_result, user_error
+from mpiimg.functions.function import Function
+from mpiimg.functions.results import Refused, checked_result, user_error
 
 #: Pixels per side that a function is tried on.
 TRIAL_SIDE = 256

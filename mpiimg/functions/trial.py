@@ -16,9 +16,10 @@ import numpy as np
 from mpiimg.engine.boxes import Box, box_shape, box_size
 from mpiimg.engine.mpi.memory import anonymous_now
 from mpiimg.errors import BadInput
-from mpiimg.functions.declare import Function, Refused, checked_result, user_error
+from mpiimg.functions.function import Function
 from mpiimg.functions.image_stages import TrialResult, grid, presented, result_shape
 from mpiimg.functions.partials import Fields
+from mpiimg.functions.results import Refused, checked_result, user_error
 from mpiimg.neuro.nifti import Image, Voxels
 
 #: Slices that a function is tried on, without its halo.

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from mpiimg.errors import BadInput
-from mpiimg.functions import declare, image_stages, load, trial
-from mpiimg.functions.declare import Declaration, Function, Origin, Refused, checked_result
+from mpiimg.functions import image_stages, load, trial
+from mpiimg.functions.declare import Declaration
+from mpiimg.functions.function import Function, Origin, keep_loaded
 from mpiimg.functions.partials import Fields
+from mpiimg.functions.results import Refused, checked_result
 from mpiimg.functions.surveys import combined, filtered
 from mpiimg.neuro.samples import image_of
 
@@ -19,7 +21,7 @@ from mpiimg.neuro.samples import image_of
 def function(code, over="slabs", aggregate=False, **declared) -> Function:
     """Declare code that lies nowhere."""
     origin = Origin(code.__qualname__, "here.py", Path("here.py"), None, str(id(code)))
-    declare.keep_loaded(origin, code)
+    keep_loaded(origin, code)
     return Function(origin, Declaration(over, **declared), {}, aggregate)
 
 

@@ -1,0 +1,214 @@
+"""A user's function with its parameters, known by where it comes from, and loaded once per process."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import sys
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mpiimg.errors import BadInput
+from mpiimg.functions.declare import Declaration
+
+#: Keywords that a function gets where it takes them.
+CONTEXT = ("affine", "bounds", "mask", "bvals", "bvecs", "header")
+
+
+#: Functions by the key of their origin: each is loaded once per process.
+_LOADED: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a function comes from; ranks load it by this, each once.
+
+    Parameters
+    ----------
+    name : str
+        The function's.
+    where : str
+        The file, as the user wrote it, or a module.
+    path : Path, optional
+        The file, where there is one.
+    text : str, optional
+        Source of the file, which all ranks run; None for a module and for what ranks have already.
+    digest : str
+        SHA-256 of the source.
+    """
+
+    name: str
+    where: str
+    path: Path | None
+    text: str | None
+    digest: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.where}:{self.name}:{self.digest}"
+
+
+@dataclass(frozen=True)
+class Function:
+    """A user's function with its parameters.
+
+    Parameters
+    ----------
+    origin : Origin
+        Where it comes from.
+    declared : Declaration
+        What it says of itself.
+    params : mapping
+        Keywords that it is called with.
+    aggregate : bool
+        Whether it is a class with partial, merge and finish.
+    libraries : int
+        Bytes that a rank takes when it loads the function with all that this imports.
+    """
+
+    origin: Origin
+    declared: Declaration
+    params: Mapping[str, Any] = field(default_factory=dict)
+    aggregate: bool = False
+    libraries: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.origin.name.rpartition(".")[2].replace("<", "").replace(">", "")
+
+    @property
+    def code(self) -> Any:
+        """The function itself, or an instance of the class, loaded when first asked for."""
+        if not self.aggregate:
+            return load(self.origin)
+        key = f"{self.origin.key}:{sorted(self.params.items())!r}"
+        if key not in _LOADED:
+            made = load(self.origin)
+            _LOADED[key] = made(**self.params) if inspect.isclass(made) else made
+        return _LOADED[key]
+
+    @property
+    def wants(self) -> frozenset[str]:
+        """Those names of the context that it takes."""
+        return frozenset(CONTEXT) & keywords(self._called).keys()
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """Those of them that it cannot do without."""
+        return frozenset(name for name in self.wants if keywords(self._called)[name])
+
+    @property
+    def _called(self) -> Callable:
+        return self.code.partial if self.aggregate else self.code
+
+    def __call__(self, *blocks: np.ndarray, **context: Any) -> Any:
+        """Call it (or its partial) on blocks; of the context it gets what it asks for."""
+        wants = self.wants
+        taken = {name: value for name, value in context.items() if name in wants}
+        return self._called(*blocks, **taken, **({} if self.aggregate else self.params))
+
+    def merge(self, one: Any, other: Any) -> Any:
+        """Merge two partial results; they are added where the class has no merge."""
+        merge = getattr(self.code, "merge", None)
+        if merge is not None:
+            return merge(one, other)
+        return {key: one[key] + other[key] for key in one} if isinstance(one, dict) else one + other
+
+    def finish(self, merged: Any) -> Any:
+        """Return the result of merged partial results: these themselves where the class has no finish."""
+        finish = getattr(self.code, "finish", None)
+        return merged if finish is None else finish(merged)
+
+    def provenance(self) -> dict[str, Any]:
+        """Return all that results depend on beside their input."""
+        declared = {key: value for key, value in vars(self.declared).items() if value is not None}
+        return {
+            "function": self.origin.name,
+            "source_sha256": self.origin.digest,
+            "parameters": {key: _as_json(self.params[key]) for key in sorted(self.params)},
+            **declared,
+        }
+
+
+def _as_json(value: Any) -> Any:
+    """Return a parameter as JSON that tells it from others: an array as its checksum."""
+    if isinstance(value, np.ndarray):
+        digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
+        return {"dtype": value.dtype.str, "shape": list(value.shape), "sha256": digest}
+    if isinstance(value, Mapping):
+        return {str(key): _as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(item) for item in value]
+    return value if value is None or isinstance(value, str | bool | int | float) else repr(value)
+
+
+def keywords(called: Callable) -> dict[str, bool]:
+    """Return the names of parameters behind the first that may be keywords, and whether each is required."""
+    try:
+        parameters = list(inspect.signature(called).parameters.values())
+    except (TypeError, ValueError):
+        return {}
+    kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return {
+        parameter.name: parameter.default is inspect.Parameter.empty
+        for parameter in parameters[1:]
+        if parameter.kind in kinds
+    }
+
+
+def load(origin: Origin) -> Any:
+    """Return the function that lies at `origin`, loaded once per process.
+
+    Raises
+    ------
+    BadInput
+        Its file has no such function.
+    """
+    if origin.key not in _LOADED:
+        if origin.text is None:
+            module = importlib.import_module(origin.where)
+        else:
+            module = _module(origin)
+        function = module
+        for part in origin.name.split("."):
+            function = getattr(function, part, None)
+        if not callable(function):
+            names = [
+                name
+                for name, value in vars(module).items()
+                if callable(value) and getattr(value, "__module__", None) == module.__name__
+            ]
+            has = f"it has {', '.join(names)}" if names and origin.text is not None else "check the name"
+            raise BadInput(f"{origin.where}: has no function or class {origin.name}; {has}")
+        _LOADED[origin.key] = function
+    return _LOADED[origin.key]
+
+
+def _module(origin: Origin) -> types.ModuleType:
+    """Run the text of a user's file as a module; what lies beside the file can be imported by it."""
+    name = f"mpiimg_udf_{origin.path.stem}_{origin.digest[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    module = types.ModuleType(name)
+    module.__file__ = str(origin.path)
+    sys.modules[name] = module
+    folder = str(origin.path.parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
+    try:
+        exec(compile(origin.text, str(origin.path), "exec"), module.__dict__)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def keep_loaded(origin: Origin, function: Callable) -> None:
+    """Take a function that this process has already for the one at `origin`."""
+    _LOADED[origin.key] = function

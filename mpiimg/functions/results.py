@@ -1,0 +1,94 @@
+"""Results of users' functions are checked, and errors in them are said with the line where they arose."""
+
+from __future__ import annotations
+
+import inspect
+import linecache
+import traceback
+from typing import Any
+
+import numpy as np
+
+from mpiimg.errors import BadInput
+from mpiimg.functions.declare import written_dtype
+from mpiimg.functions.function import Function, load
+
+
+class Refused(ValueError):
+    """A user's function returned something else than it has to."""
+
+
+def checked_result(
+    function: Function, result: Any, shape: tuple[int, ...], dtype: str | None = None
+) -> np.ndarray:
+    """Return a result as an array, once it is checked that the function may return it.
+
+    Parameters
+    ----------
+    function : Function
+    result : object
+        What the function returned.
+    shape : tuple of int
+        The shape that is due.
+    dtype : str, optional
+        The type that it must become without losing more than digits; None for any that can be written.
+
+    Raises
+    ------
+    Refused
+        The function may not return it.
+    """
+    if result is None:
+        raise Refused("returns nothing; return an array")
+    values = np.asarray(result)
+    if values.shape != shape:
+        raise Refused(f"returns shape {_shape(values.shape)}, must return {_shape(shape)}")
+    due = dtype or function.declared.dtype
+    if due is None:
+        try:
+            due = written_dtype(values.dtype)
+        except BadInput as error:
+            raise Refused(str(error)) from None
+    if values.dtype.kind not in "biuf" or not np.can_cast(values.dtype, due, "same_kind"):
+        raise Refused(f"returns {values.dtype.name} where {due} is due; round and cast it, or declare it so")
+    return values.astype(due, copy=False)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "(" + " x ".join(map(str, shape)) + ")"
+
+
+def user_error(error: BaseException, function: Function, when: str) -> BadInput:
+    """Return in one line what went wrong in a user's function, with the line of the user's file.
+
+    Parameters
+    ----------
+    error : BaseException
+    function : Function
+    when : str
+        What it was called for, e.g. "when it was imported"; may be empty.
+    """
+    path, number = _place(error, function)
+    kind = "" if type(error) is Refused else f"{type(error).__name__}: "
+    text = " ".join(str(error).split()) or "no message"
+    where = f"{path}:{number}" if number else f"{path}"
+    quoted = linecache.getline(str(path), number).strip() if number else ""
+    return BadInput(
+        f"{where}: {function.name}: {kind}{text}{when and f' ({when})'}"
+        + (f"\n    {quoted}" if quoted else "")
+    )
+
+
+def _place(error: BaseException, function: Function) -> tuple[Any, int]:
+    """Return the file and the line that an error is to be looked for at: the user's last, else the def."""
+    path = function.origin.path
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return function.origin.where, error.lineno or 0
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if path is not None and frame.filename == str(path):
+            return path, frame.lineno or 0
+    try:
+        code = inspect.unwrap(load(function.origin))
+        return path or function.origin.where, inspect.getsourcelines(code)[1]
+    except Exception:
+        return path or function.origin.where, 0
