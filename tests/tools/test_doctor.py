@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mpiimg.tools.doctor import disk, doctor, probe
-from mpiimg.tools.doctor.doctor import BAD, GOOD, NOTE, Finding, RankReport
+from mpiimg.tools.doctor import disk, doctor, findings, probe
+from mpiimg.tools.doctor.findings import BAD, GOOD, NOTE, Finding, RankReport
 
 REPORT = RankReport(
     host="node1",
@@ -39,37 +39,43 @@ def two(**changes):
 
 
 def test_all_is_well_on_a_good_machine():
-    findings = doctor.judge(two())
-    assert [finding.state for finding in findings] == [GOOD] * len(doctor.JUDGEMENTS)
-    assert doctor.page(findings, False).endswith("all is well")
+    page = findings.judge(two())
+    assert [finding.state for finding in page] == [GOOD] * len(findings.JUDGEMENTS)
+    assert doctor.page(page, False).endswith("all is well")
 
 
 @pytest.mark.parametrize(
     ("judgement", "changes", "state", "text", "advice"),
     [
-        (doctor.judge_mpi, {"mpi": "Open MPI 4.1"}, BAD, "MPICH 5.0 and Open MPI 4.1", "one environment"),
-        (doctor.judge_launcher, {"kill_on_bad_exit": False}, NOTE, "waiting", "SLURM_KILL_BAD_EXIT=1"),
+        (findings.judge_mpi, {"mpi": "Open MPI 4.1"}, BAD, "MPICH 5.0 and Open MPI 4.1", "one environment"),
+        (findings.judge_launcher, {"kill_on_bad_exit": False}, NOTE, "waiting", "SLURM_KILL_BAD_EXIT=1"),
         (
-            doctor.judge_rates,
+            findings.judge_rates,
             {"host": "node2", "rates": (3e-5, 1e8, 0), "transport": "FI_PROVIDER=tcp"},
             NOTE,
             r"0\.10 GB/s .* ranks 1 \(node2\) and 0 \(node1\), .*; 30 us per message; FI_PROVIDER=tcp",
             "MPI=system",
         ),
-        (doctor.judge_cpus, {"target": "skylake"}, BAD, r"\(skylake, znver4\)", "--portable"),
-        (doctor.judge_memory, {"memory": 100 << 20}, BAD, "100 MB per rank", "more memory"),
-        (doctor.judge_threads, {"threads": (("OMP_NUM_THREADS", "8"),)}, NOTE, "OMP_NUM_THREADS=8", "=1"),
-        (doctor.judge_hdf5, {"parallel": False}, BAD, "1.14.6", "one environment"),
+        (findings.judge_cpus, {"target": "skylake"}, BAD, r"\(skylake, znver4\)", "--portable"),
+        (findings.judge_memory, {"memory": 100 << 20}, BAD, "100 MB per rank", "more memory"),
+        (findings.judge_threads, {"threads": (("OMP_NUM_THREADS", "8"),)}, NOTE, "OMP_NUM_THREADS=8", "=1"),
+        (findings.judge_hdf5, {"parallel": False}, BAD, "1.14.6", "one environment"),
         (
-            doctor.judge_versions,
+            findings.judge_versions,
             {"versions": (("python", "3.12.1"), ("mpiimg", "1.0"))},
             BAD,
             "python",
             "install",
         ),
-        (doctor.judge_kernels, {"kernels": (0, "/cache", True)}, NOTE, "none compiled", "engine.precompile"),
         (
-            doctor.judge_kernels,
+            findings.judge_kernels,
+            {"kernels": (0, "/cache", True)},
+            NOTE,
+            "none compiled",
+            "engine.precompile",
+        ),
+        (
+            findings.judge_kernels,
             {"kernels": (0, "/cache", False)},
             NOTE,
             "cannot be written",
@@ -87,32 +93,32 @@ def test_what_is_wrong_is_said_with_what_to_do(judgement, changes, state, text, 
 def test_ranks_without_a_core_of_their_own():
     """Two ranks on one core of a node are an error of binding; three on two only slow."""
     alone = dataclasses.replace(REPORT, cpus=frozenset({3}))
-    assert doctor.judge_binding([alone, alone]).state == BAD
-    assert doctor.judge_binding([REPORT, REPORT, REPORT]).state == NOTE
-    assert "3 ranks share 2 cores on node1" in doctor.judge_binding([REPORT, REPORT, REPORT]).text
+    assert findings.judge_binding([alone, alone]).state == BAD
+    assert findings.judge_binding([REPORT, REPORT, REPORT]).state == NOTE
+    assert "3 ranks share 2 cores on node1" in findings.judge_binding([REPORT, REPORT, REPORT]).text
     elsewhere = dataclasses.replace(alone, host="node2")
-    assert doctor.judge_binding([alone, elsewhere]).state == GOOD
+    assert findings.judge_binding([alone, elsewhere]).state == GOOD
 
 
 def test_one_rank_has_nobody_to_talk_to_and_may_have_threads():
     alone = [dataclasses.replace(REPORT, rates=None, threads=(), kill_on_bad_exit=None)]
-    assert doctor.judge_rates(alone).state == NOTE
-    assert doctor.judge_threads(alone).state == GOOD
-    assert doctor.judge_threads([*alone, *alone]) == Finding(
+    assert findings.judge_rates(alone).state == NOTE
+    assert findings.judge_threads(alone).state == GOOD
+    assert findings.judge_threads([*alone, *alone]) == Finding(
         "threads", NOTE, "OMP_NUM_THREADS is not set", "export OMP_NUM_THREADS=1"
     )
 
 
 def test_the_page_has_colours_for_a_terminal_only():
-    findings = [Finding("disk", BAD, "full", "empty it"), Finding("CPU", NOTE, "old")]
-    plain = doctor.page(findings, False)
+    lines = [Finding("disk", BAD, "full", "empty it"), Finding("CPU", NOTE, "old")]
+    plain = doctor.page(lines, False)
     assert plain.splitlines() == [
         "  BAD   disk       full",
         "                   -> empty it",
         "  note  CPU        old",
         "1 wrong, 1 worth knowing",
     ]
-    assert "\033[31mBAD  \033[0m" in doctor.page(findings, True)
+    assert "\033[31mBAD  \033[0m" in doctor.page(lines, True)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +134,7 @@ def test_the_page_has_colours_for_a_terminal_only():
 )
 def test_what_a_file_system_can_take(changes, state, text):
     space = dataclasses.replace(disk.Space("lustre", 50 << 30, 10**6, None, None), **changes)
-    finding = doctor.judge_space(Path("/out"), space)
+    finding = findings.judge_space(Path("/out"), space)
     assert finding.state == state
     assert text in finding.text
 
