@@ -349,12 +349,27 @@ def _of_link(link: Link, looked: Inspection, state: Any, before: _Before) -> Sta
 
 def _written(chain: Chain, number: int) -> Iterator[tuple[Output, str]]:
     """Yield the results of a link that are written, and the folder of each."""
-    link, later = chain.links[number], [other.step for other in chain.links[number + 1 :]]
+    link, steps = chain.links[number], [link.step for link in chain.links]
     for output in link.step.outputs:
-        used = any(output.of in (*step.takes, *step.may_take, *step.gives) for step in later)
+        used = _used_later(output, steps[number + 1 :])
         flagged = bool(output.flag) and getattr(link.parameters, output.flag)
         if flagged or (link.write and (output.when == "always" or not used)):
             yield output, output.folder if used else "."
+
+
+def _used_later(output: Output, later: Sequence[Step]) -> bool:
+    """Return whether later steps take what an output is of, or make another of it."""
+    return any(output.of in (*step.takes, *step.may_take, *step.gives) for step in later)
+
+
+def idle_flags(steps: Sequence[Step]) -> set[str]:
+    """Return the parameters that do nothing in a chain: flags of results that are written without them."""
+    return {
+        output.flag
+        for number, step in enumerate(steps)
+        for output in step.outputs
+        if output.flag and (output.when == "always" or not _used_later(output, steps[number + 1 :]))
+    }
 
 
 def _documents(chain: Chain, states: Sequence[Any]) -> dict[str, bytes]:

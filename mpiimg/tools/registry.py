@@ -110,7 +110,8 @@ class StepsTool:
         source, taken, welcome = compose.open_with(self.domain, self.steps, self.name)
         parameters = [*compose.parameters_for(source.parameters, taken | welcome)]
         parameters += [one for step in self.steps for one in parameters_of(step.parameters)]
-        parameters = [one for one in parameters if one.name not in self._told_by_out()]
+        useless = self._told_by_out() | compose.idle_flags(self.steps)
+        parameters = [one for one in parameters if one.name not in useless]
         out = OUT
         if self.to_file is not None:
             out = dataclasses.replace(OUT, help="The file to write; what belongs to it goes beside it.")

@@ -40,3 +40,13 @@ def test_help_texts_say_per_for_each_and_no_sentence_twice_ended(name):
             r"\b(values|counts|bytes|MB|GB|seconds|electrons) an? \w", text, re.IGNORECASE
         ), what
         assert not re.search(r"[.;,:][.;,:]", text.replace("...", "")), f"{name}: {what}: {text}"
+
+
+@pytest.mark.parametrize(
+    ("name", "offered"),
+    [("mpiimg-calibrate", []), ("mpiimg-warp", []), ("mpiimg-astro", ["--calibrated", "--warps"])],
+)
+def test_a_result_that_is_written_anyway_is_no_option(name, offered):
+    """What a chain ends with needs no flag."""
+    options = parser(name)._option_string_actions
+    assert [flag for flag in ("--calibrated", "--warps") if flag in options] == offered
