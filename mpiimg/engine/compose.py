@@ -222,7 +222,7 @@ def filled(kind: type, settings: Mapping[str, Any]) -> Any:
 # --- Recipe -----------------------------------------------------------------------------------------------
 
 
-def inspect(chain: Chain, paths: Mapping[str, Any]) -> Inspected:
+def inspect_chain(chain: Chain, paths: Mapping[str, Any]) -> Inspected:
     """Read the headers of all inputs, and let each step look at what it will get. On one rank.
 
     Raises

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any, Generic, TypeVar
 
 from mpiimg.engine import rates
 from mpiimg.engine.atomic import write_file
@@ -25,7 +25,7 @@ from mpiimg.engine.mpi.runtime import say
 from mpiimg.engine.plan import Resources, check
 from mpiimg.engine.raw import free_bytes
 from mpiimg.engine.recipe import Options, Recipe, output_names, staged_bytes
-from mpiimg.engine.stage import Compute, S
+from mpiimg.engine.stage import Compute
 from mpiimg.engine.stores import describe_staged
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
 
@@ -33,6 +33,8 @@ from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
 LEFT_OUT = "left-out"
 
 log = logging.getLogger("mpiimg")
+
+_S = TypeVar("_S")
 
 #: Name of the file in the work folder that says what its run was asked for.
 REQUEST = "request"
@@ -71,12 +73,12 @@ class _Folders:
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[S]):
+class Outcome(Generic[_S]):
     """What a run came to.
 
     Parameters
     ----------
-    state : S
+    state : object
         What the generator of the stages returned.
     left_out : mapping of str to str
         Units that could not be used, and why.
@@ -84,7 +86,7 @@ class Outcome(Generic[S]):
         What run.json says.
     """
 
-    state: S
+    state: _S
     left_out: Mapping[str, str]
     report: Mapping[str, Any]
 
@@ -94,7 +96,7 @@ class Outcome(Generic[S]):
         return Exit.PARTIAL if self.left_out else Exit.DONE
 
 
-def run(recipe: Recipe[S], comm, options: Options, outer: Agreement | None = None) -> Outcome[S]:
+def run(recipe: Recipe[_S], comm, options: Options, outer: Agreement | None = None) -> Outcome[_S]:
     """Run a recipe; the results are in `options.out`. Collective.
 
     Parameters

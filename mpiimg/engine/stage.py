@@ -12,8 +12,8 @@ from mpiimg.engine.array import AnyArray, Array
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.needs import At, Chunk, Need, Part, Pieces, Target
 
-V = TypeVar("V")
-S = TypeVar("S")
+_V = TypeVar("_V")
+_S = TypeVar("_S")
 
 
 # --- What the work on a chunk reads and fills -------------------------------------------------------------
@@ -23,12 +23,12 @@ S = TypeVar("S")
 
 
 @dataclass(frozen=True)
-class Found(Generic[V]):
+class Found(Generic[_V]):
     """What the end of a reduction comes to, on the one rank that decides for all.
 
     Parameters
     ----------
-    value : V
+    value : object
         Sent to the generator that declared the stage, on every rank.
     warnings, notes : tuple of str
         To be said.
@@ -36,7 +36,7 @@ class Found(Generic[V]):
         Units (exposures, scans) that cannot be used, and why.
     """
 
-    value: V
+    value: _V
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
@@ -160,7 +160,7 @@ class Compute(Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reduce(Stage, Generic[V]):
+class Reduce(Stage, Generic[_V]):
     """Bring one row per chunk together in chunk order, whatever the ranks, and draw a value from them.
 
     Parameters
@@ -180,8 +180,8 @@ class Reduce(Stage, Generic[V]):
 
     work: Callable[..., Any]
     row: tuple[tuple[int, ...], str]
-    finish: Callable[[np.ndarray], Found[V]] = Found
-    expected: V | None = None
+    finish: Callable[[np.ndarray], Found[_V]] = Found
+    expected: _V | None = None
     finish_bytes: int = 0
 
     @property
@@ -249,10 +249,10 @@ class Files(Stage):
 
 #: A generator of stages: it yields a stage, is sent what a Reduce found (None after any other stage), and
 #: returns what it comes to. Whoever drives it may be a run, or a plan that sends `Reduce.expected`.
-Stages = Generator[Stage, Any, S]
+Stages = Generator[Stage, Any, _S]
 
 
-def expected_stages(stages: Stages[S]) -> tuple[list[Stage], S]:
+def expected_stages(stages: Stages[_S]) -> tuple[list[Stage], _S]:
     """Drive a generator with what plans reckon with; return every stage that may come, and its result."""
     declared: list[Stage] = []
     value = None

@@ -52,7 +52,7 @@ def inspect(values: Mapping[str, Any]) -> RunInspected | Answer:
     _check_mask(request, chain, paths)
     if values["check_halo"]:
         return Answer(_check_halos(request, chain, paths))
-    return RunInspected(request, compose.inspect(chain, paths))
+    return RunInspected(request, compose.inspect_chain(chain, paths))
 
 
 def recipe(inspected: RunInspected, values: Mapping[str, Any]) -> Recipe:

@@ -151,7 +151,7 @@ class StepsTool:
         """Read headers, on one rank."""
         chain = self.chain(values)
         paths = {argument.name: values.get(argument.name) for argument in chain.source.arguments}
-        return compose.inspect(chain, {**paths, "out": self.folder(values)})
+        return compose.inspect_chain(chain, {**paths, "out": self.folder(values)})
 
     def recipe(self, inspected: compose.Inspected, values: Values) -> Recipe:
         """Return the recipe of a run."""

@@ -107,7 +107,7 @@ def test_a_step_may_stand_twice_under_another_name(night):
         compose.Link(step("detect"), dataclasses.replace(step("detect").parameters(), **OTHER), "faint")
     )
     whole = compose.make_chain(DOMAIN, twice, {"patch": 400, "border": 50})
-    inspected = compose.inspect(whole, {"exposures": night.exposures, "tract": None, "out": None})
+    inspected = compose.inspect_chain(whole, {"exposures": night.exposures, "tract": None, "out": None})
     recipe = compose.make_recipe(whole, inspected, compose.RunName("mpiimg-run", "run.json"))
     names = [one.name for one in recipe.expected]
     assert {"detect", "faint", "detect.count-sources", "faint.count-sources"} <= set(names)

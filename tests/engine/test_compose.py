@@ -42,7 +42,7 @@ def chain(*links, domain=DOMAIN, **settings):
 
 
 def recipe_of(made, paths, name=None):
-    inspected = compose.inspect(made, paths)
+    inspected = compose.inspect_chain(made, paths)
     return compose.make_recipe(made, inspected, name or RunName("mpiimg-toys", "run.json", {"a": 1}))
 
 
@@ -146,7 +146,7 @@ def test_settings_fill_what_the_source_has():
 
 def test_inspections_see_what_is_expected_at_their_place(paths):
     made = chain(SCALE, LEVEL, COUNT)
-    inspected = compose.inspect(made, paths)
+    inspected = compose.inspect_chain(made, paths)
     assert [one.data for one in inspected.links] == [
         None,
         None,
@@ -163,19 +163,19 @@ def test_inspections_see_what_is_expected_at_their_place(paths):
 def test_what_an_inspection_refuses_is_refused(paths):
     np.save(paths["sheet"], np.zeros((2, 100)))
     with pytest.raises(BadInput, match="rows are too long to be counted"):
-        compose.inspect(chain(LEVEL, COUNT), paths)
+        compose.inspect_chain(chain(LEVEL, COUNT), paths)
     np.save(paths["sheet"], np.zeros(3))
     with pytest.raises(BadInput, match="1 axes; rows have 2"):
-        compose.inspect(chain(SCALE), paths)
+        compose.inspect_chain(chain(SCALE), paths)
 
 
 def test_a_source_is_told_what_the_chain_takes(paths):
     streamed = dataclasses.replace(DOMAIN, sources=(STREAMED,))
     for made, weighted in ((chain(SCALE, domain=streamed), False), (chain(LEVEL, domain=streamed), True)):
-        state = compose.inspect(made, paths).state
+        state = compose.inspect_chain(made, paths).state
         assert (state.weights is not None) == weighted
         assert state.history == (f"took rows{' weights' * weighted}",)
-    without = compose.inspect(chain(LEVEL, domain=streamed), {**paths, "weights": None})
+    without = compose.inspect_chain(chain(LEVEL, domain=streamed), {**paths, "weights": None})
     assert without.state.weights is None
 
 

@@ -88,7 +88,9 @@ def recipe(image=1, flat=1, **parameters):
     domain = Domain("pairs", Pair, (source,), {})
     link = compose.Link(scale_up, Gain(**parameters), "scale-up")
     chain = compose.make_chain(domain, [link], {})
-    return compose.make_recipe(chain, compose.inspect(chain, {}), compose.RunName("mpiimg-run", "run.json"))
+    return compose.make_recipe(
+        chain, compose.inspect_chain(chain, {}), compose.RunName("mpiimg-run", "run.json")
+    )
 
 
 def provenance(**changes) -> dict[str, str]:

@@ -54,7 +54,7 @@ def neuro(folder, shape, volumes, **settings):
     steps = [plugins.step(domain, name) for name in domain.pipelines["neuro"].steps]
     links = [compose.Link(step, compose.filled(step.parameters, settings), step.name) for step in steps]
     chain = compose.make_chain(domain, links, settings)
-    inspected = compose.inspect(chain, subject(folder, shape, volumes))
+    inspected = compose.inspect_chain(chain, subject(folder, shape, volumes))
     return compose.make_recipe(chain, inspected, compose.RunName("mpiimg-neuro", "run.json"))
 
 

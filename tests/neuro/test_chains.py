@@ -48,7 +48,7 @@ def paths_of(subject, mask=None):
 
 def recipe_of(chain, paths):
     return compose.make_recipe(
-        chain, compose.inspect(chain, paths), compose.RunName("mpiimg-test", "run.json")
+        chain, compose.inspect_chain(chain, paths), compose.RunName("mpiimg-test", "run.json")
     )
 
 
@@ -159,7 +159,7 @@ def test_a_step_that_takes_only_the_image_may_have_one_of_three_dimensions(tmp_p
     assert state.dwi.axes == "zyx"
     assert state.gradients is None
     with pytest.raises(BadInput, match="4-D is needed"):
-        compose.inspect(chain_of("mask"), paths_of(subject) | {"dwi": solid})
+        compose.inspect_chain(chain_of("mask"), paths_of(subject) | {"dwi": solid})
 
 
 # --------------------------------------------------------------------------- order
@@ -178,21 +178,21 @@ def test_a_step_cannot_stand_before_what_gives_what_it_takes():
 @pytest.mark.parametrize("name", ["denoise", "fit"])
 def test_a_step_without_its_mask_says_what_is_missing(subject, name):
     with pytest.raises(BadInput, match=f"{name} needs a mask: give --mask, or put a mask stage before it"):
-        compose.inspect(chain_of(name), paths_of(subject))
+        compose.inspect_chain(chain_of(name), paths_of(subject))
     with pytest.raises(BadInput, match=f"{name} needs a mask"):
-        compose.inspect(chain_of(name, "mask"), paths_of(subject))
+        compose.inspect_chain(chain_of(name, "mask"), paths_of(subject))
 
 
 def test_gradients_are_those_beside_the_image_or_the_missing_file_is_named(tmp_path, subject, whole):
     mask = whole / "dwi_desc-brain_mask.nii.gz"
     bare = {**paths_of(subject, mask), "bvals": None, "bvecs": None}
-    beside = compose.inspect(chain_of("fit"), bare).state
-    assert beside.gradients == compose.inspect(chain_of("fit"), paths_of(subject, mask)).state.gradients
+    beside = compose.inspect_chain(chain_of("fit"), bare).state
+    assert beside.gradients == compose.inspect_chain(chain_of("fit"), paths_of(subject, mask)).state.gradients
     lonely = tmp_path / "lonely.nii"
     nibabel.save(nibabel.load(subject.dwi), lonely)
     with pytest.raises(BadInput, match=r"lonely\.bval is not beside it; give --bvals"):
-        compose.inspect(chain_of("fit"), bare | {"dwi": lonely})
-    assert compose.inspect(chain_of("denoise"), bare | {"dwi": lonely}).state.gradient_files == {}
+        compose.inspect_chain(chain_of("fit"), bare | {"dwi": lonely})
+    assert compose.inspect_chain(chain_of("denoise"), bare | {"dwi": lonely}).state.gradient_files == {}
 
 
 @pytest.mark.parametrize(
