@@ -253,3 +253,8 @@ def test_files_that_are_none(tmp_path):
     table.write(tmp_path / "jansky.ecsv", format="ascii.ecsv")
     with pytest.raises(BadInput, match="holds no angles"):
         catalogue.read_reference(tmp_path / "jansky.ecsv")
+
+
+def test_negative_right_ascensions_of_a_reference_are_those_from_0_to_360(tmp_path):
+    (tmp_path / "stars.csv").write_text("ra,dec,mag\n-10,-5,18\n360,1,19\n")
+    assert catalogue.read_reference(tmp_path / "stars.csv")[0].tolist() == [350, 0]

@@ -85,3 +85,16 @@ def test_rows_have_their_places_on_the_sky_and_seams_are_matched(blocks):
 def test_no_source_at_all():
     nothing = joined(LAYOUT.patches, (0, 0), np.empty(0, np.uint8))
     assert len(nothing) == 0 and nothing.dtype == catalogue.ROW_TYPE
+
+
+def test_pixels_of_a_source_that_another_patch_has_say_elsewhere(blocks):
+    """The stars at column 106 reach into the first patch, which ends at 100."""
+    detected = detect._detected(LAYOUT.patches[0], 0, blocks[0], HOW)
+    assert len(detected.table) == 2 and (detected.table["x"] < 101).all()
+    assert set(np.unique(detected.segmentation)) == {detect.ELSEWHERE, 0, 1, 2}
+    assert (detected.segmentation[:, 104:] == detect.ELSEWHERE).any()
+
+
+def test_too_few_stars_for_an_aperture_correction_have_magnitudes_without_one(blocks):
+    table = detect._detected(LAYOUT.patches[0], 0, blocks[0], HOW).table
+    assert np.isfinite(table["mag_small"]).all()

@@ -16,6 +16,8 @@ from mpiimg.astro import catalogue
 from mpiimg.astro.photometry import extraction, seams
 from mpiimg.astro.photometry import sources as detection
 from mpiimg.astro.photometry.sources import DetectionSettings
+from mpiimg.astro.sky.layout import Patch
+from mpiimg.astro.sky.tract import Tract
 
 pytest.importorskip("sep", reason="detection stands on sep")
 
@@ -24,6 +26,9 @@ REAL = sorted((pathlib.Path(__file__).parents[3] / "shared/data/decam-testcase3"
 FWHM = 4.0
 SIGMA = FWHM / detection.FWHM_OF_SIGMA
 NOISE = 2.0
+
+#: Bands and columns of patches side by side.
+PLACES = (("g", (0, 50)), ("g", (50, 100)), ("r", (50, 100)))
 
 
 def star(shape, x, y, flux, sigma=SIGMA):
@@ -286,6 +291,33 @@ def test_a_source_beside_pixels_without_data_keeps_its_barycentre():
     table, _ = find(image, variance, mask, nimage)
     objects = barycentres(image, variance)
     assert table["x"][0] == objects["x"][0] and table["y"][0] == objects["y"][0]
+    assert 0 < table["x_err"][0] < 0.2, "they do not count in its error either"
+
+
+def test_a_window_reaches_no_farther_than_the_large_aperture(monkeypatch):
+    light = np.zeros((200, 200))
+    draw(light, 100, 100, 2e6, sigma=15, reach=90)
+    seen = []
+    plain = detection._window_variances
+    monkeypatch.setattr(
+        detection,
+        "_window_variances",
+        lambda x, y, sigma, planes: seen.append(sigma) or plain(x, y, sigma, planes),
+    )
+    table, _ = find(*planes(light, 8), deblend=False)
+    assert table["fwhm"].max() > 20 and np.concatenate(seen).max() == DetectionSettings().radii[1] / 4
+
+
+def test_an_angle_that_rounding_carried_beyond_a_quarter_turn_is_taken():
+    light = star((60, 60), 30, 30, 20000)
+    image, variance, *_ = planes(light, 8)
+    nothing = np.zeros(image.shape, bool)
+    objects, segmentation, _ = detection._extract(image, variance, nothing, DetectionSettings())
+    objects["theta"] = np.nextafter(np.pi / 2, 4)
+    table = catalogue.new(len(objects))
+    parts = (image, variance, nothing, segmentation)
+    detection._photometry(table, objects, objects["x"], objects["y"], parts, DetectionSettings().radii)
+    assert np.isfinite(table["flux_auto"]).all()
 
 
 def test_a_frame_full_of_light_is_no_overflow():
@@ -542,6 +574,24 @@ def test_a_patch_has_one_detection_of_a_source_at_a_seam():
     tables[1]["x"], tables[1]["y"] = 49.5, 10
     one, other = seams.match_seams(tables, inners)
     assert one["is_primary"].tolist() == [True, True] and other["is_primary"].tolist() == [False]
+
+
+def test_bands_are_matched_apart_at_a_seam():
+    """What is seen in two bands at one place is a source of each."""
+    patches = [Patch(band, (k, 0), ((0, 60), box), ((0, 50), box)) for k, (band, box) in enumerate(PLACES)]
+    tables = [catalogue.new(1) for _ in patches]
+    for table in tables:
+        table["x"], table["y"] = 49.5, 10
+    rows = np.frombuffer(b"".join(table.tobytes() for table in tables), np.uint8)
+    assert seams.joined(patches, [1, 1, 1], rows)["is_primary"].tolist() == [True, False, True]
+
+
+def test_errors_of_sky_positions_across_ra_0():
+    table = catalogue.new(1)
+    tract = Tract(0.0, 0.0, (1, 1), pixel_scale=0.36, patch=101, border=0)
+    table["x"], table["y"], table["x_err"], table["y_err"] = 50, 50, 0.1, 0.1
+    located = seams.locate(table, tract.wcs)
+    assert located["ra_err"][0] == pytest.approx(1e-5) and located["dec_err"][0] == pytest.approx(1e-5)
 
 
 def test_errors_of_empty_apertures():

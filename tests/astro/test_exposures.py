@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import os
 import pathlib
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ from support.exposure_data import (
     triplet,
 )
 
+from mpiimg.astro.exposure_files import exposure_names
 from mpiimg.astro.fits import exposure as reading
 from mpiimg.astro.fits.exposure import read_exposure
 from mpiimg.astro.fits.headers import ReadOptions
@@ -105,6 +108,26 @@ def test_a_single_image_has_its_variance_modelled(tmp_path):
     # Without data: the median of what is good, here of three pixels.
     assert exposure.image[1, 2] == 250
     assert exposure.variance[1, 2] == exposure.variance[0, 0]
+
+
+def test_an_exposure_in_gzip_is_read_and_its_sums_are_checked(tmp_path):
+    plain = save(tmp_path / "a.fits", *three_planes(), checksum=True)
+    data = bytearray(plain.read_bytes())
+    packed = tmp_path / "b.fits.gz"
+    packed.write_bytes(gzip.compress(data))
+    (ref,) = find_exposures([packed])
+    assert packed.stat().st_size < plain.stat().st_size
+    np.testing.assert_array_equal(read_exposure(ref).image, pixels()[0])
+    with fits.open(plain) as hdus:
+        data[hdus[1].fileinfo()["datLoc"] + 5] ^= 1
+    packed.write_bytes(gzip.compress(data))
+    with pytest.raises(BadInput, match="DATASUM"):
+        read_exposure(find_exposures([packed])[0])
+
+
+def test_exposures_of_one_name_get_names_of_their_own():
+    refs = [SimpleNamespace(name=name) for name in ("a", "b", "a", "c4d_ooi_z", "a")]
+    assert exposure_names(refs) == ["a.fits", "b.fits", "a-2.fits", "c4d_calibrated_z.fits", "a-3.fits"]
 
 
 def test_pixels_without_data_take_the_median_of_a_regular_sample_or_of_all_where_it_has_none():

@@ -88,7 +88,7 @@ def test_which_decam_versions_have_codes(version, codes):
 
 
 def test_decam_codes_and_bits():
-    codes = np.array([[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [-1, 500, 0, 0, 0]], np.int16)
+    codes = np.array([[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [-1, 500, -5, 0, 0]], np.int16)
     plane = {code: bits(name) for code, name in DECAM_CODES.items()} | {0: 0}
     expected = [[plane.get(code, bits("SUSPECT")) for code in row] for row in codes.tolist()]
     assert maskplanes.from_decam(codes, codes=True).tolist() == expected
@@ -109,3 +109,8 @@ def test_decam_codes_and_bits():
     ]
     expected = [bits(*([name] if isinstance(name, str) else name)) for name in names]
     assert maskplanes.from_decam(both, codes=False).tolist() == expected
+
+
+def test_true_is_no_bit_number():
+    with pytest.raises(ValueError, match="MP_BAD = True"):
+        maskplanes.planes_of({"MP_BAD": True})

@@ -98,3 +98,17 @@ def test_of_very_many_sources_the_brightest_are_drawn(sources, monkeypatch):
     monkeypatch.setattr(mosaic, "MAX_SOURCES", 2)
     assert list(mosaic._brightest(sources)["flux_auto"]) == [900, 500]
     assert list(mosaic._brightest(sources[1:])["x"]) == [30.0, 75.0]
+
+
+def test_blocks_without_data_leave_what_a_neighbour_says():
+    boxes = ((0, 60), (0, 60)), ((0, 60), (40, 100))
+    patches = [Patch("r", (k, 0), box, box) for k, box in enumerate(boxes)]
+    means = np.ones((2, 3, 3), np.float32)
+    means[1] = (np.nan, 2, 2)
+    (whole,) = mosaic.mosaics(patches, means, 20)
+    np.testing.assert_array_equal(whole.image, [[1, 1, 1, 2, 2]] * 3)
+
+
+def test_a_flat_coadd_has_a_picture():
+    with np.errstate(all="raise"):
+        assert np.isfinite(mosaic._stretched(np.ones((5, 6), np.float32))).all()

@@ -7,12 +7,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from support import headers
 
 from mpiimg.astro.constants import ZERO_POINT
 from mpiimg.astro.photometry import stars as photometry
 from mpiimg.astro.photometry import zero_points
 from mpiimg.astro.photometry.overlaps import Catalogue
 from mpiimg.astro.photometry.stars import StarSettings
+from mpiimg.astro.sky.wcs import wcs_text
 from mpiimg.astro.steps import calibrate
 from mpiimg.errors import BadInput
 
@@ -145,9 +147,8 @@ def test_clipped_median_ignores_outliers_and_takes_equal_values():
 
 
 def test_rounding_does_not_reject_equal_values():
-    values = [0.3] * 20 + [0.1 + 0.2]
-    centre, noise = photometry.clipped_median(np.array(values))
-    assert centre == 0.3 and noise > 0, "the last one, a bit larger, is still among them"
+    centre, noise = photometry.clipped_median(np.array([1.0] * 20 + [np.nextafter(1, 2)]))
+    assert centre == 1 and noise > 0, "the last one, larger by a bit, is still among them"
 
 
 def flux_bias(frame, found):
@@ -230,6 +231,11 @@ def test_saturated_masked_and_blended_stars_are_left_out(frame):
     assert not np.isin(np.r_[saturated, masked, hit], true).any()
     assert not np.isin(blended, true[found.stars.isolated[distance < 2]]).any()
     assert found.correction == pytest.approx(before.correction, abs=0.004)
+
+
+def test_a_neighbour_counts_from_a_hundredth_of_a_star_on():
+    x, y, flux = np.array([0.0, 2.0, 20.0, 22.0]), np.zeros(4), np.array([100.0, 5.0, 100.0, 0.5])
+    assert photometry._isolated(x, y, flux, 3.0, 0.01).tolist() == [False, False, True, False]
 
 
 def test_galaxies_do_not_set_the_fwhm():
@@ -387,3 +393,16 @@ def test_without_an_aperture_correction_magnitudes_are_those_of_the_large_apertu
     apart = (alone - corrected)[:count, 2]
     assert abs(np.median(apart)) < 0.005
     assert (alone[:count, 3] >= corrected[:count, 3]).all()
+
+
+def test_the_brightest_isolated_stars_of_an_exposure_are_kept(measured, monkeypatch):
+    _, found = measured
+    stars = found.stars._replace(isolated=found.stars.isolated.copy())
+    order = np.argsort(-np.where(stars.isolated, stars.flux, 0))
+    stars.isolated[order[1]] = False
+    monkeypatch.setattr(calibrate, "MAX_STARS", 3)
+    ref = SimpleNamespace(wcs=wcs_text(headers.tan((620, 660))))
+    table, count = calibrate._star_table(found._replace(stars=stars), ref)
+    chosen = np.sort(order[[0, 2, 3]])
+    magnitude, _ = photometry.star_magnitudes(stars.flux[chosen], 1.0, found.correction)
+    assert count == 3 and np.array_equal(table[:, 2], magnitude)

@@ -124,6 +124,34 @@ def test_footprints_too_far_apart_are_refused():
         Tract.around([])
 
 
+def test_a_patch_is_touched_from_the_edge_of_its_outermost_pixels():
+    """Its outer box begins at column 180, whose pixels begin half a pixel before."""
+    for end, patches in ((179.3, [(0, 0)]), (179.7, [(0, 0), (1, 0)])):
+        x, y = np.array([100.0, end, end, 100.0]), np.array([50.0, 50.0, 100.0, 100.0])
+        assert TRACT.touched_by(x, y) == patches
+        # The same where no corner lies in the box, but an edge leads through it.
+        tall = TRACT.touched_by(x, np.array([-900.0, -900.0, 900.0, 900.0]))
+        assert sorted({patch[0] for patch in tall}) == [patch[0] for patch in patches]
+
+
+def test_a_given_centre_too_far_away_is_refused():
+    frame = read_wcs(headers.tan((50, 50), (150.0, 2.2)), "frame")
+    with pytest.raises(BadInput, match="degrees from RA 210"):
+        Tract.around([footprint(frame, (50, 50))], center=(210.0, 2.2))
+
+
+def test_a_footprint_at_the_centre_is_not_too_far_for_rounding():
+    """The cosine of its distance may come out above 1."""
+    rng = np.random.default_rng(4)
+    for ra, dec in zip(rng.uniform(0, 360, 200), rng.uniform(-90, 90, 200), strict=True):
+        Tract(ra, dec, (1, 1))._check_reach(np.array([ra]), np.array([dec]))
+
+
+def test_true_is_no_number_of_pixels():
+    with pytest.raises(BadInput, match="patch = True"):
+        Tract.from_toml(TRACT.to_toml().replace("patch = 200", "patch = true"))
+
+
 @pytest.mark.parametrize(
     "tract", [TRACT, Tract(1 / 3, -89.123456, (1, 7)), Tract(0.0, 0.0, (1, 1), 1e-3, 1, 0)]
 )

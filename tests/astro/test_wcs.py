@@ -78,8 +78,15 @@ def test_coarse_grid_of_real_headers(path):
     assert grid_error(wcs, (2000, 2000), None) < 1e-6
 
 
+UNNAMED_SIP = {"A_ORDER": 2, "A_2_0": 1e-6, "B_ORDER": 2, "B_0_2": 2e-6}
+
 #: What makes a header one that wcslib cannot read alone, or one that it can; astropy knows all of them.
-TWISTS = {"old TAN with PV": {"PV1_5": 1e-3, "PV2_5": 2e-3}, "with WCSAXES": {"WCSAXES": 2}, "as it is": {}}
+TWISTS = {
+    "old TAN with PV": {"PV1_5": 1e-3, "PV2_5": 2e-3},
+    "with WCSAXES": {"WCSAXES": 2},
+    "as it is": {},
+    "SIP that CTYPE does not name": UNNAMED_SIP,
+}
 
 
 @pytest.mark.parametrize("twist", TWISTS)
@@ -194,6 +201,7 @@ PLAIN = headers.tan((50, 40))
         (changed(PLAIN, CD1_1=0.0, CD1_2=0.0, CD2_1=0.0, CD2_2=0.0), "singular"),
         (changed(PLAIN, CTYPE1="RA---XYZ", CTYPE2="DEC--XYZ"), "XYZ"),
         (changed(PLAIN, CTYPE2="DEC--SIN"), "unusable WCS"),
+        (changed(PLAIN, CTYPE1="RA---SIN", CTYPE2="DEC--SIN", CRPIX1=1e9), "unusable WCS"),
         (changed(PLAIN, CRVAL1="nowhere"), "CRVAL1 is 'nowhere', no number"),
         (changed(PLAIN, CRPIX2=None), "CRPIX2 is missing"),
         (changed(PLAIN, CD1_1=None, CD1_2=None), "neither CD1_1, CD1_2 nor CDELT1"),

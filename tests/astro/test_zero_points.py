@@ -70,6 +70,26 @@ def test_stars_without_a_magnitude_are_not_matched():
         assert all(len(index) == 0 for index in overlaps.match_stars(*pair, 1.0))
 
 
+def test_stars_without_an_error_are_not_matched_and_none_is_trusted_beyond_the_floor():
+    places = np.arange(5) / 10
+    nights = [catalogue(places, places, error=error) for error in (1e-9, 1e-9)]
+    pairs = overlaps.compare_exposures(nights)
+    assert pairs.count.tolist() == [5] and pairs.weight[0] == pytest.approx(5 / overlaps.FLOOR**2)
+    nights[1].error[:] = np.nan
+    assert len(overlaps.compare_exposures(nights).count) == 0
+
+
+def test_exposures_are_compared_alike_however_many_at_once(monkeypatch):
+    rng = np.random.default_rng(4)
+    ra, dec = rng.uniform(0, 0.05, (2, 40))
+    nights = [catalogue(ra[k:], dec[k:], rng.normal(20, 0.01, 40 - k)) for k in range(7)]
+    whole = overlaps.compare_exposures(nights)
+    monkeypatch.setattr(overlaps, "EXPOSURES_AT_ONCE", 2)
+    for column, cut in zip(whole, overlaps.compare_exposures(nights), strict=True):
+        np.testing.assert_array_equal(cut, column)
+    assert len(whole.first) == 21
+
+
 def test_robust_means_are_those_of_each_group():
     rng = np.random.default_rng(9)
     sizes = [200, 0, 1, 2, 3, 50, 7]
