@@ -205,6 +205,25 @@ def test_rays_are_found_and_repaired():
     assert np.abs(cleaned - 400)[struck].max() < 60
 
 
+def beside_a_cell(seed):
+    """Return hits that end two pixels before a cell, and a faint one inside it that they hide at first."""
+    rng = np.random.default_rng(seed)
+    image = rng.normal(100, 3, (48, 112))
+    hit = rng.random((16, 7)) < 0.45
+    image[16:32, 55:62][hit] += 10 ** rng.uniform(2, 3.5, hit.sum())
+    image[24, 64 + rng.integers(0, 3)] += rng.uniform(44, 60)
+    return image.astype(np.float32)
+
+
+@pytest.mark.parametrize("seed", [137, 526, 998, 1841, 2205])
+def test_cells_are_searched_again_where_what_was_repaired_matters_to_them(seed):
+    """Repaired pixels have a part in decisions as far as a halo reaches, in the next cell too."""
+    assert cosmics.CELL * 4 == 64
+    image = beside_a_cell(seed)
+    struck = assert_same(image, iterations=8)
+    assert struck[24, 64:67].any() != ours(image, iterations=1)[0][24, 64:67].any()
+
+
 @pytest.mark.parametrize("tile", [(1, 1), (2, 3), (3, 40)])
 def test_same_bits_however_cut(tile, monkeypatch):
     image, mask = sensor((170, 300), 200, 8), bad_pixels((170, 300), 8)
