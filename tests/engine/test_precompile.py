@@ -7,7 +7,7 @@ import pytest
 from numba.core.dispatcher import Dispatcher
 from support import launch
 
-from mpiimg.astro.kernels import coadd, cosmics, robust, warp
+from mpiimg.astro.kernels import coadd, cosmic_search, cosmics, robust, warp
 from mpiimg.engine import plugins, precompile
 from mpiimg.kernels import vmath
 from mpiimg.neuro.kernels import median, nlmeans, otsu, piesno, tensor, tensor_maps, tensor_solve
@@ -15,7 +15,7 @@ from mpiimg.tools import cli
 
 KERNELS = (
     *(median, nlmeans, otsu, piesno, tensor, tensor_maps, tensor_solve),
-    *(vmath, cosmics, warp, coadd, robust),
+    *(vmath, cosmic_search, cosmics, warp, coadd, robust),
 )
 
 
@@ -32,6 +32,7 @@ def signatures():
             tensor_maps,
             tensor_solve,
             vmath,
+            cosmic_search,
             cosmics,
             warp,
             coadd,

@@ -67,8 +67,8 @@ def _product(typingctx, a, b):
 @kernel(inline=True)
 def _usable(value, variance, mask, excluded, per_pixel):
     """Tell whether a pixel of an exposure is an input: finite, not excluded, its variance a variance."""
-    known = (abs(value) <= _LARGEST) & (variance >= 0) & (variance <= _LARGEST)
-    return known & ((mask & excluded) == 0) & ((not per_pixel) | (variance > 0))
+    measured = (abs(value) <= _LARGEST) & (variance >= 0) & (variance <= _LARGEST)
+    return measured & ((mask & excluded) == 0) & ((not per_pixel) | (variance > 0))
 
 
 @kernel
@@ -171,15 +171,15 @@ def _average(tile, variances, masks, weights, per_pixel, place, sums):
 @kernel
 def _saturated_everywhere(masks, values, y, x, planes):
     """Tell whether all exposures that have data at a pixel are saturated there."""
-    found = False
+    saturated = False
     for k in range(len(masks)):
         if masks[k, y, x] & planes.no_data:
             continue
         if masks[k, y, x] & planes.saturated:
-            found = True
+            saturated = True
         elif abs(values[k, y, x]) <= _LARGEST:
             return False
-    return found
+    return saturated
 
 
 @kernel

@@ -39,12 +39,12 @@ def robust_means(values, errors, starts, deviations, clip):
         count = len(value)
         if not count:
             continue
-        kept = np.ones(count, np.bool_)
+        inlier = np.ones(count, np.bool_)
         centre = np.median(value)
         for _ in range(PASSES):
             n = 0
             for k in range(count):
-                if kept[k]:
+                if inlier[k]:
                     apart[n] = abs(value[k] - centre)
                     n += 1
             if n == 0:
@@ -54,8 +54,8 @@ def robust_means(values, errors, starts, deviations, clip):
             before = centre
             for k in range(count):
                 inside = abs(value[k] - before) <= max(reach, clip * error[k])
-                changed |= inside != kept[k]
-                kept[k] = inside
+                changed |= inside != inlier[k]
+                inlier[k] = inside
                 if inside:
                     weight += 1 / error[k] ** 2
                     total += value[k] / error[k] ** 2
@@ -64,7 +64,7 @@ def robust_means(values, errors, starts, deviations, clip):
                 break
         n, weight, excess = 0, 0.0, 0.0
         for k in range(count):
-            if kept[k]:
+            if inlier[k]:
                 n += 1
                 weight += 1 / error[k] ** 2
                 excess += (value[k] - centre) ** 2 / error[k] ** 2

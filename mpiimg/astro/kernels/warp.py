@@ -360,10 +360,10 @@ def _fill_row(cell, r, columns, origin, row, buffers, tables, scale, no_data, ou
             mask[k] = flags[o]
         factor = cell.area[r, n] * scale
         value, noise = value * factor, noise * (factor * factor)
-        known = math.isfinite(value) and math.isfinite(noise)
-        image[k] = value if known else np.float32(np.nan)
-        variance[k] = noise if known else np.float32(np.inf)
-        if not known:
+        finite = math.isfinite(value) and math.isfinite(noise)
+        image[k] = value if finite else np.float32(np.nan)
+        variance[k] = noise if finite else np.float32(np.inf)
+        if not finite:
             mask[k] |= no_data
 
 
