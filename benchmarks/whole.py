@@ -42,7 +42,7 @@ def gathered(stages: list[dict], together: str = "write images") -> list[dict]:
     """Return the stages of a run with those that only differ by what they filter or write in one row."""
     rows: dict[str, dict] = {}
     for stage in stages:
-        name = together if stage["stage"].startswith("write-") else re.sub(r"-\d+$", "", stage["stage"])
+        name = together if ".write-" in stage["stage"] else re.sub(r"-\d+$", "", stage["stage"])
         row = rows.setdefault(name, dict.fromkeys(SUMS + PEAKS, 0) | {"stage": name})
         row["chunks"] += stage["chunks"]
         row["seconds"] += stage["seconds"]

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from mpiimg.engine.atomic import write_file
 from mpiimg.errors import BadInput
 
 #: Of fluxes and of the background: counts at :data:`mpiimg.astro.constants.ZERO_POINT`.
@@ -133,12 +133,9 @@ def save_catalogue(path: Path, table: np.ndarray, meta: Mapping[str, object]) ->
     """Write a catalogue beside its place and rename it; parameters as in :func:`encode`."""
     path = Path(path)
     data = encode(path, table, meta)
-    beside = path.with_name(f".{path.name}.part")
     try:
-        beside.write_bytes(data)
-        os.replace(beside, path)
+        write_file(path, data)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise BadInput(f"{path}: cannot write the catalogue: {error.strerror}") from None
 
 

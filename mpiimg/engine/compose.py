@@ -273,7 +273,10 @@ def make_recipe(chain: Chain, inspected: Inspected, name: RunName) -> Recipe:
     names = output_names(recipe)
     twice = next((one for one in names if names.count(one) > 1), None)
     if twice is not None:
-        raise BadInput(f"{name.tool}: two results would be called {twice}; write one of them in another run")
+        raise BadInput(
+            f"{name.tool}: two results would be called {twice}; say write = false of one of the stages, "
+            "or make one of the results in another run"
+        )
     return recipe
 
 
@@ -294,7 +297,7 @@ def _stages(chain: Chain, inspected: Inspected) -> Stages[tuple]:
         for output, folder in _written(chain, number):
             stage = output.stage(state, link.parameters, Path(folder))
             if stage is not None:
-                yield stage
+                yield dataclasses.replace(stage, name=f"{link.label}.{stage.name}")
     return tuple(states)
 
 
@@ -308,10 +311,13 @@ class _Before:
         Those of all steps so far, by label.
     reductions : list of str
         Arrays of rows of all reductions so far.
+    reserved : set of str
+        Arrays of the source, which keep their names.
     """
 
     parameters: dict[str, Any] = field(default_factory=dict)
     reductions: list[str] = field(default_factory=list)
+    reserved: set[str] = field(default_factory=set)
 
     def follow(self, stages: Stages[Any], label: str, parameters: Any) -> Stages[Any]:
         """Yield the stages of a step; those that say nothing depend on all that came before them."""
@@ -334,13 +340,22 @@ class _Before:
 
 
 def _opening(chain: Chain, state: Any, before: _Before) -> Stages[Any]:
-    stages = chain.source.stages(state, chain.parameters, chain.fields)
-    return (yield from before.follow(stages, "", chain.parameters))
+    before.reserved |= {source.array.name for source in state.inputs}
+    stages = before.follow(chain.source.stages(state, chain.parameters, chain.fields), "", chain.parameters)
+    value = None
+    try:
+        while True:
+            stage = stages.send(value)
+            before.reserved |= {array.name for array in stage.arrays}
+            value = yield stage
+    except StopIteration as end:
+        return end.value
 
 
 def _of_link(link: Link, looked: Inspection, state: Any, before: _Before) -> Stages[Any]:
     """Yield the stages of a step under its label; return the next state, with what was done noted in it."""
-    stages = labelled(link.step.stages(state, link.parameters, looked.data), link.step.name, link.label)
+    stages = link.step.stages(state, link.parameters, looked.data)
+    stages = labelled(stages, link.step.name, link.label, before.reserved)
     state = yield from before.follow(stages, link.label, link.parameters)
     step, parameters = link.step, link.parameters
     lines = step.history(parameters) if step.history else (line_of(step.name, parameters),)

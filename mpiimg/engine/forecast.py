@@ -161,6 +161,8 @@ def rank_seconds(
     each = sizes.each * rates["pass"]
     if stage.cost is not None:
         rate, units = stage.cost
+        if rate not in rates:
+            raise ValueError(f"stage {stage.name}: its cost is at the rate {rate}, which nobody declares")
         weights = np.ones(len(stage.grid)) if stage.weights is None else np.array(stage.weights, float)
         each = each + units * rates[rate] * weights / max(weights.sum(), 1.0)
     if isinstance(stage, Stream):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from mpiimg.engine.array import AnyArray, Array, Ragged
@@ -11,7 +11,7 @@ from mpiimg.engine.needs import At, Pieces
 from mpiimg.engine.stage import Compute, Reduce, Stage, Stages, Stream
 
 
-def labelled(stages: Stages[Any], step_name: str, label: str) -> Stages[Any]:
+def labelled(stages: Stages[Any], step_name: str, label: str, reserved: Collection[str] = ()) -> Stages[Any]:
     """Drive the stages of a step; the names of stages and arrays begin with the label of its link.
 
     Parameters
@@ -22,11 +22,18 @@ def labelled(stages: Stages[Any], step_name: str, label: str) -> Stages[Any]:
         A stage of this name is called by the label alone.
     label : str
         Of the link.
+    reserved : collection of str
+        Names of arrays of the source, which keep their names.
 
     Returns
     -------
     State
         What the generator returns, with its arrays renamed.
+
+    Raises
+    ------
+    ValueError
+        The step writes an array that is named like one of the source's: nobody could tell which is read.
     """
     names: dict[str, str] = {}
 
@@ -37,6 +44,9 @@ def labelled(stages: Stages[Any], step_name: str, label: str) -> Stages[Any]:
     try:
         while True:
             stage = stages.send(value)
+            taken = sorted({array.name for array in stage.arrays} & set(reserved))
+            if taken:
+                raise ValueError(f"stage {stage.name} of {step_name}: the source has an array {taken[0]} too")
             name = label if stage.name == step_name else f"{label}.{stage.name}"
             names |= {array.name: f"{label}.{array.name}" for array in stage.arrays}
             if isinstance(stage, Reduce):

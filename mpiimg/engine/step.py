@@ -145,7 +145,6 @@ class Step(Generic[S, P]):
     ----------
     name : str
         In TOML, of the tool (mpiimg-<name>), and of its stages.
-    domain : str
     summary : str
         A sentence; by default the first of the docstring of `stages`.
     papers : tuple of str
@@ -178,7 +177,6 @@ class Step(Generic[S, P]):
     """
 
     name: str
-    domain: str = ""
     summary: str = ""
     takes: tuple[str, ...] = field(kw_only=True)
     gives: tuple[str, ...] = field(kw_only=True)

@@ -63,7 +63,6 @@ def image_step(function: Function, name: str) -> Step:
     may_take = {fields[key] for key in function.wants & fields.keys()} - takes
     return Step(
         name=name,
-        domain="neuro",
         summary=f"The function {function.origin.name} of {function.origin.where}.",
         takes=("image", *sorted(takes)),
         gives=("image",),

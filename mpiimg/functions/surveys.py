@@ -290,7 +290,6 @@ def survey_step(function: Function, name: str) -> Step:
     line = history_lines("run", f"{source.name}, source SHA-256 {source.digest[:16]}")
     return Step(
         name=name,
-        domain="astro",
         summary=f"The function {source.name} of {source.where}.",
         takes=("pixels",) if over_exposures else ("warps", "tract"),
         gives=("pixels",) if over_exposures else ("patches",),

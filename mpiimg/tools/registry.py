@@ -187,20 +187,6 @@ def _of_step(word: str, domain: Domain, name: str) -> StepsTool:
     return StepsTool(name, domain, (step,), step.summary, f"run-{word}.json")
 
 
-def named(text: str) -> StepsTool:
-    """Return the pipeline or step that DOMAIN:NAME says, built in or installed.
-
-    Raises
-    ------
-    BadInput
-        There is none.
-    """
-    domain_name, _, word = text.partition(":")
-    domain = plugins.domain(domain_name)
-    made = of_steps(word, domain, f"{PREFIX}run") or _of_step(word, domain, f"{PREFIX}run")
-    return dataclasses.replace(made, record="run.json")
-
-
 # --- The other tools --------------------------------------------------------------------------------------
 
 

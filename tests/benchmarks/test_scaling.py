@@ -20,7 +20,7 @@ RANKS = (1, 2, 8, 16, 64)
 AMPLE = 1 << 40
 
 #: What docs/performance.md names: one rank reads a stream, and the owners of the mask send it to all.
-NAMED = ("read-dwi", "denoise", "write-dwi_desc-denoised_dwi.nii.gz")
+NAMED = ("read-dwi", "denoise", "denoise.write-dwi_desc-denoised_dwi.nii.gz")
 
 
 @pytest.fixture(scope="module")

@@ -67,10 +67,10 @@ def test_a_chain_comes_to_what_numpy_makes(folder, in_memory):
     stages = [entry["stage"] for entry in outcome.report["stages"]]
     assert stages == [
         "scale",
-        "write-rows",
+        "scale.write-rows",
         "level.mean",
         "level.above",
-        "write-level",
+        "level.write-level",
         "count",
         "count.fill",
     ]
@@ -132,7 +132,7 @@ def test_another_parameter_makes_anew_what_may_depend_on_it(folder):
         outputs=(),
     )
     assert set(again(SCALE, silent, LEVEL).values()) == {4}
-    assert {n: c for n, c in again(SCALE, silent, LEVEL).items() if c} == {"write-level": 4}
+    assert {n: c for n, c in again(SCALE, silent, LEVEL).items() if c} == {"level.write-level": 4}
     # `keep` is no parameter of the stages that say what they depend on.
     changed = again(SCALE, link(silent, keep=True), link(LEVEL))
     assert (changed["scale"], changed["silent.scale"], changed["level.mean"]) == (0, 4, 4)

@@ -15,6 +15,7 @@ from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.compose import Link, RunName
 from mpiimg.engine.inputs import Input
+from mpiimg.engine.labels import labelled
 from mpiimg.engine.needs import Part
 from mpiimg.engine.plan import Resources, plan_recipe
 from mpiimg.engine.recipe import output_names
@@ -218,9 +219,9 @@ def test_a_step_may_stand_twice(paths):
         "level.mean",
         "level.above",
         "level.below",
-        "write-level",
+        "level.write-level",
         "again",
-        "write-rows",
+        "again.write-rows",
     ]
 
     def reads(name):
@@ -231,9 +232,9 @@ def test_a_step_may_stand_twice(paths):
     assert reads("level.mean") == ["scale.scaled"]
     assert [array.name for array in stages["level.mean"].arrays] == ["level.mean-rows"]
     assert [array.name for array in stages["level.below"].arrays] == ["level.centred"]
-    assert reads("write-level") == ["level.centred", "scale.scaled"]
+    assert reads("level.write-level") == ["level.centred", "scale.scaled"]
     assert reads("again") == ["scale.scaled"]
-    assert reads("write-rows") == ["again.scaled"]
+    assert reads("again.write-rows") == ["again.scaled"]
     *_, state = recipe.expected_state
     assert state.rows.name == "again.scaled"
     assert state.level.rows.name == "level.centred"
@@ -262,7 +263,7 @@ def test_generators_are_driven_anew_each_time(paths):
         stages = recipe.stages()
         assert [next(stages).name, stages.send(None).name] == ["scale", "level.mean"]
         assert stages.send(-1.0).name == "level.below"
-        assert stages.send(None).name == "write-level"
+        assert stages.send(None).name == "level.write-level"
         assert stages.send(None).name == "count"
         fill = stages.send(7)
         assert (fill.name, fill.arrays[0].shape) == ("count.fill", (7,))
@@ -310,7 +311,7 @@ def test_what_is_used_later_goes_to_a_folder_of_its_own(paths):
         "scaled/sheet.gz",
         "scaled/sheet.json",
     ]
-    assert names(recipe)[:2] == ["scale", "write-rows"], "results are written right after their step"
+    assert names(recipe)[:2] == ["scale", "scale.write-rows"], "results are written right after their step"
 
 
 def test_a_link_may_write_nothing_but_what_is_asked_for(paths):
@@ -350,7 +351,7 @@ def test_two_results_of_one_name_are_refused(paths):
     """A kept sheet that is the last one of the chain as well, and a document of the record's name."""
     twice = chain(link(SCALE, "first", keep=True), link(SCALE, "second", keep=True), LEVEL)
     with pytest.raises(
-        BadInput, match=r"^mpiimg-toys: two results would be called scaled/sheet\.gz; write one"
+        BadInput, match=r"^mpiimg-toys: two results would be called scaled/sheet\.gz; say write = false"
     ):
         recipe_of(twice, paths)
     with pytest.raises(BadInput, match=r"two results would be called count\.json"):
@@ -420,3 +421,21 @@ def test_reductions_and_maps_are_stages_as_before(paths):
     assert (kinds["scale"], kinds["level.mean"]) == (Compute, Reduce)
     (mean,) = [stage for stage in recipe.expected if stage.name == "level.mean"]
     assert (mean.expected, mean.finish_bytes) == (None, 5 << 20)
+
+
+def test_no_step_writes_an_array_that_the_source_has():
+    """Else its later stages could not tell which of the two they read."""
+
+    def stages():
+        sheet = Array("rows", "k", (4,), "int64")
+        yield Compute("copy", ChunkGrid("k", (4,), (1,)), writes=(sheet,), work=lambda chunk: ())
+
+    with pytest.raises(ValueError, match="the source has an array rows too"):
+        list(labelled(stages(), "copy", "copy", {"rows"}))
+
+
+def test_results_are_written_by_stages_of_their_step(paths):
+    """So that a step may stand twice, each with results of its own."""
+    recipe = recipe_of(chain(LEVEL), paths)
+    written = [stage.name for stage in recipe.expected if stage.files]
+    assert written and all(name.startswith("level.") for name in written)

@@ -46,7 +46,7 @@ def test_a_line_of_history_has_all_parameters_with_their_units():
 
 
 def test_a_function_makes_a_step_of_its_name_and_first_sentence():
-    @declare_step(domain="toys", takes=("rows",), gives=("rows",))
+    @declare_step(takes=("rows",), gives=("rows",))
     def turn_over(sheet, p, data):
         """Yield the turning
         of a sheet.

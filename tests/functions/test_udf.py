@@ -120,7 +120,7 @@ def test_with_little_memory_results_stay_on_disk(tmp_path):
         expected = gaussian_filter(image[..., volume], 1.5)
         np.testing.assert_array_equal(voxels(tmp_path / "out.nii.gz")[..., volume], expected)
     done = record(tmp_path, "run-out.json")
-    assert stage(done, "write-out.nii.gz")["planned"]["read"] == image.nbytes
+    assert stage(done, "udf-gaussian.write-out.nii.gz")["planned"]["read"] == image.nbytes
     assert all(one["peak_per_rank"] <= one["planned"]["peak_per_rank"] for one in done["stages"])
 
 

@@ -186,7 +186,6 @@ def describe_rows(sheet: Sheet, p: Any) -> dict[str, bytes]:
 
 SCALE = Step(
     name="scale",
-    domain="toys",
     summary="Scales a sheet.",
     papers=("Anon. 1999",),
     takes=("rows",),
@@ -263,7 +262,6 @@ class LevelParameters:
 
 LEVEL = Step(
     name="level",
-    domain="toys",
     summary="Centres a sheet.",
     takes=("rows",),
     may_take=("weights",),
@@ -315,7 +313,6 @@ def describe_count(sheet: Sheet, p: Any) -> dict[str, bytes]:
 
 COUNT = Step(
     name="count",
-    domain="toys",
     summary="Counts what lies above the level.",
     takes=("level", "rows"),
     gives=("parts",),
@@ -336,9 +333,7 @@ def weigh(sheet: Sheet, p: Any, data: Any):
     return dataclasses.replace(sheet, weights=made)
 
 
-WEIGH = Step(
-    name="weigh", domain="toys", summary="Weighs rows.", takes=("rows",), gives=("weights",), stages=weigh
-)
+WEIGH = Step(name="weigh", summary="Weighs rows.", takes=("rows",), gives=("weights",), stages=weigh)
 
 
 def precompile() -> None:

@@ -169,7 +169,7 @@ def test_the_record_names_the_package_its_parameters_and_the_stages(alone):
         "register.offsets",
         "register.move",
         "project",
-        "write-stack_max.tif",
+        "project.write-stack_max.tif",
         "count.cells",
     ]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import textwrap
 import warnings
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mpiimg.astro.fits import maskplanes
+from mpiimg.engine.atomic import write_file
 from mpiimg.version import __version__
 
 #: Ending of a file whose planes are compressed, beside ".fits".
@@ -69,12 +69,7 @@ def write_planes(
         # Long keywords and long comments are what HIERARCH and truncation are for.
         warnings.simplefilter("ignore")
         data = _file_bytes(_hdus(planes, wcs, cards, path.suffix == COMPRESSED))
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    write_file(path, data)
 
 
 def _hdus(planes, wcs, cards, compress: bool):

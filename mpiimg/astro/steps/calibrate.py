@@ -368,7 +368,6 @@ def sample() -> tuple[Callable[[], object], float]:
 
 STEP = Step(
     "calibrate",
-    "astro",
     "Calibrate exposures: cosmic rays repaired, sky subtracted, stars measured, zero points found.",
     takes=("frames",),
     gives=("pixels", "zero_points"),

@@ -183,7 +183,6 @@ def weighing_sample() -> tuple[Callable[[], object], float]:
 
 STEP = Step(
     "coadd",
-    "astro",
     "Combine the warps of each patch.",
     takes=("warps", "tract"),
     gives=("patches",),

@@ -355,7 +355,6 @@ def sample() -> tuple[Callable[[], object], float]:
 
 STEP = Step(
     "detect",
-    "astro",
     "Find and measure the sources of patches; one catalogue of all.",
     takes=("patches", "tract"),
     gives=("patches", "catalogue"),

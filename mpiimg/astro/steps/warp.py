@@ -120,7 +120,6 @@ def sample() -> tuple[Callable[[], object], float]:
 
 STEP = Step(
     "warp",
-    "astro",
     "Resample calibrated exposures onto the patches of a tract that they meet.",
     takes=("pixels", "zero_points", "tract"),
     gives=("warps",),

@@ -282,7 +282,6 @@ def sample_nlmeans() -> RateSample:
 
 STEP = Step(
     name="denoise",
-    domain="neuro",
     summary="Denoise a series by non-local means inside a mask, before eddy-current and motion correction.",
     papers=(noise.PIESNO_PAPER, PAPER),
     takes=("dwi", "mask"),

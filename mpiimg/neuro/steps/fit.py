@@ -376,7 +376,6 @@ sample_restore: Callable[[], RateSample] = functools.partial(_sample, "restore",
 
 STEP = Step(
     name="fit",
-    domain="neuro",
     summary="Fit the diffusion tensor inside a mask, and draw its maps.",
     papers=(PAPER,),
     takes=("dwi", "gradients", "mask"),

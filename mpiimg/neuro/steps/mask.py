@@ -320,7 +320,6 @@ def sample_median() -> RateSample:
 
 STEP = Step(
     name="mask",
-    domain="neuro",
     summary="Find the brain in the b0 volumes: mean, median filter, Otsu threshold.",
     papers=(PAPER,),
     takes=("dwi", "gradients"),
