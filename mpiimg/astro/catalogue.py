@@ -221,7 +221,7 @@ _ENCODERS = {
 
 
 def regions(table: np.ndarray, pixel_scale: float) -> str:
-    """Return circles for DS9: one a primary source, of its full width; red where a flag is set.
+    """Return circles for DS9: one per primary source, of its full width; red where a flag is set.
 
     Circles, since DS9's angle of an ellipse on the sky depends on the orientation of the image.
 

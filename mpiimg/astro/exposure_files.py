@@ -286,14 +286,14 @@ def write_warps(state: Survey, folder: Path) -> Files:
 
 
 def read_warps(state: Survey, warps: Planes) -> Compute:
-    """Declare the reading of warps, one a footprint."""
+    """Declare the reading of warps, one per footprint."""
     return read_products("read-warps", state.layout.footprint_grid, warps, state.products)
 
 
 def read_products(
     name: str, grid: ChunkGrid, arrays: Sequence[AnyArray], products: Sequence[Product]
 ) -> Compute:
-    """Declare the reading of our own files, a chunk and an item of `arrays` each."""
+    """Declare the reading of our own files, one chunk and one item of `arrays` for each."""
 
     def work(chunk):
         return tuple(pixels[None] for pixels in read_product(products[chunk.number]))

@@ -206,7 +206,7 @@ def _brightest(sources: np.ndarray) -> np.ndarray:
 
 
 def _panel(m: Mosaic, zoom: int, sources):
-    """Draw one mosaic, north up and east left as the tract lies, and a circle a source."""
+    """Draw one mosaic, north up and east left as the tract lies, and a circle per source."""
     from PIL import Image, ImageColor, ImageDraw
 
     shades = np.repeat(np.uint8(np.nan_to_num(_stretched(m.image)) * 255)[..., None], 3, axis=2)

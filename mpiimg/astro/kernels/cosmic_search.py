@@ -384,7 +384,7 @@ def _strike(frame, limits, box, ratio, edge):
 
 @kernel
 def _search_tile(frame, limits, first, candidates, scratch, new):
-    """Search the cells of a tile, `first` the uppermost left one; `candidates` is scratch, a flag a cell."""
+    """Search the cells of a tile, `first` the upper left one; `candidates` is scratch, a flag per cell."""
     tile_planes, cell_planes, flags = scratch
     ny, nx = candidates.shape
     box = Window(first[0] * CELL - HALO, first[1] * CELL - HALO, ny * CELL + 2 * HALO, nx * CELL + 2 * HALO)

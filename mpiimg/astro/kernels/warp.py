@@ -32,7 +32,7 @@ from mpiimg.kernels.jit import kernel
 #: Output pixels from one node of the coarse grid to the next.
 NODE_SPACING = 32
 
-#: Pixels a side of the kernel's footprint, and how many of them lie left of (below) its pixel.
+#: Pixels per side of the kernel's footprint, and how many of them lie left of (below) its pixel.
 TAPS = 6
 BEFORE = 2
 
@@ -90,7 +90,7 @@ X, Y, SHIFT_X, SHIFT_Y = range(4)
 
 
 def lanczos_table() -> np.ndarray:
-    """Return the kernel's weights for each shift, flat, 16 float32 a shift on a 64-byte boundary.
+    """Return the kernel's weights for each shift, flat, 16 float32 per shift on a 64-byte boundary.
 
     A row holds w0, w0^2, w1, w1^2, ... of the six pixels that start :data:`BEFORE` the floor of the
     coordinate, then zeros: image and variance lie interleaved and take w and w^2. The six w add up to one.
@@ -313,7 +313,7 @@ def _source_bounds(cell, rows, columns):
 
 @kernel
 def _copy_source(source, bounds, row, pixels, flags):
-    """Interleave the source's image and variance, and OR its mask along x, `row` pixels a line."""
+    """Interleave the source's image and variance, and OR its mask along x, `row` pixels per line."""
     y0, y1, x0, x1 = bounds
     for y in range(y0, y1):
         # Slices, so that no index can be negative as far as the compiler knows.

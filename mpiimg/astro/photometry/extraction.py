@@ -65,7 +65,7 @@ def extract(
     """
     import sep
 
-    pixels, most = max(FIRST_PIXELS, image.size // 8), max(FIRST_PIXELS, image.size + 2)
+    pixels, max_pixels = max(FIRST_PIXELS, image.size // 8), max(FIRST_PIXELS, image.size + 2)
     parts = min(FIRST_PARTS, max_parts)
     with _settings_of_sep():
         while True:
@@ -75,8 +75,8 @@ def extract(
                 return sep.extract(image, threshold, var=variance, mask=masked, minarea=min_area, **how)
             except Exception as error:
                 # sep has no exceptions of its own: the message tells.
-                if "active object pixels" in str(error) and pixels < most:
-                    pixels = min(4 * pixels, most)
+                if "active object pixels" in str(error) and pixels < max_pixels:
+                    pixels = min(4 * pixels, max_pixels)
                 elif "sub-objects" in str(error) and parts < max_parts:
                     parts = min(4 * parts, max_parts)
                 elif "sub-objects" in str(error):

@@ -54,7 +54,7 @@ class CoarseGrid(NamedTuple):
 
 
 def wcs_text(header: Header) -> str:
-    """Return the cards of a header that make up celestial coordinates as text, one a line."""
+    """Return the cards of a header that make up celestial coordinates as text, one per line."""
     # As they are written: to read each value and write it again takes ten times as long.
     cards = {card.keyword: str(card) for card in header.cards if _WCS_CARD.fullmatch(card.keyword)}
     return "\n".join(cards.values())

@@ -143,8 +143,8 @@ def few_inputs(layout: Layout, patches: PatchPlanes, sigma: float) -> Reduce[Non
         few, covered = rows.sum(axis=0)
         if not few:
             return Found(None)
-        most = int(sigma**2 + 1)
-        text = f"at {100 * few / covered:.0f} % of the pixels at most {most} exposures overlap: "
+        max_inputs = int(sigma**2 + 1)
+        text = f"at {100 * few / covered:.0f} % of the pixels at most {max_inputs} exposures overlap: "
         return Found(None, (f"{text}clipping at {sigma:g} sigma rejects nothing there, however far off",))
 
     return Reduce(

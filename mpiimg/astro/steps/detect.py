@@ -320,7 +320,7 @@ def write_patch_files(state: Survey, p: Detection, folder: Path) -> Files | None
 
 
 def write_catalogue(state: Survey, p: Detection, folder: Path) -> Files:
-    """Declare the catalogue in each of the formats that the endings of its names tell: one file a chunk."""
+    """Declare the catalogue in each of the formats that the endings of its names tell: one file per chunk."""
     patches, counts, tract = state.layout.patches, state.source_counts, state.tract
     names = tuple(str(folder / name) for name in p.catalogues)
 
@@ -328,14 +328,14 @@ def write_catalogue(state: Survey, p: Detection, folder: Path) -> Files:
         meta = {"PIXSCALE": tract.pixel_scale, "MAGZERO": ZERO_POINT}
         catalogue.save_catalogue(folder / names[chunk.number], seams.joined(patches, counts, rows), meta)
 
-    most = max(SCRATCH_PER_ROW[Path(name).suffix.lower()] for name in names)
+    bytes_per_byte = max(SCRATCH_PER_ROW[Path(name).suffix.lower()] for name in names)
     return Files(
         "catalogue",
         ChunkGrid("k", (len(names),), (1,)),
         reads=(Part(state.catalogue),),
         work=work,
         names=names,
-        scratch=most * state.catalogue.nbytes + SCRATCH_OF_LIBRARIES,
+        scratch=bytes_per_byte * state.catalogue.nbytes + SCRATCH_OF_LIBRARIES,
     )
 
 
