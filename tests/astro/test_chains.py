@@ -37,7 +37,6 @@ def unchanged(state, parameters, data):
 #: What a user's function over exposures is: a step that takes pixels and needs no zero points.
 LOOK = Step(
     "look",
-    "astro",
     "Look at exposures.",
     takes=("pixels",),
     gives=("pixels",),
