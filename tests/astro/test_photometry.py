@@ -10,6 +10,7 @@ import pytest
 from support import headers
 
 from mpiimg.astro.constants import ZERO_POINT
+from mpiimg.astro.fits.maskplanes import bits
 from mpiimg.astro.photometry import stars as photometry
 from mpiimg.astro.photometry import zero_points
 from mpiimg.astro.photometry.overlaps import Catalogue
@@ -406,3 +407,16 @@ def test_the_brightest_isolated_stars_of_an_exposure_are_kept(measured, monkeypa
     chosen = np.sort(order[[0, 2, 3]])
     magnitude, _ = photometry.star_magnitudes(stars.flux[chosen], 1.0, found.correction)
     assert count == 3 and np.array_equal(table[:, 2], magnitude)
+
+
+def test_edges_that_glow_say_nothing_of_the_sky(monkeypatch):
+    shape = (100, 100)
+    image = np.random.default_rng(2).normal(200, 3, shape).astype(np.float32)
+    mask = np.zeros(shape, np.int32)
+    image[:60] += 500
+    mask[:60] = bits("EDGE")
+    exposure = SimpleNamespace(image=image, variance=np.full(shape, 9, np.float32), mask=mask)
+    monkeypatch.setattr(calibrate, "read_exposure", lambda ref: exposure)
+    ref = SimpleNamespace(saturate=None, wcs=wcs_text(headers.tan(shape)))
+    *_, stats, _ = calibrate._calibrated(ref, calibrate.Calibration())
+    assert stats[0, 1] == pytest.approx(200, abs=1)
