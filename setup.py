@@ -37,6 +37,6 @@ setup(
     extras_require={
         "mpich": ["mpich"],
         "parquet": ["pyarrow"],
-        "test": ["astroscrappy", "bidsschematools", "pytest", "pytest-mpi", "ruff", "tifffile"],
+        "test": ["astroscrappy", "bidsschematools", "pyarrow", "pytest", "pytest-mpi", "ruff", "tifffile"],
     },
 )

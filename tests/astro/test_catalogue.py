@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 
 import numpy as np
@@ -13,9 +12,7 @@ from mpiimg.errors import BadInput
 
 pytest.importorskip("astropy", reason="catalogues stand on astropy")
 
-ARROW = importlib.util.find_spec("pyarrow") is not None
-NEEDS_ARROW = pytest.mark.skipif(not ARROW, reason="pyarrow is NOT INSTALLED: Parquet is not tested")
-TABLES = ["out.fits", "out.ecsv", pytest.param("out.parquet", marks=NEEDS_ARROW)]
+TABLES = ["out.fits", "out.ecsv", "out.parquet"]
 META = {"MAGZERO": 27.0, "FILTER": "r", "NOISCORR": 1.23, "PIXSCALE": 0.333, "NROWS": 5}
 
 
@@ -114,7 +111,6 @@ def test_fits_is_valid_and_carries_no_date(tmp_path):
         assert hdus[1].header["FILTER"] == "r"
 
 
-@NEEDS_ARROW
 def test_parquet_names_units_to_those_without_astropy(tmp_path):
     from pyarrow import parquet
 
@@ -195,7 +191,7 @@ def reference_table(unit="deg"):
         ("stars.fits", "fits", "rad"),
         ("stars.ecsv", "ascii.ecsv", "rad"),
         ("stars.csv", "ascii.csv", "deg"),
-        pytest.param("stars.parquet", "parquet", "deg", marks=NEEDS_ARROW),
+        ("stars.parquet", "parquet", "deg"),
     ],
 )
 def test_reference_catalogues(tmp_path, name, kind, unit):

@@ -18,7 +18,7 @@ from support import toy
 from support.ranks import COMM, LAST
 
 from mpiimg.engine import executor, plan, provenance
-from mpiimg.engine.checkpoint import read_marks
+from mpiimg.engine.checkpoint import Journal, read_marks
 from mpiimg.engine.mpi import nodes
 from mpiimg.engine.mpi.agreement import Agreement, on_root
 from mpiimg.engine.mpi.nodes import memory_per_rank
@@ -547,6 +547,29 @@ def test_a_signal_to_one_rank_stops_all_at_a_chunk_boundary(of_first, number, ou
     assert before >= 40
     calls = Calls()
     resumes(before, calls, toy.smooth(calls, depth=40), out)
+
+
+def test_what_a_stopped_run_marks_last_is_durable(out, monkeypatch):
+    """The last marks are written while the arrays they speak of are open and can be synced."""
+    files, synced = [], []
+    sync, mark = StagedStore.sync, Journal.sync
+
+    def sync_data(store):
+        files.append(len(store._files))
+        sync(store)
+
+    def sync_marks(journal):
+        if journal._pending:
+            before = len(files)
+            mark(journal)
+            synced.extend(files[before:])
+
+    monkeypatch.setattr(StagedStore, "sync", sync_data)
+    monkeypatch.setattr(Journal, "sync", sync_marks)
+    hook = at("blur-2", 7, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(RunStopped):
+        go(toy.smooth(hook, depth=40), out, sync_every=1e9)
+    assert synced and 0 not in synced
 
 
 def test_a_signal_stops_a_stream(out):
