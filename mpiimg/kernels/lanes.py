@@ -92,16 +92,31 @@ def splat(typingctx, scalar):
     return lanes(types.float32), codegen
 
 
+def call_fma(builder, kind, args):
+    """Return a * b + c, rounded once, of LLVM values of one type: sixteen lanes or a float64."""
+    name = f"llvm.fma.v{LANES}f32" if kind is FLOAT_LANES else "llvm.fma.f64"
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), name)
+    return builder.call(function, args)
+
+
 @intrinsic
 def fma(typingctx, a, b, c):
-    """Return a * b + c, rounded once."""
+    """Return a * b + c of lanes, rounded once."""
 
     def codegen(context, builder, sig, args):
-        function_type = ir.FunctionType(FLOAT_LANES, [FLOAT_LANES] * 3)
-        name = f"llvm.fma.v{LANES}f32"
-        return builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), args)
+        return call_fma(builder, FLOAT_LANES, args)
 
     return lanes(lanes, lanes, lanes), codegen
+
+
+@intrinsic
+def fma_float64(typingctx, a, b, c):
+    """Return a * b + c in float64, rounded once."""
+
+    def codegen(context, builder, sig, args):
+        return call_fma(builder, ir.DoubleType(), args)
+
+    return types.float64(types.float64, types.float64, types.float64), codegen
 
 
 @intrinsic

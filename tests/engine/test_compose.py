@@ -296,6 +296,13 @@ def test_a_result_of_the_end_gives_way_to_steps_that_use_it(paths):
     assert "sheet.gz" in files(recipe_of(chain(SCALE, last), paths))
 
 
+def test_a_flag_is_idle_where_its_result_is_written_without_it():
+    assert compose.idle_flags([SCALE]) == {"keep"}
+    assert compose.idle_flags([SCALE, LEVEL]) == set(), "LEVEL takes the rows: they are kept on request only"
+    always = dataclasses.replace(SCALE.outputs[0], when="always")
+    assert compose.idle_flags([dataclasses.replace(SCALE, outputs=(always,)), LEVEL]) == {"keep"}
+
+
 def nothing(state, p, data):
     """Yield nothing."""
     return state

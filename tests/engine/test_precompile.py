@@ -7,7 +7,7 @@ import pytest
 from numba.core.dispatcher import Dispatcher
 from support import launch
 
-from mpiimg.astro.kernels import coadd, cosmic_search, cosmics, robust, warp
+from mpiimg.astro.kernels import bad_pixels, coadd, cosmic_search, cosmics, robust, warp
 from mpiimg.engine import plugins, precompile
 from mpiimg.kernels import vmath
 from mpiimg.neuro.kernels import median, nlmeans, otsu, piesno, tensor, tensor_maps, tensor_solve
@@ -15,7 +15,7 @@ from mpiimg.tools import cli
 
 KERNELS = (
     *(median, nlmeans, otsu, piesno, tensor, tensor_maps, tensor_solve),
-    *(vmath, cosmic_search, cosmics, warp, coadd, robust),
+    *(vmath, cosmic_search, cosmics, bad_pixels, warp, coadd, robust),
 )
 
 
@@ -23,21 +23,7 @@ def signatures():
     """Return how many types each kernel is compiled for."""
     return {
         f"{module.__name__}.{name}": len(kernel.signatures)
-        for module in (
-            median,
-            nlmeans,
-            otsu,
-            piesno,
-            tensor,
-            tensor_maps,
-            tensor_solve,
-            vmath,
-            cosmic_search,
-            cosmics,
-            warp,
-            coadd,
-            robust,
-        )
+        for module in KERNELS
         for name, kernel in vars(module).items()
         if isinstance(kernel, Dispatcher)
     }

@@ -24,10 +24,10 @@ from typing import NamedTuple
 import llvmlite.ir as ir
 import numpy as np
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from mpiimg.kernels.jit import kernel
+from mpiimg.kernels.lanes import FLOAT_LANES, LANES, call_fma, fma_float64
 
 #: Output pixels from one node of the coarse grid to the next.
 NODE_SPACING = 32
@@ -38,12 +38,6 @@ BEFORE = 2
 
 #: Shifts of the kernel between one pixel and the next; the table holds the end of the interval too.
 SHIFTS = 4096
-
-#: Floats of one row of the table, and of one load of interleaved image and variance.
-ROW_FLOATS = 16
-
-#: Wider than any gap of bad pixels.
-_FAR = 2**31 - 1
 
 
 class Pixels(NamedTuple):
@@ -105,10 +99,10 @@ def lanczos_table() -> np.ndarray:
         elif abs(d) < 3 and d != round(d):
             weights[index] = 3 * math.sin(math.pi * d) * math.sin(math.pi * d / 3) / (math.pi * d) ** 2
     weights = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-    room = np.zeros((SHIFTS + 1) * ROW_FLOATS + ROW_FLOATS, np.float32)
-    skip = -(room.ctypes.data // room.itemsize) % ROW_FLOATS
-    table = room[skip : skip + (SHIFTS + 1) * ROW_FLOATS]
-    rows = table.reshape(SHIFTS + 1, ROW_FLOATS)
+    room = np.zeros((SHIFTS + 1) * LANES + LANES, np.float32)
+    skip = -(room.ctypes.data // room.itemsize) % LANES
+    table = room[skip : skip + (SHIFTS + 1) * LANES]
+    rows = table.reshape(SHIFTS + 1, LANES)
     rows[:, 0 : 2 * TAPS : 2] = weights
     rows[:, 1 : 2 * TAPS : 2] = weights * weights
     return table
@@ -142,23 +136,7 @@ def cubic_tables() -> tuple[np.ndarray, np.ndarray]:
 _TABLES = Tables(lanczos_table(), *cubic_tables())
 
 
-# --- Arithmetic with named roundings ------------------------------------------------------------------------
-
-
-def _call_fma(builder, vector, *args):
-    name = "llvm.fma.v16f32" if isinstance(vector, ir.VectorType) else "llvm.fma.f64"
-    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
-    return builder.call(function, args)
-
-
-@intrinsic
-def _fma(typingctx, a, b, c):
-    """Return a * b + c in float64, rounded once."""
-
-    def codegen(context, builder, sig, args):
-        return _call_fma(builder, ir.DoubleType(), *args)
-
-    return types.float64(types.float64, types.float64, types.float64), codegen
+# --- Warp -------------------------------------------------------------------------------------------------
 
 
 @intrinsic
@@ -176,7 +154,6 @@ def _footprint_sums(typingctx, pixels, corner, row, table, shift_x, shift_y):
     shift_x, shift_y : int
         Element of the table where the weights along x and y start.
     """
-    floats = ir.VectorType(ir.FloatType(), ROW_FLOATS)
     index = ir.IntType(32)
 
     def at(context, builder, array_type, array, element, kind):
@@ -196,28 +173,26 @@ def _footprint_sums(typingctx, pixels, corner, row, table, shift_x, shift_y):
     def codegen(context, builder, sig, args):
         pixels_type, _, _, table_type, _, _ = sig.args
         pixels, corner, row, table, shift_x, shift_y = args
-        pairs = ir.VectorType(ir.DoubleType(), ROW_FLOATS // 2)
+        pairs = ir.VectorType(ir.DoubleType(), LANES // 2)
         total = None
         for tap in range(TAPS):
             offset = builder.add(corner, builder.mul(row, row.type(tap)))
-            line = builder.load(at(context, builder, pixels_type, pixels, offset, floats), align=4)
+            line = builder.load(at(context, builder, pixels_type, pixels, offset, FLOAT_LANES), align=4)
             # w and w^2 of this row, moved as one float64 that is only a pair of float32.
             element = builder.add(shift_y, shift_y.type(2 * tap))
             pair = builder.load(at(context, builder, table_type, table, element, ir.DoubleType()), align=8)
             nothing = ir.Constant(pairs, ir.Undefined)
-            pair = pick(
-                builder, builder.insert_element(nothing, pair, index(0)), nothing, [0] * (ROW_FLOATS // 2)
-            )
-            weight = builder.bitcast(pair, floats)
+            pair = pick(builder, builder.insert_element(nothing, pair, index(0)), nothing, [0] * (LANES // 2))
+            weight = builder.bitcast(pair, FLOAT_LANES)
             total = (
                 multiply(builder, line, weight)
                 if total is None
-                else _call_fma(builder, floats, line, weight, total)
+                else call_fma(builder, FLOAT_LANES, (line, weight, total))
             )
-        along = builder.load(at(context, builder, table_type, table, shift_x, floats), align=64)
+        along = builder.load(at(context, builder, table_type, table, shift_x, FLOAT_LANES), align=64)
         total = multiply(builder, total, along)
         # The last four lanes lie beyond the footprint: zeros, even where these were no numbers.
-        zeros = ir.Constant(floats, [0.0] * ROW_FLOATS)
+        zeros = ir.Constant(FLOAT_LANES, [0.0] * LANES)
         eight = add(
             builder,
             pick(builder, total, zeros, list(range(8))),
@@ -234,12 +209,9 @@ def _footprint_sums(typingctx, pixels, corner, row, table, shift_x, shift_y):
     return types.UniTuple(types.float32, 2)(pixels, flat, flat, table, flat, flat), codegen
 
 
-# --- Warp ---------------------------------------------------------------------------------------------------
-
-
 @kernel
 def _weighted(w0, w1, w2, w3, v0, v1, v2, v3):
-    return _fma(w3, v3, _fma(w2, v2, _fma(w1, v1, w0 * v0)))
+    return fma_float64(w3, v3, fma_float64(w2, v2, fma_float64(w1, v1, w0 * v0)))
 
 
 @kernel
@@ -292,7 +264,7 @@ def _measure_row(nodes, tables, where, k, area):
         y_along = _weighted(d[0, n], d[1, n], d[2, n], d[3, n], y0, y1, y2, y3)
         x_down = _weighted(c[0, n], c[1, n], c[2, n], c[3, n], p0, p1, p2, p3)
         y_down = _weighted(c[0, n], c[1, n], c[2, n], c[3, n], q0, q1, q2, q3)
-        area[n] = np.float32(abs(_fma(x_along, y_down, -(y_along * x_down))))
+        area[n] = np.float32(abs(fma_float64(x_along, y_down, -(y_along * x_down))))
 
 
 @kernel
@@ -354,8 +326,8 @@ def _fill_row(cell, r, columns, origin, row, buffers, tables, scale, no_data, ou
                 2 * o,
                 2 * row,
                 tables.lanczos,
-                ROW_FLOATS * place[SHIFT_X, n],
-                ROW_FLOATS * place[SHIFT_Y, n],
+                LANES * place[SHIFT_X, n],
+                LANES * place[SHIFT_Y, n],
             )
             mask[k] = flags[o]
         factor = cell.area[r, n] * scale
@@ -390,7 +362,7 @@ def _resample_cells(source, nodes, box, tables, scale, no_data, out):
             row = bounds[3] - bounds[2]
             size = (bounds[1] - bounds[0]) * row
             if size > flags.size:
-                pixels, flags = np.zeros(2 * size + ROW_FLOATS, np.float32), np.zeros(size, source.mask.dtype)
+                pixels, flags = np.zeros(2 * size + LANES, np.float32), np.zeros(size, source.mask.dtype)
             _copy_source(source, bounds, row, pixels, flags)
             _or_down(flags, bounds[1] - bounds[0], row)
             x0, x1 = left - x_start, right - x_start
@@ -469,143 +441,9 @@ def resample(image, variance, mask, grid, box, scale=1.0, no_data=0) -> Pixels:
     return out
 
 
-# --- Bad pixels ---------------------------------------------------------------------------------------------
-
-
-@kernel
-def _find_bad(image, variance, bad):
-    """Return the places (n, 2) of pixels that are flagged or not finite, row by row."""
-    ny, nx = image.shape
-    places = np.empty((1024, 2), np.int32)
-    count = 0
-    for y in range(ny):
-        wrong = False
-        for x in range(nx):
-            wrong |= bad[y, x] | (not math.isfinite(image[y, x])) | (not math.isfinite(variance[y, x]))
-        if not wrong:
-            continue
-        while places.shape[0] < count + nx:
-            longer = np.empty((2 * places.shape[0], 2), np.int32)
-            longer[:count] = places[:count]
-            places = longer
-        for x in range(nx):
-            if bad[y, x] or not math.isfinite(image[y, x]) or not math.isfinite(variance[y, x]):
-                places[count, 0], places[count, 1] = y, x
-                count += 1
-    return places[:count]
-
-
-@kernel
-def _mark_gaps(places, shape):
-    """Return, for each bad pixel, the nearest good ones: x left, x right, y above, y below; -1 for none."""
-    ny, nx = shape
-    gaps = np.empty((places.shape[0], 4), np.int32)
-    count = places.shape[0]
-    for step, along, down in ((1, 0, 2), (-1, 1, 3)):
-        # The last bad pixel seen, in this row and in each column, and the good one before its run.
-        row, column, end_x = -2, -2, -1
-        row_of, end_y = np.full(nx, -2, np.int32), np.full(nx, -1, np.int32)
-        for n in range(count):
-            k = n if step > 0 else count - 1 - n
-            y, x = places[k]
-            if row != y or column != x - step:
-                end_x = x - step if 0 <= x - step < nx else -1
-            if row_of[x] != y - step:
-                end_y[x] = y - step if 0 <= y - step < ny else -1
-            row, column, row_of[x] = y, x, y
-            gaps[k, along], gaps[k, down] = end_x, end_y[x]
-    return gaps
-
-
-@kernel
-def _choose_ends(y, x, gap):
-    """Return the two good pixels (y, x) to interpolate between, and the way to the bad one; -1 if none."""
-    left, right, above, below = gap
-    across = right - left if left >= 0 and right >= 0 else _FAR
-    down = below - above if above >= 0 and below >= 0 else _FAR
-    if across < _FAR and across <= down:
-        return y, left, y, right, (x - left) / across
-    if down < _FAR:
-        return above, x, below, x, (y - above) / down
-    nearest, end_y, end_x = _FAR, -1, -1
-    if left >= 0:
-        nearest, end_y, end_x = x - left, y, left
-    if right >= 0 and right - x < nearest:
-        nearest, end_y, end_x = right - x, y, right
-    if above >= 0 and y - above < nearest:
-        nearest, end_y, end_x = y - above, above, x
-    if below >= 0 and below - y < nearest:
-        nearest, end_y, end_x = below - y, below, x
-    return end_y, end_x, end_y, end_x, 0.0
-
-
-@kernel
-def _between(plane, ends):
-    """Return the value that lies linearly between two pixels; no result where either is missing."""
-    y0, x0, y1, x1, t = ends
-    first, last = float(plane[y0, x0]), float(plane[y1, x1])
-    return np.float32(_fma(t, last - first, first))
-
-
-@kernel
-def _fill(image, variance, places, gaps):
-    """Interpolate at `places`, in place, reading good pixels only; return how many stay unknown."""
-    unknown = 0
-    for k in range(places.shape[0]):
-        y, x = places[k]
-        ends = _choose_ends(y, x, (gaps[k, 0], gaps[k, 1], gaps[k, 2], gaps[k, 3]))
-        if ends[0] < 0:
-            image[y, x], variance[y, x] = np.nan, np.inf
-            unknown += 1
-        else:
-            image[y, x], variance[y, x] = _between(image, ends), _between(variance, ends)
-    return unknown
-
-
-def interpolate_bad(image, variance, bad, copy=True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Replace bad pixels by what lies between the nearest good ones.
-
-    Linearly along the row or along the column, whichever gap of bad pixels is shorter (the row at a tie).
-    Where neither has good pixels at both ends, at the edge of the image, the nearest good one at the end of a
-    gap is repeated. A pixel with no good one in its row and column, where bad ones cross, is done afterwards
-    from the pixels just replaced. The variance is interpolated alike, not as that of an independent mean: it
-    then is the noise level around the gap.
-
-    Parameters
-    ----------
-    image, variance : (ny, nx) float32, C-contiguous
-    bad : (ny, nx) bool
-        Pixels to replace; those where image or variance is not finite are replaced as well.
-    copy : bool
-        False: work in place, which saves a whole exposure's memory.
-
-    Returns
-    -------
-    image, variance : (ny, nx) float32
-        Without the bad pixels; NaN and inf if no pixel at all is good.
-    replaced : (ny, nx) bool
-        What differs: for the mask plane INTRP.
-    """
-    if copy:
-        image, variance = image.copy(), variance.copy()
-    replaced = np.zeros(image.shape, bool)
-    places = _find_bad(image, variance, bad)
-    replaced[places[:, 0], places[:, 1]] = True
-    unknown = _fill(image, variance, places, _mark_gaps(places, image.shape))
-    if 0 < unknown < image.size:
-        places = _find_bad(image, variance, np.zeros_like(replaced))
-        _fill(image, variance, places, _mark_gaps(places, image.shape))
-    return image, variance, replaced
-
-
 def precompile() -> None:
-    """Call the kernels on a frame with bad pixels."""
+    """Call the kernels on a frame."""
     image = np.random.default_rng(0).normal(100, 10, (40, 48)).astype(np.float32)
-    bad = np.zeros(image.shape, dtype=bool)
-    bad[5, 5:8] = True
-    image, variance, _ = interpolate_bad(image, np.full(image.shape, 100, np.float32), bad)
     rows, columns = np.indices((5, 5)) * float(NODE_SPACING)
-    box = ((32, 60), (32, 70))
-    resample(
-        image, variance, np.zeros(image.shape, np.int32), Nodes(columns, rows, 0, 0), box, np.float64(1), 1
-    )
+    box, nodes = ((32, 60), (32, 70)), Nodes(columns, rows, 0, 0)
+    resample(image, np.full_like(image, 100), np.zeros(image.shape, np.int32), nodes, box, np.float64(1), 1)

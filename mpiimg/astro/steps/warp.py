@@ -80,7 +80,7 @@ class _Exposure:
     """A calibrated exposure, its bad pixels interpolated once for all the boxes it is resampled onto."""
 
     def __init__(self, image, variance, mask, ref: ExposureRef, tract: Tract, zero_point: float):
-        from mpiimg.astro.kernels.warp import interpolate_bad
+        from mpiimg.astro.kernels.bad_pixels import interpolate_bad
 
         self.tract, self.zero_point = tract, zero_point
         if np.isfinite(zero_point):
@@ -140,6 +140,6 @@ STEP = Step(
         ),
     ),
     history=lambda p: HISTORY,
-    kernels=("mpiimg.astro.kernels.warp:precompile",),
+    kernels=("mpiimg.astro.kernels.bad_pixels:precompile", "mpiimg.astro.kernels.warp:precompile"),
     rates={"warp": (2.0e-8, "mpiimg.astro.steps.warp:sample")},
 )
