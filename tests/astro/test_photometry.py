@@ -420,3 +420,14 @@ def test_edges_that_glow_say_nothing_of_the_sky(monkeypatch):
     ref = SimpleNamespace(saturate=None, wcs=wcs_text(headers.tan(shape)))
     *_, stats, _ = calibrate._calibrated(ref, calibrate.Calibration())
     assert stats[0, 1] == pytest.approx(200, abs=1)
+
+
+def test_the_time_of_a_calibration_is_that_of_cosmic_rays_sky_and_stars(monkeypatch):
+    seen = []
+    measure = photometry.measure_frame
+    monkeypatch.setattr(
+        photometry, "measure_frame", lambda image, *rest: seen.append(image.size) or measure(image, *rest)
+    )
+    work, pixels = calibrate.sample()
+    work()
+    assert seen == [pixels]
