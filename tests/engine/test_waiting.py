@@ -1,8 +1,10 @@
 """Ranks that wait for long leave the core to others, and are not late for it."""
 
 import itertools
+import time
 
 import pytest
+from support.ranks import COMM, LAST
 
 from mpiimg.engine.mpi import waiting
 
@@ -44,3 +46,16 @@ def test_a_short_wait_is_not_slept(monkeypatch):
     monkeypatch.setattr(waiting, "time", clock)
     waiting.wait_until(lambda: clock.now >= waiting.SPIN / 2)
     assert clock.slept == 0
+
+
+@pytest.mark.ranks
+def test_nobody_leaves_a_soft_barrier_before_the_last_has_come_nor_spins_there():
+    # A barrier of MPI, so that all begin together.
+    COMM.Barrier()
+    if COMM.rank == LAST:
+        time.sleep(0.4)
+    came, cpu = time.monotonic(), time.process_time()
+    waiting.soft_barrier(COMM)
+    left, spent = time.monotonic(), time.process_time() - cpu
+    assert left >= max(COMM.allgather(came)), "monotonic time is one for all processes of a machine"
+    assert spent < 0.2
