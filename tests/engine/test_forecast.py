@@ -206,6 +206,38 @@ def test_pieces_of_a_chunk_are_counted_together():
     assert stage_sizes(stage).largest == 8
 
 
+def seconds_at(rate, ranks=1, nodes=1, in_memory=False):
+    """What a toy takes, stage by stage, if only one rate is not 0: a second per unit."""
+    rates = dict.fromkeys(("second", "pass", "move", "stage", "network", "slow"), 0.0) | {rate: 1.0}
+    resources = Resources(ranks, toy.PLENTY, in_memory, nodes, rates)
+    return [planned for _, planned in plan_recipe(toy.recipe("timed", timed), resources)]
+
+
+def timed():
+    """Ten rows of 80 bytes made one at a time, the last at most cost, and turned, with their neighbours."""
+    rows, turned = (Array(name, "zx", (10, 10), "float64") for name in ("rows", "turned"))
+    grid = ChunkGrid("z", (10,), (1,))
+    weights = (1, 1, 1, 1, 1, 1, 1, 1, 1, 3)
+    yield Compute("make", grid, writes=(rows,), work=no_work, cost=("slow", 24.0), weights=weights)
+    yield Compute("turn", grid, reads=(Part(rows, {"z": 1}),), writes=(turned,), work=no_work)
+
+
+def test_time_is_that_of_bytes_moved_and_work_at_their_rates():
+    make, turn = seconds_at("slow", ranks=2)
+    assert (make.cpu_seconds, make.seconds, turn.cpu_seconds) == (24, 12, 0), "six rows and four"
+    make, turn = seconds_at("stage", ranks=2)
+    assert (make.cpu_seconds, make.seconds) == (800, 480)
+    assert (turn.cpu_seconds, turn.seconds) == (800, 400)
+    assert [one.cpu_seconds for one in seconds_at("stage", in_memory=True)] == [0, 0]
+    make, turn = seconds_at("pass")
+    assert (make.cpu_seconds, turn.cpu_seconds) == (800, 800 + 28 * 80)
+    make, turn = seconds_at("move", ranks=2)
+    # The second rank's first chunk takes two rows that the first rank made, and its second chunk one.
+    assert (make.cpu_seconds, turn.cpu_seconds, turn.seconds) == (0, 480, 240)
+    make, turn = seconds_at("network", ranks=2, nodes=2)
+    assert (make.seconds, turn.seconds) == (0, 240 / 2)
+
+
 # Blocks of a stage.
 
 
