@@ -54,10 +54,10 @@ class Case:
     Parameters
     ----------
     name : of the case, and of the folder with its results
-    command : the tool without "mpiimg-", and its arguments. Replaced: {out} by that folder, {examples} by
-        docs/examples of BEFORE (sidecars hold digests of functions), {before} by the folder of its results,
-        {study} by a BIDS dataset, {decam}, {small_64D} and {small_101D} by real data. A word with a star
-        stands for all such files
+    command : the tool without "mpiimg-", and its arguments. Replaced: {out} by that folder, {examples} by a
+        copy of docs/examples of BEFORE (sidecars hold digests of functions), {before} by the folder of its
+        results, {study} by a BIDS dataset, {decam}, {small_64D} and {small_101D} by real data. A word with
+        a star stands for all such files
     needs : cases whose results it reads
     in_memory : it is run once more with --in-memory
     long : it is run with --long only
@@ -78,6 +78,9 @@ BRAIN = "{before}/mask/dwi_desc-brain_mask.nii.gz"
 DENOISED = "{before}/denoise/dwi_desc-denoised_dwi"
 TRACT = "--patch 600 --border 50"
 SMALL_TRACT = "--patch 160 --border 20"
+
+#: Imports of BEFORE's examples, and where what they import lies now.
+MOVED = {"from mpiimg.io.maskplanes import bits": "from mpiimg.astro.fits.maskplanes import bits"}
 
 CASES = (
     Case("head", "simulate neuro --shape 72x86x72 --volumes 30 --sigma 40 --out {out}"),
@@ -265,6 +268,8 @@ class Before:
         self.study = work / "studies" / self.folder.name
         self.folder.mkdir(parents=True, exist_ok=True)
         self.data = _real_data(checkout)
+        self.examples = work / "examples" / self.folder.name
+        _copy_examples(checkout.folder / "docs" / "examples", self.examples)
 
     def words(self, case: Case, out: Path) -> list[str]:
         """Return the command line of a case."""
@@ -272,7 +277,7 @@ class Before:
             "out": out,
             "before": self.folder,
             "study": self.study,
-            "examples": self.checkout.folder / "docs" / "examples",
+            "examples": self.examples,
             **self.data,
         }
         return [found for word in case.command.format(**places).split() for found in _expanded(word)]
@@ -317,6 +322,17 @@ class Before:
 
 
 NAMED = {case.name: case for case in CASES}
+
+
+def _copy_examples(examples: Path, copy: Path) -> None:
+    """Copy the examples, so that both checkouts can import what has moved between them."""
+    shutil.copytree(examples, copy, dirs_exist_ok=True)
+    for path in copy.glob("*.py"):
+        text = path.read_text()
+        for statement, moved in MOVED.items():
+            either = f"try:\n    {moved}\nexcept ImportError:\n    {statement}\n"
+            text = text.replace(f"{statement}\n", either)
+        path.write_text(text)
 
 
 def _real_data(checkout: Checkout) -> dict[str, str]:
