@@ -48,26 +48,29 @@ blocks=()
 later() { blocks+=("$(printf '%q ' "$@")"); }
 
 # Run the blocks in the order they were named, $LANES at a time, each block's words together when it ends.
-# After one that fails no other is started.
+# The block of SLURM takes no lane: it waits for its daemons most of the time. After one that fails no other is
+# started. What has not said that it passed has failed.
 run_blocks() {
-    local entry running=0 failed=0
+    local entry waiting=none
     logs=$(mktemp -d)
     set -m # each block is a process group of its own, so that an interrupted run can end all of it
     trap 'trap - EXIT; for job in $(jobs -p); do kill -TERM -- "-$job" 2>/dev/null; done; rm -rf "$logs" "$times"' EXIT
     trap 'exit 130' INT TERM
     for entry in "${blocks[@]}"; do
-        [ $running -lt "$LANES" ] || { wait -n && running=$((running - 1)) || failed=1; }
-        [ $failed = 0 ] || break
+        while [ "$(jobs -pr | grep -cvx "$waiting")" -ge "$LANES" ]; do wait -n; done
+        [ ! -e "$logs/failed" ] || break
         (
-            log=$(mktemp "$logs/XXXXXX") code=0
-            eval "block $entry" >"$log" 2>&1 || code=1
+            log=$(mktemp "$logs/XXXXXX") end=passed
+            eval "block $entry" >"$log" 2>&1 || end=failed
             flock "$logs" cat "$log"
-            exit $code
+            echo "$entry" >>"$logs/$end"
         ) &
-        running=$((running + 1))
+        case $entry in SLURM*) waiting=$! ;; esac
     done
-    while [ -n "$(jobs -pr)" ]; do wait -n || failed=1; done
-    [ $failed = 0 ] || { printf '\nA block FAILED: its words are above\n' >&2 && exit 1; }
+    wait
+    [ "$(cat "$logs/passed" 2>/dev/null | wc -l)" = ${#blocks[@]} ] || {
+        printf '\nA block FAILED: its words are above\n' >&2 && exit 1
+    }
     blocks=()
 }
 
@@ -115,11 +118,11 @@ if [ "$SELECTED" = long ]; then
     # Also what otherwise one install does for both.
     RANKS=${RANKS:-1 2 3 4} site="(long or not site)" ranks="ranks"
 fi
-# The longest first, so that none is left over at the end.
+# What takes no lane, then the longest, so that none is left over at the end.
 # shellcheck disable=SC2046  # names of files are words
 {
-    tests "tools" .venv "tool and $SELECTED" $(with 'mark\.tool')
     tests "SLURM" .venv "slurm and $SELECTED" $(with 'mark\.slurm')
+    tests "tools" .venv "tool and $SELECTED" $(with 'mark\.tool')
     tests "serial" .venv "not (ranks or tool or slurm) and $SELECTED" $(without '^pytestmark.*mark\.(ranks|tool|slurm)')
     for venv in $installs; do tests "ranks" $venv "$ranks" $(with 'mark\.ranks'); done
     [ "$installs" = .venv ] || tests "tools" .venv-mpi "tool and $site" $(with 'mark\.tool')
