@@ -9,6 +9,7 @@ import pytest
 from astropy.io import fits
 from support import warm
 from support.astro_data import TRACT, Night, astro, exposure_table, observe
+from support.spoilt import Cases, snapshot
 from support.subjects import PATIENCE, digests, record
 
 from mpiimg.simulate.astro import SimulatedSurvey
@@ -192,17 +193,8 @@ def test_the_sound_exposures_give_what_they_give_alone(bad_night):
 
 # --- refused ------------------------------------------------------------------------------------------------
 
-CASES = {}
-
-
-def case(*words):
-    """Register a function that spoils a :class:`Case`, with words that the message must hold."""
-
-    def register(function):
-        CASES[function.__name__] = function, words
-        return function
-
-    return register
+CASES = Cases()
+case = CASES.case
 
 
 @case("sim-0000-000.fits", "truncated")
@@ -337,14 +329,6 @@ def two_origins_of_zero_points(it):
 def results_exist(it):
     it.out.mkdir()
     (it.out / "catalogue.fits").write_text("precious")
-
-
-def snapshot(folder) -> dict:
-    """Return what lies in a folder: names, times and sizes of files."""
-    return {
-        str(p.relative_to(folder)): (p.stat().st_size, p.stat().st_mtime_ns) if p.is_file() else None
-        for p in folder.rglob("*")
-    }
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -286,25 +286,18 @@ def test_a_failed_write_of_rank_0_names_its_chunk(out, monkeypatch):
     fails(toy.transpose(), out, "stage read, chunk 0", "No space left on device")
 
 
-def test_a_full_disk_under_a_sink_ends_all_ranks(out, monkeypatch):
-    def full(descriptor, data, position):
+@pytest.mark.parametrize(
+    ("writer", "name", "where"),
+    [(executor, "write_fully", "stage write"), (StagedStore, "sync", "stage warp")],
+    ids=["sink", "marks"],
+)
+def test_a_full_disk_under_what_is_no_array_ends_all_ranks(writer, name, where, out, monkeypatch):
+    def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(executor, "write_fully", full)
-        fails(toy.regroup(), out, "stage write", "No space left on device")
-    made = toy.regroup()
-    go(made, out)
-    check(made, out)
-
-
-def test_a_full_disk_under_the_marks_ends_all_ranks(out, monkeypatch):
-    def full(self):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(StagedStore, "sync", full)
-        fails(toy.regroup(), out, "stage warp", "No space left on device")
+        patch.setattr(writer, name, full)
+        fails(toy.regroup(), out, where, "No space left on device")
     made = toy.regroup()
     go(made, out)
     check(made, out)

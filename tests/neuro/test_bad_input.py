@@ -10,6 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 from support import launch, warm
+from support.spoilt import Cases, snapshot
 from support.subjects import PATIENCE, Subject, write_subject
 
 pytestmark = pytest.mark.tool
@@ -76,17 +77,8 @@ class Case:
         self.options += ["--mask", self.image(np.asarray(data, np.uint8), affine, "brain.nii.gz")]
 
 
-CASES = {}
-
-
-def case(*words):
-    """Register a function that spoils a :class:`Case`, with words that the message must hold."""
-
-    def register(function):
-        CASES[function.__name__] = function, words
-        return function
-
-    return register
+CASES = Cases()
+case = CASES.case
 
 
 @case("nowhere.nii.gz", "No such file")
@@ -441,14 +433,6 @@ def staged_file_exists(it):
     it.out.mkdir()
     (it.out / "staged.h5").write_text("precious")
     it.tool = "mpiimg-stage"
-
-
-def snapshot(folder) -> dict:
-    """Return what lies in a folder: names, times and sizes of files."""
-    return {
-        str(p.relative_to(folder)): (p.stat().st_size, p.stat().st_mtime_ns) if p.is_file() else None
-        for p in folder.rglob("*")
-    }
 
 
 def assert_refused(it, words, ranks=None, fresh=False):
