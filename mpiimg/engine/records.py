@@ -5,9 +5,9 @@ version of its form:
 
     {"format": 1, "stage": "denoise", "chunk": 7, ..., "crc32": "1c291ca3"}
 
-So any JSON reader reads it, and a record that is not as it was written is noticed, whichever bit it is. A file
-holds one record, indented for people (:func:`write_record`), or one a line (:class:`RecordFile`). What is
-damaged is never believed: of a file of lines it is left out, of a single one the reader is told.
+So any JSON reader reads it, and a record that is not as it was written is noticed, whichever bit it is. A
+file holds one record, indented for people (:func:`write_record`), or one a line (:class:`RecordFile`). What
+is damaged is never believed: of a file of lines it is left out, of a single one the reader is told.
 """
 
 from __future__ import annotations
