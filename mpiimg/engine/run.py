@@ -26,7 +26,7 @@ from mpiimg.engine.plan import Resources, check
 from mpiimg.engine.raw import free_bytes
 from mpiimg.engine.recipe import Options, Recipe, output_names, staged_bytes
 from mpiimg.engine.stage import Compute
-from mpiimg.engine.stores import describe_staged
+from mpiimg.engine.staged_file import describe_staged
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
 
 #: In the work folder of a run that ended without some of its inputs.
@@ -156,11 +156,11 @@ def _carry_out(recipe: Recipe, comm, options: Options, folders: _Folders, execut
         comm.Barrier()  # no rank may still be writing in the folders that are removed
         on_root(comm, folders.remove_new)
         raise
-    except RunStopped:
+    except RunStopped as error:
         executor.close()
-        how = _how_to_go_on(options, folders.work)
+        how = "; ".join(filter(None, [str(error), _how_to_go_on(options, folders.work)]))
         executor.logbook.end(Exit.STOPPED, how)
-        raise RunStopped(how) from None
+        raise type(error)(how) from None
     except RunFailed as error:
         executor.close()
         executor.logbook.end(Exit.FAILED, str(error))
@@ -307,7 +307,7 @@ def _publish(recipe: Recipe, options: Options, work: Path, executor: Executor, r
     for name, data in documents.items():
         (outputs / name).write_bytes(data)
     for array, (name, attributes) in recipe.staged_outputs.items():
-        describe_staged(work / f"{array}.h5", attributes)
+        describe_staged(work / f"{array}.h5", attributes, executor.arrays.placements[array].boxes)
         (work / f"{array}.h5").replace(outputs / name)
     staged = [name for name, _ in recipe.staged_outputs.values()]
     made = {*executor.written, *documents, *staged}
@@ -350,7 +350,7 @@ def _clean(recipe: Recipe, options: Options, folders: _Folders, left_out: int) -
 def _keep_only(stages: list[Compute], work: Path) -> int:
     """Remove all but the arrays of `stages` and their marks; return the bytes that stay."""
     arrays = [work / f"{array.name}.h5" for stage in stages for array in stage.arrays]
-    for path in work.glob("*.h5"):
+    for path in [*work.glob("*.h5"), *work.glob("*.sums")]:
         if path not in arrays:
             path.unlink()
     shutil.rmtree(work / "outputs")

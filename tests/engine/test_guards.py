@@ -28,7 +28,7 @@ from mpiimg.engine.needs import Part
 from mpiimg.engine.provenance import Provenance
 from mpiimg.engine.run import _Folders
 from mpiimg.engine.stage import Compute
-from mpiimg.engine.stores import create_staged, dataset_offset
+from mpiimg.engine.staged_file import create_staged, dataset_offset
 from mpiimg.errors import RunFailed
 
 

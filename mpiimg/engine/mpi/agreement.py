@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mpiimg.engine.mpi.waiting import soft_barrier, wait_until
-from mpiimg.errors import BadInput, RunFailed, RunStopped
+from mpiimg.errors import BadInput, DamagedData, RunFailed, RunStopped
 
 #: Tag of the message by which a rank warns the others that it cannot go on.
 WARNING_TAG = 75
@@ -23,7 +23,7 @@ def on_root(comm, function: Callable, *arguments, where: str | None = None) -> A
 
     Raises
     ------
-    BadInput
+    BadInput, DamagedData
         The function raised it.
     RunFailed
         The function raised anything else.
@@ -32,7 +32,7 @@ def on_root(comm, function: Callable, *arguments, where: str | None = None) -> A
     if comm.rank == 0:
         try:
             outcome = function(*arguments), None
-        except BadInput as error:
+        except (BadInput, DamagedData) as error:
             outcome = None, error
         except Exception as error:
             outcome = (
@@ -68,7 +68,7 @@ class Agreement:
         Of the whole job, where they are one group of it: what ends another group stops this one.
     """
 
-    GO, STOP, BAD, FAIL = range(4)
+    GO, STOP, DAMAGED, BAD, FAIL = range(5)
 
     def __init__(self, comm, outer: Agreement | None = None):
         self._comm = comm.Dup()
@@ -109,6 +109,8 @@ class Agreement:
         ------
         BadInput
             A rank met input that cannot be used.
+        DamagedData
+            A rank read staged bytes that are not what was written.
         RunFailed
             A rank raised anything else.
         RunStopped
@@ -118,7 +120,7 @@ class Agreement:
             self.stop_requested = True
         state = self.GO
         if self._error is not None:
-            state = self.BAD if isinstance(self._error, BadInput) else self.FAIL
+            state = self._state_of(self._error)
         elif self.stop_requested:
             state = self.STOP
         states = np.empty(self._comm.size, dtype=np.uint8)
@@ -134,7 +136,14 @@ class Agreement:
             raise RunStopped
         speaker = int(np.argmax(states >> 1 == worst))
         error, report = self._comm.bcast((str(self._error), self._report), speaker)
-        raise BadInput(error) if worst == self.BAD else RunFailed(report)
+        if worst == self.FAIL:
+            raise RunFailed(report)
+        raise BadInput(error) if worst == self.BAD else DamagedData(error)
+
+    def _state_of(self, error: Exception) -> int:
+        if isinstance(error, BadInput):
+            return self.BAD
+        return self.DAMAGED if isinstance(error, DamagedData) else self.FAIL
 
     def wait(self) -> None:
         """Wait until all ranks are here, telling them meanwhile of a request to stop. Collective."""
