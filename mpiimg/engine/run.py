@@ -26,7 +26,7 @@ from mpiimg.engine.plan import Resources, check
 from mpiimg.engine.raw import free_bytes
 from mpiimg.engine.recipe import Options, Recipe, output_names, staged_bytes
 from mpiimg.engine.stage import Compute
-from mpiimg.engine.staged_file import describe_staged
+from mpiimg.engine.staged_file import describe_staged, remove_staged
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
 
 #: In the work folder of a run that ended without some of its inputs.
@@ -307,7 +307,8 @@ def _publish(recipe: Recipe, options: Options, work: Path, executor: Executor, r
     for name, data in documents.items():
         (outputs / name).write_bytes(data)
     for array, (name, attributes) in recipe.staged_outputs.items():
-        describe_staged(work / f"{array}.h5", attributes, executor.arrays.placements[array].boxes)
+        placed = executor.arrays.placements[array]
+        describe_staged(work / f"{array}.h5", attributes, placed.array, placed.boxes)
         (work / f"{array}.h5").replace(outputs / name)
     staged = [name for name, _ in recipe.staged_outputs.values()]
     made = {*executor.written, *documents, *staged}
@@ -350,9 +351,11 @@ def _clean(recipe: Recipe, options: Options, folders: _Folders, left_out: int) -
 def _keep_only(stages: list[Compute], work: Path) -> int:
     """Remove all but the arrays of `stages` and their marks; return the bytes that stay."""
     arrays = [work / f"{array.name}.h5" for stage in stages for array in stage.arrays]
-    for path in [*work.glob("*.h5"), *work.glob("*.sums")]:
+    for path in work.glob("*.h5"):
         if path not in arrays:
-            path.unlink()
+            remove_staged(path)
+    for path in work.glob("*.sums"):
+        path.unlink()  # a rerun sums anew what it finds sound
     shutil.rmtree(work / "outputs")
     keep_marks(work / "journal", [stage.name for stage in stages])
     return sum(path.stat().st_size for path in arrays)
