@@ -291,7 +291,9 @@ class Executor:
     def _check_written(self, stage: Files) -> None:
         missing = [name for name in stage.files if name not in self.written]
         if missing:
-            raise RuntimeError(f"has not written {', '.join(missing[:3])}, of {len(missing)} files that it names")
+            raise RuntimeError(
+                f"has not written {', '.join(missing[:3])}, of {len(missing)} files that it names"
+            )
 
     def _write_round(
         self,

@@ -36,7 +36,9 @@ def events_folder(out: Path, record: str) -> Path:
 def record_of(events: Path) -> Path:
     """Return the record of the run whose events lie in a folder; see :func:`events_folder`."""
     name = Path(events).name.removeprefix("events").removeprefix("-")
-    return Path(events).with_name(f"{name}.json" if "." in name else f"run-{name}.json" if name else "run.json")
+    return Path(events).with_name(
+        f"{name}.json" if "." in name else f"run-{name}.json" if name else "run.json"
+    )
 
 
 def runs_in(folder: Path) -> list[Path]:
