@@ -294,11 +294,12 @@ def _stages(chain: Chain, inspected: Inspected) -> Stages[tuple]:
     states = []
     for number, (link, looked) in enumerate(zip(chain.links, inspected.links, strict=True)):
         state = yield from _of_link(link, looked, state, before)
-        states.append(state)
         for output, folder in _written(chain, number):
             stage = output.stage(state, link.parameters, Path(folder))
             if stage is not None:
-                yield dataclasses.replace(stage, name=f"{link.label}.{stage.name}")
+                lost = yield dataclasses.replace(stage, name=f"{link.label}.{stage.name}")
+                state = output.without(state, lost) if lost else state
+        states.append(state)
     return tuple(states)
 
 
@@ -390,6 +391,9 @@ def idle_flags(steps: Sequence[Step]) -> set[str]:
 
 def _documents(chain: Chain, states: Sequence[Any]) -> dict[str, bytes]:
     documents: dict[str, bytes] = {}
+    # Also of what a later step had to leave out.
+    left_out = states[-1].left_out if states else {}
+    states = [dataclasses.replace(state, left_out=left_out) for state in states]
     for number, (link, state) in enumerate(zip(chain.links, states, strict=True)):
         for output, folder in _written(chain, number):
             for name, data in output.documents(state, link.parameters).items():
