@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mpiimg.engine.containment import ends_run, place_of
 from mpiimg.engine.mpi.waiting import soft_barrier, wait_until
 from mpiimg.errors import BadInput, RunFailed, RunStopped
 
@@ -26,24 +27,29 @@ def on_root(comm, function: Callable, *arguments, where: str | None = None) -> A
     BadInput
         The function raised it.
     RunFailed
-        The function raised anything else.
+        The function raised it, or anything else.
     """
     outcome = None
     if comm.rank == 0:
         try:
             outcome = function(*arguments), None
-        except BadInput as error:
+        except (BadInput, RunFailed) as error:
             outcome = None, error
         except Exception as error:
             outcome = (
                 None,
-                RunFailed(error_report(comm, where or getattr(function, "__name__", "start"), error)),
+                _failure(error, error_report(comm, where or getattr(function, "__name__", "start"), error)),
             )
     soft_barrier(comm)
     result, error = comm.bcast(outcome)
     if error is not None:
         raise error
     return result
+
+
+def _failure(error: Exception, report: str) -> RunFailed:
+    """Return what all ranks raise where one has raised `error`."""
+    return error if isinstance(error, RunFailed) else RunFailed(report, place_of(error), ends_run(error))
 
 
 def error_report(comm, where: str, error: Exception) -> str:
@@ -75,16 +81,16 @@ class Agreement:
         self._outer = outer
         self._warned = False
         self._error: Exception | None = None
-        self._report = ""
         self.stop_requested = False
 
     def record(self, error: Exception, where: str) -> None:
         """Remember that this rank failed, and warn the others."""
         if self._error is None:
-            self._error = error
             # What a group has agreed on is a report already.
-            self._report = (
-                str(error) if isinstance(error, RunFailed) else error_report(self._comm, where, error)
+            self._error = (
+                BadInput(str(error))
+                if isinstance(error, BadInput)
+                else _failure(error, error_report(self._comm, where, error))
             )
         self._warn()
 
@@ -133,8 +139,7 @@ class Agreement:
         if worst == self.STOP:
             raise RunStopped
         speaker = int(np.argmax(states >> 1 == worst))
-        error, report = self._comm.bcast((str(self._error), self._report), speaker)
-        raise BadInput(error) if worst == self.BAD else RunFailed(report)
+        raise self._comm.bcast(self._error, speaker)
 
     def wait(self) -> None:
         """Wait until all ranks are here, telling them meanwhile of a request to stop. Collective."""
