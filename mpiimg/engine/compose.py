@@ -11,7 +11,7 @@ from typing import Any
 from mpiimg.engine import plugins
 from mpiimg.engine.inputs import Input, parallel
 from mpiimg.engine.labels import labelled
-from mpiimg.engine.parameters import Parameter, parameters_of
+from mpiimg.engine.parameters import Parameter, checked_settings, parameters_of
 from mpiimg.engine.recipe import Recipe, output_names
 from mpiimg.engine.stage import Reduce, Stages, expected_stages
 from mpiimg.engine.step import Argument, Domain, Inspection, Output, Source, Step, line_of
@@ -214,9 +214,16 @@ def module_of(function: Callable) -> str:
 
 
 def filled(kind: type, settings: Mapping[str, Any]) -> Any:
-    """Return a dataclass of parameters with those of `settings` that it has."""
-    names = {one.name for one in dataclasses.fields(kind)}
-    return kind(**{name: value for name, value in settings.items() if name in names})
+    """Return a dataclass of parameters with those of `settings` that it has.
+
+    Every chain is filled here, so that limits hold whoever asks for it.
+
+    Raises
+    ------
+    BadInput
+        A value is not what its parameter declares.
+    """
+    return kind(**checked_settings(kind, settings))
 
 
 # --- Recipe -----------------------------------------------------------------------------------------------
