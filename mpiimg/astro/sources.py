@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -347,10 +348,11 @@ def read_patch_files(state: Survey, p: NoParameters, taken: frozenset[str]) -> S
 
 
 def _of_products(products: Sequence[Product], **about: Any) -> Survey:
-    """Return the state of a chain that begins with our own files."""
+    """Return the state of a chain that begins with our own files, on the tract that lies beside them."""
+    tract = f"{zlib.crc32(about['tract'].to_toml().encode()):08x}"
     return Survey(
         products=tuple(products),
-        sources={str(product.path): product.identity for product in products},
+        sources={"tract": tract, **{str(product.path): product.identity for product in products}},
         files=tuple(product.path for product in products),
         nbytes=about["layout"].nbytes,
         **about,

@@ -33,6 +33,14 @@ def events_folder(out: Path, record: str) -> Path:
     return Path(out) / ("-".join(filter(None, ["events", name])))
 
 
+def record_of(events: Path) -> Path:
+    """Return the record of the run whose events lie in a folder; see :func:`events_folder`."""
+    name = Path(events).name.removeprefix("events").removeprefix("-")
+    return Path(events).with_name(
+        f"{name}.json" if "." in name else f"run-{name}.json" if name else "run.json"
+    )
+
+
 def runs_in(folder: Path) -> list[Path]:
     """Return the events folders in `folder`, the run that began last at the end."""
     folders = [path for path in Path(folder).glob("events*") if (path / "0.jsonl").is_file()]
