@@ -195,7 +195,7 @@ class Executor:
         rows = self.arrays.rows_on_root(stage)
         self.logbook.wait("the end")
         # One rank decides for all: a library may round differently on another node.
-        end = on_root(self.comm, stage.finish, rows, where=f"stage {stage.name}, end")
+        end = on_root(self.comm, lambda: stage.finish(rows()), where=f"stage {stage.name}, end")
         self._warn(end.warnings)
         for note in end.notes:
             if log.isEnabledFor(logging.INFO):
@@ -402,9 +402,9 @@ class Executor:
         usable: bool = True,
     ) -> None:
         """Put the blocks of a finished chunk where the plan wants them, and mark it if it is `usable`."""
-        blocks = self.arrays.put(stage, planned.placements, number, results)
+        blocks, sums = self.arrays.put(stage, planned.placements, number, results)
         tables = [placement.table for placement in planned.placements]
-        self.checkpoint.add(stage, number, provenance, tables, blocks, usable)
+        self.checkpoint.add(stage, number, provenance, tables, blocks, sums, usable)
         self.logbook.done(stage, number, sum(block.nbytes for block in blocks))
 
     def _done_before(self, stage: Stage, sizes: StageSizes, provenance: Provenance) -> set[int]:

@@ -210,18 +210,27 @@ def _carry_out(recipe: Recipe, comm, options: Options, folders: _Folders, execut
             report = executor.report()
             executor.close()  # no rank may hold a staged result open while another describes it
             on_root(comm, check_unchanged, recipe, before)
-            return publish(recipe, comm, options, folders.work, executor.state, executor.written, report)
+            return publish(
+                recipe,
+                comm,
+                options,
+                folders.work,
+                executor.state,
+                executor.written,
+                executor.arrays.placements,
+                report,
+            )
     except BadInput as error:
         executor.close()
         executor.logbook.end(Exit.BAD_INPUT, str(error))
         comm.Barrier()  # no rank may still be writing in the folders that are removed
         on_root(comm, folders.remove_new)
         raise
-    except RunStopped:
+    except RunStopped as error:
         executor.close()
-        how = _how_to_go_on(options, folders.work)
+        how = "; ".join(filter(None, [str(error), _how_to_go_on(options, folders.work)]))
         executor.logbook.end(Exit.STOPPED, how)
-        raise RunStopped(how) from None
+        raise type(error)(how) from None
     except RunFailed as error:
         executor.close()
         executor.logbook.end(Exit.FAILED, str(error))
@@ -395,7 +404,7 @@ def _is_kept(stage: Compute) -> bool:
 def _keep_only(stages: list[Compute], work: Path) -> int:
     """Remove all but the arrays of `stages` and their marks; return the bytes that stay."""
     arrays = [work / f"{array.name}.h5" for stage in stages for array in stage.arrays]
-    for path in work.glob("*.h5"):
+    for path in [*work.glob("*.h5"), *work.glob("*.sums")]:
         if path not in arrays:
             path.unlink()
     shutil.rmtree(work / OUTPUTS, ignore_errors=True)
