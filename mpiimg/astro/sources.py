@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mpiimg.astro.constants import ZERO_POINT
-from mpiimg.astro.exposure_files import read_exposures, read_warps, take_zero_points
+from mpiimg.astro.exposure_files import read_exposures, read_warps
 from mpiimg.astro.fits.exposure import ExposureRef, survey_order
 from mpiimg.astro.fits.headers import ReadOptions
 from mpiimg.astro.fits.products import Product, find_patches, find_warps, read_tract
@@ -22,7 +24,8 @@ from mpiimg.astro.sky.tract import Tract
 from mpiimg.astro.sky.wcs import footprint, footprint_box, parse_wcs
 from mpiimg.astro.survey import Survey
 from mpiimg.engine.boxes import intersection
-from mpiimg.engine.parameters import POSITIVE, NoParameters, parameter
+from mpiimg.engine.containment import raise_first
+from mpiimg.engine.parameters import NoParameters, parameter
 from mpiimg.engine.stage import Stages
 from mpiimg.engine.step import Argument, Source
 from mpiimg.errors import BadInput
@@ -55,13 +58,13 @@ class ExposureOptions:
         of="tract",
     )
     pixel_scale: float = parameter(
-        0.333, "Pixels of the tract have this size.", unit="arcsec", limits=POSITIVE, of="tract"
+        0.333, "Pixels of the tract have this size.", unit="arcsec", limits=(0.001, 600), of="tract"
     )
     patch: int = parameter(
         2000,
         "Patches have this side, without their border.",
         unit="pixels",
-        limits=(1, 100_000),
+        limits=(16, 100_000),
         of="tract",
     )
     border: int = parameter(
@@ -75,22 +78,31 @@ class ExposureOptions:
         False, "One exposure that cannot be used ends the run, instead of being left out."
     )
     zero_point: str | None = parameter(
-        None, "The magnitude of one count; by default card MAGZERO.", metavar="CARD|NUMBER"
+        None,
+        "The magnitude of one count; by default card MAGZERO.",
+        unit="magnitudes",
+        metavar="CARD|NUMBER",
+        limits=(-100, 100),
     )
     gain: str | None = parameter(
-        None, "Electrons per count; by default card GAIN, or GAINA and GAINB.", metavar="CARD|NUMBER"
+        None,
+        "Electrons per count; by default card GAIN, or GAINA and GAINB.",
+        metavar="CARD|NUMBER",
+        limits=(1e-6, 1e6),
     )
     read_noise: str | None = parameter(
         None,
         "The read noise; by default card RDNOISE, or RDNOISEA and RDNOISEB.",
         unit="electrons",
         metavar="CARD|NUMBER",
+        limits=(0, 1e6),
     )
     saturate: str | None = parameter(
         None,
         "Pixels are saturated from this level on; by default card SATURATE.",
         unit="counts",
         metavar="CARD|NUMBER",
+        limits=(1e-6, 1e12),
     )
     filter: str | None = parameter(
         None, "The filter; by default the first word of card FILTER.", metavar="CARD|=NAME"
@@ -148,10 +160,13 @@ def inspect_calibrated(paths: Mapping[str, Any], p: ExposureOptions, taken: froz
 def _inspect_exposures(
     paths: Mapping[str, Any], p: ExposureOptions, taken: frozenset[str], needed: frozenset[str]
 ) -> Survey:
-    options, rejected = p.read_options, []
-    exposures = find_exposures(paths["exposures"], options, None if p.strict else rejected)
+    options, faults = p.read_options, []
+    exposures = find_exposures(paths["exposures"], options, None if p.strict else faults)
     if not exposures:
-        raise BadInput(rejected[0][1] if rejected else "no exposures: name at least one FITS file")
+        if faults:
+            raise_first(faults)
+        raise BadInput("no exposures: name at least one FITS file")
+    rejected = [(fault.unit, fault.reason) for fault in faults]
     if taken & needed:
         exposures, without = _with_zero_points(exposures, p.strict)
         rejected += without
@@ -176,6 +191,7 @@ def _inspect_exposures(
         files=tuple(path for ref in exposures for path in ref.paths),
         warnings=tuple(f"left out: {reason}" for _, reason in rejected),
         left_out=dict(rejected),
+        faults=tuple(faults),
         nbytes=layout.nbytes,
     )
 
@@ -208,6 +224,11 @@ def _tract(path: str | Path | None, p: ExposureOptions, exposures: Sequence[Expo
             ra, dec = (float(word) for word in p.center.split(","))
         except ValueError:
             raise BadInput(f"--center {p.center}: give RA,DEC in degrees, e.g. 150.1,2.2") from None
+        if not (-360 <= ra <= 360 and -90 <= dec <= 90):
+            raise BadInput(
+                f"--center {p.center}: is no place on the sky: RA is between -360 and 360 degrees, Dec "
+                "between -90 and 90"
+            )
         center = (ra, dec)
     outlines = [footprint(parse_wcs(ref.wcs), ref.shape) for ref in exposures]
     return Tract.around(outlines, center, p.pixel_scale, p.patch, p.border)
@@ -256,15 +277,9 @@ def _patches(keys: Iterable[tuple[str, tuple[int, int]]], tract: Tract):
 def read_calibrated(state: Survey, p: ExposureOptions, taken: frozenset[str]) -> Stages[Survey]:
     """Read calibrated exposures, and take the zero points of those that could be read."""
     pixels = state.layout.exposure_planes("read-exposure")
-    yield read_exposures(state, pixels)
-    readable = yield take_zero_points(state)
-    return dataclasses.replace(
-        state,
-        pixels=pixels,
-        usable=readable.usable,
-        zero_points=readable.zero_points,
-        left_out={**state.left_out, **readable.left_out},
-    )
+    lost = yield read_exposures(state, pixels)
+    points = tuple(np.nan if ref.magzero is None else ref.magzero for ref in state.exposures)
+    return dataclasses.replace(state, pixels=pixels, zero_points=points).without_exposures(lost)
 
 
 # --- Warps and patches ------------------------------------------------------------------------------------
@@ -307,8 +322,8 @@ def _exposure(product: Product) -> tuple[str, str, str]:
 def read_warp_files(state: Survey, p: NoParameters, taken: frozenset[str]) -> Stages[Survey]:
     """Read warps, each into the place of its footprint."""
     warps = state.layout.warp_planes("read-warp")
-    yield read_warps(state, warps)
-    return dataclasses.replace(state, warps=warps)
+    lost = yield read_warps(state, warps)
+    return dataclasses.replace(state, warps=warps).without_warps(lost)
 
 
 def inspect_patches(paths: Mapping[str, Any], p: NoParameters, taken: frozenset[str]) -> Survey:
@@ -328,8 +343,8 @@ def inspect_patches(paths: Mapping[str, Any], p: NoParameters, taken: frozenset[
 def read_patch_files(state: Survey, p: NoParameters, taken: frozenset[str]) -> Stages[Survey]:
     """Read patches."""
     patches = state.layout.patch_planes("read-coadd")
-    yield read_patches(state, patches)
-    return dataclasses.replace(state, patches=patches)
+    lost = yield read_patches(state, patches)
+    return dataclasses.replace(state, patches=patches).without_patches(lost)
 
 
 def _of_products(products: Sequence[Product], **about: Any) -> Survey:

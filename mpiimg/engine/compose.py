@@ -11,7 +11,7 @@ from typing import Any
 from mpiimg.engine import plugins
 from mpiimg.engine.inputs import parallel, said_of, said_of_named
 from mpiimg.engine.labels import labelled
-from mpiimg.engine.parameters import Parameter, parameters_of
+from mpiimg.engine.parameters import Parameter, checked_settings, parameters_of
 from mpiimg.engine.recipe import Recipe, output_names
 from mpiimg.engine.stage import Reduce, Stages, expected_stages
 from mpiimg.engine.step import Argument, Domain, Inspection, Output, Source, Step, line_of
@@ -217,9 +217,16 @@ def module_of(function: Callable) -> str:
 
 
 def filled(kind: type, settings: Mapping[str, Any]) -> Any:
-    """Return a dataclass of parameters with those of `settings` that it has."""
-    names = {one.name for one in dataclasses.fields(kind)}
-    return kind(**{name: value for name, value in settings.items() if name in names})
+    """Return a dataclass of parameters with those of `settings` that it has.
+
+    Every chain is filled here, so that limits hold whoever asks for it.
+
+    Raises
+    ------
+    BadInput
+        A value is not what its parameter declares.
+    """
+    return kind(**checked_settings(kind, settings))
 
 
 # --- Recipe -----------------------------------------------------------------------------------------------
@@ -273,6 +280,7 @@ def make_recipe(chain: Chain, inspected: Inspected, name: RunName) -> Recipe:
         record=name.record,
         warnings=(*state.warnings, *(text for one in inspected.links for text in one.warnings)),
         left_out=state.left_out,
+        faults=state.faults,
         kernels=tuple(dict.fromkeys(kernel for link in chain.links for kernel in link.step.kernels)),
         rates={rate: seconds for table in rates for rate, (seconds, _) in table.items()},
         files=files_of(state),
@@ -296,11 +304,12 @@ def _stages(chain: Chain, inspected: Inspected) -> Stages[tuple]:
     states = []
     for number, (link, looked) in enumerate(zip(chain.links, inspected.links, strict=True)):
         state = yield from _of_link(link, looked, state, before)
-        states.append(state)
         for output, folder in _written(chain, number):
             stage = output.stage(state, link.parameters, Path(folder))
             if stage is not None:
-                yield dataclasses.replace(stage, name=f"{link.label}.{stage.name}")
+                lost = yield dataclasses.replace(stage, name=f"{link.label}.{stage.name}")
+                state = output.without(state, lost) if lost else state
+        states.append(state)
     return tuple(states)
 
 
@@ -392,6 +401,9 @@ def idle_flags(steps: Sequence[Step]) -> set[str]:
 
 def _documents(chain: Chain, states: Sequence[Any]) -> dict[str, bytes]:
     documents: dict[str, bytes] = {}
+    # Also of what a later step had to leave out.
+    left_out = states[-1].left_out if states else {}
+    states = [dataclasses.replace(state, left_out=left_out) for state in states]
     for number, (link, state) in enumerate(zip(chain.links, states, strict=True)):
         for output, folder in _written(chain, number):
             for name, data in output.documents(state, link.parameters).items():

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from mpiimg.engine.atomic import make_folder, sync, write_durably
+from mpiimg.engine.blocks import Placement
 from mpiimg.engine.boxes import Partition
 from mpiimg.engine.log.events import record_of, runs_in
 from mpiimg.engine.mpi.agreement import on_root
 from mpiimg.engine.mpi.waiting import soft_barrier
 from mpiimg.engine.recipe import Options, Recipe, output_names, records_folder
 from mpiimg.engine.records import DamagedRecord, read_record, write_record
-from mpiimg.engine.stores import describe_staged
+from mpiimg.engine.staged_file import describe_staged
 
 #: Folder of the files that are to become results, in the work folder.
 OUTPUTS = "outputs"
@@ -129,6 +130,7 @@ def publish(
     work: Path,
     state: Any,
     written: Mapping[str, Mapping[str, Any]],
+    placements: Mapping[str, Placement],
     report: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Move the finished files to their places, and write the record. Collective.
@@ -146,6 +148,8 @@ def publish(
         What the stages came to.
     written : mapping
         Size and checksum of what stages wrote, by name; on rank 0.
+    placements : mapping of str to Placement
+        How staged arrays were written, by name.
     report : mapping
         What the record says of the run.
 
@@ -155,7 +159,7 @@ def publish(
         The record.
     """
     documents = on_root(comm, _write_documents, recipe, work, state)
-    staged = _sums_of_staged(recipe, comm, work)
+    staged = _sums_of_staged(recipe, comm, work, placements)
 
     def move() -> dict[str, Any]:
         made = {**written, **documents, **staged}
@@ -178,9 +182,11 @@ def _write_documents(recipe: Recipe, work: Path, state: Any) -> dict[str, dict[s
     return sums
 
 
-def _sums_of_staged(recipe: Recipe, comm, work: Path) -> dict[str, dict[str, Any]]:
+def _sums_of_staged(
+    recipe: Recipe, comm, work: Path, placements: Mapping[str, Placement]
+) -> dict[str, dict[str, Any]]:
     """Complete the staged files that are results; return their checksums, of which each rank makes a part."""
-    sizes = on_root(comm, _complete_staged, recipe, work)
+    sizes = on_root(comm, _complete_staged, recipe, work, placements)
     sums = {}
     for name, size in sizes.items():
         ends = Partition.even(-(-size // _PIECE), comm.size).owned(comm.rank)
@@ -202,13 +208,12 @@ def _joined_parts(parts: Iterable[tuple]) -> dict[str, Any]:
     return joined(part for part, _ in parts)
 
 
-def _complete_staged(recipe: Recipe, work: Path) -> dict[str, int]:
+def _complete_staged(recipe: Recipe, work: Path, placements: Mapping[str, Placement]) -> dict[str, int]:
     """Describe the staged files that are results, and put them beside the others; return their sizes."""
     sizes = {}
     for array, (name, attributes) in recipe.staged_outputs.items():
         path = work / f"{array}.h5"
-        describe_staged(path, attributes)
-        sync(path)
+        describe_staged(path, attributes, placements[array].boxes)
         path.replace(work / OUTPUTS / name)
         sizes[name] = (work / OUTPUTS / name).stat().st_size
     return sizes

@@ -210,18 +210,27 @@ def _carry_out(recipe: Recipe, comm, options: Options, folders: _Folders, execut
             report = executor.report()
             executor.close()  # no rank may hold a staged result open while another describes it
             on_root(comm, check_unchanged, recipe, before)
-            return publish(recipe, comm, options, folders.work, executor.state, executor.written, report)
+            return publish(
+                recipe,
+                comm,
+                options,
+                folders.work,
+                executor.state,
+                executor.written,
+                executor.arrays.placements,
+                report,
+            )
     except BadInput as error:
         executor.close()
         executor.logbook.end(Exit.BAD_INPUT, str(error))
         comm.Barrier()  # no rank may still be writing in the folders that are removed
         on_root(comm, folders.remove_new)
         raise
-    except RunStopped:
+    except RunStopped as error:
         executor.close()
-        how = _how_to_go_on(options, folders.work)
+        how = "; ".join(filter(None, [str(error), _how_to_go_on(options, folders.work)]))
         executor.logbook.end(Exit.STOPPED, how)
-        raise RunStopped(how) from None
+        raise type(error)(how) from None
     except RunFailed as error:
         executor.close()
         executor.logbook.end(Exit.FAILED, str(error))
@@ -369,13 +378,12 @@ def _takes_up(work: Path, earlier: dict | None, current: dict) -> bool:
 
 def _clean(recipe: Recipe, options: Options, folders: _Folders, left_out: int) -> None:
     """Remove the work folder; but keep what serves a run that takes up what this one left out."""
-    rerun_stages = [
-        stage for stage in recipe.expected if isinstance(stage, Compute) and stage.unusable is not None
-    ]
+    rerun_stages = [stage for stage in recipe.expected if stage.retried]
     if left_out and rerun_stages and not options.in_memory:
         (folders.work / LEFT_OUT).touch()
         if not options.keep_work:
-            size = _keep_only(rerun_stages, folders.work)
+            kept = [stage for stage in rerun_stages if isinstance(stage, Compute) and _is_kept(stage)]
+            size = _keep_only(kept, folders.work)
             log.warning(
                 "%s keeps what was made of the others (%d MB), so that the same command takes up only the %d "
                 "left out; remove it when you need it no longer",
@@ -388,10 +396,15 @@ def _clean(recipe: Recipe, options: Options, folders: _Folders, left_out: int) -
     folders.lease.release(Kind.DONE)
 
 
+def _is_kept(stage: Compute) -> bool:
+    """Say whether the arrays of a stage serve a run that takes up what was left out."""
+    return stage.unusable is not None or stage.units.kept
+
+
 def _keep_only(stages: list[Compute], work: Path) -> int:
     """Remove all but the arrays of `stages` and their marks; return the bytes that stay."""
     arrays = [work / f"{array.name}.h5" for stage in stages for array in stage.arrays]
-    for path in work.glob("*.h5"):
+    for path in [*work.glob("*.h5"), *work.glob("*.sums")]:
         if path not in arrays:
             path.unlink()
     shutil.rmtree(work / OUTPUTS, ignore_errors=True)

@@ -16,7 +16,7 @@ from mpiimg.engine.parameters import parameter
 from mpiimg.engine.stage import Stages
 from mpiimg.engine.step import Argument, Source, State
 from mpiimg.errors import BadInput
-from mpiimg.neuro.gradients import Gradients, read_gradients
+from mpiimg.neuro.gradients import MAX_B, Gradients, read_gradients
 from mpiimg.neuro.images import count_nonfinite, inflate, unpack
 from mpiimg.neuro.masks import Mask, count_voxels, take_given, volume
 from mpiimg.neuro.nifti import Image, Voxels, bare_name, open_image, same_space
@@ -195,7 +195,7 @@ class GradientParameters:
         50.0,
         "Volumes with a b-value up to this one count as b0.",
         unit="s/mm^2",
-        limits=(0, float(np.finfo(float).max)),
+        limits=(0, MAX_B),
         of="gradients",
     )
     normalise_bvecs: bool = parameter(

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from mpiimg.engine.containment import ends_run, place_of
 from mpiimg.engine.mpi.waiting import soft_barrier, wait_until
-from mpiimg.errors import BadInput, RunFailed, RunStopped
+from mpiimg.errors import BadInput, DamagedData, RunFailed, RunStopped
 
 #: Tag of the message by which a rank warns the others that it cannot go on.
 WARNING_TAG = 75
@@ -23,27 +24,32 @@ def on_root(comm, function: Callable, *arguments, where: str | None = None) -> A
 
     Raises
     ------
-    BadInput
+    BadInput, DamagedData
         The function raised it.
     RunFailed
-        The function raised anything else.
+        The function raised it, or anything else.
     """
     outcome = None
     if comm.rank == 0:
         try:
             outcome = function(*arguments), None
-        except BadInput as error:
+        except (BadInput, DamagedData, RunFailed) as error:
             outcome = None, error
         except Exception as error:
             outcome = (
                 None,
-                RunFailed(error_report(comm, where or getattr(function, "__name__", "start"), error)),
+                _failure(error, error_report(comm, where or getattr(function, "__name__", "start"), error)),
             )
     soft_barrier(comm)
     result, error = comm.bcast(outcome)
     if error is not None:
         raise error
     return result
+
+
+def _failure(error: Exception, report: str) -> RunFailed:
+    """Return what all ranks raise where one has raised `error`."""
+    return error if isinstance(error, RunFailed) else RunFailed(report, place_of(error), ends_run(error))
 
 
 def error_report(comm, where: str, error: Exception) -> str:
@@ -68,23 +74,23 @@ class Agreement:
         Of the whole job, where they are one group of it: what ends another group stops this one.
     """
 
-    GO, STOP, BAD, FAIL = range(4)
+    GO, STOP, DAMAGED, BAD, FAIL = range(5)
 
     def __init__(self, comm, outer: Agreement | None = None):
         self._comm = comm.Dup()
         self._outer = outer
         self._warned = False
         self._error: Exception | None = None
-        self._report = ""
         self.stop_requested = False
 
     def record(self, error: Exception, where: str) -> None:
         """Remember that this rank failed, and warn the others."""
         if self._error is None:
-            self._error = error
             # What a group has agreed on is a report already.
-            self._report = (
-                str(error) if isinstance(error, RunFailed) else error_report(self._comm, where, error)
+            self._error = (
+                type(error)(str(error))
+                if isinstance(error, BadInput | DamagedData)
+                else _failure(error, error_report(self._comm, where, error))
             )
         self._warn()
 
@@ -109,6 +115,8 @@ class Agreement:
         ------
         BadInput
             A rank met input that cannot be used.
+        DamagedData
+            A rank read staged bytes that are not what was written.
         RunFailed
             A rank raised anything else.
         RunStopped
@@ -118,7 +126,9 @@ class Agreement:
             self.stop_requested = True
         state = self.GO
         if self._error is not None:
-            state = self.BAD if isinstance(self._error, BadInput) else self.FAIL
+            state = self.FAIL
+            if isinstance(self._error, BadInput | DamagedData):
+                state = self.BAD if isinstance(self._error, BadInput) else self.DAMAGED
         elif self.stop_requested:
             state = self.STOP
         states = np.empty(self._comm.size, dtype=np.uint8)
@@ -133,8 +143,7 @@ class Agreement:
         if worst == self.STOP:
             raise RunStopped
         speaker = int(np.argmax(states >> 1 == worst))
-        error, report = self._comm.bcast((str(self._error), self._report), speaker)
-        raise BadInput(error) if worst == self.BAD else RunFailed(report)
+        raise self._comm.bcast(self._error, speaker)
 
     def wait(self) -> None:
         """Wait until all ranks are here, telling them meanwhile of a request to stop. Collective."""
