@@ -22,6 +22,9 @@ from mpiimg.tools import bids_app
 from mpiimg.tools.registry import Tool, tool
 from mpiimg.version import __version__
 
+#: The environment variable with the word that tells a run from all others, where a script gives it one.
+RUN_VARIABLE = "MPIIMG_RUN"
+
 #: Seconds: a chunk takes about ten at most, the longest step of one rank about a minute, on a quiet machine.
 MIN_TIMEOUT = 300.0
 
@@ -149,6 +152,9 @@ def _parser(tool: Tool) -> argparse.ArgumentParser:
     common = made.add_argument_group("run") if tool.recipe else made
     for parameter in COMMON if tool.recipe else ():
         _add(common, parameter)
+    if tool.recipe:
+        # For batch scripts: docs/slurm.md.
+        made.add_argument("--ended", type=int, help=argparse.SUPPRESS)
     loudness = common.add_mutually_exclusive_group()
     loudness.add_argument("--quiet", action="store_true", help="Say nothing but errors.")
     loudness.add_argument("--verbose", action="store_true", help="Say what each stage took too.")
@@ -207,6 +213,8 @@ def main(name: str, arguments: list[str] | None = None) -> int:
 
         pin_target()
     values = vars(args)
+    if getattr(args, "ended", None) is not None:
+        return _ended(made, args)
     if not made.mpi:
         return made.program(values, None)
     try:
@@ -218,6 +226,22 @@ def main(name: str, arguments: list[str] | None = None) -> int:
     command = shlex.join([name, *(sys.argv[1:] if arguments is None else arguments)])
     program = made.program or (lambda values, comm: _run(made, args, comm, command))
     return runtime.guard(comm, lambda: program(values, comm))
+
+
+def _ended(tool: Tool, args: argparse.Namespace) -> int:
+    """Say whether the run that the environment names ended with a status, by what it says itself."""
+    from mpiimg.engine.log.ended import says_so
+
+    is_cohort = getattr(args, "cohort", None) is not None
+    folder = args.cohort.out if is_cohort else tool.folder(vars(args))
+    if says_so(folder, os.environ.get(RUN_VARIABLE, ""), args.ended):
+        return Exit.DONE
+    print(
+        f"mpiimg: error: {tool.name} ended with status {args.ended}, which nothing in {shown(folder)} "
+        "confirms: something else ended it, and it counts as failed",
+        file=sys.stderr,
+    )
+    return Exit.FAILED
 
 
 def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
@@ -232,7 +256,7 @@ def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
             f"--timeout {args.timeout:g}: one step may well take that long on a busy machine; "
             f"give {MIN_TIMEOUT:g} or more, or 0 to wait for ever"
         )
-    common = {parameter.name for parameter in COMMON} | {"quiet", "verbose", "cohort"}
+    common = {parameter.name for parameter in COMMON} | {"quiet", "verbose", "cohort", "ended"}
     values: dict[str, Any] = {k: v for k, v in sorted(vars(args).items()) if k not in common}
     if getattr(args, "cohort", None) is not None:
         resources = _resources(args, comm)
@@ -261,6 +285,7 @@ def _options(args: argparse.Namespace, out: Path, memory: int, command: str):
         progress=sys.stderr.isatty() and not args.quiet,
         timeout=args.timeout,
         command=command,
+        run_id=os.environ.get(RUN_VARIABLE, ""),
     )
 
 

@@ -156,7 +156,7 @@ def _process(cohort: Cohort, scan: Scan, group, outer: Agreement, options: Optio
         options,
         out=cohort.out / scan.folder,
         records=cohort.records(scan),
-        force=True,
+        replace=True,
         label=f"{scan.name}: ",
     )
     try:
