@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import shutil
 import uuid
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from mpiimg.engine import rates
-from mpiimg.engine.atomic import make_folder, write_file
+from mpiimg.engine.atomic import make_folder
 from mpiimg.engine.checkpoint import keep_marks
 from mpiimg.engine.executor import Executor
 from mpiimg.engine.fingerprint import changes, check_unchanged, fingerprint, read_fingerprint, seen
@@ -36,6 +35,7 @@ from mpiimg.engine.recipe import (
     staged_bytes,
     work_folder,
 )
+from mpiimg.engine.records import write_record
 from mpiimg.engine.results import OUTPUTS, prepare_outputs, publish
 from mpiimg.engine.stage import Compute
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
@@ -131,6 +131,8 @@ def run(recipe: Recipe[_S], comm, options: Options, outer: Agreement | None = No
     RunStopped
         A signal asked for it; likewise.
     """
+    if options.in_memory and recipe.staged_outputs:
+        raise BadInput(f"--in-memory: the result of {recipe.tool} is a staged file; leave the option out")
     earlier = on_root(comm, _finished, recipe, options, comm.size, outer is not None)
     if earlier is not None:
         return _already_done(earlier, recipe, comm, options)
@@ -198,10 +200,11 @@ def _already_done(earlier: Earlier, recipe: Recipe, comm, options: Options) -> O
     if log.isEnabledFor(logging.WARNING):
         without = f", {len(left_out)} left out" if left_out else ""
         otherwise = f"; otherwise than then: {earlier.note}" if earlier.note else ""
+        count = len(record["outputs"])
+        results = f"{count} result{'s' * (count != 1)} in {options.out}"
         say(
             comm,
-            f"mpiimg: {options.label}already done: {len(record['outputs'])} results in {options.out}{without}"
-            f"{otherwise}; --force makes them anew",
+            f"mpiimg: {options.label}already done: {results}{without}{otherwise}; --force makes them anew",
         )
     return outcome
 
@@ -341,7 +344,7 @@ def _furnish(recipe: Recipe, options: Options, folders: _Folders, current: dict)
     events.mkdir(exist_ok=True)
     for log_of_rank in events.glob("*.jsonl"):
         log_of_rank.unlink()
-    write_file(record, json.dumps(current).encode())
+    write_record(record, current)
     (work / LEFT_OUT).unlink(missing_ok=True)
     needed = 0 if options.in_memory or earlier == current else staged_bytes(recipe)
     free = free_bytes(work)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import os
 import re
 import shlex
 import sys
@@ -319,8 +320,6 @@ def _plan(recipe, resources, form: str, comm) -> int:
 
 class _silence:
     def __enter__(self):
-        import os
-
         self._streams = sys.stdout, sys.stderr
         sys.stdout = sys.stderr = open(os.devnull, "w")
 

@@ -1,4 +1,4 @@
-"""mpiimg-status: the state of the runs in a folder, or of a cohort; and whether their results are as written."""
+"""mpiimg-status: the state of the runs in a folder, or of a cohort; and whether results are as written."""
 
 from __future__ import annotations
 

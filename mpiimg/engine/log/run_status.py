@@ -23,8 +23,8 @@ from mpiimg.errors import BadInput, Exit
 #: Seconds without a word from any rank after which a run is not taken to be alive; each looks every 5 s.
 SILENCE = 120.0
 
-#: Seconds without a finished chunk after which no time left is predicted; ranks tell of chunks every 5 s, and a
-#: chunk of our own steps takes about ten at most.
+#: Seconds without a finished chunk after which no time left is predicted: ranks tell of chunks every 5 s, and
+#: a chunk of our own steps takes about ten at most.
 IDLE = 60.0
 
 #: Ranks that are named.
