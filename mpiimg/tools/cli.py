@@ -49,7 +49,15 @@ COMMON = (
         limits=(1, 1 << 20),
         metavar="N",
     ),
-    Parameter("force", False, "Overwrite results that exist.", bool),
+    Parameter(
+        "ended",
+        None,
+        "Batch scripts ask whether the run that MPIIMG_RUN names ended with this status, and start none.",
+        int,
+        limits=(0, 255),
+        metavar="STATUS",
+    ),
+    Parameter("force", False, "All results are made anew, and those that exist overwritten.", bool),
     Parameter("in_memory", False, "Stage nothing on disk; a run that dies starts over.", bool),
     Parameter("keep_work", False, "Keep the staged arrays and the checkpoints of a finished run.", bool),
     Parameter(
@@ -153,9 +161,6 @@ def _parser(tool: Tool) -> argparse.ArgumentParser:
     common = made.add_argument_group("run") if tool.recipe else made
     for parameter in COMMON if tool.recipe else ():
         _add(common, parameter)
-    if tool.recipe:
-        # For batch scripts: docs/slurm.md.
-        made.add_argument("--ended", type=int, help=argparse.SUPPRESS)
     loudness = common.add_mutually_exclusive_group()
     loudness.add_argument("--quiet", action="store_true", help="Say nothing but errors.")
     loudness.add_argument("--verbose", action="store_true", help="Say what each stage took too.")
@@ -257,7 +262,7 @@ def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
             f"--timeout {args.timeout:g}: one step may well take that long on a busy machine; "
             f"give {MIN_TIMEOUT:g} or more, or 0 to wait for ever"
         )
-    common = {parameter.name for parameter in COMMON} | {"quiet", "verbose", "cohort", "ended"}
+    common = {parameter.name for parameter in COMMON} | {"quiet", "verbose", "cohort"}
     values: dict[str, Any] = {k: v for k, v in sorted(vars(args).items()) if k not in common}
     if getattr(args, "cohort", None) is not None:
         resources = _resources(args, comm)
