@@ -168,7 +168,7 @@ def _read_product(path: Path, planes: dict[str, str], tract: Tract, tool: str) -
         )
     used = [images[name] for name in planes]
     box = tuple((start, start + length) for start, length in zip(first, used[0].shape, strict=True))
-    fits = patch in tract.patches and all(
+    fits = patch in tract and all(
         outer[0] <= bounds[0] and bounds[1] <= outer[1]
         for outer, bounds in zip(tract.outer(patch), box, strict=True)
     )
