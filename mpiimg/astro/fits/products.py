@@ -6,6 +6,7 @@ and PATCHY (index of the patch), and TRACTX and TRACTY (column and row of their 
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -139,7 +140,9 @@ def _find(folder: Path, what: str, pattern: str, tool: str, planes: dict[str, st
     if not (folder / "tract.toml").exists():
         raise BadInput(f"{folder}: holds {what} but no tract.toml, which {tool} writes beside them")
     tract = read_tract(folder / "tract.toml")
-    products = [_read_product(path, planes, tract, tool) for path in paths]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what astropy mends in headers
+        products = [_read_product(path, planes, tract, tool) for path in paths]
     _refuse_duplicates(products)
     return tract, products
 
