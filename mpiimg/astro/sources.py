@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from mpiimg.astro.sky.wcs import footprint, footprint_box, parse_wcs
 from mpiimg.astro.survey import Survey, unit_names
 from mpiimg.engine.boxes import intersection
 from mpiimg.engine.containment import Fault, raise_first
-from mpiimg.engine.parameters import POSITIVE, NoParameters, parameter
+from mpiimg.engine.parameters import NoParameters, parameter
 from mpiimg.engine.stage import Stages
 from mpiimg.engine.step import Argument, Source
 from mpiimg.errors import BadInput
@@ -61,13 +62,13 @@ class ExposureOptions:
         of="tract",
     )
     pixel_scale: float = parameter(
-        0.333, "Pixels of the tract have this size.", unit="arcsec", limits=POSITIVE, of="tract"
+        0.333, "Pixels of the tract have this size.", unit="arcsec", limits=(0.001, 600), of="tract"
     )
     patch: int = parameter(
         2000,
         "Patches have this side, without their border.",
         unit="pixels",
-        limits=(1, 100_000),
+        limits=(16, 100_000),
         of="tract",
     )
     border: int = parameter(
@@ -81,22 +82,31 @@ class ExposureOptions:
         False, "One exposure that cannot be used ends the run, instead of being left out."
     )
     zero_point: str | None = parameter(
-        None, "The magnitude of one count; by default card MAGZERO.", metavar="CARD|NUMBER"
+        None,
+        "The magnitude of one count; by default card MAGZERO.",
+        unit="magnitudes",
+        metavar="CARD|NUMBER",
+        limits=(-100, 100),
     )
     gain: str | None = parameter(
-        None, "Electrons per count; by default card GAIN, or GAINA and GAINB.", metavar="CARD|NUMBER"
+        None,
+        "Electrons per count; by default card GAIN, or GAINA and GAINB.",
+        metavar="CARD|NUMBER",
+        limits=(1e-6, 1e6),
     )
     read_noise: str | None = parameter(
         None,
         "The read noise; by default card RDNOISE, or RDNOISEA and RDNOISEB.",
         unit="electrons",
         metavar="CARD|NUMBER",
+        limits=(0, 1e6),
     )
     saturate: str | None = parameter(
         None,
         "Pixels are saturated from this level on; by default card SATURATE.",
         unit="counts",
         metavar="CARD|NUMBER",
+        limits=(1e-6, 1e12),
     )
     filter: str | None = parameter(
         None, "The filter; by default the first word of card FILTER.", metavar="CARD|=NAME"
@@ -224,6 +234,11 @@ def _center(p: ExposureOptions) -> tuple[float, float] | None:
         ra, dec = (float(word) for word in p.center.split(","))
     except ValueError:
         raise BadInput(f"--center {p.center}: give RA,DEC in degrees, e.g. 150.1,2.2") from None
+    if not (-360 <= ra <= 360 and -90 <= dec <= 90):
+        raise BadInput(
+            f"--center {p.center}: is no place on the sky: RA is between -360 and 360 degrees, Dec "
+            "between -90 and 90"
+        )
     return ra, dec
 
 
@@ -365,10 +380,11 @@ def read_patch_files(state: Survey, p: NoParameters, taken: frozenset[str]) -> S
 
 
 def _of_products(products: Sequence[Product], **about: Any) -> Survey:
-    """Return the state of a chain that begins with our own files."""
+    """Return the state of a chain that begins with our own files, on the tract that lies beside them."""
+    tract = f"{zlib.crc32(about['tract'].to_toml().encode()):08x}"
     return Survey(
         products=tuple(products),
-        sources={str(product.path): product.identity for product in products},
+        sources={"tract": tract, **{str(product.path): product.identity for product in products}},
         files=tuple(product.path for product in products),
         nbytes=about["layout"].nbytes,
         **about,

@@ -12,6 +12,9 @@ from mpiimg.errors import BadInput
 #: How far the length of a bvec may be from 1, as in dipy.
 UNIT_TOLERANCE = 0.01
 
+#: s/mm^2, far above any scanner's: larger ones are in another unit, or no b-values.
+MAX_B = 1_000_000
+
 #: b-value above which a single tensor no longer describes the signal well, s/mm^2.
 TENSOR_B_LIMIT = 1500.0
 

@@ -61,15 +61,23 @@ class Calibration:
         4.5,
         "A cosmic ray stands out of its surroundings by this much.",
         unit="standard deviations",
+        limits=(0.1, 1000),
     )
     sigfrac: float = parameter(
-        0.3, "Neighbours of a cosmic ray belong to it if they stand out by this share of --sigclip."
+        0.3,
+        "Neighbours of a cosmic ray belong to it if they stand out by this share of --sigclip.",
+        limits=(0.01, 1),
     )
-    objlim: float = parameter(5.0, "The least contrast between a cosmic ray and fine structure.")
-    cr_iterations: int = parameter(4, "Cosmic rays are looked for so many times.")
-    mesh: int = parameter(64, "The sky is measured in meshes of this side.", unit="pixels")
+    objlim: float = parameter(
+        5.0, "The least contrast between a cosmic ray and fine structure.", limits=(0.1, 1000)
+    )
+    cr_iterations: int = parameter(4, "Cosmic rays are looked for so many times.", limits=(1, 100))
+    mesh: int = parameter(64, "The sky is measured in meshes of this side.", unit="pixels", limits=(8, 8192))
     match_radius: float = parameter(
-        1.0, "Stars of two exposures that are this near to each other are the same.", unit="arcsec"
+        1.0,
+        "Stars of two exposures that are this near to each other are the same.",
+        unit="arcsec",
+        limits=(0.01, 60),
     )
     reference: str | None = parameter(
         None,

@@ -39,9 +39,12 @@ class Coaddition(PatchOptions):
         choices=("clip", "mean"),
     )
     sigma: float = parameter(
-        3.0, "Inputs farther from the mean than this are clipped.", unit="standard deviations"
+        3.0,
+        "Inputs farther from the mean than this are clipped.",
+        unit="standard deviations",
+        limits=(0.1, 1000),
     )
-    passes: int = parameter(2, "Inputs are clipped so many times.")
+    passes: int = parameter(2, "Inputs are clipped so many times.", limits=(0, 100))
     weights: str = parameter(
         "exposure",
         "Inputs are weighted by exposure, or by the inverse variance of each pixel (which loses light of "

@@ -66,8 +66,9 @@ class Detection(PatchOptions):
         5.0,
         "Pixels of the filtered image above this belong to a source.",
         unit="standard deviations of a pixel",
+        limits=(0.1, 1_000_000),
     )
-    min_area: int = parameter(5, "Sources have at least this size.", unit="pixels")
+    min_area: int = parameter(5, "Sources have at least this size.", unit="pixels", limits=(1, 1_000_000))
     no_deblend: bool = parameter(False, "Blends are left in one piece.")
     segmentation: bool = parameter(
         False, "Patches get a plane SEGMENTATION: which pixels belong to which source."
