@@ -12,6 +12,7 @@ from typing import Any
 from mpiimg.engine.log.events import runs_in
 from mpiimg.engine.log.run_status import describe, run_status
 from mpiimg.engine.mpi.runtime import put
+from mpiimg.engine.names import shown
 from mpiimg.errors import BadInput, Exit
 from mpiimg.neuro.cohort import status as cohort_status
 
@@ -38,7 +39,7 @@ def program(values: Mapping[str, Any], comm) -> int:
             raise BadInput(f"{folder}: no events of a run; give the folder that a tool was given as --out")
         runs = [run_status(events) for events in folders]
     except BadInput as error:
-        print(f"mpiimg: error: {error}", file=sys.stderr)
+        put(f"mpiimg: error: {shown(error)}", sys.stderr)
         return Exit.BAD_INPUT
     if values["json"]:
         text = json.dumps([asdict(run) for run in runs], indent=2)
