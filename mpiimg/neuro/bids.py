@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from mpiimg.engine.names import file_name
+from mpiimg.engine.small_files import read_text
 from mpiimg.errors import BadInput
 from mpiimg.version import __version__
 
@@ -113,14 +115,14 @@ def read_description(dataset: Path) -> dict:
     """
     path = dataset / "dataset_description.json"
     try:
-        description = json.loads(path.read_text())
+        text = read_text(path, "it")
+    except BadInput as error:
+        raise BadInput(f"{error}; every BIDS dataset has one, with Name and BIDSVersion") from None
+    try:
+        description = json.loads(text)
         if isinstance(description["Name"], str):
             return description
-    except OSError as error:
-        raise BadInput(
-            f"{path}: cannot read it: {error.strerror}; every BIDS dataset has one, with Name and BIDSVersion"
-        ) from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise BadInput(f"{path}: not a JSON object with a Name; mend it (see the BIDS standard)")
 
@@ -174,9 +176,9 @@ def _scans_in(dataset: Path, folder: Path, subject: str, session: str) -> Iterat
         entities = _entities(stem)
         problem = _misnamed(name, entities, expected)
         if problem:
-            # Under a name of its own, whatever the file is called.
+            # Under a name of its own, whatever the file is called: folders of records have it.
             unique = stem if f"{stem}_".startswith(f"{expected}_") else f"{expected}_{stem}"
-            yield Scan(unique, where, folder / name, None, None, problem)
+            yield Scan(file_name(unique), where, folder / name, None, None, problem)
         elif name.endswith(".gz") and name.removesuffix(".gz") in names:
             problem = f"{folder / name}: is there as .nii too; remove one of them"
             yield Scan(stem, where, folder / name, None, None, problem)
