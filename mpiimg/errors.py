@@ -39,3 +39,7 @@ class RunFailed(Exception):
 
 class RunStopped(Exception):
     """A signal asked the run to end at a chunk boundary; it can be resumed. Exit 75."""
+
+
+class DamagedData(RunStopped):
+    """What was staged is no longer what was written; says of which array and chunk. The next run mends it."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mpiimg.astro.constants import ZERO_POINT
-from mpiimg.astro.exposure_files import read_exposures, read_warps, take_zero_points
+from mpiimg.astro.exposure_files import read_exposures, read_warps
 from mpiimg.astro.fits.exposure import ExposureRef, survey_order
 from mpiimg.astro.fits.headers import ReadOptions
 from mpiimg.astro.fits.products import Product, find_patches, find_warps, read_tract
@@ -21,6 +24,7 @@ from mpiimg.astro.sky.tract import Tract
 from mpiimg.astro.sky.wcs import footprint, footprint_box, parse_wcs
 from mpiimg.astro.survey import Survey
 from mpiimg.engine.boxes import intersection
+from mpiimg.engine.containment import raise_first
 from mpiimg.engine.parameters import NoParameters, parameter
 from mpiimg.engine.stage import Stages
 from mpiimg.engine.step import Argument, Source
@@ -156,10 +160,13 @@ def inspect_calibrated(paths: Mapping[str, Any], p: ExposureOptions, taken: froz
 def _inspect_exposures(
     paths: Mapping[str, Any], p: ExposureOptions, taken: frozenset[str], needed: frozenset[str]
 ) -> Survey:
-    options, rejected = p.read_options, []
-    exposures = find_exposures(paths["exposures"], options, None if p.strict else rejected)
+    options, faults = p.read_options, []
+    exposures = find_exposures(paths["exposures"], options, None if p.strict else faults)
     if not exposures:
-        raise BadInput(rejected[0][1] if rejected else "no exposures: name at least one FITS file")
+        if faults:
+            raise_first(faults)
+        raise BadInput("no exposures: name at least one FITS file")
+    rejected = [(fault.unit, fault.reason) for fault in faults]
     if taken & needed:
         exposures, without = _with_zero_points(exposures, p.strict)
         rejected += without
@@ -184,6 +191,7 @@ def _inspect_exposures(
         files=tuple(path for ref in exposures for path in ref.paths),
         warnings=tuple(f"left out: {reason}" for _, reason in rejected),
         left_out=dict(rejected),
+        faults=tuple(faults),
         nbytes=layout.nbytes,
     )
 
@@ -269,15 +277,9 @@ def _patches(keys: Iterable[tuple[str, tuple[int, int]]], tract: Tract):
 def read_calibrated(state: Survey, p: ExposureOptions, taken: frozenset[str]) -> Stages[Survey]:
     """Read calibrated exposures, and take the zero points of those that could be read."""
     pixels = state.layout.exposure_planes("read-exposure")
-    yield read_exposures(state, pixels)
-    readable = yield take_zero_points(state)
-    return dataclasses.replace(
-        state,
-        pixels=pixels,
-        usable=readable.usable,
-        zero_points=readable.zero_points,
-        left_out={**state.left_out, **readable.left_out},
-    )
+    lost = yield read_exposures(state, pixels)
+    points = tuple(np.nan if ref.magzero is None else ref.magzero for ref in state.exposures)
+    return dataclasses.replace(state, pixels=pixels, zero_points=points).without_exposures(lost)
 
 
 # --- Warps and patches ------------------------------------------------------------------------------------
@@ -320,8 +322,8 @@ def _exposure(product: Product) -> tuple[str, str, str]:
 def read_warp_files(state: Survey, p: NoParameters, taken: frozenset[str]) -> Stages[Survey]:
     """Read warps, each into the place of its footprint."""
     warps = state.layout.warp_planes("read-warp")
-    yield read_warps(state, warps)
-    return dataclasses.replace(state, warps=warps)
+    lost = yield read_warps(state, warps)
+    return dataclasses.replace(state, warps=warps).without_warps(lost)
 
 
 def inspect_patches(paths: Mapping[str, Any], p: NoParameters, taken: frozenset[str]) -> Survey:
@@ -341,15 +343,16 @@ def inspect_patches(paths: Mapping[str, Any], p: NoParameters, taken: frozenset[
 def read_patch_files(state: Survey, p: NoParameters, taken: frozenset[str]) -> Stages[Survey]:
     """Read patches."""
     patches = state.layout.patch_planes("read-coadd")
-    yield read_patches(state, patches)
-    return dataclasses.replace(state, patches=patches)
+    lost = yield read_patches(state, patches)
+    return dataclasses.replace(state, patches=patches).without_patches(lost)
 
 
 def _of_products(products: Sequence[Product], **about: Any) -> Survey:
-    """Return the state of a chain that begins with our own files."""
+    """Return the state of a chain that begins with our own files, on the tract that lies beside them."""
+    tract = f"{zlib.crc32(about['tract'].to_toml().encode()):08x}"
     return Survey(
         products=tuple(products),
-        sources={str(product.path): product.identity for product in products},
+        sources={"tract": tract, **{str(product.path): product.identity for product in products}},
         files=tuple(product.path for product in products),
         nbytes=about["layout"].nbytes,
         **about,

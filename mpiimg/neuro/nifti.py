@@ -15,9 +15,11 @@ import numpy as np
 
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import Box
+from mpiimg.engine.inputs import Reader
+from mpiimg.engine.pages import DamagedPage, PagedReader
 from mpiimg.engine.raw import RawFile, sample_file
 from mpiimg.engine.small_files import check_regular
-from mpiimg.engine.stores import DATASET, dataset_offset
+from mpiimg.engine.staged_file import DATASET, dataset_offset, open_checked
 from mpiimg.errors import BadInput
 from mpiimg.neuro.gz import inflated, inflated_start
 
@@ -32,6 +34,14 @@ VOXEL_SIZES = (1e-6, 1e6)
 #: Smallest volume that the axes of voxels, each of length 1, may span.
 MIN_VOLUME = 1e-6
 
+#: Layout of staged files: with checksums, and without, as the first versions wrote them.
+LAYOUT, UNCHECKED_LAYOUT = 2, 1
+
+#: Attributes that a staged file has of its image.
+STAGED_ATTRIBUTES = ("nifti_header", "stem", "identity", "mpiimg_staged")
+
+log = logging.getLogger("mpiimg")
+
 
 @dataclass(frozen=True)
 class Image:
@@ -42,7 +52,8 @@ class Image:
     path : Path
         The file.
     kind : str
-        "nii" (voxels in place), "nii.gz" (a stream) or "staged" (our HDF5).
+        "nii" (voxels in place), "nii.gz" (a stream), "staged" (our HDF5) or "staged-unchecked" (the same from
+        an earlier version, without checksums).
     stem : str
         Its name without endings, for the names of results.
     shape : tuple of int
@@ -91,8 +102,16 @@ class Image:
         """Describe the voxels as an array of a run."""
         return Array(name, self.axes, self.shape, self.native)
 
-    def open(self) -> RawFile:
-        """Open the voxels for reading in any order; not for a stream."""
+    def open(self) -> Reader:
+        """Open the voxels for reading in any order; not for a stream.
+
+        Raises
+        ------
+        BadInput
+            A staged file is not as it was written; on reading it too.
+        """
+        if self.kind == "staged":
+            return _StagedVoxels(self.path, open_checked(self.path, STAGED_ATTRIBUTES))
         return RawFile(self.path, self.offset, self.shape, self.dtype)
 
     def scaled(self, block: np.ndarray) -> np.ndarray:
@@ -154,7 +173,7 @@ class Voxels:
         """Whether every rank may read any part of it: a .nii.gz is a stream."""
         return self.image.kind != "nii.gz"
 
-    def open(self) -> RawFile:
+    def open(self) -> Reader:
         """Open the voxels for reading in any order."""
         return self.image.open()
 
@@ -167,6 +186,26 @@ class Voxels:
             The stream is truncated or corrupt.
         """
         return inflated(self.image.path, self.image.offset, self.image.dtype, boxes)
+
+
+@dataclass(frozen=True)
+class _StagedVoxels:
+    """Voxels of a staged file, read page by page and verified."""
+
+    path: Path
+    pages: PagedReader
+
+    def read(self, box: Box) -> np.ndarray:
+        try:
+            return self.pages.read(box)
+        except DamagedPage:
+            raise BadInput(
+                f"{self.path}: damaged: voxels in it are not those that were staged; stage the image again "
+                "with mpiimg-stage"
+            ) from None
+
+    def close(self) -> None:
+        self.pages.close()
 
 
 #: What nibabel says of headers that it mends.
@@ -301,7 +340,7 @@ def staged_attributes(image: Image) -> dict:
         "nifti_header": np.frombuffer(image.header, dtype=np.uint8),
         "stem": image.stem,
         "identity": np.array(image.identity, dtype=np.int64),
-        "mpiimg_staged": 1,
+        "mpiimg_staged": LAYOUT,
     }
 
 
@@ -320,10 +359,19 @@ def _open_staged(path: Path, dimensions: int | tuple[int, ...], what: str) -> Im
         raise BadInput(
             f"{path}: this HDF5 file was not made by mpiimg-stage; give a NIfTI or a staged file"
         ) from None
-    except (AttributeError, OSError, TypeError, ValueError) as error:
-        raise BadInput(f"{path}: damaged staged file ({error}); stage the image again") from None
-    if version != 1:
+    except Exception as error:  # whatever HDF5 makes of damaged metadata
+        raise BadInput(f"{path}: damaged ({error}); stage the image again with mpiimg-stage") from None
+    if version == LAYOUT:
+        open_checked(path, STAGED_ATTRIBUTES).close()
+    elif version == UNCHECKED_LAYOUT:
+        log.warning(
+            "warning: %s: staged by an earlier version, without checksums, so damaged voxels would not be "
+            "noticed; stage the image again with mpiimg-stage",
+            path,
+        )
+    else:
         raise BadInput(f"{path}: staged by another version (layout {version}); stage the image again")
+    kind = "staged" if version == LAYOUT else "staged-unchecked"
     try:
         header = parse_header(raw)
     except Exception:
@@ -334,7 +382,7 @@ def _open_staged(path: Path, dimensions: int | tuple[int, ...], what: str) -> Im
     if math.prod(lengths) != math.prod(shape) or stored.newbyteorder("=") != dtype or len(identity) != 3:
         raise BadInput(f"{path}: this staged file is not what its header says; stage the image again")
     seen = sample_file(path)
-    return _with_affine(path, "staged", name, shape, dtype.str, offset, slope, inter, raw, identity, seen)
+    return _with_affine(path, kind, name, shape, dtype.str, offset, slope, inter, raw, identity, seen)
 
 
 def _with_affine(*fields) -> Image:

@@ -84,9 +84,9 @@ class Lives:
         again = [entry for entry in entries if tuple(entry) in before]
         assert not again, f"computed again: {again}\n{told}"
         assert "were altered" not in done.stderr, told
-        if done.returncode == Exit.BAD_INPUT:
-            # It had died while the work folder of a finished run was removed.
-            assert "exists; use --force" in done.stderr, told
+        if "already done" in done.stderr:
+            # It had died when it had published all, and what it left is removed.
+            assert done.returncode == Exit.DONE, told
             self._ended()
         elif done.returncode:
             assert "Traceback" not in done.stderr, told

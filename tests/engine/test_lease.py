@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import pathlib
@@ -14,6 +13,7 @@ import pytest
 
 from mpiimg.engine import lease
 from mpiimg.engine.lease import Kind, LeaseState
+from mpiimg.engine.records import document_of, read_record, write_record
 
 
 @pytest.fixture
@@ -92,8 +92,7 @@ def test_of_many_that_reach_for_a_scan_one_gets_it(records, dead):
     if dead:
         claimed(records, **gone())
     first = winner(race, records)
-    owner = json.loads((records / "claims" / str(1 + dead) / "owner.json").read_text())
-    assert owner["pid"] == first
+    assert lease.read_owner(records, 1 + dead)["pid"] == first
 
 
 @pytest.mark.parametrize("done", [True, False])
@@ -211,11 +210,17 @@ def aged(path, seconds) -> None:
     os.utime(path, (when, when))
 
 
+def silent(folder, seconds) -> None:
+    """Let a lease be of so long ago."""
+    for path in (*folder.iterdir(), folder):
+        aged(path, seconds)
+
+
 def test_an_owner_that_cannot_be_looked_up_lives_while_it_writes(records):
     claimed(records, **ELSEWHERE, job_id=None)
-    owner = records / "claims" / "1" / "owner.json"
+    lease_folder = records / "claims" / "1"
     assert kind(records) is Kind.IN_WORK
-    aged(owner, 200)
+    silent(lease_folder, 200)
     assert kind(records) is Kind.DIED
     for name in ("events/0.jsonl", "work/sub-01.neuro/journal/a-0.jsonl"):
         (records / name).parent.mkdir(parents=True)
@@ -223,8 +228,9 @@ def test_an_owner_that_cannot_be_looked_up_lives_while_it_writes(records):
         assert kind(records) is Kind.IN_WORK
         aged(records / name, 200)
         assert kind(records) is Kind.DIED
-    owner.write_text(json.dumps({**json.loads(owner.read_text()), "lease": 0}))
-    aged(owner, 1e6)
+    for name in (lease.OWNER, lease.OWNER_AGAIN):
+        write_record(lease_folder / name, {**read_record(lease_folder / name), "lease": 0})
+    silent(lease_folder, 1e6)
     assert kind(records) is Kind.IN_WORK
 
 
@@ -235,3 +241,64 @@ def test_a_claim_that_was_never_signed(records):
     assert kind(records) is Kind.IN_WORK
     aged(claim, 100)
     assert kind(records) is Kind.DIED
+
+
+# What is damaged.
+
+
+def flip(path, bit=300) -> None:
+    data = bytearray(path.read_bytes())
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", [lease.OWNER, lease.OWNER_AGAIN])
+@pytest.mark.parametrize("spoil", [flip, pathlib.Path.unlink, lambda path: path.write_bytes(b"")])
+def test_an_owner_is_known_by_either_of_two_records(records, name, spoil):
+    claimed(records, **gone())
+    spoil(records / "claims" / "1" / name)
+    assert kind(records) is Kind.DIED
+    claimed(records)
+    spoil(records / "claims" / "2" / name)
+    assert kind(records) is Kind.IN_WORK
+    assert lease.read_lease(records).owner["pid"] == os.getpid()
+
+
+def test_an_owner_that_cannot_be_read_lives_as_long_as_there_are_signs_of_it(records):
+    """Nobody is let into the folder of a run that may live: not by a damaged record either."""
+    claimed(records)
+    lease_folder, events = records / "claims" / "1", records / "events" / "0.jsonl"
+    for name in (lease.OWNER, lease.OWNER_AGAIN):
+        flip(lease_folder / name)
+    assert kind(records) is Kind.IN_WORK
+    assert lease.owner_text(lease.read_lease(records).owner).endswith("whose record is damaged")
+    silent(lease_folder, lease.UNREADABLE + 60)
+    assert kind(records) is Kind.DIED
+    events.parent.mkdir()
+    events.touch()
+    assert kind(records) is Kind.IN_WORK
+
+
+def test_what_every_owner_says_is_what_is_signed():
+    assert lease.sign("run", 0.0).keys() >= lease._SIGNED
+
+
+@pytest.mark.parametrize(
+    "end",
+    [b"", b"{}", document_of({"state": "odd"}), document_of({"ended": "now"}), document_of({"state": ["a"]})],
+)
+def test_an_end_that_cannot_be_read_is_an_end(records, end):
+    """It is no death, and nobody waits for the process, which may live on; the work is taken up again."""
+    claimed(records)
+    (records / "claims" / "1" / "end.json").write_bytes(end)
+    state = lease.read_lease(records)
+    assert (state.kind, state.deaths, state.end) == (Kind.STOPPED, 0, {})
+    assert claimed(records) == 2
+
+
+def test_a_damaged_winner_is_a_winner(records):
+    state = lease.read_lease(records)
+    claimed(records)
+    for name in (lease.OWNER, lease.OWNER_AGAIN):
+        flip(records / "claims" / "1" / name)
+    assert lease.acquire(records, state, lease.sign("late", 0)) is None

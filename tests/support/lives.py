@@ -15,12 +15,15 @@ that got to its end, go to the file DIARY.
 from __future__ import annotations
 
 import fcntl
+import functools
 import json
 import os
 import pathlib
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+from mpiimg.engine.records import RecordFile
 
 
 class Death:
@@ -78,7 +81,7 @@ def arm(death: Death) -> None:
     around(pathlib.Path, "replace")
     around(shutil, "rmtree")
     around(logbook.Logbook, "turn_to")
-    checkpoint.os = Torn(death)
+    checkpoint.RecordFile = functools.partial(Torn, death)
 
     keep = executor.Executor._keep
 
@@ -89,22 +92,21 @@ def arm(death: Death) -> None:
     executor.Executor._keep = noted
 
 
-class Torn:
-    """The module os, as the journal sees it: a mark may be written in part, and syncs take no time."""
+class Torn(RecordFile):
+    """The file of a journal: a mark may be written in part, and syncs take no time."""
 
-    def __init__(self, death: Death):
+    def __init__(self, death: Death, path: pathlib.Path):
+        super().__init__(path)
         self._death = death
 
-    def __getattr__(self, name: str):
-        return getattr(os, name)
-
-    def write(self, descriptor: int, data: bytes) -> int:
+    def append(self, lines: Iterable[bytes]) -> None:
+        data = b"".join(lines)
         if self._death.step():
-            os.write(descriptor, data[: len(data) // 2])
+            os.write(self._descriptor, data[: len(data) // 2])
         self._death.step()
-        return os.write(descriptor, data)
+        super().append([data])
 
-    def fdatasync(self, descriptor: int) -> None:
+    def sync(self) -> None:
         """Do nothing: what a process has written outlives it, and only power loss takes more."""
 
 

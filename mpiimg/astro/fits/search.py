@@ -13,6 +13,7 @@ from mpiimg.astro.fits.headers import CARDS, SENSOR_CARDS, HeaderReader, ReadOpt
 from mpiimg.astro.fits.reading import Extension, FitsFile, read_headers
 from mpiimg.astro.fits.writing import own_history
 from mpiimg.astro.sky.wcs import checked_text
+from mpiimg.engine.containment import Fault, ends_run, fault_of, refuse_systematic
 from mpiimg.errors import BadInput
 
 #: Names of extensions, in upper case, by what they hold.
@@ -39,7 +40,7 @@ _ENDINGS = (".fits", ".fits.fz", ".fits.gz", ".fz")
 def find_exposures(
     paths: Iterable[str | Path],
     options: ReadOptions | None = None,
-    rejected: list[tuple[str, str]] | None = None,
+    rejected: list[Fault] | None = None,
 ) -> list[ExposureRef]:
     """Read the headers of exposures.
 
@@ -51,8 +52,8 @@ def find_exposures(
         for all.
     options : ReadOptions, optional
         Where facts are found.
-    rejected : list of (str, str), optional
-        Takes (file, reason) of each file that cannot be used, instead of raising for it; a name that is no
+    rejected : list of Fault, optional
+        Takes the fault of each file that cannot be used, instead of raising for it; a name that is no
         file's is a mistake of whoever gave it, and raises all the same.
 
     Returns
@@ -66,24 +67,39 @@ def find_exposures(
         A file is missing, is no FITS file, is truncated, has no image, lacks planes, has planes of
         different shapes, or has no celestial coordinates; gain or read noise is missing for a single
         image; an exposure is there twice; or there is none at all.
+    RunFailed
+        Too many files fail alike, which is a fault of this program.
     """
     options = options or ReadOptions()
     exposures: list[ExposureRef] = []
     files = _listed(paths)
     _refuse_missing(files)
-    for first, members in _grouped(files):
+    groups = _grouped(files)
+    for first, members in groups:
         try:
-            refs = _find_triplet(members, options) if members else _find_in_file(first, options)
+            refs = _found(first, members, options)
             _refuse_duplicates(exposures, refs)
-        except BadInput as error:
-            if rejected is None:
+        except Exception as error:
+            if rejected is None or ends_run(error):
                 raise
-            rejected.append((str(first), str(error)))
+            rejected.append(fault_of(error, str(first), "headers"))
         else:
             exposures += refs
+    refuse_systematic(rejected or (), len(groups), "file")
     if not exposures and rejected is None:
         raise BadInput("no exposures: name at least one FITS file")
     return sorted(exposures, key=survey_order)
+
+
+def _found(first: Path, members: tuple[Path, ...], options: ReadOptions) -> list[ExposureRef]:
+    """Find the exposures of a file, or of the files of a triplet."""
+    from astropy.io.fits import VerifyError
+
+    try:
+        return _find_triplet(members, options) if members else _find_in_file(first, options)
+    except VerifyError as error:
+        # Raised when a card is looked at, whichever it is.
+        raise BadInput(f"{first}: corrupt header: {' '.join(str(error).split())}") from None
 
 
 def _listed(paths: Iterable[str | Path]) -> list[Path]:

@@ -26,6 +26,7 @@ from mpiimg.neuro.bids import Scan, describe_derivative
 from mpiimg.neuro.cohort.groups import asked_sizes, finished_after, group_sizes, min_ranks, part_of
 from mpiimg.neuro.cohort.records import (
     Cohort,
+    maybe_otherwise,
     read_settings,
     scan_state,
     scan_states,
@@ -89,7 +90,13 @@ def _check(cohort: Cohort, force: bool) -> dict[str, LeaseState]:
             f"{cohort.dataset / 'derivatives' / 'mpiimg'}"
         )
     _check_owner(out)
-    earlier = read_settings(out)
+    try:
+        earlier = read_settings(out)
+    except BadInput as error:
+        if not force:
+            _check_scans(cohort)
+        log.warning("warning: %s", error)
+        earlier = {}
     if earlier and earlier != cohort.settings and not force:
         kinds = {state.kind for state in scan_states(out).values()}
         if kinds & {Kind.DONE, Kind.IN_WORK}:
@@ -98,6 +105,17 @@ def _check(cohort: Cohort, force: bool) -> dict[str, LeaseState]:
                 "choose another folder, or do them all again by --force"
             )
     return _states(cohort)
+
+
+def _check_scans(cohort: Cohort) -> None:
+    """Refuse to replace what was done with other settings, where only the scans themselves still say so."""
+    others = maybe_otherwise(cohort.out, cohort.settings)
+    if others:
+        raise BadInput(
+            f"{cohort.out}: the record of its settings is damaged, and {_named(others)} were done with other "
+            "ones than now, or are in work; wait until no job is at work there, choose another folder, or do "
+            "all scans again by --force"
+        )
 
 
 def _make_folders(cohort: Cohort) -> None:
@@ -127,9 +145,9 @@ def _check_owner(out: Path) -> None:
 
 def _difference(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Say in which setting two differ."""
-    if earlier["version"] != now["version"]:
-        return f"mpiimg {earlier['version']}, and this is {now['version']}"
-    before, after = earlier["parameters"], now["parameters"]
+    if earlier.get("version") != now["version"]:
+        return f"mpiimg {earlier.get('version')}, and this is {now['version']}"
+    before, after = earlier.get("parameters", {}), now["parameters"]
     nothing = "nothing known"
     name = next(
         name for name in sorted({*before, *after}) if before.get(name, nothing) != after.get(name, nothing)
@@ -238,7 +256,7 @@ def _plan(
 def _changed(cohort: Cohort, states: Mapping[str, LeaseState]) -> list[str]:
     """Return the scans that were done from an image that is another one now."""
     done = [scan for scan in cohort.scans if states[scan.name].kind is Kind.DONE]
-    return [scan.name for scan in done if states[scan.name].end["image"] != image_identity(scan)]
+    return [scan.name for scan in done if states[scan.name].end.get("image") != image_identity(scan)]
 
 
 def _counts(states: Mapping[str, LeaseState]) -> str:

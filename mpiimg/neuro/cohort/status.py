@@ -46,7 +46,7 @@ def _status(out: Path, name: str, state: LeaseState) -> ScanStatus:
 def why(state: LeaseState) -> str:
     """Say why a scan is in a state that it should not stay in, and what to do; "" for the others."""
     if state.kind is Kind.FAILED:
-        return str(state.end["reason"])
+        return str(state.end.get("reason", "it does not say why"))
     if state.kind is Kind.SUSPECT:
         return f"{state.deaths} times a process died with it in work; --retry-suspects takes it again"
     if state.kind is Kind.DIED:
