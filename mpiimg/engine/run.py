@@ -138,7 +138,7 @@ def run(recipe: Recipe[_S], comm, options: Options, outer: Agreement | None = No
     resources = Resources(
         comm.size, options.memory, options.in_memory, node_count(comm), on_root(comm, rates.load_rates)
     ).of(recipe)
-    check(recipe, resources)
+    on_root(comm, check, recipe, resources)  # an error in the plan is one of this run
     on_root(comm, prove, recipe, options)
     folders = on_root(comm, _prepare, recipe, options, fingerprint(recipe, target), outer is not None)
     with holding(folders.lease, comm):

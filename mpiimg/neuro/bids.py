@@ -85,12 +85,21 @@ def find_scans(
     seen: set[str] = set()
     for subject in _labelled(dataset, "sub", participants):
         of_subject: list[Scan] = []
-        own = [dataset / subject, *(dataset / subject / session for session in _folders(dataset / subject))]
-        for folder in own:
-            session = folder.name if folder.name.startswith("ses-") else ""
+        try:
+            folders = _folders(dataset / subject)
+        except BadInput as error:  # of this subject alone, and the others have theirs
+            of_subject.append(_unreadable(dataset / subject, subject, subject, error))
+            folders = []
+        for session in ("", *folders):
             seen.add(session)
             if not sessions or session.removeprefix("ses-") in _bare(sessions, "ses"):
-                of_subject += _scans_in(dataset, folder / "dwi", subject, session)
+                folder = dataset / subject / session / "dwi"
+                try:
+                    of_subject += _scans_in(dataset, folder, subject, session)
+                except BadInput as error:
+                    name = "_".join(filter(None, [subject, session]))
+                    where = folder.relative_to(dataset).as_posix()
+                    of_subject.append(_unreadable(folder, name, where, error))
         if not of_subject and participants and not sessions:
             raise BadInput(
                 f"{dataset / subject}: no diffusion image ([ses-<label>/]dwi/*_dwi.nii.gz or .nii); "
@@ -103,6 +112,11 @@ def find_scans(
     if not scans:
         raise BadInput(f"{dataset}: no diffusion images (sub-<label>/[ses-<label>/]dwi/*_dwi.nii.gz or .nii)")
     return tuple(scans)
+
+
+def _unreadable(folder: Path, name: str, where: str, error: BadInput) -> Scan:
+    """Return what stands for the scans of a folder that cannot be read."""
+    return Scan(file_name(name), where, folder, None, None, str(error))
 
 
 def read_description(dataset: Path) -> dict:
