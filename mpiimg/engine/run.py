@@ -26,6 +26,7 @@ from mpiimg.engine.mpi.agreement import Agreement, on_root, stop_on_signals
 from mpiimg.engine.mpi.nodes import node_count, once_per_node
 from mpiimg.engine.mpi.runtime import say
 from mpiimg.engine.plan import Resources, check
+from mpiimg.engine.proof import prove
 from mpiimg.engine.raw import free_bytes
 from mpiimg.engine.recipe import (
     Options,
@@ -142,7 +143,8 @@ def run(recipe: Recipe[_S], comm, options: Options, outer: Agreement | None = No
     resources = Resources(
         comm.size, options.memory, options.in_memory, node_count(comm), on_root(comm, rates.load_rates)
     ).of(recipe)
-    check(recipe, resources)
+    on_root(comm, check, recipe, resources)  # an error in the plan is one of this run
+    on_root(comm, prove, recipe, options)
     folders = on_root(comm, _prepare, recipe, options, fingerprint(recipe, target), outer is not None)
     with holding(folders.lease, comm):
         before = on_root(comm, seen, recipe)

@@ -323,8 +323,10 @@ def _plan(recipe, resources, form: str, comm) -> int:
     """Print the plan of a run."""
     from mpiimg.engine.log import show_plan
     from mpiimg.engine.plan import plan_recipe
+    from mpiimg.engine.proof import prove_heads
 
     def text():
+        prove_heads(recipe)
         show = show_plan.as_json if form == "json" else show_plan.table
         return show(plan_recipe(recipe, resources), resources)
 

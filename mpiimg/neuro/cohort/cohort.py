@@ -14,6 +14,7 @@ from typing import Any
 from mpiimg.engine import lease
 from mpiimg.engine.atomic import make_folder, write_file
 from mpiimg.engine.boxes import Partition
+from mpiimg.engine.containment import ends_run
 from mpiimg.engine.lease import Kind, LeaseState
 from mpiimg.engine.log.ended import note_job
 from mpiimg.engine.log.show_plan import as_json, table
@@ -191,7 +192,7 @@ def _weigh(todo: Sequence[Scan], comm) -> dict[str, int]:
         scan = todo[number]
         try:
             mine[scan.name] = math.prod(open_image(scan.dwi, 4).shape)
-        except BadInput:
+        except Exception:  # what is wrong with it is said when its turn comes
             mine[scan.name] = 0
     return {name: cost for part in comm.allgather(mine) for name, cost in part.items()}
 
@@ -217,15 +218,18 @@ def _choose(cohort: Cohort, todo: Sequence[Scan], costs, resources: Resources, p
     if cohort.group_size is not None:
         sizes = asked_sizes(resources.ranks, cohort.group_size)
     largest = recipe = None
+    needed = 1
     for scan in sorted(todo, key=lambda scan: -costs[scan.name]):
         try:
-            headers = cohort.inspect(scan)
-        except BadInput:
+            made = cohort.recipe(scan, cohort.inspect(scan))
+            needed = min_ranks(made, resources)
+        except Exception as error:  # likewise
+            if ends_run(error):
+                raise
             continue
-        largest, recipe = scan, cohort.recipe(scan, headers)
+        largest, recipe = scan, made
         break
     if cohort.group_size is None:
-        needed = min_ranks(recipe, resources) if recipe else 1
         sizes = group_sizes(resources.ranks, [max(1, costs[scan.name]) for scan in todo] or [1], needed)
     smallest, largest_group = min(sizes), max(sizes)
     each = _count(largest_group, "rank")

@@ -9,13 +9,15 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mpiimg.engine import lease
+from mpiimg.engine.containment import MAX_TRACEBACK, Fault, ends_run, place_of, refuse_systematic
 from mpiimg.engine.lease import Kind, LeaseState
-from mpiimg.engine.mpi.agreement import Agreement, on_root, stop_on_signals
+from mpiimg.engine.mpi.agreement import Agreement, error_report, on_root, stop_on_signals
 from mpiimg.engine.mpi.runtime import say
+from mpiimg.engine.names import shown
 from mpiimg.engine.recipe import Options, Recipe, output_names
 from mpiimg.engine.run import run
 from mpiimg.errors import BadInput, RunFailed, RunStopped
@@ -108,8 +110,31 @@ def _serve(cohort: Cohort, queue: deque, states, group, outer: Agreement, option
             outer.request_stop()
             outer.interrupted()
             return
-        if error is not None and cohort.strict:
+        if error is not None and (cohort.strict or getattr(error, "of_system", False)):
             raise error
+        if details.get("place"):
+            on_root(group, _refuse_systematic, cohort, states, scan, details)
+
+
+def _refuse_systematic(cohort: Cohort, before: Mapping[str, LeaseState], scan: Scan, details: dict) -> None:
+    """End the job where too many scans failed alike since it began, whichever group or job had them.
+
+    Raises
+    ------
+    RunFailed
+        They did.
+    """
+    faults = [Fault(scan.name, "run", details["reason"], details["place"], details["report"])]
+    for one in cohort.scans:
+        state = lease.read_lease(cohort.records(one))
+        new = state.kind is Kind.FAILED and state.number != before[one.name].number
+        if new and one.name != scan.name and state.end.get("place"):
+            faults.append(
+                Fault(
+                    one.name, "run", str(state.end.get("reason")), str(state.end["place"]), details["report"]
+                )
+            )
+    refuse_systematic(faults, len(cohort.scans), "scan")
 
 
 def acquire_scan(cohort: Cohort, scan: Scan, before: LeaseState, owner: dict) -> int | None:
@@ -163,19 +188,44 @@ def _process(cohort: Cohort, scan: Scan, group, outer: Agreement, options: Optio
         if scan.problem:
             raise BadInput(scan.problem)
         headers = on_root(group, cohort.inspect, scan)
-        recipe = _with_sources(cohort.recipe(scan, headers), sources(cohort.dataset, scan))
+        recipe = _together(
+            group, lambda: _with_sources(cohort.recipe(scan, headers), sources(cohort.dataset, scan))
+        )
         image = image_identity(scan)
         run(recipe, group, scan_options, outer)
     except BadInput as error:
-        return Kind.FAILED, {"reason": str(error)}, BadInput(f"{scan.name}: {error}")
+        return Kind.FAILED, {"reason": shown(error)}, BadInput(f"{scan.name}: {error}")
     except RunFailed as error:
-        lines = str(error).splitlines()
-        reason = f"{lines[0].removesuffix(':')}: {lines[-1]}"
-        return Kind.FAILED, {"reason": reason, "report": str(error)}, RunFailed(f"{scan.name}: {error}")
+        lines = str(error).splitlines() or [""]
+        reason = shown(f"{lines[0].removesuffix(':')}: {lines[-1]}")
+        details = {"reason": reason, "report": str(error)[-MAX_TRACEBACK:], "place": error.place}
+        failure = RunFailed(f"{scan.name}: {error}", error.place, error.of_system)
+        return Kind.FAILED, details, failure
     except RunStopped:
         return Kind.STOPPED, {}, None
     names = [name for name in output_names(recipe) if name != recipe.record]
     return Kind.DONE, {"files": names, "image": image}, None
+
+
+def _together(group, function: Callable[[], Any]) -> Any:
+    """Return what a function returns that every rank calls alike; raise the same where it raises. Collective.
+
+    Raises
+    ------
+    BadInput, RunFailed
+        On all ranks alike, for whatever was raised on one.
+    """
+    result, error = None, None
+    try:
+        result = function()
+    except (BadInput, RunFailed) as one:
+        error = one
+    except Exception as one:
+        error = RunFailed(error_report(group, "the plan", one), place_of(one), ends_run(one))
+    first = next((one for one in group.allgather(error) if one is not None), None)
+    if first is not None:
+        raise first
+    return result
 
 
 def _with_sources(recipe: Recipe, uris: list[str]) -> Recipe:
