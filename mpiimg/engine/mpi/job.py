@@ -15,8 +15,17 @@ def slurm_facts() -> dict[str, str | None]:
 
 
 def cache_folder() -> Path:
-    """Return the user's folder for what mpiimg keeps between runs."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mpiimg"
+    """Return the user's folder for what mpiimg keeps between runs.
+
+    Raises
+    ------
+    FileNotFoundError
+        The user has no home.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if not os.path.isabs(home):
+        raise FileNotFoundError("neither XDG_CACHE_HOME nor HOME names a folder")
+    return Path(home) / "mpiimg"
 
 
 def environment_of_no_rank(package: Path) -> dict[str, str]:
