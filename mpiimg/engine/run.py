@@ -286,6 +286,9 @@ def compile_kernels(kernels: Collection[str], comm) -> None:
         return
     from mpiimg.engine import precompile
 
+    if log.isEnabledFor(logging.WARNING):
+        for problem in precompile.untrusted():
+            say(comm, f"mpiimg: warning: compiled kernels are not taken from there: {problem}")
     if any(comm.allgather(len(precompile.missing(kernels)) > 0)):
         if log.isEnabledFor(logging.WARNING):
             say(comm, "mpiimg: compiling kernels on one rank of each node, once: up to a minute")

@@ -95,8 +95,8 @@ def _run_cohort(cohort: Cohort, comm, options: Options, resources: Resources, pl
         process_scans(cohort, todo, states, chosen.sizes, comm, options)
     final = on_root(comm, _states, cohort)
     tell(comm, _summary(final))
-    left_out = [name for name, state in final.items() if state.kind in (Kind.FAILED, Kind.SUSPECT)]
-    return Exit.PARTIAL if left_out else Exit.DONE
+    # What another job has in work is not done either: that job may yet die.
+    return Exit.DONE if all(state.kind is Kind.DONE for state in final.values()) else Exit.PARTIAL
 
 
 def _check(cohort: Cohort, force: bool) -> dict[str, LeaseState]:
@@ -289,7 +289,10 @@ def _summary(states: Mapping[str, LeaseState]) -> str:
     notes = []
     for name, state in states.items():
         if state.kind is Kind.IN_WORK:
-            notes.append(f"mpiimg: {name}: in work by {lease.owner_text(state.owner)}")
+            notes.append(
+                f"mpiimg: {name}: in work by {lease.owner_text(state.owner)}, and not done yet; "
+                "the same command does it if that job does not"
+            )
         elif why(state):
             notes.append(f"mpiimg: {name}: {state.kind}: {why(state)}")
     if len(notes) > MAX_NAMED:
