@@ -7,13 +7,14 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mpiimg.engine.checkpoint import Checkpoint
+from mpiimg.engine.containment import Containment
 from mpiimg.engine.forecast import StageSizes, stage_sizes
 from mpiimg.engine.log.logbook import Logbook
 from mpiimg.engine.log.show_plan import predicted
@@ -23,13 +24,16 @@ from mpiimg.engine.mpi.redistribute import Traffic, redistribute
 from mpiimg.engine.mpi.runtime import over_ranks, progress, say
 from mpiimg.engine.mpi.stream import scatter_stream
 from mpiimg.engine.mpi.waiting import soft_barrier
+from mpiimg.engine.needs import Chunk
 from mpiimg.engine.placed import PlacedArrays
 from mpiimg.engine.plan import Resources, StagePlan, plan_stage, still_read
 from mpiimg.engine.provenance import RESULT_LIBRARIES, Lineage, Provenance, versions
 from mpiimg.engine.raw import write_fully
 from mpiimg.engine.recipe import Options, Recipe
-from mpiimg.engine.stage import Compute, Files, Reduce, Sink, Stage, Stream
+from mpiimg.engine.results import OUTPUTS, OwnFiles, crc_of, joined
+from mpiimg.engine.stage import Compute, Files, Reduce, Sink, Stage, Stages, Stream
 from mpiimg.engine.stores import StagedStore
+from mpiimg.errors import BadInput
 from mpiimg.version import __version__
 
 log = logging.getLogger("mpiimg")
@@ -71,6 +75,7 @@ class Executor:
         self.left_out = dict(recipe.left_out)
         self.traffic = Traffic()
         self.agreement = Agreement(comm, outer)
+        self.containment = Containment(comm, recipe.faults)
         self.logbook = Logbook(comm, options, events)
         self.resources = resources
         staged = None if options.in_memory else StagedStore(work, comm)
@@ -78,7 +83,8 @@ class Executor:
         self.lineage = Lineage(recipe.inputs, cpu_target, recipe.packages)
         self.checkpoint = Checkpoint(comm, work / "journal", staged, options.sync_every)
         self.timings: list[dict] = []
-        self.written: list[str] = []
+        #: Size and checksum of each file that stages have written, by name; on rank 0.
+        self.written: dict[str, dict] = {}
         self.warnings = list(recipe.warnings)
         self._stages = recipe.expected
         self._cpu_target = cpu_target
@@ -95,20 +101,33 @@ class Executor:
         stages, value = self.recipe.stages(), None
         try:
             while True:
-                value = self._run(stages.send(value))
+                value = self._run(self._next(stages, value))
         except StopIteration as end:
             self.state = end.value
         self.logbook.rest()
+
+    def _next(self, stages: Stages, value: Any) -> Stage:
+        """Return the next stage; what a step raises between stages it raises on all ranks alike."""
+        try:
+            return stages.send(value)
+        except (BadInput, StopIteration):
+            raise
+        except Exception as error:
+            self.agreement.record(error, "between stages")
+            self._agree()
+            raise
 
     def report(self) -> dict:
         """Return what run.json says of the run so far. Collective."""
         return {
             "tool": self.recipe.tool,
+            "run": self.options.run_id,
             "version": __version__,
             "parameters": dict(self.recipe.parameters),
             "inputs": dict(self.recipe.sources),
             "warnings": self.warnings,
             "left_out": self.left_out,
+            "faults": [fault.as_record() for fault in self.containment.faults],
             "ranks": self.comm.size,
             "hosts": sorted(set(self.comm.allgather(socket.gethostname()))),
             "cpu_target": self._cpu_target,
@@ -138,7 +157,7 @@ class Executor:
         self.arrays.abandon()
 
     def _run(self, stage: Stage) -> Any:
-        """Run a stage; return the value of a reduction. Collective."""
+        """Run a stage; return the value of a reduction, else which chunks failed, if any. Collective."""
         started, before = time.monotonic(), copy.copy(self.traffic)
         cpu = time.process_time()
         self.arrays.drop_others(still_read(self._stages, stage.name) | set(self.recipe.staged_outputs))
@@ -149,7 +168,9 @@ class Executor:
             planned = self._turn_to(stage, sizes, range(len(stage.grid)))
             run = self._run_sink if isinstance(stage, Sink) else self._run_files
             run(stage, planned)
-            self.written += stage.files
+            lost = self._leave_out(stage)
+            value = lost or None
+            on_root(self.comm, self._check_written, stage, lost, where=f"stage {stage.name}")
         else:
             provenance = self.lineage.provenance(stage)
             done = self._done_before(stage, sizes, provenance)
@@ -167,7 +188,9 @@ class Executor:
             # The other ranks' blocks are in the staged files only once all have agreed.
             self._agree()
             self.lineage.add(stage, provenance, sizes.tables, self.checkpoint.end_stage(stage))
-            value = self._finish(stage) if isinstance(stage, Reduce) else None
+            value = self._leave_out(stage) or None
+            if isinstance(stage, Reduce):
+                value = self._finish(stage)
         self.logbook.stage_done(stage)
         self._time(stage, planned, started, cpu, before, len(done))
         return value
@@ -201,16 +224,34 @@ class Executor:
             for number, blocks in self._inputs(stage, planned, todo):
                 chunk = stage.chunk(number)
                 try:
-                    results = stage.work(chunk, *blocks)
-                    self._keep(
-                        stage, planned, number, (_row(stage, results),) if reduces else results, provenance
-                    )
+                    results, usable = self._results(stage, chunk, blocks)
+                    if reduces:
+                        results = (_row(stage, results),)
+                    self._keep(stage, planned, number, results, provenance, usable)
                 except Exception as error:
                     self.agreement.record(error, f"stage {stage.name}, chunk {number} {chunk.bounds}")
                 # What a chunk reads is let go before the next one reads.
                 del blocks
                 tick(1)
         self._agree()
+
+    def _results(self, stage: Compute | Reduce, chunk: Chunk, blocks: Sequence[Any]) -> tuple[Any, bool]:
+        """Return what the work on a chunk returns, and True; what stands for a unit that fails, and False."""
+        try:
+            return stage.work(chunk, *blocks), True
+        except Exception as error:
+            if not self.containment.contain(stage, chunk.number, error):
+                raise
+        return stage.without if isinstance(stage, Reduce) else stage.without(chunk), False
+
+    def _leave_out(self, stage: Stage) -> Mapping[int, str]:
+        """Leave out the units that failed in a stage; return its chunks that did, and why. Collective."""
+        before = len(self.containment.faults)
+        lost = self.containment.end_stage(stage)
+        new = self.containment.faults[before:]
+        self._warn(f"left out: {fault.reason}" for fault in new)
+        self.left_out |= {fault.unit: fault.reason for fault in new if fault.unit not in self.left_out}
+        return lost
 
     def _run_stream(
         self, stage: Stream, planned: StagePlan, todo: Sequence[int], provenance: Provenance
@@ -247,8 +288,9 @@ class Executor:
 
     def _run_sink(self, stage: Sink, planned: StagePlan) -> None:
         """Write the bytes of all chunks in order: ranks take consecutive runs, round by round."""
-        path = self.work / "outputs" / stage.file
-        position = on_root(self.comm, lambda: path.write_bytes(stage.head()))
+        path = self.work / OUTPUTS / stage.file
+        head = on_root(self.comm, lambda: _write_head(path, stage.head()))
+        position, sums = head[0], []
         chunks = range(len(stage.grid))
         opened: list[int] = []
         self._guarded(lambda: opened.append(os.open(path, os.O_WRONLY)), f"stage {stage.name}")
@@ -257,27 +299,64 @@ class Executor:
         try:
             with progress(self.comm, stage.name, len(chunks), self.options.progress) as tick:
                 for numbers in planned.rounds(stage, self.arrays.placements, chunks):
-                    position = self._write_round(stage, numbers, descriptor, position)
+                    position = self._write_round(stage, numbers, descriptor, position, sums)
                     tick(sum(map(len, numbers)))
             self._guarded(lambda: os.fdatasync(descriptor), f"stage {stage.name}")
         finally:
             os.close(descriptor)
         self._agree()
+        parts = self.comm.gather(sums)
+        if parts is not None:
+            ordered = sorted(one for part in parts for one in part)
+            self.written[stage.file] = joined([head, *(part for _, part in ordered)])
 
     def _run_files(self, stage: Files, planned: StagePlan) -> None:
-        """Let the work on each chunk write whole files."""
-        folder = self.work / "outputs"
+        """Let the work on each chunk write whole files; who wrote makes them durable, once for all chunks."""
+        own, sums = OwnFiles(self.work, self.comm.rank, stage.files), {}
         for number, blocks in self._inputs(stage, planned, range(len(stage.grid))):
             self._guarded(
-                lambda number=number, blocks=blocks: stage.work(stage.chunk(number), folder, *blocks),
+                lambda number=number, blocks=blocks: self._write_files(stage, number, own.folder(), blocks),
                 f"stage {stage.name}, chunk {number}",
             )
             self.logbook.done(stage, number, 0)
             del blocks
         self._agree()
+        self._guarded(lambda: sums.update(own.hand_over()), f"stage {stage.name}, its files")
+        self._agree()
+        for part in self.comm.gather(sums) or ():
+            self.written |= part
 
-    def _write_round(self, stage: Sink, numbers: list[list[int]], descriptor: int, position: int) -> int:
-        """Make and write the bytes of one round of chunks; return where the next round begins."""
+    def _write_files(self, stage: Files, number: int, folder: Path, blocks: Sequence[Any]) -> None:
+        """Let the work on a chunk write its files; nothing stays of those of a unit that fails."""
+        try:
+            stage.work(stage.chunk(number), folder, *blocks)
+        except Exception as error:
+            if not self.containment.contain(stage, number, error):
+                raise
+            for name in stage.of_chunk(number):
+                (folder / name).unlink(missing_ok=True)
+
+    def _check_written(self, stage: Sink | Files, lost: Mapping[int, str]) -> None:
+        """See to it that a stage has written what it names, but for the files of units that failed."""
+        left_out = {name for number in lost for name in stage.of_chunk(number)}
+        missing = [name for name in stage.files if name not in self.written and name not in left_out]
+        if missing:
+            raise RuntimeError(
+                f"has not written {', '.join(missing[:3])}, of {len(missing)} files that it names"
+            )
+
+    def _write_round(
+        self,
+        stage: Sink,
+        numbers: list[list[int]],
+        descriptor: int,
+        position: int,
+        sums: list[tuple[int, tuple[int, int]]],
+    ) -> int:
+        """Make and write the bytes of one round of chunks; return where the next round begins.
+
+        Number, bytes and CRC32 of each of this rank's chunks are added to `sums`.
+        """
         members = []
         read = self._gather(stage, numbers)
         for number in numbers[self.comm.rank]:
@@ -286,6 +365,7 @@ class Executor:
             self.logbook.turn_to(stage, number)
             try:
                 members.append(stage.work(stage.chunk(number), *read(number)))
+                sums.append((number, (len(members[-1]), crc_of(members[-1]))))
                 self.logbook.done(stage, number, len(members[-1]))
             except Exception as error:
                 self.agreement.record(error, f"stage {stage.name}, chunk {number}")
@@ -331,11 +411,12 @@ class Executor:
         number: int,
         results: Sequence[np.ndarray | list[np.ndarray]],
         provenance: Provenance,
+        usable: bool = True,
     ) -> None:
-        """Put the blocks of a finished chunk where the plan wants them, and mark it."""
+        """Put the blocks of a finished chunk where the plan wants them, and mark it if it is `usable`."""
         blocks, sums = self.arrays.put(stage, planned.placements, number, results)
         tables = [placement.table for placement in planned.placements]
-        self.checkpoint.add(stage, number, provenance, tables, blocks, sums)
+        self.checkpoint.add(stage, number, provenance, tables, blocks, sums, usable)
         self.logbook.done(stage, number, sum(block.nbytes for block in blocks))
 
     def _done_before(self, stage: Stage, sizes: StageSizes, provenance: Provenance) -> set[int]:
@@ -358,6 +439,7 @@ class Executor:
         return redistribute(blocks, boxes, owners, requests, dtype, self.comm, self.traffic)
 
     def _warn(self, warnings: Iterable[str]) -> None:
+        warnings = list(warnings)
         if log.isEnabledFor(logging.WARNING):
             for warning in warnings:
                 say(self.comm, f"mpiimg: {self.options.label}warning: {warning}")
@@ -406,6 +488,12 @@ def _row(stage: Reduce, values: Any) -> np.ndarray:
     """Return what the work on a chunk returned as a row of the array of rows, (1, *shape)."""
     shape, dtype = stage.row
     return np.asarray(values, dtype=dtype).reshape(1, *shape)
+
+
+def _write_head(path: Path, head: bytes) -> tuple[int, int]:
+    """Begin a file; return bytes and CRC32."""
+    path.write_bytes(head)
+    return len(head), crc_of(head)
 
 
 def _write_members(descriptor: int, members: Sequence[bytes], position: int) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import Box, ChunkGrid
+from mpiimg.engine.raw import sample_file
 from mpiimg.engine.stage import Stream
 
 
@@ -88,3 +90,35 @@ def stream_input(source: Input, grid: ChunkGrid, cost: tuple[str, float] | None 
 def parallel(inputs: Sequence[Input]) -> tuple[Input, ...]:
     """Return those inputs that every rank reads for itself."""
     return tuple(source for source in inputs if source.parallel)
+
+
+#: Files up to so many bytes are told from others by all that is in them, and not by their time.
+SMALL = 1 << 24
+
+
+def said_of(source: Input) -> dict[str, Any]:
+    """Return what run.json says of an input whose domain says nothing of it."""
+    files = list(map(str, source.files))
+    return {"files": files, "shape": source.array.shape, "identity": source.identity, "sample": source.sample}
+
+
+def said_of_file(path: Path) -> dict[str, Any]:
+    """Return what run.json says of a file beside the inputs, such as a table.
+
+    Raises
+    ------
+    OSError
+        It cannot be read.
+    """
+    size, time, crc = sample_file(path)
+    if size <= SMALL:
+        return {"path": str(path), "bytes": size, "crc32": f"{zlib.crc32(Path(path).read_bytes()):08x}"}
+    return {"path": str(path), "bytes": size, "mtime_ns": time, "sample_crc32": crc}
+
+
+def said_of_named(paths: Mapping[str, Any], but: Sequence[Path]) -> dict[str, Any]:
+    """Return what run.json says of files that a chain was given by name, `but` for those it says more of."""
+    others = {name: Path(path) for name, path in paths.items() if isinstance(path, str | Path)}
+    return {
+        name: said_of_file(path) for name, path in others.items() if path.is_file() and path not in {*but}
+    }

@@ -33,7 +33,7 @@ def read_params(texts: Iterable[str]) -> dict[str, Any]:
             raise BadInput(f"--param {text}: give NAME=VALUE, each name once, e.g. --param strength=0.5")
         try:
             params[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # as literal_eval has them
             params[name] = value
     return params
 
@@ -114,7 +114,7 @@ def _file_origin(where: str, name: str, base: Path) -> Origin:
     path = (base / where).resolve()
     try:
         text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is no text file"
         raise BadInput(f"{base / where}: cannot read this file: {reason}") from None
     return Origin(name, where, path, text, _digest(text))

@@ -16,7 +16,6 @@ that cannot be written never makes the run fail. A line that is torn or damaged 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import socket
 import threading
@@ -27,11 +26,22 @@ from pathlib import Path
 from mpiimg.engine.mpi.processes import memory_status
 from mpiimg.engine.records import DamagedRecord, RecordFile, line_of, parsed, read_lines
 
+#: No event is from later than the year 5138, in seconds since the epoch.
+MAX_TIME = 1e11
+
 
 def events_folder(out: Path, record: str) -> Path:
     """Return where the events of a run lie whose record is called so: events, or events-<tool>."""
     name = record.removesuffix(".json").removeprefix("run").removeprefix("-")
     return Path(out) / ("-".join(filter(None, ["events", name])))
+
+
+def record_of(events: Path) -> Path:
+    """Return the record of the run whose events lie in a folder; see :func:`events_folder`."""
+    name = Path(events).name.removeprefix("events").removeprefix("-")
+    return Path(events).with_name(
+        f"{name}.json" if "." in name else f"run-{name}.json" if name else "run.json"
+    )
 
 
 def runs_in(folder: Path) -> list[Path]:
@@ -148,7 +158,7 @@ def _is_event(record: dict) -> bool:
     when = record.get("time")
     return (
         isinstance(when, int | float)
-        and math.isfinite(when)
+        and 0 <= when <= MAX_TIME
         and isinstance(record.get("rank"), int)
         and isinstance(record.get("host"), str)
         and isinstance(record.get("event"), str)
@@ -157,7 +167,7 @@ def _is_event(record: dict) -> bool:
 
 def rank_files(folder: Path) -> list[Path]:
     """Return the logs in an events folder, by rank."""
-    files = [path for path in Path(folder).glob("*.jsonl") if path.stem.isdecimal()]
+    files = [path for path in Path(folder).glob("*.jsonl") if path.stem.isdecimal() and path.is_file()]
     return sorted(files, key=lambda path: int(path.stem))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mpiimg.engine.containment import ends_run, place_of
 from mpiimg.engine.mpi.waiting import soft_barrier, wait_until
 from mpiimg.errors import BadInput, DamagedData, RunFailed, RunStopped
 
@@ -26,24 +27,29 @@ def on_root(comm, function: Callable, *arguments, where: str | None = None) -> A
     BadInput, DamagedData
         The function raised it.
     RunFailed
-        The function raised anything else.
+        The function raised it, or anything else.
     """
     outcome = None
     if comm.rank == 0:
         try:
             outcome = function(*arguments), None
-        except (BadInput, DamagedData) as error:
+        except (BadInput, DamagedData, RunFailed) as error:
             outcome = None, error
         except Exception as error:
             outcome = (
                 None,
-                RunFailed(error_report(comm, where or getattr(function, "__name__", "start"), error)),
+                _failure(error, error_report(comm, where or getattr(function, "__name__", "start"), error)),
             )
     soft_barrier(comm)
     result, error = comm.bcast(outcome)
     if error is not None:
         raise error
     return result
+
+
+def _failure(error: Exception, report: str) -> RunFailed:
+    """Return what all ranks raise where one has raised `error`."""
+    return error if isinstance(error, RunFailed) else RunFailed(report, place_of(error), ends_run(error))
 
 
 def error_report(comm, where: str, error: Exception) -> str:
@@ -75,16 +81,16 @@ class Agreement:
         self._outer = outer
         self._warned = False
         self._error: Exception | None = None
-        self._report = ""
         self.stop_requested = False
 
     def record(self, error: Exception, where: str) -> None:
         """Remember that this rank failed, and warn the others."""
         if self._error is None:
-            self._error = error
             # What a group has agreed on is a report already.
-            self._report = (
-                str(error) if isinstance(error, RunFailed) else error_report(self._comm, where, error)
+            self._error = (
+                type(error)(str(error))
+                if isinstance(error, BadInput | DamagedData)
+                else _failure(error, error_report(self._comm, where, error))
             )
         self._warn()
 
@@ -120,7 +126,9 @@ class Agreement:
             self.stop_requested = True
         state = self.GO
         if self._error is not None:
-            state = self._state_of(self._error)
+            state = self.FAIL
+            if isinstance(self._error, BadInput | DamagedData):
+                state = self.BAD if isinstance(self._error, BadInput) else self.DAMAGED
         elif self.stop_requested:
             state = self.STOP
         states = np.empty(self._comm.size, dtype=np.uint8)
@@ -135,15 +143,7 @@ class Agreement:
         if worst == self.STOP:
             raise RunStopped
         speaker = int(np.argmax(states >> 1 == worst))
-        error, report = self._comm.bcast((str(self._error), self._report), speaker)
-        if worst == self.FAIL:
-            raise RunFailed(report)
-        raise BadInput(error) if worst == self.BAD else DamagedData(error)
-
-    def _state_of(self, error: Exception) -> int:
-        if isinstance(error, BadInput):
-            return self.BAD
-        return self.DAMAGED if isinstance(error, DamagedData) else self.FAIL
+        raise self._comm.bcast(self._error, speaker)
 
     def wait(self) -> None:
         """Wait until all ranks are here, telling them meanwhile of a request to stop. Collective."""
