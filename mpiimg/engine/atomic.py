@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mpiimg.engine.system_errors import naming
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -48,7 +50,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_file(path: Path, data: bytes) -> None:
     """Write a whole file; see :func:`replacing`."""
-    with replacing(path) as part:
+    with naming(path), replacing(path) as part:
         part.write_bytes(data)
 
 
@@ -60,7 +62,7 @@ def write_durably(path: Path, data: bytes) -> None:
     OSError
         It cannot be written.
     """
-    with open(path, "wb") as file:
+    with naming(path), open(path, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -101,7 +103,8 @@ def sync(path: Path) -> None:
     """Return when a file, or the names in a folder, would survive a power loss."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import logging
 import shutil
 import uuid
@@ -15,6 +16,7 @@ from typing import Any, Generic, TypeVar
 from mpiimg.engine import rates
 from mpiimg.engine.atomic import make_folder
 from mpiimg.engine.checkpoint import keep_marks
+from mpiimg.engine.containment import ends_run
 from mpiimg.engine.executor import Executor
 from mpiimg.engine.fingerprint import changes, check_unchanged, fingerprint, read_fingerprint, seen
 from mpiimg.engine.finished import Earlier, earlier_run
@@ -243,7 +245,7 @@ def _carry_out(recipe: Recipe, comm, options: Options, folders: _Folders, execut
         raise type(error)(how) from None
     except RunFailed as error:
         executor.close()
-        executor.logbook.end(Exit.FAILED, str(error))
+        executor.logbook.end(Exit.FAILED, str(error), error.details)
         raise
     except Exception as error:
         executor.logbook.error(error)
@@ -305,7 +307,8 @@ def _prepare(recipe: Recipe, options: Options, current: dict, claimed: bool) -> 
         lease = WorkLease(work) if claimed else acquire_work(work, events, options.out, options.timeout)
     except OSError as error:
         _remove_empty((work / CLAIMS, *new))
-        raise _unwritable(options, error) from None
+        _refuse_place(options, error)
+        raise
     folders = _Folders(work, events, new, lease)
     try:
         _furnish(recipe, options, folders, current)
@@ -314,12 +317,15 @@ def _prepare(recipe: Recipe, options: Options, current: dict, claimed: bool) -> 
         raise
     except OSError as error:
         folders.remove_new()
-        raise _unwritable(options, error) from None
+        _refuse_place(options, error)
+        raise
     return folders
 
 
-def _unwritable(options: Options, error: OSError) -> BadInput:
-    return BadInput(f"{options.out}: cannot write there: {error.strerror}; choose another --out")
+def _refuse_place(options: Options, error: OSError) -> None:
+    """Refuse a folder of results that cannot be one; a disk that is full now may not be so later."""
+    if not ends_run(error) or error.errno == errno.EROFS:
+        raise BadInput(f"{options.out}: cannot write there: {error.strerror}; choose another --out") from None
 
 
 def _remove_empty(folders: Collection[Path]) -> None:
