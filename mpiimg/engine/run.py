@@ -19,7 +19,7 @@ from mpiimg.engine.checkpoint import keep_marks
 from mpiimg.engine.containment import ends_run
 from mpiimg.engine.executor import Executor
 from mpiimg.engine.fingerprint import changes, check_unchanged, fingerprint, read_fingerprint, seen
-from mpiimg.engine.finished import Earlier, earlier_run
+from mpiimg.engine.finished import LEFT_OUT, Earlier, earlier_run, finished
 from mpiimg.engine.lease import CLAIMS, Kind, WorkLease, acquire_work, holding, remove_work
 from mpiimg.engine.log.ended import note_already_done
 from mpiimg.engine.log.events import events_folder
@@ -28,6 +28,7 @@ from mpiimg.engine.mpi.agreement import Agreement, on_root, stop_on_signals
 from mpiimg.engine.mpi.nodes import node_count, once_per_node
 from mpiimg.engine.mpi.runtime import say
 from mpiimg.engine.plan import Resources, check
+from mpiimg.engine.proof import prove
 from mpiimg.engine.raw import free_bytes
 from mpiimg.engine.recipe import (
     Options,
@@ -41,10 +42,6 @@ from mpiimg.engine.records import write_record
 from mpiimg.engine.results import OUTPUTS, prepare_outputs, publish
 from mpiimg.engine.stage import Compute
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
-from mpiimg.version import __version__
-
-#: In the work folder of a run that ended without some of its inputs.
-LEFT_OUT = "left-out"
 
 log = logging.getLogger("mpiimg")
 
@@ -135,7 +132,7 @@ def run(recipe: Recipe[_S], comm, options: Options, outer: Agreement | None = No
     """
     if options.in_memory and recipe.staged_outputs:
         raise BadInput(f"--in-memory: the result of {recipe.tool} is a staged file; leave the option out")
-    earlier = on_root(comm, _finished, recipe, options, comm.size, outer is not None)
+    earlier = on_root(comm, finished, recipe, options, comm.size, outer is not None)
     if earlier is not None:
         return _already_done(earlier, recipe, comm, options)
     run_id = on_root(comm, lambda: options.run_id or uuid.uuid4().hex)
@@ -144,7 +141,8 @@ def run(recipe: Recipe[_S], comm, options: Options, outer: Agreement | None = No
     resources = Resources(
         comm.size, options.memory, options.in_memory, node_count(comm), on_root(comm, rates.load_rates)
     ).of(recipe)
-    check(recipe, resources)
+    on_root(comm, check, recipe, resources)  # an error in the plan is one of this run
+    on_root(comm, prove, recipe, options)
     folders = on_root(comm, _prepare, recipe, options, fingerprint(recipe, target), outer is not None)
     with holding(folders.lease, comm):
         before = on_root(comm, seen, recipe)
@@ -160,39 +158,6 @@ def run(recipe: Recipe[_S], comm, options: Options, outer: Agreement | None = No
     return outcome
 
 
-def _finished(recipe: Recipe, options: Options, ranks: int, claimed: bool) -> Earlier | None:
-    """Return what is known of an earlier run if it has done just this; remove what it left to be removed.
-
-    Where it left out units, and its work folder is there, the work is taken up again.
-    """
-    from mpiimg.kernels.jit import cpu_target
-
-    if options.force:
-        return None
-    earlier = earlier_run(recipe, options, fingerprint(recipe, cpu_target()), ranks)
-    work = work_folder(recipe, options)
-    if not earlier.is_the_same or (earlier.left_out and work.exists()):
-        return None
-    if options.replace and earlier.record.get("version") != __version__:
-        return None  # the scans of a cohort are all of one version
-    if not options.keep_work:
-        # What it leaves in the way of nobody is no reason to fail, nor is another run that is at work there.
-        with contextlib.suppress(OSError, BadInput):
-            _tidy(recipe, options, work, claimed)
-    return earlier
-
-
-def _tidy(recipe: Recipe, options: Options, work: Path, claimed: bool) -> None:
-    """Remove the work folder of a run that died when it had published all."""
-    if not work.exists():
-        remove_work(work)  # it died while it removed it
-    elif not (work / LEFT_OUT).exists():
-        events = events_folder(records_folder(options), recipe.record)
-        if not claimed:
-            acquire_work(work, events, options.out, options.timeout)
-        remove_work(work)
-
-
 def _already_done(earlier: Earlier, recipe: Recipe, comm, options: Options) -> Outcome:
     """Say that there was nothing left to do."""
     record, left_out = earlier.record, earlier.record.get("left_out") or {}
@@ -200,14 +165,7 @@ def _already_done(earlier: Earlier, recipe: Recipe, comm, options: Options) -> O
     events = events_folder(records_folder(options), recipe.record)
     on_root(comm, note_already_done, events, options.run_id, outcome.status)
     if log.isEnabledFor(logging.WARNING):
-        without = f", {len(left_out)} left out" if left_out else ""
-        otherwise = f"; otherwise than then: {earlier.note}" if earlier.note else ""
-        count = len(record["outputs"])
-        results = f"{count} result{'s' * (count != 1)} in {options.out}"
-        say(
-            comm,
-            f"mpiimg: {options.label}already done: {results}{without}{otherwise}; --force makes them anew",
-        )
+        say(comm, f"mpiimg: {options.label}{earlier.line(options.out)}")
     return outcome
 
 
@@ -286,6 +244,9 @@ def compile_kernels(kernels: Collection[str], comm) -> None:
         return
     from mpiimg.engine import precompile
 
+    if log.isEnabledFor(logging.WARNING):
+        for problem in precompile.untrusted():
+            say(comm, f"mpiimg: warning: compiled kernels are not taken from there: {problem}")
     if any(comm.allgather(len(precompile.missing(kernels)) > 0)):
         if log.isEnabledFor(logging.WARNING):
             say(comm, "mpiimg: compiling kernels on one rank of each node, once: up to a minute")

@@ -213,7 +213,9 @@ def main(name: str, arguments: list[str] | None = None) -> int:
     else:
         args = _parser(made).parse_args(arguments)
     level = logging.ERROR if args.quiet else logging.INFO if args.verbose else logging.WARNING
-    logging.basicConfig(level=level, format="mpiimg: %(message)s", stream=sys.stderr)
+    logging.basicConfig(level=level, stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Lines("mpiimg: %(message)s"))
     if getattr(args, "portable", False):
         from mpiimg.kernels.jit import pin_target
 
@@ -227,7 +229,7 @@ def main(name: str, arguments: list[str] | None = None) -> int:
         comm = runtime.world()
     except BadInput as error:
         if runtime.launched_rank() == 0:
-            print(f"mpiimg: error: {error}", file=sys.stderr)
+            runtime.put(f"mpiimg: error: {shown(error)}", sys.stderr)
         return Exit.BAD_INPUT
     command = shlex.join([name, *(sys.argv[1:] if arguments is None else arguments)])
     program = made.program or (lambda values, comm: _run(made, args, comm, command))
@@ -248,6 +250,13 @@ def _ended(tool: Tool, args: argparse.Namespace) -> int:
         file=sys.stderr,
     )
     return Exit.FAILED
+
+
+class _Lines(logging.Formatter):
+    """Lines of a log as a terminal may show them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(super().format(record), lines=True)
 
 
 def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
@@ -314,8 +323,10 @@ def _plan(recipe, resources, form: str, comm) -> int:
     """Print the plan of a run."""
     from mpiimg.engine.log import show_plan
     from mpiimg.engine.plan import plan_recipe
+    from mpiimg.engine.proof import prove_heads
 
     def text():
+        prove_heads(recipe)
         show = show_plan.as_json if form == "json" else show_plan.table
         return show(plan_recipe(recipe, resources), resources)
 

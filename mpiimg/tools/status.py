@@ -35,7 +35,7 @@ def program(values: Mapping[str, Any], comm) -> int:
             return _of_cohort(folder, values["json"])
         return _of_runs(folder, values["json"])
     except BadInput as error:
-        print(f"mpiimg: error: {error}", file=sys.stderr)
+        put(f"mpiimg: error: {shown(error)}", sys.stderr)
         return Exit.BAD_INPUT
     except OSError as error:
         print(f"mpiimg: error: {shown(error.filename or folder)}: {error.strerror}", file=sys.stderr)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mpiimg.astro.fits import maskplanes
+from mpiimg.engine.names import shown
 from mpiimg.version import __version__
 
 #: Ending of a file whose planes are compressed, beside ".fits".
@@ -25,6 +26,11 @@ def history_lines(step: str, text: str) -> tuple[str, ...]:
     """Return the lines of HISTORY that say what a step did: each fits a card and begins alike."""
     begin = f"mpiimg {__version__} {step}: "
     return tuple(begin + line for line in textwrap.wrap(text, _LINE - len(begin)))
+
+
+def card_text(text: str) -> str:
+    """Return text as a card may hold it: letters of ASCII that print; others as Python escapes them."""
+    return shown(text).encode("ascii", "backslashreplace").decode()
 
 
 def own_history(header) -> tuple[str, ...]:
@@ -79,11 +85,13 @@ def _hdus(planes, wcs, cards, compress: bool):
     for keyword, entry in cards.items():
         if keyword == "HISTORY":
             for line in entry:
-                primary.header[keyword] = line
+                primary.header[keyword] = card_text(line)
             continue
         value, comment = entry if isinstance(entry, tuple) else (entry, None)
         if isinstance(value, float | np.floating) and not math.isfinite(value):
             value = None
+        if isinstance(value, str):
+            value = card_text(value)
         primary.header[keyword] = (value, comment)
     units = _units(str(primary.header.get("BUNIT") or ""))
     hdus = [primary]
