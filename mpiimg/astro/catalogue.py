@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mpiimg.engine.atomic import write_file
+from mpiimg.engine.containment import ends_run
 from mpiimg.engine.names import shown
 from mpiimg.errors import BadInput
 
@@ -163,6 +164,8 @@ def save_catalogue(path: Path, table: np.ndarray, meta: Mapping[str, object]) ->
     try:
         write_file(path, data)
     except OSError as error:
+        if ends_run(error):
+            raise
         raise BadInput(f"{path}: cannot write the catalogue: {error.strerror}") from None
 
 

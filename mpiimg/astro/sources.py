@@ -62,7 +62,7 @@ class ExposureOptions:
         of="tract",
     )
     pixel_scale: float = parameter(
-        0.333, "Pixels of the tract have this size.", unit="arcsec", limits=(0.001, 600), of="tract"
+        0.333, "Pixels of the tract have this size.", unit="arcsec", limits=(0.005, 60), of="tract"
     )
     patch: int = parameter(
         2000,

@@ -31,8 +31,9 @@ from mpiimg.engine.provenance import RESULT_LIBRARIES, Lineage, Provenance, vers
 from mpiimg.engine.raw import write_fully
 from mpiimg.engine.recipe import Options, Recipe
 from mpiimg.engine.results import OUTPUTS, OwnFiles, crc_of, joined
-from mpiimg.engine.stage import Compute, Files, Reduce, Sink, Stage, Stream
+from mpiimg.engine.stage import Compute, Files, Reduce, Sink, Stage, Stages, Stream
 from mpiimg.engine.stores import StagedStore
+from mpiimg.errors import BadInput
 from mpiimg.version import __version__
 
 log = logging.getLogger("mpiimg")
@@ -100,10 +101,21 @@ class Executor:
         stages, value = self.recipe.stages(), None
         try:
             while True:
-                value = self._run(stages.send(value))
+                value = self._run(self._next(stages, value))
         except StopIteration as end:
             self.state = end.value
         self.logbook.rest()
+
+    def _next(self, stages: Stages, value: Any) -> Stage:
+        """Return the next stage; what a step raises between stages it raises on all ranks alike."""
+        try:
+            return stages.send(value)
+        except (BadInput, StopIteration):
+            raise
+        except Exception as error:
+            self.agreement.record(error, "between stages")
+            self._agree()
+            raise
 
     def report(self) -> dict:
         """Return what run.json says of the run so far. Collective."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -59,12 +60,12 @@ def check_regular(path: Path) -> None:
     Raises
     ------
     OSError
-        It is not there.
+        It is not there, or a folder.
     BadInput
-        It is a folder, a pipe, a socket or a device.
+        It is a pipe, a socket or a device.
     """
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
-        raise BadInput(f"{path}: is a folder; name a file")
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(mode):
         raise BadInput(f"{path}: is no file on a disk, but a pipe or device; write its content into a file")

@@ -13,10 +13,11 @@ import numpy as np
 from mpiimg.engine.array import Array
 from mpiimg.engine.inputs import said_of_file
 from mpiimg.engine.parameters import parameter
+from mpiimg.engine.small_files import read_small
 from mpiimg.engine.stage import Stages
 from mpiimg.engine.step import Argument, Source, State
 from mpiimg.errors import BadInput
-from mpiimg.neuro.gradients import MAX_B, Gradients, read_gradients
+from mpiimg.neuro.gradients import MAX_B, MAX_TABLE_BYTES, Gradients, read_gradients
 from mpiimg.neuro.images import count_nonfinite, inflate, unpack
 from mpiimg.neuro.masks import Mask, count_voxels, take_given, volume
 from mpiimg.neuro.nifti import Image, Voxels, bare_name, open_image, same_space
@@ -236,7 +237,9 @@ def inspect_dwi(paths: Mapping[str, Any], p: GradientParameters, taken: frozense
     deviations = path.parent / "grad_dev.nii.gz"
     if deviations.exists():
         warnings += (f"{deviations} is not used: gradients count as equal in all voxels",)
-    gradient_files = {ending: file.read_bytes() for ending, file in files.items()}
+    gradient_files = {
+        ending: read_small(file, "this table", MAX_TABLE_BYTES) for ending, file in files.items()
+    }
     said = _said_of_gradients(files)
     return _subject(image, gradients, paths, taken, warnings, gradient_files, said)
 

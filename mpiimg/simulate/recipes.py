@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mpiimg.engine.boxes import ChunkGrid
-from mpiimg.engine.parameters import Parameter
+from mpiimg.engine.parameters import Parameter, number_in
 from mpiimg.engine.recipe import Recipe
 from mpiimg.engine.stage import Files, Stage, Stages
 from mpiimg.errors import BadInput
@@ -56,7 +56,7 @@ PARAMETERS = (
         metavar="NxN[xN]",
     ),
     Parameter(
-        "volumes", 30, "For neuro: the series has this many volumes, b0 included.", int, limits=(7, 4096)
+        "volumes", 30, "For neuro: the series has this many volumes, b0 included.", int, limits=(7, 2048)
     ),
     Parameter(
         "sigma", 40.0, "For neuro: the Rician noise has this level.", float, "image units", limits=(0, 1e6)
@@ -80,11 +80,9 @@ def inspect(values: Mapping[str, Any]) -> SimulatedSubject | SimulatedSurvey:
         raise BadInput(f"mpiimg-simulate {kind}: neuro and astro can be simulated")
     text = values["shape"] or DEFAULT_SHAPES[kind]
     axes = DEFAULT_SHAPES[kind].count("x") + 1
-    try:
-        shape = tuple(int(n) for n in text.split("x"))
-    except ValueError:
-        shape = ()
-    if len(shape) != axes or not all(1 <= length <= MAX_LENGTHS[kind] for length in shape):
+    lengths = tuple(map(number_in, text.split("x")))
+    shape = tuple(length for length in lengths if isinstance(length, int))
+    if not len(shape) == len(lengths) == axes or not all(1 <= n <= MAX_LENGTHS[kind] for n in shape):
         raise BadInput(
             f"--shape {text}: give {axes} numbers between 1 and {MAX_LENGTHS[kind]}, "
             f"e.g. {DEFAULT_SHAPES[kind]}"

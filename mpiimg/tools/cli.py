@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import os
 import re
 import shlex
 import sys
@@ -21,6 +22,9 @@ from mpiimg.errors import BadInput, Exit
 from mpiimg.tools import bids_app
 from mpiimg.tools.registry import Tool, tool
 from mpiimg.version import __version__
+
+#: The environment variable with the word that tells a run from all others, where a script gives it one.
+RUN_VARIABLE = "MPIIMG_RUN"
 
 #: Seconds: a chunk takes about ten at most, the longest step of one rank about a minute, on a quiet machine.
 MIN_TIMEOUT = 300.0
@@ -45,7 +49,15 @@ COMMON = (
         limits=(1, 1 << 20),
         metavar="N",
     ),
-    Parameter("force", False, "Overwrite results that exist.", bool),
+    Parameter(
+        "ended",
+        None,
+        "Batch scripts ask whether the run that MPIIMG_RUN names ended with this status, and start none.",
+        int,
+        limits=(0, 255),
+        metavar="STATUS",
+    ),
+    Parameter("force", False, "All results are made anew, and those that exist overwritten.", bool),
     Parameter("in_memory", False, "Stage nothing on disk; a run that dies starts over.", bool),
     Parameter("keep_work", False, "Keep the staged arrays and the checkpoints of a finished run.", bool),
     Parameter(
@@ -209,6 +221,8 @@ def main(name: str, arguments: list[str] | None = None) -> int:
 
         pin_target()
     values = vars(args)
+    if getattr(args, "ended", None) is not None:
+        return _ended(made, args)
     if not made.mpi:
         return made.program(values, None)
     try:
@@ -220,6 +234,22 @@ def main(name: str, arguments: list[str] | None = None) -> int:
     command = shlex.join([name, *(sys.argv[1:] if arguments is None else arguments)])
     program = made.program or (lambda values, comm: _run(made, args, comm, command))
     return runtime.guard(comm, lambda: program(values, comm))
+
+
+def _ended(tool: Tool, args: argparse.Namespace) -> int:
+    """Say whether the run that the environment names ended with a status, by what it says itself."""
+    from mpiimg.engine.log.ended import says_so
+
+    is_cohort = getattr(args, "cohort", None) is not None
+    folder = args.cohort.out if is_cohort else tool.folder(vars(args))
+    if says_so(folder, os.environ.get(RUN_VARIABLE, ""), args.ended):
+        return Exit.DONE
+    print(
+        f"mpiimg: error: {tool.name} ended with status {args.ended}, which nothing in {shown(folder)} "
+        "confirms: something else ended it, and it counts as failed",
+        file=sys.stderr,
+    )
+    return Exit.FAILED
 
 
 class _Lines(logging.Formatter):
@@ -270,6 +300,7 @@ def _options(args: argparse.Namespace, out: Path, memory: int, command: str):
         progress=sys.stderr.isatty() and not args.quiet,
         timeout=args.timeout,
         command=command,
+        run_id=os.environ.get(RUN_VARIABLE, ""),
     )
 
 
@@ -292,8 +323,10 @@ def _plan(recipe, resources, form: str, comm) -> int:
     """Print the plan of a run."""
     from mpiimg.engine.log import show_plan
     from mpiimg.engine.plan import plan_recipe
+    from mpiimg.engine.proof import prove_heads
 
     def text():
+        prove_heads(recipe)
         show = show_plan.as_json if form == "json" else show_plan.table
         return show(plan_recipe(recipe, resources), resources)
 
@@ -303,8 +336,6 @@ def _plan(recipe, resources, form: str, comm) -> int:
 
 class _silence:
     def __enter__(self):
-        import os
-
         self._streams = sys.stdout, sys.stderr
         sys.stdout = sys.stderr = open(os.devnull, "w")
 

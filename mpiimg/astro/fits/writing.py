@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from mpiimg.astro.fits import maskplanes
-from mpiimg.engine.atomic import write_file
 from mpiimg.engine.names import shown
 from mpiimg.version import __version__
 
@@ -42,7 +41,7 @@ def own_history(header) -> tuple[str, ...]:
 def write_planes(
     path: str | Path, planes: Mapping[str, np.ndarray], wcs: str, cards: Mapping[str, object]
 ) -> None:
-    """Write planes of pixels as extensions of a FITS file, whole or not at all.
+    """Write planes of pixels as extensions of a FITS file.
 
     The bytes depend on the arguments alone: nothing in the file tells the time.
 
@@ -75,7 +74,7 @@ def write_planes(
         # Long keywords and long comments are what HIERARCH and truncation are for.
         warnings.simplefilter("ignore")
         data = _file_bytes(_hdus(planes, wcs, cards, path.suffix == COMPRESSED))
-    write_file(path, data)
+    path.write_bytes(data)
 
 
 def _hdus(planes, wcs, cards, compress: bool):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from mpiimg.engine.mpi.processes import mapped_files
-from mpiimg.engine.mpi.stale_shm import remove_stale_segments
+from mpiimg.engine.mpi.stale_shm import remove_left_behind, remove_stale_segments
 from mpiimg.engine.names import shown
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
 
@@ -91,6 +91,7 @@ def world():
     """Start MPI and return the communicator of all ranks."""
     avoid_long_addresses()
     remove_stale_segments()
+    remove_left_behind()
     from mpi4py import MPI
 
     refuse_singletons(MPI.COMM_WORLD.size)
