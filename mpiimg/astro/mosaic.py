@@ -107,7 +107,9 @@ def joined_rows(state: Survey, rows: np.ndarray) -> np.ndarray:
         parts = np.split(rows, np.cumsum(counts[:-1], dtype=np.int64) * size)
         rows = np.concatenate([part[:0] if n in lost else part for n, part in enumerate(parts)])
         counts = [0 if number in lost else count for number, count in enumerate(counts)]
-    return joined(state.layout.patches, counts, rows)
+    patches = state.layout.patches
+    table = joined(patches, counts, rows)
+    return catalogue.with_names(table, [one.name for one in patches], [one.band for one in patches])
 
 
 def write_mosaic(state: Survey, name: str) -> Files:
@@ -206,7 +208,7 @@ def save_picture(path: Path, panels: list[Mosaic], sources: np.ndarray) -> None:
     picture = Image.new("RGB", (width, height), "white")
     draw, left = ImageDraw.Draw(picture), MARGIN
     for m in panels:
-        chosen = sources[sources["band"] == m.band.encode()]
+        chosen = sources[sources["band"] == catalogue.text(m.band).encode()]
         shown = _brightest(chosen)
         panel = _panel(m, zoom, shown)
         picture.paste(panel, (left, HEADING))

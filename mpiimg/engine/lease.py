@@ -23,18 +23,17 @@ import enum
 import os
 import shutil
 import socket
-import subprocess
 import time
 import uuid
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from mpiimg.engine.atomic import unique
 from mpiimg.engine.mpi.agreement import on_root
 from mpiimg.engine.mpi.job import slurm_facts
+from mpiimg.engine.mpi.job import slurm_running as _slurm_runs
 from mpiimg.engine.mpi.processes import boot_id, pid_namespace, process_stat
 from mpiimg.engine.records import DamagedRecord, read_record, write_record
 from mpiimg.errors import BadInput, RunFailed, RunStopped
@@ -257,7 +256,7 @@ def is_alive(
     if owner["job_id"]:
         if owner["job_id"] == me["job_id"] and owner["restart_count"] != me["restart_count"]:
             return False  # this job was requeued since
-        running = _slurm_runs(owner["job_id"], owner["step_id"])
+        running = _runs_elsewhere(owner, me["cluster_name"])
         if running is not None:
             return running
     if not owner["lease"]:
@@ -404,20 +403,18 @@ def _started(pid: int) -> int | None:
     return stat.ticks if stat is not None and stat.is_alive else None
 
 
-@lru_cache
-def _slurm_runs(job: str, step: str | None) -> bool | None:
-    """Ask SLURM whether a step of a job (the job, without one) is running; None if it does not answer.
-
-    Python starts it by vfork, which copies nothing of a process that has MPI's memory.
-    """
-    command = ["squeue", "--noheader", "-j", job] + (["-s", "-o", "%i"] if step else ["-o", "%A"])
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
+def _runs_elsewhere(owner: dict[str, Any], cluster: str | None) -> bool | None:
+    """Ask SLURM whether an owner's step (its job, without one) is running; None if it does not answer."""
+    job, step, task = owner["job_id"], owner["step_id"], owner.get("array_task_id")
+    if cluster and owner.get("cluster_name") not in (None, cluster):
+        return None  # a job of another cluster, of which this one knows nothing
+    running = _slurm_runs(job, bool(step))
+    if running is None:
         return None
-    if answer.returncode:
-        return False if "Invalid job id" in answer.stderr else None
-    return (f"{job}.{step}" if step else job) in answer.stdout.split()
+    if not step:
+        return job in running
+    # Steps of an array are named by the array and the task, such as 1234_5.0.
+    return f"{job}.{step}" in running or any(name.endswith(f"_{task}.{step}") for name in running)
 
 
 def _age(paths: list[Path], folder: Path) -> float:

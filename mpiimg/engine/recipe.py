@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from mpiimg.engine.containment import Fault
 from mpiimg.engine.inputs import Input
+from mpiimg.engine.names import file_name
 from mpiimg.engine.stage import Stage, Stages, expected_stages
 
 _S = TypeVar("_S")
@@ -151,7 +152,9 @@ def records_folder(options: Options) -> Path:
 
 def work_folder(recipe: Recipe, options: Options) -> Path:
     """Return the folder of what a run has made so far."""
-    return records_folder(options) / "work" / f"{recipe.stem}.{recipe.tool.removeprefix('mpiimg-')}"
+    return (
+        records_folder(options) / "work" / f"{file_name(recipe.stem)}.{recipe.tool.removeprefix('mpiimg-')}"
+    )
 
 
 def output_names(recipe: Recipe) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import shutil
 import uuid
@@ -14,12 +13,13 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from mpiimg.engine import rates
-from mpiimg.engine.atomic import make_folder, write_file
+from mpiimg.engine.atomic import make_folder
 from mpiimg.engine.checkpoint import keep_marks
 from mpiimg.engine.executor import Executor
 from mpiimg.engine.fingerprint import changes, check_unchanged, fingerprint, read_fingerprint, seen
 from mpiimg.engine.finished import Earlier, earlier_run
 from mpiimg.engine.lease import CLAIMS, Kind, WorkLease, acquire_work, holding, remove_work
+from mpiimg.engine.log.ended import note_already_done
 from mpiimg.engine.log.events import events_folder
 from mpiimg.engine.log.show_plan import beside_actual
 from mpiimg.engine.mpi.agreement import Agreement, on_root, stop_on_signals
@@ -36,9 +36,11 @@ from mpiimg.engine.recipe import (
     staged_bytes,
     work_folder,
 )
+from mpiimg.engine.records import write_record
 from mpiimg.engine.results import OUTPUTS, prepare_outputs, publish
 from mpiimg.engine.stage import Compute
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
+from mpiimg.version import __version__
 
 #: In the work folder of a run that ended without some of its inputs.
 LEFT_OUT = "left-out"
@@ -130,10 +132,13 @@ def run(recipe: Recipe[_S], comm, options: Options, outer: Agreement | None = No
     RunStopped
         A signal asked for it; likewise.
     """
+    if options.in_memory and recipe.staged_outputs:
+        raise BadInput(f"--in-memory: the result of {recipe.tool} is a staged file; leave the option out")
     earlier = on_root(comm, _finished, recipe, options, comm.size, outer is not None)
     if earlier is not None:
-        return _already_done(earlier, comm, options)
-    options = dataclasses.replace(options, run_id=options.run_id or on_root(comm, lambda: uuid.uuid4().hex))
+        return _already_done(earlier, recipe, comm, options)
+    run_id = on_root(comm, lambda: options.run_id or uuid.uuid4().hex)
+    options = dataclasses.replace(options, run_id=run_id)
     target = agreed_cpu_target(comm)
     resources = Resources(
         comm.size, options.memory, options.in_memory, node_count(comm), on_root(comm, rates.load_rates)
@@ -168,6 +173,8 @@ def _finished(recipe: Recipe, options: Options, ranks: int, claimed: bool) -> Ea
     work = work_folder(recipe, options)
     if not earlier.is_the_same or (earlier.left_out and work.exists()):
         return None
+    if options.replace and earlier.record.get("version") != __version__:
+        return None  # the scans of a cohort are all of one version
     if not options.keep_work:
         # What it leaves in the way of nobody is no reason to fail, nor is another run that is at work there.
         with contextlib.suppress(OSError, BadInput):
@@ -186,17 +193,20 @@ def _tidy(recipe: Recipe, options: Options, work: Path, claimed: bool) -> None:
         remove_work(work)
 
 
-def _already_done(earlier: Earlier, comm, options: Options) -> Outcome:
+def _already_done(earlier: Earlier, recipe: Recipe, comm, options: Options) -> Outcome:
     """Say that there was nothing left to do."""
     record, left_out = earlier.record, earlier.record.get("left_out") or {}
     outcome = Outcome(None, left_out, record)
+    events = events_folder(records_folder(options), recipe.record)
+    on_root(comm, note_already_done, events, options.run_id, outcome.status)
     if log.isEnabledFor(logging.WARNING):
         without = f", {len(left_out)} left out" if left_out else ""
         otherwise = f"; otherwise than then: {earlier.note}" if earlier.note else ""
+        count = len(record["outputs"])
+        results = f"{count} result{'s' * (count != 1)} in {options.out}"
         say(
             comm,
-            f"mpiimg: {options.label}already done: {len(record['outputs'])} results in {options.out}{without}"
-            f"{otherwise}; --force makes them anew",
+            f"mpiimg: {options.label}already done: {results}{without}{otherwise}; --force makes them anew",
         )
     return outcome
 
@@ -276,6 +286,9 @@ def compile_kernels(kernels: Collection[str], comm) -> None:
         return
     from mpiimg.engine import precompile
 
+    if log.isEnabledFor(logging.WARNING):
+        for problem in precompile.untrusted():
+            say(comm, f"mpiimg: warning: compiled kernels are not taken from there: {problem}")
     if any(comm.allgather(len(precompile.missing(kernels)) > 0)):
         if log.isEnabledFor(logging.WARNING):
             say(comm, "mpiimg: compiling kernels on one rank of each node, once: up to a minute")
@@ -336,7 +349,7 @@ def _furnish(recipe: Recipe, options: Options, folders: _Folders, current: dict)
     events.mkdir(exist_ok=True)
     for log_of_rank in events.glob("*.jsonl"):
         log_of_rank.unlink()
-    write_file(record, json.dumps(current).encode())
+    write_record(record, current)
     (work / LEFT_OUT).unlink(missing_ok=True)
     needed = 0 if options.in_memory or earlier == current else staged_bytes(recipe)
     free = free_bytes(work)

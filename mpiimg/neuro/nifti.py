@@ -16,6 +16,7 @@ import numpy as np
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import Box
 from mpiimg.engine.inputs import Reader
+from mpiimg.engine.names import file_name
 from mpiimg.engine.pages import DamagedPage, PagedReader
 from mpiimg.engine.raw import RawFile, sample_file
 from mpiimg.engine.small_files import check_regular
@@ -299,9 +300,12 @@ def bare_name(path: Path) -> str:
 
 
 def output_stem(path: Path) -> str:
-    """Return the name that outputs of `path` begin with: without endings and without BIDS's _dwi."""
+    """Return the name that outputs of `path` begin with: without endings and without BIDS's _dwi.
+
+    Letters that a name of a file should not have are replaced: engine/names.py.
+    """
     name = bare_name(path)
-    return name.removesuffix("_dwi") or name
+    return file_name(name.removesuffix("_dwi") or name)
 
 
 def output_header(image: Image, components: int | None, dtype: str, description: str) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import os
 import re
 import shlex
 import sys
@@ -21,6 +22,9 @@ from mpiimg.errors import BadInput, Exit
 from mpiimg.tools import bids_app
 from mpiimg.tools.registry import Tool, tool
 from mpiimg.version import __version__
+
+#: The environment variable with the word that tells a run from all others, where a script gives it one.
+RUN_VARIABLE = "MPIIMG_RUN"
 
 #: Seconds: a chunk takes about ten at most, the longest step of one rank about a minute, on a quiet machine.
 MIN_TIMEOUT = 300.0
@@ -45,7 +49,15 @@ COMMON = (
         limits=(1, 1 << 20),
         metavar="N",
     ),
-    Parameter("force", False, "Overwrite results that exist.", bool),
+    Parameter(
+        "ended",
+        None,
+        "Batch scripts ask whether the run that MPIIMG_RUN names ended with this status, and start none.",
+        int,
+        limits=(0, 255),
+        metavar="STATUS",
+    ),
+    Parameter("force", False, "All results are made anew, and those that exist overwritten.", bool),
     Parameter("in_memory", False, "Stage nothing on disk; a run that dies starts over.", bool),
     Parameter("keep_work", False, "Keep the staged arrays and the checkpoints of a finished run.", bool),
     Parameter(
@@ -201,23 +213,50 @@ def main(name: str, arguments: list[str] | None = None) -> int:
     else:
         args = _parser(made).parse_args(arguments)
     level = logging.ERROR if args.quiet else logging.INFO if args.verbose else logging.WARNING
-    logging.basicConfig(level=level, format="mpiimg: %(message)s", stream=sys.stderr)
+    logging.basicConfig(level=level, stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Lines("mpiimg: %(message)s"))
     if getattr(args, "portable", False):
         from mpiimg.kernels.jit import pin_target
 
         pin_target()
     values = vars(args)
+    if getattr(args, "ended", None) is not None:
+        return _ended(made, args)
     if not made.mpi:
         return made.program(values, None)
     try:
         comm = runtime.world()
     except BadInput as error:
         if runtime.launched_rank() == 0:
-            print(f"mpiimg: error: {error}", file=sys.stderr)
+            runtime.put(f"mpiimg: error: {shown(error)}", sys.stderr)
         return Exit.BAD_INPUT
     command = shlex.join([name, *(sys.argv[1:] if arguments is None else arguments)])
     program = made.program or (lambda values, comm: _run(made, args, comm, command))
     return runtime.guard(comm, lambda: program(values, comm))
+
+
+def _ended(tool: Tool, args: argparse.Namespace) -> int:
+    """Say whether the run that the environment names ended with a status, by what it says itself."""
+    from mpiimg.engine.log.ended import says_so
+
+    is_cohort = getattr(args, "cohort", None) is not None
+    folder = args.cohort.out if is_cohort else tool.folder(vars(args))
+    if says_so(folder, os.environ.get(RUN_VARIABLE, ""), args.ended):
+        return Exit.DONE
+    print(
+        f"mpiimg: error: {tool.name} ended with status {args.ended}, which nothing in {shown(folder)} "
+        "confirms: something else ended it, and it counts as failed",
+        file=sys.stderr,
+    )
+    return Exit.FAILED
+
+
+class _Lines(logging.Formatter):
+    """Lines of a log as a terminal may show them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(super().format(record), lines=True)
 
 
 def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
@@ -261,6 +300,7 @@ def _options(args: argparse.Namespace, out: Path, memory: int, command: str):
         progress=sys.stderr.isatty() and not args.quiet,
         timeout=args.timeout,
         command=command,
+        run_id=os.environ.get(RUN_VARIABLE, ""),
     )
 
 
@@ -296,8 +336,6 @@ def _plan(recipe, resources, form: str, comm) -> int:
 
 class _silence:
     def __enter__(self):
-        import os
-
         self._streams = sys.stdout, sys.stderr
         sys.stdout = sys.stderr = open(os.devnull, "w")
 

@@ -13,6 +13,7 @@ import pytest
 
 from mpiimg.engine import lease
 from mpiimg.engine.lease import Kind, LeaseState
+from mpiimg.engine.mpi import job
 from mpiimg.engine.records import document_of, read_record, write_record
 
 
@@ -159,6 +160,7 @@ case "$3" in
  2) echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1 ;;
  3) echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1 ;;
  4) echo 4 ;;
+ 6) echo 6_5.0; echo 6_5.batch; echo 6_61.0 ;;
 esac
 """
 
@@ -176,7 +178,7 @@ def squeue(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("job", "step", "expected"),
+    ("number", "step", "expected"),
     [
         ("1", "0", Kind.IN_WORK),
         ("1", "1", Kind.DIED),
@@ -186,15 +188,55 @@ def squeue(tmp_path, monkeypatch):
         ("5", None, Kind.DIED),
     ],
 )
-def test_slurm_is_asked_for_jobs_on_other_nodes(records, squeue, job, step, expected):
-    claimed(records, **ELSEWHERE, job_id=job, step_id=step)
+def test_slurm_is_asked_for_jobs_on_other_nodes(records, squeue, number, step, expected):
+    claimed(records, **ELSEWHERE, job_id=number, step_id=step)
     assert kind(records) is expected
     assert kind(records) is expected
     assert len(squeue.read_text().splitlines()) == 1
     if expected is Kind.IN_WORK:
         assert lease.owner_text(lease.read_lease(records).owner).startswith(
-            f"job {job} on elsewhere, process "
+            f"job {number} on elsewhere, process "
         )
+
+
+def test_slurm_is_asked_anew(records, squeue, monkeypatch):
+    """A job that was alive once is not alive for ever; ten seconds are enough for thousands of scans."""
+    now = [0.0]
+    monkeypatch.setattr(job.time, "monotonic", lambda: now[0])
+    claimed(records, **ELSEWHERE, job_id="1", step_id="0")
+    assert kind(records) is Kind.IN_WORK
+    program = squeue.with_name("squeue")
+    program.write_text(f"#!/bin/sh\necho >> {squeue}\n")
+    now[0] = job.ANSWER_AGE - 1
+    assert kind(records) is Kind.IN_WORK
+    now[0] = job.ANSWER_AGE + 1
+    assert kind(records) is Kind.DIED
+    assert len(squeue.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(("task", "expected"), [("5", Kind.IN_WORK), ("6", Kind.DIED), ("65", Kind.DIED)])
+def test_a_step_of_an_array_goes_by_the_number_of_its_task(records, squeue, task, expected):
+    """As SLURM 22.05 was seen to name it."""
+    claimed(records, **ELSEWHERE, job_id="6", step_id="0", array_task_id=task)
+    assert kind(records) is expected
+
+
+def test_of_a_job_in_another_cluster_this_one_knows_nothing(records, squeue, monkeypatch):
+    monkeypatch.setenv("SLURM_CLUSTER_NAME", "here")
+    claimed(records, **ELSEWHERE, job_id="2", step_id="0", cluster_name="there")
+    assert kind(records) is Kind.IN_WORK
+    assert not squeue.exists()
+    owner = records / "claims" / "1"
+    for path in (owner, *owner.iterdir()):
+        aged(path, 200)
+    assert kind(records) is Kind.DIED
+
+
+def test_a_job_that_waits_in_the_queue_again_has_no_process(records, squeue):
+    claimed(records, **ELSEWHERE, job_id="4", step_id=None)
+    assert kind(records) is Kind.IN_WORK
+    (asked,) = squeue.read_text().splitlines()
+    assert "running" in asked and "pending" not in asked
 
 
 def test_a_job_that_was_requeued_knows_its_own_claims(records, squeue, monkeypatch):

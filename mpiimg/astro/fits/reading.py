@@ -94,6 +94,17 @@ def read_headers(path: Path) -> FitsFile:
     return FitsFile(path, status.st_size, status.st_mtime_ns, primary, tuple(images), parts[-1].end)
 
 
+def refuse_scaling(extension: Extension) -> None:
+    """Refuse an image that its header scales to nothing, or by what is no number."""
+    for keyword, allowed in (("BSCALE", lambda value: value != 0), ("BZERO", lambda value: True)):
+        value = extension.header.get(keyword, 1)
+        number = isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
+        if not (number and allowed(value)):
+            raise BadInput(
+                f"{extension.plane.path}: corrupt: {keyword} of extension {extension.plane.hdu} is {value!r}"
+            )
+
+
 @contextlib.contextmanager
 def _opened(path: Path, end: int):
     """Open a FITS file with astropy; what it only warns of, or raises in many ways, becomes BadInput.

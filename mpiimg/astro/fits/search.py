@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mpiimg.astro.fits import maskplanes
 from mpiimg.astro.fits.exposure import ExposureRef, survey_order
 from mpiimg.astro.fits.headers import CARDS, SENSOR_CARDS, HeaderReader, ReadOptions, noise_facts, zero_point
-from mpiimg.astro.fits.reading import Extension, FitsFile, read_headers
+from mpiimg.astro.fits.reading import Extension, FitsFile, read_headers, refuse_scaling
 from mpiimg.astro.fits.writing import own_history
 from mpiimg.astro.sky.wcs import checked_text
-from mpiimg.engine.containment import Fault, ends_run, fault_of, refuse_systematic
+from mpiimg.engine.containment import Fault, ends_run, fault_of, place_of, refuse_systematic
 from mpiimg.errors import BadInput
 
 #: Names of extensions, in upper case, by what they hold.
@@ -93,12 +94,17 @@ def find_exposures(
 
 def _found(first: Path, members: tuple[Path, ...], options: ReadOptions) -> list[ExposureRef]:
     """Find the exposures of a file, or of the files of a triplet."""
-    from astropy.io.fits import VerifyError
-
     try:
-        return _find_triplet(members, options) if members else _find_in_file(first, options)
-    except VerifyError as error:
-        # Raised when a card is looked at, whichever it is.
+        # What astropy mends in a header is no news; what it cannot mend, it raises.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _find_triplet(members, options) if members else _find_in_file(first, options)
+    except BadInput:
+        raise
+    except Exception as error:
+        # Cards are parsed when they are looked at, and astropy raises many things about what it finds there.
+        if ends_run(error) or " at astropy.io.fits." not in place_of(error):
+            raise
         raise BadInput(f"{first}: corrupt header: {' '.join(str(error).split())}") from None
 
 
@@ -296,6 +302,9 @@ def _decam_convention(file: FitsFile, options: ReadOptions) -> str:
 def _exposure_ref(facts, *, kind, planes, identity, conventions, siblings) -> ExposureRef:
     """Put together what the headers of an exposure say, and check it."""
     image, variance, mask = (planes.get(role) for role in ("image", "variance", "mask"))
+    for extension in (image, variance, mask):
+        if extension is not None:
+            refuse_scaling(extension)
     for extension, role in ((variance, "variance"), (mask, "mask")):
         if extension is not None and extension.shape != image.shape:
             shapes = ("x".join(map(str, e.shape[::-1])) for e in (image, extension))

@@ -46,6 +46,9 @@ WAYS = {
 #: Stars kept of an exposure, the brightest.
 MAX_STARS = 500
 
+#: Bytes that the stars of an exposure take when they are compared with others: tables, places, a search tree.
+STARS_BYTES = 200 * MAX_STARS
+
 #: Bytes per pixel that reading, searching and measuring take beside the planes that come out.
 CALIBRATION_SCRATCH = 30
 
@@ -297,9 +300,19 @@ def solve(
         work=partial,
         row=((len(EXPOSURE_STATS) + 4 * MAX_STARS,), "float64"),
         finish=finish,
+        finish_bytes=_solve_bytes(exposures, reference is not None),
         parameters={"radius": radius, "reference": reference is not None},
         expected=Solved((ZERO_POINT,) * count, ("NONE",) * count, (True,) * count, (unknown,) * count, {}),
     )
+
+
+def _solve_bytes(exposures: Sequence[ExposureRef], by_reference: bool) -> int:
+    """Return the bytes that finding the zero points takes: stars of a band, and what is solved for."""
+    most = 0
+    for band, count in Counter(ref.band for ref in exposures).items():
+        known = not by_reference and all(ref.magzero is not None for ref in exposures if ref.band == band)
+        most = max(most, count * STARS_BYTES + (0 if known else zero_points.solve_bytes(count)))
+    return most
 
 
 def _zero_points(

@@ -105,6 +105,7 @@ def weigh(state: Survey) -> Reduce[tuple[float, ...]]:
         work=partial,
         row=((), "float64"),
         finish=finish,
+        finish_bytes=100 * len(layout.footprints),
         units=footprint_units(state),
         without=np.nan,
         parameters={"lost": sorted(lost)},

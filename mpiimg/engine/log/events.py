@@ -16,7 +16,6 @@ that cannot be written never makes the run fail. A line that is torn or damaged 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import socket
 import threading
@@ -26,6 +25,9 @@ from pathlib import Path
 
 from mpiimg.engine.mpi.processes import memory_status
 from mpiimg.engine.records import DamagedRecord, RecordFile, line_of, parsed, read_lines
+
+#: No event is from later than the year 5138, in seconds since the epoch.
+MAX_TIME = 1e11
 
 
 def events_folder(out: Path, record: str) -> Path:
@@ -156,7 +158,7 @@ def _is_event(record: dict) -> bool:
     when = record.get("time")
     return (
         isinstance(when, int | float)
-        and math.isfinite(when)
+        and 0 <= when <= MAX_TIME
         and isinstance(record.get("rank"), int)
         and isinstance(record.get("host"), str)
         and isinstance(record.get("event"), str)
@@ -165,7 +167,7 @@ def _is_event(record: dict) -> bool:
 
 def rank_files(folder: Path) -> list[Path]:
     """Return the logs in an events folder, by rank."""
-    files = [path for path in Path(folder).glob("*.jsonl") if path.stem.isdecimal()]
+    files = [path for path in Path(folder).glob("*.jsonl") if path.stem.isdecimal() and path.is_file()]
     return sorted(files, key=lambda path: int(path.stem))
 
 

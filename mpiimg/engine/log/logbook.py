@@ -47,6 +47,7 @@ class Logbook:
         self._log.write(
             "start",
             tool=recipe.tool,
+            run=self._options.run_id,
             version=__version__,
             command=self._options.command,
             ranks=self._ranks,
@@ -91,7 +92,7 @@ class Logbook:
     def end(self, status: Exit, why: str = "") -> None:
         """Note that the run is over. Nothing is noted or watched after it."""
         self._watchdog.cancel()
-        self._log.write("end", status=int(status), why=why)
+        self._log.write("end", run=self._options.run_id, status=int(status), why=why)
         self._log.close()
 
     def rest(self) -> None:

@@ -12,20 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from mpiimg.engine import lease
-from mpiimg.engine.atomic import write_file
+from mpiimg.engine.atomic import make_folder, write_file
 from mpiimg.engine.boxes import Partition
 from mpiimg.engine.containment import ends_run
 from mpiimg.engine.lease import Kind, LeaseState
+from mpiimg.engine.log.ended import note_job
 from mpiimg.engine.log.show_plan import as_json, table
 from mpiimg.engine.mpi.agreement import on_root
 from mpiimg.engine.mpi.runtime import say
 from mpiimg.engine.plan import Resources, plan_recipe
 from mpiimg.engine.recipe import Options, Recipe
 from mpiimg.engine.run import agreed_cpu_target, compile_kernels
-from mpiimg.errors import BadInput, Exit
+from mpiimg.errors import BadInput, Exit, RunStopped
 from mpiimg.neuro.bids import Scan, describe_derivative
 from mpiimg.neuro.cohort.groups import asked_sizes, finished_after, group_sizes, min_ranks, part_of
 from mpiimg.neuro.cohort.records import (
+    LOGS,
     Cohort,
     maybe_otherwise,
     read_settings,
@@ -44,7 +46,7 @@ MAX_NAMED = 10
 
 
 def run_cohort(cohort: Cohort, comm, options: Options, resources: Resources, plan: str | None = None) -> Exit:
-    """Do what is missing or failed of a cohort. Collective.
+    """Do what is missing or failed of a cohort, and note how this job ended. Collective.
 
     With `plan`, "table" or "json", print what would be done with `resources`, and stop.
 
@@ -57,6 +59,21 @@ def run_cohort(cohort: Cohort, comm, options: Options, resources: Resources, pla
     RunStopped
         A signal asked for it.
     """
+    try:
+        status = _run_cohort(cohort, comm, options, resources, plan)
+    except RunStopped:
+        _note_end(cohort, comm, options, Exit.STOPPED)
+        raise
+    if not plan:
+        _note_end(cohort, comm, options, status)
+    return status
+
+
+def _note_end(cohort: Cohort, comm, options: Options, status: Exit) -> None:
+    on_root(comm, note_job, cohort.out / LOGS, options.run_id, status)
+
+
+def _run_cohort(cohort: Cohort, comm, options: Options, resources: Resources, plan: str | None) -> Exit:
     agreed_cpu_target(comm)
     states = on_root(comm, _check, cohort, options.force)
     todo = [scan for scan in cohort.scans if _to_do(cohort, states[scan.name], options.force)]
@@ -78,8 +95,8 @@ def run_cohort(cohort: Cohort, comm, options: Options, resources: Resources, pla
         process_scans(cohort, todo, states, chosen.sizes, comm, options)
     final = on_root(comm, _states, cohort)
     tell(comm, _summary(final))
-    left_out = [name for name, state in final.items() if state.kind in (Kind.FAILED, Kind.SUSPECT)]
-    return Exit.PARTIAL if left_out else Exit.DONE
+    # What another job has in work is not done either: that job may yet die.
+    return Exit.DONE if all(state.kind is Kind.DONE for state in final.values()) else Exit.PARTIAL
 
 
 def _check(cohort: Cohort, force: bool) -> dict[str, LeaseState]:
@@ -123,7 +140,7 @@ def _make_folders(cohort: Cohort) -> None:
     """Make what all jobs on a derivative share: folders of records, settings, its description."""
     try:
         for scan in cohort.scans:
-            cohort.records(scan).mkdir(parents=True, exist_ok=True)
+            make_folder(cohort.records(scan))
         for name, data in describe_derivative(cohort.dataset, cohort.out).items():
             write_file(cohort.out / name, data)
         write_settings(cohort.out, cohort.settings)
@@ -272,7 +289,10 @@ def _summary(states: Mapping[str, LeaseState]) -> str:
     notes = []
     for name, state in states.items():
         if state.kind is Kind.IN_WORK:
-            notes.append(f"mpiimg: {name}: in work by {lease.owner_text(state.owner)}")
+            notes.append(
+                f"mpiimg: {name}: in work by {lease.owner_text(state.owner)}, and not done yet; "
+                "the same command does it if that job does not"
+            )
         elif why(state):
             notes.append(f"mpiimg: {name}: {state.kind}: {why(state)}")
     if len(notes) > MAX_NAMED:

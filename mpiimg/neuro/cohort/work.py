@@ -26,6 +26,12 @@ from mpiimg.neuro.cohort.records import Cohort, scan_state, settings_digest
 
 log = logging.getLogger("mpiimg")
 
+#: Seconds that a group without work waits at least for scans that others have in work: some answers of SLURM.
+PATIENCE = 30.0
+
+#: After how many seconds it looks again, first and last, and by which share of the time waited.
+SOONEST, LATEST, LATENESS = 0.2, 5.0, 0.05
+
 
 def process_scans(
     cohort: Cohort, todo: Sequence[Scan], states, sizes: Sequence[int], comm, options: Options
@@ -80,8 +86,10 @@ def process_scans(
 def _serve(cohort: Cohort, queue: deque, states, group, outer: Agreement, options: Options, identity) -> None:
     """Process one scan after the other with one group of ranks. Collective in the group."""
     owner = {**lease.sign(identity, options.timeout), "ranks": group.size}
+    longest, idle_since = 0.0, None
 
-    def take_next() -> tuple[Scan, int] | None:
+    def take_next() -> tuple[Scan, int] | float | None:
+        """Return a scan and its lease, or the seconds after which to look again; None where that is all."""
         passed = 0
         while passed < len(queue) and not outer.interrupted():
             scan = queue[0]
@@ -94,9 +102,20 @@ def _serve(cohort: Cohort, queue: deque, states, group, outer: Agreement, option
             queue.popleft()
             if number:
                 return scan, number
-        return None
+        # Others have the rest in work, and leave it over if their job dies. As long as ours took.
+        waited = time.monotonic() - idle_since
+        if not queue or outer.interrupted() or waited > max(PATIENCE, 2 * longest):
+            return None
+        return min(max(SOONEST, waited * LATENESS), LATEST)
 
-    while (taken := on_root(group, take_next)) is not None:
+    while True:
+        idle_since = time.monotonic() if idle_since is None else idle_since
+        taken = on_root(group, take_next)
+        if taken is None:
+            return
+        if isinstance(taken, float):
+            _pause(taken, outer)
+            continue
         scan, number = taken
         started = time.monotonic()
         kind, details, error = _process(cohort, scan, group, outer, options)
@@ -114,6 +133,7 @@ def _serve(cohort: Cohort, queue: deque, states, group, outer: Agreement, option
             raise error
         if details.get("place"):
             on_root(group, _refuse_systematic, cohort, states, scan, details)
+        longest, idle_since = max(longest, time.monotonic() - started), None
 
 
 def _refuse_systematic(cohort: Cohort, before: Mapping[str, LeaseState], scan: Scan, details: dict) -> None:
@@ -135,6 +155,13 @@ def _refuse_systematic(cohort: Cohort, before: Mapping[str, LeaseState], scan: S
                 )
             )
     refuse_systematic(faults, len(cohort.scans), "scan")
+
+
+def _pause(seconds: float, outer: Agreement) -> None:
+    """Sleep, unless a signal or another group ends the job meanwhile."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not outer.interrupted():
+        time.sleep(SOONEST / 4)
 
 
 def acquire_scan(cohort: Cohort, scan: Scan, before: LeaseState, owner: dict) -> int | None:
@@ -181,7 +208,7 @@ def _process(cohort: Cohort, scan: Scan, group, outer: Agreement, options: Optio
         options,
         out=cohort.out / scan.folder,
         records=cohort.records(scan),
-        force=True,
+        replace=True,
         label=f"{scan.name}: ",
     )
     try:
