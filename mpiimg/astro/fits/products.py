@@ -19,6 +19,7 @@ from mpiimg.astro.fits.writing import COMPRESSED, own_history
 from mpiimg.astro.sky.tract import Tract
 from mpiimg.engine.boxes import Box, box_shape
 from mpiimg.engine.containment import ends_run
+from mpiimg.engine.small_files import read_text
 from mpiimg.errors import BadInput
 
 #: How the names of warps end; those of patches hold "patch-" and do not end so.
@@ -96,12 +97,7 @@ def read_tract(path: Path) -> Tract:
     BadInput
         It is missing, or no tract.
     """
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text file"
-        raise BadInput(f"{path}: cannot read this tract: {reason}") from None
-    return Tract.from_toml(text, str(path))
+    return Tract.from_toml(read_text(path, "this tract"), str(path))
 
 
 def find_warps(folder: Path) -> tuple[Tract, list[Product]]:
