@@ -1,4 +1,4 @@
-"""The pipelines that campaigns kill: small enough for hundreds of lives, with every kind of stage among them."""
+"""The pipelines that campaigns kill: small enough for hundreds of lives, and of every kind of stage."""
 
 from __future__ import annotations
 

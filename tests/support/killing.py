@@ -1,4 +1,4 @@
-"""Campaigns of kills: a pipeline dies at seeded steps again and again, goes on, and must end as if it never had.
+"""Campaigns of kills: a pipeline dies at seeded steps again and again, and must end as if it never had.
 
     lives = Lives(pipeline, launchers, folder, seed)
     lives.until(50)
@@ -93,7 +93,7 @@ class Figures:
     ----------
     kills : of lives, by (pipeline, launcher, install)
     ends : lives that came to the end of the work, with the bytes of the run that nobody killed
-    computed, redone : chunks that were computed, and those of them that had been before, but were not marked yet
+    computed, redone : chunks that were computed, and how many of them had been before, but were not marked
     """
 
     kills: Counter = field(default_factory=Counter)
@@ -110,8 +110,8 @@ class Figures:
         )
         name = " and ".join(sorted({name for name, _, _ in self.kills}))
         return (
-            f"{name}: {self.kills.total()} kills ({ways}), {self.ends} ends with the bytes of a run that nobody "
-            f"killed; {self.redone} of {self.computed} chunks computed once more, none of them marked"
+            f"{name}: {self.kills.total()} killed ({ways}), {self.ends} times to the end with the same bytes, "
+            f"{self.redone} of {self.computed} chunks computed once more, none that was marked"
         )
 
 
