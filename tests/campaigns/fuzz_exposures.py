@@ -1,4 +1,4 @@
-"""FITS headers, structure and pixels, changed: one of three exposures of mpiimg-astro, compared with astropy."""
+"""FITS headers, structure and pixels, changed: one of three exposures, and what astropy reads of it."""
 
 from __future__ import annotations
 

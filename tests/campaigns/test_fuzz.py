@@ -25,8 +25,8 @@ for family in ("images", "gradients", "exposures", "texts", "records"):
 
 pytestmark = pytest.mark.tool
 
-#: Cases of all mutations together in make test, and in make test-long on both installs.
-FEW, MANY = 100, 1000
+#: Cases of all mutations together in make test-long, on both installs; in make test it is one of each.
+MANY = 1000
 
 #: Of what is drawn where the command line says nothing.
 SEED = 12
@@ -68,11 +68,12 @@ def fuzz(request, sound, tmp_path, capsys):
     def run(name: str, cases: int, seed: int) -> None:
         seed = request.config.getoption("--hypothesis-seed") or seed
         one = MUTATIONS[name]
+        calls = itertools.count()
         companions = [m for m in MUTATIONS.values() if (m.family, m.kind) == (one.family, Kind.NEUTRAL)]
 
         @hypothesis.seed(f"{seed} {name}")
         @hypothesis.settings(
-            max_examples=cases,
+            max_examples=cases + 1,
             deadline=None,
             database=None,
             suppress_health_check=list(hypothesis.HealthCheck),
@@ -81,12 +82,14 @@ def fuzz(request, sound, tmp_path, capsys):
         )
         @hypothesis.given(st.data())
         def case(data):
-            number = next(_case_numbers)
+            # Hypothesis begins with the simplest of each draw, which tells least: it is drawn, and not run.
+            number = next(_case_numbers) if next(calls) else None
             it = one.family(tmp_path / str(number), sound(one.family))
             if one.kind is Kind.NEUTRAL and data.draw(st.booleans(), "with another"):
                 data.draw(st.sampled_from(companions), "which").change(it, data.draw)
             words = one.change(it, data.draw)
-            check(it, one.kind, words, ranks=2 if number % RANKS == RANKS - 1 else None)
+            if number is not None:
+                check(it, one.kind, words, ranks=2 if number % RANKS == RANKS - 1 else None)
             shutil.rmtree(it.folder)
 
         case()
@@ -96,7 +99,8 @@ def fuzz(request, sound, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_100_cases(name, fuzz):
-    fuzz(name, share(name, FEW), SEED)
+    assert len(MUTATIONS) >= 100
+    fuzz(name, 1, SEED)
 
 
 @pytest.mark.long

@@ -110,7 +110,7 @@ class Figures:
         )
         name = " and ".join(sorted({name for name, _, _ in self.kills}))
         return (
-            f"{name}: {self.kills.total()} killed ({ways}), {self.ends} times to the end with the same bytes, "
+            f"{name}: {self.kills.total()} killed ({ways}), {self.ends} times ended with the same bytes, "
             f"{self.redone} of {self.computed} chunks computed once more, none that was marked"
         )
 
