@@ -85,7 +85,7 @@ class Image(Case):
 
     def save(self, data, affine=AFFINE, kind=nibabel.Nifti1Image, change=None) -> None:
         """Write another image, after `change(image)`."""
-        image = kind(data, affine)
+        image = kind(data, affine, dtype=data.dtype)
         if change:
             change(image)
         nibabel.save(image, self.dwi)
@@ -110,7 +110,6 @@ class Image(Case):
 
 
 floats = st.floats(allow_nan=True, allow_infinity=True, width=32)
-text = st.binary(max_size=80)
 
 
 def odd_floats() -> st.SearchStrategy:
@@ -145,15 +144,6 @@ def other_byte_order(it, draw):
     swapped = nibabel.Nifti1Image(data, None, header)
     swapped.header.set_data_dtype(">i2")
     nibabel.save(swapped, it.dwi)
-
-
-@mutation(Image, Kind.NEUTRAL)
-def words_that_nobody_reads(it, draw):
-    """ANALYZE's fields and the description: any bytes."""
-    data = it.bytes()
-    for offset, size in ((4, 10), (14, 18), (148, 80)):
-        data[offset : offset + size] = draw(text)[:size].ljust(size, b"\0")
-    it.put(data)
 
 
 @mutation(Image, Kind.NEUTRAL)
@@ -229,8 +219,10 @@ def display_range(it, draw):
 
 
 @mutation(Image, Kind.VALID)
-def the_name_of_another_file(it, draw):
-    it.field("24s", 228, draw(st.binary(max_size=24)))
+def words_that_nobody_reads(it, draw):
+    """ANALYZE's fields, the description, the name of another file, that of the intent: any bytes."""
+    for offset, size in ((4, 10), (14, 18), (148, 80), (228, 24), (328, 16)):
+        it.field(f"{size}s", offset, draw(st.binary(max_size=size)))
 
 
 @mutation(Image, Kind.VALID)

@@ -129,13 +129,6 @@ def a_file_in_the_place_of_another(it, draw):
 
 
 @mutation(Work, Kind.NEUTRAL)
-def a_folder_in_the_place_of_a_file(it, draw):
-    path = draw(st.sampled_from([one for one in it.files() if "events" not in one.parts]))
-    path.unlink()
-    path.mkdir()
-
-
-@mutation(Work, Kind.NEUTRAL)
 def files_of_nobody(it, draw):
     folder = draw(st.sampled_from([one.parent for one in it.files()]))
     name = draw(

@@ -361,7 +361,7 @@ def an_odd_name(it, draw):
         "sub-" + "x" * 200,
     ]
     name = draw(st.sampled_from(odd))
-    it.unit = ""
+    it.unit = "sub-"
     folder = it.dwi.parent
     for path in list(folder.iterdir()):
         path.rename(folder / path.name.replace("sub-01", name))

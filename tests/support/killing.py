@@ -173,10 +173,6 @@ class Lives:
         if done.returncode == 0:
             assert len(diary.steps) == ranks, told
             self._ended()
-        elif done.returncode == 2:
-            # It had died while the work folder of a finished run was removed.
-            assert "exists; use --force" in done.stderr, told
-            self._ended()
         else:
             assert mortal, told
             assert len(diary.steps) < ranks or ranks > 1, told
