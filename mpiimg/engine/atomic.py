@@ -8,6 +8,8 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from mpiimg.engine.system_errors import naming
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -46,7 +48,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_file(path: Path, data: bytes) -> None:
     """Write a whole file; see :func:`replacing`."""
-    with replacing(path) as part:
+    with naming(path), replacing(path) as part:
         part.write_bytes(data)
 
 
@@ -58,7 +60,7 @@ def write_durably(path: Path, data: bytes) -> None:
     OSError
         It cannot be written.
     """
-    with open(path, "wb") as file:
+    with naming(path), open(path, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -86,7 +88,8 @@ def sync(path: Path) -> None:
     """Return when a file, or the names in a folder, would survive a power loss."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -17,8 +17,9 @@ import pytest
 from support import toy
 from support.ranks import COMM, LAST
 
-from mpiimg.engine import executor, plan, provenance
+from mpiimg.engine import executor, plan, provenance, raw, results, system_errors
 from mpiimg.engine.checkpoint import Journal, read_marks
+from mpiimg.engine.log.events import read_events
 from mpiimg.engine.mpi import nodes
 from mpiimg.engine.mpi.agreement import Agreement, on_root
 from mpiimg.engine.mpi.nodes import memory_per_rank
@@ -211,8 +212,8 @@ def fails(made, out, where, what="RuntimeError: on purpose", **fields):
     rank = int(report.split()[1])
     assert 0 <= rank < COMM.size
     assert report.startswith(f"rank {rank} on {socket.gethostname()}, {where}")
-    assert report.count("Traceback (most recent call last)") == 1
-    assert report.endswith(what)
+    assert report.count("Traceback (most recent call last)") == ("\n" in report)
+    assert what in report.splitlines()[-1]
     assert not (out / toy.OUTPUT).exists()
     assert not (out / "run-toy.json").exists()
     return report
@@ -267,8 +268,8 @@ def test_a_full_disk_ends_all_ranks(make, number, of_first, out, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(StagedStore, "write", full)
-        report = fails(make(), out, "stage ", "OSError: [Errno 28] No space left on device")
-    assert report.startswith(f"rank {rank} ")
+        report = fails(make(), out, "stage ", "No space left on device; free some space there")
+    assert report.startswith(f"rank {rank} ") and "\n" not in report
     made = make()
     go(made, out)
     check(made, out)
@@ -300,6 +301,41 @@ def test_a_full_disk_under_what_is_no_array_ends_all_ranks(writer, name, where, 
         patch.setattr(writer, name, full)
         fails(toy.regroup(), out, where, "No space left on device")
     made = toy.regroup()
+    go(made, out)
+    check(made, out)
+
+
+@pytest.mark.parametrize(
+    ("where", "number"),
+    [
+        *(("sink", number) for number in system_errors.ADVICE),
+        *((where, errno.EDQUOT) for where in ("array", "marks", "files", "publishing")),
+    ],
+    ids=str,
+)
+def test_what_the_system_refuses_is_said_in_one_line_and_all_goes_on(where, number, out, monkeypatch):
+    """With the file; the traceback is in the events."""
+    made = toy.regroup()
+
+    def refuse(*arguments, **named):
+        raise OSError(number, os.strerror(number))
+
+    owner, name, file = {
+        "array": (raw, "write_fully", "pieces.h5"),
+        "sink": (executor, "write_fully", toy.OUTPUT),
+        "marks": (os, "fdatasync", ".h5"),
+        "files": (results, "sum_of_file", ""),
+        "publishing": (results, "sync", ""),
+    }[where]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, refuse)
+        report = fails(made, out, "", f"{os.strerror(number)}; ")
+    assert "\n" not in report and file in report
+    assert report.endswith(f"; {system_errors.ADVICE[number]}, then give the same command again")
+    (events,) = out.glob("events*")
+    ends = [event for event in read_events(events / "0.jsonl") if event["event"] == "end"]
+    assert "Traceback" in ends[-1]["details"] and ends[-1]["why"] == report
+    COMM.Barrier()
     go(made, out)
     check(made, out)
 
