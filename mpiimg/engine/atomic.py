@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from mpiimg.engine.system_errors import naming
 
@@ -84,19 +82,6 @@ def make_folder(path: Path) -> None:
     # Who may make a folder in another one may not always read that one, as in drop boxes.
     with contextlib.suppress(PermissionError):
         sync(path.parent)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object, indented for people, to a file; see :func:`replacing`."""
-    write_file(path, json.dumps(content, indent=2).encode() + b"\n")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file; an empty one where there is no file, or none that can be read."""
-    try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return {}
 
 
 def sync(path: Path) -> None:

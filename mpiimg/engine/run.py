@@ -41,6 +41,7 @@ from mpiimg.engine.recipe import (
 from mpiimg.engine.records import write_record
 from mpiimg.engine.results import OUTPUTS, prepare_outputs, publish
 from mpiimg.engine.stage import Compute
+from mpiimg.engine.staged_file import remove_staged
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
 
 log = logging.getLogger("mpiimg")
@@ -381,9 +382,11 @@ def _is_kept(stage: Compute) -> bool:
 def _keep_only(stages: list[Compute], work: Path) -> int:
     """Remove all but the arrays of `stages` and their marks; return the bytes that stay."""
     arrays = [work / f"{array.name}.h5" for stage in stages for array in stage.arrays]
-    for path in [*work.glob("*.h5"), *work.glob("*.sums")]:
+    for path in work.glob("*.h5"):
         if path not in arrays:
-            path.unlink()
+            remove_staged(path)
+    for path in work.glob("*.sums"):
+        path.unlink()  # a rerun sums anew what it finds sound
     shutil.rmtree(work / OUTPUTS, ignore_errors=True)
     keep_marks(work / "journal", [stage.name for stage in stages])
     return sum(path.stat().st_size for path in arrays)
