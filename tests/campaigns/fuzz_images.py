@@ -138,7 +138,7 @@ def not_compressed(it, draw):
 
 @mutation(Image, Kind.NEUTRAL)
 def other_byte_order(it, draw):
-    image = nibabel.load(it.dwi)
+    image = nibabel.load(it.dwi, mmap=False)
     data = np.asarray(image.dataobj)
     header = image.header.as_byteswapped(">")
     swapped = nibabel.Nifti1Image(data, None, header)
