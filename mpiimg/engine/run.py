@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import logging
 import shutil
 import uuid
@@ -15,9 +16,10 @@ from typing import Any, Generic, TypeVar
 from mpiimg.engine import rates
 from mpiimg.engine.atomic import make_folder
 from mpiimg.engine.checkpoint import keep_marks
+from mpiimg.engine.containment import ends_run
 from mpiimg.engine.executor import Executor
 from mpiimg.engine.fingerprint import changes, check_unchanged, fingerprint, read_fingerprint, seen
-from mpiimg.engine.finished import Earlier, earlier_run
+from mpiimg.engine.finished import LEFT_OUT, Earlier, earlier_run, finished
 from mpiimg.engine.lease import CLAIMS, Kind, WorkLease, acquire_work, holding, remove_work
 from mpiimg.engine.log.ended import note_already_done
 from mpiimg.engine.log.events import events_folder
@@ -39,11 +41,8 @@ from mpiimg.engine.recipe import (
 from mpiimg.engine.records import write_record
 from mpiimg.engine.results import OUTPUTS, prepare_outputs, publish
 from mpiimg.engine.stage import Compute
+from mpiimg.engine.staged_file import remove_staged
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
-from mpiimg.version import __version__
-
-#: In the work folder of a run that ended without some of its inputs.
-LEFT_OUT = "left-out"
 
 log = logging.getLogger("mpiimg")
 
@@ -134,7 +133,7 @@ def run(recipe: Recipe[_S], comm, options: Options, outer: Agreement | None = No
     """
     if options.in_memory and recipe.staged_outputs:
         raise BadInput(f"--in-memory: the result of {recipe.tool} is a staged file; leave the option out")
-    earlier = on_root(comm, _finished, recipe, options, comm.size, outer is not None)
+    earlier = on_root(comm, finished, recipe, options, comm.size, outer is not None)
     if earlier is not None:
         return _already_done(earlier, recipe, comm, options)
     run_id = on_root(comm, lambda: options.run_id or uuid.uuid4().hex)
@@ -160,39 +159,6 @@ def run(recipe: Recipe[_S], comm, options: Options, outer: Agreement | None = No
     return outcome
 
 
-def _finished(recipe: Recipe, options: Options, ranks: int, claimed: bool) -> Earlier | None:
-    """Return what is known of an earlier run if it has done just this; remove what it left to be removed.
-
-    Where it left out units, and its work folder is there, the work is taken up again.
-    """
-    from mpiimg.kernels.jit import cpu_target
-
-    if options.force:
-        return None
-    earlier = earlier_run(recipe, options, fingerprint(recipe, cpu_target()), ranks)
-    work = work_folder(recipe, options)
-    if not earlier.is_the_same or (earlier.left_out and work.exists()):
-        return None
-    if options.replace and earlier.record.get("version") != __version__:
-        return None  # the scans of a cohort are all of one version
-    if not options.keep_work:
-        # What it leaves in the way of nobody is no reason to fail, nor is another run that is at work there.
-        with contextlib.suppress(OSError, BadInput):
-            _tidy(recipe, options, work, claimed)
-    return earlier
-
-
-def _tidy(recipe: Recipe, options: Options, work: Path, claimed: bool) -> None:
-    """Remove the work folder of a run that died when it had published all."""
-    if not work.exists():
-        remove_work(work)  # it died while it removed it
-    elif not (work / LEFT_OUT).exists():
-        events = events_folder(records_folder(options), recipe.record)
-        if not claimed:
-            acquire_work(work, events, options.out, options.timeout)
-        remove_work(work)
-
-
 def _already_done(earlier: Earlier, recipe: Recipe, comm, options: Options) -> Outcome:
     """Say that there was nothing left to do."""
     record, left_out = earlier.record, earlier.record.get("left_out") or {}
@@ -200,14 +166,7 @@ def _already_done(earlier: Earlier, recipe: Recipe, comm, options: Options) -> O
     events = events_folder(records_folder(options), recipe.record)
     on_root(comm, note_already_done, events, options.run_id, outcome.status)
     if log.isEnabledFor(logging.WARNING):
-        without = f", {len(left_out)} left out" if left_out else ""
-        otherwise = f"; otherwise than then: {earlier.note}" if earlier.note else ""
-        count = len(record["outputs"])
-        results = f"{count} result{'s' * (count != 1)} in {options.out}"
-        say(
-            comm,
-            f"mpiimg: {options.label}already done: {results}{without}{otherwise}; --force makes them anew",
-        )
+        say(comm, f"mpiimg: {options.label}{earlier.line(options.out)}")
     return outcome
 
 
@@ -245,7 +204,7 @@ def _carry_out(recipe: Recipe, comm, options: Options, folders: _Folders, execut
         raise type(error)(how) from None
     except RunFailed as error:
         executor.close()
-        executor.logbook.end(Exit.FAILED, str(error))
+        executor.logbook.end(Exit.FAILED, str(error), error.details)
         raise
     except Exception as error:
         executor.logbook.error(error)
@@ -310,7 +269,8 @@ def _prepare(recipe: Recipe, options: Options, current: dict, claimed: bool) -> 
         lease = WorkLease(work) if claimed else acquire_work(work, events, options.out, options.timeout)
     except OSError as error:
         _remove_empty((work / CLAIMS, *new))
-        raise _unwritable(options, error) from None
+        _refuse_place(options, error)
+        raise
     folders = _Folders(work, events, new, lease)
     try:
         _furnish(recipe, options, folders, current)
@@ -319,12 +279,15 @@ def _prepare(recipe: Recipe, options: Options, current: dict, claimed: bool) -> 
         raise
     except OSError as error:
         folders.remove_new()
-        raise _unwritable(options, error) from None
+        _refuse_place(options, error)
+        raise
     return folders
 
 
-def _unwritable(options: Options, error: OSError) -> BadInput:
-    return BadInput(f"{options.out}: cannot write there: {error.strerror}; choose another --out")
+def _refuse_place(options: Options, error: OSError) -> None:
+    """Refuse a folder of results that cannot be one; a disk that is full now may not be so later."""
+    if not ends_run(error) or error.errno == errno.EROFS:
+        raise BadInput(f"{options.out}: cannot write there: {error.strerror}; choose another --out") from None
 
 
 def _remove_empty(folders: Collection[Path]) -> None:
@@ -419,9 +382,11 @@ def _is_kept(stage: Compute) -> bool:
 def _keep_only(stages: list[Compute], work: Path) -> int:
     """Remove all but the arrays of `stages` and their marks; return the bytes that stay."""
     arrays = [work / f"{array.name}.h5" for stage in stages for array in stage.arrays]
-    for path in [*work.glob("*.h5"), *work.glob("*.sums")]:
+    for path in work.glob("*.h5"):
         if path not in arrays:
-            path.unlink()
+            remove_staged(path)
+    for path in work.glob("*.sums"):
+        path.unlink()  # a rerun sums anew what it finds sound
     shutil.rmtree(work / OUTPUTS, ignore_errors=True)
     keep_marks(work / "journal", [stage.name for stage in stages])
     return sum(path.stat().st_size for path in arrays)

@@ -88,6 +88,13 @@ def test_all_is_well_on_a_good_machine():
             "/tmp/kernels belongs to user 7",
             "remove that folder",
         ),
+        (
+            findings.judge_environment,
+            {"put_right": ("NUMBA_OPT=0 is not taken",)},
+            NOTE,
+            "NUMBA_OPT",
+            "unset",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_with_what_to_do(judgement, changes, state, text, advice):

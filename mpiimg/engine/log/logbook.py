@@ -89,10 +89,11 @@ class Logbook:
         report = "".join(traceback.format_exception(error))
         self._log.write("error", what=self._watchdog.what, report=report)
 
-    def end(self, status: Exit, why: str = "") -> None:
-        """Note that the run is over. Nothing is noted or watched after it."""
+    def end(self, status: Exit, why: str = "", details: str = "") -> None:
+        """Note that the run is over, with `details` once. Nothing is noted or watched after it."""
         self._watchdog.cancel()
-        self._log.write("end", run=self._options.run_id, status=int(status), why=why)
+        more = {"details": details} if details and self._rank == 0 else {}
+        self._log.write("end", run=self._options.run_id, status=int(status), why=why, **more)
         self._log.close()
 
     def rest(self) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from mpiimg.engine.containment import ends_run, place_of
 from mpiimg.engine.mpi.waiting import soft_barrier, wait_until
+from mpiimg.engine.system_errors import answer
 from mpiimg.errors import BadInput, DamagedData, RunFailed, RunStopped
 
 #: Tag of the message by which a rank warns the others that it cannot go on.
@@ -38,7 +39,7 @@ def on_root(comm, function: Callable, *arguments, where: str | None = None) -> A
         except Exception as error:
             outcome = (
                 None,
-                _failure(error, error_report(comm, where or getattr(function, "__name__", "start"), error)),
+                failure(comm, where or getattr(function, "__name__", "start"), error),
             )
     soft_barrier(comm)
     result, error = comm.bcast(outcome)
@@ -47,15 +48,17 @@ def on_root(comm, function: Callable, *arguments, where: str | None = None) -> A
     return result
 
 
-def _failure(error: Exception, report: str) -> RunFailed:
-    """Return what all ranks raise where one has raised `error`."""
-    return error if isinstance(error, RunFailed) else RunFailed(report, place_of(error), ends_run(error))
+def failure(comm, where: str, error: Exception) -> RunFailed:
+    """Return what all ranks raise where one has raised `error`: with rank, host, place and traceback.
 
-
-def error_report(comm, where: str, error: Exception) -> str:
-    """Return the report of an error: rank, host, place and traceback."""
+    What the system refused, as on a full disk, is said in one line; the traceback is among the details.
+    """
+    if isinstance(error, RunFailed):
+        return error
     text = "".join(traceback.format_exception(error)).rstrip()
-    return f"rank {comm.rank} on {socket.gethostname()}, {where}:\n{text}"
+    at, line = f"rank {comm.rank} on {socket.gethostname()}, {where}:", answer(error)
+    report = f"{at} {line}" if line else f"{at}\n{text}"
+    return RunFailed(report, place_of(error), ends_run(error), text if line else "")
 
 
 class Agreement:
@@ -90,7 +93,7 @@ class Agreement:
             self._error = (
                 type(error)(str(error))
                 if isinstance(error, BadInput | DamagedData)
-                else _failure(error, error_report(self._comm, where, error))
+                else failure(self._comm, where, error)
             )
         self._warn()
 

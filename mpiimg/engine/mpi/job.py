@@ -13,6 +13,18 @@ from pathlib import Path
 OF_RANKS = ("PMI", "OMPI_", "PRTE_", "SLURM_", "MPI_LOCAL", "HYDRA_", "HYDI_")
 
 
+#: Environment variables by which launchers tell a process its rank, before MPI is initialised.
+RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
+
+
+def launched_rank() -> int:
+    """Return this process's rank as its launcher says, without starting MPI; 0 where nothing launched it."""
+    for name in RANK_VARIABLES:
+        if os.environ.get(name, "").isdecimal():
+            return int(os.environ[name])
+    return 0
+
+
 #: SLURM's numbers of a job, its step, its restarts and its place in an array, and the name of its cluster.
 FACTS = ("job_id", "step_id", "restart_count", "cluster_name", "array_task_id")
 

@@ -7,10 +7,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from mpiimg.engine.mpi.agreement import error_report
+from mpiimg.engine.mpi.agreement import failure
 from mpiimg.engine.mpi.processes import cgroup_names
 from mpiimg.engine.mpi.waiting import soft_barrier
-from mpiimg.errors import RunFailed
 
 
 def _ranks_of_this_node(comm):
@@ -30,17 +29,17 @@ def once_per_node(comm, function: Callable[[], None], where: str) -> None:
         It raised on some node.
     """
     node = _ranks_of_this_node(comm)
-    report = None
+    failed = None
     if node.rank == 0:
         try:
             function()
         except Exception as error:
-            report = error_report(comm, where, error)
+            failed = failure(comm, where, error)
     soft_barrier(comm)
     node.Free()
-    failures = list(filter(None, comm.allgather(report)))
+    failures = list(filter(None, comm.allgather(failed)))
     if failures:
-        raise RunFailed(failures[0])
+        raise failures[0]
 
 
 def node_count(comm) -> int:

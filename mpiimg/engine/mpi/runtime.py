@@ -14,24 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
+from mpiimg.engine.mpi.job import RANK_VARIABLES, launched_rank  # noqa: F401
 from mpiimg.engine.mpi.processes import mapped_files
 from mpiimg.engine.mpi.stale_shm import remove_left_behind, remove_stale_segments
 from mpiimg.engine.names import shown
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
 
 log = logging.getLogger("mpiimg")
-
-
-#: Environment variables by which launchers tell a process its rank, before MPI is initialised.
-RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
-
-
-def launched_rank() -> int:
-    """Return this process's rank as its launcher says, without starting MPI; 0 where nothing launched it."""
-    for name in RANK_VARIABLES:
-        if name in os.environ:
-            return int(os.environ[name])
-    return 0
 
 
 def refuse_singletons(size: int, environment=os.environ) -> None:

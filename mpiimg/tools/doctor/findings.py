@@ -57,6 +57,8 @@ class RankReport:
         Whether SLURM ends a step when one of its tasks fails; None outside of SLURM.
     untrusted : tuple of str
         Why places for compiled kernels are passed over: somebody else may have written there.
+    put_right, left_alone : tuple of str
+        What was wrong with the environment (tools/environment.py), and settings that are taken as they are.
     """
 
     host: str
@@ -77,6 +79,8 @@ class RankReport:
     locking: str = ""
     kill_on_bad_exit: bool | None = None
     untrusted: tuple[str, ...] = ()
+    put_right: tuple[str, ...] = ()
+    left_alone: tuple[str, ...] = ()
 
 
 def judge(ranks: Sequence[RankReport]) -> list[Finding]:
@@ -233,6 +237,17 @@ def judge_kernels(ranks: Sequence[RankReport]) -> Finding:
     )
 
 
+def judge_environment(ranks: Sequence[RankReport]) -> Finding:
+    """Nothing in the environment should change results or name code of others."""
+    put_right = _all(note for report in ranks for note in report.put_right)
+    left_alone = _all(setting for report in ranks for setting in report.left_alone)
+    if put_right:
+        return Finding("settings", NOTE, "; ".join(put_right), "unset these where jobs are started")
+    if left_alone:
+        return Finding("settings", GOOD, f"results may depend on {', '.join(left_alone)}")
+    return Finding("settings", GOOD, "none that results could depend on")
+
+
 def judge_space(folder: Path, space: disk.Space) -> Finding:
     """A run must have room, and a file system that shows ranks each other's writes."""
     usable = min(limit for limit in (space.free, space.quota, space.largest_file) if limit is not None)
@@ -267,4 +282,5 @@ JUDGEMENTS: tuple[Callable[[Sequence[RankReport]], Finding], ...] = (
     judge_hdf5,
     judge_versions,
     judge_kernels,
+    judge_environment,
 )
