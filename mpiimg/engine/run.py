@@ -38,7 +38,7 @@ from mpiimg.engine.recipe import (
     staged_bytes,
     work_folder,
 )
-from mpiimg.engine.records import write_record
+from mpiimg.engine.records import DamagedRecord, read_record, write_record
 from mpiimg.engine.results import OUTPUTS, prepare_outputs, publish
 from mpiimg.engine.stage import Compute
 from mpiimg.engine.staged_file import remove_staged
@@ -65,12 +65,15 @@ class _Folders:
         The folders that did not exist before, inner ones first.
     lease : WorkLease
         Of the work folder.
+    earlier : str
+        The run that the record that was there before is of; empty where there was none.
     """
 
     work: Path
     events: Path
     new: tuple[Path, ...]
     lease: WorkLease
+    earlier: str = ""
 
     def remove_new(self) -> None:
         """Remove the new folders, for a run of which nothing is to stay."""
@@ -181,6 +184,7 @@ def _carry_out(recipe: Recipe, comm, options: Options, folders: _Folders, execut
             report = executor.report()
             executor.close()  # no rank may hold a staged result open while another describes it
             on_root(comm, check_unchanged, recipe, before)
+            on_root(comm, _check_record, recipe, options, folders.earlier)
             return publish(
                 recipe,
                 comm,
@@ -211,6 +215,24 @@ def _carry_out(recipe: Recipe, comm, options: Options, folders: _Folders, execut
         executor.abandon()
         executor.logbook.end(Exit.FAILED, f"aborted: {error}")
         raise
+
+
+def _recorded_run(recipe: Recipe, options: Options) -> str:
+    """Return the run that the record in the folder of records is of; empty where there is none."""
+    try:
+        record = read_record(records_folder(options) / recipe.record)
+    except (DamagedRecord, OSError):
+        return "damaged"
+    return str(record.get("run", "unknown")) if record else ""
+
+
+def _check_record(recipe: Recipe, options: Options, earlier: str) -> None:
+    """Refuse to take away the record of a run that has come to its end since this one began."""
+    if not options.force and _recorded_run(recipe, options) != earlier:
+        raise RunFailed(
+            f"{options.out}: another run has put its results and its record there meanwhile; to replace "
+            "them, give the same command with --force, which goes on from here"
+        )
 
 
 def _how_to_go_on(options: Options, work: Path) -> str:
@@ -271,7 +293,7 @@ def _prepare(recipe: Recipe, options: Options, current: dict, claimed: bool) -> 
         _remove_empty((work / CLAIMS, *new))
         _refuse_place(options, error)
         raise
-    folders = _Folders(work, events, new, lease)
+    folders = _Folders(work, events, new, lease, _recorded_run(recipe, options))
     try:
         _furnish(recipe, options, folders, current)
     except BadInput:
