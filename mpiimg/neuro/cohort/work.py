@@ -20,7 +20,7 @@ from mpiimg.engine.mpi.runtime import say
 from mpiimg.engine.names import shown
 from mpiimg.engine.recipe import Options, Recipe, output_names
 from mpiimg.engine.run import run
-from mpiimg.errors import BadInput, RunFailed, RunStopped
+from mpiimg.errors import BadInput, DamagedData, RunFailed, RunStopped
 from mpiimg.neuro.bids import Scan, sources
 from mpiimg.neuro.cohort.records import Cohort, scan_state, settings_digest
 
@@ -228,6 +228,8 @@ def _process(cohort: Cohort, scan: Scan, group, outer: Agreement, options: Optio
         report = f"{error}\n{error.details}".strip()[-MAX_TRACEBACK:]
         failed = RunFailed(f"{scan.name}: {error}", error.place, error.of_system, error.details)
         return Kind.FAILED, {"reason": reason, "report": report, "place": error.place}, failed
+    except DamagedData as error:
+        return Kind.STOPPED, {"reason": shown(error)}, None
     except RunStopped:
         return Kind.STOPPED, {}, None
     names = [name for name in output_names(recipe) if name != recipe.record]
