@@ -149,7 +149,7 @@ class StagedStore:
             path, offset, array.stored_shape, array.dtype, writable=True, runs=array.runs
         )
         self._sums[array.name] = sums = _StagedSums(sums_path(path), pages)
-        self._readers[array.name] = PagedReader(file, array, pages, sums.file)
+        self._readers[array.name] = PagedReader(file, array, pages, sums)
         if self._parallel:
             import h5py
 
@@ -301,10 +301,14 @@ class _StagedSums:
     them, and there they would be many small writes of all ranks to the same few blocks of a disk.
     """
 
+    #: So many are read once for all.
+    FEW = 1 << 16
+
     def __init__(self, path: Path, pages: PageTable):
-        self.file = RawFile(path, 0, (len(pages),), SUM, writable=True)
-        self._first = pages.first
+        self._file = RawFile(path, 0, (len(pages),), SUM, writable=True)
+        self._count, self._first = len(pages), pages.first
         self._own: dict[int, np.ndarray] = {}
+        self._shared: np.ndarray | None = None
 
     def note(self, number: int, block: np.ndarray) -> int:
         """Sum the pages of a block; return its CRC32."""
@@ -312,11 +316,21 @@ class _StagedSums:
         return combined(sums, block.nbytes)
 
     def share(self) -> None:
-        """Put into the file what was noted."""
+        """Put into the file what was noted; others have done so too before anything is read again."""
         for start, stop in runs(sorted(self._own)):
             sums = np.concatenate([self._own[number] for number in range(start, stop)])
-            self.file.write(((int(self._first[start]), int(self._first[stop])),), sums)
+            self._file.write(((int(self._first[start]), int(self._first[stop])),), sums)
         self._own.clear()
+        self._shared = None
+
+    def read(self, box: Box) -> np.ndarray:
+        """Return the sums of a run of pages."""
+        if self._count > self.FEW:
+            return self._file.read(box)
+        if self._shared is None:
+            self._shared = self._file.read(((0, self._count),))
+        ((start, stop),) = box
+        return self._shared[start:stop]
 
     def close(self) -> None:
-        self.file.close()
+        self._file.close()

@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import tempfile
+import warnings
 
 from mpiimg.tools import cli
 
@@ -20,7 +21,9 @@ def main(words: list[str]) -> int:
             os.dup2(err.fileno(), 2)
             logging.root.handlers.clear()
             try:
-                status = cli.main(tool, words)
+                # What was warned of once is warned of again, as in a process of its own.
+                with warnings.catch_warnings():
+                    status = cli.main(tool, words)
             except SystemExit as end:
                 status = end.code
             sys.stdout.flush()

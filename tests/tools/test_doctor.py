@@ -88,13 +88,6 @@ def test_all_is_well_on_a_good_machine():
             "/tmp/kernels belongs to user 7",
             "remove that folder",
         ),
-        (
-            findings.judge_environment,
-            {"put_right": ("NUMBA_OPT=0 is not taken",)},
-            NOTE,
-            "NUMBA_OPT",
-            "unset",
-        ),
     ],
 )
 def test_what_is_wrong_is_said_with_what_to_do(judgement, changes, state, text, advice):
@@ -102,6 +95,13 @@ def test_what_is_wrong_is_said_with_what_to_do(judgement, changes, state, text, 
     assert finding.state == state
     assert re.search(text, finding.text)
     assert advice in finding.advice
+
+
+def test_settings_have_a_line_where_one_was_put_right():
+    assert findings.judge_settings(two()) == []
+    (finding,) = findings.judge_settings(two(put_right=("NUMBA_OPT=0 is not taken", "HDF5_DRIVER=core")))
+    assert (finding.state, finding.text) == (NOTE, "HDF5_DRIVER=core; NUMBA_OPT=0 is not taken")
+    assert "OPENBLAS" in findings.judge_versions(two(left_alone=("OPENBLAS_CORETYPE=x",))).text
 
 
 def test_ranks_without_a_core_of_their_own():

@@ -21,7 +21,16 @@ from mpiimg.engine.mpi.runtime import say
 from mpiimg.errors import BadInput, Exit
 from mpiimg.tools import environment
 from mpiimg.tools.doctor import disk, probe
-from mpiimg.tools.doctor.findings import BAD, GOOD, NOTE, Finding, RankReport, judge, judge_space
+from mpiimg.tools.doctor.findings import (
+    BAD,
+    GOOD,
+    NOTE,
+    Finding,
+    RankReport,
+    judge,
+    judge_settings,
+    judge_space,
+)
 from mpiimg.version import __version__
 
 COLOURS = {GOOD: "\033[32m", NOTE: "\033[33m", BAD: "\033[31m"}
@@ -46,7 +55,7 @@ def doctor(values: Mapping[str, Any], comm) -> int:
     folder = Path(values["dir"])
     on_root(comm, _check_folder, folder)
     ranks = comm.allgather(gather(comm))
-    findings = [*judge(ranks), *look_at_disk(folder, comm)]
+    findings = [*judge(ranks), *judge_settings(ranks), *look_at_disk(folder, comm)]
     hosts = len({report.host for report in ranks})
     say(comm, f"mpiimg-doctor {__version__}: ranks {comm.size}, nodes {hosts}", sys.stdout)
     say(comm, page(findings, _is_terminal()), sys.stdout)

@@ -206,7 +206,9 @@ def judge_versions(ranks: Sequence[RankReport]) -> Finding:
         return Finding(
             "versions", BAD, f"nodes differ in {', '.join(different)}", "install on a shared file system"
         )
-    return Finding("versions", GOOD, ", ".join(f"{name} {number}" for name, number in versions[0][:5]))
+    text = [f"{name} {number}" for name, number in versions[0][:5]]
+    text += _all(setting for report in ranks for setting in report.left_alone)
+    return Finding("versions", GOOD, ", ".join(text))
 
 
 def judge_kernels(ranks: Sequence[RankReport]) -> Finding:
@@ -237,15 +239,12 @@ def judge_kernels(ranks: Sequence[RankReport]) -> Finding:
     )
 
 
-def judge_environment(ranks: Sequence[RankReport]) -> Finding:
-    """Nothing in the environment should change results or name code of others."""
+def judge_settings(ranks: Sequence[RankReport]) -> list[Finding]:
+    """Nothing in the environment should change results or name code of others; a finding where it does."""
     put_right = _all(note for report in ranks for note in report.put_right)
-    left_alone = _all(setting for report in ranks for setting in report.left_alone)
-    if put_right:
-        return Finding("settings", NOTE, "; ".join(put_right), "unset these where jobs are started")
-    if left_alone:
-        return Finding("settings", GOOD, f"results may depend on {', '.join(left_alone)}")
-    return Finding("settings", GOOD, "none that results could depend on")
+    if not put_right:
+        return []
+    return [Finding("settings", NOTE, "; ".join(put_right), "unset these where jobs are started")]
 
 
 def judge_space(folder: Path, space: disk.Space) -> Finding:
@@ -282,5 +281,4 @@ JUDGEMENTS: tuple[Callable[[Sequence[RankReport]], Finding], ...] = (
     judge_hdf5,
     judge_versions,
     judge_kernels,
-    judge_environment,
 )
