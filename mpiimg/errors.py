@@ -25,3 +25,7 @@ class RunFailed(Exception):
 
 class RunStopped(Exception):
     """A signal asked the run to end at a chunk boundary; it can be resumed. Exit 75."""
+
+
+#: What may come out of work that is not ours to trust: sys.exit() in it is an error of its own, no end.
+WORK_ERRORS = (Exception, SystemExit)

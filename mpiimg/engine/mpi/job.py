@@ -8,6 +8,17 @@ from pathlib import Path
 #: What launchers call the variables by which a process knows that it is a rank, or a step of a job.
 OF_RANKS = ("PMI", "OMPI_", "PRTE_", "SLURM_", "MPI_LOCAL", "HYDRA_", "HYDI_")
 
+#: Environment variables by which launchers tell a process its rank, before MPI is initialised.
+RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
+
+
+def launched_rank() -> int:
+    """Return this process's rank as its launcher says, without starting MPI; 0 where nothing launched it."""
+    for name in RANK_VARIABLES:
+        if name in os.environ:
+            return int(os.environ[name])
+    return 0
+
 
 def slurm_facts() -> dict[str, str | None]:
     """Return SLURM's numbers of this job, its step and its restarts; None where SLURM did not start it."""

@@ -14,23 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
+from mpiimg.engine.mpi.lifetime import lifetime
+from mpiimg.engine.mpi.nodes import processes_of_node
 from mpiimg.engine.mpi.processes import mapped_files
 from mpiimg.engine.mpi.stale_shm import remove_stale_segments
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
 
 log = logging.getLogger("mpiimg")
-
-
-#: Environment variables by which launchers tell a process its rank, before MPI is initialised.
-RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
-
-
-def launched_rank() -> int:
-    """Return this process's rank as its launcher says, without starting MPI; 0 where nothing launched it."""
-    for name in RANK_VARIABLES:
-        if name in os.environ:
-            return int(os.environ[name])
-    return 0
 
 
 def refuse_singletons(size: int, environment=os.environ) -> None:
@@ -90,9 +80,13 @@ def world():
     """Start MPI and return the communicator of all ranks."""
     avoid_long_addresses()
     remove_stale_segments()
-    from mpi4py import MPI
-
+    life = lifetime()
+    life.watchdog("the start of MPI")
+    with life.stop.held_back():
+        from mpi4py import MPI
+    life.watchdog("the start")
     refuse_singletons(MPI.COMM_WORLD.size)
+    life.mpi_has_started(processes_of_node(MPI.COMM_WORLD))
     refuse_two_mpi_libraries()
     if lets_a_death_hang(MPI.COMM_WORLD.size) and log.isEnabledFor(logging.WARNING):
         say(
@@ -107,7 +101,7 @@ def guard(comm, function: Callable[[], int | None]) -> int:
     """Run `function` on every rank and return the exit status; speak once.
 
     BadInput, RunFailed and RunStopped are raised by all ranks alike. Anything
-    else is an error inside an exchange, in which the others may wait for ever:
+    else, a SystemExit too, is an error inside an exchange, in which the others may wait for ever:
     print it and abort the job.
     """
     try:
