@@ -20,7 +20,21 @@ class BadInput(Exception):
 
 
 class RunFailed(Exception):
-    """A rank raised while it worked; all ranks have agreed to end. Carries the report. Exit 1."""
+    """A rank raised while it worked; all ranks have agreed to end. Exit 1.
+
+    Parameters
+    ----------
+    report : str
+        Rank, host, place and traceback.
+    place : str
+        Type of the error and the line that raised it, where known: engine/containment.py.
+    of_system : bool
+        It is of the memory or the file system, which no other work of this job would be spared.
+    """
+
+    def __init__(self, report: str = "", place: str = "", of_system: bool = False):
+        super().__init__(report)
+        self.place, self.of_system = place, of_system
 
 
 class RunStopped(Exception):

@@ -185,7 +185,7 @@ class Checkpoint:
     def end_stage(self, stage: Stage) -> dict[int, list[int]]:
         """Return the checksums of the blocks that stand for something unusable, by chunk. Collective."""
         unusable: dict[int, list[int]] = {}
-        if isinstance(stage, Compute) and stage.unusable is not None:
+        if stage.retried and self._comm.allreduce(len(self._unusable)):
             parts = self._comm.allgather(self._unusable)
             unusable = {number: sums for part in parts for number, sums in part.items()}
             self._unusable = {}
@@ -303,9 +303,12 @@ class Checkpoint:
         provenance: Provenance,
         tables: Sequence[BlockTable],
         blocks: Sequence[np.ndarray],
+        usable: bool = True,
     ) -> None:
         """Mark a chunk whose blocks have been staged, unless it stands for what could not be used."""
         if isinstance(stage, Compute) and stage.unusable is not None and stage.unusable(*blocks):
+            usable = False
+        if not usable:
             self._unusable[number] = [checksum(block) for block in blocks]
         elif self._journal is not None:
             places = _places(stage, tables, number) if provenance.chunks is not None else ()

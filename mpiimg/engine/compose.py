@@ -264,6 +264,7 @@ def make_recipe(chain: Chain, inspected: Inspected, name: RunName) -> Recipe:
         record=name.record,
         warnings=(*state.warnings, *(text for one in inspected.links for text in one.warnings)),
         left_out=state.left_out,
+        faults=state.faults,
         kernels=tuple(dict.fromkeys(kernel for link in chain.links for kernel in link.step.kernels)),
         rates={rate: seconds for table in rates for rate, (seconds, _) in table.items()},
         files=tuple(dict.fromkeys((*state.files, *(file for one in state.inputs for file in one.files)))),

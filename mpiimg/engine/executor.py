@@ -7,13 +7,14 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mpiimg.engine.checkpoint import Checkpoint
+from mpiimg.engine.containment import Containment
 from mpiimg.engine.forecast import StageSizes, stage_sizes
 from mpiimg.engine.log.logbook import Logbook
 from mpiimg.engine.log.show_plan import predicted
@@ -23,6 +24,7 @@ from mpiimg.engine.mpi.redistribute import Traffic, redistribute
 from mpiimg.engine.mpi.runtime import over_ranks, progress, say
 from mpiimg.engine.mpi.stream import scatter_stream
 from mpiimg.engine.mpi.waiting import soft_barrier
+from mpiimg.engine.needs import Chunk
 from mpiimg.engine.placed import PlacedArrays
 from mpiimg.engine.plan import Resources, StagePlan, plan_stage, still_read
 from mpiimg.engine.provenance import RESULT_LIBRARIES, Lineage, Provenance, versions
@@ -71,6 +73,7 @@ class Executor:
         self.left_out = dict(recipe.left_out)
         self.traffic = Traffic()
         self.agreement = Agreement(comm, outer)
+        self.containment = Containment(comm, recipe.faults)
         self.logbook = Logbook(comm, options, events)
         self.resources = resources
         staged = None if options.in_memory else StagedStore(work, comm)
@@ -109,6 +112,7 @@ class Executor:
             "inputs": dict(self.recipe.sources),
             "warnings": self.warnings,
             "left_out": self.left_out,
+            "faults": [fault.as_record() for fault in self.containment.faults],
             "ranks": self.comm.size,
             "hosts": sorted(set(self.comm.allgather(socket.gethostname()))),
             "cpu_target": self._cpu_target,
@@ -138,7 +142,7 @@ class Executor:
         self.arrays.abandon()
 
     def _run(self, stage: Stage) -> Any:
-        """Run a stage; return the value of a reduction. Collective."""
+        """Run a stage; return the value of a reduction, else which chunks failed, if any. Collective."""
         started, before = time.monotonic(), copy.copy(self.traffic)
         cpu = time.process_time()
         self.arrays.drop_others(still_read(self._stages, stage.name) | set(self.recipe.staged_outputs))
@@ -149,7 +153,10 @@ class Executor:
             planned = self._turn_to(stage, sizes, range(len(stage.grid)))
             run = self._run_sink if isinstance(stage, Sink) else self._run_files
             run(stage, planned)
-            self.written += stage.files
+            lost = self._leave_out(stage)
+            value = lost or None
+            missing = {name for number in lost for name in stage.of_chunk(number)}
+            self.written += [name for name in stage.files if name not in missing]
         else:
             provenance = self.lineage.provenance(stage)
             done = self._done_before(stage, sizes, provenance)
@@ -167,7 +174,9 @@ class Executor:
             # The other ranks' blocks are in the staged files only once all have agreed.
             self._agree()
             self.lineage.add(stage, provenance, sizes.tables, self.checkpoint.end_stage(stage))
-            value = self._finish(stage) if isinstance(stage, Reduce) else None
+            value = self._leave_out(stage) or None
+            if isinstance(stage, Reduce):
+                value = self._finish(stage)
         self.logbook.stage_done(stage)
         self._time(stage, planned, started, cpu, before, len(done))
         return value
@@ -201,16 +210,34 @@ class Executor:
             for number, blocks in self._inputs(stage, planned, todo):
                 chunk = stage.chunk(number)
                 try:
-                    results = stage.work(chunk, *blocks)
-                    self._keep(
-                        stage, planned, number, (_row(stage, results),) if reduces else results, provenance
-                    )
+                    results, usable = self._results(stage, chunk, blocks)
+                    if reduces:
+                        results = (_row(stage, results),)
+                    self._keep(stage, planned, number, results, provenance, usable)
                 except Exception as error:
                     self.agreement.record(error, f"stage {stage.name}, chunk {number} {chunk.bounds}")
                 # What a chunk reads is let go before the next one reads.
                 del blocks
                 tick(1)
         self._agree()
+
+    def _results(self, stage: Compute | Reduce, chunk: Chunk, blocks: Sequence[Any]) -> tuple[Any, bool]:
+        """Return what the work on a chunk returns, and True; what stands for a unit that fails, and False."""
+        try:
+            return stage.work(chunk, *blocks), True
+        except Exception as error:
+            if not self.containment.contain(stage, chunk.number, error):
+                raise
+        return stage.without if isinstance(stage, Reduce) else stage.without(chunk), False
+
+    def _leave_out(self, stage: Stage) -> Mapping[int, str]:
+        """Leave out the units that failed in a stage; return its chunks that did, and why. Collective."""
+        before = len(self.containment.faults)
+        lost = self.containment.end_stage(stage)
+        new = self.containment.faults[before:]
+        self._warn(f"left out: {fault.reason}" for fault in new)
+        self.left_out |= {fault.unit: fault.reason for fault in new if fault.unit not in self.left_out}
+        return lost
 
     def _run_stream(
         self, stage: Stream, planned: StagePlan, todo: Sequence[int], provenance: Provenance
@@ -269,12 +296,22 @@ class Executor:
         folder = self.work / "outputs"
         for number, blocks in self._inputs(stage, planned, range(len(stage.grid))):
             self._guarded(
-                lambda number=number, blocks=blocks: stage.work(stage.chunk(number), folder, *blocks),
+                lambda number=number, blocks=blocks: self._write_files(stage, number, folder, blocks),
                 f"stage {stage.name}, chunk {number}",
             )
             self.logbook.done(stage, number, 0)
             del blocks
         self._agree()
+
+    def _write_files(self, stage: Files, number: int, folder: Path, blocks: Sequence[Any]) -> None:
+        """Let the work on a chunk write its files; nothing stays of those of a unit that fails."""
+        try:
+            stage.work(stage.chunk(number), folder, *blocks)
+        except Exception as error:
+            if not self.containment.contain(stage, number, error):
+                raise
+            for name in stage.of_chunk(number):
+                (folder / name).unlink(missing_ok=True)
 
     def _write_round(self, stage: Sink, numbers: list[list[int]], descriptor: int, position: int) -> int:
         """Make and write the bytes of one round of chunks; return where the next round begins."""
@@ -331,11 +368,12 @@ class Executor:
         number: int,
         results: Sequence[np.ndarray | list[np.ndarray]],
         provenance: Provenance,
+        usable: bool = True,
     ) -> None:
-        """Put the blocks of a finished chunk where the plan wants them, and mark it."""
+        """Put the blocks of a finished chunk where the plan wants them, and mark it if it is `usable`."""
         blocks = self.arrays.put(stage, planned.placements, number, results)
         tables = [placement.table for placement in planned.placements]
-        self.checkpoint.add(stage, number, provenance, tables, blocks)
+        self.checkpoint.add(stage, number, provenance, tables, blocks, usable)
         self.logbook.done(stage, number, sum(block.nbytes for block in blocks))
 
     def _done_before(self, stage: Stage, sizes: StageSizes, provenance: Provenance) -> set[int]:
@@ -358,6 +396,7 @@ class Executor:
         return redistribute(blocks, boxes, owners, requests, dtype, self.comm, self.traffic)
 
     def _warn(self, warnings: Iterable[str]) -> None:
+        warnings = list(warnings)
         if log.isEnabledFor(logging.WARNING):
             for warning in warnings:
                 say(self.comm, f"mpiimg: {self.options.label}warning: {warning}")

@@ -129,7 +129,7 @@ class Lineage:
             What is made of it depends therefore on how it came out.
         """
         whole, chunks = provenance.whole, provenance.chunks
-        if isinstance(stage, Compute) and stage.unusable is not None:
+        if unusable:
             whole = digest(whole, sorted(unusable.items()))
             if chunks is not None:
                 chunks = tuple(

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from mpiimg.engine.containment import Fault
 from mpiimg.engine.inputs import Input
 from mpiimg.engine.stage import Stage, Stages, expected_stages
 
@@ -45,6 +46,8 @@ class Recipe(Generic[_S]):
         To be said at the start.
     left_out : mapping of str to str
         Units that cannot be used, known before the run, and why.
+    faults : tuple of Fault
+        The same, as far as they were met when headers were read, in full.
     staged_outputs : mapping
         Arrays whose staged file is a result: its name and the attributes of its dataset.
     kernels : tuple of str
@@ -69,6 +72,7 @@ class Recipe(Generic[_S]):
     record: str
     warnings: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
+    faults: tuple[Fault, ...] = ()
     staged_outputs: Mapping[str, tuple[str, dict]] = field(default_factory=dict)
     kernels: tuple[str, ...] = ()
     rates: Mapping[str, float] = field(default_factory=dict)

@@ -328,13 +328,12 @@ def _takes_up(work: Path, earlier: dict | None, current: dict) -> bool:
 
 def _clean(recipe: Recipe, options: Options, folders: _Folders, left_out: int) -> None:
     """Remove the work folder; but keep what serves a run that takes up what this one left out."""
-    rerun_stages = [
-        stage for stage in recipe.expected if isinstance(stage, Compute) and stage.unusable is not None
-    ]
+    rerun_stages = [stage for stage in recipe.expected if stage.retried]
     if left_out and rerun_stages and not options.in_memory:
         (folders.work / LEFT_OUT).touch()
         if not options.keep_work:
-            size = _keep_only(rerun_stages, folders.work)
+            kept = [stage for stage in rerun_stages if isinstance(stage, Compute) and _is_kept(stage)]
+            size = _keep_only(kept, folders.work)
             log.warning(
                 "%s keeps what was made of the others (%d MB), so that the same command takes up only the %d "
                 "left out; remove it when you need it no longer",
@@ -345,6 +344,11 @@ def _clean(recipe: Recipe, options: Options, folders: _Folders, left_out: int) -
     elif not options.keep_work:
         remove_work(folders.work)
     folders.lease.release(Kind.DONE)
+
+
+def _is_kept(stage: Compute) -> bool:
+    """Say whether the arrays of a stage serve a run that takes up what was left out."""
+    return stage.unusable is not None or stage.units.kept
 
 
 def _keep_only(stages: list[Compute], work: Path) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 
 from mpiimg.engine.array import AnyArray, Array
 from mpiimg.engine.boxes import ChunkGrid
+from mpiimg.engine.containment import Units
 from mpiimg.engine.needs import At, Chunk, Need, Part, Pieces, Target
 
 _V = TypeVar("_V")
@@ -68,6 +69,10 @@ class Stage:
     scratch : int, optional
         The most bytes that the work on a chunk takes at once beside what it is given and returns; None where
         nobody knows: then three times that is left for it.
+    units : Units, optional
+        What the chunks are parts of, of which one may fail without the others. An error in the work on a
+        chunk then leaves its unit out (engine/containment.py), and the generator of the stages is sent which
+        chunks failed, and why: a mapping of numbers to reasons. Without it any error ends the run.
     """
 
     name: str
@@ -78,6 +83,12 @@ class Stage:
     weights: tuple[int, ...] | None = field(default=None, kw_only=True)
     cost: tuple[str, float] | None = field(default=None, kw_only=True)
     scratch: int | None = field(default=None, kw_only=True)
+    units: Units | None = field(default=None, kw_only=True)
+
+    @property
+    def retried(self) -> bool:
+        """Whether some chunks may stand for what could not be used, which the next run tries again."""
+        return self.units is not None
 
     @property
     def kind(self) -> str:
@@ -147,12 +158,19 @@ class Compute(Stage):
     unusable : callable, optional
         Called as unusable(*blocks) with what the work on a chunk returned: whether it stands for something
         that could not be used, so that the next run is to try again.
+    without : callable, optional
+        Called as without(chunk), where the stage has units; returns blocks that stand for one that failed.
     """
 
     writes: tuple[AnyArray | At | Pieces, ...]
     work: Callable[..., tuple]
     depends: Callable[[int], Mapping[str, Any]] | None = None
     unusable: Callable[..., bool] | None = None
+    without: Callable[[Chunk], tuple] | None = None
+
+    @property
+    def retried(self) -> bool:
+        return self.units is not None or self.unusable is not None
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -176,6 +194,8 @@ class Reduce(Stage, Generic[_V]):
         The value that plans reckon with before it is known; None where nobody can say.
     finish_bytes : int
         The most bytes that `finish` takes beside the rows.
+    without : object
+        The row that stands for a unit that failed, where the stage has units.
     """
 
     work: Callable[..., Any]
@@ -183,6 +203,7 @@ class Reduce(Stage, Generic[_V]):
     finish: Callable[[np.ndarray], Found[_V]] = Found
     expected: _V | None = None
     finish_bytes: int = 0
+    without: Any = None
 
     @property
     def rows(self) -> Array:
@@ -237,10 +258,14 @@ class Files(Stage):
         Called as work(chunk, folder, *blocks); writes its files into the folder.
     names : tuple of str
         The names of all files, below the folder of results.
+    of_chunk : callable, optional
+        Called as of_chunk(number), where the stage has units; returns the names of the files of a chunk,
+        which are not there if it fails.
     """
 
     work: Callable[..., None]
     names: tuple[str, ...]
+    of_chunk: Callable[[int], tuple[str, ...]] | None = None
 
     @property
     def files(self) -> tuple[str, ...]:

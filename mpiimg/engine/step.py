@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
+from mpiimg.engine.containment import Fault
 from mpiimg.engine.inputs import Input
 from mpiimg.engine.parameters import NoParameters, parameters_of
 from mpiimg.engine.stage import Stage, Stages
@@ -37,6 +38,8 @@ class State:
         To be said at the start.
     left_out : mapping of str to str
         Units that cannot be used, and why.
+    faults : tuple of Fault
+        The same, as far as they were met when headers were read, in full.
     history : tuple of str
         What has been done so far, a line each; the composer adds those of every step.
     nbytes : int
@@ -49,6 +52,7 @@ class State:
     files: tuple[Path, ...] = ()
     warnings: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
+    faults: tuple[Fault, ...] = ()
     history: tuple[str, ...] = ()
     nbytes: int = 0
 

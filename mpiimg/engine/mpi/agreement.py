@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mpiimg.engine.containment import ends_run, place_of
 from mpiimg.engine.mpi.lifetime import lifetime
 from mpiimg.engine.mpi.waiting import soft_barrier, wait_until
 from mpiimg.errors import WORK_ERRORS, BadInput, RunFailed, RunStopped
@@ -39,7 +40,7 @@ def on_root(comm, function: Callable, *arguments, where: str | None = None) -> A
     BadInput
         The function raised it.
     RunFailed
-        The function raised anything else.
+        The function raised it, or anything else.
     """
     outcome = None
     where = where or getattr(function, "__name__", "start").strip("_<>").replace("_", " ")
@@ -48,11 +49,18 @@ def on_root(comm, function: Callable, *arguments, where: str | None = None) -> A
         watchdog(where)
         try:
             outcome = function(*arguments), None
-        except BadInput as error:
+        except (BadInput, RunFailed) as error:
             outcome = None, error
         except WORK_ERRORS as error:
-            outcome = None, RunFailed(error_report(comm, where, error))
+            outcome = None, _failure(error, error_report(comm, where, error))
     watchdog(f"{where}, on rank 0", waits=True)
+=======
+        except Exception as error:
+            outcome = (
+                None,
+                _failure(error, error_report(comm, where or getattr(function, "__name__", "start"), error)),
+            )
+>>>>>>> f47b6d4
     soft_barrier(comm)
     result, error = comm.bcast(outcome)
     watchdog(f"after {where}")
@@ -75,6 +83,11 @@ def safe_point(comm) -> None:
     if any(comm.allgather(life.stop.requested)):
         life.stop.look_at_chunks()  # and ends here
         raise RunStopped(life.how_to_begin_anew)
+
+
+def _failure(error: BaseException, report: str) -> RunFailed:
+    """Return what all ranks raise where one has raised `error`."""
+    return error if isinstance(error, RunFailed) else RunFailed(report, place_of(error), ends_run(error))
 
 
 def error_report(comm, where: str, error: BaseException) -> str:
@@ -104,6 +117,7 @@ class Agreement:
     def __init__(self, comm, outer: Agreement | None = None):
         self._comm = comm.Dup()
         self._outer = outer
+<<<<<<< HEAD
         self._neighbours = neighbours(comm.rank, comm.size)
         self._sent: list = []
         self._error: BaseException | None = None
@@ -115,10 +129,11 @@ class Agreement:
     def record(self, error: BaseException, where: str) -> None:
         """Remember that this rank failed, and warn the others."""
         if self._error is None:
-            self._error = error
             # What a group has agreed on is a report already.
-            self._report = (
-                str(error) if isinstance(error, RunFailed) else error_report(self._comm, where, error)
+            self._error = (
+                BadInput(str(error))
+                if isinstance(error, BadInput)
+                else _failure(error, error_report(self._comm, where, error))
             )
         self._warn()
 
@@ -172,8 +187,7 @@ class Agreement:
             lifetime().stop.look_at_chunks()  # and this was one
             raise RunStopped
         speaker = int(np.argmax(states >> 1 == worst))
-        error, report = self._comm.bcast((str(self._error), self._report), speaker)
-        raise BadInput(error) if worst == self.BAD else RunFailed(report)
+        raise self._comm.bcast(self._error, speaker)
 
     def wait(self) -> None:
         """Wait until all ranks are here, telling them meanwhile of a request to stop. Collective."""
