@@ -43,3 +43,7 @@ class RunStopped(Exception):
 
 #: What may come out of work that is not ours to trust: sys.exit() in it is an error of its own, no end.
 WORK_ERRORS = (Exception, SystemExit)
+
+
+class LeftInside(Exception):
+    """Code that a run calls wants to end the process; it ends the work that it was called for."""

@@ -90,7 +90,6 @@ class Executor:
         """Run every stage of the recipe. Collective."""
         warnings, self.warnings = self.warnings, []
         self._warn(warnings)
-        self.logbook.start(self.recipe, self._stages)
         if not self.options.in_memory:
             self.checkpoint.load()
             self._guarded(self.checkpoint.open, "journal")
@@ -101,7 +100,6 @@ class Executor:
                 value = self._run(stages.send(value))
         except StopIteration as end:
             self.state = end.value
-        self.logbook.rest()
 
     def report(self) -> dict:
         """Return what run.json says of the run so far. Collective."""
@@ -137,7 +135,6 @@ class Executor:
 
     def abandon(self) -> None:
         """Release what this rank can release alone, after an error inside an exchange."""
-        self.logbook.rest()
         self.checkpoint.close()
         self.arrays.abandon()
 
@@ -224,7 +221,7 @@ class Executor:
     def _results(self, stage: Compute | Reduce, chunk: Chunk, blocks: Sequence[Any]) -> tuple[Any, bool]:
         """Return what the work on a chunk returns, and True; what stands for a unit that fails, and False."""
         try:
-            return stage.work(chunk, *blocks), True
+            return self.logbook.at_work(stage.work, chunk, *blocks), True
         except Exception as error:
             if not self.containment.contain(stage, chunk.number, error):
                 raise
@@ -306,7 +303,7 @@ class Executor:
     def _write_files(self, stage: Files, number: int, folder: Path, blocks: Sequence[Any]) -> None:
         """Let the work on a chunk write its files; nothing stays of those of a unit that fails."""
         try:
-            stage.work(stage.chunk(number), folder, *blocks)
+            self.logbook.at_work(stage.work, stage.chunk(number), folder, *blocks)
         except Exception as error:
             if not self.containment.contain(stage, number, error):
                 raise
@@ -322,7 +319,7 @@ class Executor:
                 break
             self.logbook.turn_to(stage, number)
             try:
-                members.append(stage.work(stage.chunk(number), *read(number)))
+                members.append(self.logbook.at_work(stage.work, stage.chunk(number), *read(number)))
                 self.logbook.done(stage, number, len(members[-1]))
             except Exception as error:
                 self.agreement.record(error, f"stage {stage.name}, chunk {number}")

@@ -13,7 +13,7 @@ import multiprocessing
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -21,6 +21,9 @@ from mpiimg.engine.mpi.job import environment_of_no_rank
 from mpiimg.engine.plugins import kernels as kernels_of_all_steps
 from mpiimg.engine.plugins import load_object
 from mpiimg.kernels import cache, jit
+
+#: Seconds between looks whether compiling is still of use.
+LOOK = 0.1
 
 
 def missing(kernels: Iterable[str]) -> list[str]:
@@ -43,22 +46,29 @@ def compile_here(kernels: Iterable[str]) -> None:
             _marker(kernel).touch()
 
 
-def compile_apart(kernels: Iterable[str]) -> None:
+def compile_apart(kernels: Iterable[str], interrupted: Callable[[], bool] = lambda: False) -> None:
     """Compile `kernels` in a process of its own: what the compiler takes, a rank would keep to its end.
 
-    Where that process cannot be started, or leaves something undone, this one compiles.
+    Where that process cannot be started, or leaves something undone, this one compiles. That process is ended
+    once `interrupted` says that there is nothing to compile for any more.
     """
     kernels = list(kernels)
     portable = ["--portable"] if jit.cpu_target() == jit.PORTABLE_CPU else []
     with contextlib.suppress(OSError):
-        subprocess.run(
+        compiler = subprocess.Popen(
             [sys.executable, "-m", "mpiimg.engine.precompile", *portable, *kernels],
             env=environment_of_no_rank(Path(__file__).parents[2]),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-    compile_here(missing(kernels))
+        while compiler.poll() is None:
+            if interrupted():
+                compiler.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                compiler.wait(LOOK)
+    if not interrupted():
+        compile_here(missing(kernels))
 
 
 def _marker(kernel: str) -> Path:

@@ -17,9 +17,11 @@ from mpiimg.engine.checkpoint import keep_marks
 from mpiimg.engine.executor import Executor
 from mpiimg.engine.fingerprint import changes, check_unchanged, fingerprint, read_fingerprint, seen
 from mpiimg.engine.lease import CLAIMS, Kind, WorkLease, acquire_work, holding, remove_work
+from mpiimg.engine.log.activity import activity_files, interrupted_at, read_activities
 from mpiimg.engine.log.events import events_folder
 from mpiimg.engine.log.show_plan import beside_actual
-from mpiimg.engine.mpi.agreement import Agreement, on_root, stop_on_signals
+from mpiimg.engine.mpi.agreement import Agreement, on_root, safe_point
+from mpiimg.engine.mpi.lifetime import lifetime, living
 from mpiimg.engine.mpi.nodes import node_count, once_per_node
 from mpiimg.engine.mpi.runtime import say
 from mpiimg.engine.plan import Resources, check
@@ -117,6 +119,13 @@ def run(recipe: Recipe[_S], comm, options: Options, outer: Agreement | None = No
     RunStopped
         A signal asked for it; likewise.
     """
+    with living(options.timeout):
+        return _run(recipe, comm, options, outer)
+
+
+def _run(recipe: Recipe[_S], comm, options: Options, outer: Agreement | None) -> Outcome[_S]:
+    if outer is None:
+        safe_point(comm)
     target = agreed_cpu_target(comm)
     resources = Resources(
         comm.size, options.memory, options.in_memory, node_count(comm), on_root(comm, rates.load_rates)
@@ -125,7 +134,6 @@ def run(recipe: Recipe[_S], comm, options: Options, outer: Agreement | None = No
     folders = on_root(comm, _prepare, recipe, options, fingerprint(recipe, target), outer is not None)
     with holding(folders.lease, comm):
         before = on_root(comm, seen, recipe)
-        compile_kernels(recipe.kernels, comm)
         executor = Executor(recipe, comm, options, folders.work, target, resources, folders.events, outer)
         report = _carry_out(recipe, comm, options, folders, executor, before)
     outcome = Outcome(executor.state, executor.left_out, report)
@@ -143,13 +151,15 @@ def _carry_out(recipe: Recipe, comm, options: Options, folders: _Folders, execut
     Collective. Raises what :func:`run` does, with the end of the run noted.
     """
     try:
-        with stop_on_signals(executor.agreement):
-            executor.execute()
-            report = executor.report()
-            executor.close()  # no rank may hold a staged result open while another describes it
-            on_root(comm, check_unchanged, recipe, before)
-            on_root(comm, _publish, recipe, options, folders.work, executor, report)
-            return report
+        executor.logbook.start(recipe, recipe.expected)
+        compile_kernels(recipe.kernels, comm, executor.agreement)
+        lifetime().stop.look_at_chunks()
+        executor.execute()
+        report = executor.report()
+        executor.close()  # no rank may hold a staged result open while another describes it
+        on_root(comm, check_unchanged, recipe, before)
+        on_root(comm, _publish, recipe, options, folders.work, executor, report)
+        return report
     except BadInput as error:
         executor.close()
         executor.logbook.end(Exit.BAD_INPUT, str(error))
@@ -203,18 +213,29 @@ def agreed_cpu_target(comm) -> str:
     return targets[0]
 
 
-def compile_kernels(kernels: Collection[str], comm) -> None:
-    """See to it that `kernels` lie in the cache of numba on each node. Collective."""
-    if not kernels:
-        return
+def compile_kernels(kernels: Collection[str], comm, agreement: Agreement) -> None:
+    """See to it that `kernels` lie in the cache of numba on each node, unless asked to stop. Collective.
+
+    Raises
+    ------
+    RunStopped
+        A signal came before the first stage.
+    """
     from mpiimg.engine import precompile
 
-    if any(comm.allgather(len(precompile.missing(kernels)) > 0)):
+    if kernels and any(comm.allgather(len(precompile.missing(kernels)) > 0)):
         if log.isEnabledFor(logging.WARNING):
             say(comm, "mpiimg: compiling kernels on one rank of each node, once: up to a minute")
         once_per_node(
-            comm, lambda: precompile.compile_apart(precompile.missing(kernels)), "compiling kernels"
+            comm,
+            lambda: precompile.compile_apart(precompile.missing(kernels), agreement.interrupted),
+            "compiling kernels",
+            agreement.interrupted,
         )
+    try:
+        agreement.agree()
+    except RunStopped:
+        raise RunStopped(lifetime().how_to_begin_anew) from None
 
 
 def _prepare(recipe: Recipe, options: Options, current: dict, claimed: bool) -> _Folders:
@@ -270,8 +291,9 @@ def _furnish(recipe: Recipe, options: Options, folders: _Folders, current: dict)
     for folder in {(work / "outputs" / name).parent for name in names}:
         folder.mkdir(parents=True, exist_ok=True)
     events.mkdir(exist_ok=True)
-    for log_of_rank in events.glob("*.jsonl"):
-        log_of_rank.unlink()
+    _say_what_died(options, events)
+    for of_rank in [*events.glob("*.jsonl"), *activity_files(events)]:
+        of_rank.unlink()
     write_file(record, json.dumps(current).encode())
     (work / LEFT_OUT).unlink(missing_ok=True)
     needed = 0 if options.in_memory or earlier == current else staged_bytes(recipe)
@@ -284,6 +306,14 @@ def _furnish(recipe: Recipe, options: Options, folders: _Folders, current: dict)
     if earlier not in (None, current):
         what = changes(earlier, current)
         log.warning("%s: since the last run changed: %s; what depends on it is made again", work, what)
+
+
+def _say_what_died(options: Options, events: Path) -> None:
+    """Say what the last run was at, if it died without a word."""
+    last = interrupted_at(read_activities(events))
+    if last:
+        more = f", and {len(last) - 1} other ranks were at work" if len(last) > 1 else ""
+        log.warning("%sthe last run here died: %s was at %s%s", options.label, last[0], last[0].what, more)
 
 
 def _refuse_overwrite(recipe: Recipe, options: Options, names: Collection[str]) -> None:

@@ -10,8 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mpiimg.engine.log.watchdog import DEFAULT_TIMEOUT
 from mpiimg.engine.mpi import runtime
-from mpiimg.engine.mpi.agreement import on_root
+from mpiimg.engine.mpi.agreement import on_root, safe_point
+from mpiimg.engine.mpi.job import launched_rank
+from mpiimg.engine.mpi.lifetime import lifetime, living
 from mpiimg.engine.mpi.nodes import memory_per_rank, node_count
 from mpiimg.engine.parameters import Parameter
 from mpiimg.errors import BadInput, Exit
@@ -47,7 +50,7 @@ COMMON = (
     ),
     Parameter(
         "timeout",
-        3600.0,
+        DEFAULT_TIMEOUT,
         "End the job when a rank has hung for this long; 0 waits for ever.",
         float,
         "seconds",
@@ -174,30 +177,54 @@ def _checked(parameter: Parameter) -> Callable:
 def main(name: str, arguments: list[str] | None = None) -> int:
     """Run tool `name`; return its exit status."""
     made = tool(name)
-    if runtime.launched_rank() != 0:
+    if not made.mpi:
+        # It only looks, and may end at any time.
+        lifetime().end()
+        values = vars(_parsed(made, arguments))
+        try:
+            return made.program(values, None)
+        except KeyboardInterrupt:
+            return Exit.STOPPED
+    with living(owner=True) as life:
+        life.command = shlex.join([name, *(sys.argv[1:] if arguments is None else arguments)])
+        args = _parsed(made, arguments)
+        if getattr(args, "portable", False):
+            from mpiimg.kernels.jit import pin_target
+
+            pin_target()
+        # What is too short is refused below, once one rank can speak.
+        life.watchdog.seconds = getattr(args, "timeout", DEFAULT_TIMEOUT)
+        try:
+            comm = runtime.world()
+        except BadInput as error:
+            if launched_rank() == 0:
+                print(f"mpiimg: error: {error}", file=sys.stderr)
+            return Exit.BAD_INPUT
+        status = runtime.guard(comm, lambda: _program(made, args, comm))
+        life.watchdog("the end")
+        return status
+
+
+def _parsed(tool: Tool, arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line, and say so much as it asks for."""
+    if launched_rank() != 0:
         # One rank speaks of a wrong command line; the others only leave.
         with _silence():
-            args = _parser(made).parse_args(arguments)
+            args = _parser(tool).parse_args(arguments)
     else:
-        args = _parser(made).parse_args(arguments)
+        args = _parser(tool).parse_args(arguments)
     level = logging.ERROR if args.quiet else logging.INFO if args.verbose else logging.WARNING
     logging.basicConfig(level=level, format="mpiimg: %(message)s", stream=sys.stderr)
-    if getattr(args, "portable", False):
-        from mpiimg.kernels.jit import pin_target
+    return args
 
-        pin_target()
-    values = vars(args)
-    if not made.mpi:
-        return made.program(values, None)
-    try:
-        comm = runtime.world()
-    except BadInput as error:
-        if runtime.launched_rank() == 0:
-            print(f"mpiimg: error: {error}", file=sys.stderr)
-        return Exit.BAD_INPUT
-    command = shlex.join([name, *(sys.argv[1:] if arguments is None else arguments)])
-    program = made.program or (lambda values, comm: _run(made, args, comm, command))
-    return runtime.guard(comm, lambda: program(values, comm))
+
+def _program(tool: Tool, args: argparse.Namespace, comm) -> int:
+    """Do what a tool does. Collective."""
+    safe_point(comm)
+    if tool.program is None:
+        return _run(tool, args, comm, lifetime().command)
+    lifetime().watchdog.seconds = 0.0  # it may take its time
+    return tool.program(vars(args), comm)
 
 
 def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
@@ -224,6 +251,7 @@ def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
     resources = _resources(args, comm)
     if args.plan:
         return _plan(recipe, resources, args.plan, comm)
+    safe_point(comm)
     return run(recipe, comm, _options(args, tool.folder(values), resources.memory, command)).status
 
 

@@ -103,7 +103,7 @@ def activity_files(folder: Path) -> list[Path]:
 
 
 def interrupted_at(activities: Mapping[int, Activity]) -> list[Activity]:
-    """Return what ranks were at that a run which died left unfinished: those at work, else who waits longest."""
+    """Return what a run that died was interrupted at: the ranks at work, else the one that waits longest."""
     at_work = [activity for activity in activities.values() if not activity.waits]
     ordered = sorted(at_work or activities.values(), key=lambda activity: activity.since)
     return ordered if at_work else ordered[:1]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from mpiimg.engine.mpi.nodes import processes_of_node
 from mpiimg.engine.plan import StagePlan
 from mpiimg.engine.recipe import Options, Recipe
 from mpiimg.engine.stage import Stage
-from mpiimg.errors import Exit
+from mpiimg.errors import Exit, LeftInside
 from mpiimg.version import __version__
 
 
@@ -75,6 +76,26 @@ class Logbook(Reporter):
         self._began = time.monotonic()
         self._watchdog(f"stage {stage.name}, chunk {number}")
 
+    def at_work(self, function: Callable, *arguments: Any) -> Any:
+        """Call what works on the chunk that this rank turned to, in a frame that tracebacks know by it.
+
+        So the traces that a crash leaves say in which stage and chunk of which rank it was.
+
+        Raises
+        ------
+        LeftInside
+            The function calls sys.exit(): that is an error of it, and no end of the run.
+        """
+
+        def frame():
+            return function(*arguments)
+
+        frame.__code__ = frame.__code__.replace(co_name=f"{self.who}, {self._watchdog.what}")
+        try:
+            return frame()
+        except SystemExit as error:
+            raise LeftInside(f"sys.exit({error.code!r}) was called") from error
+
     def wait(self, what: str) -> None:
         """Begin with something in which this rank may have to wait for others."""
         self._watchdog(f"stage {self._stage}, {what}" if self._stage else what, waits=True)
@@ -100,7 +121,7 @@ class Logbook(Reporter):
         self._log.close()
         self._activity.close()
 
-    # --- What the watchdog asks and tells, in its own thread but for turned_to -------------------------------
+    # --- What the watchdog asks and tells, in its own thread but for turned_to -----------------------
 
     def turned_to(self, what: str, waits: bool) -> None:
         """Note what this rank turns to, where it is found after a death."""

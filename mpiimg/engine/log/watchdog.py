@@ -76,12 +76,12 @@ class Reporter:
         return []
 
     def missed(self) -> str:
-        """Return which other rank is gone without a word, so that waiting for it is in vain; empty if none."""
-        gone = (process for process in self.processes if process.is_gone)
-        return next(
-            (f"rank {p.rank} on {socket.gethostname()} (process {p.pid}) is gone without a word" for p in gone),
-            "",
-        )
+        """Say which other rank is gone, so that waiting for it is in vain; nothing where none is."""
+        for process in self.processes:
+            if process.is_gone:
+                where = f"{socket.gethostname()} (process {process.pid})"
+                return f"rank {process.rank} on {where} is gone without a word"
+        return ""
 
     def died(self, why: str) -> None:
         """Note that this process is about to end, and why."""
@@ -164,7 +164,7 @@ class Watchdog:
             faulthandler.cancel_dump_traceback_later()
 
     def _watch(self) -> None:
-        noted, asked_again, armed_at = None, 0.0, 0.0
+        noted, ask_again, armed_at = None, 0.0, 0.0
         while True:
             now, seconds, time_now = self._now, self.seconds, time.monotonic()
             look = min(self.LOOK, seconds / 20) if seconds else self.LOOK
@@ -182,12 +182,13 @@ class Watchdog:
                 continue
             idle = time.monotonic() - began
             since = time.time() - idle
-            if seconds and idle > seconds * (self.PATIENCE if waits else 1.0):
-                # To look at what all other ranks do is dear: not every few seconds.
-                if not waits or time.monotonic() > asked_again:
-                    if not (waits and self.reporter.others_work(seconds)):
-                        self._end(what, since, waits)
-                    asked_again = time.monotonic() + seconds / 20
+            if seconds and idle > seconds and not waits:
+                self._end(what, since, waits)
+            # To look at what all other ranks do is dear: not every few seconds.
+            if seconds and idle > seconds * self.PATIENCE and time.monotonic() > ask_again:
+                ask_again = time.monotonic() + seconds / 20
+                if not self.reporter.others_work(seconds):
+                    self._end(what, since, waits)
             if idle > look and waits and (missed := self.reporter.missed()):
                 self._give_up(what, missed)
             if idle > look and noted is not now:
@@ -209,7 +210,8 @@ class Watchdog:
         _leave_now(Exit.FAILED)
 
     def _give_up(self, what: str, missed: str) -> None:
-        self._say(lambda: f"mpiimg: failed: {missed}; {self.reporter.who} waits for it and ends the job, in {what}\n")
+        who = self.reporter.who
+        self._say(lambda: f"mpiimg: failed: {missed}; {who} waits for it and ends the job: {what}\n")
         self.reporter.died(missed)
         _leave_now(Exit.FAILED)
 

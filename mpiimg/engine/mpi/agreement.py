@@ -43,27 +43,21 @@ def on_root(comm, function: Callable, *arguments, where: str | None = None) -> A
         The function raised it, or anything else.
     """
     outcome = None
-    where = where or getattr(function, "__name__", "start").strip("_<>").replace("_", " ")
+    where = where or getattr(function, "__name__", "start")
+    activity = where.strip("_<>").replace("_", " ")
     watchdog = lifetime().watchdog
     if comm.rank == 0:
-        watchdog(where)
+        watchdog(activity)
         try:
             outcome = function(*arguments), None
         except (BadInput, RunFailed) as error:
             outcome = None, error
         except WORK_ERRORS as error:
             outcome = None, _failure(error, error_report(comm, where, error))
-    watchdog(f"{where}, on rank 0", waits=True)
-=======
-        except Exception as error:
-            outcome = (
-                None,
-                _failure(error, error_report(comm, where or getattr(function, "__name__", "start"), error)),
-            )
->>>>>>> f47b6d4
+    watchdog(f"{activity}, on rank 0", waits=True)
     soft_barrier(comm)
     result, error = comm.bcast(outcome)
-    watchdog(f"after {where}")
+    watchdog(f"what comes after {activity}")
     if error is not None:
         raise error
     return result
@@ -117,11 +111,9 @@ class Agreement:
     def __init__(self, comm, outer: Agreement | None = None):
         self._comm = comm.Dup()
         self._outer = outer
-<<<<<<< HEAD
         self._neighbours = neighbours(comm.rank, comm.size)
         self._sent: list = []
-        self._error: BaseException | None = None
-        self._report = ""
+        self._error: Exception | None = None
         self.stop_requested = False
         #: Messages that this rank has sent to warn others.
         self.warnings = 0

@@ -38,7 +38,7 @@ class ExitGuard:
         with contextlib.suppress(ValueError, OSError, AttributeError):
             os.confstr("CS_GNU_LIBC_VERSION")  # others do not take a callback back
             library = ctypes.CDLL(None)
-            getattr(library, "__cxa_atexit")(self._callback, None, self._handle)  # noqa: B009
+            getattr(library, "__cxa_atexit")(self._callback, None, self._handle)
             self._library = library
         if os._exit is leave_now:
             os._exit = self._in_os_exit
@@ -48,7 +48,7 @@ class ExitGuard:
         os._exit = leave_now
         self._process = -1
         if self._library is not None:
-            getattr(self._library, "__cxa_finalize")(self._handle)  # noqa: B009
+            getattr(self._library, "__cxa_finalize")(self._handle)
             self._library = None
 
     def _in_exit(self, nothing) -> None:

@@ -17,7 +17,7 @@ from mpiimg.engine.log.watchdog import DEFAULT_TIMEOUT, Reporter, Watchdog
 from mpiimg.engine.mpi.exits import ExitGuard, leave_now
 from mpiimg.engine.mpi.job import launched_rank
 from mpiimg.engine.mpi.processes import RankProcess
-from mpiimg.engine.mpi.stop import GRACE_OF_OTHERS, GRACE, StopRequest
+from mpiimg.engine.mpi.stop import GRACE, GRACE_OF_OTHERS, StopRequest
 from mpiimg.errors import Exit
 
 
@@ -77,7 +77,7 @@ class Lifetime:
         self.exits.arm()
 
     def end(self) -> None:
-        """Watch no longer, and leave all as it was."""
+        """Watch no longer, and leave all as it was; also once more."""
         self.exits.disarm()
         atexit.unregister(self.exits.disarm)
         self.watchdog.cancel()
@@ -87,15 +87,14 @@ class Lifetime:
 
     def _end_stopped(self) -> None:
         """End the process, in the thread of the watchdog."""
-        said = f"mpiimg: stopped: {self.how_to_begin_anew}\n"
         with contextlib.suppress(OSError):
-            os.write(2, said.encode())
-        time.sleep(0.1)
+            os.write(2, f"mpiimg: stopped: {self.how_to_begin_anew}\n".encode())
+        time.sleep(0.1)  # a launcher drops what it has not passed on when the first rank ends
         leave_now(Exit.STOPPED)
 
     def _ended_from_inside(self, how: str) -> str:
         what = self.watchdog.what
-        said = f"{self.who}: {how} was called in {what}, by a user's function or a library; the run has failed"
+        said = f"{self.who}: a user's function or a library called {how} in {what}, which is no end of a run"
         with contextlib.suppress(Exception):
             self.watchdog.reporter.died(said)
         return f"mpiimg: failed: {said}\n"

@@ -87,11 +87,15 @@ class RankProcess:
         if not self._is_known:
             return ""
         stat = self._stat()
-        return "is gone" if stat is None else {
-            "T": "is stopped by a signal (state T)",
-            "t": "is stopped by a debugger (state t)",
-            "D": "waits for a disk or a file system (state D)",
-        }.get(stat.state, "")
+        return (
+            "is gone"
+            if stat is None
+            else {
+                "T": "is stopped by a signal (state T)",
+                "t": "is stopped by a debugger (state t)",
+                "D": "waits for a disk or a file system (state D)",
+            }.get(stat.state, "")
+        )
 
     @property
     def _is_known(self) -> bool:

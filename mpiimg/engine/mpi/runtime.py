@@ -97,6 +97,16 @@ def world():
     return MPI.COMM_WORLD
 
 
+def end_world() -> None:
+    """End MPI, if it has been started: here, where a hang is noticed, as it is not once Python is gone."""
+    if "mpi4py.MPI" in sys.modules:
+        from mpi4py import MPI
+
+        lifetime().watchdog("the end of MPI")
+        if MPI.Is_initialized() and not MPI.Is_finalized():
+            MPI.Finalize()
+
+
 def guard(comm, function: Callable[[], int | None]) -> int:
     """Run `function` on every rank and return the exit status; speak once.
 

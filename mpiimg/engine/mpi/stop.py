@@ -51,6 +51,7 @@ class StopRequest:
         self._before: dict[int, object] = {}
         self._pipe: tuple[int, int] | None = None
         self._wakeup_before = -1
+        self._woken = threading.Event()
 
     def request(self) -> None:
         """Note that this process is to stop; what a signal does."""
@@ -63,7 +64,7 @@ class StopRequest:
         self._by_chunks = True
 
     def install(self) -> None:
-        """Install the handlers, also anew where a library has put its own in their place. Main thread only."""
+        """Install the handlers, in the main thread only; also anew where a library has installed its own."""
         if threading.current_thread() is not threading.main_thread():
             return
         if self._end is not None and self._pipe is None:
@@ -86,6 +87,14 @@ class StopRequest:
             for descriptor in self._pipe:
                 os.close(descriptor)
             self._pipe = None
+
+    def ignore(self) -> None:
+        """Let no signal change any more how the process ends, but for SIGINT, which ends it at once."""
+        if self._before:
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_DFL if number == signal.SIGINT else signal.SIG_IGN)
+            self._before.clear()
+        self._by_chunks = True
 
     @contextlib.contextmanager
     def held_back(self) -> Iterator[None]:
@@ -110,12 +119,13 @@ class StopRequest:
         if self._masked or (self.requested and not self._by_chunks):
             seconds = min(seconds, _PAUSE)
         if self._pipe is None:
-            time.sleep(seconds)
+            self._woken.wait(seconds)
         else:
             select.select([self._pipe[0]], [], [], seconds)
 
     def wake(self) -> None:
-        """End a pause."""
+        """End this pause, and all to come."""
+        self._woken.set()
         if self._pipe is not None:
             with contextlib.suppress(OSError):
                 os.write(self._pipe[1], b"\0")

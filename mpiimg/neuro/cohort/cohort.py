@@ -16,7 +16,7 @@ from mpiimg.engine.atomic import write_file
 from mpiimg.engine.boxes import Partition
 from mpiimg.engine.lease import Kind, LeaseState
 from mpiimg.engine.log.show_plan import as_json, table
-from mpiimg.engine.mpi.agreement import on_root
+from mpiimg.engine.mpi.agreement import Agreement, on_root
 from mpiimg.engine.mpi.runtime import say
 from mpiimg.engine.plan import Resources, plan_recipe
 from mpiimg.engine.recipe import Options, Recipe
@@ -72,12 +72,21 @@ def run_cohort(cohort: Cohort, comm, options: Options, resources: Resources, pla
     on_root(comm, _make_folders, cohort)
     if todo:
         tell(comm, chosen.text)
-        compile_kernels(chosen.kernels, comm)  # here, where one rank per node does it for all groups
+        _compile(chosen.kernels, comm)
         process_scans(cohort, todo, states, chosen.sizes, comm, options)
     final = on_root(comm, _states, cohort)
     tell(comm, _summary(final))
     left_out = [name for name, state in final.items() if state.kind in (Kind.FAILED, Kind.SUSPECT)]
     return Exit.PARTIAL if left_out else Exit.DONE
+
+
+def _compile(kernels: Sequence[str], comm) -> None:
+    """Compile kernels here, where one rank per node does it for all groups. Collective."""
+    agreement = Agreement(comm)
+    try:
+        compile_kernels(kernels, comm, agreement)
+    finally:
+        agreement.close()
 
 
 def _check(cohort: Cohort, force: bool) -> dict[str, LeaseState]:
