@@ -33,7 +33,6 @@ class Activity:
     pid : int
         Number of its process on that host.
     what : str
-        Empty where the rank is through with the run.
     since : float
         In seconds since 1970.
     waits : bool
@@ -65,9 +64,9 @@ class ActivityFile:
         self._who = {"rank": rank, "host": socket.gethostname(), "pid": os.getpid()}
         self._descriptor: int | None = None
         if folder is not None:
+            self._path = folder / f"{rank}.at"
             with contextlib.suppress(OSError):
-                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-                self._descriptor = os.open(folder / f"{rank}.at", flags, 0o666)
+                self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
 
     def write(self, what: str, waits: bool) -> None:
         """Note what this rank turns to."""
@@ -79,21 +78,21 @@ class ActivityFile:
             os.pwrite(self._descriptor, line.ljust(_SIZE - 1, b" ") + b"\n", 0)
 
     def close(self) -> None:
-        """Note that this rank is through with the run."""
-        self.write("", False)
+        """Remove the file: this rank is through with the run."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
+            with contextlib.suppress(OSError):
+                self._path.unlink()
 
 
 def read_activities(folder: Path) -> dict[int, Activity]:
-    """Return what each rank was at last, those that are through with the run left out."""
+    """Return what each rank is at, or was when it died; ranks that are through with the run have no file."""
     activities = {}
     for path in activity_files(folder):
         with contextlib.suppress(OSError, DamagedRecord, TypeError, ValueError):
             activity = Activity(**parsed(path.read_bytes().rstrip(b" \n") + b"\n"))
-            if activity.what:
-                activities[activity.rank] = activity
+            activities[activity.rank] = activity
     return activities
 
 

@@ -93,7 +93,8 @@ class Watchdog:
     Call it whenever the rank turns to something: a chunk, an exchange, reading headers. A rank
     at work has `seconds` for it. A rank that waits for others waits on as long
     as one of them is at work, so that no wait is taken for a hang, and somewhat longer than the others may
-    work, so that who hangs speaks first; but not for a rank whose process is gone.
+    work, so that who hangs speaks first; but not for a rank whose process is gone and is not missed by the
+    launcher.
 
     A thread looks every few seconds. Where it gets no turn, since a kernel
     hangs that never lets go of the interpreter, or is itself stuck in a file
@@ -114,6 +115,9 @@ class Watchdog:
 
     #: A rank that waits may do so for this many times the seconds of one that works.
     PATIENCE = 1.25
+
+    #: Seconds in which a launcher ends the job of a rank that is gone, if it ever does.
+    LAUNCHER = 10.0
 
     #: What a rank is at that nobody watches.
     _RESTS = ("", 0.0, False)
@@ -164,7 +168,7 @@ class Watchdog:
             faulthandler.cancel_dump_traceback_later()
 
     def _watch(self) -> None:
-        noted, ask_again, armed_at = None, 0.0, 0.0
+        noted, ask_again, armed_at, missed_since = None, 0.0, 0.0, time.monotonic()
         while True:
             now, seconds, time_now = self._now, self.seconds, time.monotonic()
             look = min(self.LOOK, seconds / 20) if seconds else self.LOOK
@@ -189,7 +193,9 @@ class Watchdog:
                 ask_again = time.monotonic() + seconds / 20
                 if not self.reporter.others_work(seconds):
                     self._end(what, since, waits)
-            if idle > look and waits and (missed := self.reporter.missed()):
+            if not (idle > look and waits and (missed := self.reporter.missed())):
+                missed_since = time.monotonic()
+            elif time.monotonic() > missed_since + self.LAUNCHER:
                 self._give_up(what, missed)
             if idle > look and noted is not now:
                 noted = now

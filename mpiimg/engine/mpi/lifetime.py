@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import faulthandler
+import functools
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -52,6 +53,7 @@ class Lifetime:
 
     def begin(self) -> None:
         """Watch from here on."""
+        _forget_in_forks()
         self._own_traces = not faulthandler.is_enabled()
         if self._own_traces:
             faulthandler.enable(2)
@@ -102,6 +104,12 @@ class Lifetime:
 
 _current: Lifetime | None = None
 _nothing: Lifetime | None = None
+
+
+@functools.cache
+def _forget_in_forks() -> None:
+    """Leave processes that are forked from this one to themselves: a pool's workers die of a SIGTERM."""
+    os.register_at_fork(after_in_child=lambda: _current is not None and _current.stop.restore())
 
 
 def lifetime() -> Lifetime:
