@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -11,6 +13,7 @@ import numpy as np
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import Box, ChunkGrid
 from mpiimg.engine.stage import Stream
+from mpiimg.errors import BadInput
 
 
 class Reader(Protocol):
@@ -88,3 +91,23 @@ def stream_input(source: Input, grid: ChunkGrid, cost: tuple[str, float] | None 
 def parallel(inputs: Sequence[Input]) -> tuple[Input, ...]:
     """Return those inputs that every rank reads for itself."""
     return tuple(source for source in inputs if source.parallel)
+
+
+def refuse_special_file(path: str | Path) -> None:
+    """Refuse what is no file that can be read again: opening a FIFO waits for whoever writes, maybe for ever.
+
+    What is not there, and folders, are left to whoever opens them.
+
+    Raises
+    ------
+    BadInput
+        It is a FIFO, a device or a socket.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return
+    if stat.S_ISFIFO(mode):
+        raise BadInput(f"{path}: is a FIFO, as <(...) of a shell is, and no file: write it to a file first")
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise BadInput(f"{path}: is a device or a socket, and no file")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mpiimg.engine import plugins
+from mpiimg.engine.inputs import refuse_special_file
 from mpiimg.engine.parameters import Parameter, parameters_of
 from mpiimg.engine.step import Domain
 from mpiimg.errors import BadInput
@@ -173,6 +174,7 @@ class _Stages:
 
     def content(self, path: Path) -> list:
         """Return the tables of a TOML file, and take the domain that it names."""
+        refuse_special_file(path)
         try:
             content = tomllib.loads(path.read_text())
         except OSError as error:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from mpiimg.engine.inputs import refuse_special_file
 from mpiimg.errors import BadInput
 from mpiimg.version import __version__
 
@@ -112,6 +113,7 @@ def read_description(dataset: Path) -> dict:
         It says nothing, or nothing that can be read.
     """
     path = dataset / "dataset_description.json"
+    refuse_special_file(path)
     try:
         description = json.loads(path.read_text())
         if isinstance(description["Name"], str):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mpiimg.engine.inputs import refuse_special_file
 from mpiimg.errors import BadInput
 
 #: How far the length of a bvec may be from 1, as in dipy.
@@ -133,6 +134,7 @@ def unit_vectors(vectors: np.ndarray) -> np.ndarray:
 
 
 def _numbers(path: Path, what: str) -> np.ndarray:
+    refuse_special_file(path)
     try:
         text = Path(path).read_text().replace(",", " ")
     except (OSError, UnicodeDecodeError) as error:

@@ -13,6 +13,7 @@ import numpy as np
 
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import Box
+from mpiimg.engine.inputs import refuse_special_file
 from mpiimg.engine.raw import RawFile, sample_file
 from mpiimg.engine.stores import DATASET, dataset_offset
 from mpiimg.errors import BadInput
@@ -175,6 +176,7 @@ def open_image(path: Path, dimensions: int | tuple[int, ...], what: str = "image
         It is missing, unreadable, no NIfTI, truncated, or has other dimensions.
     """
     path = Path(path)
+    refuse_special_file(path)
     try:
         status = path.stat()
         with open(path, "rb") as file:

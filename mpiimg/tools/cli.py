@@ -243,7 +243,7 @@ def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
         resources = _resources(args, comm)
         options = _options(args, args.cohort.out, resources.memory, command)
         return bids_app.process(tool, args, values, comm, options, resources)
-    inspected = on_root(comm, tool.inspect, values)
+    inspected = on_root(comm, tool.inspect, values, where="the inspection of inputs")
     if answer := getattr(inspected, "answer", None):
         runtime.say(comm, answer, sys.stdout)
         return Exit.DONE

@@ -17,6 +17,7 @@ from mpiimg.astro.fits.reading import Plane, read_headers, read_pixels
 from mpiimg.astro.fits.writing import COMPRESSED, own_history
 from mpiimg.astro.sky.tract import Tract
 from mpiimg.engine.boxes import Box, box_shape
+from mpiimg.engine.inputs import refuse_special_file
 from mpiimg.errors import BadInput
 
 #: How the names of warps end; those of patches hold "patch-" and do not end so.
@@ -94,6 +95,7 @@ def read_tract(path: Path) -> Tract:
     BadInput
         It is missing, or no tract.
     """
+    refuse_special_file(path)
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mpiimg.engine.inputs import refuse_special_file
 from mpiimg.errors import BadInput
 
 #: Bytes of a file that are held while sums are checked.
@@ -60,6 +61,7 @@ class FitsFile:
 
 def read_headers(path: Path) -> FitsFile:
     """Read all headers of a file, and check that the file is as long as they say."""
+    refuse_special_file(path)
     try:
         status = path.stat()
         with open(path, "rb") as file:

@@ -13,6 +13,7 @@ from mpiimg.astro.fits.headers import CARDS, SENSOR_CARDS, HeaderReader, ReadOpt
 from mpiimg.astro.fits.reading import Extension, FitsFile, read_headers
 from mpiimg.astro.fits.writing import own_history
 from mpiimg.astro.sky.wcs import checked_text
+from mpiimg.engine.inputs import refuse_special_file
 from mpiimg.errors import BadInput
 
 #: Names of extensions, in upper case, by what they hold.
@@ -93,6 +94,7 @@ def _listed(paths: Iterable[str | Path]) -> list[Path]:
         if not name.startswith("@"):
             files.append(Path(name))
             continue
+        refuse_special_file(name[1:])
         try:
             lines = Path(name[1:]).read_text().splitlines()
         except (OSError, UnicodeDecodeError) as error:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from mpiimg.engine.mpi.processes import RankProcess
 from mpiimg.errors import Exit
@@ -128,6 +128,7 @@ class Watchdog:
         self._own_reporter = self.reporter
         self._stop = stop
         self._now = ("start", time.monotonic(), False)
+        self._limit: tuple | None = None
         self._watched = threading.get_ident()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -136,6 +137,28 @@ class Watchdog:
         """Note what this rank turns to; `waits`: for others, who may take longer."""
         self._now = (what, time.monotonic(), waits)
         self.reporter.turned_to(what, waits)
+
+    @contextlib.contextmanager
+    def limited(
+        self, what: str, share: float, answer: Callable[[traceback.StackSummary, float], str]
+    ) -> Iterator[None]:
+        """Give the block a share of the usual time; if it takes longer, the input of the run is to blame.
+
+        Parameters
+        ----------
+        what : str
+        share : float
+            Of the seconds that one step may take.
+        answer : callable
+            Called as answer(stack, seconds) when these seconds are over; returns the line to print.
+        """
+        self(what)
+        self._limit = self._now, share, answer
+        try:
+            yield
+        finally:
+            self._limit = None
+            self(f"what comes after {what}")
 
     def start(self) -> None:
         """Begin to watch the thread that calls this."""
@@ -186,6 +209,8 @@ class Watchdog:
                 continue
             idle = time.monotonic() - began
             since = time.time() - idle
+            if seconds and (limit := self._limit) and limit[0] is now and idle > limit[1] * seconds:
+                self._refuse(limit[1] * seconds, limit[2])
             if seconds and idle > seconds and not waits:
                 self._end(what, since, waits)
             # To look at what all other ranks do is dear: not every few seconds.
@@ -214,6 +239,12 @@ class Watchdog:
         stack = "".join(traceback.format_stack(sys._current_frames()[self._watched]))
         self._say(lambda: self.reporter.last_words(what, since, waits, stack, self.seconds))
         _leave_now(Exit.FAILED)
+
+    def _refuse(self, seconds: float, answer: Callable[[traceback.StackSummary, float], str]) -> None:
+        stack = traceback.extract_stack(sys._current_frames()[self._watched])
+        self._say(lambda: f"mpiimg: error: {answer(stack, seconds)}\n")
+        time.sleep(0.1)  # a launcher drops what it has not passed on when the first rank ends
+        _leave_now(Exit.BAD_INPUT)
 
     def _give_up(self, what: str, missed: str) -> None:
         who = self.reporter.who
