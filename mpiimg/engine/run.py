@@ -17,7 +17,7 @@ from mpiimg.engine.checkpoint import keep_marks
 from mpiimg.engine.executor import Executor
 from mpiimg.engine.fingerprint import changes, check_unchanged, fingerprint, read_fingerprint, seen
 from mpiimg.engine.lease import CLAIMS, Kind, WorkLease, acquire_work, holding, remove_work
-from mpiimg.engine.log.activity import activity_files, interrupted_at, read_activities
+from mpiimg.engine.log.activity import activity_files, last_activity
 from mpiimg.engine.log.events import events_folder
 from mpiimg.engine.log.show_plan import beside_actual
 from mpiimg.engine.mpi.agreement import Agreement, on_root, safe_point
@@ -291,7 +291,8 @@ def _furnish(recipe: Recipe, options: Options, folders: _Folders, current: dict)
     for folder in {(work / "outputs" / name).parent for name in names}:
         folder.mkdir(parents=True, exist_ok=True)
     events.mkdir(exist_ok=True)
-    _say_what_died(options, events)
+    if died_at := last_activity(events):
+        log.warning("%sthe last run here died: %s", options.label, died_at)
     for of_rank in [*events.glob("*.jsonl"), *activity_files(events)]:
         of_rank.unlink()
     write_file(record, json.dumps(current).encode())
@@ -306,14 +307,6 @@ def _furnish(recipe: Recipe, options: Options, folders: _Folders, current: dict)
     if earlier not in (None, current):
         what = changes(earlier, current)
         log.warning("%s: since the last run changed: %s; what depends on it is made again", work, what)
-
-
-def _say_what_died(options: Options, events: Path) -> None:
-    """Say what the last run was at, if it died without a word."""
-    last = interrupted_at(read_activities(events))
-    if last:
-        more = f", and {len(last) - 1} other ranks were at work" if len(last) > 1 else ""
-        log.warning("%sthe last run here died: %s was at %s%s", options.label, last[0], last[0].what, more)
 
 
 def _refuse_overwrite(recipe: Recipe, options: Options, names: Collection[str]) -> None:

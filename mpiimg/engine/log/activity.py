@@ -106,3 +106,13 @@ def interrupted_at(activities: Mapping[int, Activity]) -> list[Activity]:
     at_work = [activity for activity in activities.values() if not activity.waits]
     ordered = sorted(at_work or activities.values(), key=lambda activity: activity.since)
     return ordered if at_work else ordered[:1]
+
+
+def last_activity(folder: Path) -> str:
+    """Say what a run whose events lie in `folder` was at when it died; nothing where that is not known."""
+    interrupted = interrupted_at(read_activities(folder))
+    if not interrupted:
+        return ""
+    first, more = interrupted[0], len(interrupted) - 1
+    also = f", and {more} more {'rank was' if more == 1 else 'ranks were'} at work" if more else ""
+    return f"{first} was at {first.what}{also}"
