@@ -74,7 +74,7 @@ bench-roofline:
 	@.venv/bin/python benchmarks/roofline.py
 
 clean:
-	rm -rf build *.egg-info .pytest_cache .ruff_cache .venv/.warmed .venv-mpi/.warmed
+	rm -rf build *.egg-info .pytest_cache .ruff_cache
 	find mpiimg tests benchmarks install -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean

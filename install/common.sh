@@ -26,3 +26,12 @@ install_packages() {
     DEBIAN_FRONTEND=noninteractive "${apt[@]}" install -y --no-install-recommends "${missing[@]}" </dev/null >/dev/null ||
         fail "apt-get could not install: ${missing[*]}"
 }
+
+# refuse_shared FOLDER: what is installed from a folder is code, so that nobody else may have put it there.
+refuse_shared() {
+    local owner mode
+    [ -e "$1" ] || return 0
+    read -r owner mode <<<"$(stat -Lc '%u %a' "$1")"
+    [ "$owner" = "$(id -u)" ] || [ "$owner" = 0 ] || fail "$1 belongs to another user, and what lies there would be run: name a folder of your own"
+    [ $((8#$mode & 2)) = 0 ] || fail "everybody may write to $1, and what lies there would be run: chmod o-w, or name another"
+}

@@ -74,17 +74,12 @@ install_system() {
     warm $venv
 }
 
-# Compile every kernel now, so that no run of many ranks starts with a cold cache.
+# Compile every kernel now, so that no run of many ranks starts with a cold cache. They are part of the install: in
+# __pycache__/kernels of the package, each with a checksum, read by everybody and written by who installs.
 warm() {
-    local venv=$1 digest
     [ "${WARM:-1}" != 0 ] || return 0
-    digest=$({ find mpiimg -path '*/kernels/*.py' | LC_ALL=C sort | xargs cat; cat "$venv/.installed"; } | sha256sum)
-    [ ! -e "$venv/.warmed" ] || [ "$(cat "$venv/.warmed")" != "$digest" ] || return 0
-    say "compiling the kernels (WARM=0 leaves it to the first run)"
-    # Kernels are kept only where one can write: users of a PREFIX copy these to a place of theirs.
     # From elsewhere, since Python prefers the checkout in its folder to what is installed.
-    (cd "$venv" && NUMBA_CACHE_DIR=${PREFIX:+$PREFIX/kernels} bin/python -m mpiimg.engine.precompile)
-    echo "$digest" >"$venv/.warmed"
+    (cd "$1" && NUMBA_CACHE_DIR= PYTHONPATH= bin/python -m mpiimg.engine.precompile)
 }
 
 case "${1:-}" in

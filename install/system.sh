@@ -142,21 +142,24 @@ wheel_folder() {
 
 # Build one wheel from source into the folder, unless it is there.
 build_wheel() {
-    local pip=$1 folder=$2 name=$3 wheel=$2/$3-$(pinned "$3")-
+    local pip=$1 folder=$2 name=$3 wheel=$2/$3-$(pinned "$3")- part
     ! compgen -G "$wheel*.whl" >/dev/null || return 0
     say "building $name $(pinned "$name") against $mpi_flavour $mpi_version and HDF5 $hdf5_version, once: a few minutes"
+    mkdir -p "$folder"
+    part=$(mktemp -d "$folder/part.XXXXXX") # of this install alone: another may share the folder
     # pip's own cache knows wheels by name and version alone: one built against another MPI would come out of it.
     CC=$MPICC MPICC=$MPICC CFLAGS=-O1 HDF5_MPI=ON HDF5_DIR=${HDF5_DIR:-} HDF5_PKGCONFIG_NAME=${HDF5_PKGCONFIG_NAME:-} \
         "$pip" wheel -qq --no-cache-dir --no-build-isolation --no-deps --no-binary "$name" \
-        -c constraints.txt -w "$folder.part" "$name" || fail "$name did not build against $MPICC"
-    mkdir -p "$folder"
-    mv "$folder.part/$name"-*.whl "$folder/"
-    rmdir "$folder.part"
+        -c constraints.txt -w "$part" "$name" || fail "$name did not build against $MPICC"
+    mv "$part/$name"-*.whl "$folder/"
+    rm -rf "$part"
 }
 
 # mpi4py first: h5py is compiled against it.
 install_site_wheels() {
     local pip=$1 folder=$2 name
+    refuse_shared "$CACHE"
+    refuse_shared "$folder"
     "$pip" install -qq --only-binary :all: -c constraints.txt cython pkgconfig numpy
     for name in mpi4py h5py; do
         build_wheel "$pip" "$folder" "$name"

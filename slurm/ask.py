@@ -1,11 +1,15 @@
-"""What a run needs of SLURM, by its plan.
+"""What a run needs of SLURM, by its plan; and where the results of an image of a cohort go.
 
 python3 slurm/ask.py options RANKS RUNS TOOL ...
     print options of sbatch for so many ranks, and so many runs after each other
 python3 slurm/ask.py check RANKS SECONDS REQUEUES TOOL ...
     say whether this job can do it, whose limit is SECONDS away and which may be requeued so often; exit 2
+python3 slurm/ask.py folder COHORT OUT DWI
+    print the folder for the results of an image of a cohort, whose lines are on stdin
 """
 
+import glob
+import hashlib
 import json
 import math
 import os
@@ -83,6 +87,58 @@ def check(command, ranks, seconds, requeues):
     return True, said
 
 
+def folder_of(cohort, out, dwi, lines):
+    """Return the folder that the results of an image go to: no other image has it, in this list or another.
+
+    That of its name, or of its place in a BIDS folder; where several images of the cohort have that, or
+    another image has results there, one whose name follows from the path of the image alone.
+
+    Parameters
+    ----------
+    cohort, out, dwi : str
+        The BIDS folder or the list, the folder of all results, and the image.
+    lines : sequence of str
+        Of the whole cohort, each beginning with its image.
+    """
+    images = {line.split()[0] for line in lines if line.strip()}
+    plain = _plain(cohort, out, dwi)
+    owners = _owners(plain)
+    if os.path.abspath(dwi) in owners:
+        return plain
+    if owners or any(_plain(cohort, out, image) == plain for image in images - {dwi}):
+        if dwi.startswith(cohort + "/"):
+            return os.path.join(plain, os.path.basename(_bare(dwi)))
+        path = os.path.abspath(_bare(dwi))
+        name = re.sub(r"[^A-Za-z0-9._+-]+", "-", "-".join(path.split(os.sep)[-3:])).strip("-.")[-100:]
+        return os.path.join(out, f"{name}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}")
+    return plain
+
+
+def _plain(cohort, out, dwi):
+    """Return the folder that an image has if it is alone in it."""
+    if dwi.startswith(cohort + "/"):
+        return os.path.join(out, os.path.dirname(os.path.relpath(dwi, cohort)))
+    return os.path.join(out, os.path.basename(_bare(dwi)))
+
+
+def _bare(dwi):
+    return re.sub(r"\.nii(\.gz)?$", "", dwi)
+
+
+def _owners(folder):
+    """Return the images that runs in a folder say they are or were of, finished or not."""
+    owners = set()
+    for path in glob.glob(os.path.join(glob.escape(folder), "run.json")) + glob.glob(
+        os.path.join(glob.escape(folder), "work", "*.neuro", "request")
+    ):
+        try:
+            with open(path, encoding="utf-8") as file:
+                owners.add(os.path.abspath(json.load(file)["inputs"]["dwi"]["path"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            owners.add(path)  # of nobody knows which image
+    return owners
+
+
 def _minutes(seconds):
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
@@ -92,6 +148,9 @@ def main(words):
     try:
         if words[0] == "options":
             print(options(words[3:], int(words[1]), int(words[2])))
+            return 0
+        if words[0] == "folder":
+            print(folder_of(*words[1:4], sys.stdin.read().splitlines()))
             return 0
         able, said = check(words[4:], int(words[1]), int(words[2]), int(words[3]))
         print(said)

@@ -11,7 +11,7 @@ list_images() {
 }
 
 # image_command COHORT OUT LINE [FLAGS]: set `command`, with which mpiimg-neuro runs on that line, and `folder`, to
-# which its results go; or set `lacking` to what is not there.
+# which its results go; or set `lacking` to what is not there. Reads `images`, the lines of the cohort.
 image_command() {
     local cohort=$1 out=$2 dwi bvals bvecs stem
     read -r dwi bvals bvecs <<<"$3"
@@ -19,10 +19,7 @@ image_command() {
     stem=${dwi%.gz}
     stem=${stem%.nii}
     bvals=${bvals:-$stem.bval} bvecs=${bvecs:-$stem.bvec} lacking=
-    case $dwi in
-    "$cohort"/*) folder=$out/$(dirname "${dwi#"$cohort"/}") ;;
-    *) folder=$out/$(basename "$stem") ;;
-    esac
+    folder=$(printf '%s\n' "${images[@]}" | python3 "$MPIIMG_HOME/slurm/ask.py" folder "$cohort" "$out" "$dwi")
     [ -r "$bvals" ] && [ -r "$bvecs" ] ||
         lacking="$dwi: no $bvals and $bvecs; name its gradients in a list: DWI BVALS BVECS"
     command=(mpiimg-neuro "$dwi" --bvals "$bvals" --bvecs "$bvecs" --out "$folder" "$@")

@@ -27,9 +27,10 @@ MPIIMG_REQUEUES=${MPIIMG_REQUEUES:-10}
 # One rank a core, and no threads beside them.
 export OMP_NUM_THREADS=1
 
-# Compiled kernels on a disk of the node: thousands of ranks that look for them on a shared one slow everybody.
-# The first job on a node fills it, in up to a minute. Empty: the one in the checkout, which make install fills.
-export NUMBA_CACHE_DIR=${NUMBA_CACHE_DIR-/tmp/mpiimg-kernels-$(id -un)}
+# Compiled kernels come from where make install left them. Where a shared disk is slow, name a folder on a disk of
+# each node, such as /local/$USER/kernels, which the first job on a node fills, in up to a minute. It is used only
+# if nobody else can write there: it must be its user's, not writable by others, and no link.
+# export NUMBA_CACHE_DIR=
 
 # One rank that dies ends the step; without this the others may wait for it until the time limit.
 export SLURM_KILL_BAD_EXIT=1

@@ -40,11 +40,21 @@ run() {
 }
 
 # srun_tool RANKS COMMAND...: start a tool on so many ranks of this job. Sets `status`.
+#
+# Code of a user, or of a library, may end a process with any status. What a run says itself is believed: it is given
+# a word, MPIIMG_RUN, and asked by that how it ended.
+runs=0
 srun_tool() {
     local ranks=$1
     shift
+    export MPIIMG_RUN="$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}.$((runs += 1)).$(date +%s%N)"
     # shellcheck disable=SC2086  # options are words of their own
     run srun --ntasks="$ranks" --mpi="$MPIIMG_SRUN_MPI" $MPIIMG_SRUN_OPTIONS "$@"
+    case $status in
+    # A run that was told to stop before it had a folder says nothing.
+    75) [ "$told" = USR1 ] || "$@" --ended=75 || status=1 ;;
+    0 | 3) "$@" --ended="$status" || status=1 ;;
+    esac
 }
 
 # A node that is gone cannot start a step.
@@ -55,7 +65,7 @@ nodes_answer() {
 
 # end_job: after a step. Ends the job with the status of the step, or lets it go on later.
 end_job() {
-    local why= requeued=${SLURM_RESTART_COUNT:-0}
+    local why='' failed=0 requeued=${SLURM_RESTART_COUNT:-0}
     case $status in
     0 | 2 | 3) exit "$status" ;;
     esac
@@ -73,7 +83,11 @@ end_job() {
         exit "$status"
     fi
     say "$why; going back into the queue, to go on from there"
-    scontrol requeue "$SLURM_JOB_ID" || say "not requeued by scontrol; where SLURM does not, either, submit it again, and it goes on"
+    # Requeuing ends this script, and scontrol before it can answer: what a signal ends has not been refused.
+    trap 'told=TERM' TERM
+    scontrol requeue "$SLURM_JOB_ID" || failed=$?
+    [ "$failed" = 0 ] || [ "$failed" -gt 128 ] || [ "$told" = TERM ] ||
+        say "not requeued by scontrol; where SLURM does not, either, submit it again, and it goes on"
     exit "$status"
 }
 

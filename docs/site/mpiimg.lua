@@ -11,5 +11,3 @@ depends_on("python/3.11", "openmpi/4.1", "hdf5/1.14-mpi")
 prepend_path("PATH", pathJoin(prefix, "bin"))
 setenv("MPIIMG_VENV", prefix)
 setenv("OMP_NUM_THREADS", "1")
--- Compiled kernels: each node has a copy that it can write to (slurm/env.sh fills it).
-setenv("NUMBA_CACHE_DIR", pathJoin("/tmp", "mpiimg-kernels-" .. (os.getenv("USER") or "user")))

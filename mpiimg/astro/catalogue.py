@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from mpiimg.engine.atomic import write_file
+from mpiimg.engine.containment import ends_run
+from mpiimg.engine.names import shown
 from mpiimg.errors import BadInput
 
 #: Of fluxes and of the background: counts at :data:`mpiimg.astro.constants.ZERO_POINT`.
@@ -95,6 +97,32 @@ def new(rows: int) -> np.ndarray:
     return table
 
 
+def text(name: str) -> str:
+    """Return a name as catalogues have it: letters of ASCII that print; others as Python escapes them."""
+    return shown(name).encode("ascii", "backslashreplace").decode()
+
+
+def with_names(table: np.ndarray, patches: Sequence[str], bands: Sequence[str]) -> np.ndarray:
+    """Return rows of :data:`ROW_TYPE` with the whole names of patch and band, however long these are.
+
+    Parameters
+    ----------
+    table : structured array
+        Whose ids tell the number of the patch.
+    patches, bands : sequence of str
+        Of each patch.
+    """
+    names = {"patch": np.array(patches, "S"), "band": np.array([text(band) for band in bands], "S")}
+    cut = {name: one for name, one in names.items() if one.dtype.itemsize > ROW_TYPE[name].itemsize}
+    if not cut:
+        return table
+    types = [(name, cut[name].dtype if name in cut else ROW_TYPE[name]) for name in ROW_TYPE.names]
+    wide = np.empty(len(table), types)
+    for name in ROW_TYPE.names:
+        wide[name] = cut[name][table["id"] >> 32] if name in cut else table[name]
+    return wide
+
+
 def check_ending(path: Path) -> str:
     """Return the format that the ending of `path` names: "parquet", "fits", "ecsv" or "reg".
 
@@ -136,6 +164,8 @@ def save_catalogue(path: Path, table: np.ndarray, meta: Mapping[str, object]) ->
     try:
         write_file(path, data)
     except OSError as error:
+        if ends_run(error):
+            raise
         raise BadInput(f"{path}: cannot write the catalogue: {error.strerror}") from None
 
 

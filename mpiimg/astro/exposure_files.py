@@ -10,7 +10,6 @@ import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -21,38 +20,15 @@ from mpiimg.astro.fits.products import WARP_ENDING, Product, place_cards, read_p
 from mpiimg.astro.fits.writing import write_planes
 from mpiimg.astro.sky.layout import Planes
 from mpiimg.astro.sky.tract import Tract
-from mpiimg.astro.survey import EXPOSURE_STATS, Survey
-from mpiimg.engine.array import AnyArray, Array
-from mpiimg.engine.boxes import Box, ChunkGrid, box_size
+from mpiimg.astro.survey import EXPOSURE_STATS, Survey, exposure_units, unit_names
+from mpiimg.engine.array import AnyArray
+from mpiimg.engine.boxes import Box, ChunkGrid, box_shape, box_size
+from mpiimg.engine.containment import Units
+from mpiimg.engine.names import file_name, shown
 from mpiimg.engine.needs import Part
-from mpiimg.engine.stage import Compute, Files, Found, Reduce
-from mpiimg.errors import BadInput
+from mpiimg.engine.stage import Compute, Files
 
 NAMES = ("IMAGE", "VARIANCE", "MASK")
-
-#: Bytes of the reason why an exposure was left out.
-REASON = 240
-
-
-# --- Why an exposure was left out -------------------------------------------------------------------------
-
-
-def reasons_array(count: int, name: str = "reasons") -> Array:
-    """Return the array of the reasons why exposures were left out, (count, REASON) uint8."""
-    return Array(name, "er", (count, REASON), "uint8")
-
-
-def reason_row(reason: str) -> np.ndarray:
-    """Return why an exposure was left out, as bytes, (1, REASON) uint8; zeros if it was not."""
-    row = np.zeros((1, REASON), np.uint8)
-    data = np.frombuffer(reason.encode()[:REASON], np.uint8)
-    row[0, : len(data)] = data
-    return row
-
-
-def reason_text(row: np.ndarray) -> str:
-    """Return the reason that :func:`reason_row` made a row of."""
-    return bytes(row).rstrip(b"\0").decode(errors="replace")
 
 
 # --- Headers and names ------------------------------------------------------------------------------------
@@ -65,7 +41,7 @@ def exposure_names(exposures: Sequence[ExposureRef]) -> list[str]:
     """
     names, taken = [], set()
     for ref in exposures:
-        stem = re.sub(r"(?<![A-Za-z0-9])oo[iwd](?![A-Za-z0-9])", "calibrated", ref.name)
+        stem = file_name(re.sub(r"(?<![A-Za-z0-9])oo[iwd](?![A-Za-z0-9])", "calibrated", ref.name))
         name, number = stem, 1
         while name in taken:
             number += 1
@@ -161,12 +137,12 @@ def exposure_table(state: Survey) -> bytes:
     from astropy.table import Table
 
     unread = [name for name, _ in state.rejected]
-    names = [ref.name for ref in state.exposures] + unread
+    names = unit_names(state.exposures) + unread
     stats = np.full((len(names), len(EXPOSURE_STATS)), np.nan)
     stats[: len(state.exposures)] = state.stats
     table = Table()
-    table["name"] = names
-    table["band"] = [ref.band for ref in state.exposures] + [""] * len(unread)
+    table["name"] = list(map(shown, names))
+    table["band"] = [shown(ref.band) for ref in state.exposures] + [""] * len(unread)
     table["zero_point"] = [*state.zero_points, *[np.nan] * len(unread)]
     table["zero_point_type"] = [*state.zero_point_kinds, *["NONE"] * len(unread)]
     for column, key in enumerate(EXPOSURE_STATS[1:], 1):
@@ -194,68 +170,27 @@ def write_exposures(state: Survey, folder: Path) -> Files:
             wcs = state.exposures[number].wcs
             _write(folder / names[number], planes, wcs, pixel_cards(state, number))
 
-    return _files("write-exposures", state.layout.exposure_grid, state.pixels, work, names)
+    units = exposure_units(state)
+    return _files("write-exposures", state.layout.exposure_grid, state.pixels, work, names, units)
 
 
 def read_exposures(state: Survey, pixels: Planes) -> Compute:
-    """Declare the reading of exposures into `pixels`; the reason stands for one that cannot be read."""
+    """Declare the reading of exposures into `pixels`; one that cannot be read is left out."""
     layout, exposures = state.layout, state.exposures
 
     def work(chunk):
-        ref = exposures[chunk.number]
-        try:
-            exposure = read_exposure(ref)
-        except BadInput as error:
-            return (*no_data((1, *ref.shape)), reason_row(str(error)))
-        return (exposure.image[None], exposure.variance[None], exposure.mask[None], reason_row(""))
+        exposure = read_exposure(exposures[chunk.number])
+        return (exposure.image[None], exposure.variance[None], exposure.mask[None])
 
     return Compute(
         "read-exposures",
         layout.exposure_grid,
-        writes=(*pixels, reasons_array(len(exposures), "read-reasons")),
+        writes=tuple(pixels),
         work=work,
+        units=exposure_units(state, kept=True),
+        without=lambda chunk: no_data((1, *exposures[chunk.number].shape)),
         depends=lambda number: {"identity": exposures[number].identity, "exposure": repr(exposures[number])},
         weights=tuple(rows * columns for rows, columns in layout.shapes),
-    )
-
-
-class Readable(NamedTuple):
-    """Which exposures could be read: whether each was, its zero point (NaN without one), and why not."""
-
-    usable: tuple[bool, ...]
-    zero_points: tuple[float, ...]
-    left_out: dict[str, str]
-
-
-def take_zero_points(state: Survey) -> Reduce[Readable]:
-    """Take the zero points from the headers of those exposures that could be read; NaN for the others.
-
-    One that could not ends the run if the state says so, and so does it if none could.
-    """
-    exposures = state.exposures
-    points = tuple(np.nan if ref.magzero is None else ref.magzero for ref in exposures)
-
-    def finish(rows):
-        reasons = {number: reason_text(row) for number, row in enumerate(rows) if row.any()}
-        if reasons and (state.strict or len(reasons) == len(exposures)):
-            raise BadInput(reasons[min(reasons)])
-        left_out = {exposures[number].name: reason for number, reason in reasons.items()}
-        readable = Readable(
-            tuple(number not in reasons for number in range(len(exposures))),
-            tuple(np.nan if number in reasons else point for number, point in enumerate(points)),
-            left_out,
-        )
-        return Found(readable, tuple(f"left out: {text}" for text in reasons.values()), left_out=left_out)
-
-    reasons = reasons_array(len(exposures), "read-reasons")
-    return Reduce(
-        "zero-points",
-        state.layout.exposure_grid,
-        reads=(Part(reasons),),
-        work=lambda chunk, row: row[0],
-        row=(reasons.shape[1:], reasons.dtype),
-        finish=finish,
-        expected=Readable((True,) * len(exposures), points, {}),
     )
 
 
@@ -272,6 +207,10 @@ def write_warps(state: Survey, folder: Path) -> Files:
         else None
         for part in layout.footprints
     ]
+    exposures = unit_names(state.exposures)
+    units = Units(
+        lambda number: exposures[layout.footprints[number].exposure], len(exposures), "exposure", state.strict
+    )
 
     def work(chunk, folder, *planes):
         if names[chunk.number] is None:
@@ -282,18 +221,24 @@ def write_warps(state: Survey, folder: Path) -> Files:
         cards["HISTORY"] = (*ref.history, *state.history)
         _write(folder / names[chunk.number], planes, tract_header(tract, part.box), cards)
 
-    return _files("write-warps", layout.footprint_grid, state.warps, work, names)
+    return _files("write-warps", layout.footprint_grid, state.warps, work, names, units)
 
 
 def read_warps(state: Survey, warps: Planes) -> Compute:
     """Declare the reading of warps, one per footprint."""
-    return read_products("read-warps", state.layout.footprint_grid, warps, state.products)
+    products = state.products
+    units = Units(lambda number: str(products[number].path), len(products), "warp", state.strict)
+    return read_products("read-warps", state.layout.footprint_grid, warps, products, units)
 
 
 def read_products(
-    name: str, grid: ChunkGrid, arrays: Sequence[AnyArray], products: Sequence[Product]
+    name: str,
+    grid: ChunkGrid,
+    arrays: Sequence[AnyArray],
+    products: Sequence[Product],
+    units: Units,
 ) -> Compute:
-    """Declare the reading of our own files, one chunk and one item of `arrays` for each."""
+    """Declare the reading of our own files, one chunk, one item of `arrays` and one unit for each."""
 
     def work(chunk):
         return tuple(pixels[None] for pixels in read_product(products[chunk.number]))
@@ -303,13 +248,21 @@ def read_products(
         grid,
         writes=tuple(arrays),
         work=work,
+        units=units,
+        without=lambda chunk: no_planes(arrays, box_shape(products[chunk.number].box)),
         parameters={"identities": [product.identity for product in products]},
         weights=tuple(box_size(product.box) for product in products),
     )
 
 
+def no_planes(arrays: Sequence[AnyArray], shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
+    """Return what stands in arrays of pixels, one item each, for what failed: no data, and 0 exposures."""
+    planes = no_data((1, *shape))
+    return (*planes, *(np.zeros((1, *shape), array.dtype) for array in arrays[len(planes) :]))
+
+
 def _files(
-    name: str, grid: ChunkGrid, planes: Sequence[AnyArray], work, names: Sequence[str | None]
+    name: str, grid: ChunkGrid, planes: Sequence[AnyArray], work, names: Sequence[str | None], units: Units
 ) -> Files:
     """Declare files, one per chunk, of whatever is not left out."""
     return Files(
@@ -318,6 +271,8 @@ def _files(
         reads=tuple(map(Part, planes)),
         work=work,
         names=tuple(name for name in names if name is not None),
+        units=units,
+        of_chunk=lambda number: () if names[number] is None else (names[number],),
     )
 
 

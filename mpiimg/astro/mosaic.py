@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mpiimg.astro import catalogue
 from mpiimg.astro.constants import SIGMA_PER_MAD
 from mpiimg.astro.photometry.seams import joined
 from mpiimg.astro.sky.layout import Layout, Patch
-from mpiimg.astro.survey import Survey
-from mpiimg.engine.array import Array, Ragged
+from mpiimg.astro.survey import Survey, patch_units
+from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import Box, ChunkGrid
 from mpiimg.engine.needs import Part
 from mpiimg.engine.stage import Compute, Files
@@ -62,24 +63,53 @@ def means_array(layout: Layout) -> Array:
     return Array("mosaic-means", "prc", (len(blocks), rows, columns), "float32")
 
 
-def average(layout: Layout, image: Ragged, means: Array) -> Compute:
+def average(state: Survey) -> Compute:
     """Declare the means of blocks of every patch."""
+    layout, means, lost = state.layout, state.mosaic, state.lost_patches
     step = _step(layout)
 
+    def without(chunk):
+        return (np.full((1, *means.shape[1:]), np.nan, np.float32),)
+
     def work(chunk, pixels):
+        (part,) = without(chunk)
+        if chunk.number in lost:
+            return (part,)
         blocks = block_means(pixels[0], layout.patches[chunk.number].outer, step)
-        part = np.full((1, *means.shape[1:]), np.nan, np.float32)
         part[0, : blocks.shape[0], : blocks.shape[1]] = blocks
         return (part,)
 
     return Compute(
         "average",
         layout.patch_grid,
-        reads=(Part(image),),
+        reads=(Part(state.patches.image),),
         writes=(means,),
         work=work,
-        parameters={"step": step},
+        units=patch_units(state),
+        without=without,
+        parameters={"step": step, "lost": sorted(lost)},
     )
+
+
+def joined_rows(state: Survey, rows: np.ndarray) -> np.ndarray:
+    """Return one table of the sources of all patches but those that failed.
+
+    Parameters
+    ----------
+    state : Survey
+        With the number of sources of each patch.
+    rows : (bytes,) uint8
+        Rows of the catalogue of all patches, one patch after the other.
+    """
+    counts, lost = state.source_counts, state.lost_patches
+    if lost:
+        size = catalogue.ROW_TYPE.itemsize
+        parts = np.split(rows, np.cumsum(counts[:-1], dtype=np.int64) * size)
+        rows = np.concatenate([part[:0] if n in lost else part for n, part in enumerate(parts)])
+        counts = [0 if number in lost else count for number, count in enumerate(counts)]
+    patches = state.layout.patches
+    table = joined(patches, counts, rows)
+    return catalogue.with_names(table, [one.name for one in patches], [one.band for one in patches])
 
 
 def write_mosaic(state: Survey, name: str) -> Files:
@@ -92,10 +122,13 @@ def write_mosaic(state: Survey, name: str) -> Files:
     name : str
         Of the file, PNG; the bands lie side by side.
     """
-    patches, counts, step = state.layout.patches, state.source_counts, _step(state.layout)
+    patches, step, lost = state.layout.patches, _step(state.layout), state.lost_patches
 
     def work(chunk, folder, means, rows):
-        table = joined(patches, counts, rows)
+        table = joined_rows(state, rows)
+        if lost:
+            means = means.copy()
+            means[sorted(lost)] = np.nan
         save_picture(folder / name, mosaics(patches, means, step), table[table["is_primary"]])
 
     return Files(
@@ -175,7 +208,7 @@ def save_picture(path: Path, panels: list[Mosaic], sources: np.ndarray) -> None:
     picture = Image.new("RGB", (width, height), "white")
     draw, left = ImageDraw.Draw(picture), MARGIN
     for m in panels:
-        chosen = sources[sources["band"] == m.band.encode()]
+        chosen = sources[sources["band"] == catalogue.text(m.band).encode()]
         shown = _brightest(chosen)
         panel = _panel(m, zoom, shown)
         picture.paste(panel, (left, HEADING))

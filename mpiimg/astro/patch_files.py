@@ -14,8 +14,9 @@ from mpiimg.astro.fits.products import PATCH_PLANES, place_cards
 from mpiimg.astro.fits.writing import COMPRESSED, write_planes
 from mpiimg.astro.sky.layout import Layout, Patch, PatchPlanes
 from mpiimg.astro.sky.tract import Tract
-from mpiimg.astro.survey import PATCH_STATS, Survey
+from mpiimg.astro.survey import PATCH_STATS, Survey, lost_footprints, patch_units
 from mpiimg.engine.array import Ragged
+from mpiimg.engine.names import file_name
 from mpiimg.engine.needs import Part
 from mpiimg.engine.parameters import parameter
 from mpiimg.engine.stage import Compute, Files
@@ -41,7 +42,7 @@ def patch_names(layout: Layout, compress: bool, what: str = "patch") -> tuple[st
     several = len({patch.band for patch in layout.patches}) > 1
     ending = ".fits" + COMPRESSED * compress
     return tuple(
-        f"{patch.band + '-' if several else ''}{what}-{patch.index[0]}-{patch.index[1]}{ending}"
+        f"{file_name(patch.band) + '-' if several else ''}{what}-{patch.index[0]}-{patch.index[1]}{ending}"
         for patch in layout.patches
     )
 
@@ -62,8 +63,9 @@ def patch_cards(state: Survey) -> list[dict]:
     HISTORY says what was done to the exposures before, then what this run does.
     """
     meeting: list[list] = [[] for _ in state.layout.patches]
-    for part in state.layout.footprints:
-        if state.usable[part.exposure]:
+    lost = lost_footprints(state)
+    for number, part in enumerate(state.layout.footprints):
+        if number not in lost:
             meeting[part.patch].append(state.exposures[part.exposure])
     return [
         _cards_of(state, patch, members) for patch, members in zip(state.layout.patches, meeting, strict=True)
@@ -101,18 +103,21 @@ def detection_cards(stats: Sequence[float]) -> dict[str, tuple]:
 
 def read_patches(state: Survey, patches: PatchPlanes) -> Compute:
     """Declare the reading of patches, as sources are detected on them."""
-    return read_products("read-patches", state.layout.patch_grid, patches, state.products)
+    grid = state.layout.patch_grid
+    return read_products("read-patches", grid, patches, state.products, patch_units(state))
 
 
 def write_patches(state: Survey, folder: Path) -> Files:
     """Declare the FITS file of every patch, with what detection measured on it, if that has been done."""
     layout = state.layout
     cards = patch_cards(state)
-    names = tuple(str(folder / name) for name in patch_names(layout, state.compress))
+    names = _left(state, folder, patch_names(layout, state.compress))
     detected = state.patch_stats is not None
     planes = tuple(state.patches)
 
     def work(chunk, folder, *blocks):
+        if not names[chunk.number]:
+            return
         pixels = {name: block[0] for name, block in zip(PATCH_PLANES, blocks[: len(planes)], strict=True)}
         if state.weight_plane:
             pixels["WEIGHT"] = _inverse(pixels["VARIANCE"])
@@ -121,11 +126,11 @@ def write_patches(state: Survey, folder: Path) -> Files:
             stats, *maps = blocks[len(planes) :]
             pixels |= _named(state.maps, maps)
             header |= detection_cards(stats[0])
-        _write(folder / names[chunk.number], state, chunk.number, pixels, header)
+        _write(folder / names[chunk.number][0], state, chunk.number, pixels, header)
 
     measured = (state.patch_stats, *state.maps) if detected else ()
     reads = tuple(map(Part, (*planes, *measured)))
-    return Files("write-patches", layout.patch_grid, reads=reads, work=work, names=names)
+    return _files("write-patches", state, reads, work, names)
 
 
 def write_maps(state: Survey, folder: Path) -> Files | None:
@@ -139,14 +144,33 @@ def write_maps(state: Survey, folder: Path) -> Files | None:
         {**patch_facts(state.tract, patch), "HISTORY": (*product.history, *state.history)}
         for patch, product in zip(state.layout.patches, state.products, strict=True)
     ]
-    names = tuple(str(folder / name) for name in patch_names(state.layout, state.compress, "detection"))
+    names = _left(state, folder, patch_names(state.layout, state.compress, "detection"))
 
     def work(chunk, folder, stats, *maps):
+        if not names[chunk.number]:
+            return
         header = {**cards[chunk.number], **detection_cards(stats[0])}
-        _write(folder / names[chunk.number], state, chunk.number, _named(state.maps, maps), header)
+        _write(folder / names[chunk.number][0], state, chunk.number, _named(state.maps, maps), header)
 
     reads = tuple(map(Part, (state.patch_stats, *state.maps)))
-    return Files("write-maps", state.layout.patch_grid, reads=reads, work=work, names=names)
+    return _files("write-maps", state, reads, work, names)
+
+
+def _left(state: Survey, folder: Path, names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the file of each patch, and none for those that failed."""
+    return [() if n in state.lost_patches else (str(folder / name),) for n, name in enumerate(names)]
+
+
+def _files(name: str, state: Survey, reads: Sequence[Part], work, names: Sequence[tuple[str, ...]]) -> Files:
+    return Files(
+        name,
+        state.layout.patch_grid,
+        reads=reads,
+        work=work,
+        names=tuple(one for of_patch in names for one in of_patch),
+        units=patch_units(state),
+        of_chunk=names.__getitem__,
+    )
 
 
 def _named(maps: Sequence[Ragged], blocks: Sequence[np.ndarray]) -> dict[str, np.ndarray]:

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mpiimg.astro.constants import ZERO_POINT
-from mpiimg.astro.exposure_files import read_exposures, read_warps, take_zero_points
+from mpiimg.astro.exposure_files import read_exposures, read_warps
 from mpiimg.astro.fits.exposure import ExposureRef, survey_order
 from mpiimg.astro.fits.headers import ReadOptions
 from mpiimg.astro.fits.products import Product, find_patches, find_warps, read_tract
 from mpiimg.astro.fits.search import find_exposures
 from mpiimg.astro.patch_files import read_patches
+from mpiimg.astro.sky.footprints import misplaced, place_of
 from mpiimg.astro.sky.layout import Footprint, Layout, Patch
-from mpiimg.astro.sky.tract import Tract
+from mpiimg.astro.sky.tract import MAX_DEGREES, Tract
 from mpiimg.astro.sky.wcs import footprint, footprint_box, parse_wcs
-from mpiimg.astro.survey import Survey
+from mpiimg.astro.survey import Survey, unit_names
 from mpiimg.engine.boxes import intersection
-from mpiimg.engine.parameters import POSITIVE, NoParameters, parameter
+from mpiimg.engine.containment import Fault, raise_first
+from mpiimg.engine.parameters import NoParameters, parameter
 from mpiimg.engine.stage import Stages
 from mpiimg.engine.step import Argument, Source
 from mpiimg.errors import BadInput
@@ -39,6 +44,9 @@ TRACT = Argument(
     optional=True,
 )
 
+#: Footprints of a survey, at most: every rank holds them all.
+MAX_FOOTPRINTS = 5_000_000
+
 _NO_ZERO_POINT = "has no zero point (MAGZERO); run mpiimg-calibrate, or give --zero-point"
 
 
@@ -54,13 +62,13 @@ class ExposureOptions:
         of="tract",
     )
     pixel_scale: float = parameter(
-        0.333, "Pixels of the tract have this size.", unit="arcsec", limits=POSITIVE, of="tract"
+        0.333, "Pixels of the tract have this size.", unit="arcsec", limits=(0.005, 60), of="tract"
     )
     patch: int = parameter(
         2000,
         "Patches have this side, without their border.",
         unit="pixels",
-        limits=(1, 100_000),
+        limits=(16, 100_000),
         of="tract",
     )
     border: int = parameter(
@@ -74,22 +82,31 @@ class ExposureOptions:
         False, "One exposure that cannot be used ends the run, instead of being left out."
     )
     zero_point: str | None = parameter(
-        None, "The magnitude of one count; by default card MAGZERO.", metavar="CARD|NUMBER"
+        None,
+        "The magnitude of one count; by default card MAGZERO.",
+        unit="magnitudes",
+        metavar="CARD|NUMBER",
+        limits=(-100, 100),
     )
     gain: str | None = parameter(
-        None, "Electrons per count; by default card GAIN, or GAINA and GAINB.", metavar="CARD|NUMBER"
+        None,
+        "Electrons per count; by default card GAIN, or GAINA and GAINB.",
+        metavar="CARD|NUMBER",
+        limits=(1e-6, 1e6),
     )
     read_noise: str | None = parameter(
         None,
         "The read noise; by default card RDNOISE, or RDNOISEA and RDNOISEB.",
         unit="electrons",
         metavar="CARD|NUMBER",
+        limits=(0, 1e6),
     )
     saturate: str | None = parameter(
         None,
         "Pixels are saturated from this level on; by default card SATURATE.",
         unit="counts",
         metavar="CARD|NUMBER",
+        limits=(1e-6, 1e12),
     )
     filter: str | None = parameter(
         None, "The filter; by default the first word of card FILTER.", metavar="CARD|=NAME"
@@ -147,16 +164,22 @@ def inspect_calibrated(paths: Mapping[str, Any], p: ExposureOptions, taken: froz
 def _inspect_exposures(
     paths: Mapping[str, Any], p: ExposureOptions, taken: frozenset[str], needed: frozenset[str]
 ) -> Survey:
-    options, rejected = p.read_options, []
-    exposures = find_exposures(paths["exposures"], options, None if p.strict else rejected)
+    options, faults = p.read_options, []
+    exposures = find_exposures(paths["exposures"], options, None if p.strict else faults)
     if not exposures:
-        raise BadInput(rejected[0][1] if rejected else "no exposures: name at least one FITS file")
+        if faults:
+            raise_first(faults)
+        raise BadInput("no exposures: name at least one FITS file")
+    rejected = [(fault.unit, fault.reason) for fault in faults]
     if taken & needed:
         exposures, without = _with_zero_points(exposures, p.strict)
         rejected += without
     tract, layout = None, Layout(tuple(ref.shape for ref in exposures))
     if "tract" in taken:
-        tract = _tract(paths.get("tract"), p, exposures)
+        given = None if paths.get("tract") is None else read_tract(Path(paths["tract"]))
+        exposures, outlines, wrong = _with_places(exposures, given, p)
+        rejected += wrong
+        tract = given or Tract.around(outlines, _center(p), p.pixel_scale, p.patch, p.border)
         layout, exposures, outside = _lay_out(exposures, tract)
         if outside and p.strict:
             raise BadInput(outside[0][1])
@@ -175,6 +198,7 @@ def _inspect_exposures(
         files=tuple(path for ref in exposures for path in ref.paths),
         warnings=tuple(f"left out: {reason}" for _, reason in rejected),
         left_out=dict(rejected),
+        faults=(*faults, *(Fault(name, "layout", reason) for name, reason in rejected[len(faults) :])),
         nbytes=layout.nbytes,
     )
 
@@ -191,37 +215,68 @@ def _identities(exposures: Sequence[ExposureRef]) -> dict[str, Any]:
 
 def _with_zero_points(exposures: Sequence[ExposureRef], strict: bool):
     """Return the exposures that have a zero point, and (name, reason) of the others."""
-    without = [(ref.name, f"{ref.image.path}: {_NO_ZERO_POINT}") for ref in exposures if ref.magzero is None]
+    names = unit_names(exposures)
+    without = [
+        (name, f"{ref.image.path}: {_NO_ZERO_POINT}")
+        for name, ref in zip(names, exposures, strict=True)
+        if ref.magzero is None
+    ]
     having = [ref for ref in exposures if ref.magzero is not None]
     if without and (strict or not having):
         raise BadInput(without[0][1])
     return having, without
 
 
-def _tract(path: str | Path | None, p: ExposureOptions, exposures: Sequence[ExposureRef]) -> Tract:
-    if path is not None:
-        return read_tract(Path(path))
-    center = None
-    if p.center is not None:
-        try:
-            ra, dec = (float(word) for word in p.center.split(","))
-        except ValueError:
-            raise BadInput(f"--center {p.center}: give RA,DEC in degrees, e.g. 150.1,2.2") from None
-        center = (ra, dec)
+def _center(p: ExposureOptions) -> tuple[float, float] | None:
+    if p.center is None:
+        return None
+    try:
+        ra, dec = (float(word) for word in p.center.split(","))
+    except ValueError:
+        raise BadInput(f"--center {p.center}: give RA,DEC in degrees, e.g. 150.1,2.2") from None
+    if not (-360 <= ra <= 360 and -90 <= dec <= 90):
+        raise BadInput(
+            f"--center {p.center}: is no place on the sky: RA is between -360 and 360 degrees, Dec "
+            "between -90 and 90"
+        )
+    return ra, dec
+
+
+def _with_places(exposures: Sequence[ExposureRef], tract: Tract | None, p: ExposureOptions):
+    """Return the exposures that can lie where they say, their outlines, and (name, reason) of the others."""
     outlines = [footprint(parse_wcs(ref.wcs), ref.shape) for ref in exposures]
-    return Tract.around(outlines, center, p.pixel_scale, p.patch, p.border)
+    places = [place_of(outline, ref.shape) for ref, outline in zip(exposures, outlines, strict=True)]
+    anywhere = tract is not None or p.center is not None
+    reasons = misplaced(
+        places, p.pixel_scale if tract is None else tract.pixel_scale, None if anywhere else MAX_DEGREES
+    )
+    names = unit_names(exposures)
+    wrong = [(names[n], f"{exposures[n].image.path}: {reason}") for n, reason in sorted(reasons.items())]
+    left = [number for number in range(len(exposures)) if number not in reasons]
+    if wrong and (p.strict or not left):
+        raise BadInput(wrong[0][1])
+    return [exposures[n] for n in left], [outlines[n] for n in left], wrong
 
 
 def _lay_out(exposures: Sequence[ExposureRef], tract: Tract):
     """Return the layout, the exposures that meet the tract, and (name, reason) of those that do not."""
     meeting, outside, reached = [], [], []
-    for ref in exposures:
-        boxes = _boxes(ref, tract)
+    for name, ref in zip(unit_names(exposures), exposures, strict=True):
+        try:
+            boxes, reason = _boxes(ref, tract), "does not meet the tract"
+        except BadInput as error:
+            boxes, reason = [], str(error)
         if boxes:
             meeting.append(ref)
             reached.append(boxes)
         else:
-            outside.append((ref.name, f"{ref.image.path}: does not meet the tract"))
+            outside.append((name, f"{ref.image.path}: {reason}"))
+    count = sum(map(len, reached))
+    if count > MAX_FOOTPRINTS:
+        raise BadInput(
+            f"the exposures meet {count} patches of {tract.patch} pixels, and {MAX_FOOTPRINTS} are the most; "
+            "give a larger --patch, or process them in groups"
+        )
     patches, number = _patches(
         ((ref.band, index) for ref, boxes in zip(meeting, reached, strict=True) for index, _ in boxes), tract
     )
@@ -246,8 +301,7 @@ def _boxes(ref: ExposureRef, tract: Tract):
 
 def _patches(keys: Iterable[tuple[str, tuple[int, int]]], tract: Tract):
     """Return patches by band and place, and the number of each (band, index)."""
-    order = {index: number for number, index in enumerate(tract.patches)}
-    ordered = sorted(set(keys), key=lambda key: (key[0], order[key[1]]))
+    ordered = sorted(set(keys), key=lambda key: (key[0], tract.order(key[1])))
     patches = tuple(Patch(band, index, tract.outer(index), tract.inner(index)) for band, index in ordered)
     return patches, {key: number for number, key in enumerate(ordered)}
 
@@ -255,15 +309,9 @@ def _patches(keys: Iterable[tuple[str, tuple[int, int]]], tract: Tract):
 def read_calibrated(state: Survey, p: ExposureOptions, taken: frozenset[str]) -> Stages[Survey]:
     """Read calibrated exposures, and take the zero points of those that could be read."""
     pixels = state.layout.exposure_planes("read-exposure")
-    yield read_exposures(state, pixels)
-    readable = yield take_zero_points(state)
-    return dataclasses.replace(
-        state,
-        pixels=pixels,
-        usable=readable.usable,
-        zero_points=readable.zero_points,
-        left_out={**state.left_out, **readable.left_out},
-    )
+    lost = yield read_exposures(state, pixels)
+    points = tuple(np.nan if ref.magzero is None else ref.magzero for ref in state.exposures)
+    return dataclasses.replace(state, pixels=pixels, zero_points=points).without_exposures(lost)
 
 
 # --- Warps and patches ------------------------------------------------------------------------------------
@@ -306,8 +354,8 @@ def _exposure(product: Product) -> tuple[str, str, str]:
 def read_warp_files(state: Survey, p: NoParameters, taken: frozenset[str]) -> Stages[Survey]:
     """Read warps, each into the place of its footprint."""
     warps = state.layout.warp_planes("read-warp")
-    yield read_warps(state, warps)
-    return dataclasses.replace(state, warps=warps)
+    lost = yield read_warps(state, warps)
+    return dataclasses.replace(state, warps=warps).without_warps(lost)
 
 
 def inspect_patches(paths: Mapping[str, Any], p: NoParameters, taken: frozenset[str]) -> Survey:
@@ -327,15 +375,16 @@ def inspect_patches(paths: Mapping[str, Any], p: NoParameters, taken: frozenset[
 def read_patch_files(state: Survey, p: NoParameters, taken: frozenset[str]) -> Stages[Survey]:
     """Read patches."""
     patches = state.layout.patch_planes("read-coadd")
-    yield read_patches(state, patches)
-    return dataclasses.replace(state, patches=patches)
+    lost = yield read_patches(state, patches)
+    return dataclasses.replace(state, patches=patches).without_patches(lost)
 
 
 def _of_products(products: Sequence[Product], **about: Any) -> Survey:
-    """Return the state of a chain that begins with our own files."""
+    """Return the state of a chain that begins with our own files, on the tract that lies beside them."""
+    tract = f"{zlib.crc32(about['tract'].to_toml().encode()):08x}"
     return Survey(
         products=tuple(products),
-        sources={str(product.path): product.identity for product in products},
+        sources={"tract": tract, **{str(product.path): product.identity for product in products}},
         files=tuple(product.path for product in products),
         nbytes=about["layout"].nbytes,
         **about,

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
 
 from mpiimg.astro.fits.exposure import ExposureRef
 from mpiimg.astro.fits.headers import ReadOptions
@@ -11,6 +15,7 @@ from mpiimg.astro.fits.products import Product
 from mpiimg.astro.sky.layout import Layout, PatchPlanes, Planes
 from mpiimg.astro.sky.tract import Tract
 from mpiimg.engine.array import Array, Ragged
+from mpiimg.engine.containment import Units
 from mpiimg.engine.step import State
 
 #: What calibration measures of an exposure, in the order of its row of numbers.
@@ -38,9 +43,11 @@ class Survey(State):
     options : ReadOptions
         Where the facts about exposures were found.
     strict : bool
-        Let one exposure that cannot be used end the run.
+        Let one exposure that cannot be used, or one patch, end the run.
     rejected : tuple of (str, str)
         Files that were left out when headers were read, and why.
+    lost_warps, lost_patches : frozenset of int
+        Numbers of the warps and of the patches that failed: none of them is in any result.
     products : tuple of Product
         The file of each warp or patch that the chain begins with, in the order of the layout.
     own_tract : bool
@@ -83,6 +90,8 @@ class Survey(State):
     options: ReadOptions = field(default_factory=ReadOptions)
     strict: bool = False
     rejected: tuple[tuple[str, str], ...] = ()
+    lost_warps: frozenset[int] = frozenset()
+    lost_patches: frozenset[int] = frozenset()
     products: tuple[Product, ...] = ()
     own_tract: bool = False
     pixels: Planes | None = None
@@ -107,6 +116,37 @@ class Survey(State):
         fresh = {"catalogue": None, "source_counts": (), "patch_stats": None, "maps": (), "mosaic": None}
         return replace(self, patches=patches, **fresh, **about)
 
+    def without_exposures(self, lost: Mapping[int, str] | None) -> Survey:
+        """Return the state without the exposures of these numbers, which failed for these reasons."""
+        if not lost:
+            return self
+        names = unit_names(self.exposures)
+        return replace(
+            self,
+            usable=tuple(usable and number not in lost for number, usable in enumerate(self.usable)),
+            zero_points=tuple(np.nan if n in lost else point for n, point in enumerate(self.zero_points)),
+            left_out={**{names[number]: reason for number, reason in lost.items()}, **self.left_out},
+        )
+
+    def without_warps(self, lost: Mapping[int, str] | None) -> Survey:
+        """Return the state without the warps of these numbers, which failed for these reasons."""
+        return replace(self, lost_warps=self.lost_warps | set(lost)) if lost else self
+
+    def without_patches(self, lost: Mapping[int, str] | None) -> Survey:
+        """Return the state without the patches of these numbers, which failed for these reasons."""
+        if not lost:
+            return self
+        names = patch_unit_names(self.layout)
+        left_out = {**{names[number]: reason for number, reason in lost.items()}, **self.left_out}
+        return replace(self, lost_patches=self.lost_patches | set(lost), left_out=left_out)
+
+    def without_strips(self, lost: Mapping[int, str] | None) -> Survey:
+        """Return the state without the patches of which these strips failed for these reasons."""
+        patches: dict[int, str] = {}
+        for number, reason in (lost or {}).items():
+            patches.setdefault(self.layout.strips[number].patch, reason)
+        return self.without_patches(patches)
+
     @property
     def calibrated(self) -> bool:
         """Whether this chain has calibrated the exposures."""
@@ -116,6 +156,56 @@ class Survey(State):
     def from_patches(self) -> bool:
         """Whether the chain began with patches, which are in files already."""
         return bool(self.products) and not self.exposures
+
+
+# --- Units ------------------------------------------------------------------------------------------------
+
+
+def unit_names(exposures: Sequence[ExposureRef | Product]) -> list[str]:
+    """Return what exposures go by in records: their names, and where several share one, their paths."""
+    counts = Counter(ref.name for ref in exposures)
+    return [ref.name if counts[ref.name] == 1 else f"{ref.paths[0]}[{ref.sensor}]" for ref in exposures]
+
+
+def patch_unit_names(layout: Layout) -> list[str]:
+    """Return what patches go by in records: with their band, where there are several."""
+    several = len({patch.band for patch in layout.patches}) > 1
+    return [f"{patch.band} {patch.name}" if several else patch.name for patch in layout.patches]
+
+
+def exposure_units(state: Survey, kept: bool = False) -> Units:
+    """Return the units of a stage with a chunk per exposure."""
+    names = unit_names(state.exposures)
+    return Units(names.__getitem__, len(names), "exposure", state.strict, kept)
+
+
+def patch_units(state: Survey) -> Units:
+    """Return the units of a stage with a chunk per patch."""
+    names = patch_unit_names(state.layout)
+    return Units(names.__getitem__, len(names), "patch", state.strict)
+
+
+def strip_units(state: Survey) -> Units:
+    """Return the units of a stage with a chunk per strip: the patches."""
+    names, strips = patch_unit_names(state.layout), state.layout.strips
+    return Units(lambda number: names[strips[number].patch], len(names), "patch", state.strict)
+
+
+def footprint_units(state: Survey) -> Units:
+    """Return the units of a stage with a chunk per footprint: the patches."""
+    names, footprints = patch_unit_names(state.layout), state.layout.footprints
+    return Units(lambda number: names[footprints[number].patch], len(names), "patch", state.strict)
+
+
+def lost_footprints(state: Survey) -> frozenset[int]:
+    """Return the numbers of the footprints that are in no coadd: of exposures or warps that failed."""
+    usable = state.usable
+    return state.lost_warps | {
+        number for number, part in enumerate(state.layout.footprints) if usable and not usable[part.exposure]
+    }
+
+
+# --- Files ------------------------------------------------------------------------------------------------
 
 
 def tract_document(state: Survey, parameters: Any = None) -> dict[str, bytes]:

@@ -52,6 +52,38 @@ def write_file(path: Path, data: bytes) -> None:
         part.write_bytes(data)
 
 
+def write_durably(path: Path, data: bytes) -> None:
+    """Write a file that nobody looks at yet; it would survive a power loss, its name may not.
+
+    Raises
+    ------
+    OSError
+        It cannot be written.
+    """
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it that are missing; their names would survive a power loss.
+
+    Raises
+    ------
+    OSError
+        It cannot be made.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    # Who may make a folder in another one may not always read that one, as in drop boxes.
+    with contextlib.suppress(PermissionError):
+        sync(path.parent)
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object, indented for people, to a file; see :func:`replacing`."""
     write_file(path, json.dumps(content, indent=2).encode() + b"\n")

@@ -13,22 +13,16 @@ from mpiimg.engine.boxes import Box, intersections
 from mpiimg.engine.needs import Chunk, Target
 
 
-class BlockTable:
-    """Where the blocks that a stage writes of one array lie: a block per chunk, or any number of pieces.
+class BoxTable:
+    """Boxes that blocks of an array lie at, and which of them share items with another box.
 
     Parameters
     ----------
     boxes : (blocks, axes, 2) int64
-        Of all blocks, in the order of chunks.
-    starts : (chunks + 1,) int64
-        The first block of each chunk; the last number is that of all blocks.
     """
 
-    def __init__(self, target: Target, chunks: Sequence[Chunk]):
-        of_chunks = [target.boxes(chunk) for chunk in chunks]
-        flat = [box for boxes in of_chunks for box in boxes]
-        self.boxes = np.array(flat, dtype=np.int64).reshape(len(flat), len(target.array.axes), 2)
-        self.starts = np.cumsum([0, *map(len, of_chunks)])
+    def __init__(self, boxes: np.ndarray):
+        self.boxes = boxes
 
     @cached_property
     def ordered(self) -> bool:
@@ -52,13 +46,35 @@ class BlockTable:
         which, common = intersections(self.boxes[first:stop], box)
         return which + first, common
 
+    def items(self) -> np.ndarray:
+        """Return the items in each block, (blocks,) int64."""
+        return np.prod(self.boxes[..., 1] - self.boxes[..., 0], axis=1)
+
+
+class BlockTable(BoxTable):
+    """Where the blocks that a stage writes of one array lie: a block per chunk, or any number of pieces.
+
+    Parameters
+    ----------
+    boxes : (blocks, axes, 2) int64
+        Of all blocks, in the order of chunks.
+    starts : (chunks + 1,) int64
+        The first block of each chunk; the last number is that of all blocks.
+    """
+
+    def __init__(self, target: Target, chunks: Sequence[Chunk]):
+        of_chunks = [target.boxes(chunk) for chunk in chunks]
+        flat = [box for boxes in of_chunks for box in boxes]
+        super().__init__(np.array(flat, dtype=np.int64).reshape(len(flat), len(target.array.axes), 2))
+        self.starts = np.cumsum([0, *map(len, of_chunks)])
+
     def of_chunk(self, chunk: int) -> range:
         """Return the numbers of a chunk's blocks."""
         return range(int(self.starts[chunk]), int(self.starts[chunk + 1]))
 
-    def items(self) -> np.ndarray:
-        """Return the items in each block, (blocks,) int64."""
-        return np.prod(self.boxes[..., 1] - self.boxes[..., 0], axis=1)
+    def chunk_of(self, block: int) -> int:
+        """Return the number of the chunk that writes a block."""
+        return int(np.searchsorted(self.starts, block, side="right")) - 1
 
     def chunk_items(self) -> np.ndarray:
         """Return the items that each chunk writes, (chunks,) int64."""

@@ -1,30 +1,31 @@
 """Checkpoints: marks of the chunks that are done, in plain files beside the staged arrays.
 
-Each rank of each run has a file. A mark is a line of JSON: stage, chunk, provenance, and CRC32 and bytes of
-the blocks that the chunk wrote. It is appended once the data that it speaks of have been synced. Marks lie
-outside HDF5, since flushing HDF5 is collective. Any number of ranks can read the marks of any other number. A
-torn last line is ignored.
+Each rank of each run has a file. A mark is a record in a line (engine/records.py): stage, chunk, provenance,
+and CRC32 and bytes of the blocks that the chunk wrote. It is appended once the data that it speaks of have
+been synced. Marks lie outside HDF5, since flushing HDF5 is collective. Any number of ranks can read the marks
+of any other number. A mark that is torn, damaged or of another version is none: its chunk is done again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
+import math
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mpiimg.engine.atomic import write_file
+from mpiimg.engine.atomic import sync, write_file
 from mpiimg.engine.blocks import BlockTable
 from mpiimg.engine.boxes import Box, Partition
 from mpiimg.engine.mpi.agreement import on_root
 from mpiimg.engine.mpi.waiting import soft_barrier
 from mpiimg.engine.provenance import Provenance, has_chunk_provenance
+from mpiimg.engine.records import RecordFile, line_of, read_lines
 from mpiimg.engine.stage import Compute, Stage
 from mpiimg.engine.stores import StagedStore
 from mpiimg.errors import BadInput
@@ -66,6 +67,23 @@ class Mark:
     blocks: tuple[tuple[int, int], ...]
     places: tuple[Runs, ...] = ()
 
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Mark | None:
+        """Return the mark that a record is, None where it is none."""
+        try:
+            stage, number, provenance = record["stage"], record["chunk"], record["provenance"]
+            blocks = tuple((int(crc), int(size)) for crc, size in record["blocks"])
+            places = tuple(tuple((int(a), int(n)) for a, n in runs) for runs in record["places"])
+        except (KeyError, TypeError, ValueError):
+            return None
+        if (type(stage), type(number), type(provenance)) != (str, int, str):
+            return None
+        return cls(stage, number, provenance, blocks, places)
+
+    def line(self) -> bytes:
+        """Return it as a line of a journal."""
+        return line_of(vars(self))
+
 
 class Journal:
     """Append the marks of this rank; batch the syncs.
@@ -84,28 +102,17 @@ class Journal:
 
     def __init__(self, folder: Path, rank: int, sync_data: Callable[[], None], every: float = 5.0):
         self._sync_data, self._every = sync_data, every
-        self._pending: list[str] = []
+        self._pending: list[bytes] = []
         self._last = time.monotonic()
-        #: Spent on checksums, syncs and marks.
+        #: Spent on syncs and marks.
         self.seconds = 0.0
         stamp = f"{time.time_ns():x}-{os.getpid():x}-{rank}"
-        self._descriptor = os.open(
-            Path(folder) / f"{stamp}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666
-        )
+        self._file = RecordFile(Path(folder) / f"{stamp}.jsonl")
 
-    def mark(
-        self,
-        stage: str,
-        chunk: int,
-        provenance: str,
-        blocks: Sequence[np.ndarray],
-        places: Sequence[Runs] = (),
-    ) -> None:
+    def mark(self, mark: Mark) -> None:
         """Note that a chunk is done; it counts once :meth:`sync` has run."""
         started = time.monotonic()
-        sums = [[checksum(block), block.nbytes] for block in blocks]
-        record = [stage, chunk, provenance, sums, *[places] * bool(places)]
-        self._pending.append(json.dumps(record) + "\n")
+        self._pending.append(mark.line())
         self.seconds += time.monotonic() - started
         if time.monotonic() - self._last > self._every:
             self.sync()
@@ -115,36 +122,31 @@ class Journal:
         started = time.monotonic()
         if self._pending:
             self._sync_data()
-            os.write(self._descriptor, "".join(self._pending).encode())
-            os.fdatasync(self._descriptor)
+            self._file.append(self._pending)
+            self._file.sync()
             self._pending.clear()
         self._last = time.monotonic()
         self.seconds += self._last - started
 
     def close(self) -> None:
         """Close the file; what was not synced is lost."""
-        os.close(self._descriptor)
+        self._file.close()
 
 
 def read_marks(folder: Path) -> Iterable[Mark]:
-    """Yield every whole mark in `folder`, of all ranks of all runs."""
+    """Yield every sound mark in `folder`, of all ranks of all runs, those of the last run last."""
     for path in sorted(Path(folder).glob("*.jsonl")):
-        for line in path.read_bytes().split(b"\n")[:-1]:
-            try:
-                stage, chunk, provenance, blocks, *rest = json.loads(line)
-                places = tuple(tuple(map(tuple, runs)) for blocks_runs in rest for runs in blocks_runs)
-                mark = Mark(stage, chunk, provenance, tuple((crc, size) for crc, size in blocks), places)
-            except (ValueError, TypeError):
-                continue
-            yield mark
+        for record in read_lines(path):
+            mark = Mark.of(record)
+            if mark is not None:
+                yield mark
 
 
 def keep_marks(folder: Path, stages: Collection[str]) -> None:
     """Forget all marks in `folder` but those of `stages`; no run may be writing there."""
-    marks = [mark for mark in read_marks(folder) if mark.stage in stages]
-    lines = "".join(json.dumps(list(dataclasses.astuple(mark))) + "\n" for mark in marks)
+    lines = [mark.line() for mark in read_marks(folder) if mark.stage in stages]
     old = [path for path in Path(folder).glob("*.jsonl") if path.name != KEPT_MARKS]
-    write_file(Path(folder) / KEPT_MARKS, lines.encode())
+    write_file(Path(folder) / KEPT_MARKS, b"".join(lines))
     for path in old:
         path.unlink()
 
@@ -173,10 +175,14 @@ class Checkpoint:
 
     def load(self) -> None:
         """Read what runs before this one have marked. Collective."""
-        for mark in on_root(self._comm, lambda: list(read_marks(self._folder))):
+        for mark in on_root(self._comm, self._read):
             by_chunk = self._earlier.setdefault((mark.stage, mark.provenance), {})
             by_chunk.pop(mark.chunk, None)  # so that the newest one comes last
             by_chunk[mark.chunk] = mark
+
+    def _read(self) -> list[Mark]:
+        sync(self._folder.parent)  # journals that survive a power loss need a folder that does
+        return list(read_marks(self._folder))
 
     def open(self) -> None:
         """Begin this rank's journal."""
@@ -194,9 +200,13 @@ class Checkpoint:
         return unusable
 
     def marked(self, stage: Stage, provenance: Provenance) -> dict[int, Mark]:
-        """Return the marks of earlier runs that count for a stage of this provenance, by chunk."""
+        """Return the marks of earlier runs that count for a stage of this provenance, by chunk.
+
+        Of several of one chunk the newest counts: that of the run which wrote there last.
+        """
         if provenance.chunks is None:
-            return self._earlier.get((stage.name, provenance.whole), {})
+            marks = self._earlier.get((stage.name, provenance.whole), {})
+            return {number: mark for number, mark in marks.items() if 0 <= number < len(stage.grid)}
         marks = {}
         for number, own in enumerate(provenance.chunks):
             same = self._earlier.get((stage.name, own))
@@ -223,9 +233,23 @@ class Checkpoint:
         between : callable
             Called as between(number) ahead of each chunk that this rank checks.
         """
-        marks = self.marked(stage, provenance)
-        if not marks:
+        if self._staged is None:
             return set()
+        marks = self.marked(stage, provenance)
+        good = self._sound(stage, provenance, tables, marks, between) if marks else set()
+        if not good:
+            self._staged.discard(stage.arrays)
+        return good
+
+    def _sound(
+        self,
+        stage: Stage,
+        provenance: Provenance,
+        tables: Sequence[BlockTable],
+        marks: Mapping[int, Mark],
+        between: Callable[[int], None],
+    ) -> set[int]:
+        """Return the chunks with marks whose bytes are as these say; the ranks share the work. Collective."""
         marked = sorted(marks)
         part = Partition.even(len(marked), self._comm.size)
         owners = np.zeros(len(stage.grid), dtype=np.int64)
@@ -235,18 +259,20 @@ class Checkpoint:
         for array, table in zip(stage.arrays, tables, strict=True):
             self._staged.create(array, table.boxes, table.owners(owners))
         good = []
-        for i in part.owned(self._comm.rank):
-            between(marked[i])
+        for number in (marked[i] for i in part.owned(self._comm.rank)):
+            between(number)
             # What cannot be read is made again, like what was altered.
             with contextlib.suppress(OSError):
-                blocks = [
-                    self._staged.read(array.name, block)
+                sums = tuple(
+                    self._staged.sum_again(array.name, block)
                     for array, table in zip(stage.arrays, tables, strict=True)
-                    for block in table.of_chunk(marked[i])
-                ]
-                mark = marks[marked[i]]
-                if _sums(blocks) == mark.blocks or self._moved(stage, marked[i], provenance, tables, mark):
-                    good.append(marked[i])
+                    for block in table.of_chunk(number)
+                )
+                if sums == marks[number].blocks or self._moved(
+                    stage, number, provenance, tables, marks[number]
+                ):
+                    good.append(number)
+        self._staged.share()
         soft_barrier(self._comm)
         return {number for numbers in self._comm.allgather(good) for number in numbers}
 
@@ -264,21 +290,20 @@ class Checkpoint:
             for array, table in zip(stage.arrays, tables, strict=True)
             for block in table.of_chunk(number)
         ]
-        if provenance.chunks is None:
+        shapes = [table.boxes[block, :, 1] - table.boxes[block, :, 0] for _, table, block in own]
+        items = [sum(count for _, count in runs) for runs in mark.places]
+        if provenance.chunks is None or items != [math.prod(shape.tolist()) for shape in shapes]:
             return False
         blocks = [
-            self._staged.read_aside(array.name, runs)
-            for (array, _, _), runs in zip(own, mark.places, strict=True)
+            self._staged.read_aside(array, runs) for (array, _, _), runs in zip(own, mark.places, strict=True)
         ]
-        if _sums(blocks) != mark.blocks:
+        if tuple((checksum(block), block.nbytes) for block in blocks) != mark.blocks:
             return False
-        blocks = [
-            block.reshape(table.boxes[n, :, 1] - table.boxes[n, :, 0])
-            for block, (_, table, n) in zip(blocks, own, strict=True)
+        blocks = [block.reshape(shape) for block, shape in zip(blocks, shapes, strict=True)]
+        sums = [
+            self._staged.write(array.name, n, block) for (array, _, n), block in zip(own, blocks, strict=True)
         ]
-        for (array, _, n), block in zip(own, blocks, strict=True):
-            self._staged.write(array.name, n, block)
-        self.add(stage, number, provenance, tables, blocks)
+        self.add(stage, number, provenance, tables, blocks, sums)
         return True
 
     def check_input(self, stage: Stage, number: int, provenance: Provenance, block: np.ndarray) -> None:
@@ -303,26 +328,33 @@ class Checkpoint:
         provenance: Provenance,
         tables: Sequence[BlockTable],
         blocks: Sequence[np.ndarray],
+        sums: Sequence[int],
         usable: bool = True,
     ) -> None:
-        """Mark a chunk whose blocks have been staged, unless it stands for what could not be used."""
+        """Mark a chunk unless it stands for what could not be used.
+
+        Its blocks have been staged, with `sums` as their CRC32s; or nothing is staged, and there are none.
+        """
         if isinstance(stage, Compute) and stage.unusable is not None and stage.unusable(*blocks):
             usable = False
         if not usable:
             self._unusable[number] = [checksum(block) for block in blocks]
         elif self._journal is not None:
             places = _places(stage, tables, number) if provenance.chunks is not None else ()
-            self._journal.mark(stage.name, number, provenance.of(number), blocks, places)
+            sized = tuple((crc, block.nbytes) for crc, block in zip(sums, blocks, strict=True))
+            self._journal.mark(Mark(stage.name, number, provenance.of(number), sized, places))
 
     def sync(self) -> None:
-        """Make all that was marked survive a power loss."""
+        """Let all ranks read what was staged, and make all that was marked survive a power loss."""
+        if self._staged is not None:
+            self._staged.share()
         if self._journal is not None:
             self._journal.sync()
 
     @property
     def seconds(self) -> float:
         """How long this rank has spent on checksums, syncs and marks."""
-        return self._journal.seconds if self._journal is not None else 0.0
+        return self._journal.seconds + self._staged.seconds if self._journal is not None else 0.0
 
     def close(self) -> None:
         """Write what can still be marked, and end."""
@@ -331,11 +363,6 @@ class Checkpoint:
                 self._journal.sync()
             self._journal.close()
             self._journal = None
-
-
-def _sums(blocks: Sequence[np.ndarray]) -> tuple[tuple[int, int], ...]:
-    """Return CRC32 and bytes of blocks, as marks have them."""
-    return tuple((checksum(block), block.nbytes) for block in blocks)
 
 
 def _places(stage: Stage, tables: Sequence[BlockTable], number: int) -> tuple[Runs, ...]:

@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mpiimg.engine import plugins
-from mpiimg.engine.inputs import Input, parallel
+from mpiimg.engine.inputs import parallel, said_of, said_of_named
 from mpiimg.engine.labels import labelled
-from mpiimg.engine.parameters import Parameter, parameters_of
+from mpiimg.engine.parameters import Parameter, checked_settings, parameters_of
 from mpiimg.engine.recipe import Recipe, output_names
 from mpiimg.engine.stage import Reduce, Stages, expected_stages
 from mpiimg.engine.step import Argument, Domain, Inspection, Output, Source, Step, line_of
@@ -81,11 +81,14 @@ class Inspected:
         What each step has looked at.
     packages : mapping of str to str
         Versions of the installed packages that the steps come from.
+    named : mapping
+        What run.json says of files that were named and are no inputs, such as tables, by argument.
     """
 
     state: Any
     links: tuple[Inspection, ...]
     packages: Mapping[str, str] = field(default_factory=dict)
+    named: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -214,9 +217,16 @@ def module_of(function: Callable) -> str:
 
 
 def filled(kind: type, settings: Mapping[str, Any]) -> Any:
-    """Return a dataclass of parameters with those of `settings` that it has."""
-    names = {one.name for one in dataclasses.fields(kind)}
-    return kind(**{name: value for name, value in settings.items() if name in names})
+    """Return a dataclass of parameters with those of `settings` that it has.
+
+    Every chain is filled here, so that limits hold whoever asks for it.
+
+    Raises
+    ------
+    BadInput
+        A value is not what its parameter declares.
+    """
+    return kind(**checked_settings(kind, settings))
 
 
 # --- Recipe -----------------------------------------------------------------------------------------------
@@ -238,7 +248,13 @@ def inspect_chain(chain: Chain, paths: Mapping[str, Any]) -> Inspected:
         _, state = expected_stages(_of_link(link, looked[-1], state, before))
     modules = {module_of(chain.source.inspect), *(module_of(link.step.stages) for link in chain.links)}
     packages = {name: one for module in modules for name, one in plugins.packages(module).items()}
-    return Inspected(first, tuple(looked), packages)
+    named = {one.name: paths.get(one.name) for one in chain.source.arguments}
+    return Inspected(first, tuple(looked), packages, said_of_named(named, files_of(first)))
+
+
+def files_of(state: Any) -> tuple[Path, ...]:
+    """Return the files whose sizes and times must not change while a run reads them."""
+    return tuple(dict.fromkeys((*state.files, *(file for one in state.inputs for file in one.files))))
 
 
 def make_recipe(chain: Chain, inspected: Inspected, name: RunName) -> Recipe:
@@ -252,7 +268,7 @@ def make_recipe(chain: Chain, inspected: Inspected, name: RunName) -> Recipe:
     state, domain = inspected.state, chain.domain
     functions = {link.label: link.step.source for link in chain.links if link.step.source}
     rates = [domain.rates, *(link.step.rates for link in chain.links)]
-    sources = state.sources or {one.array.name: _said_of(one) for one in state.inputs}
+    sources = state.sources or {one.array.name: said_of(one) for one in state.inputs}
     recipe = Recipe(
         tool=name.tool,
         stem=name.stem or state.stem,
@@ -260,14 +276,14 @@ def make_recipe(chain: Chain, inspected: Inspected, name: RunName) -> Recipe:
         stages=lambda: _stages(chain, inspected),
         documents=lambda states: _documents(chain, states),
         parameters=name.parameters,
-        sources={**sources, **({"functions": functions} if functions else {})},
+        sources={**inspected.named, **sources, **({"functions": functions} if functions else {})},
         record=name.record,
         warnings=(*state.warnings, *(text for one in inspected.links for text in one.warnings)),
         left_out=state.left_out,
         faults=state.faults,
         kernels=tuple(dict.fromkeys(kernel for link in chain.links for kernel in link.step.kernels)),
         rates={rate: seconds for table in rates for rate, (seconds, _) in table.items()},
-        files=tuple(dict.fromkeys((*state.files, *(file for one in state.inputs for file in one.files)))),
+        files=files_of(state),
         baseline=domain.baseline + state.nbytes + sum(one.baseline for one in inspected.links),
         packages=inspected.packages,
     )
@@ -281,12 +297,6 @@ def make_recipe(chain: Chain, inspected: Inspected, name: RunName) -> Recipe:
     return recipe
 
 
-def _said_of(source: Input) -> dict[str, Any]:
-    """Return what run.json says of an input whose domain says nothing of it."""
-    files = list(map(str, source.files))
-    return {"files": files, "shape": source.array.shape, "identity": source.identity, "sample": source.sample}
-
-
 def _stages(chain: Chain, inspected: Inspected) -> Stages[tuple]:
     """Yield the stages of the source, then those of each step and of its results; return all states."""
     before = _Before()
@@ -294,11 +304,12 @@ def _stages(chain: Chain, inspected: Inspected) -> Stages[tuple]:
     states = []
     for number, (link, looked) in enumerate(zip(chain.links, inspected.links, strict=True)):
         state = yield from _of_link(link, looked, state, before)
-        states.append(state)
         for output, folder in _written(chain, number):
             stage = output.stage(state, link.parameters, Path(folder))
             if stage is not None:
-                yield dataclasses.replace(stage, name=f"{link.label}.{stage.name}")
+                lost = yield dataclasses.replace(stage, name=f"{link.label}.{stage.name}")
+                state = output.without(state, lost) if lost else state
+        states.append(state)
     return tuple(states)
 
 
@@ -390,6 +401,9 @@ def idle_flags(steps: Sequence[Step]) -> set[str]:
 
 def _documents(chain: Chain, states: Sequence[Any]) -> dict[str, bytes]:
     documents: dict[str, bytes] = {}
+    # Also of what a later step had to leave out.
+    left_out = states[-1].left_out if states else {}
+    states = [dataclasses.replace(state, left_out=left_out) for state in states]
     for number, (link, state) in enumerate(zip(chain.links, states, strict=True)):
         for output, folder in _written(chain, number):
             for name, data in output.documents(state, link.parameters).items():

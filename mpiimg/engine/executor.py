@@ -30,8 +30,10 @@ from mpiimg.engine.plan import Resources, StagePlan, plan_stage, still_read
 from mpiimg.engine.provenance import RESULT_LIBRARIES, Lineage, Provenance, versions
 from mpiimg.engine.raw import write_fully
 from mpiimg.engine.recipe import Options, Recipe
-from mpiimg.engine.stage import Compute, Files, Reduce, Sink, Stage, Stream
+from mpiimg.engine.results import OUTPUTS, OwnFiles, crc_of, joined
+from mpiimg.engine.stage import Compute, Files, Reduce, Sink, Stage, Stages, Stream
 from mpiimg.engine.stores import StagedStore
+from mpiimg.errors import BadInput
 from mpiimg.version import __version__
 
 log = logging.getLogger("mpiimg")
@@ -81,7 +83,8 @@ class Executor:
         self.lineage = Lineage(recipe.inputs, cpu_target, recipe.packages)
         self.checkpoint = Checkpoint(comm, work / "journal", staged, options.sync_every)
         self.timings: list[dict] = []
-        self.written: list[str] = []
+        #: Size and checksum of each file that stages have written, by name; on rank 0.
+        self.written: dict[str, dict] = {}
         self.warnings = list(recipe.warnings)
         self._stages = recipe.expected
         self._cpu_target = cpu_target
@@ -97,14 +100,26 @@ class Executor:
         stages, value = self.recipe.stages(), None
         try:
             while True:
-                value = self._run(stages.send(value))
+                value = self._run(self._next(stages, value))
         except StopIteration as end:
             self.state = end.value
+
+    def _next(self, stages: Stages, value: Any) -> Stage:
+        """Return the next stage; what a step raises between stages it raises on all ranks alike."""
+        try:
+            return stages.send(value)
+        except (BadInput, StopIteration):
+            raise
+        except Exception as error:
+            self.agreement.record(error, "between stages")
+            self._agree()
+            raise
 
     def report(self) -> dict:
         """Return what run.json says of the run so far. Collective."""
         return {
             "tool": self.recipe.tool,
+            "run": self.options.run_id,
             "version": __version__,
             "parameters": dict(self.recipe.parameters),
             "inputs": dict(self.recipe.sources),
@@ -152,8 +167,7 @@ class Executor:
             run(stage, planned)
             lost = self._leave_out(stage)
             value = lost or None
-            missing = {name for number in lost for name in stage.of_chunk(number)}
-            self.written += [name for name in stage.files if name not in missing]
+            on_root(self.comm, self._check_written, stage, lost, where=f"stage {stage.name}")
         else:
             provenance = self.lineage.provenance(stage)
             done = self._done_before(stage, sizes, provenance)
@@ -190,7 +204,7 @@ class Executor:
         rows = self.arrays.rows_on_root(stage)
         self.logbook.wait("the end")
         # One rank decides for all: a library may round differently on another node.
-        end = on_root(self.comm, stage.finish, rows, where=f"stage {stage.name}, end")
+        end = on_root(self.comm, lambda: stage.finish(rows()), where=f"stage {stage.name}, end")
         self._warn(end.warnings)
         for note in end.notes:
             if log.isEnabledFor(logging.INFO):
@@ -271,8 +285,9 @@ class Executor:
 
     def _run_sink(self, stage: Sink, planned: StagePlan) -> None:
         """Write the bytes of all chunks in order: ranks take consecutive runs, round by round."""
-        path = self.work / "outputs" / stage.file
-        position = on_root(self.comm, lambda: path.write_bytes(stage.head()))
+        path = self.work / OUTPUTS / stage.file
+        head = on_root(self.comm, lambda: _write_head(path, stage.head()))
+        position, sums = head[0], []
         chunks = range(len(stage.grid))
         opened: list[int] = []
         self._guarded(lambda: opened.append(os.open(path, os.O_WRONLY)), f"stage {stage.name}")
@@ -281,24 +296,32 @@ class Executor:
         try:
             with progress(self.comm, stage.name, len(chunks), self.options.progress) as tick:
                 for numbers in planned.rounds(stage, self.arrays.placements, chunks):
-                    position = self._write_round(stage, numbers, descriptor, position)
+                    position = self._write_round(stage, numbers, descriptor, position, sums)
                     tick(sum(map(len, numbers)))
             self._guarded(lambda: os.fdatasync(descriptor), f"stage {stage.name}")
         finally:
             os.close(descriptor)
         self._agree()
+        parts = self.comm.gather(sums)
+        if parts is not None:
+            ordered = sorted(one for part in parts for one in part)
+            self.written[stage.file] = joined([head, *(part for _, part in ordered)])
 
     def _run_files(self, stage: Files, planned: StagePlan) -> None:
-        """Let the work on each chunk write whole files."""
-        folder = self.work / "outputs"
+        """Let the work on each chunk write whole files; who wrote makes them durable, once for all chunks."""
+        own, sums = OwnFiles(self.work, self.comm.rank, stage.files), {}
         for number, blocks in self._inputs(stage, planned, range(len(stage.grid))):
             self._guarded(
-                lambda number=number, blocks=blocks: self._write_files(stage, number, folder, blocks),
+                lambda number=number, blocks=blocks: self._write_files(stage, number, own.folder(), blocks),
                 f"stage {stage.name}, chunk {number}",
             )
             self.logbook.done(stage, number, 0)
             del blocks
         self._agree()
+        self._guarded(lambda: sums.update(own.hand_over()), f"stage {stage.name}, its files")
+        self._agree()
+        for part in self.comm.gather(sums) or ():
+            self.written |= part
 
     def _write_files(self, stage: Files, number: int, folder: Path, blocks: Sequence[Any]) -> None:
         """Let the work on a chunk write its files; nothing stays of those of a unit that fails."""
@@ -310,8 +333,27 @@ class Executor:
             for name in stage.of_chunk(number):
                 (folder / name).unlink(missing_ok=True)
 
-    def _write_round(self, stage: Sink, numbers: list[list[int]], descriptor: int, position: int) -> int:
-        """Make and write the bytes of one round of chunks; return where the next round begins."""
+    def _check_written(self, stage: Sink | Files, lost: Mapping[int, str]) -> None:
+        """See to it that a stage has written what it names, but for the files of units that failed."""
+        left_out = {name for number in lost for name in stage.of_chunk(number)}
+        missing = [name for name in stage.files if name not in self.written and name not in left_out]
+        if missing:
+            raise RuntimeError(
+                f"has not written {', '.join(missing[:3])}, of {len(missing)} files that it names"
+            )
+
+    def _write_round(
+        self,
+        stage: Sink,
+        numbers: list[list[int]],
+        descriptor: int,
+        position: int,
+        sums: list[tuple[int, tuple[int, int]]],
+    ) -> int:
+        """Make and write the bytes of one round of chunks; return where the next round begins.
+
+        Number, bytes and CRC32 of each of this rank's chunks are added to `sums`.
+        """
         members = []
         read = self._gather(stage, numbers)
         for number in numbers[self.comm.rank]:
@@ -320,6 +362,7 @@ class Executor:
             self.logbook.turn_to(stage, number)
             try:
                 members.append(self.logbook.at_work(stage.work, stage.chunk(number), *read(number)))
+                sums.append((number, (len(members[-1]), crc_of(members[-1]))))
                 self.logbook.done(stage, number, len(members[-1]))
             except Exception as error:
                 self.agreement.record(error, f"stage {stage.name}, chunk {number}")
@@ -368,9 +411,9 @@ class Executor:
         usable: bool = True,
     ) -> None:
         """Put the blocks of a finished chunk where the plan wants them, and mark it if it is `usable`."""
-        blocks = self.arrays.put(stage, planned.placements, number, results)
+        blocks, sums = self.arrays.put(stage, planned.placements, number, results)
         tables = [placement.table for placement in planned.placements]
-        self.checkpoint.add(stage, number, provenance, tables, blocks, usable)
+        self.checkpoint.add(stage, number, provenance, tables, blocks, sums, usable)
         self.logbook.done(stage, number, sum(block.nbytes for block in blocks))
 
     def _done_before(self, stage: Stage, sizes: StageSizes, provenance: Provenance) -> set[int]:
@@ -442,6 +485,12 @@ def _row(stage: Reduce, values: Any) -> np.ndarray:
     """Return what the work on a chunk returned as a row of the array of rows, (1, *shape)."""
     shape, dtype = stage.row
     return np.asarray(values, dtype=dtype).reshape(1, *shape)
+
+
+def _write_head(path: Path, head: bytes) -> tuple[int, int]:
+    """Begin a file; return bytes and CRC32."""
+    path.write_bytes(head)
+    return len(head), crc_of(head)
 
 
 def _write_members(descriptor: int, members: Sequence[bytes], position: int) -> None:

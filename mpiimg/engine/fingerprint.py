@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mpiimg.engine.provenance import RESULT_LIBRARIES, versions
 from mpiimg.engine.recipe import Recipe
+from mpiimg.engine.records import DamagedRecord, read_record
 from mpiimg.errors import BadInput
 from mpiimg.version import __version__
 
@@ -34,12 +35,9 @@ def fingerprint(recipe: Recipe, cpu_target: str) -> dict:
 def read_fingerprint(path: Path) -> dict | None:
     """Return the fingerprint of an earlier run; None where there was none, empty where it cannot be read."""
     try:
-        content = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValueError:
+        return read_record(path)
+    except DamagedRecord:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def changes(earlier: Mapping, now: Mapping) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import stat
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,8 +11,8 @@ import numpy as np
 
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import Box, ChunkGrid
+from mpiimg.engine.raw import sample_file
 from mpiimg.engine.stage import Stream
-from mpiimg.errors import BadInput
 
 
 class Reader(Protocol):
@@ -93,21 +92,33 @@ def parallel(inputs: Sequence[Input]) -> tuple[Input, ...]:
     return tuple(source for source in inputs if source.parallel)
 
 
-def refuse_special_file(path: str | Path) -> None:
-    """Refuse what is no file that can be read again: opening a FIFO waits for whoever writes, maybe for ever.
+#: Files up to so many bytes are told from others by all that is in them, and not by their time.
+SMALL = 1 << 24
 
-    What is not there, and folders, are left to whoever opens them.
+
+def said_of(source: Input) -> dict[str, Any]:
+    """Return what run.json says of an input whose domain says nothing of it."""
+    files = list(map(str, source.files))
+    return {"files": files, "shape": source.array.shape, "identity": source.identity, "sample": source.sample}
+
+
+def said_of_file(path: Path) -> dict[str, Any]:
+    """Return what run.json says of a file beside the inputs, such as a table.
 
     Raises
     ------
-    BadInput
-        It is a FIFO, a device or a socket.
+    OSError
+        It cannot be read.
     """
-    try:
-        mode = os.stat(path).st_mode
-    except (OSError, ValueError):
-        return
-    if stat.S_ISFIFO(mode):
-        raise BadInput(f"{path}: is a FIFO, as <(...) of a shell is, and no file: write it to a file first")
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise BadInput(f"{path}: is a device or a socket, and no file")
+    size, time, crc = sample_file(path)
+    if size <= SMALL:
+        return {"path": str(path), "bytes": size, "crc32": f"{zlib.crc32(Path(path).read_bytes()):08x}"}
+    return {"path": str(path), "bytes": size, "mtime_ns": time, "sample_crc32": crc}
+
+
+def said_of_named(paths: Mapping[str, Any], but: Sequence[Path]) -> dict[str, Any]:
+    """Return what run.json says of files that a chain was given by name, `but` for those it says more of."""
+    others = {name: Path(path) for name, path in paths.items() if isinstance(path, str | Path)}
+    return {
+        name: said_of_file(path) for name, path in others.items() if path.is_file() and path not in {*but}
+    }

@@ -6,6 +6,11 @@ and renames it, which fails where another job was quicker. A lease holds owner.j
 released; only when its process dies is there no end.json. Nothing in a lease is ever changed or removed, so
 the history of a scan stays there.
 
+All of these are records (engine/records.py), and what a damaged one means is the safe side. The owner is
+written twice, for without one that can be read nobody knows whether it lives: then it lives as long as there
+are signs of it. An end that cannot be read is one all the same; how the work ended is not known, so it is
+taken up again.
+
 A run outside a cohort acquires its work folder in the same way. Of two runs at once one is refused, and the
 folder of a run that died is free. The lease moves with the folder: a run that ends well renames the folder,
 and its lease with it, before it removes what is inside.
@@ -18,19 +23,19 @@ import enum
 import os
 import shutil
 import socket
-import subprocess
 import time
 import uuid
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from mpiimg.engine.atomic import read_json, unique, write_json
+from mpiimg.engine.atomic import unique
 from mpiimg.engine.mpi.agreement import on_root
 from mpiimg.engine.mpi.job import slurm_facts
+from mpiimg.engine.mpi.job import slurm_running as _slurm_runs
 from mpiimg.engine.mpi.processes import boot_id, pid_namespace, process_stat
+from mpiimg.engine.records import DamagedRecord, read_record, write_record
 from mpiimg.errors import BadInput, RunFailed, RunStopped
 
 #: Folder of leases in that of a scan's records, or in the work folder of a run.
@@ -39,11 +44,20 @@ CLAIMS = "claims"
 #: So many processes may die while they work on a scan before it is set aside.
 DEATHS = 2
 
-#: A lease without a readable owner, as after a loss of power, counts as dead after so many seconds.
+#: The record of who signed a lease, and the same once more.
+OWNER, OWNER_AGAIN = "owner.json", "owner-again.json"
+
+END = "end.json"
+
+#: A lease without any owner, as after a loss of power, counts as dead after so many seconds.
 UNSIGNED = 60.0
 
 #: Seconds that a job may take between the end of its watchdog and the end of its lease.
 GRACE = 600.0
+
+#: A lease whose owner cannot be read counts as dead after so many seconds without a sign of life: as long as
+#: one of a run with the default timeout that cannot be looked up.
+UNREADABLE = 3600.0 + GRACE
 
 #: Seconds that a run waits for another one to end: a launcher may end before the last of its ranks.
 PATIENCE = 3.0
@@ -74,7 +88,7 @@ class LeaseState:
     deaths : int
         How many processes died while they worked on it.
     owner, end : dict
-        Contents of owner.json and end.json of the last lease; empty where it has none.
+        Contents of owner.json and end.json of the last lease; empty where it has none that can be read.
     """
 
     kind: Kind
@@ -99,21 +113,34 @@ def read_lease(records: Path, signs: Collection[Path] | None = None) -> LeaseSta
     if not last:
         return LeaseState(Kind.TO_DO)
     owner = read_owner(records, last)
-    end = read_json(leases / str(last) / "end.json")
-    earlier_deaths = sum(not (leases / str(n) / "end.json").exists() for n in range(1, last))
-    if not end and is_alive(owner, records, last, signs):
+    ended = (leases / str(last) / END).exists()
+    earlier_deaths = sum(not (leases / str(n) / END).exists() for n in range(1, last))
+    if not ended and is_alive(owner, records, last, signs):
         return LeaseState(Kind.IN_WORK, last, earlier_deaths, owner)
     # Looked at again: it may have been released between the two looks.
-    end = end or read_json(leases / str(last) / "end.json")
-    if end:
-        return LeaseState(Kind(end["state"]), last, earlier_deaths, owner, end)
+    if (leases / str(last) / END).exists():
+        kind, end = _read_end(leases / str(last))
+        return LeaseState(kind, last, earlier_deaths, owner, end)
     deaths = earlier_deaths + 1
     return LeaseState(Kind.SUSPECT if deaths >= DEATHS else Kind.DIED, last, deaths, owner)
 
 
+def _read_end(lease: Path) -> tuple[Kind, dict[str, Any]]:
+    """Return how the work under a lease ended, and what else its end says."""
+    with contextlib.suppress(DamagedRecord, OSError, KeyError, ValueError):
+        end = read_record(lease / END)
+        return Kind(end["state"]), end
+    return Kind.STOPPED, {}
+
+
 def read_owner(records: Path, number: int) -> dict[str, Any]:
     """Return who signed lease `number`; empty where there is none, or none that can be read."""
-    return read_json(records / CLAIMS / str(number) / "owner.json")
+    for name in (OWNER, OWNER_AGAIN):
+        with contextlib.suppress(DamagedRecord, OSError):
+            owner = read_record(records / CLAIMS / str(number) / name)
+            if owner is not None and owner.keys() >= _SIGNED:
+                return owner
+    return {}
 
 
 def acquire(records: Path, state: LeaseState, owner: dict[str, Any]) -> int | None:
@@ -145,22 +172,22 @@ def acquire(records: Path, state: LeaseState, owner: dict[str, Any]) -> int | No
     part = leases / unique(f"{number}.part")
     try:
         part.mkdir(exist_ok=True)
-        write_json(part / "owner.json", signed)
+        for name in (OWNER, OWNER_AGAIN):
+            write_record(part / name, signed)
         part.replace(leases / str(number))
     except OSError:
         shutil.rmtree(part, ignore_errors=True)
-        winner = read_owner(records, number)
-        if not winner:
+        if not (leases / str(number)).exists():
             raise
         # A network file system may do what it then reports as failed.
-        return number if winner == signed else None
+        return number if read_owner(records, number) == signed else None
     return number
 
 
 def release(records: Path, number: int, kind: Kind, **details) -> None:
     """Note in lease `number` that its work is over, and how it ended."""
     now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    write_json(records / CLAIMS / str(number) / "end.json", {"state": kind, "ended": now, **details})
+    write_record(records / CLAIMS / str(number) / END, {"state": kind, "ended": now, **details})
 
 
 def sign(run: str, timeout: float) -> dict[str, Any]:
@@ -187,6 +214,10 @@ def sign(run: str, timeout: float) -> dict[str, Any]:
     }
 
 
+#: What every owner that was signed says of itself.
+_SIGNED = {"boot", "pids", "pid", "started", "host", "machine", "job_id", "step_id", "restart_count", "lease"}
+
+
 def is_alive(
     owner: dict[str, Any], records: Path, number: int, signs: Collection[Path] | None = None
 ) -> bool:
@@ -199,7 +230,7 @@ def is_alive(
     Parameters
     ----------
     owner : dict
-        Contents of owner.json.
+        As :func:`read_owner` gives it.
     records : Path
         The folder of records that the lease is in.
     number : int
@@ -208,8 +239,14 @@ def is_alive(
         Files that the owner writes while it lives; by default the events and marks in `records`.
     """
     lease = records / CLAIMS / str(number)
+
+    def silence() -> float:
+        given = (*records.glob("events*/*.jsonl"), *records.glob("work/*/journal/*.jsonl"))
+        return _age([lease, lease / OWNER, *(given if signs is None else signs)], records)
+
     if not owner:
-        return _age([lease], records) < UNSIGNED
+        is_signed = (lease / OWNER).exists() or (lease / OWNER_AGAIN).exists()
+        return silence() < (UNREADABLE if is_signed else UNSIGNED)
     me = sign("", 0)
     if owner["boot"] == me["boot"]:
         if owner["pids"] == me["pids"]:
@@ -219,14 +256,12 @@ def is_alive(
     if owner["job_id"]:
         if owner["job_id"] == me["job_id"] and owner["restart_count"] != me["restart_count"]:
             return False  # this job was requeued since
-        running = _slurm_runs(owner["job_id"], owner["step_id"])
+        running = _runs_elsewhere(owner, me["cluster_name"])
         if running is not None:
             return running
     if not owner["lease"]:
         return True
-    if signs is None:
-        signs = [*records.glob("events*/*.jsonl"), *records.glob("work/*/journal/*.jsonl")]
-    return _age([lease / "owner.json", *signs], records) < owner["lease"]
+    return silence() < owner["lease"]
 
 
 def is_this_process(owner: dict[str, Any]) -> bool:
@@ -238,7 +273,7 @@ def is_this_process(owner: dict[str, Any]) -> bool:
 def owner_text(owner: dict[str, Any]) -> str:
     """Say in words who signed a lease."""
     if not owner:
-        return "a job that is just starting"
+        return "a job that is just starting, or whose record is damaged"
     job = f"job {owner['job_id']} on " if owner.get("job_id") else ""
     return f"{job}{owner['host']}, process {owner['pid']}"
 
@@ -323,7 +358,7 @@ def _is_held(state: LeaseState) -> bool:
 
 
 def _refusal(state: LeaseState, work: Path, out: Path) -> str:
-    since = f", since {state.owner['claimed']}" if state.owner else ""
+    since = f", since {state.owner['claimed']}" if "claimed" in state.owner else ""
     return (
         f"{out}: another run is at work there ({owner_text(state.owner)}{since}); wait until it has ended or "
         f"choose another --out; if you know that it is dead, remove {work / CLAIMS}"
@@ -368,20 +403,18 @@ def _started(pid: int) -> int | None:
     return stat.ticks if stat is not None and stat.is_alive else None
 
 
-@lru_cache
-def _slurm_runs(job: str, step: str | None) -> bool | None:
-    """Ask SLURM whether a step of a job (the job, without one) is running; None if it does not answer.
-
-    Python starts it by vfork, which copies nothing of a process that has MPI's memory.
-    """
-    command = ["squeue", "--noheader", "-j", job] + (["-s", "-o", "%i"] if step else ["-o", "%A"])
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
+def _runs_elsewhere(owner: dict[str, Any], cluster: str | None) -> bool | None:
+    """Ask SLURM whether an owner's step (its job, without one) is running; None if it does not answer."""
+    job, step, task = owner["job_id"], owner["step_id"], owner.get("array_task_id")
+    if cluster and owner.get("cluster_name") not in (None, cluster):
+        return None  # a job of another cluster, of which this one knows nothing
+    running = _slurm_runs(job, bool(step))
+    if running is None:
         return None
-    if answer.returncode:
-        return False if "Invalid job id" in answer.stderr else None
-    return (f"{job}.{step}" if step else job) in answer.stdout.split()
+    if not step:
+        return job in running
+    # Steps of an array are named by the array and the task, such as 1234_5.0.
+    return f"{job}.{step}" in running or any(name.endswith(f"_{task}.{step}") for name in running)
 
 
 def _age(paths: list[Path], folder: Path) -> float:

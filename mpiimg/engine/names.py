@@ -9,7 +9,7 @@ import hashlib
 import re
 
 #: The most characters of a name; file systems allow 255 bytes, and endings are added.
-MAX_LENGTH = 120
+MAX_LENGTH = 160
 
 _OTHERS = re.compile(r"[^A-Za-z0-9._+-]+")
 

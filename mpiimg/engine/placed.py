@@ -14,10 +14,11 @@ from mpiimg.engine.exchanges import exchanged_needs, gathered_boxes
 from mpiimg.engine.inputs import Input
 from mpiimg.engine.mpi.memory import give_back
 from mpiimg.engine.needs import Need, Pieces
+from mpiimg.engine.pages import DamagedPage
 from mpiimg.engine.raw import FileEnds
 from mpiimg.engine.stage import Reduce, Stage
 from mpiimg.engine.stores import MemoryStore, StagedStore
-from mpiimg.errors import BadInput
+from mpiimg.errors import BadInput, DamagedData
 
 
 class PlacedArrays:
@@ -114,25 +115,40 @@ class PlacedArrays:
                 return self._inputs[name].read(box)
             except FileEnds as error:
                 raise BadInput(f"{error}: it was cut while the run read it; copy it again") from None
-        boxes: list[list[Box]] = [[]] * self._comm.size
-        boxes[self._comm.rank] = [box]
-        return self._staged.collect(name, boxes)[0]
+        return self._read_staged(name, box)
+
+    def _read_staged(self, name: str, box: Box) -> np.ndarray:
+        try:
+            return self._staged.read_box(name, box)
+        except DamagedPage as page:
+            raise DamagedData(
+                f"{self._staged.path(name)}: what is there of chunk "
+                f"{self.placements[name].table.chunk_of(page.block)} of array {name} is not what was written"
+            ) from None
 
     def put(
         self, stage: Stage, placements: Sequence[Placement], number: int, results: Sequence[Any]
-    ) -> list[np.ndarray]:
-        """Put what the work on chunk `number` returned where the plan wants it; return all its blocks."""
-        blocks = []
+    ) -> tuple[list[np.ndarray], list[int]]:
+        """Put what the work on chunk `number` returned where the plan wants it.
+
+        Returns
+        -------
+        blocks : list of ndarray
+            All blocks of the chunk.
+        sums : list of int
+            CRC32 of each; none where nothing is staged.
+        """
+        blocks, sums = [], []
         for target, placement, result in zip(stage.targets, placements, results, strict=True):
             name, pieces = placement.array.name, result if isinstance(target, Pieces) else (result,)
             for block_number, piece in zip(placement.table.of_chunk(number), pieces, strict=True):
                 block = np.ascontiguousarray(piece, dtype=placement.array.dtype)
                 if placement.staged:
-                    self._staged.write(name, block_number, block)
+                    sums.append(self._staged.write(name, block_number, block))
                 if placement.memory:
                     self._memory.write(name, block_number, block)
                 blocks.append(block)
-        return blocks
+        return blocks, sums
 
     def restore(self, placements: Iterable[Placement], numbers: Collection[int]) -> None:
         """Bring the blocks of chunks of this rank from the staged files to its memory."""
@@ -140,14 +156,17 @@ class PlacedArrays:
             name = placement.array.name
             for number in numbers if placement.memory else ():
                 for block in placement.table.of_chunk(number):
-                    self._memory.write(name, block, self._staged.read(name, block))
+                    box = tuple(map(tuple, placement.boxes[block].tolist()))
+                    self._memory.write(name, block, self._read_staged(name, box))
 
-    def rows_on_root(self, stage: Reduce) -> np.ndarray | None:
-        """Return all rows of a reduction on rank 0, None on the others. Collective."""
+    def rows_on_root(self, stage: Reduce) -> Callable[[], np.ndarray]:
+        """Return what returns all rows of a reduction on rank 0, to be called there alone. Collective."""
         rows = stage.rows
-        boxes = [[tuple((0, n) for n in rows.shape)]] + [[]] * (self._comm.size - 1)
-        store = self._memory if rows.name in self._memory else self._staged
-        return next(iter(store.collect(rows.name, boxes)), None)
+        box = tuple((0, n) for n in rows.shape)
+        if rows.name not in self._memory:
+            return lambda: self._read_staged(rows.name, box)
+        (block,) = self._memory.collect(rows.name, [[box]] + [[]] * (self._comm.size - 1)) or (None,)
+        return lambda: block
 
     def close(self) -> None:
         """Close the staged arrays. Collective."""

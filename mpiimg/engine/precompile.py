@@ -3,7 +3,7 @@
 python -m mpiimg.engine.precompile [--portable] [MODULE:FUNCTION ...]
 
 With --portable it compiles for the CPU that runs with --portable use. What is named is compiled in this very
-process, as ranks ask for; without names the kernels of all steps are, two at a time.
+process, as ranks ask for; without names those of all steps that are not compiled yet are, two at a time.
 """
 
 from __future__ import annotations
@@ -14,36 +14,44 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from mpiimg.engine.mpi.job import environment_of_no_rank
 from mpiimg.engine.plugins import kernels as kernels_of_all_steps
 from mpiimg.engine.plugins import load_object
+from mpiimg.engine.records import DamagedRecord, read_record, write_record
 from mpiimg.kernels import cache, jit
+from mpiimg.kernels.disk import kept
 
 #: Seconds between looks whether compiling is still of use.
 LOOK = 0.1
 
 
 def missing(kernels: Iterable[str]) -> list[str]:
-    """Return which of `kernels` are not yet compiled, for this CPU, in the cache that this process reads.
+    """Return which of `kernels` are not kept, whole, for this CPU, where this process looks for them.
 
     Parameters
     ----------
     kernels : iterable of str
         "module:function" of functions that call kernels on tiny inputs, as steps declare them.
     """
-    return [kernel for kernel in kernels if not _marker(kernel).exists()]
+    folders = cache.ours().folders()
+    return [kernel for kernel in kernels if not _is_kept(kernel, folders)]
+
+
+def untrusted() -> list[str]:
+    """Say of each place for kernels that is passed over why somebody else may have put code there."""
+    return cache.ours().problems()
 
 
 def compile_here(kernels: Iterable[str]) -> None:
-    """Compile `kernels`, or load them where they are compiled, and note that they are."""
+    """Compile `kernels`, or load them where they are compiled, and note in which files they are."""
     for kernel in kernels:
         load_object(kernel)()
         # Without the note the next run calls the kernels once more, which then costs half a second.
         with contextlib.suppress(OSError):
-            _marker(kernel).touch()
+            folder = cache.ours().make_folder()
+            write_record(folder / _note(kernel), {"files": sorted(cache.used_files)})
 
 
 def compile_apart(kernels: Iterable[str], interrupted: Callable[[], bool] = lambda: False) -> None:
@@ -71,9 +79,26 @@ def compile_apart(kernels: Iterable[str], interrupted: Callable[[], bool] = lamb
         compile_here(missing(kernels))
 
 
-def _marker(kernel: str) -> Path:
-    """Return the file that says that `kernel` is compiled: it lies with the kernels, and is theirs alone."""
-    return cache.ours().folder() / f"compiled-{kernel.replace(':', '.')}"
+def _is_kept(kernel: str, folders: list[Path]) -> bool:
+    """Say whether the files that `kernel` was noted to be in are there, and as they were written.
+
+    A rank that found one damaged would compile, which takes memory that no plan counts.
+    """
+    for folder in folders:
+        with contextlib.suppress(OSError, DamagedRecord, KeyError, TypeError):
+            note = read_record(folder / _note(kernel))
+            if note is not None and all(_is_whole(name, folders) for name in note["files"]):
+                return True
+    return False
+
+
+def _is_whole(name: str, folders: list[Path]) -> bool:
+    return any(kept.is_whole(folder / name) for folder in folders)
+
+
+def _note(kernel: str) -> str:
+    """Return the name of the file that says which files `kernel` is in: it lies with them."""
+    return f"compiled-{kernel.replace(':', '.')}"
 
 
 def main() -> None:
@@ -85,10 +110,18 @@ def main() -> None:
     if named:
         return compile_here(named)
     started = time.perf_counter()
-    with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
-        for job in [pool.submit(compile_here, [kernel]) for kernel in kernels_of_all_steps()]:
-            job.result()
-    print(f"kernels ready in {time.perf_counter() - started:.1f} s")
+    lacking = missing(kernels_of_all_steps())
+    if not lacking:
+        return None
+    print("compiling kernels (make install WARM=0 leaves them to the first run)", flush=True)
+    # Each in a process of its own, so that what is noted of one is what it uses.
+    with multiprocessing.get_context("fork").Pool(2, maxtasksperchild=1) as pool:
+        for _ in pool.imap_unordered(compile_here, [[kernel] for kernel in lacking]):
+            pass
+    print(f"kernels ready in {time.perf_counter() - started:.1f} s: {cache.ours().folder()}")
+    for problem in untrusted():
+        print(f"not taken, since others can put code there: {problem}")
+    return None
 
 
 if __name__ == "__main__":

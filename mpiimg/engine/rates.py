@@ -8,13 +8,13 @@ times that a plan prints depend on rates: a run with wrong ones gives the same r
 
 from __future__ import annotations
 
-import json
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from mpiimg.engine.atomic import write_file
 from mpiimg.engine.mpi.job import cache_folder
+from mpiimg.engine.records import parsed, write_record
 from mpiimg.engine.stage import Compute, Reduce
 from mpiimg.version import __version__
 
@@ -37,38 +37,55 @@ DEFAULTS: Rates = {
 
 def cpu_model(information: str = "/proc/cpuinfo") -> str:
     """Return the model of this machine's CPU, as the kernel names it."""
-    for line in Path(information).read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
+    with contextlib.suppress(OSError):
+        for line in Path(information).read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
     return "unknown"
 
 
 def rates_file() -> Path:
-    """Return the file that measured rates are kept in."""
+    """Return the file that measured rates are kept in.
+
+    Raises
+    ------
+    FileNotFoundError
+        This user has no folder for it.
+    """
     return cache_folder() / "rates.json"
 
 
 def load_rates() -> Rates:
     """Return the rates of this machine: those that were measured, and the engine's defaults for its own."""
     try:
-        stored = json.loads(rates_file().read_text())[_key()]
-        measured = {name: float(rate) for name, rate in stored.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        measured = {name: float(rate) for name, rate in _stored()[_key()].items()}
+    except (KeyError, ValueError, TypeError, AttributeError):
         return dict(DEFAULTS)
     return DEFAULTS | {name: rate for name, rate in measured.items() if 0 < rate < 1}
 
 
 def store_rates(rates: Rates) -> Path:
-    """Store the rates of this machine in the user's cache, beside those of others; return the file."""
+    """Store the rates of this machine in the user's cache, beside those of others; return the file.
+
+    Raises
+    ------
+    OSError
+        It cannot be written.
+    """
     file = rates_file()
-    try:
-        stored = json.loads(file.read_text())
-    except (OSError, ValueError):
-        stored = {}
-    stored = stored if isinstance(stored, dict) else {}
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_file(file, json.dumps({**stored, _key(): rates}, indent=1).encode() + b"\n")
+    write_record(file, {**_stored(), _key(): rates})
     return file
+
+
+def _stored() -> dict[str, Rates]:
+    """Return what is stored, by machine; nothing where it is damaged, or somebody else's."""
+    from mpiimg.kernels.disk import trust
+
+    try:
+        return parsed(trust.read_file(rates_file(), by_group=True))
+    except (OSError, ValueError):
+        return {}
 
 
 def _key() -> str:

@@ -66,6 +66,10 @@ class RawFile:
             _read_fully(self._descriptor, data[start : start + length], position, self.path)
         return block.astype(self.dtype.newbyteorder("="), copy=False)
 
+    def read_at(self, position: int, data: memoryview) -> None:
+        """Fill `data` with the bytes of the file from `position` on."""
+        _read_fully(self._descriptor, data, position, self.path)
+
     def write(self, box: Box, block: np.ndarray) -> None:
         """Put `block` at `box`."""
         if not block.size:

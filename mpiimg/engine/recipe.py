@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from mpiimg.engine.containment import Fault
 from mpiimg.engine.inputs import Input
+from mpiimg.engine.names import file_name
 from mpiimg.engine.stage import Stage, Stages, expected_stages
 
 _S = TypeVar("_S")
@@ -106,7 +107,7 @@ class Options:
     memory : int
         Bytes that each rank may use.
     force : bool
-        Overwrite results that are there.
+        Make all results anew, and overwrite those that are there.
     in_memory : bool
         Stage nothing on disk; a run that dies starts over.
     keep_work : bool
@@ -123,6 +124,10 @@ class Options:
         What lines on stderr begin with, where several runs speak at a time.
     command : str
         The command as it was given, to say how to go on.
+    replace : bool
+        Overwrite results that are there, but for those of this very run: where they are there, it is done.
+    run_id : str
+        A word that tells this run from all others, which its record and its events say.
     """
 
     out: Path
@@ -136,6 +141,20 @@ class Options:
     records: Path | None = None
     label: str = ""
     command: str = ""
+    replace: bool = False
+    run_id: str = ""
+
+
+def records_folder(options: Options) -> Path:
+    """Return the folder of run.json, events and work."""
+    return options.records or options.out
+
+
+def work_folder(recipe: Recipe, options: Options) -> Path:
+    """Return the folder of what a run has made so far."""
+    return (
+        records_folder(options) / "work" / f"{file_name(recipe.stem)}.{recipe.tool.removeprefix('mpiimg-')}"
+    )
 
 
 def output_names(recipe: Recipe) -> list[str]:

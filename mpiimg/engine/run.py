@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import dataclasses
 import logging
 import shutil
+import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from mpiimg.engine import rates
-from mpiimg.engine.atomic import write_file
+from mpiimg.engine.atomic import make_folder
 from mpiimg.engine.checkpoint import keep_marks
 from mpiimg.engine.executor import Executor
 from mpiimg.engine.fingerprint import changes, check_unchanged, fingerprint, read_fingerprint, seen
+from mpiimg.engine.finished import Earlier, earlier_run
 from mpiimg.engine.lease import CLAIMS, Kind, WorkLease, acquire_work, holding, remove_work
 from mpiimg.engine.log.activity import activity_files, last_activity
+from mpiimg.engine.log.ended import note_already_done
 from mpiimg.engine.log.events import events_folder
 from mpiimg.engine.log.show_plan import beside_actual
 from mpiimg.engine.mpi.agreement import Agreement, on_root, safe_point
@@ -25,11 +28,21 @@ from mpiimg.engine.mpi.lifetime import lifetime, living
 from mpiimg.engine.mpi.nodes import node_count, once_per_node
 from mpiimg.engine.mpi.runtime import say
 from mpiimg.engine.plan import Resources, check
+from mpiimg.engine.proof import prove
 from mpiimg.engine.raw import free_bytes
-from mpiimg.engine.recipe import Options, Recipe, output_names, staged_bytes
+from mpiimg.engine.recipe import (
+    Options,
+    Recipe,
+    output_names,
+    records_folder,
+    staged_bytes,
+    work_folder,
+)
+from mpiimg.engine.records import write_record
+from mpiimg.engine.results import OUTPUTS, prepare_outputs, publish
 from mpiimg.engine.stage import Compute
-from mpiimg.engine.stores import describe_staged
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
+from mpiimg.version import __version__
 
 #: In the work folder of a run that ended without some of its inputs.
 LEFT_OUT = "left-out"
@@ -81,14 +94,14 @@ class Outcome(Generic[_S]):
     Parameters
     ----------
     state : object
-        What the generator of the stages returned.
+        What the generator of the stages returned; None where there was nothing left to do.
     left_out : mapping of str to str
         Units that could not be used, and why.
     report : mapping
         What run.json says.
     """
 
-    state: _S
+    state: _S | None
     left_out: Mapping[str, str]
     report: Mapping[str, Any]
 
@@ -100,6 +113,8 @@ class Outcome(Generic[_S]):
 
 def run(recipe: Recipe[_S], comm, options: Options, outer: Agreement | None = None) -> Outcome[_S]:
     """Run a recipe; the results are in `options.out`. Collective.
+
+    Where these very results are there already nothing is done, and that is said.
 
     Parameters
     ----------
@@ -126,11 +141,19 @@ def run(recipe: Recipe[_S], comm, options: Options, outer: Agreement | None = No
 def _run(recipe: Recipe[_S], comm, options: Options, outer: Agreement | None) -> Outcome[_S]:
     if outer is None:
         safe_point(comm)
+    if options.in_memory and recipe.staged_outputs:
+        raise BadInput(f"--in-memory: the result of {recipe.tool} is a staged file; leave the option out")
+    earlier = on_root(comm, _finished, recipe, options, comm.size, outer is not None)
+    if earlier is not None:
+        return _already_done(earlier, recipe, comm, options)
+    run_id = on_root(comm, lambda: options.run_id or uuid.uuid4().hex)
+    options = dataclasses.replace(options, run_id=run_id)
     target = agreed_cpu_target(comm)
     resources = Resources(
         comm.size, options.memory, options.in_memory, node_count(comm), on_root(comm, rates.load_rates)
     ).of(recipe)
-    check(recipe, resources)
+    on_root(comm, check, recipe, resources)  # an error in the plan is one of this run
+    on_root(comm, prove, recipe, options)
     folders = on_root(comm, _prepare, recipe, options, fingerprint(recipe, target), outer is not None)
     with holding(folders.lease, comm):
         before = on_root(comm, seen, recipe)
@@ -142,6 +165,57 @@ def _run(recipe: Recipe[_S], comm, options: Options, outer: Agreement | None) ->
     if log.isEnabledFor(logging.WARNING):
         for line in beside_actual(report["stages"], every=log.isEnabledFor(logging.INFO)):
             say(comm, f"mpiimg: {options.label}{line}")
+    return outcome
+
+
+def _finished(recipe: Recipe, options: Options, ranks: int, claimed: bool) -> Earlier | None:
+    """Return what is known of an earlier run if it has done just this; remove what it left to be removed.
+
+    Where it left out units, and its work folder is there, the work is taken up again.
+    """
+    from mpiimg.kernels.jit import cpu_target
+
+    if options.force:
+        return None
+    earlier = earlier_run(recipe, options, fingerprint(recipe, cpu_target()), ranks)
+    work = work_folder(recipe, options)
+    if not earlier.is_the_same or (earlier.left_out and work.exists()):
+        return None
+    if options.replace and earlier.record.get("version") != __version__:
+        return None  # the scans of a cohort are all of one version
+    if not options.keep_work:
+        # What it leaves in the way of nobody is no reason to fail, nor is another run that is at work there.
+        with contextlib.suppress(OSError, BadInput):
+            _tidy(recipe, options, work, claimed)
+    return earlier
+
+
+def _tidy(recipe: Recipe, options: Options, work: Path, claimed: bool) -> None:
+    """Remove the work folder of a run that died when it had published all."""
+    if not work.exists():
+        remove_work(work)  # it died while it removed it
+    elif not (work / LEFT_OUT).exists():
+        events = events_folder(records_folder(options), recipe.record)
+        if not claimed:
+            acquire_work(work, events, options.out, options.timeout)
+        remove_work(work)
+
+
+def _already_done(earlier: Earlier, recipe: Recipe, comm, options: Options) -> Outcome:
+    """Say that there was nothing left to do."""
+    record, left_out = earlier.record, earlier.record.get("left_out") or {}
+    outcome = Outcome(None, left_out, record)
+    events = events_folder(records_folder(options), recipe.record)
+    on_root(comm, note_already_done, events, options.run_id, outcome.status)
+    if log.isEnabledFor(logging.WARNING):
+        without = f", {len(left_out)} left out" if left_out else ""
+        otherwise = f"; otherwise than then: {earlier.note}" if earlier.note else ""
+        count = len(record["outputs"])
+        results = f"{count} result{'s' * (count != 1)} in {options.out}"
+        say(
+            comm,
+            f"mpiimg: {options.label}already done: {results}{without}{otherwise}; --force makes them anew",
+        )
     return outcome
 
 
@@ -158,19 +232,27 @@ def _carry_out(recipe: Recipe, comm, options: Options, folders: _Folders, execut
         report = executor.report()
         executor.close()  # no rank may hold a staged result open while another describes it
         on_root(comm, check_unchanged, recipe, before)
-        on_root(comm, _publish, recipe, options, folders.work, executor, report)
-        return report
+        return publish(
+            recipe,
+            comm,
+            options,
+            folders.work,
+            executor.state,
+            executor.written,
+            executor.arrays.placements,
+            report,
+        )
     except BadInput as error:
         executor.close()
         executor.logbook.end(Exit.BAD_INPUT, str(error))
         comm.Barrier()  # no rank may still be writing in the folders that are removed
         on_root(comm, folders.remove_new)
         raise
-    except RunStopped:
+    except RunStopped as error:
         executor.close()
-        how = _how_to_go_on(options, folders.work)
+        how = "; ".join(filter(None, [str(error), _how_to_go_on(options, folders.work)]))
         executor.logbook.end(Exit.STOPPED, how)
-        raise RunStopped(how) from None
+        raise type(error)(how) from None
     except RunFailed as error:
         executor.close()
         executor.logbook.end(Exit.FAILED, str(error))
@@ -180,11 +262,6 @@ def _carry_out(recipe: Recipe, comm, options: Options, folders: _Folders, execut
         executor.abandon()
         executor.logbook.end(Exit.FAILED, f"aborted: {error}")
         raise
-
-
-def records_folder(options: Options) -> Path:
-    """Return the folder of run.json, events and work."""
-    return options.records or options.out
 
 
 def _how_to_go_on(options: Options, work: Path) -> str:
@@ -223,6 +300,9 @@ def compile_kernels(kernels: Collection[str], comm, agreement: Agreement) -> Non
     """
     from mpiimg.engine import precompile
 
+    if log.isEnabledFor(logging.WARNING):
+        for problem in precompile.untrusted() if kernels else ():
+            say(comm, f"mpiimg: warning: compiled kernels are not taken from there: {problem}")
     if kernels and any(comm.allgather(len(precompile.missing(kernels)) > 0)):
         if log.isEnabledFor(logging.WARNING):
             say(comm, "mpiimg: compiling kernels on one rank of each node, once: up to a minute")
@@ -241,11 +321,13 @@ def compile_kernels(kernels: Collection[str], comm, agreement: Agreement) -> Non
 def _prepare(recipe: Recipe, options: Options, current: dict, claimed: bool) -> _Folders:
     """Make the folders of a run and check what goes into them; its job may have `claimed` the whole scan."""
     records = records_folder(options)
-    work = records / "work" / f"{recipe.stem}.{recipe.tool.removeprefix('mpiimg-')}"
+    work = work_folder(recipe, options)
     events = events_folder(records, recipe.record)
-    new = tuple(folder for folder in (events, work, *work.parents) if not folder.exists())
+    places = (events, work, *work.parents, options.out, *options.out.parents)
+    new = tuple(folder for folder in dict.fromkeys(places) if not folder.exists())
     try:
-        work.mkdir(parents=True, exist_ok=True)
+        make_folder(options.out)
+        make_folder(work)
         lease = WorkLease(work) if claimed else acquire_work(work, events, options.out, options.timeout)
     except OSError as error:
         _remove_empty((work / CLAIMS, *new))
@@ -280,22 +362,17 @@ def _furnish(recipe: Recipe, options: Options, folders: _Folders, current: dict)
     earlier = read_fingerprint(record)
     names = output_names(recipe)
     _refuse_overwrite(recipe, options, names)
-    if not options.force and earlier != current and not _takes_up(work, earlier, current):
-        present = [name for name in names if (options.out / name).exists()]
-        if present:
-            if earlier is None:
-                remove_work(work)  # of a run that died when it had published all
-            raise BadInput(f"{options.out / present[0]} exists; use --force to overwrite, or another --out")
-    for folder in ("journal", "outputs"):
-        (work / folder).mkdir(exist_ok=True)
-    for folder in {(work / "outputs" / name).parent for name in names}:
-        folder.mkdir(parents=True, exist_ok=True)
+    may_replace = options.force or options.replace or earlier == current
+    if not may_replace and not _takes_up(work, earlier, current):
+        _refuse_present(recipe, options, names, current)
+    (work / "journal").mkdir(exist_ok=True)
+    prepare_outputs(work, names)
     events.mkdir(exist_ok=True)
     if died_at := last_activity(events):
         log.warning("%sthe last run here died: %s", options.label, died_at)
     for of_rank in [*events.glob("*.jsonl"), *activity_files(events)]:
         of_rank.unlink()
-    write_file(record, json.dumps(current).encode())
+    write_record(record, current)
     (work / LEFT_OUT).unlink(missing_ok=True)
     needed = 0 if options.in_memory or earlier == current else staged_bytes(recipe)
     free = free_bytes(work)
@@ -309,6 +386,18 @@ def _furnish(recipe: Recipe, options: Options, folders: _Folders, current: dict)
         log.warning("%s: since the last run changed: %s; what depends on it is made again", work, what)
 
 
+def _refuse_present(recipe: Recipe, options: Options, names: Collection[str], current: dict) -> None:
+    """Refuse to overwrite results that are there, and say what they are of."""
+    record = records_folder(options) / recipe.record
+    places = [*(options.out / name for name in names if name != recipe.record), record]
+    present = next((path for path in places if path.exists()), None)
+    if present is not None:
+        why = earlier_run(recipe, options, current, 0).why_not
+        raise BadInput(
+            f"{present} exists; use --force to overwrite, or another --out" + (f" ({why})" if why else "")
+        )
+
+
 def _refuse_overwrite(recipe: Recipe, options: Options, names: Collection[str]) -> None:
     """Refuse to replace an input by a result, with --force too."""
     inputs = {path.resolve() for path in recipe.files}
@@ -317,30 +406,6 @@ def _refuse_overwrite(recipe: Recipe, options: Options, names: Collection[str]) 
             raise BadInput(
                 f"{options.out / name}: is an input, which the result would replace; choose another --out"
             )
-
-
-def _publish(recipe: Recipe, options: Options, work: Path, executor: Executor, report: dict) -> None:
-    """Move the finished files to their places; run.json comes last.
-
-    What was planned but not written, as of an exposure that was left out, is not left from an earlier run.
-    """
-    outputs = work / "outputs"
-    documents = dict(recipe.documents(executor.state))
-    documents[recipe.record] = json.dumps(report, indent=2).encode() + b"\n"
-    for name, data in documents.items():
-        (outputs / name).write_bytes(data)
-    for array, (name, attributes) in recipe.staged_outputs.items():
-        describe_staged(work / f"{array}.h5", attributes)
-        (work / f"{array}.h5").replace(outputs / name)
-    staged = [name for name, _ in recipe.staged_outputs.values()]
-    made = {*executor.written, *documents, *staged}
-    for name in [*(name for name in output_names(recipe) if name != recipe.record), recipe.record]:
-        folder = records_folder(options) if name == recipe.record else options.out
-        if name not in made:
-            (folder / name).unlink(missing_ok=True)
-            continue
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (outputs / name).replace(folder / name)
 
 
 def _takes_up(work: Path, earlier: dict | None, current: dict) -> bool:
@@ -377,9 +442,9 @@ def _is_kept(stage: Compute) -> bool:
 def _keep_only(stages: list[Compute], work: Path) -> int:
     """Remove all but the arrays of `stages` and their marks; return the bytes that stay."""
     arrays = [work / f"{array.name}.h5" for stage in stages for array in stage.arrays]
-    for path in work.glob("*.h5"):
+    for path in [*work.glob("*.h5"), *work.glob("*.sums")]:
         if path not in arrays:
             path.unlink()
-    shutil.rmtree(work / "outputs")
+    shutil.rmtree(work / OUTPUTS, ignore_errors=True)
     keep_marks(work / "journal", [stage.name for stage in stages])
     return sum(path.stat().st_size for path in arrays)

@@ -131,6 +131,9 @@ class Output(Generic[S, P]):
         Below the results, where it goes if later steps take or give `of`.
     documents : callable
         Called as documents(state, parameters); returns small files beside it by name.
+    without : callable, optional
+        Called as without(state, lost) where units failed when they were written, with the numbers of their
+        chunks and the reasons; returns the state without them, for what comes after.
     """
 
     of: str
@@ -139,6 +142,7 @@ class Output(Generic[S, P]):
     flag: str = ""
     folder: str = "."
     documents: Callable[[S, P], Mapping[str, bytes]] = no_documents
+    without: Callable[[S, Mapping[int, str]], S] | None = None
 
 
 @dataclass(frozen=True)

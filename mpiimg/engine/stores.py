@@ -12,23 +12,28 @@ of its own, so creating one never touches another, and after creation no HDF5
 metadata changes: a run that is killed leaves every file readable. Where h5py
 has MPI, ranks write through driver mpio; else by pwrite at the dataset's offset.
 The bytes in the file are the same.
+
+Beside it lies a file with the sums of its pages (engine/pages.py), by which all
+that is read back is verified. It is of one run alone: the next run sums the
+blocks that it finds sound by their marks, so a damaged sum is never believed,
+and the file need not outlive a loss of power.
 """
 
 from __future__ import annotations
 
-import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from mpiimg.engine.array import AnyArray, Ragged
-from mpiimg.engine.atomic import replacing
-from mpiimg.engine.boxes import Box, box_slices
+from mpiimg.engine.boxes import Box, box_slices, runs
+from mpiimg.engine.mpi.waiting import soft_barrier
+from mpiimg.engine.pages import SUM, PagedReader, PageTable, combined, page_sums
 from mpiimg.engine.raw import RawFile
+from mpiimg.engine.staged_file import DATASET, LIBVER, create_staged, dataset_offset, holds, sums_path
 from mpiimg.errors import BadInput
-
-DATASET = "data"
 
 
 class MemoryStore:
@@ -102,7 +107,11 @@ class StagedStore:
         self._parallel = h5py.get_config().mpi if parallel is None else parallel
         self._arrays: dict[str, tuple[AnyArray, np.ndarray, np.ndarray]] = {}
         self._files: dict[str, RawFile] = {}
+        self._sums: dict[str, _StagedSums] = {}
+        self._readers: dict[str, PagedReader] = {}
         self._handles: dict[str, object] = {}
+        #: Spent on checksums of what was written.
+        self.seconds = 0.0
 
     def __contains__(self, name: str) -> bool:
         return name in self._arrays
@@ -113,35 +122,55 @@ class StagedStore:
 
     def create(self, array: AnyArray, boxes: np.ndarray, owners: np.ndarray) -> None:
         """Make the file of `array`, or go on with the one that is there. Collective."""
-        path = self.path(array.name)
+        path, pages = self.path(array.name), PageTable(array, boxes)
         offset, problem = None, None
         if self._comm.rank == 0:
             try:
-                if not _fits(path, array):
+                if not holds(path, array):
                     create_staged(path, array)
                 offset = dataset_offset(path)
+                with open(sums_path(path), "wb") as file:
+                    file.truncate(len(pages) * SUM.itemsize)
             except Exception as error:
                 problem = error
         offset, problem = self._comm.bcast((offset, problem))
         if problem is not None:
             raise problem
         self._arrays[array.name] = array, np.asarray(boxes, dtype=np.int64), np.asarray(owners)
-        self._files[array.name] = RawFile(
+        self._files[array.name] = file = RawFile(
             path, offset, array.stored_shape, array.dtype, writable=True, runs=array.runs
         )
+        self._sums[array.name] = sums = _StagedSums(sums_path(path), pages)
+        self._readers[array.name] = PagedReader(file, array, pages, sums.file)
         if self._parallel:
             import h5py
 
             handle = h5py.File(path, "r+", driver="mpio", comm=self._comm, libver=LIBVER)
             self._handles[array.name] = handle
 
+    def discard(self, arrays: Sequence[AnyArray]) -> None:
+        """Make nothing of the files that are there; arrays that are open are closed first. Collective.
+
+        Of a file in which no chunk is sound nothing says that its metadata are: where the array lies in it.
+        """
+        for array in arrays:
+            self.drop(array.name)
+        # No rank may remove what another has open.
+        soft_barrier(self._comm)
+        if self._comm.rank == 0:
+            for array in arrays:
+                self.path(array.name).unlink(missing_ok=True)
+
     def assign(self, name: str, owners: np.ndarray) -> None:
         """Give the blocks of an open array to other owners; every rank says the same."""
         array, boxes, _ = self._arrays[name]
         self._arrays[name] = array, boxes, np.asarray(owners)
 
-    def write(self, name: str, number: int, block: np.ndarray) -> None:
-        """Put `block` at the box of block `number`; it must be this rank's."""
+    def write(self, name: str, number: int, block: np.ndarray) -> int:
+        """Put `block` at the box of block `number`, which must be this rank's; return its CRC32.
+
+        Others can read it, and so can this rank, once :meth:`share` has run.
+        """
         array, boxes, owners = self._arrays[name]
         if owners[number] != self._comm.rank:
             raise ValueError(
@@ -151,25 +180,57 @@ class StagedStore:
         shape = tuple(b - a for a, b in box)
         if block.shape != shape:
             raise ValueError(f"block {number} of {name} has shape {block.shape}, not {shape}")
+        block = np.ascontiguousarray(block, dtype=array.dtype)
         if not self._parallel:
             self._files[name].write(box, block)
         elif block.size:
-            dataset, block = self._handles[name][DATASET], np.asarray(block, dtype=array.dtype)
+            dataset = self._handles[name][DATASET]
             if isinstance(array, Ragged):
                 flat = block.reshape(-1)
                 for first, place, count in array.runs(box):
                     dataset[first : first + count] = flat[place : place + count]
             else:
                 dataset[box_slices(box)] = block
+        started = time.monotonic()
+        checksum = self._sums[name].note(number, block)
+        self.seconds += time.monotonic() - started
+        return checksum
+
+    def share(self) -> None:
+        """Let all ranks read what this one wrote, or summed again; others see it after a barrier."""
+        for sums in self._sums.values():
+            sums.share()
+
+    def sum_again(self, name: str, number: int) -> tuple[int, int]:
+        """Return CRC32 and bytes of block `number` as it is in the file; :meth:`share` believes it.
+
+        For blocks of an earlier run: the caller knows by their marks what they should be, and has those that
+        are not made anew.
+        """
+        # Not by driver mpio: behind the end of a file that was cut it finds zeros, without a word.
+        block = self._files[name].read(self._box(name, number))
+        return self._sums[name].note(number, block), block.nbytes
 
     def read(self, name: str, number: int) -> np.ndarray:
-        """Return block `number`, whoever wrote it."""
-        boxes = self._arrays[name][1]
-        return self._read(name, tuple((int(a), int(b)) for a, b in boxes[number]))
+        """Return block `number`, whoever wrote it; raises what :meth:`read_box` does."""
+        return self.read_box(name, self._box(name, number))
+
+    def read_box(self, name: str, box: Box) -> np.ndarray:
+        """Return a box as it was written, by whichever ranks.
+
+        Raises
+        ------
+        DamagedPage
+            What is in the file now is something else.
+        """
+        return self._readers[name].read(box)
 
     def collect(self, name: str, requests: Sequence[Sequence[Box]]) -> list[np.ndarray]:
-        """Return the boxes requests[rank] of this rank. They must have been written, and a barrier passed."""
-        return [self._read(name, box) for box in requests[self._comm.rank]]
+        """Return the boxes requests[rank] of this rank. They must have been shared, and a barrier passed."""
+        return [self.read_box(name, box) for box in requests[self._comm.rank]]
+
+    def _box(self, name: str, number: int) -> Box:
+        return tuple((int(a), int(b)) for a, b in self._arrays[name][1][number])
 
     def set_aside(self, arrays: Sequence[AnyArray], moved: bool) -> None:
         """Keep the files that are there for :meth:`read_aside`, if one is not its array's. On one rank.
@@ -178,27 +239,27 @@ class StagedStore:
         a file set aside already was made by a run that did not come to its end.
         """
         there = [array for array in arrays if self.path(array.name).exists()]
-        others = [array for array in there if not _fits(self.path(array.name), array)]
+        others = [array for array in there if not holds(self.path(array.name), array)]
         for array in there if others or moved else ():
             if array in others or not self._aside(array.name).exists():
                 self.path(array.name).replace(self._aside(array.name))
 
-    def read_aside(self, name: str, runs: Sequence[tuple[int, int]]) -> np.ndarray:
-        """Return runs of items, (first, count), of the file that was set aside, end to end.
+    def read_aside(self, array: AnyArray, runs: Sequence[tuple[int, int]]) -> np.ndarray:
+        """Return runs of items, (first, count), of the file of `array` that was set aside, end to end.
 
         Raises
         ------
         OSError
-        There is none, or it does not reach so far.
+            There is none, or it does not reach so far.
         """
-        import h5py
-
-        path = self._aside(name)
-        with h5py.File(path, "r", locking=False) as file:
-            dataset = file[DATASET]
-            raw = RawFile(path, dataset.id.get_offset(), (dataset.size,), dataset.dtype)
+        path = self._aside(array.name)
         try:
-            nothing = np.empty(0, raw.dtype.newbyteorder("="))
+            offset = dataset_offset(path)
+        except BadInput as error:
+            raise OSError(str(error)) from None
+        raw = RawFile(path, offset, (path.stat().st_size,), array.dtype)
+        try:
+            nothing = np.empty(0, array.dtype)
             return np.concatenate([nothing, *(raw.read(((first, first + count),)) for first, count in runs)])
         finally:
             raw.close()
@@ -212,15 +273,18 @@ class StagedStore:
         return self.folder / f"{name}.before.h5"
 
     def sync(self) -> None:
-        """Return when what this rank wrote would survive a power loss."""
+        """Return when what this rank wrote would survive a power loss, and is shared."""
+        self.share()
         for file in self._files.values():
             file.sync()
 
     def drop(self, name: str) -> None:
         """Close an array; its file stays. Collective."""
         self._arrays.pop(name, None)
-        if name in self._files:
-            self._files.pop(name).close()
+        self._readers.pop(name, None)
+        for files in (self._files, self._sums):
+            if name in files:
+                files.pop(name).close()
         if name in self._handles:
             self._handles.pop(name).close()
 
@@ -231,89 +295,33 @@ class StagedStore:
 
     def abandon(self) -> None:
         """Close what can be closed alone, after a failure."""
-        for file in self._files.values():
+        for file in (*self._files.values(), *self._sums.values()):
             file.close()
 
-    def _read(self, name: str, box: Box) -> np.ndarray:
-        # Not by driver mpio: behind the end of a file that was cut it finds zeros, without a word.
-        return self._files[name].read(box)
 
+class _StagedSums:
+    """The sums of the pages of an array: those that this rank has made, and the file that all ranks read.
 
-#: File format that HDF5 1.10 and later read, the parallel builds of Debian among them.
-LIBVER = ("earliest", "v110")
-
-
-def create_staged(path: Path, array: AnyArray) -> None:
-    """Write an HDF5 file with one contiguous, early-allocated, unfilled dataset, in one atomic step.
-
-    Parameters
-    ----------
-    path : Path
-        Of the file; an older one is replaced.
-    array : Array or Ragged
-        Gives shape and dtype of the dataset.
+    They go into the file together, in runs of pages: blocks are read only in stages after the one that writes
+    them, and there they would be many small writes of all ranks to the same few blocks of a disk.
     """
-    import h5py
 
-    with replacing(path) as part:
-        with h5py.File(part, "w", libver=LIBVER, locking=False) as file:
-            properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-            properties.set_layout(h5py.h5d.CONTIGUOUS)
-            properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-            properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-            space = h5py.h5s.create_simple(tuple(max(n, 1) for n in array.stored_shape))
-            kind = h5py.h5t.py_create(np.dtype(array.dtype), logical=True)
-            dataset = h5py.Dataset(h5py.h5d.create(file.id, DATASET.encode(), kind, space, properties))
-            dataset.attrs["axes"] = array.axes
-        # A contiguous dataset may end beyond what was written: give the file its full length.
-        offset = dataset_offset(part)
-        if part.stat().st_size < offset + array.nbytes:
-            os.truncate(part, offset + array.nbytes)
+    def __init__(self, path: Path, pages: PageTable):
+        self.file = RawFile(path, 0, (len(pages),), SUM, writable=True)
+        self._first = pages.first
+        self._own: dict[int, np.ndarray] = {}
 
+    def note(self, number: int, block: np.ndarray) -> int:
+        """Sum the pages of a block; return its CRC32."""
+        sums = self._own[number] = page_sums(block)
+        return combined(sums, block.nbytes)
 
-def describe_staged(path: Path, attributes: dict) -> None:
-    """Add attributes (strings, numbers, or arrays of them) to the dataset of a complete staged file."""
-    import h5py
+    def share(self) -> None:
+        """Put into the file what was noted."""
+        for start, stop in runs(sorted(self._own)):
+            sums = np.concatenate([self._own[number] for number in range(start, stop)])
+            self.file.write(((int(self._first[start]), int(self._first[stop])),), sums)
+        self._own.clear()
 
-    with h5py.File(path, "r+", libver=LIBVER, locking=False) as file:
-        file[DATASET].attrs.update(attributes)
-
-
-def dataset_offset(path: Path) -> int:
-    """Return where the dataset of a staged file starts, in bytes.
-
-    Raises
-    ------
-    BadInput
-        It is no staged file.
-    """
-    import h5py
-
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            dataset = file[DATASET]
-            offset = dataset.id.get_offset()
-            end = (offset or 0) + dataset.id.get_storage_size()
-    except (KeyError, AttributeError):
-        raise BadInput(f"{path}: no dataset named {DATASET!r}; give a file made by mpiimg-stage") from None
-    except OSError as error:
-        raise BadInput(
-            f"{path}: damaged HDF5 file ({error}); stage the image again with mpiimg-stage"
-        ) from None
-    if offset is None or os.path.getsize(path) < end:
-        raise BadInput(f"{path}: the staged array is incomplete; stage the image again with mpiimg-stage")
-    return offset
-
-
-def _fits(path: Path, array: AnyArray) -> bool:
-    """Say whether `path` already holds such an array."""
-    import h5py
-
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            dataset = file[DATASET]
-            shape = tuple(max(n, 1) for n in array.stored_shape)
-            same = dataset.shape == shape and dataset.dtype == np.dtype(array.dtype)
-            return same and os.path.getsize(path) >= dataset.id.get_offset() + array.nbytes
-    except (OSError, KeyError, TypeError, AttributeError):
-        return False
+    def close(self) -> None:
+        self.file.close()

@@ -15,7 +15,7 @@ import numpy as np
 
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid
-from mpiimg.engine.inputs import Input, Reader, refuse_special_file
+from mpiimg.engine.inputs import Input, Reader
 from mpiimg.engine.needs import Chunk, Part
 from mpiimg.engine.plugins import OF_FORMATS, installed, load_object, packages
 from mpiimg.engine.raw import sample_file
@@ -157,8 +157,8 @@ def read(path: Path, name: str, axes: Iterable[str] = ()) -> Input:
     """
     path = Path(path)
     read_header = reader(path)
-    refuse_special_file(path)
     try:
+        check_regular(path)
         with open(path, "rb"):
             pass
         source = read_header(path, name)

@@ -22,6 +22,9 @@ OVER_SURVEYS = ("exposures", "patches")
 #: Types that images are written in.
 WRITTEN = ("u1", "i2", "i4", "u2", "u4", "i8", "u8", "f4", "f8")
 
+#: Limits of what a function declares of its blocks.
+LIMITS = {"halo": (0, 100_000), "components": (1, 32_767), "slices": (1, 100_000)}
+
 
 F = TypeVar("F")
 
@@ -62,11 +65,13 @@ class Declaration:
     def __post_init__(self):
         if self.over not in OVER:
             raise BadInput(f"over is one of {', '.join(OVER)}, not {self.over!r}")
-        for name, minimum in (("halo", 0), ("components", 1), ("slices", 1)):
+        for name, (low, high) in LIMITS.items():
             value = getattr(self, name)
             whole = isinstance(value, int) and not isinstance(value, bool)
-            if value is not None and (not whole or value < minimum):
-                raise BadInput(f"{name} of a user's function is a whole number from {minimum}, not {value!r}")
+            if value is not None and not (whole and low <= value <= high):
+                raise BadInput(
+                    f"{name} of a user's function is a whole number from {low} to {high}, not {value!r}"
+                )
         if self.halo and self.over not in ("slabs", "voxels"):
             raise BadInput(f"a halo goes with slabs and voxels: {self.over} are never cut")
         if self.components and self.over != "voxels":
@@ -87,7 +92,7 @@ def written_dtype(dtype: Any) -> str:
     """
     try:
         kind = np.dtype(dtype)
-    except TypeError:
+    except (TypeError, ValueError, SyntaxError):
         raise BadInput(f"dtype {dtype!r}: numpy knows no such type; e.g. float32, int16, uint8") from None
     kind = np.dtype("u1") if kind.kind == "b" else kind
     if kind.str[1:] not in WRITTEN:

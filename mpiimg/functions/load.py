@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mpiimg.engine.inputs import refuse_special_file
 from mpiimg.engine.mpi.memory import anonymous_now
+from mpiimg.engine.small_files import check_regular
 from mpiimg.errors import WORK_ERRORS, BadInput
 from mpiimg.functions.declare import Declaration, declaration, is_aggregate
 from mpiimg.functions.function import CONTEXT, Function, Origin, keep_loaded, keywords, load
@@ -34,7 +34,7 @@ def read_params(texts: Iterable[str]) -> dict[str, Any]:
             raise BadInput(f"--param {text}: give NAME=VALUE, each name once, e.g. --param strength=0.5")
         try:
             params[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # as literal_eval has them
             params[name] = value
     return params
 
@@ -113,10 +113,10 @@ def remember(code: Callable) -> Origin:
 
 def _file_origin(where: str, name: str, base: Path) -> Origin:
     path = (base / where).resolve()
-    refuse_special_file(path)
     try:
+        check_regular(path)
         text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is no text file"
         raise BadInput(f"{base / where}: cannot read this file: {reason}") from None
     return Origin(name, where, path, text, _digest(text))

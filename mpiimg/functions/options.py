@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mpiimg.engine.parameters import Parameter
 from mpiimg.engine.step import Argument
-from mpiimg.functions.declare import OVER
+from mpiimg.functions.declare import LIMITS, OVER
 
 RUN_ARGUMENTS = (
     (
@@ -54,7 +54,11 @@ RUN_PARAMETERS = (
     ),
     Parameter("over", None, "Your function is called on blocks of this kind (default: slabs).", choices=OVER),
     Parameter(
-        "halo", None, "Blocks get this many more slices on both sides (default: 0).", int, limits=(0, 100_000)
+        "halo",
+        None,
+        "Blocks get this many more slices on both sides (default: 0).",
+        int,
+        limits=LIMITS["halo"],
     ),
     Parameter(
         "dtype",
@@ -67,14 +71,14 @@ RUN_PARAMETERS = (
         None,
         "The result has this many values per voxel; with --over voxels.",
         int,
-        limits=(1, 100_000),
+        limits=LIMITS["components"],
     ),
     Parameter(
         "slices",
         None,
         "Blocks have this many slices, without the halo (default: it follows from the shape).",
         int,
-        limits=(1, 100_000),
+        limits=LIMITS["slices"],
     ),
     Parameter("check_halo", False, "Say whether the halo is large enough, and stop.", bool),
     Parameter(

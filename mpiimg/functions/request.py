@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mpiimg.engine import plugins
-from mpiimg.engine.inputs import refuse_special_file
-from mpiimg.engine.parameters import Parameter, parameters_of
+from mpiimg.engine.parameters import checked, holds_controls, parameters_of
+from mpiimg.engine.small_files import read_text
 from mpiimg.engine.step import Domain
 from mpiimg.errors import BadInput
 from mpiimg.functions.declare import OVER_SURVEYS
@@ -28,6 +28,9 @@ STEP_KEYS = ("tool", "name", "write")
 
 #: Labels that results of our steps have.
 RESERVED_LABELS = ("brain", "denoised", "noise", "residual")
+
+#: Characters of a label, which stands in names of files beside others.
+MAX_LABEL = 100
 
 #: Domains whose steps may be named without them, in the order in which they are searched.
 UNNAMED = ("neuro", "astro")
@@ -174,14 +177,13 @@ class _Stages:
 
     def content(self, path: Path) -> list:
         """Return the tables of a TOML file, and take the domain that it names."""
-        refuse_special_file(path)
         try:
-            content = tomllib.loads(path.read_text())
-        except OSError as error:
-            raise BadInput(f"{path}: cannot read this pipeline: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            content = tomllib.loads(read_text(path, "this pipeline"))
+        except (ValueError, RecursionError) as error:  # of numbers of thousands of digits, and deep nesting
             raise BadInput(f"{path}: not TOML: {error}") from None
         self.domain = content.pop("domain", "")
+        if not isinstance(self.domain, str):
+            raise BadInput(f"{path}: domain = {self.domain!r}: must be the name of a domain")
         if set(content) != {"stage"} or not isinstance(content["stage"], list):
             raise BadInput(
                 f"{path}: a pipeline is made of [[stage]] tables and nothing else, "
@@ -237,16 +239,16 @@ class _Stages:
             word = key.replace("-", "_")
             if word in STEP_KEYS:
                 continue
+            if word != key and word in table:
+                raise BadInput(f"{place}: {key} and {word} are one parameter; give it once")
             if word in own:
-                settings[word] = checked(own[word], value, f"{place}: {key}")
+                settings[word] = checked(own[word], value, f"{place}: {key} =")
             elif word in of_sources:
-                self.settings[word] = checked(of_sources[word], value, f"{place}: {key}")
+                self.settings[word] = checked(of_sources[word], value, f"{place}: {key} =")
             else:
                 has = f"it has {', '.join(own)}" if own else "it has none"
                 raise BadInput(f"{place}: {name} has no parameter {key!r}; {has}")
-        return Entry(
-            str(table.get("name", name)), declared_at, settings=settings, write=bool(table.get("write", True))
-        )
+        return Entry(_named(table, name, place), declared_at, settings=settings, write=_written(table, place))
 
     def _find(self, text: Any, place: str) -> tuple[Domain, str]:
         """Return the domain of a step, and its name without it."""
@@ -273,9 +275,7 @@ class _Stages:
             function = from_object(code, params, declared)
         else:
             function = from_text(str(code), self.base, params, declared)
-        return Entry(
-            str(table.get("name", function.name)), function=function, write=bool(table.get("write", True))
-        )
+        return Entry(_named(table, function.name, place), function=function, write=_written(table, place))
 
     def request(self, values: Mapping[str, Any], inputs: Sequence, target: Path | None, name: str) -> Request:
         """Return the request of these stages.
@@ -309,33 +309,23 @@ class _Stages:
         return dataclasses.replace(entry, settings={**entry.settings, "reference": reference})
 
 
+def _named(table: Mapping, usual: str, place: str) -> str:
+    """Return the label that a stage gives itself, which is part of the names of files, or the usual one."""
+    name = table.get("name", usual)
+    if not isinstance(name, str) or holds_controls(name) or "/" in name or not name.strip(" ."):
+        raise BadInput(f"{place}: name = {name!r}: must be a text without slashes and control characters")
+    if len(name) > MAX_LABEL:
+        raise BadInput(f"{place}: name = {name[:MAX_LABEL]!r}...: has more than {MAX_LABEL} characters")
+    return name
+
+
+def _written(table: Mapping, place: str) -> bool:
+    write = table.get("write", True)
+    if not isinstance(write, bool):
+        raise BadInput(f"{place}: write = {write!r}: must be true or false")
+    return write
+
+
 def bids_label(name: str) -> str:
     """Return a name as BIDS has labels: letters and digits."""
     return re.sub(r"[^A-Za-z0-9]", "", name) or "result"
-
-
-def checked(parameter: Parameter, value: Any, place: str) -> Any:
-    """Return a value of a parameter, checked as the command line does.
-
-    Raises
-    ------
-    BadInput
-        It is of the wrong kind, none of the choices, or out of range.
-    """
-    if parameter.type is bool:
-        if not isinstance(value, bool):
-            raise BadInput(f"{place} = {value!r}: must be true or false")
-        return value
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    try:
-        if parameter.type in (int, float) and (not number or parameter.type(value) != value):
-            raise ValueError
-        converted = parameter.type(value)
-    except (TypeError, ValueError):
-        raise BadInput(f"{place} = {value!r}: must be of type {parameter.type.__name__}") from None
-    if parameter.choices and converted not in parameter.choices:
-        raise BadInput(f"{place} = {value!r}: must be one of {', '.join(parameter.choices)}")
-    if parameter.limits and not parameter.limits[0] <= converted <= parameter.limits[1]:
-        low, high = parameter.limits
-        raise BadInput(f"{place} = {value!r}: is not between {low:g} and {high:g}")
-    return converted

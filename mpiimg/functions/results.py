@@ -74,8 +74,7 @@ def user_error(error: BaseException, function: Function, when: str) -> BadInput:
     where = f"{path}:{number}" if number else f"{path}"
     quoted = linecache.getline(str(path), number).strip() if number else ""
     return BadInput(
-        f"{where}: {function.name}: {kind}{text}{when and f' ({when})'}"
-        + (f"\n    {quoted}" if quoted else "")
+        f"{where}: {function.name}: {kind}{text}{when and f' ({when})'}" + (f": {quoted}" if quoted else "")
     )
 
 

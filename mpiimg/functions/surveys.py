@@ -17,7 +17,7 @@ from mpiimg.astro.fits.writing import history_lines
 from mpiimg.astro.patch_files import PatchOptions, write_patches
 from mpiimg.astro.sky.layout import Patch, PatchPlanes, Planes
 from mpiimg.astro.strips import EXCLUDED, empty_strip, stacked, strip_needs
-from mpiimg.astro.survey import Survey, tract_document
+from mpiimg.astro.survey import Survey, exposure_units, lost_footprints, strip_units, tract_document
 from mpiimg.engine.needs import At, Part
 from mpiimg.engine.parameters import NoParameters
 from mpiimg.engine.stage import Compute, Stages
@@ -157,6 +157,8 @@ def filter_exposures(state: Survey, function: Function, name: str, seconds: floa
         reads=tuple(map(Part, state.pixels)),
         writes=tuple(pixels),
         work=work,
+        units=exposure_units(state),
+        without=lambda chunk: no_data((1, *exposures[chunk.number].shape)),
         parameters=function.provenance(),
         depends=depends,
         weights=sizes,
@@ -183,13 +185,16 @@ def combine_strips(
     patches : PatchPlanes
         Written.
     """
-    layout = state.layout
+    layout, lost = state.layout, lost_footprints(state)
+
+    def without(chunk):
+        return tuple(plane[None] for plane in empty_strip(layout.strips[chunk.number].box))
 
     def work(chunk, images, variances, masks):
         strip = layout.strips[chunk.number]
         if not strip.footprints:
-            return tuple(plane[None] for plane in empty_strip(strip.box))
-        stack = stacked(layout, strip, images, variances, masks)
+            return without(chunk)
+        stack = stacked(layout, strip, images, variances, masks, lost)
         bounds, header = dict(zip("yx", strip.box, strict=True)), patch_context(layout.patches[strip.patch])
         return tuple(plane[None] for plane in combined(function, stack, bounds, header))
 
@@ -199,7 +204,9 @@ def combine_strips(
         reads=strip_needs(layout, state.warps),
         writes=tuple(At(array, layout.strip_in_patch) for array in patches),
         work=work,
-        parameters=function.provenance(),
+        units=strip_units(state),
+        without=without,
+        parameters={**function.provenance(), "lost": sorted(lost)},
         weights=tuple(1 + len(strip.footprints) for strip in layout.strips),
         cost=("second", seconds * layout.warped_pixels),
     )
@@ -308,13 +315,13 @@ def _inspect(function: Function, state: Survey, p: Any) -> Inspection:
 
 def _filter(function: Function, name: str, state: Survey, p: Any, seconds: float) -> Stages[Survey]:
     pixels = state.layout.exposure_planes("filtered")
-    yield filter_exposures(state, function, name, seconds, pixels)
-    return dataclasses.replace(state, pixels=pixels)
+    lost = yield filter_exposures(state, function, name, seconds, pixels)
+    return dataclasses.replace(state, pixels=pixels).without_exposures(lost)
 
 
 def _combine(function: Function, name: str, state: Survey, p: PatchOptions, seconds: float) -> Stages[Survey]:
     patches = state.layout.patch_planes("combined")
-    yield combine_strips(state, function, name, seconds, patches)
+    state = state.without_strips((yield combine_strips(state, function, name, seconds, patches)))
     return state.with_patches(patches, compress=state.compress or p.compress)
 
 
@@ -323,6 +330,7 @@ _PIXELS = Output(
     when="end",
     folder="calibrated",
     stage=lambda state, p, folder: write_exposures(state, folder),
+    without=Survey.without_exposures,
 )
 
 _PATCHES = Output(
@@ -330,4 +338,5 @@ _PATCHES = Output(
     when="end",
     stage=lambda state, p, folder: write_patches(state, folder),
     documents=tract_document,
+    without=Survey.without_patches,
 )

@@ -6,9 +6,11 @@ is ours to name:
 
     <home>/<CPU>-<digest of target, versions and settings>/<digest of sources>
 
-A change of any source leads to another folder, in which nothing is compiled yet. `home` is the first of these
-that can be written: in NUMBA_CACHE_DIR, where that is set; in `__pycache__` of the package; in the user's
-cache. What is in a home belongs to one package at one path. A function's flags are in the names of its files.
+A change of any source leads to another folder, in which nothing is compiled yet. A home is in
+NUMBA_CACHE_DIR, where that is set; in `__pycache__` of the package, where an install leaves what it compiled;
+and in the user's cache. Kernels are looked for in these up to the first that can be written, and kept there.
+A home that somebody else may have written to is passed over (disk/trust.py). What is in a home belongs to one
+package at one path.
 
 The sources are those of all kernels of mpiimg, which are the files in its folders named `kernels`; and for a
 function of another package, or of a file elsewhere in mpiimg, all of that package too. Of a file in no
@@ -22,9 +24,12 @@ import functools
 import hashlib
 import inspect
 import os
+import pickle
 import platform
+import re
 import shutil
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,14 +37,21 @@ from pathlib import Path
 import llvmlite
 import numba
 import numba.core.config
-from numba.core.caching import CompileResultCacheImpl, FunctionCache, _Cache, _CacheLocator
+import numba.core.serialize
+from numba.core.caching import _Cache
+from numba.core.errors import NumbaWarning
 from numba.misc.appdirs import AppDirs
+
+from mpiimg.kernels.disk import kept, trust
 
 #: Our own package.
 OURS = Path(__file__).parents[1]
 
 #: How many folders of earlier sources stay for each target, so that another commit and back compiles nothing.
 MAX_OLD_FOLDERS = 3
+
+#: Names of the files that this process has loaded or written.
+used_files: set[str] = set()
 
 #: Settings of numba that change what it compiles.
 SETTINGS = (
@@ -50,6 +62,28 @@ SETTINGS = (
     "BOUNDSCHECK",
     "DEBUGINFO_DEFAULT",
 )
+
+
+@dataclass(frozen=True)
+class Home:
+    """A place for the kernels of one package.
+
+    Parameters
+    ----------
+    path : Path
+        The folder.
+    base : Path
+        The uppermost folder above it that is for kernels alone.
+    above : bool
+        Whether the folders above that matter; see :func:`mpiimg.kernels.trust.distrust`.
+    mode : int
+        Permissions of the folders that are made.
+    """
+
+    path: Path
+    base: Path
+    above: bool = True
+    mode: int = 0o700
 
 
 @dataclass(frozen=True)
@@ -67,20 +101,56 @@ class Sources:
     package: Path
     digest: str
 
-    def homes(self) -> list[Path]:
-        """Return the folders that may hold those of these kernels, the first choice first."""
+    def homes(self) -> list[Home]:
+        """Return the places that may hold these kernels, the first choice first."""
         name = f"{self.package.name}-{_digest(str(self.package))}"
-        chosen = numba.core.config.CACHE_DIR
-        return [
-            *([Path(chosen) / name] if chosen else []),
-            self.package / "__pycache__" / "kernels",
-            Path(AppDirs(appname="numba", appauthor=False).user_cache_dir) / name,
-        ]
+        bases = [numba.core.config.CACHE_DIR, Path(AppDirs("mpiimg", False).user_cache_dir) / "kernels"]
+        # Without a home the user's cache has a name that begins with ~.
+        chosen, users = ([Home(Path(b) / name, Path(b))] if b and os.path.isabs(b) else [] for b in bases)
+        beside = self.package / "__pycache__" / "kernels"
+        # Whose package it is lets everybody read what was compiled for all; who may change the folders above
+        # our own has its code already.
+        return [*chosen, Home(beside, beside, self.package != OURS, 0o755), *users]
+
+    def folders(self) -> list[Path]:
+        """Return the folders in which these kernels are looked for; they need not exist.
+
+        The last one is where what is compiled is kept, if any can be written.
+        """
+        trusted = [self._in(home) for home in self.homes() if not self._problem(home)]
+        first = next((number for number, folder in enumerate(trusted) if can_write(folder)), len(trusted))
+        return trusted[: first + 1]
 
     def folder(self) -> Path:
-        """Return the folder of these kernels for the present target; it need not exist."""
-        homes = self.homes()
-        return next(filter(can_write, homes), homes[-1]) / _machine() / self.digest
+        """Return the folder in which what is compiled is kept, if it can be; it need not exist."""
+        return (self.folders() or [self._in(self.homes()[-1])])[-1]
+
+    def problems(self) -> list[str]:
+        """Say of each place that is passed over why somebody else may have written to it."""
+        return list(filter(None, map(self._problem, self.homes())))
+
+    def make_folder(self) -> Path:
+        """Make the folder in which what is compiled is kept, and return it.
+
+        Raises
+        ------
+        OSError
+            It cannot be made, or somebody else made it.
+        """
+        folder = self.folder()
+        home = next(home for home in self.homes() if home.path in folder.parents)
+        if not folder.exists() and not self._problem(home):
+            trust.make_folder(folder, home.base, home.mode)
+            _remove_old(folder)
+        if problem := self._problem(home):
+            raise PermissionError(problem)
+        return folder
+
+    def _problem(self, home: Home) -> str:
+        return trust.distrust(self._in(home), home.base, home.above)
+
+    def _in(self, home: Home) -> Path:
+        return home.path / _machine() / self.digest
 
 
 def can_write(path: Path) -> bool:
@@ -164,7 +234,10 @@ _declared: set[tuple[str, str]] = set()
 
 
 class KernelCache(_Cache):
-    """numba's cache of one function, in the folder of its sources; looked for when the function is called."""
+    """What is kept of one function, in the folders of its sources; looked for when the function is called.
+
+    Whatever goes wrong, the function is compiled: nothing that is or is not on disk ends a run.
+    """
 
     def __init__(self, function, flags: str):
         file = inspect.getfile(function)
@@ -173,27 +246,37 @@ class KernelCache(_Cache):
             _sources.cache_clear()
             _stamp.cache_clear()
         _declared.add((file, function.__qualname__))
-        self._function, self._flags = function, flags
-        self._sources, self._stamp = _of(function), _stamp(file)
+        self._function = function
+        self._place = (file, function.__code__.co_firstlineno, flags, _stamp(file))
+        self._sources = _of(function)
         self.enable()
 
     @property
     def cache_path(self) -> str:
-        """The folder."""
+        """The folder in which what is compiled is kept."""
         return str(self._sources.folder())
 
     def load_overload(self, sig, target_context):
         """Return what is kept for a signature, or None."""
-        if self._enabled:
-            with contextlib.suppress(OSError):
-                return self._located().load_overload(sig, target_context)
+        target_context.refresh()
+        name = self._file_name(sig, target_context.codegen()) if self._enabled else ""
+        for folder in self._sources.folders() if name else ():
+            with contextlib.suppress(OSError, kept.Damaged):
+                content = kept.read(folder / name)
+                # Whole, but of libraries that are others now: unpickling may then raise anything.
+                with contextlib.suppress(Exception):
+                    compiled = kept.unpacked(content, sig, target_context)
+                    if compiled is not None:
+                        used_files.add(name)
+                        return compiled
         return None
 
     def save_overload(self, sig, data):
         """Keep what was compiled for a signature; where that fails, the next process compiles it again."""
-        if self._enabled:
-            with contextlib.suppress(OSError):
-                self._located().save_overload(sig, data)
+        if self._enabled and self._may_be_kept(data) and (name := self._file_name(sig, data.codegen)):
+            with contextlib.suppress(OSError, pickle.PicklingError, TypeError):
+                kept.write(self._sources.make_folder() / name, kept.packed(sig, data), 0o644)
+                used_files.add(name)
 
     def enable(self):
         """Use it."""
@@ -204,56 +287,33 @@ class KernelCache(_Cache):
         self._enabled = False
 
     def flush(self):
-        """Forget what is kept."""
-        self._located().flush()
+        """Forget what is kept, of all signatures."""
+        for folder in self._sources.folders():
+            for path in folder.glob(f"{self._stem()}-*{kept.ENDING}"):
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
-    def _located(self) -> FunctionCache:
-        return _Located(self._function, _Locator(self._function, self.cache_path, self._stamp, self._flags))
+    def _stem(self) -> str:
+        """Return what the names of this function's files begin with: those of two functions differ."""
+        module, name = self._function.__module__.rpartition(".")[2], self._function.__qualname__
+        return f"{re.sub('[^A-Za-z0-9_.]', '', f'{module}.{name}')}-{_digest(self._place)}"
 
+    def _file_name(self, sig, codegen) -> str:
+        """Return the name of the file for a signature; empty where no two processes would find the same."""
+        code = self._function.__code__.co_code
+        closure = [cell.cell_contents for cell in self._function.__closure__ or ()]
+        state = repr(
+            (sig, codegen.magic_tuple(), code, [numba.core.serialize.dumps(closure)] * bool(closure))
+        )
+        return "" if " at 0x" in state else f"{self._stem()}-{_digest(state)}{kept.ENDING}"
 
-class _Located(FunctionCache):
-    def __init__(self, function, locator: _Locator):
-        self._impl_class = functools.partial(_Implementation, locator=locator)
-        super().__init__(function)
-
-
-class _Implementation(CompileResultCacheImpl):
-    def __init__(self, function, locator: _Locator):
-        # numba asks each of these whether it knows where to keep a function.
-        self._locator_classes = [locator]
-        super().__init__(function)
-
-
-class _Locator(_CacheLocator):
-    """What numba asks for the place of one function."""
-
-    def __init__(self, function, folder: str, stamp: str, flags: str):
-        self._py_file = inspect.getfile(function)
-        self._line = function.__code__.co_firstlineno
-        self._folder, self._stamp, self._flags = folder, stamp, flags
-
-    def from_function(self, py_func, py_file):
-        """Return this: it was made for that function."""
-        return self
-
-    def get_cache_path(self):
-        """Return the folder."""
-        return self._folder
-
-    def get_source_stamp(self):
-        """Return a digest of the function's own file, as it was when it was imported."""
-        return self._stamp
-
-    def get_disambiguator(self):
-        """Return what the file names of two functions of one name differ in."""
-        return f"{self._line}-{self._flags}"
-
-    def ensure_cache_path(self):
-        """Make the folder; a new one takes the place of the oldest."""
-        folder = Path(self._folder)
-        if not folder.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            _remove_old(folder)
+    def _may_be_kept(self, compiled) -> bool:
+        """Say whether what was compiled does not depend on this very process."""
+        if any(not part.can_cache for part in compiled.lifted) or compiled.library.has_dynamic_globals:
+            name = compiled.fndesc.qualname
+            warnings.warn(f"{name}: compiled in every process", NumbaWarning, stacklevel=2)
+            return False
+        return True
 
 
 def _remove_old(folder: Path) -> None:

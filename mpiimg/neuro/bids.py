@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from mpiimg.engine.inputs import refuse_special_file
+from mpiimg.engine.names import file_name
+from mpiimg.engine.small_files import read_text
 from mpiimg.errors import BadInput
 from mpiimg.version import __version__
 
@@ -84,12 +85,21 @@ def find_scans(
     seen: set[str] = set()
     for subject in _labelled(dataset, "sub", participants):
         of_subject: list[Scan] = []
-        own = [dataset / subject, *(dataset / subject / session for session in _folders(dataset / subject))]
-        for folder in own:
-            session = folder.name if folder.name.startswith("ses-") else ""
+        try:
+            folders = _folders(dataset / subject)
+        except BadInput as error:  # of this subject alone, and the others have theirs
+            of_subject.append(_unreadable(dataset / subject, subject, subject, error))
+            folders = []
+        for session in ("", *folders):
             seen.add(session)
             if not sessions or session.removeprefix("ses-") in _bare(sessions, "ses"):
-                of_subject += _scans_in(dataset, folder / "dwi", subject, session)
+                folder = dataset / subject / session / "dwi"
+                try:
+                    of_subject += _scans_in(dataset, folder, subject, session)
+                except BadInput as error:
+                    name = "_".join(filter(None, [subject, session]))
+                    where = folder.relative_to(dataset).as_posix()
+                    of_subject.append(_unreadable(folder, name, where, error))
         if not of_subject and participants and not sessions:
             raise BadInput(
                 f"{dataset / subject}: no diffusion image ([ses-<label>/]dwi/*_dwi.nii.gz or .nii); "
@@ -104,6 +114,11 @@ def find_scans(
     return tuple(scans)
 
 
+def _unreadable(folder: Path, name: str, where: str, error: BadInput) -> Scan:
+    """Return what stands for the scans of a folder that cannot be read."""
+    return Scan(file_name(name), where, folder, None, None, str(error))
+
+
 def read_description(dataset: Path) -> dict:
     """Return what a dataset says of itself.
 
@@ -113,16 +128,15 @@ def read_description(dataset: Path) -> dict:
         It says nothing, or nothing that can be read.
     """
     path = dataset / "dataset_description.json"
-    refuse_special_file(path)
     try:
-        description = json.loads(path.read_text())
+        text = read_text(path, "it")
+    except BadInput as error:
+        raise BadInput(f"{error}; every BIDS dataset has one, with Name and BIDSVersion") from None
+    try:
+        description = json.loads(text)
         if isinstance(description["Name"], str):
             return description
-    except OSError as error:
-        raise BadInput(
-            f"{path}: cannot read it: {error.strerror}; every BIDS dataset has one, with Name and BIDSVersion"
-        ) from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise BadInput(f"{path}: not a JSON object with a Name; mend it (see the BIDS standard)")
 
@@ -176,9 +190,9 @@ def _scans_in(dataset: Path, folder: Path, subject: str, session: str) -> Iterat
         entities = _entities(stem)
         problem = _misnamed(name, entities, expected)
         if problem:
-            # Under a name of its own, whatever the file is called.
+            # Under a name of its own, whatever the file is called: folders of records have it.
             unique = stem if f"{stem}_".startswith(f"{expected}_") else f"{expected}_{stem}"
-            yield Scan(unique, where, folder / name, None, None, problem)
+            yield Scan(file_name(unique), where, folder / name, None, None, problem)
         elif name.endswith(".gz") and name.removesuffix(".gz") in names:
             problem = f"{folder / name}: is there as .nii too; remove one of them"
             yield Scan(stem, where, folder / name, None, None, problem)

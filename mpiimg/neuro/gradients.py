@@ -7,11 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
-from mpiimg.engine.inputs import refuse_special_file
+from mpiimg.engine.names import shown
+from mpiimg.engine.parameters import number_in
+from mpiimg.engine.small_files import read_text
 from mpiimg.errors import BadInput
 
 #: How far the length of a bvec may be from 1, as in dipy.
 UNIT_TOLERANCE = 0.01
+
+#: Bytes of a table: hundreds for each of the volumes that a header can count.
+MAX_TABLE_BYTES = 16 << 20
+
+#: s/mm^2, far above any scanner's: larger ones are in another unit, or no b-values.
+MAX_B = 1_000_000
 
 #: b-value above which a single tensor no longer describes the signal well, s/mm^2.
 TENSOR_B_LIMIT = 1500.0
@@ -90,8 +98,10 @@ def read_gradients(
             f"{bvecs_path}: {bvecs.shape[0]} rows of {bvecs.shape[1]} numbers; "
             f"an image of {volumes} volumes needs 3 rows of {volumes} or {volumes} rows of 3"
         )
-    if not np.isfinite(bvals).all() or bvals.min() < 0:
-        raise BadInput(f"{bvals_path}: b-values must be finite and not negative (s/mm^2)")
+    if not np.isfinite(bvals).all() or bvals.min() < 0 or bvals.max() > MAX_B:
+        raise BadInput(
+            f"{bvals_path}: b-values must be finite and not negative (s/mm^2), and at most {MAX_B}"
+        )
     if not (bvals <= b0_threshold).any():
         raise BadInput(
             f"{bvals_path}: no volume with b <= {b0_threshold:g} s/mm^2 (lowest is {bvals.min():g}); "
@@ -134,19 +144,16 @@ def unit_vectors(vectors: np.ndarray) -> np.ndarray:
 
 
 def _numbers(path: Path, what: str) -> np.ndarray:
-    refuse_special_file(path)
-    try:
-        text = Path(path).read_text().replace(",", " ")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: cannot read {what}: {getattr(error, 'strerror', None) or error}") from None
-    rows = [line.split() for line in text.splitlines() if line.strip()]
-    try:
-        numbers = [[float(word) for word in row] for row in rows]
-    except ValueError as error:
-        raise BadInput(f"{path}: {what} must be plain numbers: {error}") from None
-    if not numbers or len({len(row) for row in numbers}) != 1:
+    """Return the numbers of a table, row by row; words may have commas between them, # begins a comment."""
+    lines = read_text(path, what, MAX_TABLE_BYTES).splitlines()
+    rows = [line.partition("#")[0].replace(",", " ").split() for line in lines]
+    rows = [row for row in rows if row]
+    wrong = next((word for row in rows for word in row if number_in(word) is None), None)
+    if wrong is not None:
+        raise BadInput(f"{path}: {what} must be plain numbers: not {shown(repr(wrong[:40]))}")
+    if not rows or len({len(row) for row in rows}) != 1:
         raise BadInput(f"{path}: {what} must be rows of equally many numbers")
-    return np.array(numbers)
+    return np.array([[number_in(word) for word in row] for row in rows], np.float64)
 
 
 def gradients_text(bvals: np.ndarray, bvecs: np.ndarray) -> tuple[bytes, bytes]:

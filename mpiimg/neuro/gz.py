@@ -12,6 +12,9 @@ import numpy as np
 from mpiimg.engine.boxes import Box, box_shape
 from mpiimg.errors import BadInput
 
+#: Bytes that may follow the voxels of any image, over as many as these are.
+MORE = 1 << 20
+
 
 @contextlib.contextmanager
 def _sound(path: Path, *others: type[Exception]) -> Iterator[None]:
@@ -64,16 +67,28 @@ def inflated(path: Path, offset: int, dtype: str, boxes: Iterator[Box]) -> Itera
         _skip(file, offset)
         # One block is held back: reaching the end verifies the checksum, and whoever has had the last block
         # need not ask for more.
-        ready = None
+        ready, count = None, 0
         for box in boxes:
             if ready is not None:
                 yield ready
             block = np.empty(box_shape(box), kind)
             _fill(file, memoryview(block).cast("B"))
+            count += block.nbytes
             ready = block.astype(kind.newbyteorder("="), copy=False)
-        file.read(1)
+        _reach_end(file, offset + count)
         if ready is not None:
             yield ready
+
+
+def _reach_end(file, promised: int) -> None:
+    """Read on to the end of the stream, where its checksum is; refuse one that goes on for ever."""
+    rest = promised + MORE
+    while rest > 0:
+        data = file.read(min(rest, 1 << 20))
+        if not data:
+            return
+        rest -= len(data)
+    raise EOFError("goes on for more than twice what its header promises")
 
 
 def _fill(file, data: memoryview) -> None:

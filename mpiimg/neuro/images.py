@@ -64,7 +64,8 @@ def count_nonfinite(image: Image, array: Array) -> Reduce[int] | None:
         f"check-{array.name}",
         slice_grid(array.shape, np.dtype(array.dtype).itemsize),
         reads=(Part(array),),
-        work=lambda chunk, block: np.count_nonzero(~np.isfinite(block)),
+        # Where scaled, a large value overflows.
+        work=lambda chunk, block: np.count_nonzero(~np.isfinite(image.scaled(block))),
         row=((), "int64"),
         finish=finish,
         parameters={},

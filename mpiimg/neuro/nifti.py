@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,13 +15,33 @@ import numpy as np
 
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import Box
-from mpiimg.engine.inputs import refuse_special_file
+from mpiimg.engine.inputs import Reader
+from mpiimg.engine.names import file_name
+from mpiimg.engine.pages import DamagedPage, PagedReader
 from mpiimg.engine.raw import RawFile, sample_file
-from mpiimg.engine.stores import DATASET, dataset_offset
+from mpiimg.engine.small_files import check_regular
+from mpiimg.engine.staged_file import DATASET, dataset_offset, open_checked
 from mpiimg.errors import BadInput
 from mpiimg.neuro.gz import inflated, inflated_start
 
 AXES = {3: "zyx", 4: "vzyx"}
+
+#: Bytes that one byte of a deflated stream stands for, at most; and what a short stream may have more.
+MAX_INFLATION, SLACK = 1032, 1 << 16
+
+#: Sizes of voxels that make sense, in whatever unit a header has them.
+VOXEL_SIZES = (1e-6, 1e6)
+
+#: Smallest volume that the axes of voxels, each of length 1, may span.
+MIN_VOLUME = 1e-6
+
+#: Layout of staged files: with checksums, and without, as the first versions wrote them.
+LAYOUT, UNCHECKED_LAYOUT = 2, 1
+
+#: Attributes that a staged file has of its image.
+STAGED_ATTRIBUTES = ("nifti_header", "stem", "identity", "mpiimg_staged")
+
+log = logging.getLogger("mpiimg")
 
 
 @dataclass(frozen=True)
@@ -31,7 +53,8 @@ class Image:
     path : Path
         The file.
     kind : str
-        "nii" (voxels in place), "nii.gz" (a stream) or "staged" (our HDF5).
+        "nii" (voxels in place), "nii.gz" (a stream), "staged" (our HDF5) or "staged-unchecked" (the same from
+        an earlier version, without checksums).
     stem : str
         Its name without endings, for the names of results.
     shape : tuple of int
@@ -74,14 +97,22 @@ class Image:
     @cached_property
     def affine(self) -> np.ndarray:
         """Voxel indices (x, y, z) to scanner millimetres, (4, 4); once known, it is sent with the image."""
-        return parse_header(self.header).get_best_affine()
+        return _affine(parse_header(self.header))
 
     def array(self, name: str) -> Array:
         """Describe the voxels as an array of a run."""
         return Array(name, self.axes, self.shape, self.native)
 
-    def open(self) -> RawFile:
-        """Open the voxels for reading in any order; not for a stream."""
+    def open(self) -> Reader:
+        """Open the voxels for reading in any order; not for a stream.
+
+        Raises
+        ------
+        BadInput
+            A staged file is not as it was written; on reading it too.
+        """
+        if self.kind == "staged":
+            return _StagedVoxels(self.path, open_checked(self.path, STAGED_ATTRIBUTES))
         return RawFile(self.path, self.offset, self.shape, self.dtype)
 
     def scaled(self, block: np.ndarray) -> np.ndarray:
@@ -143,7 +174,7 @@ class Voxels:
         """Whether every rank may read any part of it: a .nii.gz is a stream."""
         return self.image.kind != "nii.gz"
 
-    def open(self) -> RawFile:
+    def open(self) -> Reader:
         """Open the voxels for reading in any order."""
         return self.image.open()
 
@@ -156,6 +187,30 @@ class Voxels:
             The stream is truncated or corrupt.
         """
         return inflated(self.image.path, self.image.offset, self.image.dtype, boxes)
+
+
+@dataclass(frozen=True)
+class _StagedVoxels:
+    """Voxels of a staged file, read page by page and verified."""
+
+    path: Path
+    pages: PagedReader
+
+    def read(self, box: Box) -> np.ndarray:
+        try:
+            return self.pages.read(box)
+        except DamagedPage:
+            raise BadInput(
+                f"{self.path}: damaged: voxels in it are not those that were staged; stage the image again "
+                "with mpiimg-stage"
+            ) from None
+
+    def close(self) -> None:
+        self.pages.close()
+
+
+#: What nibabel says of headers that it mends.
+_UNHEARD = logging.Logger("nibabel, unheard", logging.CRITICAL + 1)
 
 
 def open_image(path: Path, dimensions: int | tuple[int, ...], what: str = "image") -> Image:
@@ -173,11 +228,12 @@ def open_image(path: Path, dimensions: int | tuple[int, ...], what: str = "image
     Raises
     ------
     BadInput
-        It is missing, unreadable, no NIfTI, truncated, or has other dimensions.
+        It is missing, unreadable, no NIfTI, truncated, or has other dimensions; or its header says what
+        neither its voxels nor those of a result could be read by.
     """
     path = Path(path)
-    refuse_special_file(path)
     try:
+        check_regular(path)
         status = path.stat()
         with open(path, "rb") as file:
             start = file.read(8)
@@ -193,13 +249,9 @@ def open_image(path: Path, dimensions: int | tuple[int, ...], what: str = "image
         raise BadInput(f"{path}: this {what} is not a NIfTI file (.nii, .nii.gz) nor a staged one") from None
     shape = _checked_shape(header, path, dimensions, what)
     dtype = _checked_dtype(header, path)
-    slope, inter = _scaling(header, path)
+    slope, inter = _scaling(header, path, dtype)
     offset = _checked_offset(header, path)
-    end = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    if not compressed and status.st_size < end:
-        raise BadInput(
-            f"{path}: truncated: {status.st_size} bytes where the header promises {end}; copy it again"
-        )
+    _check_length(path, status.st_size, offset + math.prod(shape) * dtype.itemsize, compressed)
     identity = (status.st_size, status.st_mtime_ns, zlib.crc32(header.binaryblock))
     return _with_affine(
         path,
@@ -214,6 +266,17 @@ def open_image(path: Path, dimensions: int | tuple[int, ...], what: str = "image
         identity,
         sample_file(path),
     )
+
+
+def _check_length(path: Path, size: int, end: int, compressed: bool) -> None:
+    """Refuse a file that cannot hold the bytes that its header promises, before any are read."""
+    if compressed and end > size * MAX_INFLATION + SLACK:
+        raise BadInput(
+            f"{path}: truncated or corrupt: its header promises {end} bytes, and {size} bytes of gzip hold "
+            f"{size * MAX_INFLATION} at most; test it with gzip -t and copy it again"
+        )
+    if not compressed and size < end:
+        raise BadInput(f"{path}: truncated: {size} bytes where the header promises {end}; copy it again")
 
 
 def parse_header(raw: bytes):
@@ -237,9 +300,12 @@ def bare_name(path: Path) -> str:
 
 
 def output_stem(path: Path) -> str:
-    """Return the name that outputs of `path` begin with: without endings and without BIDS's _dwi."""
+    """Return the name that outputs of `path` begin with: without endings and without BIDS's _dwi.
+
+    Letters that a name of a file should not have are replaced: engine/names.py.
+    """
     name = bare_name(path)
-    return name.removesuffix("_dwi") or name
+    return file_name(name.removesuffix("_dwi") or name)
 
 
 def output_header(image: Image, components: int | None, dtype: str, description: str) -> bytes:
@@ -278,7 +344,7 @@ def staged_attributes(image: Image) -> dict:
         "nifti_header": np.frombuffer(image.header, dtype=np.uint8),
         "stem": image.stem,
         "identity": np.array(image.identity, dtype=np.int64),
-        "mpiimg_staged": 1,
+        "mpiimg_staged": LAYOUT,
     }
 
 
@@ -292,25 +358,82 @@ def _open_staged(path: Path, dimensions: int | tuple[int, ...], what: str) -> Im
             raw = attributes["nifti_header"].tobytes()
             name, identity = str(attributes["stem"]), tuple(attributes["identity"].tolist())
             version = int(attributes["mpiimg_staged"])
+            lengths, stored = file[DATASET].shape, file[DATASET].dtype
     except KeyError:
         raise BadInput(
             f"{path}: this HDF5 file was not made by mpiimg-stage; give a NIfTI or a staged file"
         ) from None
-    if version != 1:
+    except Exception as error:  # whatever HDF5 makes of damaged metadata
+        raise BadInput(f"{path}: damaged ({error}); stage the image again with mpiimg-stage") from None
+    if version == LAYOUT:
+        open_checked(path, STAGED_ATTRIBUTES).close()
+    elif version == UNCHECKED_LAYOUT:
+        log.warning(
+            "warning: %s: staged by an earlier version, without checksums, so damaged voxels would not be "
+            "noticed; stage the image again with mpiimg-stage",
+            path,
+        )
+    else:
         raise BadInput(f"{path}: staged by another version (layout {version}); stage the image again")
-    header = parse_header(raw)
-    slope, inter = _scaling(header, path)
+    kind = "staged" if version == LAYOUT else "staged-unchecked"
+    try:
+        header = parse_header(raw)
+    except Exception:
+        raise BadInput(f"{path}: the header in this staged file is damaged; stage the image again") from None
     shape = _checked_shape(header, path, dimensions, what)
-    dtype = header.get_data_dtype().newbyteorder("=")
+    dtype = _checked_dtype(header, path).newbyteorder("=")
+    slope, inter = _scaling(header, path, dtype)
+    if math.prod(lengths) != math.prod(shape) or stored.newbyteorder("=") != dtype or len(identity) != 3:
+        raise BadInput(f"{path}: this staged file is not what its header says; stage the image again")
     seen = sample_file(path)
-    return _with_affine(path, "staged", name, shape, dtype.str, offset, slope, inter, raw, identity, seen)
+    return _with_affine(path, kind, name, shape, dtype.str, offset, slope, inter, raw, identity, seen)
 
 
 def _with_affine(*fields) -> Image:
-    """Return an image whose affine is known already: the ranks that it is sent to need no nibabel for it."""
+    """Return an image whose affine is known already: the ranks that it is sent to need no nibabel for it.
+
+    Raises
+    ------
+    BadInput
+        The header says no voxel sizes or no place that results could have.
+    """
     image = Image(*fields)
-    image.affine  # noqa: B018 (cached)
+    header = parse_header(image.header)
+    _check_zooms(header, image.path)
+    try:
+        affine = image.affine
+    except Exception as error:
+        raise BadInput(
+            f"{image.path}: qform and sform in the header make no sense: {error}; write it again"
+        ) from None
+    lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        volume = abs(np.linalg.det(affine[:3, :3] / lengths)) if np.isfinite(affine).all() else np.nan
+    if not volume > MIN_VOLUME:
+        raise BadInput(
+            f"{image.path}: the affine in the header (qform, sform) is not one of voxels in space; "
+            "write it again"
+        )
     return image
+
+
+def _check_zooms(header, path: Path) -> None:
+    """Refuse voxel sizes that are none, and a time step that is none; 0 stands for an unknown one."""
+    zooms = [float(size) for size in header.get_zooms()[:4]]
+    low, high = VOXEL_SIZES
+    steps = zooms[3:]
+    if not all(low <= size <= high for size in zooms[:3]) or not all(0 <= one < np.inf for one in steps):
+        raise BadInput(
+            f"{path}: pixdim in the header is {' x '.join(f'{size:g}' for size in zooms)}: voxel sizes must "
+            "be positive, and a time step must not be negative; write it again"
+        )
+
+
+def _affine(header) -> np.ndarray:
+    """Return the affine as nibabel's own loader has it, which first mends codes and signs that it knows."""
+    header = header.copy()
+    header.check_fix(logger=_UNHEARD, error_level=None)
+    return header.get_best_affine()
 
 
 def _first_bytes(path: Path, count: int, compressed: bool) -> bytes:
@@ -346,19 +469,28 @@ def _checked_dtype(header, path: Path) -> np.dtype:
 
 def _checked_offset(header, path: Path) -> int:
     offset = float(header["vox_offset"])
-    if not len(header.binaryblock) <= offset < 1 << 40:
+    if not len(header.binaryblock) + 4 <= offset < 1 << 40:
         raise BadInput(
             f"{path}: vox_offset in the header is {offset:g}, which makes no sense; write it again"
         )
     return int(offset)
 
 
-def _scaling(header, path: Path) -> tuple[float, float]:
+def _scaling(header, path: Path, dtype: np.dtype) -> tuple[float, float]:
     try:
         slope, inter = header.get_slope_inter()
     except Exception as error:
         raise BadInput(f"{path}: scl_slope and scl_inter in the header make no sense: {error}") from None
-    return (1.0 if slope is None else float(slope)), (0.0 if inter is None else float(inter))
+    slope, inter = (1.0 if slope is None else float(slope)), (0.0 if inter is None else float(inter))
+    if dtype.kind in "iu" and (slope, inter) != (1.0, 0.0):
+        info = np.iinfo(dtype)
+        largest = max(abs(info.min), info.max) * abs(slope) + abs(inter)
+        if largest > float(np.finfo(np.float32).max):
+            raise BadInput(
+                f"{path}: scl_slope {slope:g} and scl_inter {inter:g} in the header make no sense: values "
+                f"would reach {largest:g}, and float32 holds {np.finfo(np.float32).max:g}"
+            )
+    return slope, inter
 
 
 def same_space(one: Image, other: Image) -> str | None:

@@ -12,6 +12,7 @@ import numpy as np
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.needs import Part
+from mpiimg.engine.parameters import number_in
 from mpiimg.engine.rates import RateSample, chunk_sample
 from mpiimg.engine.stage import Found, Reduce, Stages
 from mpiimg.errors import BadInput
@@ -28,6 +29,9 @@ RATES: Mapping[str, tuple[float, str]] = {
     "piesno": (2.0e-9, "mpiimg.neuro.noise:sample_piesno"),
     "estimate": (1.2e-8, "mpiimg.neuro.noise:sample_estimate"),
 }
+
+#: Noise levels that a user may give, in image units, whose squares no single-precision number loses.
+SIGMA_LIMITS = (1e-12, 1e12)
 
 #: Share of exact zeros outside the mask above which the background is not noise.
 MAX_ZEROS = 0.10
@@ -65,13 +69,13 @@ def parse(text: str) -> str | float:
     """
     if text in ("auto", "piesno", "estimate"):
         return text
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 < number < np.inf:
-        raise BadInput(f"--sigma {text}: give auto, piesno, estimate or a positive number")
-    return number
+    number = number_in(text)
+    low, high = SIGMA_LIMITS
+    if number is None or not low <= number <= high:
+        raise BadInput(
+            f"--sigma {text}: give auto, piesno, estimate or a positive number, between {low:g} and {high:g}"
+        )
+    return float(number)
 
 
 def check_coils(method: str | float, coils: int | None) -> None:

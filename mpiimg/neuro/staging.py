@@ -13,7 +13,7 @@ from mpiimg.engine.inputs import parallel
 from mpiimg.engine.needs import Part
 from mpiimg.engine.recipe import Recipe
 from mpiimg.engine.stage import Compute, Stages
-from mpiimg.engine.stores import DATASET
+from mpiimg.engine.staged_file import DATASET
 from mpiimg.neuro.images import inflate, slice_grid
 from mpiimg.neuro.nifti import Image, Voxels, open_image, staged_attributes
 from mpiimg.neuro.pipelines import DOMAIN

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from mpiimg.engine.array import Array
+from mpiimg.engine.inputs import said_of_file
 from mpiimg.engine.parameters import parameter
+from mpiimg.engine.small_files import read_small
 from mpiimg.engine.stage import Stages
 from mpiimg.engine.step import Argument, Source, State
 from mpiimg.errors import BadInput
-from mpiimg.neuro.gradients import Gradients, read_gradients
+from mpiimg.neuro.gradients import MAX_B, MAX_TABLE_BYTES, Gradients, read_gradients
 from mpiimg.neuro.images import count_nonfinite, inflate, unpack
 from mpiimg.neuro.masks import Mask, count_voxels, take_given, volume
 from mpiimg.neuro.nifti import Image, Voxels, bare_name, open_image, same_space
@@ -194,7 +196,7 @@ class GradientParameters:
         50.0,
         "Volumes with a b-value up to this one count as b0.",
         unit="s/mm^2",
-        limits=(0, float(np.finfo(float).max)),
+        limits=(0, MAX_B),
         of="gradients",
     )
     normalise_bvecs: bool = parameter(
@@ -212,7 +214,8 @@ def inspect_image(paths: Mapping[str, Any], p: GradientParameters, taken: frozen
     """
     image = open_image(Path(paths["dwi"]), (3, 4))
     gradients, warnings = _gradients(image, paths, p, taken)
-    return _subject(image, gradients, paths, taken, warnings, {})
+    files = _gradient_files(image.path, paths) if gradients is not None else {}
+    return _subject(image, gradients, paths, taken, warnings, {}, _said_of_gradients(files))
 
 
 def inspect_dwi(paths: Mapping[str, Any], p: GradientParameters, taken: frozenset[str]) -> Subject:
@@ -227,17 +230,28 @@ def inspect_dwi(paths: Mapping[str, Any], p: GradientParameters, taken: frozense
     image = open_image(path, 4, "diffusion image")
     gradients, warnings = _gradients(image, paths, p, taken)
     if gradients is not None:
-        files = {
-            f".{name[:-1]}": Path(_gradient_file(path, paths.get(name), name)) for name in ("bvals", "bvecs")
-        }
+        files = _gradient_files(path, paths)
     else:
         beside = {f".{name[:-1]}": _beside(path, name) for name in ("bvals", "bvecs")}
         files = {ending: file for ending, file in beside.items() if file.is_file()}
     deviations = path.parent / "grad_dev.nii.gz"
     if deviations.exists():
         warnings += (f"{deviations} is not used: gradients count as equal in all voxels",)
-    gradient_files = {ending: file.read_bytes() for ending, file in files.items()}
-    return _subject(image, gradients, paths, taken, warnings, gradient_files)
+    gradient_files = {
+        ending: read_small(file, "this table", MAX_TABLE_BYTES) for ending, file in files.items()
+    }
+    said = _said_of_gradients(files)
+    return _subject(image, gradients, paths, taken, warnings, gradient_files, said)
+
+
+def _gradient_files(path: Path, paths: Mapping[str, Any]) -> dict[str, Path]:
+    """Return the gradient files of an image by ending, as named or beside it."""
+    return {f".{name[:-1]}": _gradient_file(path, paths.get(name), name) for name in ("bvals", "bvecs")}
+
+
+def _said_of_gradients(files: Mapping[str, Path]) -> dict[str, Any]:
+    """Return what run.json says of gradient files, by the names of their arguments."""
+    return {f"{ending[1:]}s": said_of_file(file) for ending, file in files.items()}
 
 
 def _gradients(
@@ -283,9 +297,10 @@ def _subject(
     taken: frozenset[str],
     warnings: tuple[str, ...],
     gradient_files: Mapping[str, bytes],
+    said: Mapping[str, Any],
 ) -> Subject:
     voxels = Voxels(image, "dwi")
-    inputs, sources = [voxels], {"dwi": identity(image)}
+    inputs, sources = [voxels], {"dwi": identity(image), **said}
     mask_image = None
     if paths.get("mask"):
         mask_image = open_image(Path(paths["mask"]), 3, "mask")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mpiimg.engine.boxes import ChunkGrid
-from mpiimg.engine.parameters import Parameter
+from mpiimg.engine.parameters import Parameter, number_in
 from mpiimg.engine.recipe import Recipe
 from mpiimg.engine.stage import Files, Stage, Stages
 from mpiimg.errors import BadInput
@@ -24,6 +24,12 @@ from mpiimg.simulate.neuro import SimulatedSubject
 
 #: What --shape is without it: x, y, z of a subject; rows and columns of a sensor.
 DEFAULT_SHAPES = {"neuro": "72x72x60", "astro": "4000x4072"}
+
+#: Largest lengths of an axis: what the header of a NIfTI can say, and a detector of any telescope.
+MAX_LENGTHS = {"neuro": 32_767, "astro": 100_000}
+
+#: Exposures of one run: their names alone are lists on every rank.
+MAX_EXPOSURES = 1_000_000
 
 #: Bytes per pixel that making and writing an exposure takes.
 EXPOSURE_SCRATCH = 17
@@ -49,11 +55,15 @@ PARAMETERS = (
         str,
         metavar="NxN[xN]",
     ),
-    Parameter("volumes", 30, "For neuro: the series has this many volumes, b0 included.", int),
-    Parameter("sigma", 40.0, "For neuro: the Rician noise has this level.", float, "image units"),
-    Parameter("visits", 24, "For astro: the field is exposed this many times.", int),
-    Parameter("sensors", 60, "For astro: the camera has this many sensors.", int),
-    Parameter("seed", 7, "Every random number follows from this seed.", int),
+    Parameter(
+        "volumes", 30, "For neuro: the series has this many volumes, b0 included.", int, limits=(7, 2048)
+    ),
+    Parameter(
+        "sigma", 40.0, "For neuro: the Rician noise has this level.", float, "image units", limits=(0, 1e6)
+    ),
+    Parameter("visits", 24, "For astro: the field is exposed this many times.", int, limits=(1, 100_000)),
+    Parameter("sensors", 60, "For astro: the camera has this many sensors.", int, limits=(1, 10_000)),
+    Parameter("seed", 7, "Every random number follows from this seed.", int, limits=(0, (1 << 32) - 1)),
 )
 
 
@@ -70,12 +80,19 @@ def inspect(values: Mapping[str, Any]) -> SimulatedSubject | SimulatedSurvey:
         raise BadInput(f"mpiimg-simulate {kind}: neuro and astro can be simulated")
     text = values["shape"] or DEFAULT_SHAPES[kind]
     axes = DEFAULT_SHAPES[kind].count("x") + 1
-    try:
-        shape = tuple(int(n) for n in text.split("x"))
-    except ValueError:
-        shape = ()
-    if len(shape) != axes:
-        raise BadInput(f"--shape {text}: give {axes} numbers, e.g. {DEFAULT_SHAPES[kind]}")
+    lengths = tuple(map(number_in, text.split("x")))
+    shape = tuple(length for length in lengths if isinstance(length, int))
+    if not len(shape) == len(lengths) == axes or not all(1 <= n <= MAX_LENGTHS[kind] for n in shape):
+        raise BadInput(
+            f"--shape {text}: give {axes} numbers between 1 and {MAX_LENGTHS[kind]}, "
+            f"e.g. {DEFAULT_SHAPES[kind]}"
+        )
+    exposures = values["visits"] * values["sensors"]
+    if kind == "astro" and exposures > MAX_EXPOSURES:
+        raise BadInput(
+            f"--visits {values['visits']} of --sensors {values['sensors']}: {exposures} exposures, and at "
+            f"most {MAX_EXPOSURES} are simulated in one run"
+        )
     try:
         if kind == "neuro":
             return SimulatedSubject(shape, values["volumes"], values["sigma"], values["seed"])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mpiimg.engine.parameters import TIMEOUT, checked, checked_memory, checked_path
 from mpiimg.errors import BadInput
 from mpiimg.functions.declare import udf
 from mpiimg.tools.registry import PREFIX, Tool, tool
@@ -43,7 +44,7 @@ def run(
     *,
     comm: Any = None,
     params: Mapping[str, Any] | None = None,
-    memory: int | None = None,
+    memory: int | str | None = None,
     force: bool = False,
     in_memory: bool = False,
     keep_work: bool = False,
@@ -66,8 +67,8 @@ def run(
         All its ranks call this; by default all ranks there are.
     params : mapping, optional
         Keywords of a single function.
-    memory : int, optional
-        Bytes that a rank may use; by default its share of the node's.
+    memory : int or str, optional
+        Bytes that a rank may use, also as "4G"; by default its share of the node's.
     force : bool
         Overwrite results that are there.
     in_memory : bool
@@ -96,13 +97,17 @@ def run(
     from mpiimg.engine.recipe import Options, output_names
     from mpiimg.engine.run import run as execute
 
+    if memory is not None:
+        memory = checked_memory(memory, "memory =")
+    timeout = checked(TIMEOUT, timeout, "timeout =")
     comm = runtime.world() if comm is None else comm
     paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
-    program, values = _program(recipe, list(map(os.fspath, paths)), os.fspath(out), params, options)
+    places = [checked_path(os.fspath(path), "inputs:") for path in paths]
+    program, values = _program(recipe, places, checked_path(os.fspath(out), "out ="), params, options)
     inspected = on_root(comm, program.inspect, values)
     made = program.recipe(inspected, dict(sorted(values.items())))
     folder = program.folder(values)
-    memory = memory or memory_per_rank(comm)
+    memory = memory_per_rank(comm) if memory is None else memory
     outcome = execute(made, comm, Options(folder, memory, force, in_memory, keep_work, progress, timeout))
     files = {name: folder / name for name in output_names(made) if (folder / name).exists()}
     return Result(files, outcome.report, outcome.left_out)
@@ -120,7 +125,7 @@ def _program(
     Raises
     ------
     BadInput
-        There is no such tool or option.
+        There is no such tool or option, or a value that it cannot have.
     """
     word = os.fspath(recipe) if isinstance(recipe, str | os.PathLike) else ""
     if word and not word.endswith(".toml") and ":" not in word:
@@ -171,13 +176,20 @@ def _tool_asked(name: str, inputs: list[str], out: str, options: Mapping[str, An
 
 def _options(program: Tool, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return all options of a tool: those of `options`, and defaults."""
-    values = {parameter.name: parameter.default for parameter in program.parameters}
+    parameters = {parameter.name: parameter for parameter in program.parameters}
+    values = {name: parameter.default for name, parameter in parameters.items()}
     paths = [(argument.name, required) for argument, required in program.arguments if not argument.positional]
     values |= {name: None for name, _ in paths if name != "out"}
     for key, value in options.items():
         if key not in values:
             raise BadInput(f"{program.name}: no option {key!r}; see {program.name} --help")
-        values[key] = os.fspath(value) if isinstance(value, os.PathLike) else value
+        plain = os.fspath(value) if isinstance(value, os.PathLike) else value
+        own = parameters.get(key)
+        if plain is not None and own is None:
+            plain = checked_path(plain, f"{key} =")
+        elif own is not None and not (plain is None and own.default is None):
+            plain = checked(own, plain, f"{key} =")
+        values[key] = plain
     missing = [name for name, required in paths if required and name != "out" and values[name] is None]
     if missing:
         raise BadInput(f"{program.name}: {missing[0]} is missing")

@@ -7,10 +7,11 @@ mpiimg-neuro BIDS_DIR OUT_DIR participant [--participant-label LABEL ...]
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mpiimg.engine.parameters import Parameter
 from mpiimg.errors import Exit
 
 #: Options of the form for one image; those with True must be given.
@@ -26,8 +27,32 @@ OF_MANY = {
 }
 
 
-def declare(parser: argparse.ArgumentParser, help_of_one: str) -> None:
-    """Add the positional arguments of both forms, and the options of the second."""
+#: Ranks that work on a scan.
+GROUP_SIZE = Parameter(
+    "group_size",
+    None,
+    "Each scan is worked on by this many ranks (default: the plan chooses).",
+    int,
+    limits=(1, 1 << 20),
+    metavar="N",
+)
+
+
+def declare(
+    parser: argparse.ArgumentParser, help_of_one: str, path: Callable, add: Callable[[Any, Parameter], None]
+) -> None:
+    """Add the positional arguments of both forms, and the options of the second.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+    help_of_one : str
+        Help of the image of the first form.
+    path : callable
+        Called as path(name); returns what turns a word into the path of that name, as argparse's `type`.
+    add : callable
+        Called as add(group, parameter); adds an option.
+    """
     prog = parser.prog
     parser.usage = (
         f"{prog} DWI --bvals FILE --bvecs FILE --out DIR [options]\n"
@@ -36,6 +61,7 @@ def declare(parser: argparse.ArgumentParser, help_of_one: str) -> None:
     parser.add_argument(
         "inputs",
         nargs="+",
+        type=path("DWI"),
         metavar="DWI | BIDS_DIR OUT_DIR participant",
         help=f"{help_of_one} In its place: a BIDS dataset, the folder of the derivative to make of all its "
         "scans, and the word participant.",
@@ -49,12 +75,7 @@ def declare(parser: argparse.ArgumentParser, help_of_one: str) -> None:
             metavar="LABEL",
             help=f"Only these {what} are processed (default: all).",
         )
-    group.add_argument(
-        "--group-size",
-        type=int,
-        metavar="N",
-        help="Each scan is worked on by this many ranks (default: the plan chooses).",
-    )
+    add(group, GROUP_SIZE)
     group.add_argument("--strict", action="store_true", help="One scan that fails ends the job.")
     group.add_argument(
         "--retry-suspects",
@@ -93,8 +114,6 @@ def tell_apart(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error(f"{inputs[0]} is a folder: give {parser.prog} BIDS_DIR OUT_DIR participant")
     if inputs[2] != "participant":
         parser.error(f"analysis level {inputs[2]}: there is participant only")
-    if many["group_size"] is not None and many["group_size"] < 1:
-        parser.error(f"--group-size {many['group_size']}: at least 1 rank")
     args.dwi = None
     args.cohort = argparse.Namespace(dataset=Path(inputs[0]), out=Path(inputs[1]), **many)
 

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
+import os
+import re
 import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mpiimg.engine.log.watchdog import DEFAULT_TIMEOUT
 from mpiimg.engine.mpi import runtime
 from mpiimg.engine.mpi.agreement import on_root, safe_point
 from mpiimg.engine.mpi.job import launched_rank
 from mpiimg.engine.mpi.lifetime import lifetime, living
 from mpiimg.engine.mpi.nodes import memory_per_rank, node_count
-from mpiimg.engine.parameters import Parameter
+from mpiimg.engine.names import shown
+from mpiimg.engine.parameters import TIMEOUT, Parameter, checked_memory, checked_path, from_word
 from mpiimg.errors import BadInput, Exit
 from mpiimg.tools import bids_app
 from mpiimg.tools.registry import Tool, tool
 from mpiimg.version import __version__
+
+#: The environment variable with the word that tells a run from all others, where a script gives it one.
+RUN_VARIABLE = "MPIIMG_RUN"
+
+#: Seconds: a chunk takes about ten at most, the longest step of one rank about a minute, on a quiet machine.
+MIN_TIMEOUT = 300.0
+
+#: How a negative number begins, or an infinity or NaN with a sign.
+_NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)
 
 COMMON = (
     Parameter(
@@ -39,7 +51,15 @@ COMMON = (
         limits=(1, 1 << 20),
         metavar="N",
     ),
-    Parameter("force", False, "Overwrite results that exist.", bool),
+    Parameter(
+        "ended",
+        None,
+        "Batch scripts ask whether the run that MPIIMG_RUN names ended with this status, and start none.",
+        int,
+        limits=(0, 255),
+        metavar="STATUS",
+    ),
+    Parameter("force", False, "All results are made anew, and those that exist overwritten.", bool),
     Parameter("in_memory", False, "Stage nothing on disk; a run that dies starts over.", bool),
     Parameter("keep_work", False, "Keep the staged arrays and the checkpoints of a finished run.", bool),
     Parameter(
@@ -48,13 +68,7 @@ COMMON = (
         "A rank may use this much memory, in bytes or as e.g. 4G (default: its share of the node's).",
         metavar="SIZE",
     ),
-    Parameter(
-        "timeout",
-        DEFAULT_TIMEOUT,
-        "End the job when a rank has hung for this long; 0 waits for ever.",
-        float,
-        "seconds",
-    ),
+    TIMEOUT,
     Parameter(
         "portable",
         False,
@@ -62,9 +76,6 @@ COMMON = (
         bool,
     ),
 )
-
-#: Seconds: a chunk takes about ten at most, the longest step of one rank about a minute, on a quiet machine.
-MIN_TIMEOUT = 300.0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -88,11 +99,26 @@ class _Parser(argparse.ArgumentParser):
             for flag in action.option_strings
         }
         words = sys.argv[1:] if args is None else args
-        return super().parse_known_args([f"{w}={bare[w]}" if w in bare else w for w in words], namespace)
+        words = [f"{word}={bare[word]}" if word in bare else word for word in words]
+        try:
+            return super().parse_known_args(self._joined(words), namespace)
+        except BadInput as error:
+            self.exit(Exit.BAD_INPUT, f"mpiimg: error: {error}\n")
+
+    def _joined(self, words: list[str]) -> list[str]:
+        """Join an option and a value that looks like one: argparse knows -1, but neither -inf nor -1e5."""
+        takers = {flag for action in self._actions if action.nargs is None for flag in action.option_strings}
+        joined: list[str] = []
+        for word in words:
+            if joined and joined[-1] in takers and _NEGATIVE.match(word):
+                joined[-1] += f"={word}"
+            else:
+                joined.append(word)
+        return joined
 
     def error(self, message: str):
         """Say what is wrong in one line."""
-        self.exit(Exit.BAD_INPUT, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+        self.exit(Exit.BAD_INPUT, f"{self.prog}: error: {shown(message)}; see {self.prog} --help\n")
 
 
 def parser(name: str) -> argparse.ArgumentParser:
@@ -116,13 +142,21 @@ def _parser(tool: Tool) -> argparse.ArgumentParser:
     for argument, required in tool.arguments:
         name, text = argument.name, argument.help.replace("%", "%%")
         if tool.bids and argument.positional:
-            bids_app.declare(made, text)
+            bids_app.declare(made, text, _path_of, _add)
         elif argument.positional:
-            made.add_argument(name, help=text, metavar=name.upper(), nargs="+" if argument.many else None)
+            made.add_argument(
+                name,
+                help=text,
+                type=_path_of(name.upper()),
+                metavar=name.upper(),
+                nargs="+" if argument.many else None,
+            )
         else:
             metavar = tool.result if name == "out" else "FILE"
             needed = required and not tool.bids
-            made.add_argument(f"--{name}", help=text, required=needed, metavar=metavar)
+            made.add_argument(
+                f"--{name}", help=text, type=_path_of(f"--{name}"), required=needed, metavar=metavar
+            )
     options = made.add_argument_group("method") if tool.recipe else made
     for parameter in tool.parameters:
         _add(options, parameter)
@@ -136,12 +170,14 @@ def _parser(tool: Tool) -> argparse.ArgumentParser:
 
 
 def _add(group, parameter: Parameter) -> None:
-    flag = "--" + parameter.name.replace("_", "-")
+    flag = parameter.flag
     if parameter.type is bool:
         group.add_argument(flag, action="store_true", help=parameter.help)
         return
     if parameter.repeated:
-        group.add_argument(flag, action="append", metavar=parameter.metavar, help=parameter.help)
+        group.add_argument(
+            flag, action="append", type=_checked(parameter), metavar=parameter.metavar, help=parameter.help
+        )
         return
     unit = f" [{parameter.unit}]" if parameter.unit else ""
     optional = {"nargs": "?", "const": parameter.bare} if parameter.bare is not None else {}
@@ -159,19 +195,14 @@ def _add(group, parameter: Parameter) -> None:
 
 
 def _checked(parameter: Parameter) -> Callable:
-    """Return what turns a word into a value of `parameter`, or says why it cannot be one."""
-    if parameter.limits is None:
-        return parameter.type
-    low, high = parameter.limits
+    """Return what turns a word into a value of `parameter`; argparse itself looks at choices."""
+    one = dataclasses.replace(parameter, choices=None, repeated=False)
+    return lambda word: from_word(one, word, one.flag)
 
-    def convert(text: str):
-        value = parameter.type(text)
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text} is not between {low:g} and {high:g}")
-        return value
 
-    convert.__name__ = parameter.type.__name__
-    return convert
+def _path_of(name: str) -> Callable:
+    """Return what takes a word for the path that is called `name`."""
+    return lambda word: checked_path(word, name)
 
 
 def main(name: str, arguments: list[str] | None = None) -> int:
@@ -192,13 +223,15 @@ def main(name: str, arguments: list[str] | None = None) -> int:
             from mpiimg.kernels.jit import pin_target
 
             pin_target()
+        if getattr(args, "ended", None) is not None:
+            return _ended(made, args)
         # What is too short is refused below, once one rank can speak.
-        life.watchdog.seconds = getattr(args, "timeout", DEFAULT_TIMEOUT)
+        life.watchdog.seconds = getattr(args, "timeout", TIMEOUT.default)
         try:
             comm = runtime.world()
         except BadInput as error:
             if launched_rank() == 0:
-                print(f"mpiimg: error: {error}", file=sys.stderr)
+                runtime.put(f"mpiimg: error: {shown(error)}", sys.stderr)
             return Exit.BAD_INPUT
         status = runtime.guard(comm, lambda: _program(made, args, comm))
         life.watchdog("the end")
@@ -214,7 +247,9 @@ def _parsed(tool: Tool, arguments: list[str] | None) -> argparse.Namespace:
     else:
         args = _parser(tool).parse_args(arguments)
     level = logging.ERROR if args.quiet else logging.INFO if args.verbose else logging.WARNING
-    logging.basicConfig(level=level, format="mpiimg: %(message)s", stream=sys.stderr)
+    logging.basicConfig(level=level, stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Lines("mpiimg: %(message)s"))
     return args
 
 
@@ -227,11 +262,36 @@ def _program(tool: Tool, args: argparse.Namespace, comm) -> int:
     return tool.program(vars(args), comm)
 
 
+def _ended(tool: Tool, args: argparse.Namespace) -> int:
+    """Say whether the run that the environment names ended with a status, by what it says itself."""
+    from mpiimg.engine.log.ended import says_so
+
+    is_cohort = getattr(args, "cohort", None) is not None
+    folder = args.cohort.out if is_cohort else tool.folder(vars(args))
+    if says_so(folder, os.environ.get(RUN_VARIABLE, ""), args.ended):
+        return Exit.DONE
+    print(
+        f"mpiimg: error: {tool.name} ended with status {args.ended}, which nothing in {shown(folder)} "
+        "confirms: something else ended it, and it counts as failed",
+        file=sys.stderr,
+    )
+    return Exit.FAILED
+
+
+class _Lines(logging.Formatter):
+    """Lines of a log as a terminal may show them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(super().format(record), lines=True)
+
+
 def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
     from mpiimg.engine.run import run
 
     if (args.ranks or args.nodes) and not args.plan:
         raise BadInput("--ranks and --nodes are for --plan; a run has the ranks that mpiexec or srun starts")
+    if args.memory is not None:
+        checked_memory(args.memory, "--memory")  # before any input is looked at
     if 0 < args.timeout < MIN_TIMEOUT:
         raise BadInput(
             f"--timeout {args.timeout:g}: one step may well take that long on a busy machine; "
@@ -267,6 +327,7 @@ def _options(args: argparse.Namespace, out: Path, memory: int, command: str):
         progress=sys.stderr.isatty() and not args.quiet,
         timeout=args.timeout,
         command=command,
+        run_id=os.environ.get(RUN_VARIABLE, ""),
     )
 
 
@@ -280,7 +341,7 @@ def _resources(args: argparse.Namespace, comm):
     if nodes > ranks:
         raise BadInput(f"--nodes {nodes}: there are only {ranks} ranks to spread over them; give --ranks")
     share = -(-ranks // nodes) if args.plan else None
-    memory = _bytes(args.memory) if args.memory else memory_per_rank(comm, share)
+    memory = memory_per_rank(comm, share) if args.memory is None else checked_memory(args.memory, "--memory")
     measured = on_root(comm, rates.load_rates) if args.plan else rates.DEFAULTS
     return Resources(ranks, memory, args.in_memory, nodes, measured)
 
@@ -289,8 +350,10 @@ def _plan(recipe, resources, form: str, comm) -> int:
     """Print the plan of a run."""
     from mpiimg.engine.log import show_plan
     from mpiimg.engine.plan import plan_recipe
+    from mpiimg.engine.proof import prove_heads
 
     def text():
+        prove_heads(recipe)
         show = show_plan.as_json if form == "json" else show_plan.table
         return show(plan_recipe(recipe, resources), resources)
 
@@ -298,20 +361,8 @@ def _plan(recipe, resources, form: str, comm) -> int:
     return Exit.DONE
 
 
-def _bytes(text: str) -> int:
-    """Return the number of bytes that e.g. 4G, 500M or 1073741824 means."""
-    units = {"K": 10, "M": 20, "G": 30, "T": 40}
-    number, shift = (text[:-1], units[text[-1].upper()]) if text[-1:].upper() in units else (text, 0)
-    try:
-        return int(float(number) * (1 << shift))
-    except ValueError:
-        raise BadInput(f"--memory {text}: give bytes, or a number with K, M, G or T") from None
-
-
 class _silence:
     def __enter__(self):
-        import os
-
         self._streams = sys.stdout, sys.stderr
         sys.stdout = sys.stderr = open(os.devnull, "w")
 

@@ -249,7 +249,16 @@ def _status() -> Tool:
         "mpiimg-status",
         "Say what the run in a folder is doing, or has done: progress, time left, slowest ranks, failures.",
         [(Argument("folder", "The folder that a tool was given as --out.", positional=True), True)],
-        (Parameter("json", False, "Print JSON, for programs.", bool),),
+        (
+            Parameter(
+                "verify",
+                False,
+                "Compare the results with the sizes and checksums that the runs have recorded; say what "
+                "differs.",
+                bool,
+            ),
+            Parameter("json", False, "Print JSON, for programs.", bool),
+        ),
         program=_from("tools.status", "program"),
         mpi=False,
     )

@@ -282,8 +282,8 @@ def test_a_bad_exposure_can_be_left_out(tmp_path):
     rejected = []
     refs = find_exposures([bad, good, good], rejected=rejected)
     assert [ref.name for ref in refs] == ["good"]
-    assert [pathlib.Path(path).name for path, _ in rejected] == ["bad.fits", "good.fits"]
-    assert "not a FITS file" in rejected[0][1] and "duplicate" in rejected[1][1]
+    assert [pathlib.Path(fault.unit).name for fault in rejected] == ["bad.fits", "good.fits"]
+    assert "not a FITS file" in rejected[0].reason and "duplicate" in rejected[1].reason
 
 
 def test_identity_tells_files_apart(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from mpiimg.astro import catalogue, mosaic
 from mpiimg.astro.sky.layout import Layout, Patch
 from mpiimg.astro.sky.tract import Tract
+from mpiimg.astro.survey import Survey
 
 TRACT = Tract(150.0, 2.2, (3, 2), patch=50, border=9)
 
@@ -30,7 +31,8 @@ def mosaics(sky, monkeypatch, longest):
     """What the stage makes of each patch, put together."""
     monkeypatch.setattr(mosaic, "MAX_SIDE", longest)
     survey = layout()
-    stage = mosaic.average(survey, survey.patch_planes().image, mosaic.means_array(survey))
+    patches, means = survey.patch_planes(), mosaic.means_array(survey)
+    stage = mosaic.average(Survey(layout=survey, patches=patches, mosaic=means))
     rows = [
         stage.work(stage.chunk(i), sky[tuple(slice(*bounds) for bounds in patch.outer)][None])[0]
         for i, patch in enumerate(survey.patches)

@@ -55,7 +55,8 @@ def survey(visits: int) -> Layout:
 
 def recipe(layout: Layout) -> Recipe:
     """The steps of mpiimg-astro, without what they write, on exposures that are not there."""
-    exposures = [SimpleNamespace(wcs="", identity={}, band="r", magzero=None) for _ in layout.shapes]
+    about = {"wcs": "", "identity": {}, "band": "r", "magzero": 25.0}
+    exposures = [SimpleNamespace(name=f"exposure-{n}", **about) for n in range(len(layout.shapes))]
     tract = SimpleNamespace(to_toml=lambda: "")
     first = Survey(exposures=tuple(exposures), frames=tuple(exposures), tract=tract, layout=layout)
 

@@ -11,9 +11,10 @@ import time
 
 import pytest
 
-from mpiimg.engine.log import events
+from mpiimg.engine.log import ended, events
 from mpiimg.engine.log import run_status as status
 from mpiimg.engine.log.events import EventLog, any_recent, last_events, read_events
+from mpiimg.engine.records import line_of
 from mpiimg.errors import BadInput, Exit
 from mpiimg.tools import cli
 
@@ -159,6 +160,7 @@ def test_of_a_running_run(run, capsys):
     assert (make.resumed, make.done, make.ended is not None) == (6, 4, True)
     assert (blur.done, blur.chunks, blur.ended) == (4, 10, None)
     assert blur.seconds_left == pytest.approx(6 / blur.rate)
+    assert blur.rate == pytest.approx(4 / (time.time() - blur.began), rel=0.5), "until now"
     assert (write.began, write.chunks) == (None, 4)
     assert [(rank.rank, rank.done, rank.share) for rank in found.slowest] == [(1, 1, 5), (0, 3, 5)]
     code, out = said(folder, capsys=capsys)
@@ -229,6 +231,102 @@ def test_of_a_run_that_hung(run, capsys):
     assert code == Exit.FAILED
     assert "failed: rank 1 on" in out and "hung: stage blur, chunk 3" in out
     assert "in read" in out
+
+
+def test_a_run_without_progress_has_no_time_left(run, monkeypatch):
+    """Chunks went by at many a second, until one hung."""
+    folder, _ = run
+    later = time.time() + 12 * 60
+    monkeypatch.setattr(status, "SILENCE", 1e6)
+    monkeypatch.setattr(status, "_runs", lambda *process: True)
+    monkeypatch.setattr(status.time, "time", lambda: later)
+    found = status.run_status(folder / "events")
+    assert found.state == "running"
+    assert found.current.seconds_left is None and found.current.rate < 0.01
+    (line,) = [line for line in status.describe(found).splitlines() if " blur " in line]
+    assert line.endswith("4 of 10 chunks, no progress for 12 min 0 s")
+
+
+#: What a field may hold in events of another version, or of nobody knows whom.
+ODD = [
+    None,
+    True,
+    -1,
+    10**400,
+    float("nan"),
+    float("inf"),
+    1e300,
+    "x",
+    "\x1b[2J\n",
+    [],
+    [[]],
+    {"a": 1},
+    2**63,
+]
+
+
+@pytest.mark.parametrize(
+    "kind", ["start", "stage", "chunks", "doing", "ended", "error", "hang", "end", "odd"]
+)
+def test_of_odd_events(kind, tmp_path, capsys):
+    """Any field missing, or holding anything: no traceback, and nothing that a terminal would obey."""
+    fields = {
+        "tool": "t",
+        "command": "c",
+        "ranks": 1,
+        "pid": 1,
+        "job": "7",
+        "stages": STAGES,
+        "stage": "blur",
+    }
+    fields |= {"chunks": 3, "done": 1, "mine": 2, "chunk": 1, "what": "w", "since": time.time()}
+    fields |= {"why": "y", "report": "r", "status": 0, "run": "r"}
+    whole = {"time": time.time(), "rank": 0, "host": "h", "event": kind, "memory": 1, **fields}
+    beginning = {**whole, "event": "start"}
+    folder = tmp_path / "events"
+    folder.mkdir()
+    for name in whole:
+        for value in ["missing", *ODD]:
+            odd = {key: one for key, one in {**whole, name: value}.items() if one != "missing"}
+            first = [] if kind == "start" else [line_of(beginning)]
+            (folder / "0.jsonl").write_bytes(
+                b"".join([*first, line_of({**whole, "event": "stage"}), line_of(odd)])
+            )
+            for flags in ((), ("--json",)):
+                code = cli.main("mpiimg-status", [str(tmp_path), *flags])
+                shown = capsys.readouterr()
+                assert code in {0, 1, 2, 75}
+                assert "\x1b" not in shown.out + shown.err
+                assert code == 2 or shown.out
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\n\n", os.urandom(4096), b"\0" * 999, b'{"format": 1}\n', b"[" * 10**5]
+)
+def test_of_files_that_hold_no_events(data, run, capsys):
+    folder, _ = run
+    (folder / "events" / "7.jsonl").write_bytes(data)
+    (folder / "events" / "8.jsonl").mkdir()
+    assert said(folder, capsys=capsys)[0] == Exit.DONE
+    (folder / "events" / "0.jsonl").write_bytes(data)
+    assert said(folder, capsys=capsys)[0] in (Exit.DONE, Exit.BAD_INPUT)
+
+
+def test_how_a_run_ended_is_what_it_says_itself(run, tmp_path):
+    folder, logs = run
+    assert not ended.says_so(folder, "7.0.1", 0)
+    logs[0].write("end", run="7.0.1", status=75, why="")
+    logs[0].flush()
+    assert ended.says_so(folder, "7.0.1", 75)
+    assert not ended.says_so(folder, "7.0.1", 0) and not ended.says_so(folder, "7.0.2", 75)
+    ended.note_already_done(folder / "events", "", Exit.DONE)
+    assert not ended.says_so(folder, "", 0)
+    ended.note_already_done(folder / "events", "7.1.1", Exit.DONE)
+    assert ended.says_so(folder, "7.1.1", 0)
+    (folder / "logs").mkdir()
+    ended.note_job(folder / "logs", "../8", Exit.PARTIAL)
+    assert ended.says_so(folder, "../8", 3) and not ended.says_so(folder, "../8", 0)
+    assert not (folder.parent / "8.json").exists()
 
 
 def test_of_several_tools_in_one_folder(run, capsys):

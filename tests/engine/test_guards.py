@@ -17,7 +17,7 @@ import pytest
 from mpiimg.engine import lease, plugins
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid
-from mpiimg.engine.checkpoint import Checkpoint, Journal, checksum
+from mpiimg.engine.checkpoint import Checkpoint, Journal, Mark, checksum
 from mpiimg.engine.lease import Kind, WorkLease
 from mpiimg.engine.log import run_status
 from mpiimg.engine.log.events import EventLog, read_events
@@ -28,7 +28,7 @@ from mpiimg.engine.needs import Part
 from mpiimg.engine.provenance import Provenance
 from mpiimg.engine.run import _Folders
 from mpiimg.engine.stage import Compute
-from mpiimg.engine.stores import create_staged, dataset_offset
+from mpiimg.engine.staged_file import create_staged, dataset_offset
 from mpiimg.errors import RunFailed
 
 
@@ -74,7 +74,7 @@ def test_of_marks_of_one_chunk_the_newest_counts(tmp_path, alone):
     """Also where it was chunk 5 of one run, chunk 3 of the next, and chunk 5 again."""
     for chunk_before, value in ((5, 1.0), (3, 2.0), (5, 3.0)):
         journal = Journal(tmp_path, 0, lambda: None, every=1e9)
-        journal.mark("s", chunk_before, "p", [np.array([value])])
+        journal.mark(Mark("s", chunk_before, "p", ((checksum(np.array([value])), 8),)))
         journal.sync()
         journal.close()
     checkpoint = Checkpoint(alone, tmp_path, None, 5.0)

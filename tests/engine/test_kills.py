@@ -15,6 +15,7 @@ from support import astro_data, launch, toy
 from support.subjects import EVERYTHING, digests
 from support.zygote import Zygote
 
+from mpiimg.engine import results
 from mpiimg.engine.checkpoint import read_marks
 from mpiimg.errors import Exit
 from mpiimg.simulate.astro import SimulatedSurvey
@@ -84,9 +85,9 @@ class Lives:
         again = [entry for entry in entries if tuple(entry) in before]
         assert not again, f"computed again: {again}\n{told}"
         assert "were altered" not in done.stderr, told
-        if done.returncode == Exit.BAD_INPUT:
-            # It had died while the work folder of a finished run was removed.
-            assert "exists; use --force" in done.stderr, told
+        if "already done" in done.stderr:
+            # It had died when it had published all, and what it left is removed.
+            assert done.returncode == Exit.DONE, told
             self._ended()
         elif done.returncode:
             assert "Traceback" not in done.stderr, told
@@ -146,6 +147,47 @@ def test_toys_survive_60_kills(name, kills, zygotes, tmp_path):
 @pytest.mark.parametrize("seed", [1, 2])
 def test_toys_survive_200_kills(name, seed, zygotes, tmp_path):
     survives(toy_pipeline(name), zygotes, tmp_path, 34, seed)
+
+
+def publish(zygote, folder, seed, step, ranks=1):
+    """Let a run replace the results in a folder, killed at a step of publishing; return how it ended."""
+    diary = folder / "diary"
+    diary.unlink(missing_ok=True)
+    launcher = launch.mpiexec(ranks, zygote.python) if ranks > 1 else []
+    words = zygote.rank("support.lives", diary, step, 0, 0, "--", "publishing", folder / "out", seed)
+    return launch.run([*launcher, *words], timeout=PATIENCE, check=False)
+
+
+def check_published(out, seed):
+    made = toy.published(seed)
+    assert (out / toy.OUTPUT).read_bytes() == made.bytes
+    assert {name: (out / name).read_bytes() for name in made.files} == made.files
+    assert list(results.verify(out / "run-toy.json")) == []
+    assert not (out / "work").exists()
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(3, marks=pytest.mark.long)])
+def test_a_death_at_any_step_of_publishing_is_made_good_by_the_same_command(ranks, zygotes, tmp_path):
+    """Whatever is there beside a record is what the record says, at every moment."""
+    out, record = tmp_path / "out", tmp_path / "out" / "run-toy.json"
+    assert publish(zygotes[0], tmp_path, 0, 0).returncode == 0
+    step, seed, ends = 1, 0, []
+    while True:
+        done = publish(zygotes[0], tmp_path, 1 - seed, step, ranks)
+        if done.returncode == 0:
+            break
+        assert "Traceback" not in done.stderr
+        if record.exists():
+            assert list(results.verify(record)) == []
+            seed = results.read_record(record)["parameters"]["seed"]
+        ends.append(record.exists())
+        # Of a run that had not begun to publish all is as it was; the other ones are brought to their end.
+        done = publish(zygotes[0], tmp_path, 1 - seed if not record.exists() else seed, 0)
+        assert done.returncode == 0, done.stderr
+        seed = results.read_record(record)["parameters"]["seed"]
+        check_published(out, seed)
+        step += 3 if ranks == 1 else 5
+    assert True in ends and False in ends
 
 
 @pytest.fixture

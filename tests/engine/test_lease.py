@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import pathlib
@@ -14,6 +13,8 @@ import pytest
 
 from mpiimg.engine import lease
 from mpiimg.engine.lease import Kind, LeaseState
+from mpiimg.engine.mpi import job
+from mpiimg.engine.records import document_of, read_record, write_record
 
 
 @pytest.fixture
@@ -92,8 +93,7 @@ def test_of_many_that_reach_for_a_scan_one_gets_it(records, dead):
     if dead:
         claimed(records, **gone())
     first = winner(race, records)
-    owner = json.loads((records / "claims" / str(1 + dead) / "owner.json").read_text())
-    assert owner["pid"] == first
+    assert lease.read_owner(records, 1 + dead)["pid"] == first
 
 
 @pytest.mark.parametrize("done", [True, False])
@@ -160,6 +160,7 @@ case "$3" in
  2) echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1 ;;
  3) echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1 ;;
  4) echo 4 ;;
+ 6) echo 6_5.0; echo 6_5.batch; echo 6_61.0 ;;
 esac
 """
 
@@ -177,7 +178,7 @@ def squeue(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("job", "step", "expected"),
+    ("number", "step", "expected"),
     [
         ("1", "0", Kind.IN_WORK),
         ("1", "1", Kind.DIED),
@@ -187,15 +188,55 @@ def squeue(tmp_path, monkeypatch):
         ("5", None, Kind.DIED),
     ],
 )
-def test_slurm_is_asked_for_jobs_on_other_nodes(records, squeue, job, step, expected):
-    claimed(records, **ELSEWHERE, job_id=job, step_id=step)
+def test_slurm_is_asked_for_jobs_on_other_nodes(records, squeue, number, step, expected):
+    claimed(records, **ELSEWHERE, job_id=number, step_id=step)
     assert kind(records) is expected
     assert kind(records) is expected
     assert len(squeue.read_text().splitlines()) == 1
     if expected is Kind.IN_WORK:
         assert lease.owner_text(lease.read_lease(records).owner).startswith(
-            f"job {job} on elsewhere, process "
+            f"job {number} on elsewhere, process "
         )
+
+
+def test_slurm_is_asked_anew(records, squeue, monkeypatch):
+    """A job that was alive once is not alive for ever; ten seconds are enough for thousands of scans."""
+    now = [0.0]
+    monkeypatch.setattr(job.time, "monotonic", lambda: now[0])
+    claimed(records, **ELSEWHERE, job_id="1", step_id="0")
+    assert kind(records) is Kind.IN_WORK
+    program = squeue.with_name("squeue")
+    program.write_text(f"#!/bin/sh\necho >> {squeue}\n")
+    now[0] = job.ANSWER_AGE - 1
+    assert kind(records) is Kind.IN_WORK
+    now[0] = job.ANSWER_AGE + 1
+    assert kind(records) is Kind.DIED
+    assert len(squeue.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(("task", "expected"), [("5", Kind.IN_WORK), ("6", Kind.DIED), ("65", Kind.DIED)])
+def test_a_step_of_an_array_goes_by_the_number_of_its_task(records, squeue, task, expected):
+    """As SLURM 22.05 was seen to name it."""
+    claimed(records, **ELSEWHERE, job_id="6", step_id="0", array_task_id=task)
+    assert kind(records) is expected
+
+
+def test_of_a_job_in_another_cluster_this_one_knows_nothing(records, squeue, monkeypatch):
+    monkeypatch.setenv("SLURM_CLUSTER_NAME", "here")
+    claimed(records, **ELSEWHERE, job_id="2", step_id="0", cluster_name="there")
+    assert kind(records) is Kind.IN_WORK
+    assert not squeue.exists()
+    owner = records / "claims" / "1"
+    for path in (owner, *owner.iterdir()):
+        aged(path, 200)
+    assert kind(records) is Kind.DIED
+
+
+def test_a_job_that_waits_in_the_queue_again_has_no_process(records, squeue):
+    claimed(records, **ELSEWHERE, job_id="4", step_id=None)
+    assert kind(records) is Kind.IN_WORK
+    (asked,) = squeue.read_text().splitlines()
+    assert "running" in asked and "pending" not in asked
 
 
 def test_a_job_that_was_requeued_knows_its_own_claims(records, squeue, monkeypatch):
@@ -211,11 +252,17 @@ def aged(path, seconds) -> None:
     os.utime(path, (when, when))
 
 
+def silent(folder, seconds) -> None:
+    """Let a lease be of so long ago."""
+    for path in (*folder.iterdir(), folder):
+        aged(path, seconds)
+
+
 def test_an_owner_that_cannot_be_looked_up_lives_while_it_writes(records):
     claimed(records, **ELSEWHERE, job_id=None)
-    owner = records / "claims" / "1" / "owner.json"
+    lease_folder = records / "claims" / "1"
     assert kind(records) is Kind.IN_WORK
-    aged(owner, 200)
+    silent(lease_folder, 200)
     assert kind(records) is Kind.DIED
     for name in ("events/0.jsonl", "work/sub-01.neuro/journal/a-0.jsonl"):
         (records / name).parent.mkdir(parents=True)
@@ -223,8 +270,9 @@ def test_an_owner_that_cannot_be_looked_up_lives_while_it_writes(records):
         assert kind(records) is Kind.IN_WORK
         aged(records / name, 200)
         assert kind(records) is Kind.DIED
-    owner.write_text(json.dumps({**json.loads(owner.read_text()), "lease": 0}))
-    aged(owner, 1e6)
+    for name in (lease.OWNER, lease.OWNER_AGAIN):
+        write_record(lease_folder / name, {**read_record(lease_folder / name), "lease": 0})
+    silent(lease_folder, 1e6)
     assert kind(records) is Kind.IN_WORK
 
 
@@ -235,3 +283,64 @@ def test_a_claim_that_was_never_signed(records):
     assert kind(records) is Kind.IN_WORK
     aged(claim, 100)
     assert kind(records) is Kind.DIED
+
+
+# What is damaged.
+
+
+def flip(path, bit=300) -> None:
+    data = bytearray(path.read_bytes())
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", [lease.OWNER, lease.OWNER_AGAIN])
+@pytest.mark.parametrize("spoil", [flip, pathlib.Path.unlink, lambda path: path.write_bytes(b"")])
+def test_an_owner_is_known_by_either_of_two_records(records, name, spoil):
+    claimed(records, **gone())
+    spoil(records / "claims" / "1" / name)
+    assert kind(records) is Kind.DIED
+    claimed(records)
+    spoil(records / "claims" / "2" / name)
+    assert kind(records) is Kind.IN_WORK
+    assert lease.read_lease(records).owner["pid"] == os.getpid()
+
+
+def test_an_owner_that_cannot_be_read_lives_as_long_as_there_are_signs_of_it(records):
+    """Nobody is let into the folder of a run that may live: not by a damaged record either."""
+    claimed(records)
+    lease_folder, events = records / "claims" / "1", records / "events" / "0.jsonl"
+    for name in (lease.OWNER, lease.OWNER_AGAIN):
+        flip(lease_folder / name)
+    assert kind(records) is Kind.IN_WORK
+    assert lease.owner_text(lease.read_lease(records).owner).endswith("whose record is damaged")
+    silent(lease_folder, lease.UNREADABLE + 60)
+    assert kind(records) is Kind.DIED
+    events.parent.mkdir()
+    events.touch()
+    assert kind(records) is Kind.IN_WORK
+
+
+def test_what_every_owner_says_is_what_is_signed():
+    assert lease.sign("run", 0.0).keys() >= lease._SIGNED
+
+
+@pytest.mark.parametrize(
+    "end",
+    [b"", b"{}", document_of({"state": "odd"}), document_of({"ended": "now"}), document_of({"state": ["a"]})],
+)
+def test_an_end_that_cannot_be_read_is_an_end(records, end):
+    """It is no death, and nobody waits for the process, which may live on; the work is taken up again."""
+    claimed(records)
+    (records / "claims" / "1" / "end.json").write_bytes(end)
+    state = lease.read_lease(records)
+    assert (state.kind, state.deaths, state.end) == (Kind.STOPPED, 0, {})
+    assert claimed(records) == 2
+
+
+def test_a_damaged_winner_is_a_winner(records):
+    state = lease.read_lease(records)
+    claimed(records)
+    for name in (lease.OWNER, lease.OWNER_AGAIN):
+        flip(records / "claims" / "1" / name)
+    assert lease.acquire(records, state, lease.sign("late", 0)) is None

@@ -2,14 +2,17 @@
 
 import json
 import sys
+from pathlib import Path
 
+import numba.core.config
 import pytest
 from numba.core.dispatcher import Dispatcher
 from support import launch
 
 from mpiimg.astro.kernels import bad_pixels, coadd, cosmic_search, cosmics, robust, warp
 from mpiimg.engine import plugins, precompile
-from mpiimg.kernels import vmath
+from mpiimg.kernels import cache, vmath
+from mpiimg.kernels.disk import kept
 from mpiimg.neuro.kernels import median, nlmeans, otsu, piesno, tensor, tensor_maps, tensor_solve
 from mpiimg.tools import cli
 
@@ -147,3 +150,47 @@ def test_a_compiler_is_told_its_cpu_and_takes_itself_for_no_rank(monkeypatch):
     assert command[-2:] == ["--portable", "fit:precompile"]
     assert environment["NUMBA_CACHE_DIR"] == "/somewhere"
     assert not environment.keys() & set(of_ranks)
+
+
+def noted(monkeypatch, folder) -> Path:
+    """Compile two made-up kernels into a folder of their own, and return that."""
+    monkeypatch.setattr(numba.core.config, "CACHE_DIR", str(folder))
+    monkeypatch.setattr(cache, "used_files", set())
+
+    def load(name):
+        def work():
+            kept.write(cache.ours().make_folder() / f"{name[0]}.nbc", b"code", 0o644)
+            cache.used_files.add(f"{name[0]}.nbc")
+
+        return work
+
+    monkeypatch.setattr(precompile, "load_object", load)
+    precompile.compile_here(["a:one", "b:two"])
+    assert precompile.missing(["a:one", "b:two", "c:three"]) == ["c:three"]
+    return cache.ours().folder()
+
+
+@pytest.mark.parametrize("damage", [b"", b"mpiimg kernel 1\n", None])
+def test_what_is_noted_but_damaged_or_gone_is_missing(monkeypatch, tmp_path, damage):
+    folder = noted(monkeypatch, tmp_path)
+    if damage is None:
+        (folder / "b.nbc").unlink()
+    else:
+        (folder / "b.nbc").write_bytes(damage)
+    assert precompile.missing(["a:one", "b:two"]) == ["b:two"]
+    precompile.compile_here(["b:two"])
+    assert precompile.missing(["a:one", "b:two"]) == []
+
+
+@pytest.mark.parametrize("note", ["", "{}", "[]", "null", '{"files": []}', "\0" * 100])
+def test_a_damaged_note_is_as_none(monkeypatch, tmp_path, note):
+    folder = noted(monkeypatch, tmp_path)
+    (folder / "compiled-a.one").write_text(note)
+    assert precompile.missing(["a:one", "b:two"]) == ["a:one"]
+
+
+def test_a_place_that_others_may_write_to_is_said_and_has_nothing(monkeypatch, tmp_path):
+    noted(monkeypatch, tmp_path / "kernels")
+    (tmp_path / "kernels").chmod(0o777)
+    assert precompile.untrusted() == [f"others may write to {tmp_path / 'kernels'}"]
+    assert not any(folder.is_relative_to(tmp_path) for folder in cache.ours().folders())

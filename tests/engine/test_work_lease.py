@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from engine.test_lease import ELSEWHERE, SQUEUE, aged, gone, winner
+from engine.test_lease import ELSEWHERE, SQUEUE, aged, gone, silent, winner
 
 from mpiimg.engine import lease
 from mpiimg.engine.lease import Kind
@@ -124,7 +124,7 @@ def test_elsewhere_a_run_lives_as_long_as_it_writes(work, sign):
     (out / "events-mask").mkdir()
     (out / "events-mask" / "0.jsonl").touch()
     lock_as(work, {**ELSEWHERE, "job_id": None})
-    aged(work / "claims" / "1" / "owner.json", 2 * LEASE)
+    silent(work / "claims" / "1", 2 * LEASE)
     aged(out / sign, LEASE - 60)
     with pytest.raises(BadInput, match="another run is at work"):
         take(work)
@@ -161,7 +161,7 @@ def test_a_lock_that_cannot_be_given_back_goes_with_the_process(work, monkeypatc
         raise OSError("no space left")
 
     mine = take(work)
-    monkeypatch.setattr(lease, "write_json", full)
+    monkeypatch.setattr(lease, "write_record", full)
     mine.release(Kind.FAILED)
     assert lease.read_lease(work).kind is Kind.IN_WORK
 

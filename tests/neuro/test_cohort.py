@@ -16,6 +16,8 @@ import pytest
 from support import launch, sabotage, warm
 from support.subjects import PATIENCE
 
+from mpiimg.engine.records import read_record
+
 pytestmark = pytest.mark.tool
 
 #: What a small head needs.
@@ -290,6 +292,64 @@ def test_a_kernel_that_raises_fails_one_scan(raw, alone, tmp_path, strict):
     assert "Traceback" in json.loads(end.read_text())["report"]
 
 
+def in_function(module: str, function: str) -> str:
+    """Return the frame of a sabotage that runs ahead of every call of a function of ours."""
+    return sabotage.IN_DENOISING.replace("mpiimg.neuro.kernels.nlmeans", module).replace(
+        "nonlocal_means", function
+    )
+
+
+#: Where one scan fails with what nobody has foreseen: its header, its plan, and a step between two stages.
+UNFORESEEN = {
+    "header": (("mpiimg.neuro.subject", "open_image"), "'sub-03' in str(arguments[0])"),
+    "plan": (("mpiimg.neuro.steps.fit", "fit"), "'sub-03' in str(arguments[0].path)"),
+    "step": (
+        ("mpiimg.neuro.steps.mask", "otsu"),
+        "arguments[0].shape[2] > 10 and tuple(arguments[1]) != (0, 1)",
+    ),
+}
+
+
+@pytest.mark.parametrize("place", UNFORESEEN)
+def test_whatever_a_scan_raises_fails_that_scan_alone(raw, alone, tmp_path, place):
+    """With its traceback in its record; and it is the only one that a rerun takes."""
+    nibabel.save(head(3, (11, 9, 6)), raw / SCANS["sub-03"][0])
+    where, condition = UNFORESEEN[place]
+    body = f"if {condition}: raise ZeroDivisionError('made up')"
+    broken = sabotage.install(tmp_path / "broken", body, in_function(*where))
+    out = tmp_path / "out"
+    done = cohort(raw, out, sabotaged=broken, check=False, ranks=2)
+    assert done.returncode == 3, done.stderr
+    assert re.search(r"mpiimg: sub-03: failed: .*ZeroDivisionError: made up", done.stderr)
+    assert "Traceback" not in done.stderr
+    assert_same(out, alone, [name for name in SCANS if name != "sub-03"])
+    (end,) = (out / "logs/sub-03/claims").glob("*/end.json")
+    record = read_record(end)
+    assert "Traceback" in record["report"]
+    assert re.match(r"ZeroDivisionError at sabotaged:\d+$", record["place"])
+    nibabel.save(head(3), raw / SCANS["sub-03"][0])
+    cohort(raw, out)
+    assert_same(out, alone)
+
+
+@pytest.mark.parametrize("error", ["MemoryError()", "OSError(28, 'No space left on device')"])
+def test_what_the_next_scan_would_meet_too_ends_the_job(raw, tmp_path, error):
+    nibabel.save(head(3, (11, 9, 6)), raw / SCANS["sub-03"][0])
+    broken = sabotage.install(tmp_path / "broken", BROKEN.replace('ArithmeticError("made up")', error))
+    done = cohort(raw, tmp_path / "out", sabotaged=broken, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "mpiimg: failed: sub-03: rank 0 on " in done.stderr
+
+
+def test_a_fault_of_the_program_ends_the_job(raw, tmp_path):
+    """More than three scans, and than a tenth of them, fail with one error at one line."""
+    body = "raise KeyError('made up')"
+    broken = sabotage.install(tmp_path / "broken", body, in_function("mpiimg.neuro.subject", "open_image"))
+    done = cohort(raw, tmp_path / "out", sabotaged=broken, check=False, ranks=2)
+    assert done.returncode == 1, done.stderr
+    assert re.search(r"KeyError at sabotaged:\d+ in 4 of 4 scans: a fault of the program", done.stderr)
+
+
 SLOWLY = """
 import pathlib, time
 pathlib.Path({marker!r} + str(os.getpid())).touch()
@@ -397,7 +457,7 @@ def test_status_lists_every_scan(raw, spoilt, tmp_path):
         (["a.nii", "b.nii", "--bvals", "x", "--bvecs", "y", "--out", "{out}"], "one image at a time"),
         (["a.nii", "--bvals", "x", "--bvecs", "y", "--out", "{out}", "--strict"], "--strict goes with a"),
         (["a.nii", "--bvals", "x"], "the following arguments are required: --bvecs, --out"),
-        (["{raw}", "{out}", "participant", "--group-size", "0"], "--group-size 0: at least 1 rank"),
+        (["{raw}", "{out}", "participant", "--group-size", "0"], "--group-size 0: is not between 1"),
         (["{raw}", "{out}", "participant", "--group-size", "2"], "--group-size 2: this job has 1 ranks"),
         (["{raw}", "{out}", "participant", "--participant-label", "9"], "no participant 9; there are 01, 02"),
         (["{raw}", "{raw}", "participant"], "holds the dataset itself"),

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from mpiimg.engine.boxes import box_slices
-from mpiimg.engine.stores import create_staged, describe_staged
+from mpiimg.engine.staged_file import create_staged, describe_staged
 from mpiimg.errors import BadInput
 from mpiimg.neuro.gz import gzip_member
 from mpiimg.neuro.nifti import (

@@ -9,7 +9,7 @@ import pytest
 from support import sabotage, warm
 from support.subjects import EVERYTHING, PATIENCE, digests, neuro, record
 
-from mpiimg.engine.stores import dataset_offset
+from mpiimg.engine.staged_file import dataset_offset
 
 pytestmark = pytest.mark.tool
 

@@ -43,6 +43,7 @@ def test_neuro_that_the_time_limit_strikes_goes_back_into_the_queue_and_on(
     assert jobs.end(number)["Restarts"] == "1"
     assert "told that the time limit is near" in jobs.log(number)
     assert "going back into the queue" in jobs.log(number)
+    assert "not requeued" not in jobs.log(number) and "cancelled" not in jobs.log(number)
     assert "mpiimg: stopped: everything done so far is marked" in jobs.log(number)
     assert digests(out) == digests(maps)
     assert resumed(out) > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
@@ -19,13 +20,30 @@ printf '%s\\n' "$SLURM_KILL_BAD_EXIT$OMP_NUM_THREADS"
 exit "$STATUS"
 """
 
+#: Stands for a tool that is asked how its run ended: as it is told, and with another word each time.
+ENDED = """#!/bin/bash
+for last; do :; done
+case $last in
+--ended=*)
+    [ -n "$MPIIMG_RUN" ] && [ "$MPIIMG_RUN" != "$(cat "$0.run" 2>/dev/null)" ] || exit 9
+    printf %s "$MPIIMG_RUN" >"$0.run"
+    [[ " ${SAID-0 3 75} " = *" ${last#--ended=} "* ]] && exit 0
+    echo "mpiimg: error: nothing confirms it" >&2
+    exit 1 ;;
+esac
+"""
+
 
 @pytest.fixture
 def job(tmp_path):
     """Return a function that runs a script as SLURM would."""
     for name, text in (
         ("srun", SRUN),
-        *((name, f'#!/bin/sh\necho "{name} $*"\n') for name in ("scontrol", "scancel")),
+        *((name, ENDED) for name in ("mpiimg-neuro", "mpiimg-astro")),
+        *(
+            (name, f'#!/bin/sh\necho "{name} $*"\n[ {name} = scancel ] || exit "${{REFUSED:-0}}"\n')
+            for name in ("scontrol", "scancel")
+        ),
     ):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
@@ -103,6 +121,25 @@ def test_a_job_goes_back_into_the_queue_where_it_can_go_on_and_only_so_often(job
     assert ("submit it again" in done.stderr) == (how["status"] == 75 and not requeued)
 
 
+@pytest.mark.parametrize(
+    ("status", "told", "code"),
+    [(0, "", 1), (3, "", 1), (75, "", 1), (75, "yes", 75), (2, "", 2), (1, "", 1)],
+)
+def test_a_status_that_the_run_did_not_say_itself_is_a_failure(job, status, told, code):
+    """But for 75 of a run that was told to stop, which may not have come so far as to say anything."""
+    done = job("neuro.sbatch", "dwi.nii.gz", status=status, told=told, SAID="")
+    assert done.returncode == code
+    assert ("scontrol requeue 7\n" in done.stdout) == (code == 75)
+    assert ("nothing confirms it" in done.stderr) == (status in (0, 3, 75) and not told)
+
+
+@pytest.mark.parametrize(("code", "said"), [(1, True), (143, False), (137, False)])
+def test_only_what_scontrol_itself_answers_is_a_refusal(job, code, said):
+    """It is ended with the job that it requeues."""
+    done = job("neuro.sbatch", "dwi.nii.gz", status=75, REFUSED=str(code))
+    assert ("not requeued by scontrol" in done.stderr) == said
+
+
 def test_a_job_that_slurm_itself_requeued_too_often_starts_nothing(job):
     done = job("neuro.sbatch", "dwi.nii.gz", SLURM_RESTART_COUNT="11")
     assert (done.returncode, done.stdout) == (1, "")
@@ -136,6 +173,64 @@ def test_a_task_of_an_array_takes_its_line(job, cohort):
     ]
 
 
+def out_of(job, lines, task, folder, out="out", cohort="list.txt"):
+    """Return where the results of an image of a list, or of a BIDS folder, go."""
+    if lines:
+        (folder / cohort).write_text("".join(f"{line}\n" for line in lines))
+    done = job("neuro-array.sbatch", folder / cohort, out, SLURM_ARRAY_TASK_ID=str(task))
+    words = done.stdout.split("|")
+    return words[words.index("--out") + 1]
+
+
+def image(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bare = str(path).removesuffix(".gz").removesuffix(".nii")
+    for one in (path, f"{bare}.bval", f"{bare}.bvec"):
+        open(one, "w").close()
+    return path
+
+
+def record_of(out, dwi):
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "run.json").write_text(json.dumps({"inputs": {"dwi": {"path": str(dwi)}}}))
+
+
+def test_images_of_one_name_have_folders_of_their_own_in_any_list(job, tmp_path):
+    a, b = (image(tmp_path / name / "T1w" / "dwi.nii.gz") for name in "AB")
+    out = tmp_path / "out"
+    first, second = (out_of(job, [a, b], task, tmp_path, out) for task in (1, 2))
+    assert first != second and first.startswith(f"{out}/A-T1w-dwi-")
+    assert [out_of(job, [b, "", a], task, tmp_path, out) for task in (1, 2)] == [second, first]
+    # A list of one of them takes the name, and keeps it when the other one comes, in that list or another.
+    assert out_of(job, [a], 1, tmp_path, out) == f"{out}/dwi"
+    record_of(out / "dwi", a)
+    assert out_of(job, [a, b], 1, tmp_path, out) == f"{out}/dwi"
+    assert out_of(job, [a, b], 2, tmp_path, out) == out_of(job, [b], 1, tmp_path, out) == second
+
+
+def test_a_folder_of_another_image_that_is_in_work_or_says_nothing_is_left_alone(job, tmp_path):
+    a, b = (image(tmp_path / name / "dwi.nii.gz") for name in "AB")
+    work = tmp_path / "out" / "dwi" / "work" / "dwi.neuro"
+    work.mkdir(parents=True)
+    (work / "request").write_text(json.dumps({"inputs": {"dwi": {"path": str(a)}}}))
+    assert out_of(job, [a], 1, tmp_path, tmp_path / "out") == f"{tmp_path}/out/dwi"
+    assert out_of(job, [b], 1, tmp_path, tmp_path / "out").startswith(f"{tmp_path}/out/")
+    assert out_of(job, [b], 1, tmp_path, tmp_path / "out") != f"{tmp_path}/out/dwi"
+    (work / "request").write_text("torn")
+    assert out_of(job, [b], 1, tmp_path, tmp_path / "out") != f"{tmp_path}/out/dwi"
+
+
+def test_two_images_of_one_session_of_a_bids_folder_do_not_share_a_folder(job, tmp_path):
+    for name in ("sub-1_run-1_dwi", "sub-1_run-2_dwi"):
+        image(tmp_path / "bids/sub-1/dwi" / f"{name}.nii.gz")
+    image(tmp_path / "bids/sub-2/dwi/sub-2_dwi.nii.gz")
+    assert [out_of(job, [], task, tmp_path, "out", "bids") for task in (1, 2, 3)] == [
+        "out/sub-1/dwi/sub-1_run-1_dwi",
+        "out/sub-1/dwi/sub-1_run-2_dwi",
+        "out/sub-2/dwi",
+    ]
+
+
 @pytest.mark.parametrize(("task", "said"), [(3, "c.nii: no "), (4, "has 3 images: sbatch --array=1-3")])
 def test_a_task_without_an_image_or_gradients_is_refused(job, cohort, task, said):
     done = array(job, cohort, task)
@@ -147,6 +242,8 @@ def test_a_task_without_an_image_or_gradients_is_refused(job, cohort, task, said
 TOOL = """#!/usr/bin/env python3
 import json, os, sys
 flags = dict(word.partition("=")[::2] for word in sys.argv[1:] if word.startswith("--"))
+if "--ended" in flags:
+    sys.exit(0)
 if "--bad" in flags:
     sys.exit(print("mpiimg-neuro: error: unrecognized arguments: --bad", file=sys.stderr) or 2)
 if "broken" in sys.argv[1]:

@@ -1,12 +1,14 @@
 """A run that dies at a chosen step of the way, in the middle of what it does.
 
     python -m support.lives DIARY STEP DELAY WHO -- toy OUT SYNC
+    python -m support.lives DIARY STEP DELAY WHO -- publishing OUT SEED
     python -m support.lives DIARY STEP DELAY WHO -- mpiimg-neuro ...
 
 Steps are counted where a death might hurt: when a chunk begins, before and
 after its blocks are written, when it is marked, on each side of a sync, in
 the middle of a mark, in a sink, around every rename, when the work folder is
-removed. At step number STEP of rank WHO mod ranks the process is killed, or
+removed; of a run that is `publishing`, only where results are moved and the work
+folder is removed. At step number STEP of rank WHO mod ranks the process is killed, or
 DELAY seconds later, then wherever it is, kernels included. With WHO below 0 all
 ranks are killed at once. What was computed, and the number of steps of a run
 that got to its end, go to the file DIARY.
@@ -15,12 +17,15 @@ that got to its end, go to the file DIARY.
 from __future__ import annotations
 
 import fcntl
+import functools
 import json
 import os
 import pathlib
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+from mpiimg.engine.records import RecordFile
 
 
 class Death:
@@ -59,15 +64,7 @@ def arm(death: Death) -> None:
     from mpiimg.engine.log import logbook
 
     def around(owner, name: str) -> None:
-        original = getattr(owner, name)
-
-        def stepping(*arguments, **named):
-            death.step()
-            result = original(*arguments, **named)
-            death.step()
-            return result
-
-        setattr(owner, name, stepping)
+        _around(death, owner, name)
 
     around(store.StagedStore, "write")
     around(store.StagedStore, "sync")
@@ -78,7 +75,7 @@ def arm(death: Death) -> None:
     around(pathlib.Path, "replace")
     around(shutil, "rmtree")
     around(logbook.Logbook, "turn_to")
-    checkpoint.os = Torn(death)
+    checkpoint.RecordFile = functools.partial(Torn, death)
 
     keep = executor.Executor._keep
 
@@ -89,22 +86,56 @@ def arm(death: Death) -> None:
     executor.Executor._keep = noted
 
 
-class Torn:
-    """The module os, as the journal sees it: a mark may be written in part, and syncs take no time."""
+def _around(death: Death, owner, name: str) -> None:
+    """Count a step before and after each call of a function."""
+    original = getattr(owner, name)
 
-    def __init__(self, death: Death):
+    def stepping(*arguments, **named):
+        death.step()
+        result = original(*arguments, **named)
+        death.step()
+        return result
+
+    setattr(owner, name, stepping)
+
+
+def arm_publishing(death: Death) -> None:
+    """Count a step at each change of a folder, from when all results are there to the end of the run."""
+    from mpiimg.engine import results
+    from mpiimg.engine import run as running
+
+    publish = running.publish
+
+    def stepping(*arguments):
+        for owner, name in (
+            (pathlib.Path, "replace"),
+            (pathlib.Path, "unlink"),
+            (pathlib.Path, "mkdir"),
+            (results, "sync"),
+            (results, "write_record"),
+            (shutil, "rmtree"),
+        ):
+            _around(death, owner, name)
+        return publish(*arguments)
+
+    running.publish = stepping
+
+
+class Torn(RecordFile):
+    """The file of a journal: a mark may be written in part, and syncs take no time."""
+
+    def __init__(self, death: Death, path: pathlib.Path):
+        super().__init__(path)
         self._death = death
 
-    def __getattr__(self, name: str):
-        return getattr(os, name)
-
-    def write(self, descriptor: int, data: bytes) -> int:
+    def append(self, lines: Iterable[bytes]) -> None:
+        data = b"".join(lines)
         if self._death.step():
-            os.write(descriptor, data[: len(data) // 2])
+            os.write(self._descriptor, data[: len(data) // 2])
         self._death.step()
-        return os.write(descriptor, data)
+        super().append([data])
 
-    def fdatasync(self, descriptor: int) -> None:
+    def sync(self) -> None:
         """Do nothing: what a process has written outlives it, and only power loss takes more."""
 
 
@@ -114,14 +145,14 @@ def main(words: list[str]) -> int:
     diary, step, delay, who, _, name, *rest = words
     death = Death(diary, int(step), float(delay), int(who), MPI.COMM_WORLD)
     os.fdatasync = lambda descriptor: None
-    arm(death)
+    (arm_publishing if name == "publishing" else arm)(death)
     code = _program(name)(rest)
     death.write("end", death.count)
     return code
 
 
 def _program(name: str) -> Callable:
-    if name != "toy":
+    if name not in ("toy", "publishing"):
         from mpiimg.tools import cli
 
         return lambda words: cli.main(name, words)
@@ -132,10 +163,17 @@ def _program(name: str) -> Callable:
     from mpiimg.engine.recipe import Options
     from mpiimg.engine.run import run
 
+    def published(words):
+        """Replace what is there: a run that was asked for without it goes on with what was begun."""
+        out, seed = words
+        options = Options(pathlib.Path(out), toy.PLENTY, force=not pathlib.Path(out, "work").exists())
+        recipe = toy.published(int(seed)).recipe
+        return runtime.guard(MPI.COMM_WORLD, lambda: run(recipe, MPI.COMM_WORLD, options) and 0)
+
     def toys(words):
         which, out, sync = words
         options = Options(pathlib.Path(out), toy.PLENTY, sync_every=float(sync))
         made = toy.TOYS[which](**toy.LONG[which])
         return runtime.guard(MPI.COMM_WORLD, lambda: run(made.recipe, MPI.COMM_WORLD, options) and 0)
 
-    return toys
+    return toys if name == "toy" else published

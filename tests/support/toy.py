@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import itertools
 from collections.abc import Callable
@@ -301,6 +302,19 @@ def regroup(hook: Callable = nothing, exposures: int = 6, strips: int = 5, seed:
     )
     files = {name: values.tobytes() for name, values in zip(names, result, strict=True)}
     return Toy(recipe("regroup", stages), result, blocks(strips, 2), {"coadd": result}, files)
+
+
+def published(seed: int) -> Toy:
+    """Return a toy with every kind of result, whose parameters tell it from that of another seed."""
+    made = regroup(exposures=3, strips=3, seed=seed)
+    array = Array("coadd", "bx", made.result.shape, "float32")
+    recipe = dataclasses.replace(
+        made.recipe,
+        parameters={"seed": seed},
+        sources={"seed": seed},
+        staged_outputs={array.name: ("coadd.h5", {"seed": seed})},
+    )
+    return dataclasses.replace(made, recipe=recipe)
 
 
 def piece(exposure: int, strip: int, length: int) -> np.ndarray:

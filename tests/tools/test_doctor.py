@@ -81,6 +81,13 @@ def test_all_is_well_on_a_good_machine():
             "cannot be written",
             "NUMBA_CACHE_DIR",
         ),
+        (
+            findings.judge_kernels,
+            {"untrusted": ("/tmp/kernels belongs to user 7",)},
+            BAD,
+            "/tmp/kernels belongs to user 7",
+            "remove that folder",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_with_what_to_do(judgement, changes, state, text, advice):

@@ -19,6 +19,9 @@ from mpiimg.errors import BadInput
 #: Pixels, at most, that the filling of those without data is estimated from.
 _SAMPLE = 1 << 16
 
+#: Counts and their variance beyond which a pixel holds no data: sums of squares leave the range of float32.
+MAX_COUNT, MAX_VARIANCE = 1e15, 1e30
+
 #: Pixels with any of these hold no signal.
 _USELESS = maskplanes.bits("BAD", "SAT", "NO_DATA")
 
@@ -136,8 +139,9 @@ def _natural(text: str) -> tuple:
 def read_exposure(ref: ExposureRef, verify: bool = True) -> Exposure:
     """Read the pixels of an exposure.
 
-    NaN and infinity, a variance or an error that is not positive, and an
-    inverse variance that is not positive are NO_DATA. Such pixels take the
+    NaN, infinity and numbers beyond MAX_COUNT or MAX_VARIANCE, a variance or
+    an error that is not positive, and an inverse variance that is not
+    positive are NO_DATA. Such pixels take the
     median of the image and of the variance (of a fixed sample), so that
     filters meet no NaN and no cliff there: only the mask tells.
 
@@ -154,15 +158,18 @@ def read_exposure(ref: ExposureRef, verify: bool = True) -> Exposure:
     BadInput
         A file has gone, is truncated or corrupt, fails its checksum, or holds no pixel that can be used.
     """
-    image = read_pixels(ref.image, ref.shape, verify).astype(np.float32, copy=False)
+    with np.errstate(all="ignore"):
+        image = read_pixels(ref.image, ref.shape, verify).astype(np.float32, copy=False)
     mask = _our_mask(ref, image, verify)
     if ref.variance is None:
-        variance = np.maximum(image, np.float32(0))
-        variance /= np.float32(ref.gain)
-        variance += np.float32((ref.readnoise / ref.gain) ** 2)
+        with np.errstate(all="ignore"):
+            variance = np.maximum(image, np.float32(0))
+            variance /= np.float32(ref.gain)
+            variance += np.float32((ref.readnoise / ref.gain) ** 2)
     else:
         variance = _our_variance(read_pixels(ref.variance, ref.shape, verify), ref.variance_is)
-    empty = ~(np.isfinite(image) & (variance > 0) & (variance < np.inf))
+    # No number compares as true.
+    empty = ~((np.abs(image) <= MAX_COUNT) & (variance > 0) & (variance <= MAX_VARIANCE))
     if empty.any():
         mask[empty] |= maskplanes.bits("NO_DATA")
     useful = (mask & _USELESS) == 0
@@ -178,7 +185,8 @@ def read_exposure(ref: ExposureRef, verify: bool = True) -> Exposure:
 
 def _our_variance(values: np.ndarray, convention: str) -> np.ndarray:
     """Turn what a variance plane holds into a variance, float32; not positive or not finite: no data."""
-    values = values.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):
+        values = values.astype(np.float32, copy=False)
     if convention == "variance":
         return values
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

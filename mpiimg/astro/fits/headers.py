@@ -28,6 +28,17 @@ CARDS = (
     "BUNIT",
 )
 
+#: What numbers may be, so that what is made of them stays within float32.
+LIMITS = {
+    "zero_point": (-15.0, 70.0),
+    "gain": (1e-12, 1e12),
+    "read_noise": (0.0, 1e12),
+    "saturate": (1e-30, 1e30),
+}
+
+#: Likewise of numbers that are of use, but not needed: days, and seconds.
+MAX_MJD, MAX_EXPTIME = 1e6, 1e9
+
 #: A setting: None for the usual cards, the name of a card, a number, or text behind "=".
 Setting = str | float | None
 
@@ -129,12 +140,16 @@ class HeaderReader:
         """Return `value` as a finite number that makes sense for what `option` stands for."""
         try:
             number = math.nan if isinstance(value, bool) else float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         kind, sensible = {
             "zero_point": ("finite number", True),
             "read_noise": ("number from 0 on", number >= 0),
         }.get(option, ("positive number", number > 0))
+        low, high = LIMITS[option]
+        if sensible and math.isfinite(number) and not (low <= number <= high or number == 0):
+            kind = f"number from {low:g} to {high:g}"
+            sensible = False
         if not (sensible and math.isfinite(number)):
             raise BadInput(
                 f"{self.where}: {name} = {value!r} is no {kind}; give --{option.replace('_', '-')}"
@@ -149,22 +164,22 @@ class HeaderReader:
         value = next((self.card(card) for card in cards if self.card(card) is not None), None)
         return None if value is None else str(value).strip()
 
-    def optional(self, card: str) -> float | None:
+    def optional(self, card: str, limit: float) -> float | None:
         """Return a number that is of use but not needed, or None where it makes no sense."""
         try:
             value = float(self.card(card))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return None
-        return value if math.isfinite(value) else None
+        return value if abs(value) <= limit else None
 
     def mjd(self) -> float | None:
         """Return the start of the exposure: MJD-OBS, MJD, or from DATE-OBS."""
         for card in ("MJD-OBS", "MJD"):
-            if self.optional(card) is not None:
-                return self.optional(card)
+            if self.optional(card, MAX_MJD) is not None:
+                return self.optional(card, MAX_MJD)
         try:
             start = datetime.datetime.fromisoformat(str(self.card("DATE-OBS")))
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         return (start.replace(tzinfo=None) - datetime.datetime(1858, 11, 17)) / datetime.timedelta(days=1)
 
@@ -181,7 +196,7 @@ def noise_facts(facts: HeaderReader, needed: bool) -> tuple[float | None, float 
     electrons, per_second = _unit(facts)
     gain = 1.0 if electrons else facts.number("gain", "GAIN", pair=True)
     readnoise = facts.number("read_noise", "RDNOISE", pair=True)
-    exptime = facts.optional("EXPTIME")
+    exptime = facts.optional("EXPTIME", MAX_EXPTIME)
     if exptime is not None and exptime <= 0:
         exptime = None
     if per_second and gain is not None:

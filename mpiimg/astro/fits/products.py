@@ -6,6 +6,7 @@ and PATCHY (index of the patch), and TRACTX and TRACTY (column and row of their 
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from mpiimg.astro.fits.reading import Plane, read_headers, read_pixels
 from mpiimg.astro.fits.writing import COMPRESSED, own_history
 from mpiimg.astro.sky.tract import Tract
 from mpiimg.engine.boxes import Box, box_shape
-from mpiimg.engine.inputs import refuse_special_file
+from mpiimg.engine.small_files import check_regular
 from mpiimg.errors import BadInput
 
 #: How the names of warps end; those of patches hold "patch-" and do not end so.
@@ -95,8 +96,8 @@ def read_tract(path: Path) -> Tract:
     BadInput
         It is missing, or no tract.
     """
-    refuse_special_file(path)
     try:
+        check_regular(path)
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text file"
@@ -141,7 +142,9 @@ def _find(folder: Path, what: str, pattern: str, tool: str, planes: dict[str, st
     if not (folder / "tract.toml").exists():
         raise BadInput(f"{folder}: holds {what} but no tract.toml, which {tool} writes beside them")
     tract = read_tract(folder / "tract.toml")
-    products = [_read_product(path, planes, tract, tool) for path in paths]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what astropy mends in headers
+        products = [_read_product(path, planes, tract, tool) for path in paths]
     _refuse_duplicates(products)
     return tract, products
 
@@ -170,7 +173,7 @@ def _read_product(path: Path, planes: dict[str, str], tract: Tract, tool: str) -
         )
     used = [images[name] for name in planes]
     box = tuple((start, start + length) for start, length in zip(first, used[0].shape, strict=True))
-    fits = patch in tract.patches and all(
+    fits = patch in tract and all(
         outer[0] <= bounds[0] and bounds[1] <= outer[1]
         for outer, bounds in zip(tract.outer(patch), box, strict=True)
     )

@@ -6,8 +6,8 @@ Headers, pixels and sums are read by astropy; what it warns of, or raises in man
 from __future__ import annotations
 
 import contextlib
-import gzip
 import re
+import stat
 import warnings
 import zlib
 from collections.abc import Mapping
@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mpiimg.engine.inputs import refuse_special_file
+from mpiimg.astro.fits.structure import Promised, is_gzip, open_plain, parts_of
+from mpiimg.engine.containment import ends_run
 from mpiimg.errors import BadInput
 
 #: Bytes of a file that are held while sums are checked.
@@ -25,10 +26,11 @@ _PIECE = 1 << 24
 
 @dataclass(frozen=True)
 class Plane:
-    """Where pixels lie: number `hdu` (the primary is 0) of a file."""
+    """Where pixels lie: number `hdu` (the primary is 0) of a file, which is read up to `end`."""
 
     path: Path
     hdu: int
+    end: int
 
 
 @dataclass(frozen=True)
@@ -44,66 +46,79 @@ class Extension:
 
 @dataclass(frozen=True)
 class FitsFile:
-    """What the headers of a file say: the primary header, and all two-dimensional images."""
+    """What the headers of a file say: the primary header, all two-dimensional images, and where it ends."""
 
     path: Path
     size: int
     mtime: int
     primary: object
     images: tuple[Extension, ...]
+    end: int
 
     def identity(self, *used: Extension | None) -> tuple[int, int, int]:
         """Return size, time, and the checksum of the primary header and of those of images used."""
         headers = [self.primary, *(extension.header for extension in used if extension is not None)]
         text = "".join(header.tostring() for header in headers)
-        return self.size, self.mtime, zlib.crc32(text.encode())
+        return self.size, self.mtime, zlib.crc32(text.encode(errors="surrogateescape"))
 
 
 def read_headers(path: Path) -> FitsFile:
     """Read all headers of a file, and check that the file is as long as they say."""
-    refuse_special_file(path)
     try:
         status = path.stat()
-        with open(path, "rb") as file:
-            compressed = file.read(2) == b"\x1f\x8b"
+        if not stat.S_ISREG(status.st_mode):
+            raise BadInput(f"{path}: is no file; name FITS files")
+        parts = parts_of(path)
     except OSError as error:
+        if ends_run(error):
+            raise
         raise BadInput(f"{path}: cannot read this exposure: {error.strerror}") from None
     from astropy.io import fits
 
     kinds = (fits.PrimaryHDU, fits.ImageHDU, fits.CompImageHDU)
     images = []
-    with _opened(path) as hdus:
+    with _opened(path, parts[-1].end) as hdus:
         for number, hdu in enumerate(hdus):
-            end = hdu.fileinfo()["datLoc"] + hdu.fileinfo()["datSpan"]
-            if not compressed and end > status.st_size:
-                raise BadInput(
-                    f"{path}: truncated: {status.st_size} bytes where extension {number} ends at {end}; "
-                    "copy it again"
-                )
             header = hdu.header
             if isinstance(hdu, kinds) and header.get("NAXIS") == 2 and header["NAXIS1"] * header["NAXIS2"]:
                 images.append(
                     Extension(
-                        Plane(path, number),
+                        Plane(path, number, parts[-1].end),
                         header,
                         str(header.get("EXTNAME", "")).strip().upper(),
                         header.get("EXTVER", 1),
-                        (header["NAXIS2"], header["NAXIS1"]),
+                        (int(header["NAXIS2"]), int(header["NAXIS1"])),
                     )
                 )
         primary = hdus[0].header
-    return FitsFile(path, status.st_size, status.st_mtime_ns, primary, tuple(images))
+    return FitsFile(path, status.st_size, status.st_mtime_ns, primary, tuple(images), parts[-1].end)
+
+
+def refuse_scaling(extension: Extension) -> None:
+    """Refuse an image that its header scales to nothing, or by what is no number."""
+    for keyword, allowed in (("BSCALE", lambda value: value != 0), ("BZERO", lambda value: True)):
+        value = extension.header.get(keyword, 1)
+        number = isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
+        if not (number and allowed(value)):
+            raise BadInput(
+                f"{extension.plane.path}: corrupt: {keyword} of extension {extension.plane.hdu} is {value!r}"
+            )
 
 
 @contextlib.contextmanager
-def _opened(path: Path):
-    """Open a FITS file with astropy; what it only warns of, or raises in many ways, becomes BadInput."""
+def _opened(path: Path, end: int):
+    """Open a FITS file with astropy; what it only warns of, or raises in many ways, becomes BadInput.
+
+    astropy sees the file up to `end`.
+    """
     from astropy.io import fits
 
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as caught, contextlib.ExitStack() as stack:
         warnings.simplefilter("always")
         try:
-            with fits.open(path) as hdus:
+            whole = not is_gzip(path) and path.stat().st_size <= end
+            source = path if whole else stack.enter_context(Promised(path, end))
+            with fits.open(source) as hdus:
                 len(hdus)  # reads all headers
                 for warning in map(str, (entry.message for entry in caught)):
                     if "Error validating header" in warning or "truncated" in warning:
@@ -111,9 +126,11 @@ def _opened(path: Path):
                             f"{path}: truncated or corrupt: an extension is cut short; copy it again"
                         )
                 yield hdus
-        except (BadInput, MemoryError):
+        except BadInput:
             raise
         except Exception as error:
+            if ends_run(error):
+                raise
             if str(error).startswith(("No SIMPLE", "Empty or corrupt")):
                 raise BadInput(f"{path}: is not a FITS file") from None
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -124,15 +141,21 @@ def read_pixels(plane: Plane, shape: tuple[int, int], verify: bool) -> np.ndarra
     """Return the pixels of a plane as a new array in the machine's byte order, scaled as its header says."""
     if not plane.path.exists():
         raise BadInput(f"{plane.path}: cannot read this exposure: it has gone")
-    with _opened(plane.path) as hdus:
+    with _opened(plane.path, plane.end) as hdus:
         if plane.hdu >= len(hdus):
             raise BadInput(f"{plane.path}: has changed since its headers were read: no extension {plane.hdu}")
         hdu = hdus[plane.hdu]
         if verify:
             _verify_sums(plane, hdu.fileinfo())
-        data = hdu.data
+        # Of another size it would take memory that no plan knows of.
+        if tuple(hdu.header.get(f"NAXIS{axis}") for axis in (2, 1)) != shape:
+            raise BadInput(f"{plane.path}: has changed since its headers were read, or is truncated")
+        with np.errstate(all="ignore"):
+            data = hdu.data
         if data is None or data.shape != shape:
             raise BadInput(f"{plane.path}: has changed since its headers were read, or is truncated")
+        if data.dtype.kind not in "biuf":
+            raise BadInput(f"{plane.path}: extension {plane.hdu} holds {data.dtype}, not numbers")
         return np.array(data, dtype=data.dtype.newbyteorder("="), order="C")
 
 
@@ -142,10 +165,7 @@ def _verify_sums(plane: Plane, place: Mapping[str, int]) -> None:
     The sums are those of the FITS standard 4.0, appendix J, over the bytes as
     they are: astropy's own check goes by the header as it writes it anew.
     """
-    with open(plane.path, "rb") as file:
-        magic = file.read(2)
-    opener = gzip.open if magic == b"\x1f\x8b" else open
-    with opener(plane.path, "rb") as file:
+    with open_plain(plane.path) as file:
         file.seek(place["hdrLoc"])
         header = file.read(place["datLoc"] - place["hdrLoc"])
         stated = dict(re.findall(rb"(CHECKSUM|DATASUM )= '([^']*)'", header))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mpiimg.astro.fits import maskplanes
 from mpiimg.astro.fits.exposure import ExposureRef, survey_order
 from mpiimg.astro.fits.headers import CARDS, SENSOR_CARDS, HeaderReader, ReadOptions, noise_facts, zero_point
-from mpiimg.astro.fits.reading import Extension, FitsFile, read_headers
+from mpiimg.astro.fits.reading import Extension, FitsFile, read_headers, refuse_scaling
 from mpiimg.astro.fits.writing import own_history
 from mpiimg.astro.sky.wcs import checked_text
-from mpiimg.engine.inputs import refuse_special_file
+from mpiimg.engine.containment import Fault, ends_run, fault_of, place_of, refuse_systematic
+from mpiimg.engine.small_files import check_regular
 from mpiimg.errors import BadInput
 
 #: Names of extensions, in upper case, by what they hold.
@@ -40,7 +42,7 @@ _ENDINGS = (".fits", ".fits.fz", ".fits.gz", ".fz")
 def find_exposures(
     paths: Iterable[str | Path],
     options: ReadOptions | None = None,
-    rejected: list[tuple[str, str]] | None = None,
+    rejected: list[Fault] | None = None,
 ) -> list[ExposureRef]:
     """Read the headers of exposures.
 
@@ -52,8 +54,8 @@ def find_exposures(
         for all.
     options : ReadOptions, optional
         Where facts are found.
-    rejected : list of (str, str), optional
-        Takes (file, reason) of each file that cannot be used, instead of raising for it; a name that is no
+    rejected : list of Fault, optional
+        Takes the fault of each file that cannot be used, instead of raising for it; a name that is no
         file's is a mistake of whoever gave it, and raises all the same.
 
     Returns
@@ -67,24 +69,44 @@ def find_exposures(
         A file is missing, is no FITS file, is truncated, has no image, lacks planes, has planes of
         different shapes, or has no celestial coordinates; gain or read noise is missing for a single
         image; an exposure is there twice; or there is none at all.
+    RunFailed
+        Too many files fail alike, which is a fault of this program.
     """
     options = options or ReadOptions()
     exposures: list[ExposureRef] = []
     files = _listed(paths)
     _refuse_missing(files)
-    for first, members in _grouped(files):
+    groups = _grouped(files)
+    for first, members in groups:
         try:
-            refs = _find_triplet(members, options) if members else _find_in_file(first, options)
+            refs = _found(first, members, options)
             _refuse_duplicates(exposures, refs)
-        except BadInput as error:
-            if rejected is None:
+        except Exception as error:
+            if rejected is None or ends_run(error):
                 raise
-            rejected.append((str(first), str(error)))
+            rejected.append(fault_of(error, str(first), "headers"))
         else:
             exposures += refs
+    refuse_systematic(rejected or (), len(groups), "file")
     if not exposures and rejected is None:
         raise BadInput("no exposures: name at least one FITS file")
     return sorted(exposures, key=survey_order)
+
+
+def _found(first: Path, members: tuple[Path, ...], options: ReadOptions) -> list[ExposureRef]:
+    """Find the exposures of a file, or of the files of a triplet."""
+    try:
+        # What astropy mends in a header is no news; what it cannot mend, it raises.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _find_triplet(members, options) if members else _find_in_file(first, options)
+    except BadInput:
+        raise
+    except Exception as error:
+        # Cards are parsed when they are looked at, and astropy raises many things about what it finds there.
+        if ends_run(error) or " at astropy.io.fits." not in place_of(error):
+            raise
+        raise BadInput(f"{first}: corrupt header: {' '.join(str(error).split())}") from None
 
 
 def _listed(paths: Iterable[str | Path]) -> list[Path]:
@@ -94,8 +116,8 @@ def _listed(paths: Iterable[str | Path]) -> list[Path]:
         if not name.startswith("@"):
             files.append(Path(name))
             continue
-        refuse_special_file(name[1:])
         try:
+            check_regular(Path(name[1:]))
             lines = Path(name[1:]).read_text().splitlines()
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is no text file"
@@ -282,6 +304,9 @@ def _decam_convention(file: FitsFile, options: ReadOptions) -> str:
 def _exposure_ref(facts, *, kind, planes, identity, conventions, siblings) -> ExposureRef:
     """Put together what the headers of an exposure say, and check it."""
     image, variance, mask = (planes.get(role) for role in ("image", "variance", "mask"))
+    for extension in (image, variance, mask):
+        if extension is not None:
+            refuse_scaling(extension)
     for extension, role in ((variance, "variance"), (mask, "mask")):
         if extension is not None and extension.shape != image.shape:
             shapes = ("x".join(map(str, e.shape[::-1])) for e in (image, extension))

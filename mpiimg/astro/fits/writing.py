@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mpiimg.astro.fits import maskplanes
-from mpiimg.engine.atomic import write_file
+from mpiimg.engine.names import shown
 from mpiimg.version import __version__
 
 #: Ending of a file whose planes are compressed, beside ".fits".
@@ -28,6 +28,11 @@ def history_lines(step: str, text: str) -> tuple[str, ...]:
     return tuple(begin + line for line in textwrap.wrap(text, _LINE - len(begin)))
 
 
+def card_text(text: str) -> str:
+    """Return text as a card may hold it: letters of ASCII that print; others as Python escapes them."""
+    return shown(text).encode("ascii", "backslashreplace").decode()
+
+
 def own_history(header) -> tuple[str, ...]:
     """Return the lines of HISTORY that :func:`history_lines` once made, and none of other programs."""
     return tuple(line for line in map(str, header.get("HISTORY", ())) if line.startswith("mpiimg "))
@@ -36,7 +41,7 @@ def own_history(header) -> tuple[str, ...]:
 def write_planes(
     path: str | Path, planes: Mapping[str, np.ndarray], wcs: str, cards: Mapping[str, object]
 ) -> None:
-    """Write planes of pixels as extensions of a FITS file, whole or not at all.
+    """Write planes of pixels as extensions of a FITS file.
 
     The bytes depend on the arguments alone: nothing in the file tells the time.
 
@@ -69,7 +74,7 @@ def write_planes(
         # Long keywords and long comments are what HIERARCH and truncation are for.
         warnings.simplefilter("ignore")
         data = _file_bytes(_hdus(planes, wcs, cards, path.suffix == COMPRESSED))
-    write_file(path, data)
+    path.write_bytes(data)
 
 
 def _hdus(planes, wcs, cards, compress: bool):
@@ -80,11 +85,13 @@ def _hdus(planes, wcs, cards, compress: bool):
     for keyword, entry in cards.items():
         if keyword == "HISTORY":
             for line in entry:
-                primary.header[keyword] = line
+                primary.header[keyword] = card_text(line)
             continue
         value, comment = entry if isinstance(entry, tuple) else (entry, None)
         if isinstance(value, float | np.floating) and not math.isfinite(value):
             value = None
+        if isinstance(value, str):
+            value = card_text(value)
         primary.header[keyword] = (value, comment)
     units = _units(str(primary.header.get("BUNIT") or ""))
     hdus = [primary]

@@ -42,13 +42,14 @@ def number(table: np.ndarray, patch: int, name: str, band: str) -> np.ndarray:
     patch : int
         Number of the patch among all patches of all bands.
     name, band : str
-        As the catalogue has them, at most 12 and 16 characters of ASCII.
+        As the catalogue has them; what is beyond 12 and 16 letters is cut here.
     """
     table = table.copy()
     table["id"] = (int(patch) << 32) + np.arange(1, len(table) + 1)
     _, first, group = np.unique(table["parent"], return_index=True, return_inverse=True)
     table["parent"] = np.where(table["parent"] > 0, table["id"][first][group], 0) if len(table) else 0
-    table["patch"], table["band"] = name, band
+    # Whole names are written when all is joined: mosaic.joined_rows.
+    table["patch"], table["band"] = name, catalogue.text(band)
     return table
 
 

@@ -16,6 +16,9 @@ from mpiimg.astro.constants import SIGMA_PER_MAD, ZERO_POINT
 from mpiimg.astro.photometry.overlaps import Catalogue, compare_exposures, compare_with_reference
 from mpiimg.astro.photometry.stars import CLIP
 
+#: Matrices of all pairs of exposures that a solution takes at once, measured at 1,500 exposures.
+MATRICES = 7
+
 
 class Solution(NamedTuple):
     """Offsets that make exposures agree: magnitudes to add to theirs."""
@@ -24,6 +27,11 @@ class Solution(NamedTuple):
     groups: np.ndarray  # (exposures,) int, in the order of their first exposures; -1: in no pair
     errors: np.ndarray  # (exposures,) standard deviation of an offset, magnitudes; 0 for an anchor
     used: np.ndarray  # (pairs,) bool: neither an outlier nor a pair of two anchors
+
+
+def solve_bytes(exposures: int) -> int:
+    """Return the bytes that :func:`solve_offsets` takes for so many exposures, all of them connected."""
+    return MATRICES * 8 * exposures**2
 
 
 def find_zero_points(

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 #: Degrees from a tract's centre to its furthest exposure, at most: a TAN pixel there covers 0.8 of its area.
 MAX_DEGREES = 20.0
 
+#: Pixels along a side of a tract, at most: numbers of pixels are 32-bit integers in files.
+MAX_PIXELS = 2**31 - 1
+
+#: Patches that one exposure reaches, at most.
+MAX_TOUCHED = 100_000
+
 #: Decimals of a derived centre in degrees: the last one is 4 milliarcseconds.
 CENTER_DECIMALS = 6
 
@@ -65,11 +71,23 @@ class Tract:
                 f"tract: {self.shape[0]} x {self.shape[1]} patches of {self.patch} pixels with a border of "
                 f"{self.border}: patches must be positive, the border not negative"
             )
+        if max(self.pixels) + 2 * self.border > MAX_PIXELS:
+            raise BadInput(
+                f"tract: {self.pixels[1]} x {self.pixels[0]} pixels of {self.pixel_scale:g} arcsec: at most "
+                f"{MAX_PIXELS} a side; check the pixel scale and the size of patches"
+            )
 
     @property
     def pixels(self) -> tuple[int, int]:
         """Pixels along y and along x."""
         return self.shape[1] * self.patch, self.shape[0] * self.patch
+
+    def __contains__(self, patch: tuple[int, int]) -> bool:
+        return all(0 <= one < count for one, count in zip(patch, self.shape, strict=True))
+
+    def order(self, patch: tuple[int, int]) -> int:
+        """Return the place of a patch among all patches."""
+        return patch[1] * self.shape[0] + patch[0]
 
     @property
     def patches(self) -> list[tuple[int, int]]:
@@ -128,6 +146,11 @@ class Tract:
             first = math.floor((low + 0.5 - self.border) / self.patch)
             last = math.floor((high + 0.5 + self.border) / self.patch)
             spans.append(range(max(first, 0), min(last + 1, count)))
+        if len(spans[0]) * len(spans[1]) > MAX_TOUCHED:
+            raise BadInput(
+                f"reaches {len(spans[0]) * len(spans[1])} patches of {self.patch} pixels; check its WCS, or "
+                "give a larger --patch"
+            )
         near = [(i, j) for j in spans[1] for i in spans[0]]
         return [patch for patch in near if _meets(polygon, self.outer(patch))]
 
@@ -217,7 +240,12 @@ class Tract:
         tract = cls(*center, (1, 1), pixel_scale, patch, border)
         tract._check_reach(ra, dec)
         x, y = to_pixels(tract.wcs, ra, dec)
-        reach = (np.abs(values - (patch - 1) / 2).max() for values in (x, y))
+        reach = [float(np.abs(values - (patch - 1) / 2).max()) for values in (x, y)]
+        if not max(reach) < MAX_PIXELS / 2:
+            raise BadInput(
+                f"exposures reach {max(reach):.3g} pixels of {pixel_scale:g} arcsec from the centre of the "
+                "tract; give a larger --pixel-scale"
+            )
         shape = tuple(max(math.ceil(2 * pixels / patch), 1) for pixels in reach)
         return cls(*center, shape, pixel_scale, patch, border)
 

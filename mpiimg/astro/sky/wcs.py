@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from mpiimg.engine.boxes import Box
+from mpiimg.engine.containment import ends_run
 from mpiimg.errors import BadInput
 
 if TYPE_CHECKING:
@@ -35,6 +36,11 @@ ARCSEC = 3600.0
 _WCS_CARD = re.compile(
     r"WCSAXES|C(TYPE|RVAL|RPIX|UNIT|DELT|ROTA)[12]|(CD|PC)[12]_[12]|P[VS][12]_\d+|LONPOLE|LATPOLE"
     r"|RADESYS|RADECSYS|EQUINOX|[AB]P?_(ORDER|DMAX|\d_\d)"
+)
+
+#: Those of them that hold a number whose lack would go unnoticed.
+_NUMBER_CARD = re.compile(
+    r"C(DELT|ROTA)[12]|(CD|PC)[12]_[12]|PV[12]_\d+|LONPOLE|LATPOLE|[AB]P?_(ORDER|DMAX|\d_\d)"
 )
 
 _KIND = re.compile(r"^CTYPE[12] *= '(?:RA---|DEC--)(TAN|TPV) *'", re.M)
@@ -124,12 +130,17 @@ def checked_text(header: Header, where: str) -> str:
                 f"{where}: its WCS is not celestial ({ctypes}); give an image with RA and Dec axes"
             )
         _check_cards(header, where)
+        _check_numbers(header, where)
         corner = wcs.all_pix2world([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]], 0)
         matrix = wcs.pixel_scale_matrix
-    # astropy's own errors are ValueErrors; so is what it says of cards that are no numbers.
-    except (ValueError, KeyError, MemoryError) as error:
+    except BadInput:
+        raise
+    # What a header may make of the work on it is any error: astropy takes its cards as they come.
+    except Exception as error:
+        if ends_run(error) and not isinstance(error, MemoryError):
+            raise
         reason = " ".join(str(error).split("\n")[1:2] or [str(error)])
-        raise BadInput(f"{where}: unusable WCS: {reason.strip().rstrip('.')}") from error
+        raise BadInput(f"{where}: unusable WCS: {reason.strip().rstrip('.')}") from None
     independent = np.abs(np.linalg.det(matrix)) > 1e-6 * np.square(matrix).sum()
     if not independent or not np.isfinite(corner).all():
         raise BadInput(f"{where}: unusable WCS: singular or without numbers (check CD, CDELT, CRVAL, CRPIX)")
@@ -144,6 +155,9 @@ def _check_cards(header, where):
             if isinstance(value, bool) or not isinstance(value, int | float):
                 told = "is missing" if value is None else f"is {value!r}, no number"
                 raise BadInput(f"{where}: unusable WCS: {key} {told}")
+        unit = header.get(f"CUNIT{axis}", "")
+        if not isinstance(unit, str):
+            raise BadInput(f"{where}: unusable WCS: CUNIT{axis} is {unit!r}, no unit")
         scales = (f"CD{axis}_1", f"CD{axis}_2", f"CDELT{axis}")
         if not any(key in header for key in scales):
             raise BadInput(f"{where}: unusable WCS: neither {scales[0]}, {scales[1]} nor {scales[2]}")
@@ -152,6 +166,15 @@ def _check_cards(header, where):
             raise BadInput(
                 f"{where}: unusable WCS: singular: {scales[0]} and {scales[1]}, or {scales[2]}, are 0"
             )
+
+
+def _check_numbers(header, where):
+    """Refuse cards that hold no number, which wcslib takes for missing."""
+    for card in header.cards:
+        if _NUMBER_CARD.fullmatch(card.keyword):
+            value = card.value
+            if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+                raise BadInput(f"{where}: unusable WCS: {card.keyword} is {value!r}, no number")
 
 
 def to_sky(wcs: WCS, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

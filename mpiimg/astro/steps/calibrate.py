@@ -10,19 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
 from mpiimg.astro.constants import ZERO_POINT
-from mpiimg.astro.exposure_files import (
-    REASON,
-    exposure_table,
-    reason_row,
-    reason_text,
-    reasons_array,
-    write_exposures,
-)
+from mpiimg.astro.exposure_files import exposure_table, write_exposures
 from mpiimg.astro.fits.exposure import ExposureRef, read_exposure
 from mpiimg.astro.fits.maskplanes import bits, no_data
 from mpiimg.astro.fits.writing import history_lines
@@ -32,7 +26,7 @@ from mpiimg.astro.photometry.overlaps import Catalogue
 from mpiimg.astro.samples import frame
 from mpiimg.astro.sky.layout import Planes
 from mpiimg.astro.sky.wcs import parse_wcs, to_sky
-from mpiimg.astro.survey import EXPOSURE_STATS, Survey
+from mpiimg.astro.survey import EXPOSURE_STATS, Survey, exposure_units, unit_names
 from mpiimg.engine.array import Array
 from mpiimg.engine.needs import Part
 from mpiimg.engine.parameters import parameter
@@ -52,6 +46,9 @@ WAYS = {
 #: Stars kept of an exposure, the brightest.
 MAX_STARS = 500
 
+#: Bytes that the stars of an exposure take when they are compared with others: tables, places, a search tree.
+STARS_BYTES = 200 * MAX_STARS
+
 #: Bytes per pixel that reading, searching and measuring take beside the planes that come out.
 CALIBRATION_SCRATCH = 30
 
@@ -64,15 +61,23 @@ class Calibration:
         4.5,
         "A cosmic ray stands out of its surroundings by this much.",
         unit="standard deviations",
+        limits=(0.1, 1000),
     )
     sigfrac: float = parameter(
-        0.3, "Neighbours of a cosmic ray belong to it if they stand out by this share of --sigclip."
+        0.3,
+        "Neighbours of a cosmic ray belong to it if they stand out by this share of --sigclip.",
+        limits=(0.01, 1),
     )
-    objlim: float = parameter(5.0, "The least contrast between a cosmic ray and fine structure.")
-    cr_iterations: int = parameter(4, "Cosmic rays are looked for so many times.")
-    mesh: int = parameter(64, "The sky is measured in meshes of this side.", unit="pixels")
+    objlim: float = parameter(
+        5.0, "The least contrast between a cosmic ray and fine structure.", limits=(0.1, 1000)
+    )
+    cr_iterations: int = parameter(4, "Cosmic rays are looked for so many times.", limits=(1, 100))
+    mesh: int = parameter(64, "The sky is measured in meshes of this side.", unit="pixels", limits=(8, 8192))
     match_radius: float = parameter(
-        1.0, "Stars of two exposures that are this near to each other are the same.", unit="arcsec"
+        1.0,
+        "Stars of two exposures that are this near to each other are the same.",
+        unit="arcsec",
+        limits=(0.01, 60),
     )
     reference: str | None = parameter(
         None,
@@ -121,8 +126,8 @@ def inspect(state: Survey, p: Calibration) -> Inspection:
 def stages(state: Survey, p: Calibration, reference: Catalogue | None) -> Stages[Survey]:
     """Calibrate each exposure on its own, then find the zero points of all."""
     pixels = state.layout.exposure_planes()
-    yield calibrate(state, p, pixels)
-    solved = yield solve(state, reference, p.match_radius)
+    lost = yield calibrate(state, p, pixels)
+    solved = yield solve(state, reference, p.match_radius, lost or {})
     return dataclasses.replace(
         state,
         pixels=pixels,
@@ -141,7 +146,7 @@ def calibrate(state: Survey, p: Calibration, pixels: Planes) -> Compute:
     """Declare the calibration of each exposure on its own.
 
     Written are the planes of exposures without their sky, the stars (ra and dec in degrees, instrumental
-    magnitude of the total flux, its error), the EXPOSURE_STATS, and why an exposure was left out.
+    magnitude of the total flux, its error) and the EXPOSURE_STATS.
     """
     frames = state.frames
 
@@ -151,7 +156,7 @@ def calibrate(state: Survey, p: Calibration, pixels: Planes) -> Compute:
             return _calibrated(ref, p)
         except BadInput as error:
             named = any(name in str(error) for name in (ref.name, str(ref.image.path)))
-            return _left_out(ref, str(error) if named else f"{ref.image.path}: {error}")
+            raise error if named else BadInput(f"{ref.image.path}: {error}") from None
 
     sizes = tuple(rows * columns for rows, columns in state.layout.shapes)
     return Compute(
@@ -162,18 +167,18 @@ def calibrate(state: Survey, p: Calibration, pixels: Planes) -> Compute:
         parameters=p.method,
         # What a count is worth enters when all is calibrated.
         depends=lambda number: {"exposure": repr(dataclasses.replace(frames[number], magzero=None))},
-        unusable=lambda *blocks: bool(blocks[-1].any()),
+        units=exposure_units(state, kept=True),
+        without=lambda chunk: _left_out(frames[chunk.number]),
         weights=sizes,
         scratch=CALIBRATION_SCRATCH * max(sizes),
         cost=("calibrate", float(sum(sizes))),
     )
 
 
-def _tables(count: int) -> tuple[Array, Array, Array]:
+def _tables(count: int) -> tuple[Array, Array]:
     return (
         Array("stars", "esc", (count, MAX_STARS, 4), "float64"),
         Array("stats", "ef", (count, len(EXPOSURE_STATS)), "float64"),
-        reasons_array(count),
     )
 
 
@@ -203,7 +208,7 @@ def _calibrated(ref: ExposureRef, p: Calibration):
     stars, number = _star_table(measured, ref)
     cosmic_rays = np.count_nonzero(struck)
     stats = (0.0, sky.level, sky.noise, measured.fwhm, measured.correction, cosmic_rays, number)
-    return image[None], variance[None], mask[None], stars[None], np.array([stats]), reason_row("")
+    return image[None], variance[None], mask[None], stars[None], np.array([stats])
 
 
 def _star_table(measured: photometry.FrameStars, ref: ExposureRef):
@@ -223,11 +228,12 @@ def _star_table(measured: photometry.FrameStars, ref: ExposureRef):
     return table, len(chosen)
 
 
-def _left_out(ref: ExposureRef, reason: str):
+def _left_out(ref: ExposureRef):
+    """Return what stands for an exposure that failed."""
     stats = np.full((1, len(EXPOSURE_STATS)), np.nan)
     stats[0, 0] = 1.0
     stars = np.full((1, MAX_STARS, 4), np.nan)
-    return (*no_data((1, *ref.shape)), stars, stats, reason_row(reason))
+    return (*no_data((1, *ref.shape)), stars, stats)
 
 
 # --- Zero points ------------------------------------------------------------------------------------------
@@ -243,7 +249,9 @@ class Solved(NamedTuple):
     left_out: dict[str, str]
 
 
-def solve(state: Survey, reference: Catalogue | None, radius: float) -> Reduce[Solved]:
+def solve(
+    state: Survey, reference: Catalogue | None, radius: float, lost: Mapping[int, str] = MappingProxyType({})
+) -> Reduce[Solved]:
     """Find every exposure's zero point, as :func:`mpiimg.astro.photometry.zero_points.find_zero_points` does.
 
     One bad exposure ends the run if the state is strict, and so do as many as there are.
@@ -254,27 +262,30 @@ def solve(state: Survey, reference: Catalogue | None, radius: float) -> Reduce[S
     reference : Catalogue, optional
     radius : float
         Of matches, arcseconds.
+    lost : mapping of int to str
+        The exposures that could not be calibrated, and why.
     """
     exposures, count = state.exposures, len(state.exposures)
     arrays = _tables(count)
 
-    def partial(chunk, stars, stats, reasons):
-        return np.concatenate([stats[0], reasons[0].astype(np.float64), stars.ravel()])
+    def partial(chunk, stars, stats):
+        return np.concatenate([stats[0], stars.ravel()])
 
     def finish(rows):
         stats = rows[:, : len(EXPOSURE_STATS)]
-        texts = rows[:, len(EXPOSURE_STATS) : len(EXPOSURE_STATS) + REASON].astype(np.uint8)
-        tables = rows[:, len(EXPOSURE_STATS) + REASON :].reshape(count, MAX_STARS, 4)
-        reasons = {i: reason_text(texts[i]) for i in np.flatnonzero(stats[:, 0] == 1).tolist()}
+        tables = rows[:, len(EXPOSURE_STATS) :].reshape(count, MAX_STARS, 4)
+        reasons = dict(lost)
         points, kinds = _zero_points(exposures, tables, reasons, reference, radius)
         for i in np.flatnonzero(~np.isfinite(points)).tolist():
             reasons.setdefault(i, _without_zero_point(exposures, i, kinds, reference is not None))
         if reasons and (state.strict or len(reasons) == count):
             raise BadInput(reasons[min(reasons)])
-        warnings = [f"left out: {reason}" for _, reason in sorted(reasons.items())]
+        new = {i: reason for i, reason in sorted(reasons.items()) if i not in lost}
+        warnings = [f"left out: {reason}" for reason in new.values()]
         if "RELATIVE" in kinds:
             warnings.append("zero points are relative, from overlaps: magnitudes have no absolute scale")
-        left_out = {exposures[i].name: reason for i, reason in sorted(reasons.items())}
+        names = unit_names(exposures)
+        left_out = {names[i]: reason for i, reason in sorted(reasons.items())}
         usable = tuple(number not in reasons for number in range(count))
         measured = tuple(map(tuple, stats.tolist()))
         solved = Solved(tuple(points.tolist()), tuple(kinds), usable, measured, left_out)
@@ -287,11 +298,21 @@ def solve(state: Survey, reference: Catalogue | None, radius: float) -> Reduce[S
         state.layout.exposure_grid,
         reads=tuple(map(Part, arrays)),
         work=partial,
-        row=((len(EXPOSURE_STATS) + REASON + 4 * MAX_STARS,), "float64"),
+        row=((len(EXPOSURE_STATS) + 4 * MAX_STARS,), "float64"),
         finish=finish,
+        finish_bytes=_solve_bytes(exposures, reference is not None),
         parameters={"radius": radius, "reference": reference is not None},
         expected=Solved((ZERO_POINT,) * count, ("NONE",) * count, (True,) * count, (unknown,) * count, {}),
     )
+
+
+def _solve_bytes(exposures: Sequence[ExposureRef], by_reference: bool) -> int:
+    """Return the bytes that finding the zero points takes: stars of a band, and what is solved for."""
+    most = 0
+    for band, count in Counter(ref.band for ref in exposures).items():
+        known = not by_reference and all(ref.magzero is not None for ref in exposures if ref.band == band)
+        most = max(most, count * STARS_BYTES + (0 if known else zero_points.solve_bytes(count)))
+    return most
 
 
 def _zero_points(
@@ -384,6 +405,7 @@ STEP = Step(
             lambda state, p, folder: write_exposures(state, folder),
             when="end",
             flag="calibrated",
+            without=Survey.without_exposures,
             folder="calibrated",
         ),
         Output(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,16 @@ from mpiimg.astro.fits.writing import history_lines
 from mpiimg.astro.patch_files import PatchOptions, write_patches
 from mpiimg.astro.samples import frame
 from mpiimg.astro.sky.layout import Layout, PatchPlanes
-from mpiimg.astro.strips import EXCLUDED, empty_strip, stack_bytes, stacked, strip_needs, strip_weights
-from mpiimg.astro.survey import Survey, tract_document
+from mpiimg.astro.strips import (
+    EXCLUDED,
+    empty_strip,
+    refuse_overflow,
+    stack_bytes,
+    stacked,
+    strip_needs,
+    strip_weights,
+)
+from mpiimg.astro.survey import Survey, footprint_units, lost_footprints, strip_units, tract_document
 from mpiimg.engine.needs import At, Part
 from mpiimg.engine.parameters import parameter
 from mpiimg.engine.stage import Compute, Files, Found, Reduce, Stages
@@ -31,9 +39,12 @@ class Coaddition(PatchOptions):
         choices=("clip", "mean"),
     )
     sigma: float = parameter(
-        3.0, "Inputs farther from the mean than this are clipped.", unit="standard deviations"
+        3.0,
+        "Inputs farther from the mean than this are clipped.",
+        unit="standard deviations",
+        limits=(0.1, 1000),
     )
-    passes: int = parameter(2, "Inputs are clipped so many times.")
+    passes: int = parameter(2, "Inputs are clipped so many times.", limits=(0, 100))
     weights: str = parameter(
         "exposure",
         "Inputs are weighted by exposure, or by the inverse variance of each pixel (which loses light of "
@@ -56,11 +67,13 @@ def coaddition_history(p: Coaddition) -> tuple[str, ...]:
 def stages(state: Survey, p: Coaddition, data: None) -> Stages[Survey]:
     """Weigh the exposures on each patch, combine them, and look whether clipping could do its work."""
     weights = yield weigh(state)
+    state = state.without_patches(_unweighted(state.layout, weights))
+    weights = tuple(np.nan_to_num(weights).tolist())
     patches = state.layout.patch_planes()
     state = state.with_patches(
         patches, weights=weights, weight_plane=p.weight, compress=state.compress or p.compress
     )
-    yield coadd(state, p)
+    state = state.without_strips((yield coadd(state, p)))
     if p.statistic == "clip" and p.passes:
         yield few_inputs(state.layout, patches, p.sigma)
     return state
@@ -68,9 +81,11 @@ def stages(state: Survey, p: Coaddition, data: None) -> Stages[Survey]:
 
 def weigh(state: Survey) -> Reduce[tuple[float, ...]]:
     """Weigh an exposure on a patch by the inverse of its median variance there, which is that of its sky."""
-    layout = state.layout
+    layout, lost = state.layout, lost_footprints(state)
 
     def partial(chunk, variance):
+        if chunk.number in lost:
+            return 0.0
         positive = variance[np.isfinite(variance) & (variance > 0)]
         return 1 / np.median(positive) if positive.size else 0.0
 
@@ -90,14 +105,24 @@ def weigh(state: Survey) -> Reduce[tuple[float, ...]]:
         work=partial,
         row=((), "float64"),
         finish=finish,
+        finish_bytes=100 * len(layout.footprints),
+        units=footprint_units(state),
+        without=np.nan,
+        parameters={"lost": sorted(lost)},
         expected=(1.0,) * len(layout.footprints),
         cost=("weigh", float(layout.warped_pixels)),
     )
 
 
+def _unweighted(layout: Layout, weights: Sequence[float]) -> dict[int, str]:
+    """Return the patches on which the weight of an exposure could not be found, and that it is so."""
+    failed = np.flatnonzero(np.isnan(weights)).tolist()
+    return {layout.footprints[number].patch: "an exposure on it could not be weighed" for number in failed}
+
+
 def coadd(state: Survey, p: Coaddition) -> Compute:
     """Declare the coadd of every strip of every patch."""
-    layout, weights = state.layout, state.weights
+    layout, weights, lost = state.layout, state.weights, lost_footprints(state)
 
     def work(chunk, *blocks):
         from mpiimg.astro.kernels.coadd import MaskValues, combine
@@ -108,7 +133,9 @@ def coadd(state: Survey, p: Coaddition) -> Compute:
             own = "pixel" if p.weights == "pixel" else np.array([weights[part] for part in strip.footprints])
             excluded = bits(*EXCLUDED, *["CR"] * p.reject_cr)
             named = MaskValues(excluded, bits("NO_DATA"), bits("CLIPPED"), bits("SAT"))
-            planes = combine(*stacked(layout, strip, *blocks), own, named, p.statistic, p.sigma, p.passes)
+            stack = stacked(layout, strip, *blocks, lost)
+            planes = combine(*stack, own, named, p.statistic, p.sigma, p.passes)
+            refuse_overflow(planes)
         return tuple(plane[None] for plane in planes)
 
     return Compute(
@@ -117,7 +144,10 @@ def coadd(state: Survey, p: Coaddition) -> Compute:
         reads=strip_needs(layout, state.warps),
         writes=tuple(At(array, layout.strip_in_patch) for array in state.patches),
         work=work,
+        units=strip_units(state),
+        without=lambda chunk: tuple(plane[None] for plane in empty_strip(layout.strips[chunk.number].box)),
         parameters={
+            "lost": sorted(lost),
             "weights": weights,
             "statistic": p.statistic,
             "sigma": p.sigma,
@@ -188,7 +218,9 @@ STEP = Step(
     gives=("patches",),
     stages=stages,
     parameters=Coaddition,
-    outputs=(Output("patches", _write, when="end", documents=tract_document),),
+    outputs=(
+        Output("patches", _write, when="end", documents=tract_document, without=Survey.without_patches),
+    ),
     history=coaddition_history,
     kernels=("mpiimg.astro.kernels.coadd:precompile",),
     rates={

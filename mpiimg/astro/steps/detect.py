@@ -19,9 +19,9 @@ from mpiimg.astro.photometry import seams
 from mpiimg.astro.photometry import sources as detection
 from mpiimg.astro.samples import frame
 from mpiimg.astro.sky.layout import Layout, Patch
-from mpiimg.astro.survey import PATCH_STATS, Survey, tract_document
+from mpiimg.astro.survey import PATCH_STATS, Survey, patch_units, tract_document
 from mpiimg.engine.array import Array
-from mpiimg.engine.boxes import ChunkGrid, box_size
+from mpiimg.engine.boxes import ChunkGrid, box_shape, box_size
 from mpiimg.engine.needs import At, Part
 from mpiimg.engine.parameters import parameter
 from mpiimg.engine.rates import chunk_sample
@@ -66,8 +66,9 @@ class Detection(PatchOptions):
         5.0,
         "Pixels of the filtered image above this belong to a source.",
         unit="standard deviations of a pixel",
+        limits=(0.1, 1_000_000),
     )
-    min_area: int = parameter(5, "Sources have at least this size.", unit="pixels")
+    min_area: int = parameter(5, "Sources have at least this size.", unit="pixels", limits=(1, 1_000_000))
     no_deblend: bool = parameter(False, "Blends are left in one piece.")
     segmentation: bool = parameter(
         False, "Patches get a plane SEGMENTATION: which pixels belong to which source."
@@ -138,13 +139,12 @@ def stages(state: Survey, p: Detection, data: None) -> Stages[Survey]:
     state = dataclasses.replace(
         state, patch_stats=stats_array(layout), maps=maps, compress=state.compress or p.compress
     )
-    yield detect(state, p.method)
+    state = state.without_patches((yield detect(state, p.method)))
     counts = yield count_sources(state)
     state = dataclasses.replace(state, source_counts=counts, catalogue=rows_array(counts))
-    yield gather_rows(state, p.method)
+    state = state.without_patches((yield gather_rows(state, p.method)))
     state = dataclasses.replace(state, mosaic=mosaic.means_array(layout))
-    yield mosaic.average(layout, state.patches.image, state.mosaic)
-    return state
+    return state.without_patches((yield mosaic.average(state)))
 
 
 # --- Patch by patch ---------------------------------------------------------------------------------------
@@ -196,11 +196,22 @@ def detect(state: Survey, how: detection.DetectionSettings) -> Compute:
         `maps` are the arrays of those DETECTION_MAPS that are asked for.
     how : DetectionSettings
     """
-    layout = state.layout
+    layout, maps = state.layout, state.maps
     sources = _sources_array(layout)
     names = [array.name.rpartition("-")[2] for array in state.maps]
 
+    def without(chunk):
+        shape = (1, *box_shape(layout.patches[chunk.number].outer))
+        stats = np.array([[0.0, np.nan, np.nan, np.nan]])
+        return (
+            np.zeros((1, sources.shape[1]), np.uint8),
+            stats,
+            *(np.zeros(shape, one.dtype) for one in maps),
+        )
+
     def work(chunk, *planes):
+        if chunk.number in state.lost_patches:
+            return without(chunk)
         detected = _detected(layout.patches[chunk.number], chunk.number, planes, how)
         row = np.zeros((1, sources.shape[1]), np.uint8)
         if len(detected.table) <= capacity(layout):
@@ -215,7 +226,9 @@ def detect(state: Survey, how: detection.DetectionSettings) -> Compute:
         reads=tuple(map(Part, state.patches)),
         writes=(sources, state.patch_stats, *state.maps),
         work=work,
-        parameters={**vars(how), "maps": names},
+        units=patch_units(state),
+        without=without,
+        parameters={**vars(how), "maps": names, "lost": sorted(state.lost_patches)},
         weights=sizes,
         scratch=DETECTION_SCRATCH * max(sizes, default=0),
         cost=("detect", float(sum(sizes))),
@@ -307,6 +320,8 @@ def gather_rows(state: Survey, how: detection.DetectionSettings) -> Compute:
         reads=(At(_sources_array(layout), kept), *map(planes_of, state.patches)),
         writes=(At(state.catalogue, own_rows),),
         work=work,
+        units=patch_units(state),
+        without=lambda chunk: (np.zeros(counts[chunk.number] * size, np.uint8),),
         parameters={"tract": tract.to_toml(), "counts": list(counts)},
     )
 
@@ -321,12 +336,12 @@ def write_patch_files(state: Survey, p: Detection, folder: Path) -> Files | None
 
 def write_catalogue(state: Survey, p: Detection, folder: Path) -> Files:
     """Declare the catalogue in each of the formats that the endings of its names tell: one file per chunk."""
-    patches, counts, tract = state.layout.patches, state.source_counts, state.tract
+    tract = state.tract
     names = tuple(str(folder / name) for name in p.catalogues)
 
     def work(chunk, folder, rows):
         meta = {"PIXSCALE": tract.pixel_scale, "MAGZERO": ZERO_POINT}
-        catalogue.save_catalogue(folder / names[chunk.number], seams.joined(patches, counts, rows), meta)
+        catalogue.save_catalogue(folder / names[chunk.number], mosaic.joined_rows(state, rows), meta)
 
     bytes_per_byte = max(SCRATCH_PER_ROW[Path(name).suffix.lower()] for name in names)
     return Files(
@@ -363,7 +378,13 @@ STEP = Step(
     papers=("Bertin and Arnouts 1996, doi:10.1051/aas:1996164; Barbary 2016, doi:10.21105/joss.00058",),
     inspect=inspect,
     outputs=(
-        Output("patches", write_patch_files, when="end", documents=tract_document),
+        Output(
+            "patches",
+            write_patch_files,
+            when="end",
+            documents=tract_document,
+            without=Survey.without_patches,
+        ),
         Output("catalogue", write_catalogue),
         Output("catalogue", draw_mosaic),
     ),

@@ -19,7 +19,7 @@ from mpiimg.astro.samples import frame
 from mpiimg.astro.sky.layout import Planes
 from mpiimg.astro.sky.tract import Tract
 from mpiimg.astro.sky.wcs import parse_wcs, source_grid
-from mpiimg.astro.survey import Survey
+from mpiimg.astro.survey import Survey, exposure_units
 from mpiimg.engine.boxes import Box, box_shape, box_size
 from mpiimg.engine.needs import Part, Pieces
 from mpiimg.engine.parameters import parameter
@@ -41,8 +41,8 @@ class Warping:
 def stages(state: Survey, p: Warping, data: None) -> Stages[Survey]:
     """Bring every exposure to the common zero point, on the pixels of the tract."""
     warps = state.layout.warp_planes()
-    yield warp(state, warps)
-    return dataclasses.replace(state, warps=warps)
+    lost = yield warp(state, warps)
+    return dataclasses.replace(state.without_exposures(lost), warps=warps)
 
 
 def warp(state: Survey, warps: Planes) -> Compute:
@@ -52,8 +52,15 @@ def warp(state: Survey, warps: Planes) -> Compute:
     def work(chunk, *planes):
         number = chunk.number
         exposure = _Exposure(*(plane[0] for plane in planes), exposures[number], tract, points[number])
-        parts = [exposure.warp(layout.footprints[part].box) for part in layout.members[number]]
+        return by_plane([exposure.warp(layout.footprints[part].box) for part in layout.members[number]])
+
+    def by_plane(parts):
         return tuple([planes[k][None] for planes in parts] for k in range(len(warps)))
+
+    def without(chunk):
+        return by_plane(
+            [no_data(box_shape(layout.footprints[part].box)) for part in layout.members[chunk.number]]
+        )
 
     def depends(number):
         boxes = [layout.footprints[part].box for part in layout.members[number]]
@@ -65,6 +72,8 @@ def warp(state: Survey, warps: Planes) -> Compute:
         reads=tuple(map(Part, state.pixels)),
         writes=tuple(Pieces(array, layout.warps_of) for array in warps),
         work=work,
+        units=exposure_units(state),
+        without=without,
         parameters={"tract": tract.to_toml()},
         depends=depends,
         weights=tuple(
@@ -136,6 +145,7 @@ STEP = Step(
             when="end",
             flag="warps",
             folder="warps",
+            without=Survey.without_warps,
             documents=lambda state, p: {"tract.toml": state.tract.to_toml().encode()},
         ),
     ),

@@ -1,7 +1,7 @@
-"""The log of a run: what each rank did and when, in one file per rank with one JSON object per line.
+"""The log of a run: what each rank did and when, in one file per rank with one record per line.
 
 Lines are buffered and flushed every few seconds. Short chunks that follow each other share a line. A file
-that cannot be written never makes the run fail.
+that cannot be written never makes the run fail. A line that is torn or damaged is left out.
 
     start    what runs: tool, command, version, ranks, process, and the stages as planned
     stage    a stage begins: its chunks, those that earlier runs have done, and those of this rank
@@ -16,7 +16,6 @@ that cannot be written never makes the run fail.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import threading
@@ -25,12 +24,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mpiimg.engine.mpi.processes import memory_status
+from mpiimg.engine.records import DamagedRecord, RecordFile, line_of, parsed, read_lines
+
+#: No event is from later than the year 5138, in seconds since the epoch.
+MAX_TIME = 1e11
 
 
 def events_folder(out: Path, record: str) -> Path:
     """Return where the events of a run lie whose record is called so: events, or events-<tool>."""
     name = record.removesuffix(".json").removeprefix("run").removeprefix("-")
     return Path(out) / ("-".join(filter(None, ["events", name])))
+
+
+def record_of(events: Path) -> Path:
+    """Return the record of the run whose events lie in a folder; see :func:`events_folder`."""
+    name = Path(events).name.removeprefix("events").removeprefix("-")
+    return Path(events).with_name(
+        f"{name}.json" if "." in name else f"run-{name}.json" if name else "run.json"
+    )
 
 
 def runs_in(folder: Path) -> list[Path]:
@@ -40,8 +51,9 @@ def runs_in(folder: Path) -> list[Path]:
 
 
 def _began(folder: Path) -> float:
-    first = next(read_events(folder / "0.jsonl"), {})
-    return first.get("time", 0.0)
+    with contextlib.suppress(OSError):
+        return next(read_events(folder / "0.jsonl"), {}).get("time", 0.0)
+    return 0.0
 
 
 class EventLog:
@@ -62,16 +74,15 @@ class EventLog:
     def __init__(self, folder: Path | None, rank: int, every: float = 5.0, together: float = 1.0):
         self._every, self._together = every, together
         self._who = {"rank": rank, "host": socket.gethostname()}
-        self._lines: list[str] = []
+        self._lines: list[bytes] = []
         self._chunks: dict | None = None
         self._flushed = self._written = time.monotonic()
         self._lock = threading.Lock()
-        self._descriptor = None
+        self._file: RecordFile | None = None
         self.folder = folder
         if folder is not None:
             with contextlib.suppress(OSError):
-                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-                self._descriptor = os.open(folder / f"{rank}.jsonl", flags, 0o666)
+                self._file = RecordFile(folder / f"{rank}.jsonl", durable=False)
 
     def write(self, event: str, **fields) -> None:
         """Note an event; it is in the file after the next flush."""
@@ -104,8 +115,8 @@ class EventLog:
         try:
             self._flushed = time.monotonic()
             lines, self._lines = self._lines, []
-            if lines and self._descriptor is not None:
-                os.write(self._descriptor, "".join(lines).encode())
+            if lines and self._file is not None:
+                self._file.append(lines)
         except OSError:
             pass  # a full disk is the run's business, not the log's
         finally:
@@ -115,9 +126,9 @@ class EventLog:
         """Flush, and write nothing more."""
         self._close_chunks()
         self.flush()
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            os.close(descriptor)
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
 
     def _close_chunks(self) -> None:
         chunks, self._chunks = self._chunks, None
@@ -128,33 +139,62 @@ class EventLog:
     def _add(self, event: str, fields: dict) -> None:
         self._written = time.monotonic()
         line = {"time": round(time.time(), 3), **self._who, "event": event, **fields, "memory": _resident()}
-        self._lines.append(json.dumps(line) + "\n")
+        self._lines.append(line_of(line))
 
 
 def read_events(path: Path) -> Iterator[dict]:
-    """Yield the events of one rank; torn and foreign lines are left out."""
-    with open(path, "rb") as file:
-        for line in file:
-            with contextlib.suppress(ValueError):
-                event = json.loads(line)
-                if isinstance(event, dict) and {"time", "rank", "event"} <= event.keys():
-                    yield event
+    """Yield the events of one rank; torn, damaged and foreign lines are left out.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    """
+    return filter(_is_event, read_lines(path))
+
+
+def _is_event(record: dict) -> bool:
+    """Say whether a record has what all events have; of another version it may have other things."""
+    when = record.get("time")
+    return (
+        isinstance(when, int | float)
+        and 0 <= when <= MAX_TIME
+        and isinstance(record.get("rank"), int)
+        and isinstance(record.get("host"), str)
+        and isinstance(record.get("event"), str)
+    )
 
 
 def rank_files(folder: Path) -> list[Path]:
     """Return the logs in an events folder, by rank."""
-    files = [path for path in Path(folder).glob("*.jsonl") if path.stem.isdecimal()]
+    files = [path for path in Path(folder).glob("*.jsonl") if path.stem.isdecimal() and path.is_file()]
     return sorted(files, key=lambda path: int(path.stem))
 
 
 def last_events(folder: Path, tail: int = 1 << 14) -> dict[int, dict]:
-    """Return the last event of each rank, from the ends of the files."""
+    """Return the last event of each rank, from the last `tail` bytes of the files, or more where need be."""
     last = {}
     for path in rank_files(folder):
-        with contextlib.suppress(OSError, ValueError, IndexError), open(path, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - tail))
-            last[int(path.stem)] = json.loads(file.read().split(b"\n")[-2])
+        with contextlib.suppress(OSError):
+            event = _last_event(path, tail)
+            if event is not None:
+                last[int(path.stem)] = event
     return last
+
+
+def _last_event(path: Path, tail: int) -> dict | None:
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        while True:
+            file.seek(max(0, size - tail))
+            for line in reversed(file.read().splitlines(keepends=True)):
+                with contextlib.suppress(DamagedRecord):
+                    event = parsed(line)
+                    if _is_event(event):
+                        return event
+            if tail >= size:
+                return None
+            tail *= 8
 
 
 def any_recent(folder: Path, seconds: float, but: int) -> bool:

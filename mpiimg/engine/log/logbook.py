@@ -53,6 +53,7 @@ class Logbook(Reporter):
         self._log.write(
             "start",
             tool=recipe.tool,
+            run=self._options.run_id,
             version=__version__,
             command=self._options.command,
             ranks=self._ranks,
@@ -117,7 +118,7 @@ class Logbook(Reporter):
     def end(self, status: Exit, why: str = "") -> None:
         """Note that the run is over. Nothing is noted after it."""
         self._watchdog.report_to(None)
-        self._log.write("end", status=int(status), why=why)
+        self._log.write("end", run=self._options.run_id, status=int(status), why=why)
         self._log.close()
         self._activity.close()
 

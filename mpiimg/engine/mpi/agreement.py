@@ -12,7 +12,7 @@ import numpy as np
 from mpiimg.engine.containment import ends_run, place_of
 from mpiimg.engine.mpi.lifetime import lifetime
 from mpiimg.engine.mpi.waiting import soft_barrier, wait_until
-from mpiimg.errors import WORK_ERRORS, BadInput, RunFailed, RunStopped
+from mpiimg.errors import WORK_ERRORS, BadInput, DamagedData, RunFailed, RunStopped
 
 #: Tag of the message by which a rank warns the others that it cannot go on.
 WARNING_TAG = 75
@@ -37,7 +37,7 @@ def on_root(comm, function: Callable, *arguments, where: str | None = None) -> A
 
     Raises
     ------
-    BadInput
+    BadInput, DamagedData
         The function raised it.
     RunFailed
         The function raised it, or anything else.
@@ -50,7 +50,7 @@ def on_root(comm, function: Callable, *arguments, where: str | None = None) -> A
         watchdog(activity)
         try:
             outcome = function(*arguments), None
-        except (BadInput, RunFailed) as error:
+        except (BadInput, DamagedData, RunFailed) as error:
             outcome = None, error
         except WORK_ERRORS as error:
             outcome = None, _failure(error, error_report(comm, where, error))
@@ -106,7 +106,7 @@ class Agreement:
         Of the whole job, where they are one group of it: what ends another group stops this one.
     """
 
-    GO, STOP, BAD, FAIL = range(4)
+    GO, STOP, DAMAGED, BAD, FAIL = range(5)
 
     def __init__(self, comm, outer: Agreement | None = None):
         self._comm = comm.Dup()
@@ -123,8 +123,8 @@ class Agreement:
         if self._error is None:
             # What a group has agreed on is a report already.
             self._error = (
-                BadInput(str(error))
-                if isinstance(error, BadInput)
+                type(error)(str(error))
+                if isinstance(error, BadInput | DamagedData)
                 else _failure(error, error_report(self._comm, where, error))
             )
         self._warn()
@@ -151,6 +151,8 @@ class Agreement:
         ------
         BadInput
             A rank met input that cannot be used.
+        DamagedData
+            A rank read staged bytes that are not what was written.
         RunFailed
             A rank raised anything else.
         RunStopped
@@ -160,7 +162,9 @@ class Agreement:
         # All are here, and nobody warns from now on: so all know which messages there are to receive.
         state = self.GO
         if self._error is not None:
-            state = self.BAD if isinstance(self._error, BadInput) else self.FAIL
+            state = self.FAIL
+            if isinstance(self._error, BadInput | DamagedData):
+                state = self.BAD if isinstance(self._error, BadInput) else self.DAMAGED
         elif self.stop_requested:
             state = self.STOP
         states = np.empty(self._comm.size, dtype=np.uint8)

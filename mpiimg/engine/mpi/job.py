@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 #: What launchers call the variables by which a process knows that it is a rank, or a step of a job.
@@ -20,14 +24,69 @@ def launched_rank() -> int:
     return 0
 
 
+#: SLURM's numbers of a job, its step, its restarts and its place in an array, and the name of its cluster.
+FACTS = ("job_id", "step_id", "restart_count", "cluster_name", "array_task_id")
+
+#: Seconds for which an answer of SLURM is taken for the present: thousands of scans ask of a few jobs.
+ANSWER_AGE = 10.0
+
+#: States of a job in which its processes may be there; not that of one that waits in the queue again.
+WITH_PROCESSES = "running,completing,suspended,stopped,signaling,stage_out"
+
+
 def slurm_facts() -> dict[str, str | None]:
-    """Return SLURM's numbers of this job, its step and its restarts; None where SLURM did not start it."""
-    return {name: os.environ.get(f"SLURM_{name.upper()}") for name in ("job_id", "step_id", "restart_count")}
+    """Return what SLURM tells of this job, by the names in FACTS; None where SLURM did not start it."""
+    return {name: os.environ.get(f"SLURM_{name.upper()}") for name in FACTS}
+
+
+def remembered(seconds: float) -> Callable:
+    """Let a function be asked anew for the same once its last answer is so many seconds old."""
+
+    def decorate(function: Callable) -> Callable:
+        answers = {}
+
+        @functools.wraps(function)
+        def ask(*arguments):
+            now = time.monotonic()
+            if arguments not in answers or now - answers[arguments][0] > seconds:
+                answers[arguments] = now, function(*arguments)
+            return answers[arguments][1]
+
+        ask.cache_clear = answers.clear
+        return ask
+
+    return decorate
+
+
+@remembered(ANSWER_AGE)
+def slurm_running(job: str, steps: bool) -> frozenset[str] | None:
+    """Ask SLURM what runs of a job: its steps, or the job itself; None if it does not answer.
+
+    Python starts it by vfork, which copies nothing of a process that has MPI's memory.
+    """
+    form = ["-s", "-o", "%i"] if steps else ["-o", "%A", "-t", WITH_PROCESSES]
+    command = ["squeue", "--noheader", "-j", job, *form]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if answer.returncode:
+        return frozenset() if "Invalid job id" in answer.stderr else None
+    return frozenset(answer.stdout.split())
 
 
 def cache_folder() -> Path:
-    """Return the user's folder for what mpiimg keeps between runs."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mpiimg"
+    """Return the user's folder for what mpiimg keeps between runs.
+
+    Raises
+    ------
+    FileNotFoundError
+        The user has no home.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if not os.path.isabs(home):
+        raise FileNotFoundError("neither XDG_CACHE_HOME nor HOME names a folder")
+    return Path(home) / "mpiimg"
 
 
 def environment_of_no_rank(package: Path) -> dict[str, str]:

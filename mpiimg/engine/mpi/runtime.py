@@ -17,7 +17,8 @@ import numpy as np
 from mpiimg.engine.mpi.lifetime import lifetime
 from mpiimg.engine.mpi.nodes import processes_of_node
 from mpiimg.engine.mpi.processes import mapped_files
-from mpiimg.engine.mpi.stale_shm import remove_stale_segments
+from mpiimg.engine.mpi.stale_shm import remove_left_behind, remove_stale_segments
+from mpiimg.engine.names import shown
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
 
 log = logging.getLogger("mpiimg")
@@ -80,6 +81,7 @@ def world():
     """Start MPI and return the communicator of all ranks."""
     avoid_long_addresses()
     remove_stale_segments()
+    remove_left_behind()
     life = lifetime()
     life.watchdog("the start of MPI")
     with life.stop.held_back():
@@ -117,7 +119,7 @@ def guard(comm, function: Callable[[], int | None]) -> int:
     try:
         return int(function() or Exit.DONE)
     except BadInput as error:
-        say(comm, f"mpiimg: error: {error}")
+        say(comm, f"mpiimg: error: {shown(error)}")
         return Exit.BAD_INPUT
     except RunFailed as error:
         say(comm, f"mpiimg: failed: {error}")
@@ -127,8 +129,7 @@ def guard(comm, function: Callable[[], int | None]) -> int:
         return Exit.STOPPED
     except BaseException:
         where = f"mpiimg: rank {comm.rank} on {socket.gethostname()} aborts the job:\n"
-        sys.stderr.write(where + traceback.format_exc())
-        sys.stderr.flush()
+        put(where + traceback.format_exc().rstrip(), sys.stderr)
         time.sleep(0.2)  # a launcher that is told to abort drops what it has not passed on yet
         comm.Abort(Exit.FAILED)
         # Abort may return before this process is ended, and one traceback is enough.
@@ -142,23 +143,26 @@ def say(comm, text: str, stream=None) -> None:
 
 
 def put(text: str, stream) -> None:
-    """Print `text`, also where whoever reads, such as head, has seen enough and is gone."""
+    """Print `text`, also where whoever reads, such as head, has seen enough and is gone.
+
+    Whatever it was made of, a terminal shows it and takes no command from it.
+    """
     try:
-        print(text, file=stream, flush=True)
+        print(shown(text, lines=True), file=stream, flush=True)
     except BrokenPipeError:
         # What is still in the stream's buffer goes nowhere too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextlib.contextmanager
-def progress(comm, name: str, total: int, shown: bool):
+def progress(comm, name: str, total: int, drawn: bool):
     """Draw a line with chunks done, rate and time left, of rank 0's share; yields what to call for a step."""
-    if not (shown and comm.rank == 0):
+    if not (drawn and comm.rank == 0):
         yield lambda count: None
         return
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=f"{name:<16}", unit=" chunks", mininterval=0.5) as bar:
+    with tqdm(total=total, desc=f"{shown(name):<16}", unit=" chunks", mininterval=0.5) as bar:
         yield bar.update
 
 

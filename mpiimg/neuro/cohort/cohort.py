@@ -12,20 +12,24 @@ from pathlib import Path
 from typing import Any
 
 from mpiimg.engine import lease
-from mpiimg.engine.atomic import write_file
+from mpiimg.engine.atomic import make_folder, write_file
 from mpiimg.engine.boxes import Partition
+from mpiimg.engine.containment import ends_run
 from mpiimg.engine.lease import Kind, LeaseState
+from mpiimg.engine.log.ended import note_job
 from mpiimg.engine.log.show_plan import as_json, table
 from mpiimg.engine.mpi.agreement import Agreement, on_root
 from mpiimg.engine.mpi.runtime import say
 from mpiimg.engine.plan import Resources, plan_recipe
 from mpiimg.engine.recipe import Options, Recipe
 from mpiimg.engine.run import agreed_cpu_target, compile_kernels
-from mpiimg.errors import BadInput, Exit
+from mpiimg.errors import BadInput, Exit, RunStopped
 from mpiimg.neuro.bids import Scan, describe_derivative
 from mpiimg.neuro.cohort.groups import asked_sizes, finished_after, group_sizes, min_ranks, part_of
 from mpiimg.neuro.cohort.records import (
+    LOGS,
     Cohort,
+    maybe_otherwise,
     read_settings,
     scan_state,
     scan_states,
@@ -42,7 +46,7 @@ MAX_NAMED = 10
 
 
 def run_cohort(cohort: Cohort, comm, options: Options, resources: Resources, plan: str | None = None) -> Exit:
-    """Do what is missing or failed of a cohort. Collective.
+    """Do what is missing or failed of a cohort, and note how this job ended. Collective.
 
     With `plan`, "table" or "json", print what would be done with `resources`, and stop.
 
@@ -55,6 +59,21 @@ def run_cohort(cohort: Cohort, comm, options: Options, resources: Resources, pla
     RunStopped
         A signal asked for it.
     """
+    try:
+        status = _run_cohort(cohort, comm, options, resources, plan)
+    except RunStopped:
+        _note_end(cohort, comm, options, Exit.STOPPED)
+        raise
+    if not plan:
+        _note_end(cohort, comm, options, status)
+    return status
+
+
+def _note_end(cohort: Cohort, comm, options: Options, status: Exit) -> None:
+    on_root(comm, note_job, cohort.out / LOGS, options.run_id, status)
+
+
+def _run_cohort(cohort: Cohort, comm, options: Options, resources: Resources, plan: str | None) -> Exit:
     agreed_cpu_target(comm)
     states = on_root(comm, _check, cohort, options.force)
     todo = [scan for scan in cohort.scans if _to_do(cohort, states[scan.name], options.force)]
@@ -76,8 +95,8 @@ def run_cohort(cohort: Cohort, comm, options: Options, resources: Resources, pla
         process_scans(cohort, todo, states, chosen.sizes, comm, options)
     final = on_root(comm, _states, cohort)
     tell(comm, _summary(final))
-    left_out = [name for name, state in final.items() if state.kind in (Kind.FAILED, Kind.SUSPECT)]
-    return Exit.PARTIAL if left_out else Exit.DONE
+    # What another job has in work is not done either: that job may yet die.
+    return Exit.DONE if all(state.kind is Kind.DONE for state in final.values()) else Exit.PARTIAL
 
 
 def _compile(kernels: Sequence[str], comm) -> None:
@@ -98,7 +117,13 @@ def _check(cohort: Cohort, force: bool) -> dict[str, LeaseState]:
             f"{cohort.dataset / 'derivatives' / 'mpiimg'}"
         )
     _check_owner(out)
-    earlier = read_settings(out)
+    try:
+        earlier = read_settings(out)
+    except BadInput as error:
+        if not force:
+            _check_scans(cohort)
+        log.warning("warning: %s", error)
+        earlier = {}
     if earlier and earlier != cohort.settings and not force:
         kinds = {state.kind for state in scan_states(out).values()}
         if kinds & {Kind.DONE, Kind.IN_WORK}:
@@ -109,11 +134,22 @@ def _check(cohort: Cohort, force: bool) -> dict[str, LeaseState]:
     return _states(cohort)
 
 
+def _check_scans(cohort: Cohort) -> None:
+    """Refuse to replace what was done with other settings, where only the scans themselves still say so."""
+    others = maybe_otherwise(cohort.out, cohort.settings)
+    if others:
+        raise BadInput(
+            f"{cohort.out}: the record of its settings is damaged, and {_named(others)} were done with other "
+            "ones than now, or are in work; wait until no job is at work there, choose another folder, or do "
+            "all scans again by --force"
+        )
+
+
 def _make_folders(cohort: Cohort) -> None:
     """Make what all jobs on a derivative share: folders of records, settings, its description."""
     try:
         for scan in cohort.scans:
-            cohort.records(scan).mkdir(parents=True, exist_ok=True)
+            make_folder(cohort.records(scan))
         for name, data in describe_derivative(cohort.dataset, cohort.out).items():
             write_file(cohort.out / name, data)
         write_settings(cohort.out, cohort.settings)
@@ -136,9 +172,9 @@ def _check_owner(out: Path) -> None:
 
 def _difference(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Say in which setting two differ."""
-    if earlier["version"] != now["version"]:
-        return f"mpiimg {earlier['version']}, and this is {now['version']}"
-    before, after = earlier["parameters"], now["parameters"]
+    if earlier.get("version") != now["version"]:
+        return f"mpiimg {earlier.get('version')}, and this is {now['version']}"
+    before, after = earlier.get("parameters", {}), now["parameters"]
     nothing = "nothing known"
     name = next(
         name for name in sorted({*before, *after}) if before.get(name, nothing) != after.get(name, nothing)
@@ -165,7 +201,7 @@ def _weigh(todo: Sequence[Scan], comm) -> dict[str, int]:
         scan = todo[number]
         try:
             mine[scan.name] = math.prod(open_image(scan.dwi, 4).shape)
-        except BadInput:
+        except Exception:  # what is wrong with it is said when its turn comes
             mine[scan.name] = 0
     return {name: cost for part in comm.allgather(mine) for name, cost in part.items()}
 
@@ -191,15 +227,18 @@ def _choose(cohort: Cohort, todo: Sequence[Scan], costs, resources: Resources, p
     if cohort.group_size is not None:
         sizes = asked_sizes(resources.ranks, cohort.group_size)
     largest = recipe = None
+    needed = 1
     for scan in sorted(todo, key=lambda scan: -costs[scan.name]):
         try:
-            headers = cohort.inspect(scan)
-        except BadInput:
+            made = cohort.recipe(scan, cohort.inspect(scan))
+            needed = min_ranks(made, resources)
+        except Exception as error:  # likewise
+            if ends_run(error):
+                raise
             continue
-        largest, recipe = scan, cohort.recipe(scan, headers)
+        largest, recipe = scan, made
         break
     if cohort.group_size is None:
-        needed = min_ranks(recipe, resources) if recipe else 1
         sizes = group_sizes(resources.ranks, [max(1, costs[scan.name]) for scan in todo] or [1], needed)
     smallest, largest_group = min(sizes), max(sizes)
     each = _count(largest_group, "rank")
@@ -247,7 +286,7 @@ def _plan(
 def _changed(cohort: Cohort, states: Mapping[str, LeaseState]) -> list[str]:
     """Return the scans that were done from an image that is another one now."""
     done = [scan for scan in cohort.scans if states[scan.name].kind is Kind.DONE]
-    return [scan.name for scan in done if states[scan.name].end["image"] != image_identity(scan)]
+    return [scan.name for scan in done if states[scan.name].end.get("image") != image_identity(scan)]
 
 
 def _counts(states: Mapping[str, LeaseState]) -> str:
@@ -259,7 +298,10 @@ def _summary(states: Mapping[str, LeaseState]) -> str:
     notes = []
     for name, state in states.items():
         if state.kind is Kind.IN_WORK:
-            notes.append(f"mpiimg: {name}: in work by {lease.owner_text(state.owner)}")
+            notes.append(
+                f"mpiimg: {name}: in work by {lease.owner_text(state.owner)}, and not done yet; "
+                "the same command does it if that job does not"
+            )
         elif why(state):
             notes.append(f"mpiimg: {name}: {state.kind}: {why(state)}")
     if len(notes) > MAX_NAMED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -10,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mpiimg.engine.atomic import read_json, write_json
 from mpiimg.engine.lease import Kind, LeaseState, names_in, read_lease
 from mpiimg.engine.recipe import Recipe
+from mpiimg.engine.records import DamagedRecord, read_record, write_record
+from mpiimg.errors import BadInput
 from mpiimg.neuro.bids import Scan
 from mpiimg.version import __version__
 
@@ -68,33 +70,66 @@ class Cohort:
 
 
 def scan_states(out: Path) -> dict[str, LeaseState]:
-    """Return the state of every scan that was ever selected for `out`, by name; empty for another folder."""
+    """Return the state of every scan that was ever selected for `out`, by name; empty for another folder.
+
+    Raises
+    ------
+    BadInput
+        The record of the settings is damaged.
+    """
     settings = read_settings(out)
     return {records.name: scan_state(out, records, settings) for records in _folders(out / LOGS)}
 
 
-def scan_state(out: Path, records: Path, settings: dict[str, Any]) -> LeaseState:
+def scan_state(out: Path, records: Path, settings: Mapping[str, Any]) -> LeaseState:
     """Return the state of a scan; to be done again if settings changed or results were removed."""
     state = read_lease(records)
     if state.kind is not Kind.DONE:
         return state
-    present = set(names_in(out / state.end["folder"]))
-    if state.end["settings"] == settings_digest(settings) and present.issuperset(state.end["files"]):
-        return state
+    with contextlib.suppress(KeyError, TypeError):
+        present = set(names_in(out / state.end["folder"]))
+        if state.end["settings"] == settings_digest(settings) and present.issuperset(state.end["files"]):
+            return state
     return dataclasses.replace(state, kind=Kind.TO_DO)
 
 
+def maybe_otherwise(out: Path, settings: Mapping[str, Any]) -> list[str]:
+    """Return the scans that say that they were done with other settings, and those that are in work."""
+    own = settings_digest(settings)
+    states = {records.name: read_lease(records) for records in _folders(out / LOGS)}
+    return [
+        name
+        for name, state in states.items()
+        if state.kind is Kind.IN_WORK or (state.kind is Kind.DONE and state.end.get("settings") != own)
+    ]
+
+
 def read_settings(out: Path) -> dict[str, Any]:
-    """Return the version and parameters that the scans in `out` are processed with; empty if none are."""
-    return read_json(out / LOGS / "cohort.json")
+    """Return the version and parameters that the scans in `out` are processed with; empty if none are.
+
+    Raises
+    ------
+    BadInput
+        Their record is damaged.
+    """
+    try:
+        return read_record(_settings_path(out)) or {}
+    except DamagedRecord as error:
+        raise BadInput(
+            f"{_settings_path(out)}: {error}; the command that made this cohort, given again, mends it"
+        ) from None
 
 
-def write_settings(out: Path, settings: dict[str, Any]) -> None:
+def write_settings(out: Path, settings: Mapping[str, Any]) -> None:
     """Keep the settings of a cohort."""
-    write_json(out / LOGS / "cohort.json", settings)
+    write_record(_settings_path(out), settings)
 
 
-def settings_digest(settings: dict[str, Any]) -> str:
+def _settings_path(out: Path) -> Path:
+    return out / LOGS / "cohort.json"
+
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
     """Return a hash of settings, 16 hexadecimal digits."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 

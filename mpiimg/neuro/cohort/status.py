@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mpiimg.engine.lease import Kind, LeaseState, owner_text
+from mpiimg.engine.lease import Kind, LeaseState, owner_text, read_lease
 from mpiimg.engine.log.events import runs_in
 from mpiimg.engine.log.run_status import run_status
+from mpiimg.engine.names import shown
 from mpiimg.errors import BadInput, Exit
 from mpiimg.neuro.cohort.records import LOGS, read_settings, scan_states
 
@@ -35,6 +36,16 @@ def cohort_status(out: Path) -> list[ScanStatus]:
     return [_status(out, name, state) for name, state in scan_states(out).items()]
 
 
+def done_records(out: Path) -> list[Path]:
+    """Return the records of the scans that were done, also of those whose results were removed since."""
+    folders = [out / LOGS / name for name in scan_states(out)]
+    return [one / "run.json" for one in folders if (one / "run.json").exists() or _was_done(one)]
+
+
+def _was_done(records: Path) -> bool:
+    return read_lease(records).kind is Kind.DONE
+
+
 def _status(out: Path, name: str, state: LeaseState) -> ScanStatus:
     if state.kind is Kind.IN_WORK:
         return ScanStatus(
@@ -46,7 +57,7 @@ def _status(out: Path, name: str, state: LeaseState) -> ScanStatus:
 def why(state: LeaseState) -> str:
     """Say why a scan is in a state that it should not stay in, and what to do; "" for the others."""
     if state.kind is Kind.FAILED:
-        return str(state.end["reason"])
+        return str(state.end.get("reason", "it does not say why"))
     if state.kind is Kind.SUSPECT:
         return f"{state.deaths} times a process died with it in work; --retry-suspects takes it again"
     if state.kind is Kind.DIED:
@@ -85,7 +96,7 @@ def status_text(scans: list[ScanStatus]) -> str:
     for scan in scans:
         more = "; ".join(filter(None, [scan.why, scan.owner and f"by {scan.owner}", scan.progress]))
         lines.append(f"  {scan.name:<{width}}  {scan.state:<8}{'  ' * bool(more)}{more}".rstrip())
-    return "\n".join(lines)
+    return "\n".join(map(shown, lines))
 
 
 def status_json(scans: list[ScanStatus]) -> str:

@@ -9,14 +9,16 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mpiimg.engine import lease
+from mpiimg.engine.containment import MAX_TRACEBACK, Fault, ends_run, place_of, refuse_systematic
 from mpiimg.engine.lease import Kind, LeaseState
-from mpiimg.engine.mpi.agreement import Agreement, on_root
+from mpiimg.engine.mpi.agreement import Agreement, error_report, on_root
 from mpiimg.engine.mpi.lifetime import lifetime
 from mpiimg.engine.mpi.runtime import say
+from mpiimg.engine.names import shown
 from mpiimg.engine.recipe import Options, Recipe, output_names
 from mpiimg.engine.run import run
 from mpiimg.errors import BadInput, RunFailed, RunStopped
@@ -24,6 +26,12 @@ from mpiimg.neuro.bids import Scan, sources
 from mpiimg.neuro.cohort.records import Cohort, scan_state, settings_digest
 
 log = logging.getLogger("mpiimg")
+
+#: Seconds that a group without work waits at least for scans that others have in work: some answers of SLURM.
+PATIENCE = 30.0
+
+#: After how many seconds it looks again, first and last, and by which share of the time waited.
+SOONEST, LATEST, LATENESS = 0.2, 5.0, 0.05
 
 
 def process_scans(
@@ -81,8 +89,10 @@ def process_scans(
 def _serve(cohort: Cohort, queue: deque, states, group, outer: Agreement, options: Options, identity) -> None:
     """Process one scan after the other with one group of ranks. Collective in the group."""
     owner = {**lease.sign(identity, options.timeout), "ranks": group.size}
+    longest, idle_since = 0.0, None
 
-    def take_next() -> tuple[Scan, int] | None:
+    def take_next() -> tuple[Scan, int] | float | None:
+        """Return a scan and its lease, or the seconds after which to look again; None where that is all."""
         passed = 0
         while passed < len(queue) and not outer.interrupted():
             scan = queue[0]
@@ -95,9 +105,20 @@ def _serve(cohort: Cohort, queue: deque, states, group, outer: Agreement, option
             queue.popleft()
             if number:
                 return scan, number
-        return None
+        # Others have the rest in work, and leave it over if their job dies. As long as ours took.
+        waited = time.monotonic() - idle_since
+        if not queue or outer.interrupted() or waited > max(PATIENCE, 2 * longest):
+            return None
+        return min(max(SOONEST, waited * LATENESS), LATEST)
 
-    while (taken := on_root(group, take_next)) is not None:
+    while True:
+        idle_since = time.monotonic() if idle_since is None else idle_since
+        taken = on_root(group, take_next)
+        if taken is None:
+            return
+        if isinstance(taken, float):
+            _pause(taken, outer)
+            continue
         scan, number = taken
         started = time.monotonic()
         kind, details, error = _process(cohort, scan, group, outer, options)
@@ -111,8 +132,39 @@ def _serve(cohort: Cohort, queue: deque, states, group, outer: Agreement, option
             outer.request_stop()
             outer.interrupted()
             return
-        if error is not None and cohort.strict:
+        if error is not None and (cohort.strict or getattr(error, "of_system", False)):
             raise error
+        if details.get("place"):
+            on_root(group, _refuse_systematic, cohort, states, scan, details)
+        longest, idle_since = max(longest, time.monotonic() - started), None
+
+
+def _refuse_systematic(cohort: Cohort, before: Mapping[str, LeaseState], scan: Scan, details: dict) -> None:
+    """End the job where too many scans failed alike since it began, whichever group or job had them.
+
+    Raises
+    ------
+    RunFailed
+        They did.
+    """
+    faults = [Fault(scan.name, "run", details["reason"], details["place"], details["report"])]
+    for one in cohort.scans:
+        state = lease.read_lease(cohort.records(one))
+        new = state.kind is Kind.FAILED and state.number != before[one.name].number
+        if new and one.name != scan.name and state.end.get("place"):
+            faults.append(
+                Fault(
+                    one.name, "run", str(state.end.get("reason")), str(state.end["place"]), details["report"]
+                )
+            )
+    refuse_systematic(faults, len(cohort.scans), "scan")
+
+
+def _pause(seconds: float, outer: Agreement) -> None:
+    """Sleep, unless a signal or another group ends the job meanwhile."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not outer.interrupted():
+        time.sleep(SOONEST / 4)
 
 
 def acquire_scan(cohort: Cohort, scan: Scan, before: LeaseState, owner: dict) -> int | None:
@@ -159,26 +211,51 @@ def _process(cohort: Cohort, scan: Scan, group, outer: Agreement, options: Optio
         options,
         out=cohort.out / scan.folder,
         records=cohort.records(scan),
-        force=True,
+        replace=True,
         label=f"{scan.name}: ",
     )
     try:
         if scan.problem:
             raise BadInput(scan.problem)
         headers = on_root(group, cohort.inspect, scan)
-        recipe = _with_sources(cohort.recipe(scan, headers), sources(cohort.dataset, scan))
+        recipe = _together(
+            group, lambda: _with_sources(cohort.recipe(scan, headers), sources(cohort.dataset, scan))
+        )
         image = image_identity(scan)
         run(recipe, group, scan_options, outer)
     except BadInput as error:
-        return Kind.FAILED, {"reason": str(error)}, BadInput(f"{scan.name}: {error}")
+        return Kind.FAILED, {"reason": shown(error)}, BadInput(f"{scan.name}: {error}")
     except RunFailed as error:
-        lines = str(error).splitlines()
-        reason = f"{lines[0].removesuffix(':')}: {lines[-1]}"
-        return Kind.FAILED, {"reason": reason, "report": str(error)}, RunFailed(f"{scan.name}: {error}")
+        lines = str(error).splitlines() or [""]
+        reason = shown(f"{lines[0].removesuffix(':')}: {lines[-1]}")
+        details = {"reason": reason, "report": str(error)[-MAX_TRACEBACK:], "place": error.place}
+        failure = RunFailed(f"{scan.name}: {error}", error.place, error.of_system)
+        return Kind.FAILED, details, failure
     except RunStopped:
         return Kind.STOPPED, {}, None
     names = [name for name in output_names(recipe) if name != recipe.record]
     return Kind.DONE, {"files": names, "image": image}, None
+
+
+def _together(group, function: Callable[[], Any]) -> Any:
+    """Return what a function returns that every rank calls alike; raise the same where it raises. Collective.
+
+    Raises
+    ------
+    BadInput, RunFailed
+        On all ranks alike, for whatever was raised on one.
+    """
+    result, error = None, None
+    try:
+        result = function()
+    except (BadInput, RunFailed) as one:
+        error = one
+    except Exception as one:
+        error = RunFailed(error_report(group, "the plan", one), place_of(one), ends_run(one))
+    first = next((one for one in group.allgather(error) if one is not None), None)
+    if first is not None:
+        raise first
+    return result
 
 
 def _with_sources(recipe: Recipe, uris: list[str]) -> Recipe:

@@ -51,7 +51,9 @@ class DenoiseParameters:
         metavar="auto|estimate|piesno|NUMBER",
     )
     coils: int | None = parameter(
-        None, "The receiver has this many coils (default: 1 for piesno, no correction for estimate)."
+        None,
+        "The receiver has this many coils (default: 1 for piesno, no correction for estimate).",
+        limits=(0, 1024),
     )
     patch_radius: int = parameter(1, "Patches of this radius are compared.", unit="voxels", limits=(0, 10))
     block_radius: int = parameter(

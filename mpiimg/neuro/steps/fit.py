@@ -14,12 +14,12 @@ import numpy as np
 from mpiimg.engine.array import Array, Packing
 from mpiimg.engine.boxes import ChunkGrid, blocks_along
 from mpiimg.engine.needs import Need, Part, Rows
-from mpiimg.engine.parameters import POSITIVE, parameter
+from mpiimg.engine.parameters import parameter
 from mpiimg.engine.rates import RateSample, chunk_sample
 from mpiimg.engine.stage import Compute, Sink, Stages
 from mpiimg.engine.step import Inspection, Output, Step
 from mpiimg.errors import BadInput
-from mpiimg.neuro.gradients import TENSOR_B_LIMIT, Gradients, unit_vectors
+from mpiimg.neuro.gradients import MAX_B, TENSOR_B_LIMIT, Gradients, unit_vectors
 from mpiimg.neuro.images import finite, sidecar, sidecar_name, value_bytes, write_packed
 from mpiimg.neuro.nifti import Image
 from mpiimg.neuro.samples import image_of
@@ -85,7 +85,10 @@ class FitParameters:
     """How the tensor is fitted, and written."""
 
     b_max: float | None = parameter(
-        None, "Volumes with a b-value above this one are left out of the fit (default: none).", unit="s/mm^2"
+        None,
+        "Volumes with a b-value above this one are left out of the fit (default: none).",
+        unit="s/mm^2",
+        limits=(0, MAX_B),
     )
     method: str = parameter(
         "wls",
@@ -97,7 +100,7 @@ class FitParameters:
         1e-4,
         "Smaller signals are raised to this one before their logarithm is taken.",
         unit="image units",
-        limits=POSITIVE,
+        limits=(1e-30, 1e30),
     )
     frame: str = parameter(
         "bvec",
@@ -113,7 +116,7 @@ class FitParameters:
     )
     fit_residual: bool = parameter(False, "The root mean square residual of the fit is written too.")
     restore_sigma: float | None = parameter(
-        None, "RESTORE tells outliers by this noise level.", unit="image units", limits=POSITIVE
+        None, "RESTORE tells outliers by this noise level.", unit="image units", limits=(1e-12, 1e12)
     )
 
 

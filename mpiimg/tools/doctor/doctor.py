@@ -62,7 +62,11 @@ def _measure_rates() -> str:
         f"  {name:<12} {rate * 1e9:10.3g} ns per unit (else {usual[name] * 1e9:.3g})"
         for name, rate in measured.items()
     ]
-    return "\n".join(["rates of the kernels, one core:", *lines, f"kept in {rates.store_rates(measured)}"])
+    try:
+        lines.append(f"kept in {rates.store_rates(measured)}")
+    except OSError as error:
+        lines.append(f"not kept: {error}")
+    return "\n".join(["rates of the kernels, one core:", *lines])
 
 
 def _is_terminal() -> bool:
@@ -79,6 +83,7 @@ def gather(comm) -> RankReport:
     """Return the report of this rank on itself. Collective."""
     import h5py
 
+    from mpiimg.kernels import cache
     from mpiimg.kernels.jit import cpu_target
 
     return RankReport(
@@ -100,6 +105,7 @@ def gather(comm) -> RankReport:
         ),
         threads=tuple((name, os.environ[name]) for name in THREADS if name in os.environ),
         kernels=_kernels(),
+        untrusted=tuple(cache.ours().problems()),
         rates=probe.exchange_rates(comm),
         locking=os.environ.get("HDF5_USE_FILE_LOCKING", ""),
         kill_on_bad_exit=os.environ.get("SLURM_KILL_BAD_EXIT") == "1"
@@ -109,11 +115,15 @@ def gather(comm) -> RankReport:
 
 
 def _kernels() -> tuple[int, str, bool]:
-    """Count the compiled kernels that numba finds, say where, and whether others can be added."""
+    """Count the compiled kernels that are found, say where, and whether others can be added."""
     from mpiimg.kernels import cache
+    from mpiimg.kernels.disk import kept
 
-    folder = cache.ours().folder()
-    return len(list(folder.glob("*.nbi"))), str(folder), cache.can_write(folder)
+    ours = cache.ours()
+    counts = {folder: len(list(folder.glob(f"*{kept.ENDING}"))) for folder in ours.folders()}
+    fullest = max(counts, key=counts.get, default=None)
+    count = counts.get(fullest, 0)
+    return count, str(fullest if count else ours.folder()), cache.can_write(ours.folder())
 
 
 def look_at_disk(folder: Path, comm) -> list[Finding]:

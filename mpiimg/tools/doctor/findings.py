@@ -55,6 +55,8 @@ class RankReport:
         HDF5_USE_FILE_LOCKING, "" where it is not set.
     kill_on_bad_exit : bool, optional
         Whether SLURM ends a step when one of its tasks fails; None outside of SLURM.
+    untrusted : tuple of str
+        Why places for compiled kernels are passed over: somebody else may have written there.
     """
 
     host: str
@@ -74,6 +76,7 @@ class RankReport:
     rates: tuple[float, float, int] | None
     locking: str = ""
     kill_on_bad_exit: bool | None = None
+    untrusted: tuple[str, ...] = ()
 
 
 def judge(ranks: Sequence[RankReport]) -> list[Finding]:
@@ -204,6 +207,14 @@ def judge_versions(ranks: Sequence[RankReport]) -> Finding:
 
 def judge_kernels(ranks: Sequence[RankReport]) -> Finding:
     """Kernels should be compiled before many ranks start."""
+    untrusted = _all(problem for report in ranks for problem in report.untrusted)
+    if untrusted:
+        return Finding(
+            "kernels",
+            BAD,
+            f"not taken from where others can put code: {'; '.join(untrusted)}",
+            "remove that folder, or export NUMBA_CACHE_DIR= with one that only you can write to",
+        )
     count, folder, writable = min(report.kernels for report in ranks)
     if count:
         return Finding("kernels", GOOD, f"{count} compiled, in {folder}")
@@ -212,7 +223,7 @@ def judge_kernels(ranks: Sequence[RankReport]) -> Finding:
             "kernels",
             NOTE,
             f"none compiled, and {folder} cannot be written",
-            "export NUMBA_CACHE_DIR=/tmp/mpiimg-kernels, a disk of the node",
+            "export NUMBA_CACHE_DIR= with a folder of your own",
         )
     return Finding(
         "kernels",

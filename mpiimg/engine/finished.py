@@ -1,0 +1,106 @@
+"""A run that was done before: whether its record says so, and whether that is what is asked for now."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mpiimg.engine.fingerprint import changes
+from mpiimg.engine.recipe import Options, Recipe, records_folder
+from mpiimg.engine.records import DamagedRecord, read_record
+from mpiimg.engine.results import out_of_place
+
+#: What a run is asked for. The other parts of a fingerprint may differ, and the result still is one.
+_ASKED = ("tool", "parameters", "inputs")
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What the record of an earlier run into the same folder comes to.
+
+    Parameters
+    ----------
+    record : mapping
+        Its content; empty where there is none that can be believed.
+    why_not : str
+        Why it is not what is asked for now, or "" where it is.
+    note : str
+        What was otherwise then, and changes nothing about its being done.
+    left_out : tuple of str
+        Units that it left out and that may be used now, for all that is known beforehand.
+    """
+
+    record: Mapping[str, Any]
+    why_not: str = ""
+    note: str = ""
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def is_the_same(self) -> bool:
+        """Whether the results that are there are those that are asked for."""
+        return bool(self.record) and not self.why_not
+
+
+def earlier_run(recipe: Recipe, options: Options, current: Mapping[str, Any], ranks: int) -> Earlier:
+    """Look for the record of an earlier run, and compare what it was asked for with what is asked for now.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    options : Options
+    current : mapping
+        As :func:`mpiimg.engine.fingerprint.fingerprint` gives it.
+    ranks : int
+        Of this run.
+    """
+    path = records_folder(options) / recipe.record
+    try:
+        record = read_record(path)
+    except DamagedRecord as error:
+        return Earlier({}, f"{path} {error}")
+    except OSError as error:
+        return Earlier({}, f"{path}: {error.strerror}")
+    if record is None:
+        return Earlier({})
+    before = _fingerprint(record)
+    asked = {key: before.get(key) for key in _ASKED}
+    if _text(asked) != _text({key: current[key] for key in _ASKED}):
+        return Earlier(record, f"it was made otherwise, now: {changes({**current, **asked}, current)}")
+    if lost := next(out_of_place(path, record), None):
+        return Earlier(record, lost)
+    note = ", ".join(_otherwise(before, current, record.get("ranks"), ranks))
+    left_out = {*_mapping(record.get("left_out"))} - {*recipe.left_out}
+    return Earlier(record, note=note, left_out=tuple(sorted(left_out)))
+
+
+def _otherwise(before: Mapping, current: Mapping, ranks_before: Any, ranks: int) -> Iterator[str]:
+    same = {key: current[key] for key in _ASKED}
+    # The record names more libraries than results depend on.
+    same["libraries"] = {name: before["libraries"].get(name) for name in current["libraries"]}
+    if text := changes({**before, **same}, current):
+        yield text
+    if ranks_before != ranks:
+        yield f"ranks {ranks} (was {ranks_before})"
+
+
+def _fingerprint(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fingerprint of the run that a record is of."""
+    return {
+        "tool": record.get("tool"),
+        "mpiimg": record.get("version"),
+        "libraries": _mapping(record.get("libraries")),
+        "CPU": record.get("cpu_target"),
+        "parameters": _mapping(record.get("parameters")),
+        "inputs": _mapping(record.get("inputs")),
+    }
+
+
+def _mapping(value: Any) -> dict:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(content: Any) -> str:
+    """Return JSON, in which NaN equals itself."""
+    return json.dumps(content, sort_keys=True)

@@ -1,0 +1,63 @@
+"""What a run writes in the end, looked at before the first stage: else all work may be for nothing."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path, PurePosixPath
+
+from mpiimg.engine.recipe import Options, Recipe, output_names
+from mpiimg.engine.stage import Sink
+from mpiimg.errors import BadInput
+
+#: Bytes that file systems allow a name, less what is added to one for a moment.
+MAX_NAME = 255 - 15
+
+#: Bytes of what the work folder is called, which gets the name of a host when it is removed.
+MAX_STEM = 150
+
+
+def prove(recipe: Recipe, options: Options) -> None:
+    """Make the heads and small files of all results as far as they are known, and look where they go.
+
+    On one rank.
+
+    Raises
+    ------
+    BadInput
+        A header cannot be made, a name is too long, or a folder lies where a file is to go.
+    """
+    prove_heads(recipe)
+    names = output_names(recipe)  # which makes the small files
+    longest = max(names, key=_length)
+    if _length(longest) > MAX_NAME or len(os.fsencode(recipe.stem)) > MAX_STEM:
+        raise BadInput(
+            f"{longest}: is too long for the name of a result; "
+            f"give the input a name of at most {MAX_STEM} bytes"
+        )
+    records = options.records or options.out
+    for name in names:
+        _look_at((records if name == recipe.record else options.out) / name, options.out)
+
+
+def prove_heads(recipe: Recipe) -> None:
+    """Make the heads of all files that the ranks fill together, and forget them. On one rank."""
+    for stage in recipe.expected:
+        if isinstance(stage, Sink):
+            stage.head()
+
+
+def _length(name: str) -> int:
+    return len(os.fsencode(PurePosixPath(name).name))
+
+
+def _look_at(path: Path, out: Path) -> None:
+    """Refuse a place that no file can be moved to."""
+    try:
+        mode = path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise BadInput(f"{out}: cannot write there: {error.strerror}; choose another --out") from None
+    if stat.S_ISDIR(mode):
+        raise BadInput(f"{path}: is a folder, and a result is called so; choose another --out")
