@@ -290,14 +290,29 @@ def agreed_cpu_target(comm) -> str:
     return targets[0]
 
 
-def compile_kernels(kernels: Collection[str], comm, agreement: Agreement) -> None:
+def compile_kernels(kernels: Collection[str], comm, agreement: Agreement | None = None) -> None:
     """See to it that `kernels` lie in the cache of numba on each node, unless asked to stop. Collective.
+
+    Parameters
+    ----------
+    kernels : collection of str
+        "module:function" of functions that compile them.
+    comm : communicator
+    agreement : Agreement, optional
+        Of these ranks.
 
     Raises
     ------
     RunStopped
         A signal came before the first stage.
     """
+    if agreement is None:
+        agreement = Agreement(comm)
+        try:
+            compile_kernels(kernels, comm, agreement)
+        finally:
+            agreement.close()
+        return
     from mpiimg.engine import precompile
 
     if log.isEnabledFor(logging.WARNING):

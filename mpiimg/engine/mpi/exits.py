@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import os
@@ -35,6 +36,7 @@ class ExitGuard:
 
     def arm(self) -> None:
         """Register with exit(), also once more, and stand in for os._exit."""
+        atexit.register(self.disarm)  # the interpreter may end before we are asked to
         with contextlib.suppress(ValueError, OSError, AttributeError):
             os.confstr("CS_GNU_LIBC_VERSION")  # others do not take a callback back
             library = ctypes.CDLL(None)
@@ -45,6 +47,7 @@ class ExitGuard:
 
     def disarm(self) -> None:
         """Let the process end however it likes."""
+        atexit.unregister(self.disarm)
         os._exit = leave_now
         self._process = -1
         if self._library is not None:

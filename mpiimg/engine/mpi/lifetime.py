@@ -6,7 +6,6 @@ stop, and nothing that is called can end the process as if the run were done.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import faulthandler
 import functools
@@ -43,7 +42,7 @@ class Lifetime:
         self.stop = StopRequest(self._end_stopped if owner else None, grace)
         self.watchdog = Watchdog(timeout, reporter, self.stop)
         self.exits = ExitGuard(self._ended_from_inside)
-        self._owner = owner
+        self._owner, self._begun, self._own_traces = owner, False, False
 
     @property
     def how_to_begin_anew(self) -> str:
@@ -61,8 +60,7 @@ class Lifetime:
         with self.stop.held_back():  # the thread has them masked: the main one gets them
             self.watchdog.start()
         self.exits.arm()
-        # As where the interpreter ends before we do.
-        atexit.register(self.exits.disarm)
+        self._begun = True
 
     def mpi_has_started(self, processes: Sequence[RankProcess]) -> None:
         """Take precedence again of what MPI has installed for the end and for crashes.
@@ -72,6 +70,8 @@ class Lifetime:
         processes : sequence of RankProcess
             Those of the other ranks on this node.
         """
+        if not self._begun:
+            return
         self.watchdog.reporter.processes = processes
         if self._own_traces:
             faulthandler.disable()
@@ -80,8 +80,8 @@ class Lifetime:
 
     def end(self) -> None:
         """Watch no longer, and leave all as it was; also once more."""
+        self._begun = False
         self.exits.disarm()
-        atexit.unregister(self.exits.disarm)
         self.watchdog.cancel()
         self.stop.restore()
         if self._own_traces and not self._owner:

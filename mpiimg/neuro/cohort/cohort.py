@@ -18,7 +18,7 @@ from mpiimg.engine.containment import ends_run
 from mpiimg.engine.lease import Kind, LeaseState
 from mpiimg.engine.log.ended import note_job
 from mpiimg.engine.log.show_plan import as_json, table
-from mpiimg.engine.mpi.agreement import Agreement, on_root
+from mpiimg.engine.mpi.agreement import on_root
 from mpiimg.engine.mpi.runtime import say
 from mpiimg.engine.plan import Resources, plan_recipe
 from mpiimg.engine.recipe import Options, Recipe
@@ -91,21 +91,12 @@ def _run_cohort(cohort: Cohort, comm, options: Options, resources: Resources, pl
     on_root(comm, _make_folders, cohort)
     if todo:
         tell(comm, chosen.text)
-        _compile(chosen.kernels, comm)
+        compile_kernels(chosen.kernels, comm)  # here, where one rank per node does it for all groups
         process_scans(cohort, todo, states, chosen.sizes, comm, options)
     final = on_root(comm, _states, cohort)
     tell(comm, _summary(final))
     # What another job has in work is not done either: that job may yet die.
     return Exit.DONE if all(state.kind is Kind.DONE for state in final.values()) else Exit.PARTIAL
-
-
-def _compile(kernels: Sequence[str], comm) -> None:
-    """Compile kernels here, where one rank per node does it for all groups. Collective."""
-    agreement = Agreement(comm)
-    try:
-        compile_kernels(kernels, comm, agreement)
-    finally:
-        agreement.close()
 
 
 def _check(cohort: Cohort, force: bool) -> dict[str, LeaseState]:
