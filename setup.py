@@ -37,6 +37,15 @@ setup(
     extras_require={
         "mpich": ["mpich"],
         "parquet": ["pyarrow"],
-        "test": ["astroscrappy", "bidsschematools", "pyarrow", "pytest", "pytest-mpi", "ruff", "tifffile"],
+        "test": [
+            "astroscrappy",
+            "bidsschematools",
+            "hypothesis",
+            "pyarrow",
+            "pytest",
+            "pytest-mpi",
+            "ruff",
+            "tifffile",
+        ],
     },
 )

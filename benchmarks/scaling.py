@@ -280,6 +280,7 @@ def headers_of_survey(folder: Path, visits: int, sensors: int, shape: str) -> No
 def header_only(folder: Path, shape: str, volumes: int) -> Path:
     """Make a subject of which only header and gradients are there: all that a plan reads."""
     import gzip
+    import os
 
     import nibabel
 
@@ -289,6 +290,8 @@ def header_only(folder: Path, shape: str, volumes: int) -> Path:
     header.set_data_shape((*map(int, shape.split("x")), volumes))
     header["magic"], header["vox_offset"] = b"n+1", 352
     (folder / "dwi.nii.gz").write_bytes(gzip.compress(header.binaryblock + bytes(4)))
+    # A hole, as long as the voxels would be: a file too short for its header is refused.
+    os.truncate(folder / "dwi.nii.gz", 2 * int(np.prod(header.get_data_shape(), dtype=np.int64)))
     angles = np.linspace(0, np.pi, volumes)
     directions = np.stack(
         [np.cos(angles) * np.sin(7 * angles), np.sin(angles) * np.sin(7 * angles), np.cos(7 * angles)]

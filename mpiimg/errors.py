@@ -30,11 +30,13 @@ class RunFailed(Exception):
         Type of the error and the line that raised it, where known: engine/containment.py.
     of_system : bool
         It is of the memory or the file system, which no other work of this job would be spared.
+    details : str
+        The traceback, where the report says in one line what it comes to.
     """
 
-    def __init__(self, report: str = "", place: str = "", of_system: bool = False):
+    def __init__(self, report: str = "", place: str = "", of_system: bool = False, details: str = ""):
         super().__init__(report)
-        self.place, self.of_system = place, of_system
+        self.place, self.of_system, self.details = place, of_system, details
 
 
 class RunStopped(Exception):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 def table(folder: Path) -> str:
     """Return one line a run of `folder`, in the order of their ranks."""
-    runs = [json.loads(record.read_text()) for record in folder.glob("ranks-*/run.json")]
+    runs = [_read(record) for record in folder.glob("ranks-*/run.json")]
     lines = ["  ranks   nodes   seconds     CPU-s   faster   efficiency  MB moved  slowest stage"]
     first = None
     for run in sorted(runs, key=lambda run: run["ranks"]):
@@ -27,6 +27,13 @@ def table(folder: Path) -> str:
             f"  {slowest['stage']} ({slowest['seconds'] / seconds:.0%})"
         )
     return "\n".join(lines)
+
+
+def _read(record: Path) -> dict:
+    try:
+        return json.loads(record.read_text())
+    except (OSError, ValueError) as error:
+        sys.exit(f"{record}: cannot be read ({error}); remove it, and give the same command again")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,10 @@ from mpiimg.astro.fits.headers import ReadOptions
 from mpiimg.astro.fits.products import Product, find_patches, find_warps, read_tract
 from mpiimg.astro.fits.search import find_exposures
 from mpiimg.astro.patch_files import read_patches
-from mpiimg.astro.sky.footprints import misplaced, place_of
-from mpiimg.astro.sky.layout import Footprint, Layout, Patch
-from mpiimg.astro.sky.tract import MAX_DEGREES, Tract
-from mpiimg.astro.sky.wcs import footprint, footprint_box, parse_wcs
+from mpiimg.astro.placing import lay_out, patches_of, with_places
+from mpiimg.astro.sky.layout import Footprint, Layout
+from mpiimg.astro.sky.tract import Tract
 from mpiimg.astro.survey import Survey, unit_names
-from mpiimg.engine.boxes import intersection
 from mpiimg.engine.containment import Fault, raise_first
 from mpiimg.engine.parameters import NoParameters, parameter
 from mpiimg.engine.stage import Stages
@@ -43,9 +41,6 @@ TRACT = Argument(
     of="tract",
     optional=True,
 )
-
-#: Footprints of a survey, at most: every rank holds them all.
-MAX_FOOTPRINTS = 5_000_000
 
 _NO_ZERO_POINT = "has no zero point (MAGZERO); run mpiimg-calibrate, or give --zero-point"
 
@@ -177,10 +172,12 @@ def _inspect_exposures(
     tract, layout = None, Layout(tuple(ref.shape for ref in exposures))
     if "tract" in taken:
         given = None if paths.get("tract") is None else read_tract(Path(paths["tract"]))
-        exposures, outlines, wrong = _with_places(exposures, given, p)
+        scale = p.pixel_scale if given is None else given.pixel_scale
+        anywhere = given is not None or p.center is not None
+        exposures, outlines, wrong = with_places(exposures, scale, anywhere, p.strict)
         rejected += wrong
         tract = given or Tract.around(outlines, _center(p), p.pixel_scale, p.patch, p.border)
-        layout, exposures, outside = _lay_out(exposures, tract)
+        layout, exposures, outside = lay_out(exposures, tract)
         if outside and p.strict:
             raise BadInput(outside[0][1])
         if not exposures:
@@ -242,70 +239,6 @@ def _center(p: ExposureOptions) -> tuple[float, float] | None:
     return ra, dec
 
 
-def _with_places(exposures: Sequence[ExposureRef], tract: Tract | None, p: ExposureOptions):
-    """Return the exposures that can lie where they say, their outlines, and (name, reason) of the others."""
-    outlines = [footprint(parse_wcs(ref.wcs), ref.shape) for ref in exposures]
-    places = [place_of(outline, ref.shape) for ref, outline in zip(exposures, outlines, strict=True)]
-    anywhere = tract is not None or p.center is not None
-    reasons = misplaced(
-        places, p.pixel_scale if tract is None else tract.pixel_scale, None if anywhere else MAX_DEGREES
-    )
-    names = unit_names(exposures)
-    wrong = [(names[n], f"{exposures[n].image.path}: {reason}") for n, reason in sorted(reasons.items())]
-    left = [number for number in range(len(exposures)) if number not in reasons]
-    if wrong and (p.strict or not left):
-        raise BadInput(wrong[0][1])
-    return [exposures[n] for n in left], [outlines[n] for n in left], wrong
-
-
-def _lay_out(exposures: Sequence[ExposureRef], tract: Tract):
-    """Return the layout, the exposures that meet the tract, and (name, reason) of those that do not."""
-    meeting, outside, reached = [], [], []
-    for name, ref in zip(unit_names(exposures), exposures, strict=True):
-        try:
-            boxes, reason = _boxes(ref, tract), "does not meet the tract"
-        except BadInput as error:
-            boxes, reason = [], str(error)
-        if boxes:
-            meeting.append(ref)
-            reached.append(boxes)
-        else:
-            outside.append((name, f"{ref.image.path}: {reason}"))
-    count = sum(map(len, reached))
-    if count > MAX_FOOTPRINTS:
-        raise BadInput(
-            f"the exposures meet {count} patches of {tract.patch} pixels, and {MAX_FOOTPRINTS} are the most; "
-            "give a larger --patch, or process them in groups"
-        )
-    patches, number = _patches(
-        ((ref.band, index) for ref, boxes in zip(meeting, reached, strict=True) for index, _ in boxes), tract
-    )
-    footprints = tuple(
-        Footprint(exposure, number[ref.band, index], box)
-        for exposure, (ref, boxes) in enumerate(zip(meeting, reached, strict=True))
-        for index, box in boxes
-    )
-    return Layout(tuple(ref.shape for ref in meeting), patches, footprints), meeting, outside
-
-
-def _boxes(ref: ExposureRef, tract: Tract):
-    """Return the patches that an exposure meets, by index, and the box of tract pixels that it can reach."""
-    wcs = parse_wcs(ref.wcs)
-    touched = tract.touched(wcs, ref.shape)
-    if not touched:
-        return []
-    reach = footprint_box(wcs, ref.shape, tract.wcs)
-    boxes = ((index, intersection(tract.outer(index), reach)) for index in touched)
-    return [(index, box) for index, box in boxes if box is not None]
-
-
-def _patches(keys: Iterable[tuple[str, tuple[int, int]]], tract: Tract):
-    """Return patches by band and place, and the number of each (band, index)."""
-    ordered = sorted(set(keys), key=lambda key: (key[0], tract.order(key[1])))
-    patches = tuple(Patch(band, index, tract.outer(index), tract.inner(index)) for band, index in ordered)
-    return patches, {key: number for number, key in enumerate(ordered)}
-
-
 def read_calibrated(state: Survey, p: ExposureOptions, taken: frozenset[str]) -> Stages[Survey]:
     """Read calibrated exposures, and take the zero points of those that could be read."""
     pixels = state.layout.exposure_planes("read-exposure")
@@ -329,7 +262,7 @@ def inspect_warps(paths: Mapping[str, Any], p: NoParameters, taken: frozenset[st
     tract, warps = find_warps(folder)
     exposures = sorted({_exposure(product): product for product in warps}.values(), key=survey_order)
     number = {_exposure(product): i for i, product in enumerate(exposures)}
-    patches, index = _patches(((product.band, product.patch) for product in warps), tract)
+    patches, index = patches_of(((product.band, product.patch) for product in warps), tract)
     warps.sort(key=lambda product: (number[_exposure(product)], index[product.band, product.patch]))
     footprints = tuple(
         Footprint(number[_exposure(product)], index[product.band, product.patch], product.box)
@@ -367,7 +300,7 @@ def inspect_patches(paths: Mapping[str, Any], p: NoParameters, taken: frozenset[
         There are none, no tract.toml, or they do not belong together.
     """
     tract, products = find_patches(Path(paths["patches"]))
-    patches, index = _patches(((product.band, product.patch) for product in products), tract)
+    patches, index = patches_of(((product.band, product.patch) for product in products), tract)
     products.sort(key=lambda product: index[product.band, product.patch])
     return _of_products(products, tract=tract, layout=Layout((), patches), own_tract=True)
 

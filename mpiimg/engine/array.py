@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -236,7 +237,7 @@ def dense_runs(shape: tuple[int, ...], box: Box) -> Iterator[tuple[int, int, int
     while whole and box[whole - 1] == (0, shape[whole - 1]):
         whole -= 1
     cut = max(whole - 1, 0)
-    strides = np.cumprod([1, *shape[:0:-1]])[::-1].tolist() if shape else []
+    strides = list(itertools.accumulate(shape[:0:-1], operator.mul, initial=1))[::-1]
     count = math.prod(stop - start for start, stop in box[cut:])
     inner = box[cut][0] * strides[cut] if shape else 0
     for place, index in enumerate(itertools.product(*(range(a, b) for a, b in box[:cut]))):

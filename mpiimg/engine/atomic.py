@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+from mpiimg.engine.system_errors import naming
 
 
 @contextlib.contextmanager
@@ -48,7 +48,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_file(path: Path, data: bytes) -> None:
     """Write a whole file; see :func:`replacing`."""
-    with replacing(path) as part:
+    with naming(path), replacing(path) as part:
         part.write_bytes(data)
 
 
@@ -60,7 +60,7 @@ def write_durably(path: Path, data: bytes) -> None:
     OSError
         It cannot be written.
     """
-    with open(path, "wb") as file:
+    with naming(path), open(path, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -84,24 +84,12 @@ def make_folder(path: Path) -> None:
         sync(path.parent)
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object, indented for people, to a file; see :func:`replacing`."""
-    write_file(path, json.dumps(content, indent=2).encode() + b"\n")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file; an empty one where there is no file, or none that can be read."""
-    try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return {}
-
-
 def sync(path: Path) -> None:
     """Return when a file, or the names in a folder, would survive a power loss."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

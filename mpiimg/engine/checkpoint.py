@@ -233,23 +233,9 @@ class Checkpoint:
         between : callable
             Called as between(number) ahead of each chunk that this rank checks.
         """
-        if self._staged is None:
-            return set()
         marks = self.marked(stage, provenance)
-        good = self._sound(stage, provenance, tables, marks, between) if marks else set()
-        if not good:
-            self._staged.discard(stage.arrays)
-        return good
-
-    def _sound(
-        self,
-        stage: Stage,
-        provenance: Provenance,
-        tables: Sequence[BlockTable],
-        marks: Mapping[int, Mark],
-        between: Callable[[int], None],
-    ) -> set[int]:
-        """Return the chunks with marks whose bytes are as these say; the ranks share the work. Collective."""
+        if not marks:
+            return set()
         marked = sorted(marks)
         part = Partition.even(len(marked), self._comm.size)
         owners = np.zeros(len(stage.grid), dtype=np.int64)

@@ -33,6 +33,7 @@ from mpiimg.engine.recipe import Options, Recipe
 from mpiimg.engine.results import OUTPUTS, OwnFiles, crc_of, joined
 from mpiimg.engine.stage import Compute, Files, Reduce, Sink, Stage, Stages, Stream
 from mpiimg.engine.stores import StagedStore
+from mpiimg.engine.system_errors import naming
 from mpiimg.errors import BadInput
 from mpiimg.version import __version__
 
@@ -298,7 +299,7 @@ class Executor:
                 for numbers in planned.rounds(stage, self.arrays.placements, chunks):
                     position = self._write_round(stage, numbers, descriptor, position, sums)
                     tick(sum(map(len, numbers)))
-            self._guarded(lambda: os.fdatasync(descriptor), f"stage {stage.name}")
+            self._guarded(lambda: _sync(path, descriptor), f"stage {stage.name}")
         finally:
             os.close(descriptor)
         self._agree()
@@ -370,7 +371,8 @@ class Executor:
         soft_barrier(self.comm)
         size = sum(map(len, members))
         start = position + (self.comm.exscan(size) or 0)
-        self._guarded(lambda: _write_members(descriptor, members, start), f"stage {stage.name}")
+        path = self.work / OUTPUTS / stage.file
+        self._guarded(lambda: _write_members(path, descriptor, members, start), f"stage {stage.name}")
         return position + self.comm.allreduce(size)
 
     def _inputs(self, stage: Stage, planned: StagePlan, todo: Sequence[int]) -> Iterator[tuple[int, list]]:
@@ -493,7 +495,13 @@ def _write_head(path: Path, head: bytes) -> tuple[int, int]:
     return len(head), crc_of(head)
 
 
-def _write_members(descriptor: int, members: Sequence[bytes], position: int) -> None:
-    for member in members:
-        write_fully(descriptor, member, position)
-        position += len(member)
+def _write_members(path: Path, descriptor: int, members: Sequence[bytes], position: int) -> None:
+    with naming(path):
+        for member in members:
+            write_fully(descriptor, member, position)
+            position += len(member)
+
+
+def _sync(path: Path, descriptor: int) -> None:
+    with naming(path):
+        os.fdatasync(descriptor)

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from mpiimg.engine.fingerprint import changes
-from mpiimg.engine.recipe import Options, Recipe, records_folder
+from mpiimg.engine.fingerprint import changes, fingerprint
+from mpiimg.engine.lease import acquire_work, remove_work
+from mpiimg.engine.log.events import events_folder
+from mpiimg.engine.names import shown
+from mpiimg.engine.recipe import Options, Recipe, records_folder, work_folder
 from mpiimg.engine.records import DamagedRecord, read_record
 from mpiimg.engine.results import out_of_place
+from mpiimg.errors import BadInput
+from mpiimg.version import __version__
+
+#: In the work folder of a run that ended without some of its inputs.
+LEFT_OUT = "left-out"
 
 #: What a run is asked for. The other parts of a fingerprint may differ, and the result still is one.
 _ASKED = ("tool", "parameters", "inputs")
@@ -41,6 +51,47 @@ class Earlier:
     def is_the_same(self) -> bool:
         """Whether the results that are there are those that are asked for."""
         return bool(self.record) and not self.why_not
+
+    def line(self, out: Path) -> str:
+        """Say in a line that results in folder `out` are done."""
+        results, left_out = len(self.record["outputs"]), len(_mapping(self.record.get("left_out")))
+        without = f", {left_out} left out" if left_out else ""
+        otherwise = f"; otherwise than then: {self.note}" if self.note else ""
+        count = f"{results} result{'s' * (results != 1)}"
+        return f"already done: {count} in {shown(out)}{without}{otherwise}; --force makes them anew"
+
+
+def finished(recipe: Recipe, options: Options, ranks: int, claimed: bool) -> Earlier | None:
+    """Return what is known of an earlier run if it has done just this; remove what it left to be removed.
+
+    Where it left out units, and its work folder is there, the work is taken up again.
+    """
+    from mpiimg.kernels.jit import cpu_target
+
+    if options.force:
+        return None
+    earlier = earlier_run(recipe, options, fingerprint(recipe, cpu_target()), ranks)
+    work = work_folder(recipe, options)
+    if not earlier.is_the_same or (earlier.left_out and work.exists()):
+        return None
+    if options.replace and earlier.record.get("version") != __version__:
+        return None  # the scans of a cohort are all of one version
+    if not options.keep_work:
+        # What it leaves in the way of nobody is no reason to fail, nor is another run that is at work there.
+        with contextlib.suppress(OSError, BadInput):
+            _tidy(recipe, options, work, claimed)
+    return earlier
+
+
+def _tidy(recipe: Recipe, options: Options, work: Path, claimed: bool) -> None:
+    """Remove the work folder of a run that died when it had published all."""
+    if not work.exists():
+        remove_work(work)  # it died while it removed it
+    elif not (work / LEFT_OUT).exists():
+        events = events_folder(records_folder(options), recipe.record)
+        if not claimed:
+            acquire_work(work, events, options.out, options.timeout)
+        remove_work(work)
 
 
 def earlier_run(recipe: Recipe, options: Options, current: Mapping[str, Any], ranks: int) -> Earlier:

@@ -109,7 +109,8 @@ def read_lease(records: Path, signs: Collection[Path] | None = None) -> LeaseSta
         Files that the owner writes while it lives; see :func:`is_alive`.
     """
     leases = records / CLAIMS
-    last = max((int(name) for name in names_in(leases) if name.isdecimal()), default=0)
+    numbers = (int(name) for name in names_in(leases) if name.isdecimal() and (leases / name).is_dir())
+    last = max(numbers, default=0)
     if not last:
         return LeaseState(Kind.TO_DO)
     owner = read_owner(records, last)

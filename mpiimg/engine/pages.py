@@ -9,14 +9,14 @@ them; what a caller gets are bytes that were verified, or :class:`DamagedPage`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
 from mpiimg.engine.array import AnyArray
 from mpiimg.engine.blocks import BoxTable
-from mpiimg.engine.boxes import Box, box_shape, box_slices
+from mpiimg.engine.boxes import Box, box_shape, box_size, box_slices
 from mpiimg.engine.raw import FileEnds, RawFile
 
 #: Bytes of a page; the last one of a block has fewer. Reading some items takes two pages more at most, and
@@ -25,9 +25,6 @@ PAGE = 1 << 16
 
 #: Bytes of pages that are read at once where not all of them are wanted.
 WINDOW = 4 * PAGE
-
-#: Sums that are read at once, with those of blocks between the ones that are wanted.
-MANY_SUMS = 1 << 14
 
 #: How sums are kept.
 SUM = np.dtype("<u4")
@@ -71,6 +68,14 @@ class PageTable(BoxTable):
         self.nbytes = self.items() * np.dtype(array.dtype).itemsize
         self.first = np.concatenate([[0], np.cumsum(-(-self.nbytes // PAGE))])
 
+    def pieces(self, box: Box) -> list[tuple[int, list[tuple[int, int]]]]:
+        """Return the numbers of the blocks that share items with `box`, ascending, and what they share."""
+        numbers, parts = self.parts(box)
+        return [
+            (number, [(start, stop) for start, stop in part])
+            for number, part in zip(numbers.tolist(), parts.tolist(), strict=True)
+        ]
+
     def __len__(self) -> int:
         return int(self.first[-1])
 
@@ -113,6 +118,8 @@ class PagedReader:
 
     def __init__(self, file: RawFile, array: AnyArray, pages: PageTable, sums: Sums):
         self._file, self._array, self._pages, self._sums = file, array, pages, sums
+        # Made once: memory of this size, taken anew for each read, costs more than what is read into it.
+        self._scratch = memoryview(bytearray(min(WINDOW + 2 * PAGE, int(pages.nbytes.max(initial=0)))))
 
     def read(self, box: Box) -> np.ndarray:
         """Return the items of `box` as they were written; 0 where no block lies.
@@ -125,15 +132,13 @@ class PagedReader:
             It cannot be read.
         """
         block = np.empty(box_shape(box), self._file.dtype)
-        numbers, parts = self._pages.parts(box)
-        if np.prod(parts[..., 1] - parts[..., 0], axis=1).sum() != block.size:
+        pieces = self._pages.pieces(box)
+        if sum(box_size(part) for _, part in pieces) != block.size:
             block[...] = 0
-        sums_of = self._sums_of(numbers)
-        for number, part in zip(numbers.tolist(), parts.tolist(), strict=True):
+        for number, part in pieces:
             try:
-                pages = _BlockPages(self._file, self._array, self._pages, number, sums_of(number))
-                inside = [(a - b, c - b) for (a, c), b in zip(part, pages.start, strict=True)]
-                pages.fill(block[box_slices(part, box)], inside)
+                pages = self._block(number)
+                pages.fill(block[box_slices(part, box)], pages.inside(part))
             except FileEnds:
                 raise DamagedPage(number, 0) from None
         return block
@@ -142,49 +147,43 @@ class PagedReader:
         """Release the file."""
         self._file.close()
 
-    def _sums_of(self, numbers: np.ndarray) -> Callable[[int], Sequence[int]]:
-        """Return what gives the sums of each of some blocks; read at once where they lie close together."""
-        if not numbers.size:
-            return lambda number: ()
-        first, stop = int(self._pages.first[numbers[0]]), int(self._pages.first[numbers[-1] + 1])
-
-        def each(number: int) -> Sequence[int]:
-            bounds = int(self._pages.first[number]), int(self._pages.first[number + 1])
-            return self._sums.read((bounds,)).tolist()
-
-        if stop - first > MANY_SUMS or len(numbers) == 1:
-            return each
-        try:
-            together = self._sums.read(((first, stop),)).tolist()
-        except FileEnds:
-            raise DamagedPage(int(numbers[0]), 0) from None
-
-        def cut(number: int) -> Sequence[int]:
-            return together[self._pages.first[number] - first : self._pages.first[number + 1] - first]
-
-        return cut
+    def _block(self, number: int) -> _BlockPages:
+        box = tuple((start, stop) for start, stop in self._pages.boxes[number].tolist())
+        bounds = int(self._pages.first[number]), int(self._pages.first[number + 1])
+        sums = self._sums.read((bounds,)).tolist()
+        return _BlockPages(self._file, self._array, number, box, sums, self._scratch)
 
 
 class _BlockPages:
     """The pages of one block, in which places are counted in bytes of its C order."""
 
-    def __init__(self, file: RawFile, array: AnyArray, pages: PageTable, number: int, sums: Sequence[int]):
-        self._file, self._number, self._sums = file, number, sums
-        bounds = pages.boxes[number].tolist()
-        self.start = [start for start, _ in bounds]
-        self._nbytes, item = int(pages.nbytes[number]), file.dtype.itemsize
-        shape = [stop - start for start, stop in bounds]
-        self._strides = [item] * len(shape)
-        for axis in range(len(shape) - 2, -1, -1):
-            self._strides[axis] = self._strides[axis + 1] * shape[axis + 1]
-        runs = array.runs(tuple((start, stop) for start, stop in bounds))
+    def __init__(
+        self,
+        file: RawFile,
+        array: AnyArray,
+        number: int,
+        box: Box,
+        sums: Sequence[int],
+        scratch: memoryview,
+    ):
+        self._file, self._number, self._sums, self._scratch = file, number, sums, scratch
+        self._start = [start for start, _ in box]
+        item = file.dtype.itemsize
+        self._strides = [item]
+        for start, stop in box[:0:-1]:
+            self._strides.insert(0, self._strides[0] * (stop - start))
+        self._nbytes = self._strides[0] * (box[0][1] - box[0][0])
+        runs = array.runs(box)
         first, _, count = next(runs)
-        self._run = count * item
-        self._places = [file.offset + first * item]
+        self._run, self._places = count * item, [file.offset + first * item]
         if self._run < self._nbytes:
             self._places += [file.offset + first * item for first, _, _ in runs]
 
-    def fill(self, target: np.ndarray, inside: list[tuple[int, int]]) -> None:
+    def inside(self, part: Box) -> Box:
+        """Return a part of the block, counted from the block's start."""
+        return tuple((a - start, b - start) for (a, b), start in zip(part, self._start, strict=True))
+
+    def fill(self, target: np.ndarray, inside: Box) -> None:
         """Fill `target` with the part of the block that lies at `inside`, counted from the block's start."""
         strides = self._strides
         first = sum(a * stride for (a, _), stride in zip(inside, strides, strict=True))
@@ -201,8 +200,8 @@ class _BlockPages:
             step = max(1, WINDOW // strides[axis])
             for start in range(a, b, step):
                 piece = (slice(None),) * axis + (slice(start - a, start - a + step),)
-                some = [*inside[:axis], (start, min(start + step, b)), *inside[axis + 1 :]]
-                self.fill(target[piece], some)
+                some = (start, min(start + step, b))
+                self.fill(target[piece], (*inside[:axis], some, *inside[axis + 1 :]))
 
     def _fill_run(self, target: memoryview, first: int) -> None:
         """Fill `target` from byte `first` on; whole pages go right there, only those at its ends are cut."""
@@ -221,9 +220,9 @@ class _BlockPages:
                 target[a - first : b - first] = data[a - start : b - start]
 
     def _verified(self, first: int, stop: int) -> tuple[int, memoryview]:
-        """Return the pages around some bytes, and where they begin."""
+        """Return where the pages around some bytes begin, and these pages, until the next ones are read."""
         start = first // PAGE * PAGE
-        data = memoryview(bytearray(min(-(-stop // PAGE) * PAGE, self._nbytes) - start))
+        data = self._scratch[: min(-(-stop // PAGE) * PAGE, self._nbytes) - start]
         self._read(start, data)
         self._verify(start, data)
         return start, data

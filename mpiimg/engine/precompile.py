@@ -64,7 +64,8 @@ def compile_apart(kernels: Iterable[str], interrupted: Callable[[], bool] = lamb
     portable = ["--portable"] if jit.cpu_target() == jit.PORTABLE_CPU else []
     with contextlib.suppress(OSError):
         compiler = subprocess.Popen(
-            [sys.executable, "-m", "mpiimg.engine.precompile", *portable, *kernels],
+            # Not what lies in the folder that the run was started in.
+            [sys.executable, "-P", "-m", "mpiimg.engine.precompile", *portable, *kernels],
             env=environment_of_no_rank(Path(__file__).parents[2]),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

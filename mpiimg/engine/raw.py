@@ -12,6 +12,7 @@ import numpy as np
 
 from mpiimg.engine.array import dense_runs
 from mpiimg.engine.boxes import Box, box_shape
+from mpiimg.engine.system_errors import naming
 
 
 class FileEnds(OSError):
@@ -75,12 +76,14 @@ class RawFile:
         if not block.size:
             return
         data = memoryview(np.ascontiguousarray(block, dtype=self.dtype)).cast("B")
-        for position, start, length in self._runs(box):
-            write_fully(self._descriptor, data[start : start + length], position)
+        with naming(self.path):
+            for position, start, length in self._runs(box):
+                write_fully(self._descriptor, data[start : start + length], position)
 
     def sync(self) -> None:
         """Return when what was written would survive a power loss."""
-        os.fdatasync(self._descriptor)
+        with naming(self.path):
+            os.fdatasync(self._descriptor)
 
     def close(self) -> None:
         """Release the file."""
@@ -97,7 +100,8 @@ class RawFile:
 
 def _read_fully(descriptor: int, data: memoryview, position: int, path: Path) -> None:
     while data:
-        count = os.preadv(descriptor, [data[: 1 << 30]], position)
+        with naming(path):
+            count = os.preadv(descriptor, [data[: 1 << 30]], position)
         if count == 0:
             raise FileEnds(f"{path} ends at byte {position}, before the array in it does")
         data, position = data[count:], position + count

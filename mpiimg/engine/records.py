@@ -22,6 +22,7 @@ from typing import Any
 from zlib import crc32
 
 from mpiimg.engine.atomic import sync, write_file
+from mpiimg.engine.system_errors import naming
 
 #: Version of the form of records; those of another one are not read.
 FORMAT = 1
@@ -132,7 +133,7 @@ class RecordFile:
 
     def __init__(self, path: Path, durable: bool = True):
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
-        self._torn = False
+        self._path, self._torn = path, False
         if durable:
             sync(Path(path).parent)
 
@@ -148,13 +149,15 @@ class RecordFile:
         """
         data = memoryview(b"\n" * self._torn + b"".join(lines))
         self._torn = bool(data)
-        while data:
-            data = data[os.write(self._descriptor, data) :]
+        with naming(self._path):
+            while data:
+                data = data[os.write(self._descriptor, data) :]
         self._torn = False
 
     def sync(self) -> None:
         """Return when what was appended would survive a power loss."""
-        os.fdatasync(self._descriptor)
+        with naming(self._path):
+            os.fdatasync(self._descriptor)
 
     def close(self) -> None:
         """Close the file."""

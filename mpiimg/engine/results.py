@@ -213,7 +213,7 @@ def _complete_staged(recipe: Recipe, work: Path, placements: Mapping[str, Placem
     sizes = {}
     for array, (name, attributes) in recipe.staged_outputs.items():
         path = work / f"{array}.h5"
-        describe_staged(path, attributes, placements[array].boxes)
+        describe_staged(path, attributes, placements[array].array, placements[array].boxes)
         path.replace(work / OUTPUTS / name)
         sizes[name] = (work / OUTPUTS / name).stat().st_size
     return sizes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import logging
 import shutil
 import uuid
@@ -15,9 +16,10 @@ from typing import Any, Generic, TypeVar
 from mpiimg.engine import rates
 from mpiimg.engine.atomic import make_folder
 from mpiimg.engine.checkpoint import keep_marks
+from mpiimg.engine.containment import ends_run
 from mpiimg.engine.executor import Executor
 from mpiimg.engine.fingerprint import changes, check_unchanged, fingerprint, read_fingerprint, seen
-from mpiimg.engine.finished import Earlier, earlier_run
+from mpiimg.engine.finished import LEFT_OUT, Earlier, earlier_run, finished
 from mpiimg.engine.lease import CLAIMS, Kind, WorkLease, acquire_work, holding, remove_work
 from mpiimg.engine.log.activity import activity_files, last_activity
 from mpiimg.engine.log.ended import note_already_done
@@ -38,14 +40,11 @@ from mpiimg.engine.recipe import (
     staged_bytes,
     work_folder,
 )
-from mpiimg.engine.records import write_record
+from mpiimg.engine.records import DamagedRecord, read_record, write_record
 from mpiimg.engine.results import OUTPUTS, prepare_outputs, publish
 from mpiimg.engine.stage import Compute
+from mpiimg.engine.staged_file import remove_staged
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
-from mpiimg.version import __version__
-
-#: In the work folder of a run that ended without some of its inputs.
-LEFT_OUT = "left-out"
 
 log = logging.getLogger("mpiimg")
 
@@ -68,12 +67,15 @@ class _Folders:
         The folders that did not exist before, inner ones first.
     lease : WorkLease
         Of the work folder.
+    earlier : str
+        The run that the record that was there before is of; empty where there was none.
     """
 
     work: Path
     events: Path
     new: tuple[Path, ...]
     lease: WorkLease
+    earlier: str = ""
 
     def remove_new(self) -> None:
         """Remove the new folders, for a run of which nothing is to stay."""
@@ -143,7 +145,7 @@ def _run(recipe: Recipe[_S], comm, options: Options, outer: Agreement | None) ->
         safe_point(comm)
     if options.in_memory and recipe.staged_outputs:
         raise BadInput(f"--in-memory: the result of {recipe.tool} is a staged file; leave the option out")
-    earlier = on_root(comm, _finished, recipe, options, comm.size, outer is not None)
+    earlier = on_root(comm, finished, recipe, options, comm.size, outer is not None)
     if earlier is not None:
         return _already_done(earlier, recipe, comm, options)
     run_id = on_root(comm, lambda: options.run_id or uuid.uuid4().hex)
@@ -168,39 +170,6 @@ def _run(recipe: Recipe[_S], comm, options: Options, outer: Agreement | None) ->
     return outcome
 
 
-def _finished(recipe: Recipe, options: Options, ranks: int, claimed: bool) -> Earlier | None:
-    """Return what is known of an earlier run if it has done just this; remove what it left to be removed.
-
-    Where it left out units, and its work folder is there, the work is taken up again.
-    """
-    from mpiimg.kernels.jit import cpu_target
-
-    if options.force:
-        return None
-    earlier = earlier_run(recipe, options, fingerprint(recipe, cpu_target()), ranks)
-    work = work_folder(recipe, options)
-    if not earlier.is_the_same or (earlier.left_out and work.exists()):
-        return None
-    if options.replace and earlier.record.get("version") != __version__:
-        return None  # the scans of a cohort are all of one version
-    if not options.keep_work:
-        # What it leaves in the way of nobody is no reason to fail, nor is another run that is at work there.
-        with contextlib.suppress(OSError, BadInput):
-            _tidy(recipe, options, work, claimed)
-    return earlier
-
-
-def _tidy(recipe: Recipe, options: Options, work: Path, claimed: bool) -> None:
-    """Remove the work folder of a run that died when it had published all."""
-    if not work.exists():
-        remove_work(work)  # it died while it removed it
-    elif not (work / LEFT_OUT).exists():
-        events = events_folder(records_folder(options), recipe.record)
-        if not claimed:
-            acquire_work(work, events, options.out, options.timeout)
-        remove_work(work)
-
-
 def _already_done(earlier: Earlier, recipe: Recipe, comm, options: Options) -> Outcome:
     """Say that there was nothing left to do."""
     record, left_out = earlier.record, earlier.record.get("left_out") or {}
@@ -208,14 +177,7 @@ def _already_done(earlier: Earlier, recipe: Recipe, comm, options: Options) -> O
     events = events_folder(records_folder(options), recipe.record)
     on_root(comm, note_already_done, events, options.run_id, outcome.status)
     if log.isEnabledFor(logging.WARNING):
-        without = f", {len(left_out)} left out" if left_out else ""
-        otherwise = f"; otherwise than then: {earlier.note}" if earlier.note else ""
-        count = len(record["outputs"])
-        results = f"{count} result{'s' * (count != 1)} in {options.out}"
-        say(
-            comm,
-            f"mpiimg: {options.label}already done: {results}{without}{otherwise}; --force makes them anew",
-        )
+        say(comm, f"mpiimg: {options.label}{earlier.line(options.out)}")
     return outcome
 
 
@@ -232,6 +194,7 @@ def _carry_out(recipe: Recipe, comm, options: Options, folders: _Folders, execut
         report = executor.report()
         executor.close()  # no rank may hold a staged result open while another describes it
         on_root(comm, check_unchanged, recipe, before)
+        on_root(comm, _check_record, recipe, options, folders.earlier)
         return publish(
             recipe,
             comm,
@@ -255,13 +218,31 @@ def _carry_out(recipe: Recipe, comm, options: Options, folders: _Folders, execut
         raise type(error)(how) from None
     except RunFailed as error:
         executor.close()
-        executor.logbook.end(Exit.FAILED, str(error))
+        executor.logbook.end(Exit.FAILED, str(error), error.details)
         raise
     except Exception as error:
         executor.logbook.error(error)
         executor.abandon()
         executor.logbook.end(Exit.FAILED, f"aborted: {error}")
         raise
+
+
+def _recorded_run(recipe: Recipe, options: Options) -> str:
+    """Return the run that the record in the folder of records is of; empty where there is none."""
+    try:
+        record = read_record(records_folder(options) / recipe.record)
+    except (DamagedRecord, OSError):
+        return "damaged"
+    return str(record.get("run", "unknown")) if record else ""
+
+
+def _check_record(recipe: Recipe, options: Options, earlier: str) -> None:
+    """Refuse to take away the record of a run that has come to its end since this one began."""
+    if not options.force and _recorded_run(recipe, options) != earlier:
+        raise RunFailed(
+            f"{options.out}: another run has put its results and its record there meanwhile; to replace "
+            "them, give the same command with --force, which goes on from here"
+        )
 
 
 def _how_to_go_on(options: Options, work: Path) -> str:
@@ -346,8 +327,9 @@ def _prepare(recipe: Recipe, options: Options, current: dict, claimed: bool) -> 
         lease = WorkLease(work) if claimed else acquire_work(work, events, options.out, options.timeout)
     except OSError as error:
         _remove_empty((work / CLAIMS, *new))
-        raise _unwritable(options, error) from None
-    folders = _Folders(work, events, new, lease)
+        _refuse_place(options, error)
+        raise
+    folders = _Folders(work, events, new, lease, _recorded_run(recipe, options))
     try:
         _furnish(recipe, options, folders, current)
     except BadInput:
@@ -355,12 +337,15 @@ def _prepare(recipe: Recipe, options: Options, current: dict, claimed: bool) -> 
         raise
     except OSError as error:
         folders.remove_new()
-        raise _unwritable(options, error) from None
+        _refuse_place(options, error)
+        raise
     return folders
 
 
-def _unwritable(options: Options, error: OSError) -> BadInput:
-    return BadInput(f"{options.out}: cannot write there: {error.strerror}; choose another --out")
+def _refuse_place(options: Options, error: OSError) -> None:
+    """Refuse a folder of results that cannot be one; a disk that is full now may not be so later."""
+    if not ends_run(error) or error.errno == errno.EROFS:
+        raise BadInput(f"{options.out}: cannot write there: {error.strerror}; choose another --out") from None
 
 
 def _remove_empty(folders: Collection[Path]) -> None:
@@ -457,9 +442,11 @@ def _is_kept(stage: Compute) -> bool:
 def _keep_only(stages: list[Compute], work: Path) -> int:
     """Remove all but the arrays of `stages` and their marks; return the bytes that stay."""
     arrays = [work / f"{array.name}.h5" for stage in stages for array in stage.arrays]
-    for path in [*work.glob("*.h5"), *work.glob("*.sums")]:
+    for path in work.glob("*.h5"):
         if path not in arrays:
-            path.unlink()
+            remove_staged(path)
+    for path in work.glob("*.sums"):
+        path.unlink()  # a rerun sums anew what it finds sound
     shutil.rmtree(work / OUTPUTS, ignore_errors=True)
     keep_marks(work / "journal", [stage.name for stage in stages])
     return sum(path.stat().st_size for path in arrays)

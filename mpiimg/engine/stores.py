@@ -21,6 +21,7 @@ and the file need not outlive a loss of power.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -29,11 +30,18 @@ import numpy as np
 
 from mpiimg.engine.array import AnyArray, Ragged
 from mpiimg.engine.boxes import Box, box_slices, runs
-from mpiimg.engine.mpi.waiting import soft_barrier
 from mpiimg.engine.pages import SUM, PagedReader, PageTable, combined, page_sums
 from mpiimg.engine.raw import RawFile
-from mpiimg.engine.staged_file import DATASET, LIBVER, create_staged, dataset_offset, holds, sums_path
-from mpiimg.errors import BadInput
+from mpiimg.engine.staged_file import (
+    DATASET,
+    LIBVER,
+    create_staged,
+    offset_in,
+    offset_of,
+    record_path,
+    remove_staged,
+    sums_path,
+)
 
 
 class MemoryStore:
@@ -126,9 +134,9 @@ class StagedStore:
         offset, problem = None, None
         if self._comm.rank == 0:
             try:
-                if not holds(path, array):
+                if offset_of(path, array) is None:
                     create_staged(path, array)
-                offset = dataset_offset(path)
+                offset = offset_of(path, array)
                 with open(sums_path(path), "wb") as file:
                     file.truncate(len(pages) * SUM.itemsize)
             except Exception as error:
@@ -141,25 +149,12 @@ class StagedStore:
             path, offset, array.stored_shape, array.dtype, writable=True, runs=array.runs
         )
         self._sums[array.name] = sums = _StagedSums(sums_path(path), pages)
-        self._readers[array.name] = PagedReader(file, array, pages, sums.file)
+        self._readers[array.name] = PagedReader(file, array, pages, sums)
         if self._parallel:
             import h5py
 
             handle = h5py.File(path, "r+", driver="mpio", comm=self._comm, libver=LIBVER)
             self._handles[array.name] = handle
-
-    def discard(self, arrays: Sequence[AnyArray]) -> None:
-        """Make nothing of the files that are there; arrays that are open are closed first. Collective.
-
-        Of a file in which no chunk is sound nothing says that its metadata are: where the array lies in it.
-        """
-        for array in arrays:
-            self.drop(array.name)
-        # No rank may remove what another has open.
-        soft_barrier(self._comm)
-        if self._comm.rank == 0:
-            for array in arrays:
-                self.path(array.name).unlink(missing_ok=True)
 
     def assign(self, name: str, owners: np.ndarray) -> None:
         """Give the blocks of an open array to other owners; every rank says the same."""
@@ -239,10 +234,13 @@ class StagedStore:
         a file set aside already was made by a run that did not come to its end.
         """
         there = [array for array in arrays if self.path(array.name).exists()]
-        others = [array for array in there if not holds(self.path(array.name), array)]
+        others = [array for array in there if offset_of(self.path(array.name), array) is None]
         for array in there if others or moved else ():
-            if array in others or not self._aside(array.name).exists():
-                self.path(array.name).replace(self._aside(array.name))
+            path, aside = self.path(array.name), self._aside(array.name)
+            if array in others or not aside.exists():
+                for kind in (Path, record_path):
+                    with contextlib.suppress(FileNotFoundError):
+                        kind(path).replace(kind(aside))
 
     def read_aside(self, array: AnyArray, runs: Sequence[tuple[int, int]]) -> np.ndarray:
         """Return runs of items, (first, count), of the file of `array` that was set aside, end to end.
@@ -253,10 +251,7 @@ class StagedStore:
             There is none, or it does not reach so far.
         """
         path = self._aside(array.name)
-        try:
-            offset = dataset_offset(path)
-        except BadInput as error:
-            raise OSError(str(error)) from None
+        offset = offset_in(path)
         raw = RawFile(path, offset, (path.stat().st_size,), array.dtype)
         try:
             nothing = np.empty(0, array.dtype)
@@ -267,7 +262,7 @@ class StagedStore:
     def forget_aside(self, names: Iterable[str]) -> None:
         """Remove files that were set aside. On one rank."""
         for name in names:
-            self._aside(name).unlink(missing_ok=True)
+            remove_staged(self._aside(name))
 
     def _aside(self, name: str) -> Path:
         return self.folder / f"{name}.before.h5"
@@ -306,10 +301,14 @@ class _StagedSums:
     them, and there they would be many small writes of all ranks to the same few blocks of a disk.
     """
 
+    #: So many are read once for all.
+    FEW = 1 << 16
+
     def __init__(self, path: Path, pages: PageTable):
-        self.file = RawFile(path, 0, (len(pages),), SUM, writable=True)
-        self._first = pages.first
+        self._file = RawFile(path, 0, (len(pages),), SUM, writable=True)
+        self._count, self._first = len(pages), pages.first
         self._own: dict[int, np.ndarray] = {}
+        self._shared: np.ndarray | None = None
 
     def note(self, number: int, block: np.ndarray) -> int:
         """Sum the pages of a block; return its CRC32."""
@@ -317,11 +316,21 @@ class _StagedSums:
         return combined(sums, block.nbytes)
 
     def share(self) -> None:
-        """Put into the file what was noted."""
+        """Put into the file what was noted; others have done so too before anything is read again."""
         for start, stop in runs(sorted(self._own)):
             sums = np.concatenate([self._own[number] for number in range(start, stop)])
-            self.file.write(((int(self._first[start]), int(self._first[stop])),), sums)
+            self._file.write(((int(self._first[start]), int(self._first[stop])),), sums)
         self._own.clear()
+        self._shared = None
+
+    def read(self, box: Box) -> np.ndarray:
+        """Return the sums of a run of pages."""
+        if self._count > self.FEW:
+            return self._file.read(box)
+        if self._shared is None:
+            self._shared = self._file.read(((0, self._count),))
+        ((start, stop),) = box
+        return self._shared[start:stop]
 
     def close(self) -> None:
-        self.file.close()
+        self._file.close()

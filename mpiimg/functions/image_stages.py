@@ -28,6 +28,11 @@ MAX_BLOCKS = 8
 MIN_HALOS = (8, 2)
 
 
+#: Partial results that lie in memory at once while all are merged: a row's bytes, its arrays, what is merged
+#: so far, and what comes of it.
+PARTIALS_AT_ONCE = 4
+
+
 @dataclass(frozen=True)
 class TrialResult:
     """What the trial of a function tells of its results, and of what it takes.
@@ -212,6 +217,7 @@ def aggregate(
         work=work,
         row=((fields.nbytes,), "uint8"),
         finish=finish,
+        finish_bytes=PARTIALS_AT_ONCE * fields.nbytes,
         parameters={**_provenance(image, function, context), "fields": fields.entries},
         **_takes(image, function, trial, source),
     )

@@ -18,6 +18,7 @@ from mpiimg.astro.patch_files import PatchOptions, write_patches
 from mpiimg.astro.sky.layout import Patch, PatchPlanes, Planes
 from mpiimg.astro.strips import EXCLUDED, empty_strip, stacked, strip_needs
 from mpiimg.astro.survey import Survey, exposure_units, lost_footprints, strip_units, tract_document
+from mpiimg.engine.containment import ends_run
 from mpiimg.engine.needs import At, Part
 from mpiimg.engine.parameters import NoParameters
 from mpiimg.engine.stage import Compute, Stages
@@ -261,7 +262,9 @@ def _frame(state: Survey) -> tuple[np.ndarray, ...]:
     for ref in state.exposures:
         try:
             exposure = read_exposure(ref)
-        except BadInput:
+        except Exception as error:
+            if ends_run(error):
+                raise
             continue
         rows, columns = (slice(max(0, (n - TRIAL_SIDE) // 2), (n + TRIAL_SIDE) // 2) for n in ref.shape)
         return tuple(plane[rows, columns] for plane in (exposure.image, exposure.variance, exposure.mask))

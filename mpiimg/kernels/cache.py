@@ -104,13 +104,16 @@ class Sources:
     def homes(self) -> list[Home]:
         """Return the places that may hold these kernels, the first choice first."""
         name = f"{self.package.name}-{_digest(str(self.package))}"
-        bases = [numba.core.config.CACHE_DIR, Path(AppDirs("mpiimg", False).user_cache_dir) / "kernels"]
-        # Without a home the user's cache has a name that begins with ~.
-        chosen, users = ([Home(Path(b) / name, Path(b))] if b and os.path.isabs(b) else [] for b in bases)
+        chosen, users = numba.core.config.CACHE_DIR, AppDirs("mpiimg", False).user_cache_dir
+        homes = [Path(os.path.abspath(chosen))] if chosen else []
+        # Without a home of the user the name begins with ~.
+        homes += [Path(users) / "kernels"] if os.path.isabs(users) else []
+        made = [Home(base / name, base) for base in homes]
         beside = self.package / "__pycache__" / "kernels"
         # Whose package it is lets everybody read what was compiled for all; who may change the folders above
         # our own has its code already.
-        return [*chosen, Home(beside, beside, self.package != OURS, 0o755), *users]
+        made.insert(bool(chosen), Home(beside, beside, self.package != OURS, 0o755))
+        return made
 
     def folders(self) -> list[Path]:
         """Return the folders in which these kernels are looked for; they need not exist.

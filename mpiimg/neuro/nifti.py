@@ -20,7 +20,7 @@ from mpiimg.engine.names import file_name
 from mpiimg.engine.pages import DamagedPage, PagedReader
 from mpiimg.engine.raw import RawFile, sample_file
 from mpiimg.engine.small_files import check_regular
-from mpiimg.engine.staged_file import DATASET, dataset_offset, open_checked
+from mpiimg.engine.staged_file import DATASET, check_record, dataset_offset, open_checked
 from mpiimg.errors import BadInput
 from mpiimg.neuro.gz import inflated, inflated_start
 
@@ -37,9 +37,6 @@ MIN_VOLUME = 1e-6
 
 #: Layout of staged files: with checksums, and without, as the first versions wrote them.
 LAYOUT, UNCHECKED_LAYOUT = 2, 1
-
-#: Attributes that a staged file has of its image.
-STAGED_ATTRIBUTES = ("nifti_header", "stem", "identity", "mpiimg_staged")
 
 log = logging.getLogger("mpiimg")
 
@@ -112,7 +109,8 @@ class Image:
             A staged file is not as it was written; on reading it too.
         """
         if self.kind == "staged":
-            return _StagedVoxels(self.path, open_checked(self.path, STAGED_ATTRIBUTES))
+            check_record(self.path)
+            return _StagedVoxels(self.path, open_checked(self.path, self.array(DATASET)))
         return RawFile(self.path, self.offset, self.shape, self.dtype)
 
     def scaled(self, block: np.ndarray) -> np.ndarray:
@@ -351,6 +349,7 @@ def staged_attributes(image: Image) -> dict:
 def _open_staged(path: Path, dimensions: int | tuple[int, ...], what: str) -> Image:
     import h5py
 
+    has_record = check_record(path)
     offset = dataset_offset(path)
     try:
         with h5py.File(path, "r", locking=False) as file:
@@ -366,7 +365,8 @@ def _open_staged(path: Path, dimensions: int | tuple[int, ...], what: str) -> Im
     except Exception as error:  # whatever HDF5 makes of damaged metadata
         raise BadInput(f"{path}: damaged ({error}); stage the image again with mpiimg-stage") from None
     if version == LAYOUT:
-        open_checked(path, STAGED_ATTRIBUTES).close()
+        if not has_record:
+            raise BadInput(f"{path}: damaged: no record at its end; stage the image again with mpiimg-stage")
     elif version == UNCHECKED_LAYOUT:
         log.warning(
             "warning: %s: staged by an earlier version, without checksums, so damaged voxels would not be "

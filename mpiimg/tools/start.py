@@ -1,12 +1,15 @@
-"""The first lines of every tool, and the last: nothing of it is out of sight, not even its imports."""
+"""The first lines of every tool, ahead of what takes time to import, and the last."""
 
 from __future__ import annotations
 
 from mpiimg.engine.mpi.lifetime import living
+from mpiimg.tools import environment
 
 
 def start(name: str) -> int:
     """Run tool `name` as the program of this process; return its exit status."""
+    if problem := environment.prepare():
+        return environment.refuse(problem)
     with living(owner=True) as life:
         # Threads that libraries start have signals held back for good, so that the main one gets them.
         with life.stop.held_back():

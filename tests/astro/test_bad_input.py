@@ -302,7 +302,7 @@ def a_centre_of_words(it):
     it.options += ["--center", "ten,2"]
 
 
-@case("Dec 95")
+@case("150,95", "no place on the sky")
 def a_centre_beyond_the_pole(it):
     it.options += ["--center", "150,95"]
 

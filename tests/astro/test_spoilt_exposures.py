@@ -85,8 +85,11 @@ def test_what_is_odd_and_can_be_used_is_used_and_leaves_no_number_that_is_none(s
     exposures, alone = sound
     names = [name for name, (_, pattern) in CASES.items() if pattern is None]
     paths = spoilt(exposures, tmp_path / "in", names)
-    done = run([*paths, *exposures], tmp_path / "out", alone / "tract.toml")
+    done = run([*paths, *exposures, "--calibrated", "--warps"], tmp_path / "out", alone / "tract.toml")
     assert done.returncode == 0, done.stderr
+    # Their cards are written too, and read again.
+    calibrated = [fits.getheader(path) for path in (tmp_path / "out" / "calibrated").iterdir()]
+    assert len(calibrated) == len(paths) + len(exposures)
     assert all(letter.isprintable() or letter == "\n" for letter in done.stderr)
     assert "Warning" not in done.stderr
     patches = sorted((tmp_path / "out").glob("patch-*.fits"))

@@ -45,16 +45,3 @@ def test_no_two_processes_write_under_one_name():
     with multiprocessing.get_context("fork").Pool(2) as pool:
         names = pool.map(atomic.unique, ["run.json"] * 2, chunksize=1)
     assert atomic.unique("run.json") not in names
-
-
-@pytest.mark.parametrize("text", [None, "", '{"half": '])
-def test_json_that_is_missing_or_torn_reads_as_nothing(tmp_path, text):
-    path = tmp_path / "end.json"
-    if text is not None:
-        path.write_text(text)
-    assert atomic.read_json(path) == {}
-
-
-def test_json_comes_back(tmp_path):
-    atomic.write_json(tmp_path / "end.json", {"state": "done", "files": ["a"]})
-    assert atomic.read_json(tmp_path / "end.json") == {"state": "done", "files": ["a"]}

@@ -17,8 +17,9 @@ import pytest
 from support import toy
 from support.ranks import COMM, LAST
 
-from mpiimg.engine import executor, plan, provenance
+from mpiimg.engine import executor, plan, provenance, raw, results, system_errors
 from mpiimg.engine.checkpoint import Journal, read_marks
+from mpiimg.engine.log.events import read_events
 from mpiimg.engine.mpi import nodes
 from mpiimg.engine.mpi.agreement import Agreement, on_root
 from mpiimg.engine.mpi.nodes import memory_per_rank
@@ -26,8 +27,9 @@ from mpiimg.engine.plan import Resources, plan_recipe
 from mpiimg.engine.recipe import Options
 from mpiimg.engine.run import run
 from mpiimg.engine.stage import Compute, Reduce, Stream
+from mpiimg.engine.staged_file import dataset_offset
 from mpiimg.engine.stores import StagedStore
-from mpiimg.errors import BadInput, RunFailed, RunStopped
+from mpiimg.errors import BadInput, DamagedData, RunFailed, RunStopped
 from mpiimg.kernels import jit
 
 pytestmark = pytest.mark.ranks
@@ -210,8 +212,8 @@ def fails(made, out, where, what="RuntimeError: on purpose", **fields):
     rank = int(report.split()[1])
     assert 0 <= rank < COMM.size
     assert report.startswith(f"rank {rank} on {socket.gethostname()}, {where}")
-    assert report.count("Traceback (most recent call last)") == 1
-    assert report.endswith(what)
+    assert report.count("Traceback (most recent call last)") == ("\n" in report)
+    assert what in report.splitlines()[-1]
     assert not (out / toy.OUTPUT).exists()
     assert not (out / "run-toy.json").exists()
     return report
@@ -266,8 +268,8 @@ def test_a_full_disk_ends_all_ranks(make, number, of_first, out, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(StagedStore, "write", full)
-        report = fails(make(), out, "stage ", "OSError: [Errno 28] No space left on device")
-    assert report.startswith(f"rank {rank} ")
+        report = fails(make(), out, "stage ", "No space left on device; free some space there")
+    assert report.startswith(f"rank {rank} ") and "\n" not in report
     made = make()
     go(made, out)
     check(made, out)
@@ -299,6 +301,41 @@ def test_a_full_disk_under_what_is_no_array_ends_all_ranks(writer, name, where, 
         patch.setattr(writer, name, full)
         fails(toy.regroup(), out, where, "No space left on device")
     made = toy.regroup()
+    go(made, out)
+    check(made, out)
+
+
+@pytest.mark.parametrize(
+    ("where", "number"),
+    [
+        *(("sink", number) for number in system_errors.ADVICE),
+        *((where, errno.EDQUOT) for where in ("array", "marks", "files", "publishing")),
+    ],
+    ids=str,
+)
+def test_what_the_system_refuses_is_said_in_one_line_and_all_goes_on(where, number, out, monkeypatch):
+    """With the file; the traceback is in the events."""
+    made = toy.regroup()
+
+    def refuse(*arguments, **named):
+        raise OSError(number, os.strerror(number))
+
+    owner, name, file = {
+        "array": (raw, "write_fully", "pieces.h5"),
+        "sink": (executor, "write_fully", toy.OUTPUT),
+        "marks": (os, "fdatasync", ".h5"),
+        "files": (results, "sum_of_file", ""),
+        "publishing": (results, "sync", ""),
+    }[where]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, refuse)
+        report = fails(made, out, "", f"{os.strerror(number)}; ")
+    assert "\n" not in report and file in report
+    assert report.endswith(f"; {system_errors.ADVICE[number]}, then give the same command again")
+    (events,) = out.glob("events*")
+    ends = [event for event in read_events(events / "0.jsonl") if event["event"] == "end"]
+    assert "Traceback" in ends[-1]["details"] and ends[-1]["why"] == report
+    COMM.Barrier()
     go(made, out)
     check(made, out)
 
@@ -589,12 +626,104 @@ def test_a_run_in_memory_that_stops_starts_over(out):
     )
 
 
+# Staged bytes that are not what was written.
+
+
+#: Of each toy: an array that is in its file by the time that a stage begins which reads it.
+READ_BACK = {
+    "smooth": ("pass-1", "blur-2"),
+    "transpose": ("negative", "turn"),
+    "regroup": ("pieces", "combine"),
+    "ragged": ("soft", "subtract"),
+}
+
+
+def flip(path):
+    """Flip a bit of the first item of a staged array, or of the sum of its first page."""
+    place = dataset_offset(path) if path.suffix == ".h5" else 0
+    with open(path, "r+b") as file:
+        file.seek(place)
+        (byte,) = file.read(1)
+        file.seek(place)
+        file.write(bytes([byte ^ 16]))
+
+
+def spoiling(monkeypatch, spoil, array, reader):
+    """Let a rank spoil an array that has to be read from its file, once, when a stage begins which does."""
+    turn_to, spoilt = executor.Executor._turn_to, []
+
+    def spoil_first(self, stage, *arguments):
+        if stage.name == reader and not spoilt:
+            spoilt.append(stage)
+            self.arrays.spill([array])
+            COMM.Barrier()  # all have come to an end with the stage before
+            if COMM.rank == LAST:
+                spoil()
+            COMM.Barrier()  # nobody reads before it is spoilt
+        return turn_to(self, stage, *arguments)
+
+    monkeypatch.setattr(executor.Executor, "_turn_to", spoil_first)
+
+
+@pytest.mark.parametrize("kind", ["h5", "sums"])
+@pytest.mark.parametrize("name", toy.TOYS)
+def test_a_bit_that_flips_while_the_run_is_on_ends_it_and_the_next_one_mends_it(name, kind, out, monkeypatch):
+    """All ranks stop, with one line that says where; whether the bytes or their sums are damaged."""
+    array, reader = READ_BACK[name]
+    made = toy.TOYS[name]()
+    path = work_folder(made, out) / f"{array}.{kind}"
+    with monkeypatch.context() as patch:
+        spoiling(patch, lambda: flip(path), array, reader)
+        with pytest.raises(DamagedData) as caught:
+            go(made, out)
+    assert COMM.allgather(str(caught.value)) == [str(caught.value)] * COMM.size
+    said = str(caught.value)
+    assert f"of array {array} is not what was written" in said and "the same command goes on" in said
+    assert said.startswith(f"{path.with_suffix('.h5')}: what is there of chunk ")
+    calls = Calls()
+    again = toy.TOYS[name](calls)
+    report = go(again, out)
+    check(again, out)
+    resumed = {entry["stage"]: entry["resumed_chunks"] for entry in report["stages"]}
+    made_again = {call for call in calls.all() if call[0] == made_by(again, array)}
+    assert len(made_again) == (kind == "h5")
+    assert sum(resumed.values()) > 0
+    assert not work_folder(made, out).exists()
+
+
+def made_by(made, array):
+    """The stage that writes an array."""
+    return next(
+        stage.name for stage in made.recipe.expected if array in [written.name for written in stage.arrays]
+    )
+
+
+def test_the_rows_of_a_reduction_are_verified_too(out, monkeypatch):
+    """Rank 0 alone reads them, and all ranks end."""
+    made = toy.smooth()
+    finish, rows = executor.Executor._finish, work_folder(made, out)
+
+    def spoilt(self, stage):
+        if COMM.rank == 0:
+            flip(rows / f"{stage.rows.name}.h5")
+        self.arrays.spill([stage.rows.name])
+        return finish(self, stage)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(executor.Executor, "_finish", spoilt)
+        with pytest.raises(DamagedData, match="is not what was written"):
+            go(made, out)
+    go(made, out)
+    check(made, out)
+
+
 # What ranks agree on.
 
 
 def test_one_rank_speaks_for_all():
     assert on_root(COMM, lambda: COMM.rank) == 0
-    for error, expected in ((BadInput("no"), BadInput), (KeyError("no"), RunFailed)):
+    raised = ((BadInput("no"), BadInput), (DamagedData("no"), DamagedData), (KeyError("no"), RunFailed))
+    for error, expected in raised:
         with pytest.raises(expected, match="no"):
             on_root(COMM, throw, error)
 
@@ -602,6 +731,7 @@ def test_one_rank_speaks_for_all():
 STATES = {
     "go": lambda agreement: None,
     "stop": lambda agreement: setattr(agreement, "stop_requested", True),
+    "damaged": lambda agreement: agreement.record(DamagedData("damaged"), "here"),
     "bad": lambda agreement: agreement.record(BadInput("bad"), "here"),
     "fail": lambda agreement: agreement.record(ValueError("worse"), "there"),
 }
@@ -614,6 +744,10 @@ STATES = {
         (["stop"], RunStopped),
         (["stop", "go"], RunStopped),
         (["go", "go", "stop"], RunStopped),
+        (["go", "damaged"], DamagedData),
+        (["stop", "damaged"], DamagedData),
+        (["damaged", "bad"], BadInput),
+        (["damaged", "fail"], RunFailed),
         (["go", "bad"], BadInput),
         (["stop", "bad"], BadInput),
         (["bad", "fail"], RunFailed),
@@ -640,8 +774,8 @@ def test_the_worst_of_all_states_decides(states, outcome):
         if outcome is RunFailed:
             first = next(r for r in range(COMM.size) if states[r % len(states)] == "fail")
             assert str(caught.value) == f"rank {first} on {socket.gethostname()}, there:\nValueError: worse"
-        if outcome is BadInput:
-            assert str(caught.value) == "bad"
+        if outcome in (BadInput, DamagedData):
+            assert str(caught.value) == {BadInput: "bad", DamagedData: "damaged"}[outcome]
 
 
 def test_a_failure_is_noticed_by_ranks_that_work_on():

@@ -266,6 +266,30 @@ def test_the_old_record_goes_before_any_result_is_replaced_and_the_new_one_comes
     check(toy.regroup(seed=3), out)
 
 
+def test_a_record_that_another_run_has_left_meanwhile_is_not_taken_away(out):
+    """Runs on images of other names are let in to one folder of results."""
+    other = dataclasses.replace(toy.smooth().recipe, stem="other")
+    made = toy.smooth(lambda stage, chunk: stage == "make" and chunk == 0 and (out / "go").touch())
+    stages = made.recipe.stages
+
+    def late():
+        generator, value = stages(), None
+        try:
+            while True:
+                stage = generator.send(value)
+                if stage.name == "write" and (out / "go").exists() and not (out / RECORD).exists():
+                    run(other, COMM, options(out))
+                value = yield stage
+        except StopIteration as end:
+            return end.value
+
+    with pytest.raises(RunFailed, match="another run has put its results and its record there"):
+        run(dataclasses.replace(made.recipe, stages=late), COMM, options(out))
+    assert list(results.verify(out / RECORD)) == []
+    run(made.recipe, COMM, options(out, force=True))
+    assert list(results.verify(out / RECORD)) == []
+
+
 # Durable.
 
 

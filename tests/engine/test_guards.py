@@ -106,12 +106,12 @@ def test_where_ranks_differ_the_one_that_failed_says_how_a_run_ended():
 
 def test_a_planned_stage_that_was_not_needed_is_not_in_a_finished_run():
     begun = {"event": "stage", "stage": "smooth", "chunks": 2, "done": 0, "time": 1.0}
-    start = {"stages": [["smooth", "compute", 2], ["estimate", "reduce", 1]], "ranks": 1}
+    start = {"stages": [["smooth", 2], ["estimate", 1]], "ranks": 1}
     names = {
-        finished: [stage.name for stage in run_status._stages({0: [begun]}, start, finished)]
-        for finished in (True, False)
+        state: [stage.name for stage in run_status._stages({0: [begun]}, start, state)]
+        for state in ("done", "running")
     }
-    assert names == {True: ["smooth"], False: ["smooth", "estimate"]}
+    assert names == {"done": ["smooth"], "running": ["smooth", "estimate"]}
 
 
 def test_a_flush_that_meets_the_watchdogs_loses_no_line(tmp_path):

@@ -344,3 +344,9 @@ def test_a_damaged_winner_is_a_winner(records):
     for name in (lease.OWNER, lease.OWNER_AGAIN):
         flip(records / "claims" / "1" / name)
     assert lease.acquire(records, state, lease.sign("late", 0)) is None
+
+
+def test_a_file_among_the_leases_is_none(records):
+    claimed(records)
+    (records / "claims" / "99").touch()
+    assert lease.read_lease(records).number == 1

@@ -154,6 +154,7 @@ def test_a_compiler_is_told_its_cpu_and_takes_itself_for_no_rank(monkeypatch):
     precompile.compile_apart(["fit:precompile"])
     ((command, environment),) = started
     assert command[-2:] == ["--portable", "fit:precompile"]
+    assert "-P" in command, "a random.py in the current folder would be taken for Python's own"
     assert environment["NUMBA_CACHE_DIR"] == "/somewhere"
     assert not environment.keys() & set(of_ranks)
 

@@ -365,6 +365,7 @@ def left_behind(folder, spoil):
     fill(store, "a", whole, boxes, owners)
     check(store, "a", whole, [[tuple((0, n) for n in whole.shape)]] * COMM.size)
     store.close()
+    COMM.Barrier()  # all have read before anyone opens it anew
     return found == expected
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mpiimg.engine.forecast import finish_bytes
 from mpiimg.errors import BadInput
 from mpiimg.functions import image_stages, load, trial
 from mpiimg.functions.declare import Declaration
@@ -88,6 +89,21 @@ def test_partial_results_of_another_shape_or_type_are_refused_since_rows_have_on
     for other in ({"n": np.zeros(4), "s": np.float32(1)}, {"n": np.zeros(3), "s": 1.0}, np.zeros(3)):
         with pytest.raises(Refused, match=r"returned .* for another"):
             fields.pack(other)
+
+
+def test_a_plan_counts_what_the_end_of_an_aggregate_takes():
+    """A partial result of 80 MB is held as bytes and as arrays while the next one is merged."""
+
+    class Total:
+        def partial(self, block):
+            return np.zeros(10_000_000)
+
+    image, _ = image_of((3, 8, 7, 6))
+    total = function(Total, aggregate=True)
+    trial_result = image_stages.TrialResult(fields=Fields.of(np.zeros(10_000_000)))
+    stage = image_stages.aggregate(image, image.array("dwi"), total, "total", trial_result, {})
+    rows = len(stage.grid) * 80_000_000
+    assert finish_bytes(stage) >= rows + 3 * 80_000_000
 
 
 # Files.

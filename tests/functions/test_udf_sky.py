@@ -182,6 +182,44 @@ def test_what_is_wrong_is_said_before_the_run(night, tmp_path, name):
     assert not (tmp_path / "out").exists()
 
 
+FAULTY = """
+def f(image, variance, mask, *, header):
+    if header["NAME"] in {}:
+        raise ValueError("odd\\n\\x1b[31m")
+    return image
+"""
+
+
+def test_exposures_that_a_function_fails_on_are_left_out(night, tmp_path):
+    names = [path.stem for path in night.exposures]
+    what = ("--udf", f"{tmp_path}/mine.py:f", "--over", "exposures", *night.exposures)
+    # It is tried on the first.
+    (tmp_path / "mine.py").write_text(FAULTY.format(names[1:3]))
+    done = run(*what, "--out", tmp_path / "out", check=False)
+    assert done.returncode == Exit.PARTIAL, done.stderr
+    entry = record(tmp_path / "out", "run.json")
+    reasons = {name: rf"{name}: ValueError: odd \x1b[31m (stage udf-f)" for name in names[1:3]}
+    assert entry["left_out"] == reasons
+    assert all("mine.py" in fault["traceback"] for fault in entry["faults"])
+    written = {path.stem for path in (tmp_path / "out").glob("*.fits")}
+    assert written == set(names) - set(reasons)
+
+
+def test_a_coadd_of_a_function_leaves_out_the_patch_that_it_fails_on(night, tmp_path):
+    """It is tried on the first patch."""
+    cut = ("--patch", 150, "--border", 10)
+    astro(night.exposures, tmp_path / "warps", *cut, tool="mpiimg-warp", timeout=PATIENCE)
+    code = "def f(image, variance, mask, *, header):\n    1 // (header['PATCHX'] != 1)\n"
+    (tmp_path / "mine.py").write_text(code + "    return image.mean(axis=0), variance.mean(axis=0)\n")
+    what = ("--udf", f"{tmp_path}/mine.py:f", "--over", "patches", tmp_path / "warps")
+    done = run(*what, "--out", tmp_path / "out", check=False)
+    assert done.returncode == Exit.PARTIAL, done.stderr
+    failed = {path.name.split("_")[1] for path in (tmp_path / "warps").glob("*_patch-1-*_warp.fits")}
+    assert failed and set(record(tmp_path / "out")["left_out"]) == failed
+    patches = {path.stem for path in (tmp_path / "out").glob("patch-*.fits")}
+    assert patches and not patches & failed
+
+
 def test_a_coadd_gives_a_variance_and_results_go_to_a_folder(night, warps, tmp_path):
     (tmp_path / "mine.py").write_text(FILTER.format("image.mean(axis=0)"))
     what = ("--udf", f"{tmp_path}/mine.py:f", "--over", "patches", warps / "warps")

@@ -22,16 +22,44 @@ def tripled(x):
 """
 
 
+def prepared(folder, monkeypatch):
+    """Keep kernels below a folder of our own; return that."""
+    monkeypatch.setattr(numba.core.config, "CACHE_DIR", str(folder / "kept"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "home"))
+    (folder / "src").mkdir()
+    (folder / "src" / "module.py").write_text(SOURCE)
+    # A place that can be written to beside the source would be taken for the one in question.
+    (folder / "src" / "__pycache__").write_text("")
+    return folder
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """Keep kernels below a folder of our own."""
-    monkeypatch.setattr(numba.core.config, "CACHE_DIR", str(tmp_path / "kept"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    (tmp_path / "src").mkdir()
-    (tmp_path / "src" / "module.py").write_text(SOURCE)
-    # A place that can be written to beside the source would be taken for the one in question.
-    (tmp_path / "src" / "__pycache__").write_text("")
-    return tmp_path
+    """A place in which nothing is kept yet."""
+    return prepared(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def of_all(tmp_path_factory):
+    """A place in which the kernel is kept, with its file and what is in that."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        place = prepared(tmp_path_factory.mktemp("kept"), monkeypatch)
+        call(place)
+        (file,) = files(place)
+        yield place, file, file.read_bytes()
+
+
+@pytest.fixture
+def compiled(of_all, monkeypatch):
+    """The same, as it was at first."""
+    place, file, whole = of_all
+    monkeypatch.setattr(numba.core.config, "CACHE_DIR", str(place / "kept"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place / "home"))
+    if file.is_dir() and not file.is_symlink():
+        file.rmdir()
+    file.unlink(missing_ok=True)
+    file.write_bytes(whole)
+    return place, file, whole
 
 
 def call(place):
@@ -71,15 +99,12 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_file_is_compiled_anew_and_replaced(place, damage):
-    assert call(place) == (21, 1)
+def test_a_damaged_file_is_compiled_anew_and_replaced(compiled, damage):
+    place, file, whole = compiled
     assert call(place) == (21, 0)
-    (file,) = files(place)
-    whole = file.read_bytes()
     file.write_bytes(DAMAGES[damage](whole))
     assert call(place) == (21, 1)
     assert kept.is_whole(file)
-    assert call(place) == (21, 0)
 
 
 @pytest.mark.parametrize(
@@ -93,10 +118,9 @@ def test_a_damaged_file_is_compiled_anew_and_replaced(place, damage):
         b"",
     ],
 )
-def test_what_cannot_be_unpickled_though_it_is_whole_is_compiled_anew(place, content):
+def test_what_cannot_be_unpickled_though_it_is_whole_is_compiled_anew(compiled, content):
     """As after another version of a library."""
-    call(place)
-    (file,) = files(place)
+    place, file, _ = compiled
     kept.write(file, content, 0o644)
     assert call(place) == (21, 1)
     assert call(place) == (21, 0)
@@ -181,9 +205,8 @@ def test_what_is_not_trusted_stays_as_it_is_and_another_place_is_taken(place):
 
 
 @pytest.mark.parametrize("thing", ["folder", "pipe", "link to nowhere"])
-def test_what_is_no_file_is_compiled_anew(place, thing):
-    call(place)
-    (file,) = files(place)
+def test_what_is_no_file_is_compiled_anew(compiled, thing):
+    place, file, _ = compiled
     file.unlink()
     if thing == "folder":
         file.mkdir()

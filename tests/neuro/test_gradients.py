@@ -58,6 +58,61 @@ def test_b_values_come_in_any_layout(tmp_path, text):
     assert read(tmp_path, text)[0].bvals == tuple(BVALS)
 
 
+#: Other ways to write the same tables.
+NEUTRAL = {
+    "comments": lambda text: b"# made by hand\n" + text.replace(b"\n", b"  # a row\n"),
+    "tabs": lambda text: text.replace(b" ", b"\t"),
+    "spaces": lambda text: text.replace(b" ", b"   ") + b"   ",
+    "line ends": lambda text: text.replace(b"\n", b"\r\n"),
+    "empty lines": lambda text: b"\n\n" + text.replace(b"\n", b"\n\n"),
+    "no last line end": lambda text: text.rstrip(b"\n"),
+    "byte-order mark": lambda text: b"\xef\xbb\xbf" + text,
+    "commas": lambda text: text.replace(b" ", b", "),
+    "signs": lambda text: b" ".join(b"+" + w if w[:1].isdigit() else w for w in text.split(b" ")),
+    "exponents": lambda text: text.replace(b"0 ", b"0e0 "),
+}
+
+
+@pytest.mark.parametrize("name", NEUTRAL)
+def test_what_is_no_number_of_a_table_changes_nothing(tmp_path, name):
+    paths = write(tmp_path, BVALS, directions().T)
+    expected = read_gradients(*paths, len(BVALS))[0]
+    for path in paths:
+        path.write_bytes(NEUTRAL[name](path.read_bytes()))
+    assert read_gradients(*paths, len(BVALS))[0] == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"0 5 1000 1000 2000 \xe2\x88\x923000",
+        b"0 5 1000 1000 2000 3_000",
+        b"0 5 1000 1000 2000 \xd9\xa3000",
+        b"0 5 1000 1000 2000 0x10",
+        b"0 5 1000 1000 2000 1e7",
+        b"0 5 1000 1000 2000 1e400",
+        b"0 5 1000 1000 2000 nan",
+        b"0 5 1000 1000 2000 inf",
+        b"0 5 1000 1000 2000 -1",
+        b"0,0 5,0 1000,0 1000,0 2000,0 3000,0",
+        b"0 5 1000 1000 2000 3000 7",
+        b"0 5 1000\n1000 2000",
+        b"0 5 1000 1000 2000 \x1b[2J",
+        b"0 5 1000 1000 2000 \x00",
+        b"\xff\xfe0\x005\x00",
+        b"",
+        b"# nothing\n",
+        b"0 " * (9 << 20),
+    ],
+    ids=lambda text: repr(text[-12:]),
+)
+def test_what_is_no_table_is_refused_in_one_line(tmp_path, text):
+    with pytest.raises(BadInput) as refusal:
+        read(tmp_path, text)
+    (line,) = str(refusal.value).splitlines()
+    assert "dwi.bval" in line and "\x1b" not in line
+
+
 def test_unweighted_volumes_need_no_direction(tmp_path):
     """As in dipy: at or below the threshold, a bvec that is no unit vector makes volume and bvec zero."""
     bvecs = directions()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import os
+import shutil
 import struct
 import zlib
 from pathlib import Path
@@ -15,10 +16,12 @@ import numpy as np
 import pytest
 
 from mpiimg.engine.boxes import box_slices
-from mpiimg.engine.staged_file import create_staged, describe_staged
+from mpiimg.engine.pages import page_sums
+from mpiimg.engine.staged_file import create_staged, describe_staged, sums_path
 from mpiimg.errors import BadInput
 from mpiimg.neuro.gz import gzip_member
 from mpiimg.neuro.nifti import (
+    LAYOUT,
     Image,
     Voxels,
     open_image,
@@ -403,15 +406,30 @@ def test_volumes_of_maps_of_a_single_volume_have_no_time_step(tmp_path):
 # Staged files.
 
 
-def stage(path, image):
+def stage(path, image, layout=LAYOUT):
+    """Stage an image as one block a volume; in layout 1 as the first versions did, without checksums."""
     array = image.array("data")
     create_staged(path, array)
     file = image.open()
-    with h5py.File(path, "r+") as staged:
-        staged["data"][...] = file.read(tuple((0, n) for n in image.shape))
+    blocks = [file.read(((v, v + 1), *((0, n) for n in image.shape[1:]))) for v in range(image.shape[0])]
     file.close()
-    describe_staged(path, staged_attributes(image))
+    with h5py.File(path, "r+") as staged:
+        staged["data"][...] = np.concatenate(blocks)
+    boxes = np.array([[(v, v + 1), *((0, n) for n in image.shape[1:])] for v in range(image.shape[0])])
+    np.concatenate([page_sums(block) for block in blocks]).tofile(sums_path(path))
+    attributes = {**staged_attributes(image), "mpiimg_staged": layout}
+    describe_staged(path, attributes, *[array, boxes] * (layout == LAYOUT))
     return path
+
+
+def everything(path):
+    """Return all that a staged file says, and all its voxels; or raise BadInput."""
+    image = open_image(path, 4)
+    file = image.open()
+    try:
+        return file.read(tuple((0, n) for n in image.shape)).tobytes(), image.header, image.stem, image.dtype
+    finally:
+        file.close()
 
 
 @pytest.mark.parametrize("order", "<>")
@@ -426,7 +444,7 @@ def test_a_staged_image_is_its_original(tmp_path, order):
     box = tuple((0, n) for n in image.shape)
     one, other = image.open(), original.open()
     assert (one.read(box) == other.read(box)).all()
-    assert one.dtype.isnative
+    assert one.read(box).dtype.isnative
     one.close()
     other.close()
 
@@ -449,11 +467,40 @@ def test_other_hdf5_files_are_refused(tmp_path, good):
 
 def test_staged_files_of_another_layout_or_cut_short(tmp_path, good):
     path = stage(tmp_path / "a.h5", open_image(good, 4))
-    describe_staged(path, {"mpiimg_staged": 2})
-    refuse(path, "staged by another version (layout 2); stage the image again")
+    other = tmp_path / "b.h5"
+    shutil.copy(path, other)
+    describe_staged(other, {"mpiimg_staged": 3})
+    refuse(other, "staged by another version (layout 3); stage the image again")
     for size in (path.stat().st_size - 1, 2000, 100, 20):
         os.truncate(path, size)
         refuse(path, "stage the image again")
+
+
+def test_a_staged_file_without_checksums_is_read_and_said(tmp_path, good, caplog):
+    path = stage(tmp_path / "a.h5", open_image(good, 4), layout=1)
+    with_sums = stage(tmp_path / "b.h5", open_image(good, 4))
+    assert everything(path) == everything(with_sums)
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"warning: {path}: staged by an earlier version, without checksums")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_damaged_staged_file_is_refused_or_read_as_before(tmp_path, good, seed):
+    """Any bit of it: of voxels, of their checksums, of the header in it, of HDF5's own."""
+    path = stage(tmp_path / "a.h5", open_image(good, 4))
+    sound, expected = path.read_bytes(), everything(path)
+    rng, refused = np.random.default_rng(seed), 0
+    places = np.flatnonzero(np.frombuffer(sound, np.uint8))  # there is much room between what HDF5 writes
+    for bit in (8 * rng.choice(places, 100) + rng.integers(0, 8, 100)).tolist():
+        data = bytearray(sound)
+        data[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        try:
+            assert everything(path) == expected, f"bit {bit}"
+        except BadInput as error:
+            assert len(str(error).splitlines()) == 1
+            refused += 1
+    assert refused
 
 
 # Spaces.

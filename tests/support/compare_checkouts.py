@@ -652,7 +652,7 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--work",
         type=Path,
-        default=Path(tempfile.gettempdir()) / "compare-checkouts",
+        default=launch.REPOSITORY / ".cache" / "compare-checkouts",
         help="folder of what is made (default %(default)s)",
     )
     parser.add_argument("--only", default="", metavar="REGEX", help="cases whose name this is found in")

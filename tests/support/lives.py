@@ -10,13 +10,13 @@ the middle of a mark, in a sink, around every rename, when the work folder is
 removed; of a run that is `publishing`, only where results are moved and the work
 folder is removed. At step number STEP of rank WHO mod ranks the process is killed, or
 DELAY seconds later, then wherever it is, kernels included. With WHO below 0 all
-ranks are killed at once. What was computed, and the number of steps of a run
-that got to its end, go to the file DIARY.
+ranks are killed at once; with a STEP of 0 nobody is. The processes, what they
+computed, and the number of steps of those that got to the end, go to the file
+DIARY, a JSON list a line.
 """
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import json
 import os
@@ -34,8 +34,7 @@ class Death:
     def __init__(self, diary: str, step: int, delay: float, who: int, comm):
         pids = comm.allgather(os.getpid())
         self._file = os.open(diary, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        # Whoever gets the lock for itself alone knows that all ranks are dead.
-        fcntl.flock(self._file, fcntl.LOCK_SH)
+        self.write("process", os.getpid())
         # Its own death comes last, or the others would live on.
         self._victims = sorted(pids, key=lambda pid: pid == os.getpid()) if who < 0 else [os.getpid()]
         self._step = step if comm.rank == abs(who) % comm.size else -1
@@ -80,7 +79,7 @@ def arm(death: Death) -> None:
     keep = executor.Executor._keep
 
     def noted(self, stage, planned, number, *rest):
-        death.write(stage.name, number)
+        death.write("chunk", str(self.work), stage.name, number)
         return keep(self, stage, planned, number, *rest)
 
     executor.Executor._keep = noted

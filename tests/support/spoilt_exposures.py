@@ -277,7 +277,9 @@ for _keyword, _contents in {
     "EXPTIME": ("1E300", "-1", "NaN", "'x'", "0"),
     "OBJECT": ("'\xe9t\xe9'", "T", "'" + "x" * 68 + "&", "'a''b'"),
     "DATE-OBS": ("'9999-99-99T99:99:99'", "5"),
-    "AIRMASS": ("1E300", "NaN", "INF", "(1.0,2.0)"),
+    "AIRMASS": ("1E300", "NaN", "INF", "(1.0,2.0)", "9" * 69, "T", "-0", "1.0D400"),
+    "PROPID": ("''''", "'/'", "'" + "&" * 68, "T", "2012"),
+    "BUNIT": ("'furlong**9/x'", "'adu    '", "''"),
     "EQUINOX": ("1E300", "'x'"),
 }.items():
     for _number, _content in enumerate(_contents):

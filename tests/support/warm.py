@@ -27,8 +27,8 @@ def run_tool(
     tool, *args, ranks=None, python=None, cwd=None, sabotaged=None, timeout=60, check=True
 ) -> subprocess.CompletedProcess:
     """Run ``tool args``; as :func:`launch.run_tool`, or broken by what :func:`sabotage.install` wrote."""
-    if (ranks, python, cwd, sabotaged) == (None, None, None, None):
-        return _in_server(tool, *args, timeout=timeout, check=check)
+    if (ranks, python, sabotaged) == (None, None, None):
+        return _in_server(tool, *args, timeout=timeout, check=check, cwd=cwd)
     command = tool_command(tool, *args, ranks=ranks, python=python, sabotaged=sabotaged)
     return launch.run(command, timeout=timeout, check=check, cwd=cwd)
 
@@ -52,10 +52,10 @@ def zygote(python: str) -> Zygote:
     return made
 
 
-def _in_server(tool, *args, timeout, check) -> subprocess.CompletedProcess:
+def _in_server(tool, *args, timeout, check, cwd) -> subprocess.CompletedProcess:
     server = _running()
     words = [tool, *map(str, args)]
-    server.stdin.write(json.dumps(words) + "\n")
+    server.stdin.write(json.dumps([str(cwd or Path.cwd()), *words]) + "\n")
     server.stdin.flush()
     readable, _, _ = select.select([server.stdout], [], [], timeout)
     answer = server.stdout.readline() if readable else ""

@@ -97,6 +97,19 @@ def test_every_link_and_path_leads_somewhere():
     assert [path for path in sorted(paths - made) if not (ROOT / path).exists()] == []
 
 
+def test_every_test_that_a_page_names_exists():
+    named = {
+        (path, name)
+        for page in PAGES
+        for path, name in re.findall(r"(tests/[\w/]+\.py)::(test_\w+)", page.read_text())
+    }
+    assert len(named) > 30
+    missing = [
+        f"{path}::{name}" for path, name in sorted(named) if f"\ndef {name}(" not in (ROOT / path).read_text()
+    ]
+    assert missing == []
+
+
 def test_make_targets_exist():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     named = {

@@ -97,6 +97,13 @@ def test_what_is_wrong_is_said_with_what_to_do(judgement, changes, state, text, 
     assert advice in finding.advice
 
 
+def test_settings_have_a_line_where_one_was_put_right():
+    assert findings.judge_settings(two()) == []
+    (finding,) = findings.judge_settings(two(put_right=("NUMBA_OPT=0 is not taken", "HDF5_DRIVER=core")))
+    assert (finding.state, finding.text) == (NOTE, "HDF5_DRIVER=core; NUMBA_OPT=0 is not taken")
+    assert "OPENBLAS" in findings.judge_versions(two(left_alone=("OPENBLAS_CORETYPE=x",))).text
+
+
 def test_ranks_without_a_core_of_their_own():
     """Two ranks on one core of a node are an error of binding; three on two only slow."""
     alone = dataclasses.replace(REPORT, cpus=frozenset({3}))

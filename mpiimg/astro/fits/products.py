@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from mpiimg.astro.fits.reading import Plane, read_headers, read_pixels
 from mpiimg.astro.fits.writing import COMPRESSED, own_history
 from mpiimg.astro.sky.tract import Tract
 from mpiimg.engine.boxes import Box, box_shape
-from mpiimg.engine.small_files import check_regular
+from mpiimg.engine.containment import ends_run
+from mpiimg.engine.small_files import read_text
 from mpiimg.errors import BadInput
 
 #: How the names of warps end; those of patches hold "patch-" and do not end so.
@@ -96,13 +97,7 @@ def read_tract(path: Path) -> Tract:
     BadInput
         It is missing, or no tract.
     """
-    try:
-        check_regular(path)
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text file"
-        raise BadInput(f"{path}: cannot read this tract: {reason}") from None
-    return Tract.from_toml(text, str(path))
+    return Tract.from_toml(read_text(path, "this tract"), str(path))
 
 
 def find_warps(folder: Path) -> tuple[Tract, list[Product]]:
@@ -144,9 +139,22 @@ def _find(folder: Path, what: str, pattern: str, tool: str, planes: dict[str, st
     tract = read_tract(folder / "tract.toml")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what astropy mends in headers
-        products = [_read_product(path, planes, tract, tool) for path in paths]
+        products = [_one_product(path, planes, tract, tool) for path in paths]
     _refuse_duplicates(products)
     return tract, products
+
+
+def _one_product(path: Path, planes: dict[str, str], tract: Tract, tool: str) -> Product:
+    """Read the headers of a warp or patch; whatever is wrong with them is one line."""
+    try:
+        return _read_product(path, planes, tract, tool)
+    except BadInput:
+        raise
+    except Exception as error:
+        if ends_run(error):
+            raise
+        text = " ".join(str(error).split())
+        raise BadInput(f"{path}: corrupt header: {text}; make it again with {tool}") from None
 
 
 def _read_product(path: Path, planes: dict[str, str], tract: Tract, tool: str) -> Product:
@@ -186,13 +194,19 @@ def _read_product(path: Path, planes: dict[str, str], tract: Tract, tool: str) -
         sensor=str(cards.get("CCDNUM", "")),
         patch=patch,
         box=box,
-        exptime=cards.get("EXPTIME"),
-        mjd=cards.get("MJD-OBS"),
+        exptime=_number(cards, "EXPTIME"),
+        mjd=_number(cards, "MJD-OBS"),
         history=own_history(cards),
         planes=tuple(extension.plane for extension in used),
         dtypes=tuple(planes.values()),
         identity=file.identity(*used),
     )
+
+
+def _number(cards: Mapping, keyword: str) -> float | None:
+    """Return a number that is of use but not needed, or None."""
+    value = cards.get(keyword)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _refuse_duplicates(products: Sequence[Product]) -> None:

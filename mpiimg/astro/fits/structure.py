@@ -99,16 +99,17 @@ def _walk(path: Path, file, size: int, compressed: bool):
                     "copy it again"
                 )
             return
-        header, blocks = first, 1
+        blocks = [first]
         while len(first) == BLOCK and not _ends(first):
-            if blocks == MAX_HEADER_BLOCKS:
+            if len(blocks) == MAX_HEADER_BLOCKS:
                 raise BadInput(f"{path}: corrupt: the header of extension {number} has no end; copy it again")
             first = file.read(BLOCK)
-            header, blocks = header + first, blocks + 1
+            blocks.append(first)
         if len(first) < BLOCK:
             raise BadInput(
                 f"{path}: truncated or corrupt: it ends in the header of extension {number}; copy it again"
             )
+        header = b"".join(blocks)
         cards = _cards(header)
         length = _data_length(path, number, cards)
         data = at + len(header)

@@ -20,6 +20,9 @@ from mpiimg.astro.sky.wcs import directions
 #: No two measurements of a star are trusted to agree better than this (magnitudes): flat fields, colours.
 FLOOR = 0.005
 
+#: Nor is a pair of exposures heeded whose difference has an error of so many magnitudes to the power of -2.
+MIN_WEIGHT = 1e-6
+
 #: Exposures that are matched with all others at once: bounds the matches that are held.
 EXPOSURES_AT_ONCE = 64
 
@@ -136,11 +139,15 @@ def _differences(
     first, second = ones.owner[i], others.owner[j]
     begins = np.flatnonzero((np.diff(first, prepend=-1) != 0) | (np.diff(second, prepend=-1) != 0))
     values = ones.magnitude[i] - others.magnitude[j]
-    errors = np.sqrt(ones.error[i] ** 2 + others.error[j] ** 2 + FLOOR**2)
+    with np.errstate(over="ignore"):
+        errors = np.sqrt(ones.error[i] ** 2 + others.error[j] ** 2 + FLOOR**2)
     starts = np.append(begins, len(i))
     difference, error, count = robust_means(values, errors, starts, CLIP * SIGMA_PER_MAD, CLIP)
-    enough = count >= min_stars
-    columns = (first[begins], second[begins], difference, error**-2, count)
+    with np.errstate(all="ignore"):
+        weight = error**-2
+    # What stars of no weight say would make a solution singular.
+    enough = (count >= min_stars) & np.isfinite(difference) & (weight > MIN_WEIGHT) & np.isfinite(weight)
+    columns = (first[begins], second[begins], difference, weight, count)
     return Pairs(*(column[enough] for column in columns))
 
 

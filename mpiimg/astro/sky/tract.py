@@ -180,7 +180,7 @@ class Tract:
             keys = dict(tomllib.loads(text)["tract"])
         except tomllib.TOMLDecodeError as error:
             raise BadInput(f"{where}: not TOML: {error}") from error
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise BadInput(f"{where}: no table [tract]") from error
         names = {"projection", "center", "pixel_scale", "shape", "patch", "border"}
         if wrong := names ^ keys.keys():

@@ -115,10 +115,11 @@ class Logbook(Reporter):
         report = "".join(traceback.format_exception(error))
         self._log.write("error", what=self._watchdog.what, report=report)
 
-    def end(self, status: Exit, why: str = "") -> None:
-        """Note that the run is over. Nothing is noted after it."""
+    def end(self, status: Exit, why: str = "", details: str = "") -> None:
+        """Note that the run is over, with `details` once. Nothing is noted after it."""
         self._watchdog.report_to(None)
-        self._log.write("end", run=self._options.run_id, status=int(status), why=why)
+        more = {"details": details} if details and self.rank == 0 else {}
+        self._log.write("end", run=self._options.run_id, status=int(status), why=why, **more)
         self._log.close()
         self._activity.close()
 
@@ -139,7 +140,7 @@ class Logbook(Reporter):
 
     def died(self, why: str) -> None:
         """Note that this process is about to end, and why."""
-        self._log.write("end", status=int(Exit.FAILED), why=why)
+        self._log.write("end", run=self._options.run_id, status=int(Exit.FAILED), why=why)
         self._log.flush()
 
     def last_words(self, what: str, since: float, waits: bool, stack: str, limit: float) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from mpiimg.engine.containment import ends_run, place_of
 from mpiimg.engine.mpi.lifetime import lifetime
 from mpiimg.engine.mpi.waiting import soft_barrier, wait_until
+from mpiimg.engine.system_errors import answer
 from mpiimg.errors import WORK_ERRORS, BadInput, DamagedData, RunFailed, RunStopped
 
 #: Tag of the message by which a rank warns the others that it cannot go on.
@@ -53,7 +54,7 @@ def on_root(comm, function: Callable, *arguments, where: str | None = None) -> A
         except (BadInput, DamagedData, RunFailed) as error:
             outcome = None, error
         except WORK_ERRORS as error:
-            outcome = None, _failure(error, error_report(comm, where, error))
+            outcome = None, failure(comm, where, error)
     watchdog(f"{activity}, on rank 0", waits=True)
     soft_barrier(comm)
     result, error = comm.bcast(outcome)
@@ -79,15 +80,17 @@ def safe_point(comm) -> None:
         raise RunStopped(life.how_to_begin_anew)
 
 
-def _failure(error: BaseException, report: str) -> RunFailed:
-    """Return what all ranks raise where one has raised `error`."""
-    return error if isinstance(error, RunFailed) else RunFailed(report, place_of(error), ends_run(error))
+def failure(comm, where: str, error: BaseException) -> RunFailed:
+    """Return what all ranks raise where one has raised `error`: with rank, host, place and traceback.
 
-
-def error_report(comm, where: str, error: BaseException) -> str:
-    """Return the report of an error: rank, host, place and traceback."""
+    What the system refused, as on a full disk, is said in one line; the traceback is among the details.
+    """
+    if isinstance(error, RunFailed):
+        return error
     text = "".join(traceback.format_exception(error)).rstrip()
-    return f"rank {comm.rank} on {socket.gethostname()}, {where}:\n{text}"
+    at, line = f"rank {comm.rank} on {socket.gethostname()}, {where}:", answer(error)
+    report = f"{at} {line}" if line else f"{at}\n{text}"
+    return RunFailed(report, place_of(error), ends_run(error), text if line else "")
 
 
 class Agreement:
@@ -125,7 +128,7 @@ class Agreement:
             self._error = (
                 type(error)(str(error))
                 if isinstance(error, BadInput | DamagedData)
-                else _failure(error, error_report(self._comm, where, error))
+                else failure(self._comm, where, error)
             )
         self._warn()
 

@@ -7,11 +7,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from mpiimg.engine.mpi.agreement import error_report
+from mpiimg.engine.mpi.agreement import failure
 from mpiimg.engine.mpi.lifetime import lifetime
 from mpiimg.engine.mpi.processes import RankProcess, cgroup_names
 from mpiimg.engine.mpi.waiting import soft_barrier
-from mpiimg.errors import WORK_ERRORS, RunFailed
+from mpiimg.errors import WORK_ERRORS
 
 
 def _ranks_of_this_node(comm):
@@ -50,20 +50,20 @@ def once_per_node(
         It raised on some node.
     """
     node = _ranks_of_this_node(comm)
-    report = None
+    failed = None
     watchdog = lifetime().watchdog
     if node.rank == 0:
         watchdog(where)
         try:
             function()
         except WORK_ERRORS as error:
-            report = error_report(comm, where, error)
+            failed = failure(comm, where, error)
     watchdog(f"{where}, on one rank of each node", waits=True)
     soft_barrier(comm, meanwhile)
     node.Free()
-    failures = list(filter(None, comm.allgather(report)))
+    failures = list(filter(None, comm.allgather(failed)))
     if failures:
-        raise RunFailed(failures[0])
+        raise failures[0]
 
 
 def node_count(comm) -> int:

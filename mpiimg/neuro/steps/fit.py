@@ -268,7 +268,9 @@ def _dipy(signal, bvals, bvecs, b0_threshold: float, p: FitParameters) -> np.nda
     model = TensorModel(
         gradients, fit_method=p.method.upper(), min_signal=p.min_signal, return_S0_hat=True, **options
     )
-    fitted = model.fit(np.ascontiguousarray(signal.T, dtype=np.float64))
+    # A step of the search may overshoot far, and comes back; NumPy would say so in the middle of a run.
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        fitted = model.fit(np.ascontiguousarray(signal.T, dtype=np.float64))
     tensors = np.empty((7, signal.shape[1]))
     tensors[:6] = lower_triangular(fitted.quadratic_form).T
     tensors[6] = -np.log(np.maximum(fitted.S0_hat, np.finfo(float).tiny))

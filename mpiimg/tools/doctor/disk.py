@@ -14,7 +14,9 @@ import numpy as np
 
 from mpiimg.engine.array import Array
 from mpiimg.engine.raw import free_bytes
+from mpiimg.engine.staged_file import remove_staged
 from mpiimg.engine.stores import StagedStore
+from mpiimg.errors import DamagedData
 
 #: File systems on which writes of several nodes to one file are not seen at once.
 INCOHERENT = ("nfs", "nfs4")
@@ -119,13 +121,21 @@ def stage_together(folder: Path, comm) -> None:
             problem = f"rank {comm.rank} cannot write: {error}"
         comm.Barrier()  # a rank would read before another has written
         for rank in range(comm.size):
-            if problem is None and not (store.read(array.name, rank) == rank + 1).all():
+            if problem is None and not _sees(store, array.name, rank):
                 problem = f"rank {comm.rank} does not see what rank {rank} wrote"
         store.close()
     finally:
         comm.Barrier()  # no rank may have the file open when it is removed
         if comm.rank == 0:
-            store.path(array.name).unlink(missing_ok=True)
+            remove_staged(store.path(array.name))
     problems = [text for text in comm.allgather(problem) if text]
     if problems:
         raise OSError(problems[0])
+
+
+def _sees(store: StagedStore, name: str, rank: int) -> bool:
+    """Say whether this rank reads what another has written."""
+    try:
+        return bool((store.read(name, rank) == rank + 1).all())
+    except (DamagedData, OSError):
+        return False

@@ -19,8 +19,18 @@ from mpiimg.engine.mpi.agreement import on_root
 from mpiimg.engine.mpi.nodes import memory_per_rank
 from mpiimg.engine.mpi.runtime import say
 from mpiimg.errors import BadInput, Exit
+from mpiimg.tools import environment
 from mpiimg.tools.doctor import disk, probe
-from mpiimg.tools.doctor.findings import BAD, GOOD, NOTE, Finding, RankReport, judge, judge_space
+from mpiimg.tools.doctor.findings import (
+    BAD,
+    GOOD,
+    NOTE,
+    Finding,
+    RankReport,
+    judge,
+    judge_settings,
+    judge_space,
+)
 from mpiimg.version import __version__
 
 COLOURS = {GOOD: "\033[32m", NOTE: "\033[33m", BAD: "\033[31m"}
@@ -45,7 +55,7 @@ def doctor(values: Mapping[str, Any], comm) -> int:
     folder = Path(values["dir"])
     on_root(comm, _check_folder, folder)
     ranks = comm.allgather(gather(comm))
-    findings = [*judge(ranks), *look_at_disk(folder, comm)]
+    findings = [*judge(ranks), *judge_settings(ranks), *look_at_disk(folder, comm)]
     hosts = len({report.host for report in ranks})
     say(comm, f"mpiimg-doctor {__version__}: ranks {comm.size}, nodes {hosts}", sys.stdout)
     say(comm, page(findings, _is_terminal()), sys.stdout)
@@ -106,6 +116,10 @@ def gather(comm) -> RankReport:
         threads=tuple((name, os.environ[name]) for name in THREADS if name in os.environ),
         kernels=_kernels(),
         untrusted=tuple(cache.ours().problems()),
+        put_right=tuple(environment.notes),
+        left_alone=tuple(
+            f"{name}={os.environ[name]}" for name in environment.LEFT_ALONE if name in os.environ
+        ),
         rates=probe.exchange_rates(comm),
         locking=os.environ.get("HDF5_USE_FILE_LOCKING", ""),
         kill_on_bad_exit=os.environ.get("SLURM_KILL_BAD_EXIT") == "1"

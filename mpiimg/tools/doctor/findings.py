@@ -57,6 +57,8 @@ class RankReport:
         Whether SLURM ends a step when one of its tasks fails; None outside of SLURM.
     untrusted : tuple of str
         Why places for compiled kernels are passed over: somebody else may have written there.
+    put_right, left_alone : tuple of str
+        What was wrong with the environment (tools/environment.py), and settings that are taken as they are.
     """
 
     host: str
@@ -77,6 +79,8 @@ class RankReport:
     locking: str = ""
     kill_on_bad_exit: bool | None = None
     untrusted: tuple[str, ...] = ()
+    put_right: tuple[str, ...] = ()
+    left_alone: tuple[str, ...] = ()
 
 
 def judge(ranks: Sequence[RankReport]) -> list[Finding]:
@@ -202,7 +206,9 @@ def judge_versions(ranks: Sequence[RankReport]) -> Finding:
         return Finding(
             "versions", BAD, f"nodes differ in {', '.join(different)}", "install on a shared file system"
         )
-    return Finding("versions", GOOD, ", ".join(f"{name} {number}" for name, number in versions[0][:5]))
+    text = [f"{name} {number}" for name, number in versions[0][:5]]
+    text += _all(setting for report in ranks for setting in report.left_alone)
+    return Finding("versions", GOOD, ", ".join(text))
 
 
 def judge_kernels(ranks: Sequence[RankReport]) -> Finding:
@@ -231,6 +237,14 @@ def judge_kernels(ranks: Sequence[RankReport]) -> Finding:
         f"none compiled in {folder}: the first run does it",
         "python -m mpiimg.engine.precompile",
     )
+
+
+def judge_settings(ranks: Sequence[RankReport]) -> list[Finding]:
+    """Nothing in the environment should change results or name code of others; a finding where it does."""
+    put_right = _all(note for report in ranks for note in report.put_right)
+    if not put_right:
+        return []
+    return [Finding("settings", NOTE, "; ".join(put_right), "unset these where jobs are started")]
 
 
 def judge_space(folder: Path, space: disk.Space) -> Finding:

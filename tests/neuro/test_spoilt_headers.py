@@ -1,0 +1,303 @@
+"""Spoilt NIfTI headers: refused in one line before any voxel is read, or read as nibabel reads them."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import math
+import os
+import zlib
+
+import nibabel
+import numpy as np
+import pytest
+from nibabel.fileholders import FileHolder
+
+from mpiimg.errors import BadInput
+from mpiimg.neuro import gz
+from mpiimg.neuro.nifti import Voxels, open_image, output_header, parse_header
+
+SHAPE = (5, 4, 3, 6)  # x, y, z, volumes
+KINDS = {1: nibabel.Nifti1Image, 2: nibabel.Nifti2Image}
+AFFINE = np.array([[-2.0, 0.1, 0, 9], [0, 2, 0, -8], [0.1, 0, 3, -4], [0, 0, 0, 1]])
+TYPES = ("i2", "u1", "u2", "i4", "f4", "f8")
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Extension"),
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
+
+
+def sound(version=1, dtype="i2", order="<", seed=0) -> bytes:
+    """Return an image in one piece, with a time step."""
+    data = np.random.default_rng(seed).normal(0, 100, SHAPE).astype(dtype)
+    header = KINDS[version](data, AFFINE).header
+    header.set_xyzt_units("mm", "sec")
+    header["pixdim"][4] = 2.5
+    image = KINDS[version](data, AFFINE, header.as_byteswapped(order))
+    buffer = io.BytesIO()
+    image.to_file_map({"image": FileHolder(fileobj=buffer), "header": FileHolder(fileobj=buffer)})
+    return buffer.getvalue()
+
+
+def spoilt(raw: bytes, **fields) -> bytes:
+    """Return the same with other values in its header; pixdim_1 is the second item of pixdim."""
+    header = parse_header(raw)
+    table = header.structarr.copy()
+    for field, value in fields.items():
+        name, _, item = field.rpartition("_")
+        if name in table.dtype.names and item.isdigit():
+            table[name][int(item)] = value
+        else:
+            table[field] = value
+    size = header.template_dtype.itemsize
+    return table.tobytes() + raw[size:]
+
+
+def opened(path):
+    """Return an image with all that a run asks of its header before the first stage."""
+    image = open_image(path, (3, 4))
+    for components in (None, 3, image.shape[0]):
+        output_header(image, components, "float32", "mpiimg")
+    return image
+
+
+def values(image) -> np.ndarray:
+    box = tuple((0, n) for n in image.shape)
+    if image.kind == "nii.gz":
+        (block,) = Voxels(image, "dwi").blocks(iter([box]))
+    else:
+        block = image.open().read(box)
+    return image.scaled(block)
+
+
+def assert_as_nibabel(path):
+    """Assert that what is read is what nibabel reads, or that it is refused in one line."""
+    try:
+        image = opened(path)
+        read = values(image)
+    except BadInput as error:
+        (line,) = str(error).splitlines()
+        assert line.startswith(f"{path}: ")
+        return "refused"
+    other = nibabel.load(path)
+    data = np.asarray(other.dataobj)
+    data = data.reshape(data.shape[:4]) if data.shape[4:] == (1,) * (data.ndim - 4) else data
+    # Beyond the range of single precision a voxel counts as infinite, and a run warns of it.
+    with np.errstate(over="ignore"):
+        expected = data.T.astype(np.float32).astype(np.float64)
+        np.testing.assert_allclose(read.astype(np.float32), expected, rtol=1e-6, atol=1e-30)
+    np.testing.assert_allclose(image.affine, other.affine)
+    return "read"
+
+
+# One by one.
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"pixdim_1": -2}, "pixdim in the header is -2 x"),
+        ({"pixdim_2": 0}, "voxel sizes must be positive"),
+        ({"pixdim_3": np.nan}, "pixdim"),
+        ({"pixdim_3": np.inf}, "pixdim"),
+        ({"pixdim_1": 1e30}, "pixdim"),
+        ({"pixdim_4": -2.5}, "a time step must not be negative"),
+        ({"pixdim_4": np.nan}, "time step"),
+        ({"srow_x": 0}, "affine"),
+        ({"srow_x": np.nan, "srow_y": np.inf}, "affine"),
+        ({"srow_x": 0, "srow_y": 0, "srow_z": 0}, "affine"),
+        ({"srow_x_3": np.nan}, "affine"),
+        ({"sform_code": 0, "qform_code": 1, "quatern_b": 5, "quatern_c": 5}, "qform and sform"),
+        ({"sform_code": 0, "qform_code": 1, "qoffset_x": np.inf}, "affine"),
+        ({"scl_slope": 1e38}, "scl_slope 1e+38"),
+        ({"scl_slope": -1e35, "scl_inter": 1}, "scl_slope"),
+        ({"dim_0": 0}, "needed"),
+        ({"dim_1": -5}, "needed"),
+        ({"dim_4": 7}, "truncated"),
+        ({"dim_1": 32767, "dim_2": 32767, "dim_3": 32767, "dim_4": 32767}, "truncated"),
+        ({"vox_offset": 350}, "vox_offset"),
+        ({"vox_offset": 1e9}, "truncated"),
+        ({"vox_offset": -352}, "vox_offset"),
+        ({"datatype": 1536}, "not supported"),
+        ({"datatype": 1792}, "not supported"),
+        ({"datatype": 128}, "not supported"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_a_header_that_no_result_could_be_written_with_is_refused_at_once(tmp_path, fields, words, name):
+    raw = spoilt(sound(), **fields)
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
+    if words == "truncated" and name.endswith(".gz"):
+        # What gzip may hold for all that its length says is found out when it is read.
+        with pytest.raises(BadInput, match="truncated"):
+            values(opened(path))
+        return
+    with pytest.raises(BadInput) as refusal:
+        opened(path)
+    assert str(refusal.value).startswith(f"{path}: ") and words in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"pixdim_0": 0},
+        {"pixdim_0": 5, "sform_code": 0},
+        {"sform_code": 77},
+        {"sform_code": -1},
+        {"qform_code": 77, "sform_code": 0},
+        {"qform_code": 0, "sform_code": 0},
+        {"scl_slope": 0, "scl_inter": 5},
+        {"scl_slope": np.nan},
+        {"scl_slope": np.inf},
+        {"scl_slope": 1e-30},
+        {"scl_slope": -0.5, "scl_inter": 3},
+        {"bitpix": 7},
+        {"dim_4": 2},
+        {"dim_5": 1, "dim_0": 5},
+        {"dim_7": 99},
+        {"descrip": b"\x1b[2J\n\xff\x07"},
+        {"aux_file": b"../../etc/x\n", "intent_name": b"\x00\xff"},
+        {"pixdim_4": 0},
+        {"xyzt_units": 255},
+        {"cal_max": np.nan, "slice_end": 32767},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_what_nibabel_makes_sense_of_is_read_as_nibabel_reads_it(tmp_path, fields, name):
+    raw = spoilt(sound(), **fields)
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
+    assert assert_as_nibabel(path) == "read"
+
+
+def test_the_dimensions_of_nifti_2_do_not_overflow(tmp_path):
+    """2^32 x 2^32 voxels are 2^64, which 64 bits hold as 0."""
+    path = tmp_path / "a.nii"
+    path.write_bytes(spoilt(sound(2), dim_1=1 << 32, dim_2=1 << 32, dim_3=1, dim_4=1))
+    with pytest.raises(
+        BadInput, match=r"truncated: \d+ bytes where the header promises 36893488147419103776"
+    ):
+        open_image(path, 4)
+
+
+# Files.
+
+
+def test_what_gzip_cannot_hold_is_refused_at_the_header(tmp_path):
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(gzip.compress(spoilt(sound(), dim_1=30000, dim_2=30000, dim_3=30000)))
+    with pytest.raises(
+        BadInput, match=r"truncated or corrupt: its header promises 324000000000352 bytes, and"
+    ):
+        open_image(path, 4)
+
+
+def test_an_image_that_gzip_shrinks_as_far_as_it_can_is_read(tmp_path):
+    """The limit is that of the format: a large image of zeros stays below it."""
+    header = spoilt(sound(), dim_1=500, dim_2=500, dim_3=50, dim_4=2)[:352]
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(gzip.compress(header + bytes(500 * 500 * 50 * 2 * 2), 9))
+    image = open_image(path, 4)
+    assert math.prod(image.shape) * 2 > 1000 * path.stat().st_size
+    assert not values(image).any()
+
+
+def test_a_stream_is_read_to_its_end_but_not_for_ever(tmp_path):
+    """More than the header promises is no harm, and its checksum is verified; twice as much is refused."""
+    path = tmp_path / "a.nii.gz"
+    raw = sound()
+    whole = gzip.compress(raw + bytes(1000))
+    path.write_bytes(whole)
+    assert assert_as_nibabel(path) == "read"
+    path.write_bytes(whole[:-8] + bytes([whole[-8] ^ 1]) + whole[-7:])
+    with pytest.raises(BadInput, match="truncated or corrupt gzip"):
+        values(open_image(path, 4))
+    path.write_bytes(gzip.compress(raw + bytes(len(raw) + gz.MORE + 1)))
+    with pytest.raises(BadInput, match="goes on for more than twice what its header promises"):
+        values(open_image(path, 4))
+
+
+@pytest.mark.parametrize("what", ["pipe", "device", "folder"])
+def test_what_is_no_file_on_a_disk_is_not_waited_for(tmp_path, what):
+    path = tmp_path / "dwi.nii"
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(BadInput, match=r"dwi\.nii: (is no file on a disk|cannot read this image)"):
+        open_image(path, 4)
+
+
+# Many at once.
+
+SPECIAL = {
+    "f": [0, -0.0, 1, -1, np.nan, np.inf, -np.inf, 1e30, -1e30, 1e38, 1e-30, 352, 353, 350, 16, 1e9, 3.4e38],
+    "i": [0, 1, -1, 2, 3, 7, 8, 127, 128, 255, 256, 4, 16, 32, 64, 512, 768, 1792, 2304, 32767, -32768, 77],
+    "long": [1 << 40, 1 << 62, -(1 << 40), (1 << 63) - 1],
+}
+
+
+def mutated(rng: np.random.Generator, raw: bytes) -> bytes:
+    """Return an image with one to three fields of its header changed, and now and then its length."""
+    header = parse_header(raw)
+    table, size = header.structarr.copy(), header.template_dtype.itemsize
+    for _ in range(rng.choice([1, 1, 1, 2, 3])):
+        name = str(rng.choice(table.dtype.names))
+        of = table.dtype[name]
+        item = of.subdtype[0] if of.subdtype else of
+        if item.kind == "f":
+            value = rng.choice(SPECIAL["f"])
+        elif item.kind in "iu":
+            info = np.iinfo(item)
+            allowed = [n for n in SPECIAL["i"] + SPECIAL["long"] if info.min <= n <= info.max]
+            value = int(rng.choice(np.array(allowed, object)))
+        else:
+            value = rng.bytes(rng.integers(1, 8))
+        if of.subdtype:
+            table[name][rng.integers(of.shape[0])] = value
+        else:
+            table[name] = value
+    changed = table.tobytes() + raw[size:]
+    cut = rng.random()
+    if cut < 0.1:
+        return changed[: rng.integers(len(changed))]
+    return changed + bytes(int(rng.integers(2000))) * (cut < 0.2)
+
+
+def campaign(folder, seed: int, cases: int) -> dict[str, int]:
+    rng, ends = np.random.default_rng(seed), {"read": 0, "refused": 0}
+    images = [sound(v, t, o, seed) for v in KINDS for t in TYPES for o in "<>"]
+    for number in range(cases):
+        raw = mutated(rng, images[rng.integers(len(images))])
+        path = folder / ("a.nii.gz" if number % 2 else "a.nii")
+        path.write_bytes(gzip.compress(raw, 1) if number % 2 else raw)
+        ends[assert_as_nibabel(path)] += 1
+    return ends
+
+
+def test_any_field_may_hold_anything(tmp_path):
+    ends = campaign(tmp_path, 0, 150)
+    assert min(ends.values()) > 30
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_any_field_may_hold_anything_at_length(tmp_path, seed):
+    campaign(tmp_path, seed, 1500)
+
+
+def test_a_checksum_that_is_wrong_alone_is_found(tmp_path):
+    path = tmp_path / "a.nii.gz"
+    raw = sound()
+    whole = bytearray(gzip.compress(raw, 0))
+    whole[-8:-4] = (zlib.crc32(raw) ^ 1).to_bytes(4, "little")
+    path.write_bytes(whole)
+    with pytest.raises(BadInput, match="truncated or corrupt gzip"):
+        values(open_image(path, 4))
