@@ -16,10 +16,6 @@ OF_RANKS = ("PMI", "OMPI_", "PRTE_", "SLURM_", "MPI_LOCAL", "HYDRA_", "HYDI_")
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
 
 
-#: Environment variables by which launchers tell a process its rank, before MPI is initialised.
-RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
-
-
 def launched_rank() -> int:
     """Return this process's rank as its launcher says, without starting MPI; 0 where nothing launched it."""
     for name in RANK_VARIABLES:
