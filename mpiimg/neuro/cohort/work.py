@@ -15,7 +15,8 @@ from typing import Any
 from mpiimg.engine import lease
 from mpiimg.engine.containment import MAX_TRACEBACK, Fault, refuse_systematic
 from mpiimg.engine.lease import Kind, LeaseState
-from mpiimg.engine.mpi.agreement import Agreement, failure, on_root, stop_on_signals
+from mpiimg.engine.mpi.agreement import Agreement, failure, on_root
+from mpiimg.engine.mpi.lifetime import lifetime
 from mpiimg.engine.mpi.runtime import say
 from mpiimg.engine.names import shown
 from mpiimg.engine.recipe import Options, Recipe, output_names
@@ -65,12 +66,14 @@ def process_scans(
     # Groups begin at different scans, so that they do not reach for the same ones.
     start = number % len(todo)
     queue = deque([*todo[start:], *todo[:start]])
-    with stop_on_signals(outer):
-        try:
-            _serve(cohort, queue, states, group, outer, options, identity)
-        except (BadInput, RunFailed) as error:
-            outer.record(error, f"group {number}")
-        outer.wait()
+    life = lifetime()
+    life.stop.look_at_chunks()
+    try:
+        _serve(cohort, queue, states, group, outer, options, identity)
+    except (BadInput, RunFailed) as error:
+        outer.record(error, f"group {number}")
+    life.watchdog.rest()  # other groups may be at their scans for hours, and each is watched by itself
+    outer.wait()
     group.Free()
     try:
         outer.agree()
