@@ -135,7 +135,7 @@ def _taken(name: str, folder: str, is_named: bool, right: str) -> str:
 
 
 def _modules(folder: str) -> list[str]:
-    """Return the modules in a folder, or in a zip file, that would be taken first there; those in question."""
+    """Return the modules in question that would be taken from a folder, or from a zip file."""
     try:
         stems = {name.partition(".")[0] for name in os.listdir(folder)}
     except NotADirectoryError:

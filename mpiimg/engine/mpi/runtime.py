@@ -145,8 +145,8 @@ def say(comm, text: str, stream=None) -> None:
 def put(text: str, stream) -> None:
     """Print `text`, also where whoever reads, such as head, has seen enough and is gone.
 
-    Whatever it was made of, a terminal shows it and takes no command from it. Where it cannot be printed, as on
-    a full disk, the work goes on, which its record says; :func:`check_printed` fails where that was an answer.
+    Whatever it was made of, a terminal shows it and takes no command from it. Where it cannot be printed, as
+    on a full disk, the work goes on; :func:`check_printed` fails where that was an answer.
     """
     global _unprinted
     try:
