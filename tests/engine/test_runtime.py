@@ -185,7 +185,7 @@ def test_exits(alone, capsys, outcome, code, said):
     [
         (KeyError("in an exchange"), "KeyError: 'in an exchange'", False),
         (
-            OSError(errno.EMFILE, "too many", "run.py"),
+            OSError(errno.EMFILE, "", "run.py"),
             "run.py: Too many open files; raise the limit on",
             True,
         ),
