@@ -272,6 +272,9 @@ def test_lists_of_files(tmp_path, monkeypatch):
         single(tmp_path / f"{i}.fits", EXPNUM=i)
     (tmp_path / "list.txt").write_text("# tonight\n0.fits\n\n1.fits  # clouds\n")
     refs = find_exposures(["@list.txt", "2.fits"])
+    # As Windows writes it.
+    (tmp_path / "windows.txt").write_text("\ufeff0.fits\r\n1.fits\r\n", encoding="utf-8", newline="")
+    assert find_exposures(["@windows.txt", "2.fits"]) == refs
     assert [ref.visit for ref in refs] == ["0", "1", "2"]
     refused("cannot read this list", "@nolist.txt")
 

@@ -118,7 +118,7 @@ def _listed(paths: Iterable[str | Path]) -> list[Path]:
             continue
         try:
             check_regular(Path(name[1:]))
-            lines = Path(name[1:]).read_text().splitlines()
+            lines = Path(name[1:]).read_text("utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is no text file"
             raise BadInput(f"{name[1:]}: cannot read this list of exposures: {reason}") from None
