@@ -200,7 +200,7 @@ def _carry_out(recipe: Recipe, comm, options: Options, folders: _Folders, execut
             options,
             folders.work,
             executor.state,
-            executor.written,
+            executor.files.written,
             executor.arrays.placements,
             report,
         )
