@@ -45,3 +45,11 @@ class RunStopped(Exception):
 
 class DamagedData(RunStopped):
     """What was staged is no longer what was written; says of which array and chunk. The next run mends it."""
+
+
+class LeftInside(Exception):
+    """Code that a run calls wants to end the process; it ends the work that it was called for."""
+
+
+#: What may come out of work that is not ours to trust: sys.exit() in it is an error of its own, no end.
+WORK_ERRORS = (Exception, SystemExit)

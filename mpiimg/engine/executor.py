@@ -94,7 +94,6 @@ class Executor:
         """Run every stage of the recipe. Collective."""
         warnings, self.warnings = self.warnings, []
         self._warn(warnings)
-        self.logbook.start(self.recipe, self._stages)
         if not self.options.in_memory:
             self.checkpoint.load()
             self._guarded(self.checkpoint.open, "journal")
@@ -105,7 +104,6 @@ class Executor:
                 value = self._run(self._next(stages, value))
         except StopIteration as end:
             self.state = end.value
-        self.logbook.rest()
 
     def _next(self, stages: Stages, value: Any) -> Stage:
         """Return the next stage; what a step raises between stages it raises on all ranks alike."""
@@ -153,7 +151,6 @@ class Executor:
 
     def abandon(self) -> None:
         """Release what this rank can release alone, after an error inside an exchange."""
-        self.logbook.rest()
         self.checkpoint.close()
         self.arrays.abandon()
 
@@ -239,7 +236,7 @@ class Executor:
     def _results(self, stage: Compute | Reduce, chunk: Chunk, blocks: Sequence[Any]) -> tuple[Any, bool]:
         """Return what the work on a chunk returns, and True; what stands for a unit that fails, and False."""
         try:
-            return stage.work(chunk, *blocks), True
+            return self.logbook.at_work(stage.work, chunk, *blocks), True
         except Exception as error:
             if not self.containment.contain(stage, chunk.number, error):
                 raise
@@ -330,7 +327,7 @@ class Executor:
     def _write_files(self, stage: Files, number: int, folder: Path, blocks: Sequence[Any]) -> None:
         """Let the work on a chunk write its files; nothing stays of those of a unit that fails."""
         try:
-            stage.work(stage.chunk(number), folder, *blocks)
+            self.logbook.at_work(stage.work, stage.chunk(number), folder, *blocks)
         except Exception as error:
             if not self.containment.contain(stage, number, error):
                 raise
@@ -365,7 +362,7 @@ class Executor:
                 break
             self.logbook.turn_to(stage, number)
             try:
-                members.append(stage.work(stage.chunk(number), *read(number)))
+                members.append(self.logbook.at_work(stage.work, stage.chunk(number), *read(number)))
                 sums.append((number, (len(members[-1]), crc_of(members[-1]))))
                 self.logbook.done(stage, number, len(members[-1]))
             except Exception as error:

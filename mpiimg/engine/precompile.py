@@ -13,7 +13,7 @@ import multiprocessing
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mpiimg.engine.mpi.job import environment_of_no_rank
@@ -22,6 +22,9 @@ from mpiimg.engine.plugins import load_object
 from mpiimg.engine.records import DamagedRecord, read_record, write_record
 from mpiimg.kernels import cache, jit
 from mpiimg.kernels.disk import kept
+
+#: Seconds between looks whether compiling is still of use.
+LOOK = 0.1
 
 
 def missing(kernels: Iterable[str]) -> list[str]:
@@ -51,15 +54,16 @@ def compile_here(kernels: Iterable[str]) -> None:
             write_record(folder / _note(kernel), {"files": sorted(cache.used_files)})
 
 
-def compile_apart(kernels: Iterable[str]) -> None:
+def compile_apart(kernels: Iterable[str], interrupted: Callable[[], bool] = lambda: False) -> None:
     """Compile `kernels` in a process of its own: what the compiler takes, a rank would keep to its end.
 
-    Where that process cannot be started, or leaves something undone, this one compiles.
+    Where that process cannot be started, or leaves something undone, this one compiles. That process is ended
+    once `interrupted` says that there is nothing to compile for any more.
     """
     kernels = list(kernels)
     portable = ["--portable"] if jit.cpu_target() == jit.PORTABLE_CPU else []
     with contextlib.suppress(OSError):
-        subprocess.run(
+        compiler = subprocess.Popen(
             # Not what lies in the folder that the run was started in.
             [sys.executable, "-P", "-m", "mpiimg.engine.precompile", *portable, *kernels],
             env=environment_of_no_rank(Path(__file__).parents[2]),
@@ -67,7 +71,13 @@ def compile_apart(kernels: Iterable[str]) -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-    compile_here(missing(kernels))
+        while compiler.poll() is None:
+            if interrupted():
+                compiler.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                compiler.wait(LOOK)
+    if not interrupted():
+        compile_here(missing(kernels))
 
 
 def _is_kept(kernel: str, folders: list[Path]) -> bool:

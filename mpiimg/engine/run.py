@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import logging
 import shutil
 import uuid
@@ -16,15 +15,16 @@ from typing import Any, Generic, TypeVar
 from mpiimg.engine import rates
 from mpiimg.engine.atomic import make_folder
 from mpiimg.engine.checkpoint import keep_marks
-from mpiimg.engine.containment import ends_run
 from mpiimg.engine.executor import Executor
 from mpiimg.engine.fingerprint import changes, check_unchanged, fingerprint, read_fingerprint, seen
 from mpiimg.engine.finished import LEFT_OUT, Earlier, earlier_run, finished
 from mpiimg.engine.lease import CLAIMS, Kind, WorkLease, acquire_work, holding, remove_work
+from mpiimg.engine.log.activity import activity_files, last_activity
 from mpiimg.engine.log.ended import note_already_done
 from mpiimg.engine.log.events import events_folder
 from mpiimg.engine.log.show_plan import beside_actual
-from mpiimg.engine.mpi.agreement import Agreement, on_root, stop_on_signals
+from mpiimg.engine.mpi.agreement import Agreement, on_root, safe_point
+from mpiimg.engine.mpi.lifetime import lifetime, living
 from mpiimg.engine.mpi.nodes import node_count, once_per_node
 from mpiimg.engine.mpi.runtime import say
 from mpiimg.engine.plan import Resources, check
@@ -42,6 +42,7 @@ from mpiimg.engine.records import DamagedRecord, read_record, write_record
 from mpiimg.engine.results import OUTPUTS, prepare_outputs, publish
 from mpiimg.engine.stage import Compute
 from mpiimg.engine.staged_file import remove_staged
+from mpiimg.engine.system_errors import ADVICE, OF_PLACE
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
 
 log = logging.getLogger("mpiimg")
@@ -134,6 +135,13 @@ def run(recipe: Recipe[_S], comm, options: Options, outer: Agreement | None = No
     RunStopped
         A signal asked for it; likewise.
     """
+    with living(options.timeout):
+        return _run(recipe, comm, options, outer)
+
+
+def _run(recipe: Recipe[_S], comm, options: Options, outer: Agreement | None) -> Outcome[_S]:
+    if outer is None:
+        safe_point(comm)
     if options.in_memory and recipe.staged_outputs:
         raise BadInput(f"--in-memory: the result of {recipe.tool} is a staged file; leave the option out")
     earlier = on_root(comm, finished, recipe, options, comm.size, outer is not None)
@@ -150,7 +158,6 @@ def run(recipe: Recipe[_S], comm, options: Options, outer: Agreement | None = No
     folders = on_root(comm, _prepare, recipe, options, fingerprint(recipe, target), outer is not None)
     with holding(folders.lease, comm):
         before = on_root(comm, seen, recipe)
-        compile_kernels(recipe.kernels, comm)
         executor = Executor(recipe, comm, options, folders.work, target, resources, folders.events, outer)
         report = _carry_out(recipe, comm, options, folders, executor, before)
     outcome = Outcome(executor.state, executor.left_out, report)
@@ -179,22 +186,24 @@ def _carry_out(recipe: Recipe, comm, options: Options, folders: _Folders, execut
     Collective. Raises what :func:`run` does, with the end of the run noted.
     """
     try:
-        with stop_on_signals(executor.agreement):
-            executor.execute()
-            report = executor.report()
-            executor.close()  # no rank may hold a staged result open while another describes it
-            on_root(comm, check_unchanged, recipe, before)
-            on_root(comm, _check_record, recipe, options, folders.earlier)
-            return publish(
-                recipe,
-                comm,
-                options,
-                folders.work,
-                executor.state,
-                executor.written,
-                executor.arrays.placements,
-                report,
-            )
+        executor.logbook.start(recipe, recipe.expected)
+        compile_kernels(recipe.kernels, comm, executor.agreement)
+        lifetime().stop.look_at_chunks()
+        executor.execute()
+        report = executor.report()
+        executor.close()  # no rank may hold a staged result open while another describes it
+        on_root(comm, check_unchanged, recipe, before)
+        on_root(comm, _check_record, recipe, options, folders.earlier)
+        return publish(
+            recipe,
+            comm,
+            options,
+            folders.work,
+            executor.state,
+            executor.written,
+            executor.arrays.placements,
+            report,
+        )
     except BadInput as error:
         executor.close()
         executor.logbook.end(Exit.BAD_INPUT, str(error))
@@ -261,21 +270,47 @@ def agreed_cpu_target(comm) -> str:
     return targets[0]
 
 
-def compile_kernels(kernels: Collection[str], comm) -> None:
-    """See to it that `kernels` lie in the cache of numba on each node. Collective."""
-    if not kernels:
+def compile_kernels(kernels: Collection[str], comm, agreement: Agreement | None = None) -> None:
+    """See to it that `kernels` lie in the cache of numba on each node, unless asked to stop. Collective.
+
+    Parameters
+    ----------
+    kernels : collection of str
+        "module:function" of functions that compile them.
+    comm : communicator
+    agreement : Agreement, optional
+        Of these ranks.
+
+    Raises
+    ------
+    RunStopped
+        A signal came before the first stage.
+    """
+    if agreement is None:
+        agreement = Agreement(comm)
+        try:
+            compile_kernels(kernels, comm, agreement)
+        finally:
+            agreement.close()
         return
     from mpiimg.engine import precompile
 
     if log.isEnabledFor(logging.WARNING):
-        for problem in precompile.untrusted():
+        for problem in precompile.untrusted() if kernels else ():
             say(comm, f"mpiimg: warning: compiled kernels are not taken from there: {problem}")
-    if any(comm.allgather(len(precompile.missing(kernels)) > 0)):
+    if kernels and any(comm.allgather(len(precompile.missing(kernels)) > 0)):
         if log.isEnabledFor(logging.WARNING):
             say(comm, "mpiimg: compiling kernels on one rank of each node, once: up to a minute")
         once_per_node(
-            comm, lambda: precompile.compile_apart(precompile.missing(kernels)), "compiling kernels"
+            comm,
+            lambda: precompile.compile_apart(precompile.missing(kernels), agreement.interrupted),
+            "compiling kernels",
+            agreement.interrupted,
         )
+    try:
+        agreement.agree()
+    except RunStopped:
+        raise RunStopped(lifetime().how_to_begin_anew) from None
 
 
 def _prepare(recipe: Recipe, options: Options, current: dict, claimed: bool) -> _Folders:
@@ -308,7 +343,7 @@ def _prepare(recipe: Recipe, options: Options, current: dict, claimed: bool) -> 
 
 def _refuse_place(options: Options, error: OSError) -> None:
     """Refuse a folder of results that cannot be one; a disk that is full now may not be so later."""
-    if not ends_run(error) or error.errno == errno.EROFS:
+    if error.errno not in ADVICE.keys() - OF_PLACE:
         raise BadInput(f"{options.out}: cannot write there: {error.strerror}; choose another --out") from None
 
 
@@ -332,8 +367,10 @@ def _furnish(recipe: Recipe, options: Options, folders: _Folders, current: dict)
     (work / "journal").mkdir(exist_ok=True)
     prepare_outputs(work, names)
     events.mkdir(exist_ok=True)
-    for log_of_rank in events.glob("*.jsonl"):
-        log_of_rank.unlink()
+    if died_at := last_activity(events):
+        log.warning("%sthe last run here died: %s", options.label, died_at)
+    for of_rank in [*events.glob("*.jsonl"), *activity_files(events)]:
+        of_rank.unlink()
     write_record(record, current)
     (work / LEFT_OUT).unlink(missing_ok=True)
     needed = 0 if options.in_memory or earlier == current else staged_bytes(recipe)

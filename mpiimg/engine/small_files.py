@@ -68,4 +68,7 @@ def check_regular(path: Path) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(mode):
-        raise BadInput(f"{path}: is no file on a disk, but a pipe or device; write its content into a file")
+        raise BadInput(
+            f"{path}: is no file on a disk, but a pipe, as <(...) of a shell is, or a device; "
+            "write its content into a file"
+        )

@@ -19,6 +19,7 @@ from mpiimg.engine.inputs import Input, Reader
 from mpiimg.engine.needs import Chunk, Part
 from mpiimg.engine.plugins import OF_FORMATS, installed, load_object, packages
 from mpiimg.engine.raw import sample_file
+from mpiimg.engine.small_files import check_regular
 from mpiimg.engine.stage import Sink
 from mpiimg.engine.step import Output
 from mpiimg.errors import BadInput
@@ -158,6 +159,7 @@ def read(path: Path, name: str, axes: Iterable[str] = ()) -> Input:
     path = Path(path)
     read_header = reader(path)
     try:
+        check_regular(path)
         with open(path, "rb"):
             pass
         source = read_header(path, name)

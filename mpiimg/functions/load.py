@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mpiimg.engine.mpi.memory import anonymous_now
-from mpiimg.errors import BadInput
+from mpiimg.engine.small_files import check_regular
+from mpiimg.errors import WORK_ERRORS, BadInput
 from mpiimg.functions.declare import Declaration, declaration, is_aggregate
 from mpiimg.functions.function import CONTEXT, Function, Origin, keep_loaded, keywords, load
 from mpiimg.functions.results import user_error
@@ -68,7 +69,7 @@ def from_text(
         code = load(origin)
     except BadInput:
         raise
-    except Exception as error:
+    except WORK_ERRORS as error:
         raise user_error(error, Function(origin, Declaration()), "when it was imported") from None
     function = _function(origin, code, params, overrides)
     return dataclasses.replace(function, libraries=max(0, anonymous_now() - before))
@@ -113,6 +114,7 @@ def remember(code: Callable) -> Origin:
 def _file_origin(where: str, name: str, base: Path) -> Origin:
     path = (base / where).resolve()
     try:
+        check_regular(path)
         text = path.read_text()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is no text file"
@@ -146,7 +148,7 @@ def _function(
     if aggregate:
         try:
             assert function.code is not None
-        except Exception as error:
+        except WORK_ERRORS as error:
             raise user_error(error, function, "when it was made") from None
     return function
 

@@ -83,7 +83,13 @@ def _place(error: BaseException, function: Function) -> tuple[Any, int]:
     path = function.origin.path
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return function.origin.where, error.lineno or 0
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+    return place_in(traceback.extract_tb(error.__traceback__), function)
+
+
+def place_in(stack: traceback.StackSummary, function: Function) -> tuple[Any, int]:
+    """Return the file and the line that a stack is in: the user's last one, else where the function is."""
+    path = function.origin.path
+    for frame in reversed(stack):
         if path is not None and frame.filename == str(path):
             return path, frame.lineno or 0
     try:

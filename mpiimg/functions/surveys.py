@@ -23,7 +23,7 @@ from mpiimg.engine.needs import At, Part
 from mpiimg.engine.parameters import NoParameters
 from mpiimg.engine.stage import Compute, Stages
 from mpiimg.engine.step import Inspection, Output, Step
-from mpiimg.errors import BadInput
+from mpiimg.errors import WORK_ERRORS, BadInput
 from mpiimg.functions.function import Function
 from mpiimg.functions.results import Refused, checked_result, user_error
 
@@ -234,7 +234,7 @@ def try_on_survey(function: Function, state: Survey) -> float:
     BadInput
         It raises, or returns something that it must not.
     """
-    from mpiimg.functions.trial import quiet, taken_by
+    from mpiimg.functions.trial import limited, quiet, taken_by
 
     over_exposures = function.declared.over == "exposures"
     planes = _frame(state) if over_exposures else _overlap()
@@ -250,10 +250,10 @@ def try_on_survey(function: Function, state: Survey) -> float:
         return combined(function, copies, bounds, patch_context(state.layout.patches[0]))
 
     try:
-        with quiet():
+        with limited(function, trial), quiet():
             call()
             return taken_by(call, planes[0].size)["seconds"]
-    except Exception as error:
+    except WORK_ERRORS as error:
         raise user_error(error, function, trial) from None
 
 

@@ -14,16 +14,20 @@ from typing import Any
 import numpy as np
 
 from mpiimg.engine.boxes import Box, box_shape, box_size
+from mpiimg.engine.mpi.lifetime import lifetime
 from mpiimg.engine.mpi.memory import anonymous_now
-from mpiimg.errors import BadInput
+from mpiimg.errors import WORK_ERRORS, BadInput
 from mpiimg.functions.function import Function
 from mpiimg.functions.image_stages import TrialResult, grid, presented, result_shape
 from mpiimg.functions.partials import Fields
-from mpiimg.functions.results import Refused, checked_result, user_error
+from mpiimg.functions.results import Refused, checked_result, place_in, user_error
 from mpiimg.neuro.nifti import Image, Voxels
 
 #: Slices that a function is tried on, without its halo.
 TRIAL_SLICES = 2
+
+#: Of the time that one step of a run may take, what a trial may: a little of a chunk, called a few times.
+TRIAL_SHARE = 0.25
 
 #: Bytes that the check of a halo reads, at most.
 MAX_CHECKED_BYTES = 128 << 20
@@ -91,8 +95,9 @@ def try_function(
     slices = depth if declared.over == "volumes" else min(depth, TRIAL_SLICES + 2 * declared.halo)
     box = _window(image, function, slices)
     block = _sample(image, origin or image, box)
+    tried_on = _tried_on(image, function, block)
     try:
-        with quiet():
+        with limited(function, tried_on), quiet():
             before = anonymous_now()
             result = _call(image, function, context, masked, box, block)
             # Libraries that were imported, and whatever a call leaves behind beside its result.
@@ -109,8 +114,8 @@ def try_function(
             components = shape[3] if len(shape) == 4 else None
         expected = result_shape(function, image, components, slices)
         return TrialResult(checked_result(function, result, expected).dtype.name, components, **taken)
-    except Exception as error:
-        raise user_error(error, function, _tried_on(image, function, block)) from None
+    except WORK_ERRORS as error:
+        raise user_error(error, function, tried_on) from None
 
 
 def _thinner(box: Box) -> Box:
@@ -179,6 +184,21 @@ def _sample(image: Image, origin: Image, box: Box) -> np.ndarray:
 
 
 @contextlib.contextmanager
+def limited(function: Function, when: str):
+    """Give a trial of a function its share of the time that one step may take: then it is answered for."""
+
+    def answer(stack, seconds: float) -> str:
+        where, number = place_in(stack, function)
+        return (
+            f"{where}:{number}: {function.name}: has not returned after {seconds:.0f} s ({when}); "
+            "a trial has a quarter of --timeout"
+        )
+
+    with lifetime().watchdog.limited(f"the trial of {function.name}", TRIAL_SHARE, answer):
+        yield
+
+
+@contextlib.contextmanager
 def quiet():
     """Keep the warnings of a function for the run itself."""
     with warnings.catch_warnings():
@@ -203,13 +223,13 @@ def check_halo(image: Image, function: Function, context: Mapping[str, Any], mas
     box = _window(image, function, slices)
     block = _sample(image, image, box)
     try:
-        with quiet():
+        with limited(function, "when its halo was checked"), quiet():
             tiled = functools.partial(_tiled, image, function, context, masked, box, block)
             whole = tiled(slices, 0)
             disagreement = _disagreement(whole, tiled(tile, halo))
             larger = range(halo + 1, min(slices, halo + MAX_LARGER_HALOS)) if disagreement else ()
             enough = next((h for h in larger if not _disagreement(whole, tiled(tile, h))), None)
-    except Exception as error:
+    except WORK_ERRORS as error:
         raise user_error(error, function, "when its halo was checked") from None
     if disagreement:
         advice = f"--halo {enough} is" if enough else f"nor is any up to {halo + MAX_LARGER_HALOS - 1}"

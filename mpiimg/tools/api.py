@@ -93,6 +93,7 @@ def run(
     """
     from mpiimg.engine.mpi import runtime
     from mpiimg.engine.mpi.agreement import on_root
+    from mpiimg.engine.mpi.lifetime import living
     from mpiimg.engine.mpi.nodes import memory_per_rank
     from mpiimg.engine.recipe import Options, output_names
     from mpiimg.engine.run import run as execute
@@ -100,15 +101,16 @@ def run(
     if memory is not None:
         memory = checked_memory(memory, "memory =")
     timeout = checked(TIMEOUT, timeout, "timeout =")
-    comm = runtime.world() if comm is None else comm
     paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
     places = [checked_path(os.fspath(path), "inputs:") for path in paths]
-    program, values = _program(recipe, places, checked_path(os.fspath(out), "out ="), params, options)
-    inspected = on_root(comm, program.inspect, values)
-    made = program.recipe(inspected, dict(sorted(values.items())))
-    folder = program.folder(values)
-    memory = memory_per_rank(comm) if memory is None else memory
-    outcome = execute(made, comm, Options(folder, memory, force, in_memory, keep_work, progress, timeout))
+    with living(timeout):
+        comm = runtime.world() if comm is None else comm
+        program, values = _program(recipe, places, checked_path(os.fspath(out), "out ="), params, options)
+        inspected = on_root(comm, program.inspect, values)
+        made = program.recipe(inspected, dict(sorted(values.items())))
+        folder = program.folder(values)
+        memory = memory_per_rank(comm) if memory is None else memory
+        outcome = execute(made, comm, Options(folder, memory, force, in_memory, keep_work, progress, timeout))
     files = {name: folder / name for name in output_names(made) if (folder / name).exists()}
     return Result(files, outcome.report, outcome.left_out)
 

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from mpiimg.engine.mpi import runtime
-from mpiimg.engine.mpi.agreement import on_root
+from mpiimg.engine.mpi.agreement import on_root, safe_point
+from mpiimg.engine.mpi.job import launched_rank
+from mpiimg.engine.mpi.lifetime import lifetime, living
 from mpiimg.engine.mpi.nodes import memory_per_rank, node_count
 from mpiimg.engine.names import shown
 from mpiimg.engine.parameters import TIMEOUT, Parameter, checked_memory, checked_path, from_word
@@ -206,34 +208,58 @@ def _path_of(name: str) -> Callable:
 def main(name: str, arguments: list[str] | None = None) -> int:
     """Run tool `name`; return its exit status."""
     made = tool(name)
-    if runtime.launched_rank() != 0:
+    if not made.mpi:
+        # It only looks, and may end at any time.
+        lifetime().end()
+        values = vars(_parsed(made, arguments))
+        try:
+            return made.program(values, None)
+        except KeyboardInterrupt:
+            return Exit.STOPPED
+    with living(owner=True) as life:
+        life.command = shlex.join([name, *(sys.argv[1:] if arguments is None else arguments)])
+        args = _parsed(made, arguments)
+        if getattr(args, "portable", False):
+            from mpiimg.kernels.jit import pin_target
+
+            pin_target()
+        if getattr(args, "ended", None) is not None:
+            return _ended(made, args)
+        # What is too short is refused below, once one rank can speak.
+        life.watchdog.seconds = getattr(args, "timeout", TIMEOUT.default)
+        try:
+            comm = runtime.world()
+        except BadInput as error:
+            if launched_rank() == 0:
+                runtime.put(f"mpiimg: error: {shown(error)}", sys.stderr)
+            return Exit.BAD_INPUT
+        status = runtime.guard(comm, lambda: _program(made, args, comm))
+        life.watchdog("the end")
+        return status
+
+
+def _parsed(tool: Tool, arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line, and say so much as it asks for."""
+    if launched_rank() != 0:
         # One rank speaks of a wrong command line; the others only leave.
         with _silence():
-            args = _parser(made).parse_args(arguments)
+            args = _parser(tool).parse_args(arguments)
     else:
-        args = _parser(made).parse_args(arguments)
+        args = _parser(tool).parse_args(arguments)
     level = logging.ERROR if args.quiet else logging.INFO if args.verbose else logging.WARNING
     logging.basicConfig(level=level, stream=sys.stderr)
     for handler in logging.getLogger().handlers:
         handler.setFormatter(_Lines("mpiimg: %(message)s"))
-    if getattr(args, "portable", False):
-        from mpiimg.kernels.jit import pin_target
+    return args
 
-        pin_target()
-    values = vars(args)
-    if getattr(args, "ended", None) is not None:
-        return _ended(made, args)
-    if not made.mpi:
-        return made.program(values, None)
-    try:
-        comm = runtime.world()
-    except BadInput as error:
-        if runtime.launched_rank() == 0:
-            runtime.put(f"mpiimg: error: {shown(error)}", sys.stderr)
-        return Exit.BAD_INPUT
-    command = shlex.join([name, *(sys.argv[1:] if arguments is None else arguments)])
-    program = made.program or (lambda values, comm: _run(made, args, comm, command))
-    return runtime.guard(comm, lambda: program(values, comm))
+
+def _program(tool: Tool, args: argparse.Namespace, comm) -> int:
+    """Do what a tool does. Collective."""
+    safe_point(comm)
+    if tool.program is None:
+        return _run(tool, args, comm, lifetime().command)
+    lifetime().watchdog.seconds = 0.0  # it may take its time
+    return tool.program(vars(args), comm)
 
 
 def _ended(tool: Tool, args: argparse.Namespace) -> int:
@@ -277,7 +303,7 @@ def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
         resources = _resources(args, comm)
         options = _options(args, args.cohort.out, resources.memory, command)
         return bids_app.process(tool, args, values, comm, options, resources)
-    inspected = on_root(comm, tool.inspect, values)
+    inspected = on_root(comm, tool.inspect, values, where="the inspection of inputs")
     if answer := getattr(inspected, "answer", None):
         runtime.say(comm, answer, sys.stdout)
         return Exit.DONE
@@ -285,6 +311,7 @@ def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
     resources = _resources(args, comm)
     if args.plan:
         return _plan(recipe, resources, args.plan, comm)
+    safe_point(comm)
     return run(recipe, comm, _options(args, tool.folder(values), resources.memory, command)).status
 
 

@@ -1,7 +1,8 @@
-"""The first lines of every tool, ahead of what takes time to import."""
+"""The first lines of every tool, ahead of what takes time to import, and the last."""
 
 from __future__ import annotations
 
+from mpiimg.engine.mpi.lifetime import living
 from mpiimg.tools import environment
 
 
@@ -9,6 +10,13 @@ def start(name: str) -> int:
     """Run tool `name` as the program of this process; return its exit status."""
     if problem := environment.prepare():
         return environment.refuse(problem)
-    from mpiimg.tools.cli import main
-
-    return main(name)
+    with living(owner=True) as life:
+        # Threads that libraries start have signals held back for good, so that the main one gets them.
+        with life.stop.held_back():
+            from mpiimg.engine.mpi import runtime
+            from mpiimg.tools.cli import main
+        status = main(name)
+        # How it ends is decided.
+        life.stop.ignore()
+        runtime.end_world()
+    return status

@@ -136,9 +136,15 @@ def test_a_compiler_that_does_not_start_is_done_without(monkeypatch):
 
 def test_a_compiler_is_told_its_cpu_and_takes_itself_for_no_rank(monkeypatch):
     started = []
-    monkeypatch.setattr(
-        precompile.subprocess, "run", lambda command, env, **how: started.append((command, env))
-    )
+
+    class Compiler:
+        def __init__(self, command, env, **how):
+            started.append((command, env))
+
+        def poll(self):
+            return 0
+
+    monkeypatch.setattr(precompile.subprocess, "Popen", Compiler)
     monkeypatch.setattr(precompile, "missing", lambda kernels: [])
     monkeypatch.setattr(precompile.jit, "cpu_target", lambda: precompile.jit.PORTABLE_CPU)
     of_ranks = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")

@@ -9,8 +9,9 @@ import sys
 
 import pytest
 
-from mpiimg.engine.mpi import runtime
-from mpiimg.engine.mpi.agreement import Agreement, stop_on_signals
+from mpiimg.engine.mpi import job, runtime
+from mpiimg.engine.mpi.agreement import Agreement
+from mpiimg.engine.mpi.lifetime import living
 from mpiimg.engine.mpi.nodes import _cgroup_limits, _node_memory, memory_per_rank, once_per_node
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
 
@@ -144,11 +145,11 @@ def test_without_proc_nothing_is_refused(tmp_path):
     ],
 )
 def test_rank_before_mpi(monkeypatch, environment, rank):
-    for name in runtime.RANK_VARIABLES:
+    for name in job.RANK_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert runtime.launched_rank() == rank
+    assert job.launched_rank() == rank
 
 
 # Exit codes, and who speaks.
@@ -218,7 +219,7 @@ def test_what_one_rank_a_node_does_wrong_fails_the_run(alone):
 def test_a_signal_asks_to_stop_and_is_handed_back_afterwards(alone, number):
     before = signal.getsignal(number)
     agreement = Agreement(alone)
-    with stop_on_signals(agreement):
+    with living():
         assert not agreement.interrupted()
         os.kill(os.getpid(), number)
         assert agreement.interrupted()
@@ -232,9 +233,8 @@ def test_a_second_interrupt_ends_at_once(first):
     """By the system itself, since in a kernel or a collective no handler of Python's would run."""
     script = f"""
 import os, signal
-from mpi4py import MPI
-from mpiimg.engine.mpi.agreement import Agreement, stop_on_signals
-with stop_on_signals(Agreement(MPI.COMM_SELF)):
+from mpiimg.engine.mpi.lifetime import living
+with living():
     os.kill(os.getpid(), {int(first)})
     print("goes on", flush=True)
     os.kill(os.getpid(), signal.SIGINT)

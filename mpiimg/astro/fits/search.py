@@ -15,6 +15,7 @@ from mpiimg.astro.fits.reading import Extension, FitsFile, read_headers, refuse_
 from mpiimg.astro.fits.writing import own_history
 from mpiimg.astro.sky.wcs import checked_text
 from mpiimg.engine.containment import Fault, ends_run, fault_of, place_of, refuse_systematic
+from mpiimg.engine.small_files import check_regular
 from mpiimg.errors import BadInput
 
 #: Names of extensions, in upper case, by what they hold.
@@ -116,6 +117,7 @@ def _listed(paths: Iterable[str | Path]) -> list[Path]:
             files.append(Path(name))
             continue
         try:
+            check_regular(Path(name[1:]))
             lines = Path(name[1:]).read_text().splitlines()
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is no text file"

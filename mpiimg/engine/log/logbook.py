@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from mpiimg.engine.log.activity import ActivityFile, interrupted_at, read_activities
 from mpiimg.engine.log.events import EventLog, any_recent, last_events
-from mpiimg.engine.log.watchdog import Watchdog
+from mpiimg.engine.log.watchdog import Reporter, Watchdog
 from mpiimg.engine.mpi.job import slurm_facts
+from mpiimg.engine.mpi.lifetime import lifetime
+from mpiimg.engine.mpi.nodes import processes_of_node
 from mpiimg.engine.plan import StagePlan
 from mpiimg.engine.recipe import Options, Recipe
 from mpiimg.engine.stage import Stage
-from mpiimg.errors import Exit
+from mpiimg.errors import Exit, LeftInside
 from mpiimg.version import __version__
 
 
-class Logbook:
-    """Tells what this rank turns to, and what it has done.
+class Logbook(Reporter):
+    """Tells what this rank turns to, and what it has done; and the watchdog what the others do. Collective.
 
     Parameters
     ----------
@@ -35,10 +38,13 @@ class Logbook:
     """
 
     def __init__(self, comm, options: Options, folder: Path | None):
-        self._rank, self._ranks, self._folder = comm.rank, comm.size, folder
+        super().__init__(comm.rank, processes_of_node(comm))
+        self._ranks, self._folder = comm.size, folder
         self._options = options
         self._log = EventLog(folder, comm.rank)
-        self._watchdog = Watchdog(options.timeout, self._others_work, self._note, self._last_words)
+        self._activity = ActivityFile(folder, comm.rank)
+        self._watchdog = lifetime().watchdog
+        self._watchdog.report_to(self)
         self._began = time.monotonic()
         self._stage = ""
 
@@ -61,7 +67,7 @@ class Logbook:
         """Note that a stage begins, of which chunks `todo` are not done yet."""
         self._stage = stage.name
         owners = planned.partition.owners()
-        mine = int(np.count_nonzero(owners[list(todo)] == self._rank))
+        mine = int(np.count_nonzero(owners[list(todo)] == self.rank))
         total = len(stage.grid)
         self._log.write("stage", stage=stage.name, chunks=total, done=total - len(todo), mine=mine)
         self._log.flush()
@@ -70,6 +76,26 @@ class Logbook:
         """Begin with a chunk."""
         self._began = time.monotonic()
         self._watchdog(f"stage {stage.name}, chunk {number}")
+
+    def at_work(self, function: Callable, *arguments: Any) -> Any:
+        """Call what works on the chunk that this rank turned to, in a frame that tracebacks know by it.
+
+        So the traces that a crash leaves say in which stage and chunk of which rank it was.
+
+        Raises
+        ------
+        LeftInside
+            The function calls sys.exit(): that is an error of it, and no end of the run.
+        """
+
+        def frame():
+            return function(*arguments)
+
+        frame.__code__ = frame.__code__.replace(co_name=f"{self.who}, {self._watchdog.what}")
+        try:
+            return frame()
+        except SystemExit as error:
+            raise LeftInside(f"sys.exit({error.code!r}) was called") from error
 
     def wait(self, what: str) -> None:
         """Begin with something in which this rank may have to wait for others."""
@@ -90,36 +116,61 @@ class Logbook:
         self._log.write("error", what=self._watchdog.what, report=report)
 
     def end(self, status: Exit, why: str = "", details: str = "") -> None:
-        """Note that the run is over, with `details` once. Nothing is noted or watched after it."""
-        self._watchdog.cancel()
-        more = {"details": details} if details and self._rank == 0 else {}
+        """Note that the run is over, with `details` once. Nothing is noted after it."""
+        self._watchdog.report_to(None)
+        more = {"details": details} if details and self.rank == 0 else {}
         self._log.write("end", run=self._options.run_id, status=int(status), why=why, **more)
         self._log.close()
+        self._activity.close()
 
-    def rest(self) -> None:
-        """Watch no longer."""
-        self._watchdog.cancel()
+    # --- What the watchdog asks and tells, in its own thread but for turned_to -----------------------
 
-    def _others_work(self, seconds: float) -> bool:
-        return self._folder is not None and any_recent(self._folder, seconds, but=self._rank)
+    def turned_to(self, what: str, waits: bool) -> None:
+        """Note what this rank turns to, where it is found after a death."""
+        self._activity.write(what, waits)
 
-    def _note(self, what: str, since: float) -> None:
+    def others_work(self, seconds: float) -> bool:
+        """Say whether another rank has written anything within the last `seconds`."""
+        return self._folder is not None and any_recent(self._folder, seconds, but=self.rank)
+
+    def note(self, what: str, since: float) -> None:
+        """Note what has been going on for some seconds."""
         self._log.write("doing", what=what, since=round(since, 3))
         self._log.flush()
 
-    def _last_words(self, what: str, since: float, stack: str) -> str:
-        """Return what there is to say when this rank ends the job."""
-        # Others need time to note what they are at.
-        time.sleep(Watchdog.LOOK if self._options.timeout > 4 * Watchdog.LOOK else 0)
-        lines = [
-            f"mpiimg: rank {self._rank} on {socket.gethostname()} has hung for "
-            f"{time.time() - since:.0f} s (--timeout {self._options.timeout:g}) and ends the job: {what}"
-        ]
-        if self._folder is not None and self._ranks > 1:
-            lines += [f"mpiimg: {line}" for line in _others(self._folder, self._rank)]
-        self._log.write("hang", what=what, since=round(since, 3), report=stack)
+    def died(self, why: str) -> None:
+        """Note that this process is about to end, and why."""
+        self._log.write("end", run=self._options.run_id, status=int(Exit.FAILED), why=why)
         self._log.flush()
-        return "\n".join([*lines, stack])
+
+    def last_words(self, what: str, since: float, waits: bool, stack: str, limit: float) -> str:
+        """Return what there is to say when this rank ends the job, and note it."""
+        # Others need time to note what they are at.
+        time.sleep(Watchdog.LOOK if limit > 4 * Watchdog.LOOK else 0)
+        said = super().last_words(what, since, waits, stack, limit)
+        culprits = self.culprits() if waits else []
+        self._log.write("hang", what=what, since=round(since, 3), report=stack, culprits=culprits)
+        self._log.flush()
+        return said
+
+    def culprits(self) -> list[str]:
+        """Say which other ranks make no progress while this one waits, at most three, oldest first."""
+        activities = read_activities(self._folder) if self._folder is not None else {}
+        others = {rank: activity for rank, activity in activities.items() if rank != self.rank}
+        trouble = {process.rank: process.trouble() for process in self.processes}
+        in_trouble = [others[rank] for rank, state in trouble.items() if state and rank in others]
+        at_work = [activity for activity in interrupted_at(others) if not activity.waits]
+        return [
+            f"{activity} has made no progress for {time.time() - activity.since:.0f} s: {activity.what}"
+            + (f"; it {trouble[activity.rank]}" if trouble.get(activity.rank) else "")
+            for activity in list(dict.fromkeys([*in_trouble, *at_work]))[:3]
+        ]
+
+    def others(self) -> list[str]:
+        """Say what the other ranks were last known to do."""
+        if self._folder is None or self._ranks == 1:
+            return []
+        return [f"mpiimg: {line}" for line in _others(self._folder, self.rank)]
 
 
 def _others(folder: Path, but: int) -> list[str]:

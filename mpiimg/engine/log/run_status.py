@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mpiimg.engine.log.activity import last_activity
 from mpiimg.engine.log.events import MAX_TIME, rank_files, read_events
 from mpiimg.engine.mpi.processes import process_stat
 from mpiimg.engine.names import shown
@@ -126,6 +127,8 @@ def run_status(events: Path) -> RunStatus:
         raise BadInput(f"{shown(events)}: no events of a run; give the folder that a tool was given as --out")
     heard = max(log[-1]["time"] for log in logs.values())
     state, why = _state(logs, start, heard)
+    if state == "lost" and (died_at := last_activity(events)):
+        why += f"; {died_at}"
     stages = _stages(logs, start, state)
     ranks = [_rank(rank, log) for rank, log in sorted(logs.items())]
     behind = sorted(ranks, key=lambda r: (r.done - r.share, r.since))
@@ -189,8 +192,12 @@ def _state(logs: Mapping[int, list[dict]], start: Mapping, heard: float) -> tupl
         return STATES.get(end["status"], "failed"), end["why"]
     hung = [e for log in logs.values() for e in log if e["event"] == "hang"]
     if hung:
-        rank = next(rank for rank, log in logs.items() if hung[0] in log)
-        return "failed", f"rank {rank} on {hung[0]['host']} hung: {hung[0]['what']}"
+        # Ranks that only waited for another say which.
+        event = min(hung, key=lambda e: bool(e.get("culprits")))
+        if event.get("culprits"):
+            return "failed", f"hung: {event['culprits'][0]}"
+        rank = next(rank for rank, log in logs.items() if event in log)
+        return "failed", f"rank {rank} on {event['host']} hung: {event['what']}"
     if start["host"] == socket.gethostname() and not _runs(start["pid"], start["time"]):
         return "lost", "the process is gone without a word: killed, out of memory, or its node died"
     silence = time.time() - heard

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import socket
 import traceback
 from collections.abc import Callable
@@ -12,12 +10,27 @@ from typing import Any
 import numpy as np
 
 from mpiimg.engine.containment import ends_run, place_of
+from mpiimg.engine.mpi.lifetime import lifetime
 from mpiimg.engine.mpi.waiting import soft_barrier, wait_until
 from mpiimg.engine.system_errors import answer
-from mpiimg.errors import BadInput, DamagedData, RunFailed, RunStopped
+from mpiimg.errors import WORK_ERRORS, BadInput, DamagedData, RunFailed, RunStopped
 
 #: Tag of the message by which a rank warns the others that it cannot go on.
 WARNING_TAG = 75
+
+#: Ranks that one rank warns at most, beside the one that stands above it.
+FAN_OUT = 64
+
+
+def neighbours(rank: int, size: int) -> list[int]:
+    """Return the ranks that a rank warns: those beside it in a tree of all, in which warnings are passed on.
+
+    Where all ranks warn at once, as after a signal to each, 2 (size - 1) messages are sent. A warning of one
+    rank gets to all others over four ranks at most, up to 4,161 of them.
+    """
+    above = [(rank - 1) // FAN_OUT] if rank else []
+    first = rank * FAN_OUT + 1
+    return [*above, *range(first, min(first + FAN_OUT, size))]
 
 
 def on_root(comm, function: Callable, *arguments, where: str | None = None) -> Any:
@@ -31,24 +44,43 @@ def on_root(comm, function: Callable, *arguments, where: str | None = None) -> A
         The function raised it, or anything else.
     """
     outcome = None
+    where = where or getattr(function, "__name__", "start")
+    activity = where.strip("_<>").replace("_", " ")
+    watchdog = lifetime().watchdog
     if comm.rank == 0:
+        watchdog(activity)
         try:
             outcome = function(*arguments), None
         except (BadInput, DamagedData, RunFailed) as error:
             outcome = None, error
-        except Exception as error:
-            outcome = (
-                None,
-                failure(comm, where or getattr(function, "__name__", "start"), error),
-            )
+        except WORK_ERRORS as error:
+            outcome = None, failure(comm, where, error)
+    watchdog(f"{activity}, on rank 0", waits=True)
     soft_barrier(comm)
     result, error = comm.bcast(outcome)
+    watchdog(f"what comes after {activity}")
     if error is not None:
         raise error
     return result
 
 
-def failure(comm, where: str, error: Exception) -> RunFailed:
+def safe_point(comm) -> None:
+    """Stop here where a signal has asked any rank for it, before anything has begun. Collective.
+
+    Raises
+    ------
+    RunStopped
+        It has.
+    """
+    life = lifetime()
+    life.watchdog("whether a signal has come", waits=True)
+    soft_barrier(comm)
+    if any(comm.allgather(life.stop.requested)):
+        life.stop.look_at_chunks()  # and ends here
+        raise RunStopped(life.how_to_begin_anew)
+
+
+def failure(comm, where: str, error: BaseException) -> RunFailed:
     """Return what all ranks raise where one has raised `error`: with rank, host, place and traceback.
 
     What the system refused, as on a full disk, is said in one line; the traceback is among the details.
@@ -64,8 +96,8 @@ def failure(comm, where: str, error: Exception) -> RunFailed:
 class Agreement:
     """What ranks must know of each other before they exchange data or go on.
 
-    A rank that fails, or is asked by a signal to stop, warns the others with
-    an empty message each; all look for one at every chunk boundary, where
+    A rank that fails, or is asked by a signal to stop, warns its :func:`neighbours` with
+    an empty message each, and they theirs; all look for one at every chunk boundary, where
     that costs nothing, and meet in :meth:`agree` before the next exchange.
     Nobody is left waiting in a collective, and all unwind together.
 
@@ -82,11 +114,14 @@ class Agreement:
     def __init__(self, comm, outer: Agreement | None = None):
         self._comm = comm.Dup()
         self._outer = outer
-        self._warned = False
+        self._neighbours = neighbours(comm.rank, comm.size)
+        self._sent: list = []
         self._error: Exception | None = None
         self.stop_requested = False
+        #: Messages that this rank has sent to warn others.
+        self.warnings = 0
 
-    def record(self, error: Exception, where: str) -> None:
+    def record(self, error: BaseException, where: str) -> None:
         """Remember that this rank failed, and warn the others."""
         if self._error is None:
             # What a group has agreed on is a report already.
@@ -104,12 +139,13 @@ class Agreement:
             self._outer.request_stop()
 
     def interrupted(self) -> bool:
-        """Say whether this rank should leave its chunks and agree."""
-        if self._outer is not None and self._outer.interrupted():
+        """Say whether this rank should leave its chunks and agree; warn the others if so."""
+        if lifetime().stop.requested or (self._outer is not None and self._outer.interrupted()):
             self.stop_requested = True
-        if self.stop_requested:
+        leaves = self._error is not None or self.stop_requested or self._comm.Iprobe(tag=WARNING_TAG)
+        if leaves:
             self._warn()
-        return self._error is not None or self.stop_requested or self._comm.Iprobe(tag=WARNING_TAG)
+        return leaves
 
     def agree(self) -> None:
         """Go on if every rank can; else raise the same exception on all. Collective.
@@ -125,8 +161,8 @@ class Agreement:
         RunStopped
             A signal asked for it.
         """
-        if self._outer is not None and self._outer.interrupted():
-            self.stop_requested = True
+        self.wait()
+        # All are here, and nobody warns from now on: so all know which messages there are to receive.
         state = self.GO
         if self._error is not None:
             state = self.FAIL
@@ -135,28 +171,27 @@ class Agreement:
         elif self.stop_requested:
             state = self.STOP
         states = np.empty(self._comm.size, dtype=np.uint8)
-        mine = np.array([2 * state + self._warned], dtype=np.uint8)
+        mine = np.array([2 * state + bool(self._sent)], dtype=np.uint8)
         wait_until(self._comm.Iallgather(mine, states).Test)
-        for _ in range(int((states & 1).sum()) - self._warned):
-            self._comm.recv(tag=WARNING_TAG)
-        self._warned = False
+        for other in self._neighbours:
+            if states[other] & 1:
+                self._comm.Recv(bytearray(), other, WARNING_TAG)
+        for request in self._sent:
+            request.Wait()
+        self._sent.clear()
         worst = int(states.max()) >> 1
         if worst == self.GO:
             return
         if worst == self.STOP:
+            lifetime().stop.look_at_chunks()  # and this was one
             raise RunStopped
         speaker = int(np.argmax(states >> 1 == worst))
         raise self._comm.bcast(self._error, speaker)
 
     def wait(self) -> None:
         """Wait until all ranks are here, telling them meanwhile of a request to stop. Collective."""
-        arrived = self._comm.Ibarrier()
-
-        def ready() -> bool:
-            self.interrupted()
-            return arrived.Test()
-
-        wait_until(ready)
+        self.interrupted()
+        soft_barrier(self._comm, self.interrupted)
 
     def close(self) -> None:
         """Release the communicator, once all ranks have agreed. Collective."""
@@ -165,30 +200,6 @@ class Agreement:
             self._comm = None
 
     def _warn(self) -> None:
-        # A rank that was warned need not warn: whoever warned it has told all.
-        if not self._warned and not self._comm.Iprobe(tag=WARNING_TAG):
-            self._warned = True
-            for other in range(self._comm.size):
-                if other != self._comm.rank:
-                    self._comm.isend(None, other, WARNING_TAG)
-
-
-@contextlib.contextmanager
-def stop_on_signals(agreement: Agreement):
-    """Turn SIGTERM, SIGUSR1 and the first SIGINT into a request to stop at the next chunk boundary.
-
-    After any of them SIGINT ends the process at once, wherever it is: in a
-    kernel or a collective no handler of Python's would run.
-    """
-
-    def request(number, frame):
-        agreement.request_stop()
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-    before = {number: signal.signal(number, request) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if not self._sent:
+            self._sent = [self._comm.Isend(b"", other, WARNING_TAG) for other in self._neighbours]
+            self.warnings += len(self._sent)

@@ -12,7 +12,6 @@ from pathlib import Path
 #: What launchers call the variables by which a process knows that it is a rank, or a step of a job.
 OF_RANKS = ("PMI", "OMPI_", "PRTE_", "SLURM_", "MPI_LOCAL", "HYDRA_", "HYDI_")
 
-
 #: Environment variables by which launchers tell a process its rank, before MPI is initialised.
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
 

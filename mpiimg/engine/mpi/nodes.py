@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mpiimg.engine.mpi.agreement import failure
-from mpiimg.engine.mpi.processes import cgroup_names
+from mpiimg.engine.mpi.lifetime import lifetime
+from mpiimg.engine.mpi.processes import RankProcess, cgroup_names
 from mpiimg.engine.mpi.waiting import soft_barrier
+from mpiimg.errors import WORK_ERRORS
 
 
 def _ranks_of_this_node(comm):
@@ -20,8 +22,27 @@ def _ranks_of_this_node(comm):
     return comm.Split_type(MPI.COMM_TYPE_SHARED)
 
 
-def once_per_node(comm, function: Callable[[], None], where: str) -> None:
+def processes_of_node(comm) -> list[RankProcess]:
+    """Return the processes of the other ranks on this node. Collective."""
+    node = _ranks_of_this_node(comm)
+    processes = node.allgather(RankProcess.own(comm.rank))
+    node.Free()
+    return [process for process in processes if process.rank != comm.rank]
+
+
+def once_per_node(
+    comm, function: Callable[[], None], where: str, meanwhile: Callable[[], object] | None = None
+) -> None:
     """Call `function` on one rank of each node, while the others sleep. Collective.
+
+    Parameters
+    ----------
+    comm : communicator
+    function : callable
+    where : str
+        For reports.
+    meanwhile : callable, optional
+        Called by ranks that wait, again and again.
 
     Raises
     ------
@@ -30,12 +51,15 @@ def once_per_node(comm, function: Callable[[], None], where: str) -> None:
     """
     node = _ranks_of_this_node(comm)
     failed = None
+    watchdog = lifetime().watchdog
     if node.rank == 0:
+        watchdog(where)
         try:
             function()
-        except Exception as error:
+        except WORK_ERRORS as error:
             failed = failure(comm, where, error)
-    soft_barrier(comm)
+    watchdog(f"{where}, on one rank of each node", waits=True)
+    soft_barrier(comm, meanwhile)
     node.Free()
     failures = list(filter(None, comm.allgather(failed)))
     if failures:

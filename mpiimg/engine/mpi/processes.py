@@ -52,6 +52,61 @@ def process_stat(process: int) -> ProcessStat | None:
     return None
 
 
+@dataclass(frozen=True)
+class RankProcess:
+    """The process of a rank on this node.
+
+    Parameters
+    ----------
+    rank : int
+    pid : int
+    ticks : int
+        When it was started, which tells it from another that got its number.
+    namespace : str
+        That `pid` belongs to.
+    """
+
+    rank: int
+    pid: int
+    ticks: int
+    namespace: str
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it has ended, as far as can be known here."""
+        return self._is_known and self._stat() is None
+
+    @classmethod
+    def own(cls, rank: int) -> RankProcess:
+        """Return that of this process."""
+        stat = process_stat(os.getpid())
+        return cls(rank, os.getpid(), stat.ticks if stat else 0, pid_namespace())
+
+    def trouble(self) -> str:
+        """Say what keeps it from going on; empty where nothing does, or nothing is known."""
+        if not self._is_known:
+            return ""
+        stat = self._stat()
+        return (
+            "is gone"
+            if stat is None
+            else {
+                "T": "is stopped by a signal (state T)",
+                "t": "is stopped by a debugger (state t)",
+                "D": "waits for a disk or a file system (state D)",
+            }.get(stat.state, "")
+        )
+
+    @property
+    def _is_known(self) -> bool:
+        return self.ticks > 0 and self.namespace == pid_namespace()
+
+    def _stat(self) -> ProcessStat | None:
+        """Return what the kernel says of it while it runs."""
+        stat = process_stat(self.pid)
+        return stat if stat is not None and stat.ticks == self.ticks and stat.is_alive else None
+
+
 def memory_status() -> dict[str, int]:
     """Return the sizes in /proc/self/status by name, in bytes: VmRSS, VmHWM, RssAnon, RssFile, ..."""
     with open("/proc/self/status") as lines:

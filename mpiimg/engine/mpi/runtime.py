@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mpiimg.engine.mpi.job import RANK_VARIABLES, launched_rank  # noqa: F401
+from mpiimg.engine.mpi.lifetime import lifetime
+from mpiimg.engine.mpi.nodes import processes_of_node
 from mpiimg.engine.mpi.processes import mapped_files
 from mpiimg.engine.mpi.stale_shm import remove_left_behind, remove_stale_segments
 from mpiimg.engine.names import shown
@@ -81,9 +82,13 @@ def world():
     avoid_long_addresses()
     remove_stale_segments()
     remove_left_behind()
-    from mpi4py import MPI
-
+    life = lifetime()
+    life.watchdog("the start of MPI")
+    with life.stop.held_back():
+        from mpi4py import MPI
+    life.watchdog("the start")
     refuse_singletons(MPI.COMM_WORLD.size)
+    life.mpi_has_started(processes_of_node(MPI.COMM_WORLD))
     refuse_two_mpi_libraries()
     if lets_a_death_hang(MPI.COMM_WORLD.size) and log.isEnabledFor(logging.WARNING):
         say(
@@ -94,11 +99,21 @@ def world():
     return MPI.COMM_WORLD
 
 
+def end_world() -> None:
+    """End MPI, if it has been started: here, where a hang is noticed, as it is not once Python is gone."""
+    if "mpi4py.MPI" in sys.modules:
+        from mpi4py import MPI
+
+        lifetime().watchdog("the end of MPI")
+        if MPI.Is_initialized() and not MPI.Is_finalized():
+            MPI.Finalize()
+
+
 def guard(comm, function: Callable[[], int | None]) -> int:
     """Run `function` on every rank and return the exit status; speak once.
 
     BadInput, RunFailed and RunStopped are raised by all ranks alike. Anything
-    else is an error inside an exchange, in which the others may wait for ever:
+    else, a SystemExit too, is an error inside an exchange, in which the others may wait for ever:
     print it and abort the job.
     """
     try:

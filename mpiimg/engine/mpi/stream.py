@@ -9,6 +9,7 @@ import numpy as np
 from mpiimg.engine.mpi.agreement import Agreement
 from mpiimg.engine.mpi.redistribute import Traffic
 from mpiimg.engine.mpi.waiting import wait_until
+from mpiimg.errors import WORK_ERRORS
 
 #: Tags of a block, and of the message that no more will come.
 BLOCK_TAG, GIVE_UP_TAG = 1, 2
@@ -82,7 +83,7 @@ def _read(blocks, owners, numbers, keep, comm, agreement, where, traffic):
                     traffic.messages += 1
             while len(pending) > BLOCKS_AHEAD:
                 wait_until(pending.pop(0)[0].Test)
-        except Exception as error:
+        except WORK_ERRORS as error:
             agreement.record(error, f"{where}, chunk {number}")
     for owner in {int(owners[n]) for n in remaining} - {0}:
         comm.send(None, owner, GIVE_UP_TAG)
@@ -95,8 +96,13 @@ def _receive(mine, empty, keep, comm, agreement, where):
 
     failed = False
     status = MPI.Status()
+
+    def arrived() -> bool:
+        agreement.interrupted()  # a signal may have come to this rank only
+        return comm.Iprobe(source=0, status=status)
+
     for number in mine:
-        wait_until(lambda: comm.Iprobe(source=0, status=status))
+        wait_until(arrived)
         if status.Get_tag() == GIVE_UP_TAG:
             comm.recv(source=0, tag=GIVE_UP_TAG)
             return
@@ -106,6 +112,6 @@ def _receive(mine, empty, keep, comm, agreement, where):
             continue  # the reader has been warned; what it sent before must be received
         try:
             keep(number, block)
-        except Exception as error:
+        except WORK_ERRORS as error:
             failed = True
             agreement.record(error, f"{where}, chunk {number}")

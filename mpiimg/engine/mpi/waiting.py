@@ -27,7 +27,8 @@ def wait_until(ready: Callable[[], bool]) -> None:
             time.sleep(min(waited * LATENESS, LONGEST))
 
 
-def soft_barrier(comm) -> None:
-    """Wait until all ranks are here. Collective."""
+def soft_barrier(comm, meanwhile: Callable[[], object] | None = None) -> None:
+    """Wait until all ranks are here; `meanwhile` is called before each look. Collective."""
     if comm.size > 1:
-        wait_until(comm.Ibarrier().Test)
+        arrived = comm.Ibarrier()
+        wait_until(arrived.Test if meanwhile is None else lambda: (meanwhile(), arrived.Test())[1])

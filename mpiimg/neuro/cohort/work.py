@@ -15,7 +15,8 @@ from typing import Any
 from mpiimg.engine import lease
 from mpiimg.engine.containment import MAX_TRACEBACK, Fault, refuse_systematic
 from mpiimg.engine.lease import Kind, LeaseState
-from mpiimg.engine.mpi.agreement import Agreement, failure, on_root, stop_on_signals
+from mpiimg.engine.mpi.agreement import Agreement, failure, on_root
+from mpiimg.engine.mpi.lifetime import lifetime
 from mpiimg.engine.mpi.runtime import say
 from mpiimg.engine.names import shown
 from mpiimg.engine.recipe import Options, Recipe, output_names
@@ -65,12 +66,14 @@ def process_scans(
     # Groups begin at different scans, so that they do not reach for the same ones.
     start = number % len(todo)
     queue = deque([*todo[start:], *todo[:start]])
-    with stop_on_signals(outer):
-        try:
-            _serve(cohort, queue, states, group, outer, options, identity)
-        except (BadInput, RunFailed) as error:
-            outer.record(error, f"group {number}")
-        outer.wait()
+    life = lifetime()
+    life.stop.look_at_chunks()
+    try:
+        _serve(cohort, queue, states, group, outer, options, identity)
+    except (BadInput, RunFailed) as error:
+        outer.record(error, f"group {number}")
+    life.watchdog.rest()  # other groups may be at their scans for hours, and each is watched by itself
+    outer.wait()
     group.Free()
     try:
         outer.agree()
@@ -224,9 +227,10 @@ def _process(cohort: Cohort, scan: Scan, group, outer: Agreement, options: Optio
         return Kind.FAILED, {"reason": shown(error)}, BadInput(f"{scan.name}: {error}")
     except RunFailed as error:
         lines = str(error).splitlines() or [""]
-        reason = shown(f"{lines[0].removesuffix(':')}: {lines[-1]}")
-        details = {"reason": reason, "report": str(error)[-MAX_TRACEBACK:], "place": error.place}
-        return Kind.FAILED, details, RunFailed(f"{scan.name}: {error}", error.place, error.of_system)
+        reason = shown(f"{lines[0].removesuffix(':')}: {lines[-1]}" if lines[1:] else lines[0])
+        report = f"{error}\n{error.details}".strip()[-MAX_TRACEBACK:]
+        failed = RunFailed(f"{scan.name}: {error}", error.place, error.of_system, error.details)
+        return Kind.FAILED, {"reason": reason, "report": report, "place": error.place}, failed
     except DamagedData as error:
         return Kind.STOPPED, {"reason": shown(error)}, None
     except RunStopped:
@@ -246,7 +250,7 @@ def _together(group, function: Callable[[], Any]) -> Any:
     result, error = None, None
     try:
         result = function()
-    except (BadInput, RunFailed) as one:
+    except BadInput as one:
         error = one
     except Exception as one:
         error = failure(group, "the plan", one)

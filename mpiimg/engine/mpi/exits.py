@@ -1,0 +1,69 @@
+"""Code that a run calls may not end the process as if the run itself had: exit() in C, os._exit()."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import os
+from collections.abc import Callable
+
+from mpiimg.errors import Exit
+
+#: How this package ends its own process, whoever stands in for it later.
+leave_now = os._exit
+
+
+class ExitGuard:
+    """Turns an end from inside a user's function or a library into a failure that says so.
+
+    exit() of C calls what was registered with it: a callback of ours, which comes first if it was registered
+    last, and so again once MPI has started. It never outlives the interpreter, since it is taken back under
+    an address of our own as that of a library is. What ends the process without that, as _exit() of C does,
+    cannot be seen from inside: there the run's record is missing.
+
+    Parameters
+    ----------
+    say : callable
+        Called as say(how) before the process ends, with "exit()" or "os._exit()"; returns what to print.
+    """
+
+    def __init__(self, say: Callable[[str], str]):
+        self._say, self._process = say, os.getpid()
+        self._callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._in_exit)
+        self._handle = ctypes.create_string_buffer(1)
+        self._library: ctypes.CDLL | None = None
+
+    def arm(self) -> None:
+        """Register with exit(), also once more, and stand in for os._exit."""
+        atexit.register(self.disarm)  # the interpreter may end before we are asked to
+        with contextlib.suppress(ValueError, OSError, AttributeError):
+            os.confstr("CS_GNU_LIBC_VERSION")  # others do not take a callback back
+            library = ctypes.CDLL(None)
+            getattr(library, "__cxa_atexit")(self._callback, None, self._handle)
+            self._library = library
+        if os._exit is leave_now:
+            os._exit = self._in_os_exit
+
+    def disarm(self) -> None:
+        """Let the process end however it likes."""
+        atexit.unregister(self.disarm)
+        os._exit = leave_now
+        self._process = -1
+        if self._library is not None:
+            getattr(self._library, "__cxa_finalize")(self._handle)
+            self._library = None
+
+    def _in_exit(self, nothing) -> None:
+        self._fail("exit()")
+
+    def _in_os_exit(self, status: int) -> None:
+        self._fail("os._exit()")
+        leave_now(status)
+
+    def _fail(self, how: str) -> None:
+        # Processes that were forked from this one end as they like.
+        if os.getpid() == self._process:
+            with contextlib.suppress(Exception):
+                os.write(2, self._say(how).encode())
+            leave_now(Exit.FAILED)
