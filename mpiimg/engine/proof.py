@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path, PurePosixPath
@@ -27,6 +28,7 @@ def prove(recipe: Recipe, options: Options) -> None:
     BadInput
         A header cannot be made, a name is too long, or a folder lies where a file is to go.
     """
+    _look_above(options.out)
     prove_heads(recipe)
     names = output_names(recipe)  # which makes the small files
     longest = max(names, key=_length)
@@ -49,6 +51,17 @@ def prove_heads(recipe: Recipe) -> None:
 
 def _length(name: str) -> int:
     return len(os.fsencode(PurePosixPath(name).name))
+
+
+def _look_above(out: Path) -> None:
+    """Refuse a folder of results that lies in a file, or is one."""
+    try:
+        nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+        reason = "" if nearest.is_dir() else os.strerror(errno.ENOTDIR)
+    except OSError as error:
+        reason = error.strerror
+    if reason:
+        raise BadInput(f"{out}: cannot write there: {reason}; choose another --out")
 
 
 def _look_at(path: Path, out: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import logging
 import shutil
 import uuid
@@ -16,7 +15,6 @@ from typing import Any, Generic, TypeVar
 from mpiimg.engine import rates
 from mpiimg.engine.atomic import make_folder
 from mpiimg.engine.checkpoint import keep_marks
-from mpiimg.engine.containment import ends_run
 from mpiimg.engine.executor import Executor
 from mpiimg.engine.fingerprint import changes, check_unchanged, fingerprint, read_fingerprint, seen
 from mpiimg.engine.finished import LEFT_OUT, Earlier, earlier_run, finished
@@ -44,6 +42,7 @@ from mpiimg.engine.records import DamagedRecord, read_record, write_record
 from mpiimg.engine.results import OUTPUTS, prepare_outputs, publish
 from mpiimg.engine.stage import Compute
 from mpiimg.engine.staged_file import remove_staged
+from mpiimg.engine.system_errors import ADVICE, OF_PLACE
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
 
 log = logging.getLogger("mpiimg")
@@ -344,7 +343,7 @@ def _prepare(recipe: Recipe, options: Options, current: dict, claimed: bool) -> 
 
 def _refuse_place(options: Options, error: OSError) -> None:
     """Refuse a folder of results that cannot be one; a disk that is full now may not be so later."""
-    if not ends_run(error) or error.errno == errno.EROFS:
+    if error.errno not in ADVICE.keys() - OF_PLACE:
         raise BadInput(f"{options.out}: cannot write there: {error.strerror}; choose another --out") from None
 
 

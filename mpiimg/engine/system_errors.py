@@ -28,6 +28,9 @@ ADVICE = {
     errno.EPERM: "let yourself read and write there (chmod), or choose another --out",
 }
 
+#: Of these, what is of the place that the user chose, and stays so until another is chosen.
+OF_PLACE = frozenset((errno.EROFS, errno.EACCES, errno.EPERM))
+
 #: How HDF5 says the number of an error.
 _OF_HDF5 = re.compile(r"errno = (\d+)")
 

@@ -11,6 +11,7 @@ It may return words that the message must hold. A family of inputs is a subclass
 
 from __future__ import annotations
 
+import re
 import shutil
 import unicodedata
 from collections.abc import Callable
@@ -116,6 +117,7 @@ class Case:
         told = f"$ {tool} {' '.join(map(str, words))}\nexit {done.returncode}\n{said}"
         assert "Traceback" not in said, told
         assert not _controls(said), f"{_controls(said)!r} on the terminal\n{told}"
+        assert not re.search(r"\.py:\d+: \w*Warning", said), told
         assert done.returncode in (0, 2, 3), told
         after = _around(self)
         assert after == before, f"files outside OUT: {sorted(before.items() ^ after.items())}\n{told}"
@@ -167,7 +169,9 @@ def _check_refusal(it: Case, done, told: str, words) -> None:
         named = errors[0]
     else:
         assert it.unit, told
-        named = "\n".join(line for line in lines if it.unit in line)
+        # What is found when exposures have been put together is found of a patch.
+        units = (it.unit, "left out: patch-")
+        named = "\n".join(line for line in lines if any(unit in line for unit in units))
         assert named, told
     for word in words:
         assert word in named, f"{word} is not named\n{told}"

@@ -100,6 +100,54 @@ def test_torn_lines_are_left_out(log, torn):
     assert [event["event"] for event in read_events(log.folder / "0.jsonl")] == ["start"]
 
 
+def test_a_line_that_a_full_disk_has_cut_spoils_no_other(tmp_path, monkeypatch):
+    """Nor does it make the run fail."""
+    log, write, room = EventLog(tmp_path, 0), os.write, [40]
+
+    def short(descriptor, data):
+        if not room[0]:
+            raise OSError(28, "No space left on device")
+        count = write(descriptor, bytes(data)[: room[0]])
+        room[0] -= count
+        return count
+
+    log.write("first")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", short)
+        log.flush()
+    assert (tmp_path / "0.jsonl").stat().st_size == 40
+    log.write("second")
+    log.close()
+    assert [event["event"] for event in read_events(tmp_path / "0.jsonl")] == ["second"]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"time": "now"},
+        {"time": None},
+        {"time": float("nan")},
+        {"rank": "0"},
+        {"host": 7},
+        {"event": ["doing"]},
+        {},
+    ],
+)
+def test_what_is_no_event_is_left_out(log, odd):
+    """Such a line has a checksum, as of another version; and another line says what was last."""
+    log.write("start")
+    log.flush()
+    sound = {"time": 1.0, "rank": 0, "host": "n", "event": "doing"}
+    content = {**sound, **odd} if odd else {}
+    with open(log.folder / "0.jsonl", "ab") as file:
+        file.write(line_of(content))
+    assert [event["event"] for event in read_events(log.folder / "0.jsonl")] == ["start"]
+    assert last_events(log.folder)[0]["event"] == "start"
+    with open(log.folder / "0.jsonl", "ab") as file:
+        file.write(line_of(sound))
+    assert last_events(log.folder)[0] == sound
+
+
 def test_the_last_words_of_each_rank(tmp_path):
     for rank in (0, 1, 10):
         log = EventLog(tmp_path, rank)

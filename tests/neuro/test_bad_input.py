@@ -14,6 +14,7 @@ from support.spoilt import Cases, snapshot
 from support.subjects import PATIENCE, Subject, write_subject
 
 from mpiimg.engine.plan import Resources, check
+from mpiimg.engine.staged_file import dataset_offset
 from mpiimg.errors import BadInput
 from mpiimg.neuro import nifti
 from mpiimg.tools.registry import tool
@@ -468,6 +469,25 @@ def truncated_staged_file(it):
     it.dwi(path)
 
 
+def _with_a_flipped_bit(it, place):
+    path = it.folder / "staged.h5"
+    warm.run_tool("mpiimg-stage", it.subject.dwi, path)
+    data = bytearray(path.read_bytes())
+    data[place(path)] ^= 4
+    path.write_bytes(data)
+    it.dwi(path)
+
+
+@case("staged.h5", "damaged: voxels in it are not those that were staged", "stage the image again")
+def staged_file_with_a_flipped_voxel(it):
+    _with_a_flipped_bit(it, lambda path: dataset_offset(path) + 777)
+
+
+@case("staged.h5", "damaged: not the file that was staged", "stage the image again")
+def staged_file_with_a_flipped_header(it):
+    _with_a_flipped_bit(it, lambda path: path.read_bytes().index(b"nifti_header"))
+
+
 @case("staged.h5", "staged")
 def staged_file_of_eight_bytes(it):
     path = it.folder / "staged.h5"
@@ -508,7 +528,14 @@ def assert_refused(it, words, ranks=None, fresh=False):
 
 
 #: What the HDF5 of either install says of its files.
-OF_HDF5 = {"foreign_hdf5", "hdf5_without_data", "truncated_staged_file", "staged_file_of_eight_bytes"}
+OF_HDF5 = {
+    "foreign_hdf5",
+    "hdf5_without_data",
+    "truncated_staged_file",
+    "staged_file_with_a_flipped_voxel",
+    "staged_file_with_a_flipped_header",
+    "staged_file_of_eight_bytes",
+}
 
 
 @pytest.mark.parametrize(

@@ -502,6 +502,25 @@ def test_other_settings_and_changed_images_take_force(derivative, raw, alone):
     assert {name: ends(derivative, name) for name in SCANS} == {name: ["done", "done"] for name in SCANS}
 
 
+def test_a_damaged_record_of_the_settings_loses_no_results(derivative, raw, alone):
+    """The same command mends it, and does nothing again; with other settings it is refused as before."""
+    path = derivative / "logs" / "cohort.json"
+    path.write_bytes(path.read_bytes().replace(b"null", b"1000"))
+    done = cohort(raw, derivative, "--b-max", 2000, check=False)
+    assert done.returncode == 2
+    assert "the record of its settings is damaged, and sub-01" in done.stderr
+    status = warm.run_tool("mpiimg-status", derivative, check=False, timeout=PATIENCE)
+    assert (status.returncode, status.stdout) == (2, "")
+    (line,) = status.stderr.splitlines()
+    assert line.startswith(f"mpiimg: error: {path}: does not have the checksum")
+    done = cohort(raw, derivative)
+    assert f"warning: {path}: does not have the checksum" in done.stderr
+    assert_same(derivative, alone)
+    assert {name: ends(derivative, name) for name in SCANS} == {name: ["done"] for name in SCANS}
+    cohort(raw, derivative)
+    assert warm.run_tool("mpiimg-status", derivative, timeout=PATIENCE).returncode == 0
+
+
 def test_settings_with_which_nothing_was_done_may_change(raw, spoilt, tmp_path):
     out = tmp_path / "out"
     words = (raw, out, "--participant-label", "01", "03")

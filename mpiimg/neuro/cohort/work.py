@@ -13,15 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mpiimg.engine import lease
-from mpiimg.engine.containment import MAX_TRACEBACK, Fault, ends_run, place_of, refuse_systematic
+from mpiimg.engine.containment import MAX_TRACEBACK, Fault, refuse_systematic
 from mpiimg.engine.lease import Kind, LeaseState
-from mpiimg.engine.mpi.agreement import Agreement, error_report, on_root
+from mpiimg.engine.mpi.agreement import Agreement, failure, on_root
 from mpiimg.engine.mpi.lifetime import lifetime
 from mpiimg.engine.mpi.runtime import say
 from mpiimg.engine.names import shown
 from mpiimg.engine.recipe import Options, Recipe, output_names
 from mpiimg.engine.run import run
-from mpiimg.errors import BadInput, RunFailed, RunStopped
+from mpiimg.errors import BadInput, DamagedData, RunFailed, RunStopped
 from mpiimg.neuro.bids import Scan, sources
 from mpiimg.neuro.cohort.records import Cohort, scan_state, settings_digest
 
@@ -227,10 +227,12 @@ def _process(cohort: Cohort, scan: Scan, group, outer: Agreement, options: Optio
         return Kind.FAILED, {"reason": shown(error)}, BadInput(f"{scan.name}: {error}")
     except RunFailed as error:
         lines = str(error).splitlines() or [""]
-        reason = shown(f"{lines[0].removesuffix(':')}: {lines[-1]}")
-        details = {"reason": reason, "report": str(error)[-MAX_TRACEBACK:], "place": error.place}
-        failure = RunFailed(f"{scan.name}: {error}", error.place, error.of_system)
-        return Kind.FAILED, details, failure
+        reason = shown(f"{lines[0].removesuffix(':')}: {lines[-1]}" if lines[1:] else lines[0])
+        report = f"{error}\n{error.details}".strip()[-MAX_TRACEBACK:]
+        failed = RunFailed(f"{scan.name}: {error}", error.place, error.of_system, error.details)
+        return Kind.FAILED, {"reason": reason, "report": report, "place": error.place}, failed
+    except DamagedData as error:
+        return Kind.STOPPED, {"reason": shown(error)}, None
     except RunStopped:
         return Kind.STOPPED, {}, None
     names = [name for name in output_names(recipe) if name != recipe.record]
@@ -248,10 +250,10 @@ def _together(group, function: Callable[[], Any]) -> Any:
     result, error = None, None
     try:
         result = function()
-    except (BadInput, RunFailed) as one:
+    except BadInput as one:
         error = one
     except Exception as one:
-        error = RunFailed(error_report(group, "the plan", one), place_of(one), ends_run(one))
+        error = failure(group, "the plan", one)
     first = next((one for one in group.allgather(error) if one is not None), None)
     if first is not None:
         raise first
