@@ -131,6 +131,7 @@ def guard(comm, function: Callable[[], int | None]) -> int:
         where = f"mpiimg: rank {comm.rank} on {socket.gethostname()} aborts the job:\n"
         put(where + traceback.format_exc().rstrip(), sys.stderr)
         time.sleep(0.2)  # a launcher that is told to abort drops what it has not passed on yet
+        lifetime().exits.disarm()  # MPI ends the process by exit(), and there it is the run's own end
         comm.Abort(Exit.FAILED)
         # Abort may return before this process is ended, and one traceback is enough.
         raise SystemExit(int(Exit.FAILED)) from None
