@@ -12,6 +12,7 @@ import importlib
 import itertools
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
 import hypothesis
@@ -60,8 +61,22 @@ def sound(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def figures(request):
+    """Count the cases that held, and say at the end how many of each kind they were."""
+    held = Counter()
+    yield held
+    kinds = Counter()
+    for (_, kind), count in held.items():
+        kinds[kind.name.lower()] += count
+    families = ", ".join(sorted({family.__name__.lower() for family, _ in held}))
+    words = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print(f"\n{held.total()} cases held: {words}; of {families}")
+
+
 @pytest.fixture
-def fuzz(request, sound, tmp_path, capsys):
+def fuzz(request, sound, figures, tmp_path):
     """Return a function that runs so many cases of a mutation."""
     hypothesis.configuration.set_hypothesis_home_dir(tmp_path / "hypothesis")
 
@@ -90,11 +105,12 @@ def fuzz(request, sound, tmp_path, capsys):
             words = one.change(it, data.draw)
             if number is not None:
                 check(it, one.kind, words, ranks=2 if number % RANKS == RANKS - 1 else None)
+                figures[one.family, one.kind] += 1
             shutil.rmtree(it.folder)
 
         case()
 
-    yield run
+    return run
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
