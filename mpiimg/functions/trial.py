@@ -21,7 +21,8 @@ from mpiimg.functions.function import Function
 from mpiimg.functions.image_stages import TrialResult, grid, presented, result_shape
 from mpiimg.functions.partials import Fields
 from mpiimg.functions.results import Refused, checked_result, place_in, user_error
-from mpiimg.neuro.nifti import Image, Voxels
+from mpiimg.neuro.gz import inflated_first
+from mpiimg.neuro.nifti import Image
 
 #: Slices that a function is tried on, without its halo.
 TRIAL_SLICES = 2
@@ -172,7 +173,7 @@ def _window(image: Image, function: Function, slices: int) -> Box:
 def _sample(image: Image, origin: Image, box: Box) -> np.ndarray:
     """Return voxels to try a function on: those of `box`; of a stream as many from its start."""
     if origin.kind == "nii.gz":
-        (block,) = Voxels(origin, "sample").blocks(iter([((0, box_size(box)),)]))
+        block = inflated_first(origin.path, origin.offset, origin.dtype, box_size(box))
         block = block.reshape(box_shape(box))
     else:
         file = origin.open()

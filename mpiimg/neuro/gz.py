@@ -80,6 +80,26 @@ def inflated(path: Path, offset: int, dtype: str, boxes: Iterator[Box]) -> Itera
             yield ready
 
 
+def inflated_first(path: Path, offset: int, dtype: str, count: int) -> np.ndarray:
+    """Return the first voxels of a gzip stream, (count,), in the machine's byte order.
+
+    What follows them is neither inflated nor checked.
+
+    Raises
+    ------
+    BadInput
+        The stream ends before, or is corrupt there.
+    """
+    from isal import igzip
+
+    kind = np.dtype(dtype)
+    voxels = np.empty(count, kind)
+    with _sound(path), igzip.open(path, "rb") as file:
+        _skip(file, offset)
+        _fill(file, memoryview(voxels).cast("B"))
+    return voxels.astype(kind.newbyteorder("="), copy=False)
+
+
 def _reach_end(file, promised: int) -> None:
     """Read on to the end of the stream, where its checksum is; refuse one that goes on for ever."""
     rest = promised + MORE

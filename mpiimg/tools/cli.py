@@ -213,7 +213,7 @@ def main(name: str, arguments: list[str] | None = None) -> int:
         lifetime().end()
         values = vars(_parsed(made, arguments))
         try:
-            return made.program(values, None)
+            return runtime.check_printed(made.program(values, None))
         except KeyboardInterrupt:
             return Exit.STOPPED
     with living(owner=True) as life:
@@ -233,7 +233,7 @@ def main(name: str, arguments: list[str] | None = None) -> int:
             if launched_rank() == 0:
                 runtime.put(f"mpiimg: error: {shown(error)}", sys.stderr)
             return Exit.BAD_INPUT
-        status = runtime.guard(comm, lambda: _program(made, args, comm))
+        status = runtime.check_printed(runtime.guard(comm, lambda: _program(made, args, comm)))
         life.watchdog("the end")
         return status
 

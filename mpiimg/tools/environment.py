@@ -10,6 +10,7 @@ import os
 import site
 import sys
 from collections.abc import Iterator, MutableMapping
+from importlib.machinery import PathFinder
 
 from mpiimg.engine.mpi.job import launched_rank
 from mpiimg.errors import Exit
@@ -134,20 +135,22 @@ def _taken(name: str, folder: str, is_named: bool, right: str) -> str:
 
 
 def _modules(folder: str) -> list[str]:
-    """Return the modules in a folder that would be taken first there, those in question only."""
+    """Return the modules in question that would be taken from a folder, or from a zip file."""
     try:
-        names = sorted(os.listdir(folder))
+        stems = {name.partition(".")[0] for name in os.listdir(folder)}
+    except NotADirectoryError:
+        stems = {*LIBRARIES, *sys.stdlib_module_names}
     except OSError:
         return []
-    stems = {name.partition(".")[0] for name in names}
     asked = [stem for stem in sorted(stems) if stem in LIBRARIES or stem in sys.stdlib_module_names]
     return [name for name in asked if _has(folder, name)]
 
 
 def _has(folder: str, name: str) -> bool:
-    """Say whether a folder has a module of that name: a file, or a folder that is a package."""
-    place = os.path.join(folder, name)
-    return os.path.isfile(f"{place}.py") or os.path.isfile(os.path.join(place, "__init__.py"))
+    """Say whether Python would take a module of that name there: source, compiled, or a library in C."""
+    spec = PathFinder.find_spec(name, [folder])
+    # What has no loader is a folder that any other module of the name comes before.
+    return spec is not None and spec.loader is not None
 
 
 def set_aside(environment: MutableMapping[str, str]) -> list[str]:

@@ -264,6 +264,30 @@ def corrupted(path):
     path.write_bytes(data)
 
 
+@pytest.mark.parametrize(
+    "name, folder, keyword", [("coadd", "warps", "TRACTX"), ("detect", "patches", "MAGZERO")]
+)
+def test_a_card_that_is_not_as_the_tool_before_wrote_it(in_steps, tmp_path, name, folder, keyword):
+    """Where the pixels of a warp lie, and what a count is worth, no plane's sum covers."""
+    here, out = copied(in_steps, folder, tmp_path), ("--out", tmp_path / "out.fits")
+    path = sorted(here.glob("*patch-*.fits"))[1]
+    data = bytearray(path.read_bytes())
+    data[data.index(keyword.ljust(8).encode() + b"=") + 29] ^= 1
+    path.write_bytes(data)
+    assert f"{path}: its primary header fails the CHECKSUM" in refused(name, here, *out)
+
+
+def test_a_calibrated_exposure_whose_zero_point_is_another_is_left_out(in_steps, tmp_path):
+    here = copied(in_steps, "calibrated", tmp_path)
+    paths = sorted(here.glob("*.fits"))
+    data = bytearray(paths[1].read_bytes())
+    data[data.index(b"MAGZERO =") + 15] ^= 1
+    paths[1].write_bytes(data)
+    ended = tool("warp", *paths, "--out", tmp_path / "warps", check=False)
+    assert ended.returncode == Exit.PARTIAL
+    assert f"left out: {paths[1]}: its primary header fails the CHECKSUM" in ended.stderr
+
+
 def test_an_exposure_that_cannot_be_read_is_left_out_of_the_warps(in_steps, at_once, tmp_path):
     here = copied(in_steps, "calibrated", tmp_path)
     paths = sorted(here.glob("*.fits"))

@@ -282,3 +282,24 @@ def test_a_reader_that_is_gone_is_no_failure():
     done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+@pytest.mark.parametrize(
+    "stream, status, said",
+    [
+        ("stdout", 1, "mpiimg: failed: standard output: No space left on device; send it elsewhere\n"),
+        ("stderr", 0, None),
+    ],
+)
+def test_a_full_disk_fails_an_answer_and_no_run(stream, status, said):
+    """What a batch log has no room for the record of the run says."""
+    code = (
+        "import sys\nfrom mpiimg.engine.mpi import runtime\n"
+        f"for _ in range(3): runtime.put('x', sys.{stream})\n"
+        "sys.exit(runtime.check_printed(0))"
+    )
+    with open("/dev/full", "w") as full:
+        streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, stream: full}
+        done = subprocess.run([sys.executable, "-c", code], text=True, check=False, **streams)
+    assert (done.returncode, done.stderr) == (status, said)

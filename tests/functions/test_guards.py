@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from mpiimg.functions.function import Function, Origin, keep_loaded
 from mpiimg.functions.partials import Fields
 from mpiimg.functions.results import Refused, checked_result
 from mpiimg.functions.surveys import combined, filtered
+from mpiimg.neuro.nifti import open_image
 from mpiimg.neuro.samples import image_of
 
 
@@ -24,6 +26,21 @@ def function(code, over="slabs", aggregate=False, **declared) -> Function:
     origin = Origin(code.__qualname__, "here.py", Path("here.py"), None, str(id(code)))
     keep_loaded(origin, code)
     return Function(origin, Declaration(over, **declared), {}, aggregate)
+
+
+# Trials.
+
+
+def test_a_trial_reads_no_further_than_it_needs(tmp_path):
+    """A stream that goes on behind the sample, as each of more than some slices does, is nothing odd."""
+    voxels = np.arange(8 * 200 * 200 * 20, dtype=np.int16).reshape(200, 200, 20, 8)
+    nib.Nifti1Image(voxels, np.eye(4)).to_filename(path := tmp_path / "long.nii.gz")
+    image = open_image(path, 4, "image")
+    block = trial._sample(image, image, ((0, 1), (9, 11), (0, 200), (0, 200)))
+    assert np.array_equal(block[0], voxels[:, :, :2, 0].T)
+    path.write_bytes(path.read_bytes()[:4000])
+    with pytest.raises(BadInput, match="truncated or corrupt gzip"):
+        trial._sample(image, image, ((0, 1), (9, 11), (0, 200), (0, 200)))
 
 
 # Results.

@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,22 @@ def test_a_module_that_pythonpath_puts_before_the_installs_is_refused(install, t
     said = environment.shadowed([str(theirs), PYTHONS_OWN, str(install)], f"/nowhere:{theirs}")
     assert said.startswith(f"PYTHONPATH names {theirs}, whose {name} would be taken")
     assert environment.shadowed([str(install), PYTHONS_OWN, str(theirs)], str(theirs)) == ""
+
+
+@pytest.mark.parametrize(
+    "form", ["numpy.pyc", "numpy/__init__.pyc", f"numpy{EXTENSION_SUFFIXES[0]}", "all.zip"]
+)
+def test_so_is_one_that_is_no_source(install, tmp_path, form):
+    theirs = tmp_path / "theirs"
+    path = theirs / form
+    path.parent.mkdir(parents=True)
+    path.touch()
+    if form == "all.zip":
+        theirs = path
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("numpy/__init__.py", "")
+    said = environment.shadowed([str(theirs), PYTHONS_OWN, str(install)], str(theirs))
+    assert said.startswith(f"PYTHONPATH names {theirs}, whose numpy would be taken")
 
 
 def test_one_in_the_folder_of_the_program_is_refused_too(install, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mpiimg.astro.fits.structure import Promised, is_gzip, open_plain, parts_of
+from mpiimg.astro.fits.structure import SUMMED, Part, Promised, is_gzip, open_plain, parts_of
 from mpiimg.engine.containment import ends_run
 from mpiimg.errors import BadInput
 
@@ -91,6 +91,7 @@ def read_headers(path: Path) -> FitsFile:
                     )
                 )
         primary = hdus[0].header
+    _verify_own_header(path, parts[0])
     return FitsFile(path, status.st_size, status.st_mtime_ns, primary, tuple(images), parts[-1].end)
 
 
@@ -182,6 +183,24 @@ def _verify_sums(plane: Plane, place: Mapping[str, int]) -> None:
     if stated.get("CHECKSUM") and _add_words(data_sum, header) not in (0, 2**32 - 1):
         raise BadInput(
             f"{plane.path}: extension {plane.hdu} fails its CHECKSUM: its header is corrupt; copy it again"
+        )
+
+
+def _verify_own_header(path: Path, part: Part) -> None:
+    """Check the CHECKSUM of a primary header that mpiimg wrote: the cards that a tool leaves for the next.
+
+    Where pixels lie, and what a count is worth, stand there alone. Headers of others, in which many programs
+    change cards and leave old sums behind, are taken as they are.
+    """
+    if part.end != part.data:
+        return  # with pixels, whose sums are those of a plane
+    with open_plain(path) as file:
+        header = file.read(part.data)
+    is_ours = re.search(rb"CHECKSUM= '[^']*' */ " + re.escape(SUMMED.encode()), header)
+    if is_ours and _add_words(0, header) not in (0, 2**32 - 1):
+        raise BadInput(
+            f"{path}: its primary header fails the CHECKSUM that mpiimg wrote; copy it again, make it again, "
+            "or, if you have changed it on purpose, write new sums (astropy: checksum=True)"
         )
 
 

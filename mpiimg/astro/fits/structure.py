@@ -18,6 +18,9 @@ from mpiimg.errors import BadInput
 #: Bytes of a block, of which all parts of a file are made.
 BLOCK = 2880
 
+#: What the comments of CHECKSUM and DATASUM say in files that mpiimg wrote.
+SUMMED = "FITS standard 4.0, appendix J"
+
 #: Most blocks of a header: 36,000 cards.
 MAX_HEADER_BLOCKS = 1000
 

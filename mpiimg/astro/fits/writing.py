@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mpiimg.astro.fits import maskplanes
+from mpiimg.astro.fits.structure import SUMMED
 from mpiimg.engine.names import shown
 from mpiimg.version import __version__
 
@@ -142,7 +143,7 @@ def _file_bytes(hdus) -> bytes:
         hdus.writeto(tables)
         hdus = fits.open(io.BytesIO(_without_times(tables)), disable_image_compression=True)
     for hdu in hdus:
-        hdu.add_checksum(when="FITS standard 4.0, appendix J")
+        hdu.add_checksum(when=SUMMED)
     hdus.writeto(file)
     return file.getvalue()
 

@@ -146,13 +146,29 @@ def say(comm, text: str, stream=None) -> None:
 def put(text: str, stream) -> None:
     """Print `text`, also where whoever reads, such as head, has seen enough and is gone.
 
-    Whatever it was made of, a terminal shows it and takes no command from it.
+    Whatever it was made of, a terminal shows it and takes no command from it. Where it cannot be printed, as
+    on a full disk, the work goes on; :func:`check_printed` fails where that was an answer.
     """
+    global _unprinted
     try:
         print(shown(text, lines=True), file=stream, flush=True)
-    except BrokenPipeError:
+    except OSError as error:
+        if stream is sys.stdout and not isinstance(error, BrokenPipeError):
+            _unprinted = error.strerror
         # What is still in the stream's buffer goes nowhere too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+#: Why an answer could not be printed.
+_unprinted: str | None = None
+
+
+def check_printed(status: int) -> int:
+    """Return the status of a tool that ended with this one: it failed if its answer could not be printed."""
+    if _unprinted is None or status != Exit.DONE:
+        return status
+    put(f"mpiimg: failed: standard output: {_unprinted}; send it elsewhere", sys.stderr)
+    return Exit.FAILED
 
 
 @contextlib.contextmanager
