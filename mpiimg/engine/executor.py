@@ -119,6 +119,7 @@ class Executor:
             "tool": self.recipe.tool,
             "run": self.options.run_id,
             "version": __version__,
+            "started_in": os.getcwd(),
             "parameters": dict(self.recipe.parameters),
             "inputs": dict(self.recipe.sources),
             "warnings": self.warnings,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,14 +117,70 @@ def earlier_run(recipe: Recipe, options: Options, current: Mapping[str, Any], ra
     if record is None:
         return Earlier({})
     before = _fingerprint(record)
-    asked = {key: before.get(key) for key in _ASKED}
-    if _text(asked) != _text({key: current[key] for key in _ASKED}):
-        return Earlier(record, f"it was made otherwise, now: {changes({**current, **asked}, current)}")
+    paths = _Paths(recipe, current)
+    asked = paths.plain({key: before.get(key) for key in _ASKED}, record.get("started_in"))
+    now = {**current, **paths.plain({key: current[key] for key in _ASKED}, os.getcwd())}
+    if _text(asked) != _text({key: now[key] for key in _ASKED}):
+        return Earlier(record, f"it was made otherwise, now: {changes({**now, **asked}, now)}")
     if lost := next(out_of_place(path, record), None):
         return Earlier(record, lost)
     note = ", ".join(_otherwise(before, current, record.get("ranks"), ranks))
     left_out = {*_mapping(record.get("left_out"))} - {*recipe.left_out}
     return Earlier(record, note=note, left_out=tuple(sorted(left_out)))
+
+
+class _Paths:
+    """The files that a run is asked to read: the same ones by whatever path, and in whatever order.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    current : mapping
+        The fingerprint of this run.
+    """
+
+    def __init__(self, recipe: Recipe, current: Mapping[str, Any]):
+        named = [text for text in _texts(current["parameters"]) if _exists(text)]
+        self._known = frozenset(os.path.abspath(path) for path in (*recipe.files, *named))
+
+    def plain(self, value: Any, folder: Any) -> Any:
+        """Return JSON with the paths of these files as they are from the root on.
+
+        Parameters
+        ----------
+        value : JSON value
+        folder : str
+            Which relative paths are from, where that is known.
+        """
+        if isinstance(value, dict):
+            return {self.plain(key, folder): self.plain(one, folder) for key, one in value.items()}
+        if isinstance(value, list):
+            plain = [self.plain(one, folder) for one in value]
+            # What comes of files does not depend on their order; of numbers it may.
+            return sorted(plain) if plain and all(map(self._is_known, plain)) else plain
+        if isinstance(value, str) and isinstance(folder, str):
+            path = os.path.normpath(os.path.join(folder, value))
+            return path if self._is_known(path) else value
+        return value
+
+    def _is_known(self, value: Any) -> bool:
+        return isinstance(value, str) and value in self._known
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        yield from (one for one in value if isinstance(one, str))
+    elif isinstance(value, dict):
+        yield from (one for part in value.values() for one in _texts(part))
+
+
+def _exists(text: str) -> bool:
+    try:
+        return os.path.exists(text)
+    except (OSError, ValueError):
+        return False
 
 
 def _otherwise(before: Mapping, current: Mapping, ranks_before: Any, ranks: int) -> Iterator[str]:

@@ -64,6 +64,7 @@ def create_staged(path: Path, array: AnyArray) -> None:
             properties.set_layout(h5py.h5d.CONTIGUOUS)
             properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
             properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+            properties.set_obj_track_times(False)  # a result does not tell when it was made
             space = h5py.h5s.create_simple(tuple(max(n, 1) for n in array.stored_shape))
             dataset = h5py.Dataset(
                 h5py.h5d.create(file.id, DATASET.encode(), _type(array), space, properties)

@@ -126,6 +126,42 @@ def test_other_parameters_or_inputs_are_another_run(out):
     assert run(other, COMM, options(out, replace=True)).state is not None
 
 
+def test_the_same_files_by_other_paths_and_in_another_order_are_the_same_run(out, monkeypatch):
+    """A list of exposures is no sequence, and a shell completes the name of a folder with a slash."""
+    here, files = out.parent, [out.parent / name for name in ("a.fits", "b.fits")]
+    on_first(lambda: [path.write_bytes(b"1") for path in files] and (here / "sub").mkdir())
+
+    def asked(*paths, numbers=(1, 2), folder="sub"):
+        return dataclasses.replace(
+            toy.smooth().recipe,
+            files=tuple(map(pathlib.Path, paths)),
+            parameters={"exposures": list(map(str, paths)), "warps": folder, "word": "a", "n": list(numbers)},
+            sources={str(path): {"path": str(path), "bytes": 1} for path in paths},
+        )
+
+    def is_done(recipe):
+        try:
+            return run(recipe, COMM, options(out)).state is None
+        except BadInput:
+            return False
+
+    monkeypatch.chdir(here)
+    assert not is_done(asked("a.fits", "b.fits"))
+    for recipe in (
+        asked("b.fits", "./a.fits"),
+        asked(*files, folder="sub/"),
+        asked("a.fits", "b.fits", folder=str(here / "sub")),
+    ):
+        assert is_done(recipe)
+    for recipe in (asked("a.fits"), asked("a.fits", "b.fits", "b.fits"), asked(*files, numbers=(2, 1))):
+        assert not is_done(recipe)
+    monkeypatch.chdir(here / "sub")
+    assert is_done(asked("../a.fits", "../b.fits", folder="."))
+    # Those of the same names in another folder are others.
+    on_first(lambda: [(here / "sub" / path.name).write_bytes(b"1") for path in files])
+    assert not is_done(asked("a.fits", "b.fits", folder="."))
+
+
 def test_a_parameter_that_is_no_number_equals_itself(out):
     recipe = dataclasses.replace(toy.smooth().recipe, parameters={"sigma": float("nan")})
     run(recipe, COMM, options(out))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -179,7 +180,20 @@ def test_exits(alone, capsys, outcome, code, said):
     assert capsys.readouterr().err == said
 
 
-def test_anything_else_aborts_the_job_with_its_traceback(capsys):
+@pytest.mark.parametrize(
+    "error, said, is_one_line",
+    [
+        (KeyError("in an exchange"), "KeyError: 'in an exchange'", False),
+        (
+            OSError(errno.EMFILE, "", "run.py"),
+            "run.py: Too many open files; raise the limit on",
+            True,
+        ),
+    ],
+    ids=["error", "refused"],
+)
+def test_anything_else_aborts_the_job(capsys, error, said, is_one_line):
+    """With its traceback, but what the system refuses is said in a line."""
     aborted = []
 
     class Comm:
@@ -189,15 +203,15 @@ def test_anything_else_aborts_the_job_with_its_traceback(capsys):
             aborted.append(code)
 
     def function():
-        raise KeyError("in an exchange")
+        raise error
 
     with pytest.raises(SystemExit) as ended:
         runtime.guard(Comm(), function)
     assert ended.value.code == Exit.FAILED
     assert aborted == [Exit.FAILED]
-    said = capsys.readouterr().err
-    assert "rank 2 on" in said
-    assert "KeyError: 'in an exchange'" in said
+    err = capsys.readouterr().err
+    assert "rank 2 on" in err and said in err
+    assert (len(err.splitlines()) == 1) == is_one_line
 
 
 def test_exit_codes_are_those_of_the_documentation():

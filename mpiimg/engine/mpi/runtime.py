@@ -19,6 +19,7 @@ from mpiimg.engine.mpi.nodes import processes_of_node
 from mpiimg.engine.mpi.processes import mapped_files
 from mpiimg.engine.mpi.stale_shm import remove_left_behind, remove_stale_segments
 from mpiimg.engine.names import shown
+from mpiimg.engine.system_errors import answer
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
 
 log = logging.getLogger("mpiimg")
@@ -114,7 +115,7 @@ def guard(comm, function: Callable[[], int | None]) -> int:
 
     BadInput, RunFailed and RunStopped are raised by all ranks alike. Anything
     else, a SystemExit too, is an error inside an exchange, in which the others may wait for ever:
-    print it and abort the job.
+    print it, in one line where the system refused something, and abort the job.
     """
     try:
         return int(function() or Exit.DONE)
@@ -127,9 +128,12 @@ def guard(comm, function: Callable[[], int | None]) -> int:
     except RunStopped as error:
         say(comm, f"mpiimg: stopped: {error}")
         return Exit.STOPPED
-    except BaseException:
-        where = f"mpiimg: rank {comm.rank} on {socket.gethostname()} aborts the job:\n"
-        put(where + traceback.format_exc().rstrip(), sys.stderr)
+    except BaseException as error:
+        who, refused = f"rank {comm.rank} on {socket.gethostname()}", answer(error)
+        if refused:
+            put(f"mpiimg: failed: {who}: {refused}", sys.stderr)
+        else:
+            put(f"mpiimg: {who} aborts the job:\n{traceback.format_exc().rstrip()}", sys.stderr)
         time.sleep(0.2)  # a launcher that is told to abort drops what it has not passed on yet
         lifetime().exits.disarm()  # MPI ends the process by exit(), and there it is the run's own end
         comm.Abort(Exit.FAILED)
