@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
