@@ -100,15 +100,18 @@ def folder_of(cohort, out, dwi, lines):
     lines : sequence of str
         Of the whole cohort, each beginning with its image.
     """
-    images = {line.split()[0] for line in lines if line.strip()}
+    is_folder = os.path.isdir(cohort)
+    images = {line if is_folder else line.split()[0] for line in lines if line.strip()}
     plain = _plain(cohort, out, dwi)
     owners = _owners(plain)
     if os.path.abspath(dwi) in owners:
         return plain
     if owners or any(_plain(cohort, out, image) == plain for image in images - {dwi}):
+        # One image may be there as .nii and as .nii.gz.
+        shared = any(_bare(image) == _bare(dwi) for image in images - {dwi})
         if dwi.startswith(cohort + "/"):
-            return os.path.join(plain, os.path.basename(_bare(dwi)))
-        path = os.path.abspath(_bare(dwi))
+            return os.path.join(plain, os.path.basename(dwi if shared else _bare(dwi)))
+        path = os.path.abspath(dwi if shared else _bare(dwi))
         name = re.sub(r"[^A-Za-z0-9._+-]+", "-", "-".join(path.split(os.sep)[-3:])).strip("-.")[-100:]
         return os.path.join(out, f"{name}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}")
     return plain

@@ -44,8 +44,12 @@ ranks=${ranks:-$(sed -n 's/^#SBATCH --ntasks=//p' "$script")}
         mapfile -t images < <(list_images "${1%/}")
         [ ${#images[@]} -gt 0 ] || fail "$1: no image sub-*/[ses-*/]dwi/*_dwi.nii[.gz], nor a line that names one"
         array=("--array=1-${#images[@]}")
-        largest=$(for line in "${images[@]}"; do echo "$(stat -Lc %s "${line%% *}" 2>/dev/null || echo 0) $line"; done |
-            sort -rn | sed -n '1s/^[0-9]* //p')
+        largest=$(
+            for line in "${images[@]}"; do
+                image_of "${1%/}" "$line"
+                echo "$(stat -Lc %s "$dwi" 2>/dev/null || echo 0) $line"
+            done | sort -rn | sed -n '1s/^[0-9]* //p'
+        )
         image_command "${1%/}" "$2" "$largest" "${@:3}"
         [ -z "$lacking" ] || fail "$lacking"
         ;;

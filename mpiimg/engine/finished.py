@@ -140,7 +140,7 @@ class _Paths:
     """
 
     def __init__(self, recipe: Recipe, current: Mapping[str, Any]):
-        named = [text for text in _texts(current["parameters"]) if _exists(text)]
+        named = [text for part in ("parameters", "inputs") for text in _texts(current[part]) if _exists(text)]
         self._known = frozenset(os.path.abspath(path) for path in (*recipe.files, *named))
 
     def plain(self, value: Any, folder: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mpiimg.engine.boxes import Box, box_shape, box_size
+from mpiimg.engine.mpi.exits import forks_end_here
 from mpiimg.engine.mpi.lifetime import lifetime
 from mpiimg.engine.mpi.memory import anonymous_now
 from mpiimg.errors import WORK_ERRORS, BadInput
@@ -195,7 +196,7 @@ def limited(function: Function, when: str):
             "a trial has a quarter of --timeout"
         )
 
-    with lifetime().watchdog.limited(f"the trial of {function.name}", TRIAL_SHARE, answer):
+    with lifetime().watchdog.limited(f"the trial of {function.name}", TRIAL_SHARE, answer), forks_end_here():
         yield
 
 

@@ -128,15 +128,18 @@ def test_other_parameters_or_inputs_are_another_run(out):
 
 def test_the_same_files_by_other_paths_and_in_another_order_are_the_same_run(out, monkeypatch):
     """A list of exposures is no sequence, and a shell completes the name of a folder with a slash."""
-    here, files = out.parent, [out.parent / name for name in ("a.fits", "b.fits")]
-    on_first(lambda: [path.write_bytes(b"1") for path in files] and (here / "sub").mkdir())
+    here, *files, table = out.parent, *(out.parent / name for name in ("a.fits", "b.fits", "table"))
+    on_first(lambda: [path.write_bytes(b"1") for path in (*files, table)] and (here / "sub").mkdir())
 
     def asked(*paths, numbers=(1, 2), folder="sub"):
         return dataclasses.replace(
             toy.smooth().recipe,
             files=tuple(map(pathlib.Path, paths)),
             parameters={"exposures": list(map(str, paths)), "warps": folder, "word": "a", "n": list(numbers)},
-            sources={str(path): {"path": str(path), "bytes": 1} for path in paths},
+            sources={
+                **{str(path): {"path": str(path), "bytes": 1} for path in paths},
+                "beside": {"path": os.path.relpath(table), "bytes": 1},  # named by nobody
+            },
         )
 
     def is_done(recipe):

@@ -216,6 +216,7 @@ def f(block):
 WAYS = {
     "exit-of-c": ("ctypes.CDLL(None).exit(0)", "exit()"),
     "exit-of-c-with-the-lock": ("ctypes.PyDLL(None).exit(75)", "exit()"),
+    "quick-exit-of-c": ("ctypes.CDLL(None).quick_exit(0)", "exit()"),
     "os-exit": ("os._exit(3)", "os._exit()"),
 }
 
@@ -251,6 +252,34 @@ def test_sys_exit_in_a_function_is_an_error_of_it(simulated, tmp_path, call, sta
     done = warm.run_tool(*words, python=sys.executable, check=False)
     assert done.returncode == status, done.stderr
     assert f"{function}:8" in done.stderr or f'{function}", line 8' in done.stderr
+
+
+FORKS = """
+import os, sys
+calls = 0
+def f(block):
+    global calls
+    calls += 1
+    if calls in (1, 3):
+        child = os.fork()
+        if not child:
+            {end}
+        with open({log!r}, "a") as log:
+            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=log)
+    return block
+"""
+
+
+@pytest.mark.tool
+@pytest.mark.parametrize(("end", "status"), [("sys.exit(5)", "5"), ("return block", "0"), ("1 / 0", "1")])
+def test_a_process_that_a_function_forks_does_not_go_on_with_the_run(simulated, tmp_path, end, status):
+    function, log = tmp_path / "forks.py", tmp_path / "log"
+    function.write_text(FORKS.format(end=end, log=str(log)))
+    done = warm.run_tool(
+        *run_words(function, simulated, tmp_path / "out"), python=sys.executable, check=False
+    )
+    assert done.returncode == Exit.DONE, done.stderr
+    assert log.read_text().split() == [status, status]  # in the trial, and in a chunk
 
 
 @pytest.mark.tool

@@ -190,6 +190,48 @@ def image(path):
     return path
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{a}\r\n\r\n# two\r\n{b}\r\n",
+        "\ufeff{a}\n{b}\n",
+        "  {a}  # the first, of two\n\t{b}\t# the second",
+        "{a} \n{b}",
+    ],
+    ids=["windows", "byte-order mark", "comments", "no line end"],
+)
+def test_a_list_is_read_as_its_writer_meant_it(job, tmp_path, text):
+    a, b = (image(tmp_path / name / "dwi.nii.gz") for name in "ab")
+    (tmp_path / "list.txt").write_text(text.format(a=a, b=b), newline="")
+    for task, dwi in ((1, a), (2, b)):
+        words = array(job, tmp_path, task).stdout.split("|")
+        assert words[3:8] == [
+            str(dwi),
+            "--bvals",
+            f"{dwi.parent}/dwi.bval",
+            "--bvecs",
+            f"{dwi.parent}/dwi.bvec",
+        ]
+    assert "has 2 images" in array(job, tmp_path, 3).stderr
+
+
+def test_a_bids_folder_may_have_any_name(job, tmp_path):
+    dwi = image(tmp_path / "my data" / "sub-1/dwi/sub-1_dwi.nii.gz")
+    words = job("neuro-array.sbatch", tmp_path / "my data", "out", SLURM_ARRAY_TASK_ID="1").stdout.split("|")
+    assert words[3:5] == [str(dwi), "--bvals"] and words[9] == "out/sub-1/dwi"
+
+
+def test_an_image_that_is_there_twice_has_two_folders(job, tmp_path):
+    pair = [image(tmp_path / "x" / name) for name in ("dwi.nii", "dwi.nii.gz")]
+    assert len({out_of(job, pair, task, tmp_path) for task in (1, 2)}) == 2
+    for name in ("sub-1_dwi.nii", "sub-1_dwi.nii.gz"):
+        image(tmp_path / "bids/sub-1/dwi" / name)
+    assert [out_of(job, [], task, tmp_path, "out", "bids") for task in (1, 2)] == [
+        "out/sub-1/dwi/sub-1_dwi.nii",
+        "out/sub-1/dwi/sub-1_dwi.nii.gz",
+    ]
+
+
 def record_of(out, dwi):
     out.mkdir(parents=True, exist_ok=True)
     (out / "run.json").write_text(json.dumps({"inputs": {"dwi": {"path": str(dwi)}}}))

@@ -14,6 +14,7 @@ import numpy as np
 from mpiimg.engine.log.activity import ActivityFile, interrupted_at, read_activities
 from mpiimg.engine.log.events import EventLog, any_recent, last_events
 from mpiimg.engine.log.watchdog import Reporter, Watchdog
+from mpiimg.engine.mpi.exits import forks_end_here
 from mpiimg.engine.mpi.job import slurm_facts
 from mpiimg.engine.mpi.lifetime import lifetime
 from mpiimg.engine.mpi.nodes import processes_of_node
@@ -93,7 +94,8 @@ class Logbook(Reporter):
 
         frame.__code__ = frame.__code__.replace(co_name=f"{self.who}, {self._watchdog.what}")
         try:
-            return frame()
+            with forks_end_here():
+                return frame()
         except SystemExit as error:
             raise LeftInside(f"sys.exit({error.code!r}) was called") from error
 

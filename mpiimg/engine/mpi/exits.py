@@ -6,7 +6,8 @@ import atexit
 import contextlib
 import ctypes
 import os
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 
 from mpiimg.errors import Exit
 
@@ -14,13 +15,35 @@ from mpiimg.errors import Exit
 leave_now = os._exit
 
 
+@contextlib.contextmanager
+def forks_end_here() -> Iterator[None]:
+    """End, at the end of the block, every process that was forked within: of one rank there are never two.
+
+    Such a process shares its connections with the rank, and would go on with the run beside it.
+    """
+    process, status = os.getpid(), 1
+    try:
+        yield
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        raise
+    except BaseException:
+        if os.getpid() != process:
+            traceback.print_exc()
+        raise
+    finally:
+        if os.getpid() != process:
+            leave_now(status & 0xFF)
+
+
 class ExitGuard:
     """Turns an end from inside a user's function or a library into a failure that says so.
 
-    exit() of C calls what was registered with it: a callback of ours, which comes first if it was registered
-    last, and so again once MPI has started. It never outlives the interpreter, since it is taken back under
-    an address of our own as that of a library is. What ends the process without that, as _exit() of C does,
-    cannot be seen from inside: there the run's record is missing.
+    exit() and quick_exit() of C call what was registered with them: a callback of ours, which comes first if
+    it was registered last, and so again once MPI has started. It never outlives the interpreter, since it is
+    taken back under an address of our own as that of a library is. What ends the process without that, as
+    _exit() of C or another program in its place, cannot be seen from inside: the run's record is missing.
 
     Parameters
     ----------
@@ -40,7 +63,8 @@ class ExitGuard:
         with contextlib.suppress(ValueError, OSError, AttributeError):
             os.confstr("CS_GNU_LIBC_VERSION")  # others do not take a callback back
             library = ctypes.CDLL(None)
-            getattr(library, "__cxa_atexit")(self._callback, None, self._handle)
+            for register in ("__cxa_atexit", "__cxa_at_quick_exit"):
+                getattr(library, register)(self._callback, None, self._handle)
             self._library = library
         if os._exit is leave_now:
             os._exit = self._in_os_exit
