@@ -13,6 +13,7 @@ records and goes on, but for what is not of this unit:
 from __future__ import annotations
 
 import errno
+import os
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -38,6 +39,9 @@ OF_ONE_FILE = frozenset(
         errno.EOVERFLOW,
     )
 )
+
+#: The file whose frames are called by the rank, host and chunk that is worked on.
+NAMES_THE_RANK = os.path.join("engine", "log", "logbook.py")
 
 #: Most letters of a traceback that are recorded, the last ones.
 MAX_TRACEBACK = 10_000
@@ -136,8 +140,18 @@ def fault_of(error: BaseException, unit: str, stage: str) -> Fault:
         return Fault(unit, stage, shown(error))
     text = " ".join(str(error).split())
     reason = f"{unit}: {type(error).__qualname__}{': ' * bool(text)}{text} ({stage})"
-    full = "".join(traceback.format_exception(error)).rstrip()
-    return Fault(unit, stage, shown(reason), place_of(error), full[-MAX_TRACEBACK:])
+    return Fault(unit, stage, shown(reason), place_of(error), _traceback(error)[-MAX_TRACEBACK:])
+
+
+def _traceback(error: BaseException) -> str:
+    """Return the traceback of an error: the same on any ranks, so without the frame that names one."""
+    report = traceback.TracebackException.from_exception(error)
+    one: traceback.TracebackException | None = report
+    while one is not None:
+        kept = [frame for frame in one.stack if not frame.filename.endswith(NAMES_THE_RANK)]
+        one.stack = traceback.StackSummary.from_list(kept)
+        one = one.__cause__ or one.__context__
+    return "".join(report.format()).rstrip()
 
 
 def systematic(faults: Iterable[Fault], units: int) -> Fault | None:

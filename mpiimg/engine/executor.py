@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,15 @@ from mpiimg.engine.mpi.memory import anonymous_peak, give_back, resident_peak, r
 from mpiimg.engine.mpi.redistribute import Traffic, redistribute
 from mpiimg.engine.mpi.runtime import over_ranks, progress, say
 from mpiimg.engine.mpi.stream import scatter_stream
-from mpiimg.engine.mpi.waiting import soft_barrier
 from mpiimg.engine.needs import Chunk
 from mpiimg.engine.placed import PlacedArrays
 from mpiimg.engine.plan import Resources, StagePlan, plan_stage, still_read
 from mpiimg.engine.provenance import RESULT_LIBRARIES, Lineage, Provenance, versions
-from mpiimg.engine.raw import write_fully
 from mpiimg.engine.recipe import Options, Recipe
-from mpiimg.engine.results import OUTPUTS, OwnFiles, crc_of, joined
+from mpiimg.engine.rounds import Rounds
 from mpiimg.engine.stage import Compute, Files, Reduce, Sink, Stage, Stages, Stream
 from mpiimg.engine.stores import StagedStore
-from mpiimg.engine.system_errors import naming
+from mpiimg.engine.writing import ResultFiles
 from mpiimg.errors import BadInput
 from mpiimg.version import __version__
 
@@ -83,9 +81,9 @@ class Executor:
         self.arrays = PlacedArrays(comm, recipe.inputs, staged, self._exchange)
         self.lineage = Lineage(recipe.inputs, cpu_target, recipe.packages)
         self.checkpoint = Checkpoint(comm, work / "journal", staged, options.sync_every)
+        self._rounds = Rounds(comm, self.arrays, self.agreement, self.logbook, resources.memory)
+        self.files = ResultFiles(comm, work, self._rounds, self.containment, options.progress)
         self.timings: list[dict] = []
-        #: Size and checksum of each file that stages have written, by name; on rank 0.
-        self.written: dict[str, dict] = {}
         self.warnings = list(recipe.warnings)
         self._stages = recipe.expected
         self._cpu_target = cpu_target
@@ -96,8 +94,8 @@ class Executor:
         self._warn(warnings)
         if not self.options.in_memory:
             self.checkpoint.load()
-            self._guarded(self.checkpoint.open, "journal")
-            self._agree()
+            self._rounds.guarded(self.checkpoint.open, "journal")
+            self._rounds.agree()
         stages, value = self.recipe.stages(), None
         try:
             while True:
@@ -113,7 +111,7 @@ class Executor:
             raise
         except Exception as error:
             self.agreement.record(error, "between stages")
-            self._agree()
+            self._rounds.agree()
             raise
 
     def report(self) -> dict:
@@ -165,27 +163,28 @@ class Executor:
         if isinstance(stage, Sink | Files):
             done, value = set(), None
             planned = self._turn_to(stage, sizes, range(len(stage.grid)))
-            run = self._run_sink if isinstance(stage, Sink) else self._run_files
-            run(stage, planned)
+            self.files.write(stage, planned)
             lost = self._leave_out(stage)
             value = lost or None
-            on_root(self.comm, self._check_written, stage, lost, where=f"stage {stage.name}")
+            on_root(self.comm, self.files.check, stage, lost, where=f"stage {stage.name}")
         else:
             provenance = self.lineage.provenance(stage)
             done = self._done_before(stage, sizes, provenance)
             todo = [n for n in range(len(stage.grid)) if n not in done]
             planned = self._turn_to(stage, sizes, todo)
-            self._guarded(lambda: self.arrays.create(planned.placements), f"stage {stage.name}, staged file")
-            self._agree()
-            self._guarded(lambda: self._restore(planned, done), f"stage {stage.name}, marked chunks")
-            self._agree()
+            self._rounds.guarded(
+                lambda: self.arrays.create(planned.placements), f"stage {stage.name}, staged file"
+            )
+            self._rounds.agree()
+            self._rounds.guarded(lambda: self._restore(planned, done), f"stage {stage.name}, marked chunks")
+            self._rounds.agree()
             if isinstance(stage, Stream):
                 self._run_stream(stage, planned, todo, provenance)
             else:
                 self._run_chunks(stage, planned, todo, provenance)
-            self._guarded(self.checkpoint.sync, f"stage {stage.name}, marks")
+            self._rounds.guarded(self.checkpoint.sync, f"stage {stage.name}, marks")
             # The other ranks' blocks are in the staged files only once all have agreed.
-            self._agree()
+            self._rounds.agree()
             self.lineage.add(stage, provenance, sizes.tables, self.checkpoint.end_stage(stage))
             value = self._leave_out(stage) or None
             if isinstance(stage, Reduce):
@@ -220,7 +219,7 @@ class Executor:
         reduces = isinstance(stage, Reduce)
         share = np.count_nonzero(planned.partition.owners()[list(todo)] == self.comm.rank)
         with progress(self.comm, stage.name, share, self.options.progress) as tick:
-            for number, blocks in self._inputs(stage, planned, todo):
+            for number, blocks in self._rounds.chunks(stage, planned, todo):
                 chunk = stage.chunk(number)
                 try:
                     results, usable = self._results(stage, chunk, blocks)
@@ -232,7 +231,7 @@ class Executor:
                 # What a chunk reads is let go before the next one reads.
                 del blocks
                 tick(1)
-        self._agree()
+        self._rounds.agree()
 
     def _results(self, stage: Compute | Reduce, chunk: Chunk, blocks: Sequence[Any]) -> tuple[Any, bool]:
         """Return what the work on a chunk returns, and True; what stands for a unit that fails, and False."""
@@ -283,126 +282,7 @@ class Executor:
         owners = planned.partition.owners()
         where = f"stage {stage.name}"
         scatter_stream(blocks, owners, todo, empty, keep, self.comm, self.agreement, where, self.traffic)
-        self._agree()
-
-    def _run_sink(self, stage: Sink, planned: StagePlan) -> None:
-        """Write the bytes of all chunks in order: ranks take consecutive runs, round by round."""
-        path = self.work / OUTPUTS / stage.file
-        head = on_root(self.comm, lambda: _write_head(path, stage.head()))
-        position, sums = head[0], []
-        chunks = range(len(stage.grid))
-        opened: list[int] = []
-        self._guarded(lambda: opened.append(os.open(path, os.O_WRONLY)), f"stage {stage.name}")
-        self._agree()
-        descriptor = opened[0]
-        try:
-            with progress(self.comm, stage.name, len(chunks), self.options.progress) as tick:
-                for numbers in planned.rounds(stage, self.arrays.placements, chunks):
-                    position = self._write_round(stage, numbers, descriptor, position, sums)
-                    tick(sum(map(len, numbers)))
-            self._guarded(lambda: _sync(path, descriptor), f"stage {stage.name}")
-        finally:
-            os.close(descriptor)
-        self._agree()
-        parts = self.comm.gather(sums)
-        if parts is not None:
-            ordered = sorted(one for part in parts for one in part)
-            self.written[stage.file] = joined([head, *(part for _, part in ordered)])
-
-    def _run_files(self, stage: Files, planned: StagePlan) -> None:
-        """Let the work on each chunk write whole files; who wrote makes them durable, once for all chunks."""
-        own, sums = OwnFiles(self.work, self.comm.rank, stage.files), {}
-        for number, blocks in self._inputs(stage, planned, range(len(stage.grid))):
-            self._guarded(
-                lambda number=number, blocks=blocks: self._write_files(stage, number, own.folder(), blocks),
-                f"stage {stage.name}, chunk {number}",
-            )
-            self.logbook.done(stage, number, 0)
-            del blocks
-        self._agree()
-        self._guarded(lambda: sums.update(own.hand_over()), f"stage {stage.name}, its files")
-        self._agree()
-        for part in self.comm.gather(sums) or ():
-            self.written |= part
-
-    def _write_files(self, stage: Files, number: int, folder: Path, blocks: Sequence[Any]) -> None:
-        """Let the work on a chunk write its files; nothing stays of those of a unit that fails."""
-        try:
-            self.logbook.at_work(stage.work, stage.chunk(number), folder, *blocks)
-        except Exception as error:
-            if not self.containment.contain(stage, number, error):
-                raise
-            for name in stage.of_chunk(number):
-                (folder / name).unlink(missing_ok=True)
-
-    def _check_written(self, stage: Sink | Files, lost: Mapping[int, str]) -> None:
-        """See to it that a stage has written what it names, but for the files of units that failed."""
-        left_out = {name for number in lost for name in stage.of_chunk(number)}
-        missing = [name for name in stage.files if name not in self.written and name not in left_out]
-        if missing:
-            raise RuntimeError(
-                f"has not written {', '.join(missing[:3])}, of {len(missing)} files that it names"
-            )
-
-    def _write_round(
-        self,
-        stage: Sink,
-        numbers: list[list[int]],
-        descriptor: int,
-        position: int,
-        sums: list[tuple[int, tuple[int, int]]],
-    ) -> int:
-        """Make and write the bytes of one round of chunks; return where the next round begins.
-
-        Number, bytes and CRC32 of each of this rank's chunks are added to `sums`.
-        """
-        members = []
-        read = self._gather(stage, numbers)
-        for number in numbers[self.comm.rank]:
-            if self.agreement.interrupted():
-                break
-            self.logbook.turn_to(stage, number)
-            try:
-                members.append(self.logbook.at_work(stage.work, stage.chunk(number), *read(number)))
-                sums.append((number, (len(members[-1]), crc_of(members[-1]))))
-                self.logbook.done(stage, number, len(members[-1]))
-            except Exception as error:
-                self.agreement.record(error, f"stage {stage.name}, chunk {number}")
-        self.logbook.wait("sizes of all ranks")
-        soft_barrier(self.comm)
-        size = sum(map(len, members))
-        start = position + (self.comm.exscan(size) or 0)
-        path = self.work / OUTPUTS / stage.file
-        self._guarded(lambda: _write_members(path, descriptor, members, start), f"stage {stage.name}")
-        return position + self.comm.allreduce(size)
-
-    def _inputs(self, stage: Stage, planned: StagePlan, todo: Sequence[int]) -> Iterator[tuple[int, list]]:
-        """Yield this rank's chunks with what their work reads; stop early where the ranks must agree."""
-        # Taking pages anew costs time: only where the gaps that a chunk leaves in the heap might not fit in.
-        tight = 2 * planned.peak > self.resources.memory
-        for numbers in planned.rounds(stage, self.arrays.placements, todo):
-            read = self._gather(stage, numbers)
-            for number in numbers[self.comm.rank]:
-                if self.agreement.interrupted():
-                    break
-                self.logbook.turn_to(stage, number)
-                try:
-                    inputs = read(number)
-                except Exception as error:
-                    self.agreement.record(error, f"stage {stage.name}, input of chunk {number}")
-                    break
-                yield number, inputs
-                del inputs
-                if tight:
-                    give_back()
-            # One round is let go before the next one comes.
-            del read
-
-    def _gather(self, stage: Stage, shares: list[list[int]]):
-        """Exchange what the chunks in `shares` read from memory; return a reader of one. Collective."""
-        if self.arrays.is_exchanged(stage):
-            self._agree()
-        return self.arrays.gather(stage, shares)
+        self._rounds.agree()
 
     def _keep(
         self,
@@ -445,16 +325,6 @@ class Executor:
                 say(self.comm, f"mpiimg: {self.options.label}warning: {warning}")
         self.warnings += warnings
 
-    def _guarded(self, function, where: str) -> None:
-        try:
-            function()
-        except Exception as error:
-            self.agreement.record(error, where)
-
-    def _agree(self) -> None:
-        self.logbook.wait("waits for the other ranks")
-        self.agreement.agree()
-
     def _time(self, stage: Stage, planned: StagePlan, started, cpu, before, done: int) -> None:
         """Note what a stage took, over all ranks. Collective."""
         sent, messages = self.traffic.bytes_sent - before.bytes_sent, self.traffic.messages - before.messages
@@ -488,21 +358,3 @@ def _row(stage: Reduce, values: Any) -> np.ndarray:
     """Return what the work on a chunk returned as a row of the array of rows, (1, *shape)."""
     shape, dtype = stage.row
     return np.asarray(values, dtype=dtype).reshape(1, *shape)
-
-
-def _write_head(path: Path, head: bytes) -> tuple[int, int]:
-    """Begin a file; return bytes and CRC32."""
-    path.write_bytes(head)
-    return len(head), crc_of(head)
-
-
-def _write_members(path: Path, descriptor: int, members: Sequence[bytes], position: int) -> None:
-    with naming(path):
-        for member in members:
-            write_fully(descriptor, member, position)
-            position += len(member)
-
-
-def _sync(path: Path, descriptor: int) -> None:
-    with naming(path):
-        os.fdatasync(descriptor)

@@ -26,6 +26,9 @@ PAGE = 1 << 16
 #: Bytes of pages that are read at once where not all of them are wanted.
 WINDOW = 4 * PAGE
 
+#: Blocks of which a reader remembers how they lie in their file.
+MANY_BLOCKS = 1 << 10
+
 #: How sums are kept.
 SUM = np.dtype("<u4")
 
@@ -68,13 +71,21 @@ class PageTable(BoxTable):
         self.nbytes = self.items() * np.dtype(array.dtype).itemsize
         self.first = np.concatenate([[0], np.cumsum(-(-self.nbytes // PAGE))])
 
-    def pieces(self, box: Box) -> list[tuple[int, list[tuple[int, int]]]]:
-        """Return the numbers of the blocks that share items with `box`, ascending, and what they share."""
-        numbers, parts = self.parts(box)
-        return [
-            (number, [(start, stop) for start, stop in part])
-            for number, part in zip(numbers.tolist(), parts.tolist(), strict=True)
-        ]
+    def in_one_run(self, box: Box, numbers: np.ndarray, parts: np.ndarray) -> bool:
+        """Say whether `box` is whole blocks, numbered one after the other, and their bytes are so in it too.
+
+        `numbers` and `parts` are what :meth:`parts` returns.
+        """
+        if not len(numbers) or numbers[-1] - numbers[0] >= len(numbers):
+            return False
+        axis = next((axis for axis, (a, b) in enumerate(box) if b - a > 1), 0)
+        along, across = parts[:, axis], np.array(box[axis + 1 :], dtype=np.int64).reshape(-1, 2)
+        return bool(
+            (parts == self.boxes[numbers[0] : numbers[-1] + 1]).all()
+            and (parts[:, axis + 1 :] == across).all()
+            and (along[1:, 0] == along[:-1, 1]).all()
+            and (along[0, 0], along[-1, 1]) == box[axis]
+        )
 
     def __len__(self) -> int:
         return int(self.first[-1])
@@ -118,6 +129,7 @@ class PagedReader:
 
     def __init__(self, file: RawFile, array: AnyArray, pages: PageTable, sums: Sums):
         self._file, self._array, self._pages, self._sums = file, array, pages, sums
+        self._blocks: dict[int, _BlockPages] = {}
         # Made once: memory of this size, taken anew for each read, costs more than what is read into it.
         self._scratch = memoryview(bytearray(min(WINDOW + 2 * PAGE, int(pages.nbytes.max(initial=0)))))
 
@@ -131,11 +143,14 @@ class PagedReader:
         OSError
             It cannot be read.
         """
+        numbers, parts = self._pages.parts(box)
+        if self._pages.in_one_run(box, numbers, parts):
+            return self._read_blocks(box, int(numbers[0]), int(numbers[-1]) + 1)
         block = np.empty(box_shape(box), self._file.dtype)
-        pieces = self._pages.pieces(box)
-        if sum(box_size(part) for _, part in pieces) != block.size:
+        pieces = [[(a, b) for a, b in part] for part in parts.tolist()]
+        if sum(map(box_size, pieces)) != block.size:
             block[...] = 0
-        for number, part in pieces:
+        for number, part in zip(numbers.tolist(), pieces, strict=True):
             try:
                 pages = self._block(number)
                 pages.fill(block[box_slices(part, box)], pages.inside(part))
@@ -143,30 +158,47 @@ class PagedReader:
                 raise DamagedPage(number, 0) from None
         return block
 
+    def _read_blocks(self, box: Box, start: int, stop: int) -> np.ndarray:
+        """Return a box that is whole blocks, end to end."""
+        try:
+            block = self._file.read(box)
+            bounds = int(self._pages.first[start]), int(self._pages.first[stop])
+            expected = self._sums.read((bounds,)).tolist()
+        except FileEnds:
+            raise DamagedPage(start, 0) from None
+        data, own = memoryview(block.reshape(-1)).cast("B"), []
+        for nbytes in self._pages.nbytes[start:stop].tolist():
+            own += _sums(data[:nbytes])
+            data = data[nbytes:]
+        if own != expected:
+            page = bounds[0] + next(i for i, (a, b) in enumerate(zip(own, expected, strict=True)) if a != b)
+            number = int(np.searchsorted(self._pages.first, page, side="right")) - 1
+            raise DamagedPage(number, page - int(self._pages.first[number]))
+        return block
+
     def close(self) -> None:
         """Release the file."""
         self._file.close()
 
     def _block(self, number: int) -> _BlockPages:
-        box = tuple((start, stop) for start, stop in self._pages.boxes[number].tolist())
+        pages = self._blocks.get(number)
+        if pages is None:
+            if len(self._blocks) == MANY_BLOCKS:
+                self._blocks.clear()
+            box = tuple((start, stop) for start, stop in self._pages.boxes[number].tolist())
+            pages = self._blocks[number] = _BlockPages(self._file, self._array, number, box, self._scratch)
         bounds = int(self._pages.first[number]), int(self._pages.first[number + 1])
-        sums = self._sums.read((bounds,)).tolist()
-        return _BlockPages(self._file, self._array, number, box, sums, self._scratch)
+        pages.sums = self._sums.read((bounds,)).tolist()
+        return pages
 
 
 class _BlockPages:
     """The pages of one block, in which places are counted in bytes of its C order."""
 
-    def __init__(
-        self,
-        file: RawFile,
-        array: AnyArray,
-        number: int,
-        box: Box,
-        sums: Sequence[int],
-        scratch: memoryview,
-    ):
-        self._file, self._number, self._sums, self._scratch = file, number, sums, scratch
+    def __init__(self, file: RawFile, array: AnyArray, number: int, box: Box, scratch: memoryview):
+        #: CRC32 of each page.
+        self.sums: Sequence[int] = ()
+        self._file, self._number, self._scratch = file, number, scratch
         self._start = [start for start, _ in box]
         item = file.dtype.itemsize
         self._strides = [item]
@@ -229,7 +261,7 @@ class _BlockPages:
 
     def _verify(self, start: int, data: memoryview) -> None:
         page = start // PAGE
-        for own, expected in zip(_sums(data), self._sums[page:], strict=False):
+        for own, expected in zip(_sums(data), self.sums[page:], strict=False):
             if own != expected:
                 raise DamagedPage(self._number, page)
             page += 1

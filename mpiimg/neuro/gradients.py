@@ -107,7 +107,8 @@ def read_gradients(
             f"{bvals_path}: no volume with b <= {b0_threshold:g} s/mm^2 (lowest is {bvals.min():g}); "
             "a b0 is needed, raise --b0-threshold if that one is meant"
         )
-    bvecs = np.where(np.isfinite(bvecs).all(axis=1, keepdims=True), bvecs, 0.0)
+    # What is no number, or so large that it has no length, says nothing of a direction.
+    bvecs = np.where((np.abs(bvecs) < 1e100).all(axis=1, keepdims=True), bvecs, 0.0)
     length = lengths(bvecs)
     off = np.abs(length - 1) > UNIT_TOLERANCE
     weighted = bvals > b0_threshold

@@ -111,7 +111,8 @@ class Exposure(Case):
             warnings.simplefilter("ignore")
             image, variance, mask = self.planes(hdus)
             usable = ours["MASK"].data & NO_DATA == 0
-            seen = np.isfinite(image) & (variance > 0) & np.isfinite(variance)
+            # Larger numbers count as none, as docs/astro.md says.
+            seen = (np.abs(image) <= 1e15) & (variance > 0) & (variance <= 1e30)
             if mask is not None:
                 seen &= mask & NO_DATA == 0
             np.testing.assert_array_equal(usable, seen, told)

@@ -43,10 +43,9 @@ def table(draw, it):
 
 @mutation(Gradients, Kind.NEUTRAL)
 def transposed(it, draw):
-    rows = np.loadtxt(it.bvecs)
-    if draw(st.booleans()):
-        np.savetxt(it.bvecs, rows.T, fmt="%.9g")
-    np.savetxt(it.bvals, np.loadtxt(it.bvals), fmt="%g")
+    for path in draw(st.sampled_from([[it.bvals], [it.bvecs], [it.bvals, it.bvecs]])):
+        rows = [line.replace(",", " ").split() for line in path.read_text().splitlines() if line.strip()]
+        path.write_text("\n".join(map(" ".join, zip(*rows, strict=True))))
 
 
 @mutation(Gradients, Kind.NEUTRAL)

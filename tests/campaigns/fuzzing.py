@@ -160,7 +160,9 @@ _CLEAN: dict = {}
 
 
 def _check_refusal(it: Case, done, told: str, words) -> None:
-    lines = done.stderr.splitlines()
+    # What Open MPI's launcher says of a status that is not 0, between two lines of dashes.
+    lines = re.sub(r"^-{60,}\n.*?^-{60,}\n", "", done.stderr, flags=re.M | re.S).splitlines()
+    lines = [line for line in lines if line]
     if done.returncode == 2:
         errors = [line for line in lines if not line.startswith(("mpiimg: warning: ", "usage: "))]
         assert len(errors) == 1, told

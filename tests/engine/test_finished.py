@@ -187,7 +187,7 @@ def test_what_was_left_out_is_taken_up_as_long_as_the_work_is_there(out, capfd):
 def test_what_a_run_left_that_died_at_its_end_is_removed(out, capfd, monkeypatch):
     """It had published all, and no result is made again."""
     with monkeypatch.context() as patch:
-        patch.setattr("mpiimg.engine.run._clean", lambda *arguments: None)
+        patch.setattr("mpiimg.engine.run.clean", lambda *arguments: None)
         go(toy.regroup(), out)
     assert work_folder(toy.regroup(), out).exists()
     outcome, _ = again(toy.regroup(), out, capfd)

@@ -18,6 +18,7 @@ from mpiimg.engine import lease, plugins
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.checkpoint import Checkpoint, Journal, Mark, checksum
+from mpiimg.engine.folders import Folders
 from mpiimg.engine.lease import Kind, WorkLease
 from mpiimg.engine.log import run_status
 from mpiimg.engine.log.events import EventLog, read_events
@@ -26,7 +27,6 @@ from mpiimg.engine.mpi.agreement import Agreement
 from mpiimg.engine.mpi.stale_shm import remove_stale_segments
 from mpiimg.engine.needs import Part
 from mpiimg.engine.provenance import Provenance
-from mpiimg.engine.run import _Folders
 from mpiimg.engine.stage import Compute
 from mpiimg.engine.staged_file import create_staged, dataset_offset
 from mpiimg.errors import RunFailed
@@ -62,7 +62,7 @@ def test_a_refused_run_leaves_the_marks_of_one_that_began_at_the_same_time(tmp_p
     (work / "journal").mkdir(parents=True)
     events.mkdir()
     (work / "journal" / "marks.jsonl").touch()
-    _Folders(work, events, (events, work, work.parent), WorkLease(work, number)).remove_new()
+    Folders(work, events, (events, work, work.parent), WorkLease(work, number)).remove_new()
     assert (work / "journal" / "marks.jsonl").exists() == stays
     assert not events.exists()
 

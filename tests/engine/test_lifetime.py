@@ -232,7 +232,10 @@ def test_an_end_from_inside_is_a_failure_that_names_its_place(simulated, tmp_pat
     done = warm.run_tool(
         *run_words(function, simulated, out), ranks=ranks, python=sys.executable, check=False
     )
-    assert done.returncode == Exit.FAILED, done.stderr
+    # Hydra may tell of the rank that it killed.
+    assert done.returncode in ((Exit.FAILED,) if ranks is None else (Exit.FAILED, signal.SIGKILL)), (
+        done.stderr
+    )
     assert f"a user's function or a library called {how} in stage udf-f, chunk" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (out / "run.json").exists()

@@ -199,6 +199,7 @@ def altered(row, value):
         (BVALS, altered(4, 0), {"normalise": True}, "has length 0, not 1; give its direction or leave"),
         (BVALS, altered(4, np.nan), {"normalise": True}, "has length 0, not 1; give its direction or leave"),
         (BVALS, altered(4, np.inf), {"normalise": True}, "has length 0, not 1; give its direction or leave"),
+        (BVALS, altered(4, 1e300), {"normalise": True}, "has length 0, not 1; give its direction or leave"),
     ],
 )
 def test_bad_tables_are_refused_in_one_line(tmp_path, bvals, bvecs, options, said):

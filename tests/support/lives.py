@@ -58,7 +58,7 @@ class Death:
 
 def arm(death: Death) -> None:
     """Count a step at each place where a death might hurt."""
-    from mpiimg.engine import checkpoint, executor
+    from mpiimg.engine import checkpoint, executor, writing
     from mpiimg.engine import stores as store
     from mpiimg.engine.log import logbook
 
@@ -70,7 +70,7 @@ def arm(death: Death) -> None:
     around(store, "create_staged")
     around(checkpoint.Journal, "mark")
     around(checkpoint.Journal, "sync")
-    around(executor, "write_fully")
+    around(writing, "write_fully")
     around(pathlib.Path, "replace")
     around(shutil, "rmtree")
     around(logbook.Logbook, "turn_to")

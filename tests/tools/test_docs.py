@@ -23,6 +23,7 @@ FOREIGN = {
     "sbatch": {"--ntasks", "--mem", "--mem-per-cpu", "--constraint", "--array", "--signal"},
     "scancel": {"--signal"},
     "pip": {"--no-deps"},
+    "pytest": {"--hypothesis-seed"},
 }
 
 #: Programs of the checkout and how they say what flags they have.

@@ -87,7 +87,8 @@ def weigh(state: Survey) -> Reduce[tuple[float, ...]]:
         if chunk.number in lost:
             return 0.0
         positive = variance[np.isfinite(variance) & (variance > 0)]
-        return 1 / np.median(positive) if positive.size else 0.0
+        with np.errstate(over="ignore"):  # a variance next to nothing: the coadd says which patches it spoils
+            return 1 / np.median(positive) if positive.size else 0.0
 
     def finish(rows):
         used = {layout.footprints[number].patch for number in np.flatnonzero(rows)}

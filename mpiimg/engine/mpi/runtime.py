@@ -135,7 +135,7 @@ def guard(comm, function: Callable[[], int | None]) -> int:
         else:
             put(f"mpiimg: {who} aborts the job:\n{traceback.format_exc().rstrip()}", sys.stderr)
         time.sleep(0.2)  # a launcher that is told to abort drops what it has not passed on yet
-        lifetime().exits.disarm()  # what ends the process by exit() now is this
+        lifetime().exits.disarm()  # MPI ends the process by exit(), and there it is the run's own end
         comm.Abort(Exit.FAILED)
         # Abort may return before this process is ended, and one traceback is enough.
         raise SystemExit(int(Exit.FAILED)) from None

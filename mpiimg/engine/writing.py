@@ -1,0 +1,163 @@
+"""The files that a run writes: by all ranks at once into one, or by each into files of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mpiimg.engine.containment import Containment
+from mpiimg.engine.mpi.agreement import on_root
+from mpiimg.engine.mpi.runtime import progress
+from mpiimg.engine.mpi.waiting import soft_barrier
+from mpiimg.engine.plan import StagePlan
+from mpiimg.engine.raw import write_fully
+from mpiimg.engine.results import OUTPUTS, OwnFiles, crc_of, joined
+from mpiimg.engine.rounds import Rounds
+from mpiimg.engine.stage import Files, Sink
+from mpiimg.engine.system_errors import naming
+
+
+class ResultFiles:
+    """Writes the results of stages into the work folder, on all ranks.
+
+    Parameters
+    ----------
+    comm : communicator
+        Of the ranks.
+    work : Path
+        The work folder.
+    rounds : Rounds
+    containment : Containment
+    shown : bool
+        Draw a line of progress.
+    """
+
+    def __init__(self, comm, work: Path, rounds: Rounds, containment: Containment, shown: bool):
+        self._comm, self._work, self._rounds = comm, work, rounds
+        self._containment, self._shown = containment, shown
+        #: Size and checksum of each file that stages have written, by name; on rank 0.
+        self.written: dict[str, dict] = {}
+
+    def write(self, stage: Sink | Files, planned: StagePlan) -> None:
+        """Write the files of a stage. Collective."""
+        if isinstance(stage, Sink):
+            self._write_one(stage, planned)
+        else:
+            self._write_many(stage, planned)
+
+    def check(self, stage: Sink | Files, lost: Mapping[int, str]) -> None:
+        """See to it that a stage has written what it names, but for the files of units that failed.
+
+        On rank 0.
+
+        Raises
+        ------
+        RuntimeError
+            It has not.
+        """
+        left_out = {name for number in lost for name in stage.of_chunk(number)}
+        missing = [name for name in stage.files if name not in self.written and name not in left_out]
+        if missing:
+            raise RuntimeError(
+                f"has not written {', '.join(missing[:3])}, of {len(missing)} files that it names"
+            )
+
+    def _write_one(self, stage: Sink, planned: StagePlan) -> None:
+        """Write the bytes of all chunks in order: ranks take consecutive runs, round by round."""
+        path = self._work / OUTPUTS / stage.file
+        head = on_root(self._comm, lambda: _write_head(path, stage.head()))
+        position, sums = head[0], []
+        chunks = range(len(stage.grid))
+        opened: list[int] = []
+        self._rounds.guarded(lambda: opened.append(os.open(path, os.O_WRONLY)), f"stage {stage.name}")
+        self._rounds.agree()
+        descriptor = opened[0]
+        try:
+            with progress(self._comm, stage.name, len(chunks), self._shown) as tick:
+                for numbers in self._rounds.planned(stage, planned, chunks):
+                    position = self._write_round(stage, numbers, descriptor, position, sums)
+                    tick(sum(map(len, numbers)))
+            self._rounds.guarded(lambda: _sync(path, descriptor), f"stage {stage.name}")
+        finally:
+            os.close(descriptor)
+        self._rounds.agree()
+        parts = self._comm.gather(sums)
+        if parts is not None:
+            ordered = sorted(one for part in parts for one in part)
+            self.written[stage.file] = joined([head, *(part for _, part in ordered)])
+
+    def _write_round(
+        self,
+        stage: Sink,
+        numbers: list[list[int]],
+        descriptor: int,
+        position: int,
+        sums: list[tuple[int, tuple[int, int]]],
+    ) -> int:
+        """Make and write the bytes of one round of chunks; return where the next round begins.
+
+        Number, bytes and CRC32 of each of this rank's chunks are added to `sums`.
+        """
+        members = []
+        logbook = self._rounds.logbook
+        for number, blocks in self._rounds.one(stage, numbers):
+            try:
+                members.append(logbook.at_work(stage.work, stage.chunk(number), *blocks))
+                sums.append((number, (len(members[-1]), crc_of(members[-1]))))
+                logbook.done(stage, number, len(members[-1]))
+            except Exception as error:
+                self._rounds.agreement.record(error, f"stage {stage.name}, chunk {number}")
+            del blocks
+        logbook.wait("sizes of all ranks")
+        soft_barrier(self._comm)
+        size = sum(map(len, members))
+        start = position + (self._comm.exscan(size) or 0)
+        path = self._work / OUTPUTS / stage.file
+        self._rounds.guarded(lambda: _write_members(path, descriptor, members, start), f"stage {stage.name}")
+        return position + self._comm.allreduce(size)
+
+    def _write_many(self, stage: Files, planned: StagePlan) -> None:
+        """Let the work on each chunk write whole files; who wrote makes them durable, once for all chunks."""
+        own, sums = OwnFiles(self._work, self._comm.rank, stage.files), {}
+        for number, blocks in self._rounds.chunks(stage, planned, range(len(stage.grid))):
+            self._rounds.guarded(
+                lambda number=number, blocks=blocks: self._work_on(stage, number, own.folder(), blocks),
+                f"stage {stage.name}, chunk {number}",
+            )
+            self._rounds.logbook.done(stage, number, 0)
+            del blocks
+        self._rounds.agree()
+        self._rounds.guarded(lambda: sums.update(own.hand_over()), f"stage {stage.name}, its files")
+        self._rounds.agree()
+        for part in self._comm.gather(sums) or ():
+            self.written |= part
+
+    def _work_on(self, stage: Files, number: int, folder: Path, blocks: Sequence[Any]) -> None:
+        """Let the work on a chunk write its files; nothing stays of those of a unit that fails."""
+        try:
+            self._rounds.logbook.at_work(stage.work, stage.chunk(number), folder, *blocks)
+        except Exception as error:
+            if not self._containment.contain(stage, number, error):
+                raise
+            for name in stage.of_chunk(number):
+                (folder / name).unlink(missing_ok=True)
+
+
+def _write_head(path: Path, head: bytes) -> tuple[int, int]:
+    """Begin a file; return bytes and CRC32."""
+    path.write_bytes(head)
+    return len(head), crc_of(head)
+
+
+def _write_members(path: Path, descriptor: int, members: Sequence[bytes], position: int) -> None:
+    with naming(path):
+        for member in members:
+            write_fully(descriptor, member, position)
+            position += len(member)
+
+
+def _sync(path: Path, descriptor: int) -> None:
+    with naming(path):
+        os.fdatasync(descriptor)
