@@ -279,6 +279,19 @@ def test_lists_of_files(tmp_path, monkeypatch):
     refused("cannot read this list", "@nolist.txt")
 
 
+def test_files_of_one_name_whose_headers_tell_no_visit_are_two_exposures(tmp_path):
+    nowhere = {"EXPNUM": None, "CCDNUM": None, "DATE-OBS": None}
+    paths = [tmp_path / night / "img.fits" for night in ("night1", "night2")]
+    for path in paths:
+        path.parent.mkdir()
+        single(path, **nowhere)
+    assert [ref.visit for ref in find_exposures(paths)] == list(map(str, paths))
+    assert [ref.visit for ref in find_exposures(paths[:1])] == ["img"]
+    (tmp_path / "link").symlink_to(paths[0].parent)
+    refused("duplicate exposure", paths[0], tmp_path / "link" / "img.fits")
+    refused("duplicate exposure", *paths, paths[1])
+
+
 def test_a_bad_exposure_can_be_left_out(tmp_path):
     good, bad = single(tmp_path / "good.fits"), tmp_path / "bad.fits"
     bad.write_text("no FITS at all")

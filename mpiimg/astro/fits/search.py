@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mpiimg.astro.fits import maskplanes
@@ -90,7 +93,7 @@ def find_exposures(
     refuse_systematic(rejected or (), len(groups), "file")
     if not exposures and rejected is None:
         raise BadInput("no exposures: name at least one FITS file")
-    return sorted(exposures, key=survey_order)
+    return sorted(_told_apart(exposures), key=survey_order)
 
 
 def _found(first: Path, members: tuple[Path, ...], options: ReadOptions) -> list[ExposureRef]:
@@ -162,14 +165,30 @@ def _sibling(path: Path, letter: str) -> Path:
 
 
 def _refuse_duplicates(exposures: Sequence[ExposureRef], new: Sequence[ExposureRef]) -> None:
-    firsts = {(ref.band, ref.visit, ref.sensor): ref for ref in exposures}
+    firsts = {_measurement(ref): ref for ref in exposures}
     for ref in new:
-        twin = firsts.setdefault((ref.band, ref.visit, ref.sensor), ref)
+        twin = firsts.setdefault(_measurement(ref), ref)
         if twin is not ref:
             raise BadInput(
                 f"{ref.image.path}: duplicate exposure: band {ref.band}, visit {ref.visit}, sensor "
                 f"{ref.sensor} is also {twin.image.path}; leave one out, or give --visit and --sensor"
             )
+
+
+def _measurement(ref: ExposureRef) -> tuple[str, ...]:
+    """Return what two files of one measurement share."""
+    # Where the header tells no visit, the name of the file stands for it, which another night may have too.
+    by_name = ref.visit == _stem(ref.image.path)
+    return ref.band, ref.visit, ref.sensor, os.path.realpath(ref.image.path) if by_name else ""
+
+
+def _told_apart(exposures: Sequence[ExposureRef]) -> list[ExposureRef]:
+    """Return exposures of which no two have one visit: those that files of one name lend it have the path."""
+    counts = Counter((ref.band, ref.visit, ref.sensor) for ref in exposures)
+    return [
+        replace(ref, visit=str(ref.image.path)) if counts[ref.band, ref.visit, ref.sensor] > 1 else ref
+        for ref in exposures
+    ]
 
 
 def _find_in_file(path: Path, options: ReadOptions) -> list[ExposureRef]:
