@@ -16,6 +16,7 @@ import numpy as np
 
 from mpiimg.errors import BadInput
 from mpiimg.functions.declare import Declaration
+from mpiimg.functions.process import put_back
 
 #: Keywords that a function gets where it takes them.
 CONTEXT = ("affine", "bounds", "mask", "bvals", "bvecs", "header")
@@ -111,19 +112,24 @@ class Function:
         """Call it (or its partial) on blocks; of the context it gets what it asks for."""
         wants = self.wants
         taken = {name: value for name, value in context.items() if name in wants}
-        return self._called(*blocks, **taken, **({} if self.aggregate else self.params))
+        with put_back():
+            return self._called(*blocks, **taken, **({} if self.aggregate else self.params))
 
     def merge(self, one: Any, other: Any) -> Any:
         """Merge two partial results; they are added where the class has no merge."""
         merge = getattr(self.code, "merge", None)
         if merge is not None:
-            return merge(one, other)
+            with put_back():
+                return merge(one, other)
         return {key: one[key] + other[key] for key in one} if isinstance(one, dict) else one + other
 
     def finish(self, merged: Any) -> Any:
         """Return the result of merged partial results: these themselves where the class has no finish."""
         finish = getattr(self.code, "finish", None)
-        return merged if finish is None else finish(merged)
+        if finish is None:
+            return merged
+        with put_back():
+            return finish(merged)
 
     def provenance(self) -> dict[str, Any]:
         """Return all that results depend on beside their input."""
@@ -171,10 +177,8 @@ def load(origin: Origin) -> Any:
         Its file has no such function.
     """
     if origin.key not in _LOADED:
-        if origin.text is None:
-            module = importlib.import_module(origin.where)
-        else:
-            module = _module(origin)
+        with put_back():
+            module = importlib.import_module(origin.where) if origin.text is None else _module(origin)
         function = module
         for part in origin.name.split("."):
             function = getattr(function, part, None)

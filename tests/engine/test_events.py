@@ -241,6 +241,11 @@ def test_of_a_run_that_is_over(run, capsys, code, why, state, exit_status):
     for log in logs:
         log.write("end", status=int(code), why=why)
         log.close()
+    if state == "done":
+        out = status.describe(status.run_status(folder / "events"))
+        assert out.startswith(f"mpiimg-toy: lost: it was done, and its record {folder}/run.json is gone")
+        assert said(folder, capsys=capsys)[0] == Exit.FAILED
+        (folder / "run.json").touch()
     assert said(folder, capsys=capsys)[0] == exit_status
     out = status.describe(status.run_status(folder / "events"))
     assert out.startswith(f"mpiimg-toy: {state}" + (f": {why}" if why else ""))
@@ -384,6 +389,7 @@ def test_of_several_tools_in_one_folder(run, capsys):
     start(log, ranks=1)
     log.write("end", status=0, why="")
     log.close()
+    (folder / "run-mask.json").touch()
     out = said(folder, capsys=capsys)[1]
     assert out.index("running") < out.index("done")
     assert said(folder / "events-mask", capsys=capsys)[1].startswith("mpiimg-toy: done")

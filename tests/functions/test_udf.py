@@ -406,6 +406,17 @@ def test_a_run_that_failed_in_a_function_goes_on(simulated, tmp_path):
     assert 7 <= entry["resumed_chunks"] < entry["chunks"] == 24
 
 
+def test_what_a_function_changes_of_the_process_is_put_back(simulated, tmp_path):
+    """Paths of the command are relative to where it was given, and results may be read as others are."""
+    (tmp_path / "mine.py").write_text(
+        "import os\nos.chdir('/')\ndef same(block):\n    os.chdir('/')\n    os.umask(0o777)\n    return block\n"
+    )
+    shutil.copy(simulated.dwi, tmp_path / "in.nii.gz")
+    run("--udf", "mine.py:same", "--slices", 10, "in.nii.gz", "out.nii.gz", ranks=2, cwd=tmp_path)
+    np.testing.assert_array_equal(voxels(tmp_path / "out.nii.gz"), voxels(simulated.dwi))
+    assert (tmp_path / "out.nii.gz").stat().st_mode & 0o444 == 0o444
+
+
 def test_what_depends_on_a_function_that_changed_is_done_again(simulated, piped, tmp_path):
     for path in EXAMPLES.iterdir():
         if path.is_file():

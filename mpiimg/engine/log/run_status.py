@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mpiimg.engine.log.activity import last_activity
-from mpiimg.engine.log.events import MAX_TIME, rank_files, read_events
+from mpiimg.engine.log.events import MAX_TIME, rank_files, read_events, record_of
 from mpiimg.engine.mpi.processes import process_stat
 from mpiimg.engine.names import shown
 from mpiimg.errors import BadInput, Exit
@@ -127,6 +127,9 @@ def run_status(events: Path) -> RunStatus:
         raise BadInput(f"{shown(events)}: no events of a run; give the folder that a tool was given as --out")
     heard = max(log[-1]["time"] for log in logs.values())
     state, why = _state(logs, start, heard)
+    record = record_of(events)
+    if state == "done" and not record.exists():
+        state, why = "lost", f"it was done, and its record {shown(record)} is gone: nothing tells its results"
     if state == "lost" and (died_at := last_activity(events)):
         why += f"; {died_at}"
     stages = _stages(logs, start, state)

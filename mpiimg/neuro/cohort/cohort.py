@@ -95,8 +95,10 @@ def _run_cohort(cohort: Cohort, comm, options: Options, resources: Resources, pl
         process_scans(cohort, todo, states, chosen.sizes, comm, options)
     final = on_root(comm, _states, cohort)
     tell(comm, _summary(final))
-    # What another job has in work is not done either: that job may yet die.
-    return Exit.DONE if all(state.kind is Kind.DONE for state in final.values()) else Exit.PARTIAL
+    # What another job has in work is not done either: that job may yet die. Nor is another image's result.
+    outdated = {*changed} - {scan.name for scan in todo}
+    done = all(state.kind is Kind.DONE for state in final.values()) and not outdated
+    return Exit.DONE if done else Exit.PARTIAL
 
 
 def _check(cohort: Cohort, force: bool) -> dict[str, LeaseState]:
