@@ -409,7 +409,7 @@ def test_a_run_that_failed_in_a_function_goes_on(simulated, tmp_path):
 def test_what_a_function_changes_of_the_process_is_put_back(simulated, tmp_path):
     """Paths of the command are relative to where it was given, and results may be read as others are."""
     (tmp_path / "mine.py").write_text(
-        "import os\nos.chdir('/')\ndef same(block):\n    os.chdir('/')\n    os.umask(0o777)\n    return block\n"
+        "import os\nos.chdir('/')\ndef same(block):\n    os.chdir('/')\n    os.umask(511)\n    return block\n"
     )
     shutil.copy(simulated.dwi, tmp_path / "in.nii.gz")
     run("--udf", "mine.py:same", "--slices", 10, "in.nii.gz", "out.nii.gz", ranks=2, cwd=tmp_path)
