@@ -273,8 +273,10 @@ class _Stages:
         code = table["udf"]
         if callable(code):
             function = from_object(code, params, declared)
+        elif isinstance(code, str):
+            function = from_text(code, self.base, params, declared)
         else:
-            function = from_text(str(code), self.base, params, declared)
+            raise BadInput(f"{place}: udf = {code!r}: name a function as FILE.py:NAME or MODULE:NAME")
         return Entry(_named(table, function.name, place), function=function, write=_written(table, place))
 
     def request(self, values: Mapping[str, Any], inputs: Sequence, target: Path | None, name: str) -> Request:
