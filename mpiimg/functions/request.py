@@ -271,10 +271,15 @@ class _Stages:
             raise BadInput(f"{place}: params is a table, as in params = {{ strength = 0.5 }}")
         declared = {key: table.get(key) for key in DECLARED}
         code = table["udf"]
-        if callable(code):
-            function = from_object(code, params, declared)
-        else:
-            function = from_text(str(code), self.base, params, declared)
+        try:
+            if callable(code):
+                function = from_object(code, params, declared)
+            elif isinstance(code, str):
+                function = from_text(code, self.base, params, declared)
+            else:
+                raise BadInput(f"udf = {code!r}: name a function as FILE.py:NAME or MODULE:NAME")
+        except BadInput as error:
+            raise BadInput(f"{place}: {error}") from None
         return Entry(_named(table, function.name, place), function=function, write=_written(table, place))
 
     def request(self, values: Mapping[str, Any], inputs: Sequence, target: Path | None, name: str) -> Request:

@@ -37,6 +37,20 @@ class Work(Image):
         assert list(read_marks(journal))
         it.out.rename(folder / "killed")
 
+    def helped(self, words: str) -> bool:
+        """Free the folder by hand, where nothing says any more whose it is."""
+        claims = self.out / "work" / "dwi.neuro" / "claims"
+        owners = [path.relative_to(self.out) for path in claims.glob("1/owner*.json")]
+        sound = [
+            path
+            for path in owners
+            if (self.sound / "killed" / path).read_bytes() == (self.out / path).read_bytes()
+        ]
+        if sound or f"if you know that it is dead, remove {claims}" not in words:
+            return False
+        shutil.rmtree(claims)
+        return True
+
     def files(self, pattern: str = "*") -> list[Path]:
         """Return the files of the work folder, and what the run says of itself."""
         return sorted(path for path in self.out.rglob(pattern) if path.is_file() and path.stat().st_size)
