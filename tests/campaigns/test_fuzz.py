@@ -21,7 +21,7 @@ from campaigns.fuzzing import MUTATIONS, Kind, check
 from hypothesis import strategies as st
 from support import launch
 
-for family in ("images", "gradients", "exposures", "texts", "records"):
+for family in ("images", "gradients", "exposures", "spoilt_exposures", "texts", "records"):
     importlib.import_module(f"campaigns.fuzz_{family}")
 
 pytestmark = pytest.mark.tool
