@@ -179,17 +179,24 @@ class StagedStore:
         if not self._parallel:
             self._files[name].write(box, block)
         elif block.size:
-            dataset = self._handles[name][DATASET]
-            if isinstance(array, Ragged):
-                flat = block.reshape(-1)
-                for first, place, count in array.runs(box):
-                    dataset[first : first + count] = flat[place : place + count]
-            else:
-                dataset[box_slices(box)] = block
+            try:
+                self._write_by_mpio(name, box, block)
+            except OSError:
+                # MPI-IO does not say why it failed; what follows does, or succeeds.
+                self._files[name].write(box, block)
         started = time.monotonic()
         checksum = self._sums[name].note(number, block)
         self.seconds += time.monotonic() - started
         return checksum
+
+    def _write_by_mpio(self, name: str, box: Box, block: np.ndarray) -> None:
+        array, dataset = self._arrays[name][0], self._handles[name][DATASET]
+        if isinstance(array, Ragged):
+            flat = block.reshape(-1)
+            for first, place, count in array.runs(box):
+                dataset[first : first + count] = flat[place : place + count]
+        else:
+            dataset[box_slices(box)] = block
 
     def share(self) -> None:
         """Let all ranks read what this one wrote, or summed again; others see it after a barrier."""

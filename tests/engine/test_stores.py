@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pathlib
 import zlib
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from support.ranks import COMM
 
+from mpiimg.engine import raw
 from mpiimg.engine import stores as module
 from mpiimg.engine.array import Array, Ragged
 from mpiimg.engine.boxes import ChunkGrid, Partition, box_in_array, box_shape, box_slices
@@ -292,6 +294,35 @@ def test_the_staged_file_is_plain_hdf5(folder, parallel):
     with open(folder / "a.h5", "rb") as file:
         file.seek(dataset_offset(folder / "a.h5"))
         assert file.read(whole.nbytes) == whole.tobytes()
+
+
+@pytest.mark.skipif(not PARALLEL, reason="serial h5py")
+@pytest.mark.parametrize("disk_is_full", [False, True])
+def test_what_parallel_hdf5_fails_to_write_is_written_or_says_why(folder, monkeypatch, disk_is_full):
+    """MPI-IO gives no number for what went wrong."""
+
+    def fail(*arguments):
+        raise OSError("Can't write data (file write failed)")
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    whole, boxes, owners = toy()
+    store = staged(folder, True)
+    monkeypatch.setattr(StagedStore, "_write_by_mpio", fail)
+    if disk_is_full:
+        monkeypatch.setattr(raw, "write_fully", full)
+        store.create(Array("a", "vzyx", whole.shape, whole.dtype.name), boxes, owners)
+        for number in np.flatnonzero(owners == COMM.rank)[:1]:
+            with pytest.raises(OSError, match="No space left on device") as error:
+                store.write("a", int(number), whole[box_slices(boxes[number])])
+            assert error.value.filename == str(folder / "a.h5")
+    else:
+        fill(store, "a", whole, boxes, owners)
+        with open(folder / "a.h5", "rb") as file:
+            file.seek(dataset_offset(folder / "a.h5"))
+            assert file.read(whole.nbytes) == whole.tobytes()
+    store.close()
 
 
 @pytest.mark.parametrize("parallel", [False, *[True] * PARALLEL])

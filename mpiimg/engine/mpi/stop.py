@@ -21,7 +21,7 @@ _TAKEN_BY_MPI = (signal.SIGTERM, signal.SIGUSR1)
 GRACE = 3.0
 
 #: Further seconds for all ranks but the one that speaks for them.
-GRACE_OF_OTHERS = 2.0
+GRACE_OF_OTHERS = 7.0
 
 #: Seconds between looks while somebody asks, or might without our being told.
 _PAUSE = 0.2
