@@ -142,7 +142,7 @@ class PlacedArrays:
         for target, placement, result in zip(stage.targets, placements, results, strict=True):
             name, pieces = placement.array.name, result if isinstance(target, Pieces) else (result,)
             for block_number, piece in zip(placement.table.of_chunk(number), pieces, strict=True):
-                block = np.ascontiguousarray(piece, dtype=placement.array.dtype)
+                block = np.asarray(piece, dtype=placement.array.dtype, order="C")
                 if placement.staged:
                     sums.append(self._staged.write(name, block_number, block))
                 if placement.memory:

@@ -209,7 +209,8 @@ class Reduce(Stage, Generic[_V]):
     def rows(self) -> Array:
         """The array of all rows."""
         shape, dtype = self.row
-        return Array(f"{self.name}-rows", "k" + "abcdef"[: len(shape)], (len(self.grid), *shape), dtype)
+        axes = ("k", *(f"k{axis}" for axis in range(len(shape))))
+        return Array(f"{self.name}-rows", axes, (len(self.grid), *shape), dtype)
 
     @property
     def targets(self) -> tuple[Target, ...]:

@@ -5,7 +5,7 @@ A domain names no format: it calls :func:`read` and :func:`write`, and gets what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from mpiimg.engine.array import Array
+from mpiimg.engine.axes import axes_text, named_axes
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.inputs import Input, Reader
 from mpiimg.engine.needs import Chunk, Part
@@ -140,7 +141,7 @@ def writer(name: str) -> Callable[[Array], Writer]:
     return format.write
 
 
-def read(path: Path, name: str, axes: Iterable[str] = ()) -> Input:
+def read(path: Path, name: str, axes: Iterable[str | Sequence[str]] = ()) -> Input:
     """Look at the header of a file, on one rank.
 
     Parameters
@@ -148,8 +149,9 @@ def read(path: Path, name: str, axes: Iterable[str] = ()) -> Input:
     path : Path
     name : str
         Of the array that it becomes in the run.
-    axes : iterable of str
-        The axes that it may have, e.g. ("tyx", "yx"); any without them.
+    axes : iterable of str or tuple of str
+        The axes that it may have, e.g. ("tyx", "yx"), each as :func:`~mpiimg.engine.axes.named_axes` takes
+        them; any without them.
 
     Raises
     ------
@@ -171,9 +173,11 @@ def read(path: Path, name: str, axes: Iterable[str] = ()) -> Input:
     except Exception as error:
         what = " ".join(str(error).split()) or type(error).__name__
         raise BadInput(f"{path}: is no {_format(path.name).name} that can be read: {what}") from error
-    allowed = tuple(axes)
+    allowed = [named_axes(one) for one in axes]
     if allowed and source.array.axes not in allowed:
-        raise BadInput(f"{path}: has the axes {source.array.axes}, where {' or '.join(allowed)} are needed")
+        needed = " or ".join(axes_text(one).strip() for one in allowed)
+        has = axes_text(source.array.axes).strip()
+        raise BadInput(f"{path}: has the axes {has}, where {needed} are needed")
     return source
 
 
