@@ -442,9 +442,9 @@ class Output(Node):
     def parents(self):
         return self.call.parents
 
-    @property
-    def content(self):
-        return (self.call.content, self.number)
+    @cached_property
+    def key(self) -> str:
+        return f"{self.call.key}-{self.number}"
 
     @property
     def known(self) -> bool:
@@ -556,6 +556,10 @@ class Types:
     def learn(self, key: str, dtype: str) -> None:
         """Take the type of a stored node."""
         self._known[key] = dtype
+
+    def known(self, key: str) -> str | None:
+        """Return the type of a stored node by its key, None where it is not known yet."""
+        return self._known.get(key)
 
     def of(self, node: Node) -> str | None:
         """Return the type of a node, None where it is not known yet."""
