@@ -116,6 +116,18 @@ class ChunkGrid:
         )
 
 
+def runs_of_items(shape: Sequence[int], most: int) -> list[Box]:
+    """Return boxes that cut a dense array into runs of at most `most` items in storage, in their order."""
+    if math.prod(shape) <= max(most, 1):
+        return [tuple((0, n) for n in shape)] if math.prod(shape) else []
+    first, *rest = shape
+    step = max(most, 1) // math.prod(rest)
+    if not step:
+        return [((i, i + 1), *run) for i in range(first) for run in runs_of_items(rest, most)]
+    whole = tuple((0, n) for n in rest)
+    return [((i, min(i + step, first)), *whole) for i in range(0, first, step)]
+
+
 def blocks_along(length: int, at_most: int, thinnest: int = 1) -> int:
     """Return a thickness that cuts `length` into at most `at_most` blocks, none thinner than `thinnest`."""
     return max(1, min(length, max(thinnest, -(-length // at_most))))

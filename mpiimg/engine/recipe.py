@@ -61,6 +61,8 @@ class Recipe(Generic[_S]):
         Bytes of a rank with the libraries and kernels of the stages loaded, before it holds any data.
     packages : mapping of str to str
         Version by name of the installed packages that steps come from, and of what these require.
+    kept : frozenset of str
+        Arrays that stay when no later stage reads them, for whoever collects them at the end of the run.
     """
 
     tool: str
@@ -80,6 +82,7 @@ class Recipe(Generic[_S]):
     files: tuple[Path, ...] = ()
     baseline: int = BASELINE
     packages: Mapping[str, str] = field(default_factory=dict)
+    kept: frozenset[str] = frozenset()
 
     @cached_property
     def _expected(self) -> tuple[list[Stage], _S]:
