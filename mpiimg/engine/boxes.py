@@ -88,7 +88,7 @@ class ChunkGrid:
     block: tuple[int, ...]
 
     def __post_init__(self):
-        if not len(self.axes) == len(self.shape) == len(self.block) or min(self.block) < 1:
+        if not len(self.axes) == len(self.shape) == len(self.block) or min(self.block, default=1) < 1:
             raise ValueError(f"grid over {self.axes!r}: shape {self.shape} and block {self.block} do not fit")
 
     @cached_property
