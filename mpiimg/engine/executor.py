@@ -29,7 +29,7 @@ from mpiimg.engine.plan import Resources, StagePlan, plan_stage, still_read
 from mpiimg.engine.provenance import RESULT_LIBRARIES, Lineage, Provenance, versions
 from mpiimg.engine.recipe import Options, Recipe
 from mpiimg.engine.rounds import Rounds
-from mpiimg.engine.stage import Compute, Files, Reduce, Sink, Stage, Stages, Stream
+from mpiimg.engine.stage import Compute, Files, PlacedSink, Reduce, Sink, Stage, Stages, Stream
 from mpiimg.engine.stores import StagedStore
 from mpiimg.engine.writing import ResultFiles
 from mpiimg.errors import BadInput
@@ -170,7 +170,7 @@ class Executor:
         self.arrays.drop_others(names | set(self.recipe.staged_outputs))
         restart_peak()
         sizes = stage_sizes(stage)
-        if isinstance(stage, Sink | Files):
+        if isinstance(stage, Sink | PlacedSink | Files):
             done, value = set(), None
             planned = self._turn_to(stage, sizes, range(len(stage.grid)))
             self.files.write(stage, planned)

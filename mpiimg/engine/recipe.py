@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from mpiimg.engine.containment import Fault
 from mpiimg.engine.inputs import Input
 from mpiimg.engine.names import file_name
-from mpiimg.engine.stage import Stage, Stages, expected_stages
+from mpiimg.engine.stage import PlacedSink, Stage, Stages, expected_stages
 
 _S = TypeVar("_S")
 
@@ -162,11 +162,14 @@ def work_folder(recipe: Recipe, options: Options) -> Path:
 
 def output_names(recipe: Recipe) -> list[str]:
     """Return the names of all files that a run writes."""
-    files = [name for stage in recipe.expected for name in stage.files]
+    shared = {stage.file for stage in recipe.expected if isinstance(stage, PlacedSink) and stage.shared}
+    files = [name for stage in recipe.expected for name in stage.files if name not in shared]
+    files += sorted(shared)
     staged = [name for name, _ in recipe.staged_outputs.values()]
     return [*files, *staged, *recipe.documents(recipe.expected_state), recipe.record]
 
 
 def staged_bytes(recipe: Recipe) -> int:
     """Return an upper bound of what the work folder takes on disk: staged arrays and outputs."""
-    return sum(array.nbytes for stage in recipe.expected for array in stage.arrays)
+    placed = sum(stage.layout.nbytes for stage in recipe.expected if isinstance(stage, PlacedSink))
+    return placed + sum(array.nbytes for stage in recipe.expected for array in stage.arrays)
