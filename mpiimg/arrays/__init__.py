@@ -1,0 +1,1 @@
+"""Pipelines of a user's own, in public names: lazy arrays, items and tables."""
