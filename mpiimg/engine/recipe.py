@@ -166,4 +166,5 @@ def output_names(recipe: Recipe) -> list[str]:
 
 def staged_bytes(recipe: Recipe) -> int:
     """Return an upper bound of what the work folder takes on disk: staged arrays and outputs."""
-    return sum(array.nbytes for stage in recipe.expected for array in stage.arrays)
+    arrays = sum(array.nbytes for stage in recipe.expected for array in stage.arrays)
+    return arrays + sum(stage.expected_bytes for stage in recipe.expected)
