@@ -20,6 +20,7 @@ setup(
     scripts=sorted(str(p.relative_to(here)) for p in (here / "bin").glob("mpiimg-*")),
     install_requires=[
         "astropy>=6",
+        "cloudpickle>=3",
         "deflate>=0.7",
         "dipy>=1.12",
         "h5py>=3.10",

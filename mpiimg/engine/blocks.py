@@ -27,7 +27,7 @@ class BoxTable:
     @cached_property
     def ordered(self) -> bool:
         """Whether the blocks follow each other along the first axis."""
-        return bool((np.diff(self.boxes[:, 0], axis=0) >= 0).all())
+        return self.boxes.shape[1] > 0 and bool((np.diff(self.boxes[:, 0], axis=0) >= 0).all())
 
     def parts(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
         """Return the numbers of the blocks that share items with `box`, and what they share.

@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from mpiimg.engine.recipe import Options, Recipe
 from mpiimg.engine.record_store import MadeRecord, RecordStore
 from mpiimg.engine.recording import OutOfRoom, Recorder
 from mpiimg.engine.rounds import Rounds
-from mpiimg.engine.stage import Compute, Files, Records, Reduce, Sink, Stage, Stages, Stream
+from mpiimg.engine.stage import Compute, Files, PlacedSink, Records, Reduce, Sink, Stage, Stages, Stream
 from mpiimg.engine.stores import StagedStore
 from mpiimg.engine.writing import ResultFiles
 from mpiimg.errors import BadInput
@@ -107,6 +107,15 @@ class Executor:
         except StopIteration as end:
             self.state = end.value
 
+    def collect(self, function: Callable[[PlacedArrays], object]) -> None:
+        """Call a function with the arrays as they are when all stages have run. Collective.
+
+        What it raises ends the work of all ranks, as an error in a chunk does. It may call what is collective
+        of the arrays, on every rank alike.
+        """
+        self._rounds.guarded(lambda: function(self.arrays), "collecting results")
+        self._rounds.agree()
+
     def _next(self, stages: Stages, value: Any) -> Stage:
         """Return the next stage; what a step raises between stages it raises on all ranks alike."""
         try:
@@ -161,10 +170,11 @@ class Executor:
         """Run a stage; return the value of a reduction, else which chunks failed, if any. Collective."""
         started, before = time.monotonic(), copy.copy(self.traffic)
         cpu = time.process_time()
-        self.arrays.drop_others(still_read(self._stages, stage.name) | set(self.recipe.staged_outputs))
+        names = still_read(self._stages, stage.name, self.recipe.kept)
+        self.arrays.drop_others(names | set(self.recipe.staged_outputs))
         restart_peak()
         sizes = stage_sizes(stage)
-        if isinstance(stage, Sink | Files):
+        if isinstance(stage, Sink | PlacedSink | Files):
             done, value = set(), None
             planned = self._turn_to(stage, sizes, range(len(stage.grid)))
             self.files.write(stage, planned)

@@ -8,19 +8,25 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mpiimg.engine.array import AnyArray, Array
+from mpiimg.engine.axes import named_axes
 from mpiimg.engine.boxes import Box, box_size, runs
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """The unit of work: its number, its bounds by axis, and the same with names."""
+    """The unit of work: its number, the names of the axes that are cut, and its bounds along them."""
 
     number: int
-    axes: str
+    axes: tuple[str, ...]
     box: Box
+
+    def __post_init__(self):
+        if not isinstance(self.axes, tuple):
+            object.__setattr__(self, "axes", named_axes(self.axes))
 
     @property
     def bounds(self) -> dict[str, tuple[int, int]]:
+        """The bounds by axis."""
         return dict(zip(self.axes, self.box, strict=True))
 
 

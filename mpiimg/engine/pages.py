@@ -78,6 +78,8 @@ class PageTable(BoxTable):
         """
         if not len(numbers) or numbers[-1] - numbers[0] >= len(numbers):
             return False
+        if not box:
+            return True
         axis = next((axis for axis, (a, b) in enumerate(box) if b - a > 1), 0)
         along, across = parts[:, axis], np.array(box[axis + 1 :], dtype=np.int64).reshape(-1, 2)
         return bool(

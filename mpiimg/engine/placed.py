@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from mpiimg.engine.array import Ragged
 from mpiimg.engine.blocks import Placement
-from mpiimg.engine.boxes import Box
+from mpiimg.engine.boxes import Box, box_slices, runs_of_items
 from mpiimg.engine.exchanges import exchanged_needs, gathered_boxes
 from mpiimg.engine.inputs import Input
 from mpiimg.engine.mpi.memory import give_back
-from mpiimg.engine.needs import Chunk, Need, Pieces
+from mpiimg.engine.needs import Chunk, Need, Part, Pieces
 from mpiimg.engine.pages import DamagedPage
 from mpiimg.engine.raw import FileEnds
 from mpiimg.engine.record_index import OneByOne, RecordsOf
@@ -21,6 +22,9 @@ from mpiimg.engine.record_store import Places, RecordStore
 from mpiimg.engine.stage import Reduce, Stage
 from mpiimg.engine.stores import MemoryStore, StagedStore
 from mpiimg.errors import BadInput, DamagedData
+
+#: Bytes of a whole array that come from the memory of other ranks at a time.
+PIECE = 64 << 20
 
 
 class PlacedArrays:
@@ -176,7 +180,7 @@ class PlacedArrays:
         for target, placement, result in zip(stage.targets, placements, results, strict=True):
             name, pieces = placement.array.name, result if isinstance(target, Pieces) else (result,)
             for block_number, piece in zip(placement.table.of_chunk(number), pieces, strict=True):
-                block = np.ascontiguousarray(piece, dtype=placement.array.dtype)
+                block = np.asarray(piece, dtype=placement.array.dtype, order="C")
                 if placement.staged:
                     sums.append(self._staged.write(name, block_number, block))
                 if placement.memory:
@@ -201,6 +205,58 @@ class PlacedArrays:
             return lambda: self._read_staged(rows.name, box)
         (block,) = self._memory.collect(rows.name, [[box]] + [[]] * (self._comm.size - 1)) or (None,)
         return lambda: block
+
+    def whole(self, name: str, takers: Sequence[int]) -> np.ndarray | None:
+        """Return a whole array on the ranks `takers`, from wherever it lies, and None on others. Collective.
+
+        From memory it comes to the first of them in pieces, and from there to the others. Beside the array
+        a rank has a few pieces in hand.
+
+        Parameters
+        ----------
+        name : str
+            Of a dense array.
+        takers : sequence of int
+            At least one rank; every rank says the same.
+
+        Raises
+        ------
+        ValueError
+            It has items of different shapes.
+        MemoryError
+            A taker has not enough for it; raised on all ranks.
+        DamagedData
+            What is in its file is not what was written; raised where that was read.
+        """
+        mine = self._comm.rank in takers
+        if name in self._inputs:
+            array = self._inputs[name].array
+        else:
+            array = self.placements[name].array
+        if isinstance(array, Ragged):
+            raise ValueError(f"array {name} has items of different shapes: read them one by one")
+        if name not in self._memory:
+            return self._read({}, Part(array), array.part({})) if mine else None
+        result, lacks = None, False
+        try:
+            result = np.empty(array.shape, array.dtype) if mine else None
+        except MemoryError:
+            lacks = True
+        if self._comm.allreduce(lacks):
+            raise MemoryError(f"a rank has no room for array {name} of {array.nbytes} bytes")
+        group = self._comm.Split(0 if mine else 1, takers.index(self._comm.rank) if mine else 0)
+        try:
+            for box in runs_of_items(array.shape, PIECE // np.dtype(array.dtype).itemsize):
+                wanted = [[box] if rank == takers[0] else [] for rank in range(self._comm.size)]
+                blocks = self._memory.collect(name, wanted)
+                if mine:
+                    piece = result[*box_slices(box), ...]
+                    if blocks:
+                        piece[...] = blocks[0]
+                    group.Bcast(piece.reshape(-1).view(np.uint8))
+        finally:
+            group.Free()
+        return result
 
     def close(self) -> None:
         """Close the staged arrays. Collective."""

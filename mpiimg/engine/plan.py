@@ -7,7 +7,7 @@ may group them and place them, but never cut them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -247,10 +247,10 @@ def plan_recipe(recipe: Recipe, resources: Resources) -> list[tuple[Stage, Stage
     stages = _sized(recipe)
     _check(stages, recipe.baseline, resources)
     resources = resources.of(recipe)
-    plan = _plan_all(stages, resources)
+    plan = _plan_all(stages, resources, recipe.kept)
     worst = max((planned for _, planned in plan), key=lambda planned: planned.peak, default=None)
     if worst is not None and worst.peak > resources.memory:
-        raise BadInput(_in_memory_remedy(stages, resources, worst))
+        raise BadInput(_in_memory_remedy(stages, resources, recipe.kept, worst))
     return plan
 
 
@@ -260,13 +260,13 @@ def _sized(recipe: Recipe) -> list[tuple[Stage, StageSizes]]:
 
 
 def _plan_all(
-    sized: Sequence[tuple[Stage, StageSizes]], resources: Resources
+    sized: Sequence[tuple[Stage, StageSizes]], resources: Resources, kept: Set[str]
 ) -> list[tuple[Stage, StagePlan]]:
     placed: dict[str, Placement] = {}
     plan = []
     stages = [stage for stage, _ in sized]
     for stage, sizes in sized:
-        names = still_read(stages, stage.name)
+        names = still_read(stages, stage.name, kept)
         placed = {name: placement for name, placement in placed.items() if name in names}
         planned = _plan_stage(stage, sizes, resources, placed, range(len(stage.grid)))
         for name in planned.spilled:
@@ -326,12 +326,12 @@ def _min_memory_of(stage: Stage, sizes: StageSizes, baseline: int) -> int:
 
 
 def _in_memory_remedy(
-    stages: Sequence[tuple[Stage, StageSizes]], resources: Resources, worst: StagePlan
+    stages: Sequence[tuple[Stage, StageSizes]], resources: Resources, kept: Set[str], worst: StagePlan
 ) -> str:
     """Say what would let a run in memory go: staging, more memory, more ranks; each of them was tried."""
 
     def peak(ranks: int, memory: int) -> int:
-        plan = _plan_all(stages, dataclasses.replace(resources, ranks=ranks, memory=memory))
+        plan = _plan_all(stages, dataclasses.replace(resources, ranks=ranks, memory=memory), kept)
         return max(planned.peak for _, planned in plan)
 
     memory = worst.peak
@@ -351,10 +351,10 @@ def _in_memory_remedy(
     )
 
 
-def still_read(stages: Sequence[Stage], name: str) -> set[str]:
-    """Return the names of arrays that stage `name` of `stages` or a later one reads."""
+def still_read(stages: Sequence[Stage], name: str, kept: Set[str] = frozenset()) -> set[str]:
+    """Return the names of arrays that stage `name` of `stages` or a later one reads, and of those `kept`."""
     index = [stage.name for stage in stages].index(name)
-    return {need.array.name for stage in stages[index:] for need in stage.reads}
+    return {need.array.name for stage in stages[index:] for need in stage.reads} | kept
 
 
 def _megabytes(count: int) -> int:

@@ -8,7 +8,7 @@ import stat
 from pathlib import Path, PurePosixPath
 
 from mpiimg.engine.recipe import Options, Recipe, output_names
-from mpiimg.engine.stage import Sink
+from mpiimg.engine.stage import PlacedSink, Sink
 from mpiimg.errors import BadInput
 
 #: Bytes that file systems allow a name, less what is added to one for a moment.
@@ -47,6 +47,8 @@ def prove_heads(recipe: Recipe) -> None:
     for stage in recipe.expected:
         if isinstance(stage, Sink):
             stage.head()
+        elif isinstance(stage, PlacedSink):
+            stage.prove()
 
 
 def _length(name: str) -> int:

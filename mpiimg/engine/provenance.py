@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from mpiimg.engine.axes import axes_text
 from mpiimg.engine.blocks import BlockTable
 from mpiimg.engine.boxes import Box, box_shape
 from mpiimg.engine.inputs import Input
@@ -95,7 +96,7 @@ class Lineage:
             return Provenance(digest(chunks), chunks)
         names = (*(need.array.name for need in stage.reads), *stage.follows)
         inputs = [self._origins[name].whole for name in names]
-        grid = (stage.grid.axes, stage.grid.shape, stage.grid.block)
+        grid = (axes_text(stage.grid.axes), stage.grid.shape, stage.grid.block)
         return Provenance(digest(stage.name, stage.parameters or {}, self._versions, inputs, grid))
 
     def _of_chunk(self, stage: Compute | Records, number: int) -> str:

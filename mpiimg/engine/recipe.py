@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from mpiimg.engine.containment import Fault
 from mpiimg.engine.inputs import Input
 from mpiimg.engine.names import file_name
-from mpiimg.engine.stage import Stage, Stages, expected_stages
+from mpiimg.engine.stage import PlacedSink, Stage, Stages, expected_stages
 
 _S = TypeVar("_S")
 
@@ -61,6 +61,8 @@ class Recipe(Generic[_S]):
         Bytes of a rank with the libraries and kernels of the stages loaded, before it holds any data.
     packages : mapping of str to str
         Version by name of the installed packages that steps come from, and of what these require.
+    kept : frozenset of str
+        Arrays that stay when no later stage reads them, for whoever collects them at the end of the run.
     """
 
     tool: str
@@ -80,6 +82,7 @@ class Recipe(Generic[_S]):
     files: tuple[Path, ...] = ()
     baseline: int = BASELINE
     packages: Mapping[str, str] = field(default_factory=dict)
+    kept: frozenset[str] = frozenset()
 
     @cached_property
     def _expected(self) -> tuple[list[Stage], _S]:
@@ -159,12 +162,15 @@ def work_folder(recipe: Recipe, options: Options) -> Path:
 
 def output_names(recipe: Recipe) -> list[str]:
     """Return the names of all files that a run writes."""
-    files = [name for stage in recipe.expected for name in stage.files]
+    shared = {stage.file for stage in recipe.expected if isinstance(stage, PlacedSink) and stage.shared}
+    files = [name for stage in recipe.expected for name in stage.files if name not in shared]
+    files += sorted(shared)
     staged = [name for name, _ in recipe.staged_outputs.values()]
     return [*files, *staged, *recipe.documents(recipe.expected_state), recipe.record]
 
 
 def staged_bytes(recipe: Recipe) -> int:
     """Return an upper bound of what the work folder takes on disk: staged arrays and outputs."""
-    arrays = sum(array.nbytes for stage in recipe.expected for array in stage.arrays)
-    return arrays + sum(stage.expected_bytes for stage in recipe.expected)
+    placed = sum(stage.layout.nbytes for stage in recipe.expected if isinstance(stage, PlacedSink))
+    records = sum(stage.expected_bytes for stage in recipe.expected)
+    return placed + records + sum(array.nbytes for stage in recipe.expected for array in stage.arrays)

@@ -187,18 +187,20 @@ def _sums_of_staged(
 ) -> dict[str, dict[str, Any]]:
     """Complete the staged files that are results; return their checksums, of which each rank makes a part."""
     sizes = on_root(comm, _complete_staged, recipe, work, placements)
-    sums = {}
-    for name, size in sizes.items():
-        ends = Partition.even(-(-size // _PIECE), comm.size).owned(comm.rank)
-        part = error = None
-        try:
-            part = sum_of_range(work / OUTPUTS / name, ends.start * _PIECE, min(ends.stop * _PIECE, size))
-        except OSError as problem:
-            error = problem
-        soft_barrier(comm)
-        parts = comm.gather((part, error))
-        sums[name] = on_root(comm, _joined_parts, parts)
-    return sums
+    return {name: sum_of_shared(comm, work / OUTPUTS / name, size) for name, size in sizes.items()}
+
+
+def sum_of_shared(comm, path: Path, size: int) -> dict[str, Any]:
+    """Return what the record says of a file of `size` bytes, of which each rank reads a part. Collective."""
+    ends = Partition.even(-(-size // _PIECE), comm.size).owned(comm.rank)
+    part = error = None
+    try:
+        part = sum_of_range(path, ends.start * _PIECE, min(ends.stop * _PIECE, size))
+    except OSError as problem:
+        error = problem
+    soft_barrier(comm)
+    parts = comm.gather((part, error))
+    return on_root(comm, _joined_parts, parts)
 
 
 def _joined_parts(parts: Iterable[tuple]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -216,7 +217,8 @@ class Reduce(Stage, Generic[_V]):
     def rows(self) -> Array:
         """The array of all rows."""
         shape, dtype = self.row
-        return Array(f"{self.name}-rows", "k" + "abcdef"[: len(shape)], (len(self.grid), *shape), dtype)
+        axes = ("k", *(f"k{axis}" for axis in range(len(shape))))
+        return Array(f"{self.name}-rows", axes, (len(self.grid), *shape), dtype)
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -295,6 +297,47 @@ class Sink(Stage):
     @property
     def returned_bytes(self) -> int:
         return self.chunk_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacedSink(Stage):
+    """Write one file in which an array lies in one piece: each chunk's items at their places, by any rank.
+
+    Parameters
+    ----------
+    work : callable
+        Called as work(chunk, *blocks); returns the block of the chunk.
+    file : str
+        Name of the file, below the folder of results.
+    layout : Array
+        The array as it lies in the file, in C order. Chunks are of its axes.
+    stored : dtype
+        Of its items in the file, with their byte order.
+    create : callable
+        Called on one rank as create(path, further); makes the file with all that is not the array, and
+        returns the bytes before the array. `further` says whether a stage before this one has written to
+        it.
+    prove : callable
+        Called on one rank before the first stage; raises what would keep `create` from making a file.
+    shared : bool
+        Several stages may write to this file.
+    """
+
+    work: Callable[..., np.ndarray]
+    file: str
+    layout: Array
+    stored: np.dtype
+    create: Callable[[Path, bool], int]
+    prove: Callable[[], object] = bool
+    shared: bool = False
+
+    @property
+    def kind(self) -> str:
+        return "sink"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.file,)
 
 
 @dataclass(frozen=True, kw_only=True)

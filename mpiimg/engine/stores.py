@@ -175,7 +175,7 @@ class StagedStore:
         shape = tuple(b - a for a, b in box)
         if block.shape != shape:
             raise ValueError(f"block {number} of {name} has shape {block.shape}, not {shape}")
-        block = np.ascontiguousarray(block, dtype=array.dtype)
+        block = np.asarray(block, dtype=array.dtype, order="C")
         if not self._parallel:
             self._files[name].write(box, block)
         elif block.size:

@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mpiimg.engine.boxes import box_shape
 from mpiimg.engine.containment import Containment
 from mpiimg.engine.mpi.agreement import on_root
 from mpiimg.engine.mpi.runtime import progress
 from mpiimg.engine.mpi.waiting import soft_barrier
 from mpiimg.engine.plan import StagePlan
-from mpiimg.engine.raw import write_fully
-from mpiimg.engine.results import OUTPUTS, OwnFiles, crc_of, joined
+from mpiimg.engine.raw import RawFile, write_fully
+from mpiimg.engine.results import OUTPUTS, OwnFiles, crc_of, joined, sum_of_shared
 from mpiimg.engine.rounds import Rounds
-from mpiimg.engine.stage import Files, Sink
+from mpiimg.engine.stage import Files, PlacedSink, Sink
 from mpiimg.engine.system_errors import naming
 
 
@@ -40,14 +41,16 @@ class ResultFiles:
         #: Size and checksum of each file that stages have written, by name; on rank 0.
         self.written: dict[str, dict] = {}
 
-    def write(self, stage: Sink | Files, planned: StagePlan) -> None:
+    def write(self, stage: Sink | PlacedSink | Files, planned: StagePlan) -> None:
         """Write the files of a stage. Collective."""
         if isinstance(stage, Sink):
             self._write_one(stage, planned)
+        elif isinstance(stage, PlacedSink):
+            self._write_placed(stage, planned)
         else:
             self._write_many(stage, planned)
 
-    def check(self, stage: Sink | Files, lost: Mapping[int, str]) -> None:
+    def check(self, stage: Sink | PlacedSink | Files, lost: Mapping[int, str]) -> None:
         """See to it that a stage has written what it names, but for the files of units that failed.
 
         On rank 0.
@@ -118,6 +121,43 @@ class ResultFiles:
         self._rounds.guarded(lambda: _write_members(path, descriptor, members, start), f"stage {stage.name}")
         return position + self._comm.allreduce(size)
 
+    def _write_placed(self, stage: PlacedSink, planned: StagePlan) -> None:
+        """Write the blocks of all chunks at their places, in any order."""
+        path, where = self._work / OUTPUTS / stage.file, f"stage {stage.name}"
+        offset, size = on_root(
+            self._comm, lambda: _create_placed(path, stage, stage.file in self.written), where=where
+        )
+        opened: list[RawFile] = []
+        self._rounds.guarded(
+            lambda: opened.append(RawFile(path, offset, stage.layout.shape, stage.stored, writable=True)),
+            where,
+        )
+        self._rounds.agree()
+        try:
+            for number, blocks in self._rounds.chunks(stage, planned, range(len(stage.grid))):
+                self._rounds.guarded(
+                    lambda number=number, blocks=blocks: self._place(stage, number, opened[0], blocks),
+                    f"{where}, chunk {number}",
+                )
+                del blocks
+            self._rounds.guarded(opened[0].sync, where)
+        finally:
+            opened[0].close()
+        self._rounds.agree()
+        self._rounds.logbook.wait("checksums of all ranks")
+        said = sum_of_shared(self._comm, path, size)
+        on_root(self._comm, lambda: self.written.update({stage.file: said}))
+
+    def _place(self, stage: PlacedSink, number: int, file: RawFile, blocks: Sequence[Any]) -> None:
+        """Make the block of a chunk, and write it where it lies in the file."""
+        chunk = stage.chunk(number)
+        block = self._rounds.logbook.at_work(stage.work, chunk, *blocks)
+        box = stage.layout.part(chunk.bounds)
+        if block.shape != box_shape(box):
+            raise ValueError(f"the work returned the shape {block.shape}, and not {box_shape(box)}")
+        file.write(box, block)
+        self._rounds.logbook.done(stage, number, block.nbytes)
+
     def _write_many(self, stage: Files, planned: StagePlan) -> None:
         """Let the work on each chunk write whole files; who wrote makes them durable, once for all chunks."""
         own, sums = OwnFiles(self._work, self._comm.rank, stage.files), {}
@@ -149,6 +189,21 @@ def _write_head(path: Path, head: bytes) -> tuple[int, int]:
     """Begin a file; return bytes and CRC32."""
     path.write_bytes(head)
     return len(head), crc_of(head)
+
+
+def _create_placed(path: Path, stage: PlacedSink, further: bool) -> tuple[int, int]:
+    """Begin a file in which an array will lie; return the bytes before it, and those of the whole file.
+
+    All of what is not the array is durable then.
+    """
+    with naming(path):
+        offset = stage.create(path, further)
+        size = path.stat().st_size
+        if size < offset + stage.layout.nbytes:
+            raise ValueError(f"{stage.file}: is made with {size} bytes, in which the array has no room")
+        with open(path, "rb") as file:
+            os.fdatasync(file.fileno())
+    return offset, size
 
 
 def _write_members(path: Path, descriptor: int, members: Sequence[bytes], position: int) -> None:

@@ -1,115 +1,56 @@
 """Formats by the ending of a file: what is built in, and what installed packages bring.
 
 A domain names no format: it calls :func:`read` and :func:`write`, and gets what the file's ending stands for.
+What a format is stands in formats/interface.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
 from mpiimg.engine.array import Array
+from mpiimg.engine.axes import axes_text, named_axes
 from mpiimg.engine.boxes import ChunkGrid
-from mpiimg.engine.inputs import Input, Reader
-from mpiimg.engine.needs import Chunk, Part
-from mpiimg.engine.plugins import OF_FORMATS, installed, load_object, packages
-from mpiimg.engine.raw import sample_file
+from mpiimg.engine.inputs import Input
+from mpiimg.engine.needs import Need, Part
+from mpiimg.engine.plugins import OF_FORMATS, installed, load_object
 from mpiimg.engine.small_files import check_regular
-from mpiimg.engine.stage import Sink
+from mpiimg.engine.stage import Files, PlacedSink, Sink
 from mpiimg.engine.step import Output
 from mpiimg.errors import BadInput
+from mpiimg.formats.interface import (
+    AnyWriter,
+    FilesWriter,
+    Format,
+    PlacedWriter,
+    ResultArray,
+    split,
+)
+from mpiimg.formats.sources import FileInput, named, simple_input
+
+__all__ = [
+    "FORMATS",
+    "FileInput",
+    "Format",
+    "ResultArray",
+    "known",
+    "read",
+    "reader",
+    "result",
+    "stage_of",
+    "write",
+    "writer",
+]
 
 #: "module:attribute" of a :class:`Format` by ending without its first dot, such as tif or nii.gz; entry
 #: points are asked only for endings that are not in here.
 FORMATS: Mapping[str, str] = {}
-
-
-class Writer(Protocol):
-    """How an array becomes one file that all ranks fill: a head, then the bytes of chunk after chunk.
-
-    Attributes
-    ----------
-    grid : ChunkGrid
-        The chunks in the order of the file; they follow from the array alone.
-    chunk_bytes : int
-        The most bytes that :meth:`encode` returns.
-    """
-
-    grid: ChunkGrid
-    chunk_bytes: int
-
-    def head(self) -> bytes:
-        """Return what the file begins with; called on one rank."""
-        ...
-
-    def encode(self, chunk: Chunk, block: np.ndarray) -> bytes:
-        """Return the bytes of a chunk, whatever other chunks there are."""
-        ...
-
-
-@dataclass(frozen=True)
-class Format:
-    """A format of files.
-
-    Parameters
-    ----------
-    name : str
-        As a reader knows it, e.g. "TIFF".
-    read : callable, optional
-        Called as read(path, name) on one rank: looks at the header of a file and returns an
-        :class:`mpiimg.engine.inputs.Input` whose array has this name. What it raises says that the file is
-        broken.
-    write : callable, optional
-        Called as write(array), returns a :class:`Writer` of it.
-    """
-
-    name: str
-    read: Callable[[Path, str], Input] | None = None
-    write: Callable[[Array], Writer] | None = None
-
-
-@dataclass(frozen=True)
-class FileInput:
-    """An array in one file that every rank reads for itself; an :class:`mpiimg.engine.inputs.Input`.
-
-    Parameters
-    ----------
-    path : Path
-    array : Array
-        What it is in the run.
-    opener : callable
-        Called as opener(path) on each rank, returns a :class:`mpiimg.engine.inputs.Reader`.
-    """
-
-    path: Path
-    array: Array
-    opener: Callable[[Path], Reader]
-
-    parallel = True
-
-    @cached_property
-    def sample(self) -> tuple[int, int, int]:
-        """Size, time and a checksum of samples of the file; once known, it is sent with the input."""
-        return sample_file(self.path)
-
-    @cached_property
-    def identity(self) -> dict[str, str]:
-        """Type of the values, and versions of the packages that read them; likewise."""
-        return {"dtype": self.array.dtype, **packages(self.opener.__module__)}
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The file."""
-        return (self.path,)
-
-    def open(self) -> Reader:
-        """Open it for reading in any order."""
-        return self.opener(self.path)
 
 
 def reader(path: Path) -> Callable[[Path, str], Input]:
@@ -120,13 +61,15 @@ def reader(path: Path) -> Callable[[Path, str], Input]:
     BadInput
         No format does.
     """
-    format = _format(Path(path).name)
-    if format is None or format.read is None:
-        raise BadInput(f"{path}: no format reads files of this name; {_endings('read')}")
-    return format.read
+    format = _format(path)
+    if format is not None and format.read is not None:
+        return format.read
+    if format is not None and format.reader is not None:
+        return lambda path, name: simple_input(format.reader, path, name)
+    raise BadInput(f"{path}: no format reads files of this name; {_endings('reads')}")
 
 
-def writer(name: str) -> Callable[[Array], Writer]:
+def writer(name: str | Path) -> Callable[[ResultArray], AnyWriter]:
     """Return what writes files that end like `name`.
 
     Raises
@@ -136,32 +79,48 @@ def writer(name: str) -> Callable[[Array], Writer]:
     """
     format = _format(name)
     if format is None or format.write is None:
-        raise BadInput(f"{name}: no format writes files of this name; {_endings('write')}")
+        raise BadInput(f"{name}: no format writes files of this name; {_endings('writes')}")
     return format.write
 
 
-def read(path: Path, name: str, axes: Iterable[str] = ()) -> Input:
+def read(
+    path: Path,
+    name: str,
+    axes: Iterable[str | Sequence[str]] = (),
+    names: str | tuple[str, ...] | None = None,
+) -> Input:
     """Look at the header of a file, on one rank.
 
     Parameters
     ----------
     path : Path
+        Of a file, or of an array in one: "x.h5:/path", "x.fits[SCI]".
     name : str
         Of the array that it becomes in the run.
-    axes : iterable of str
-        The axes that it may have, e.g. ("tyx", "yx"); any without them.
+    axes : iterable of str or tuple of str
+        The axes that it may have, e.g. ("tyx", "yx"), each as :func:`~mpiimg.engine.axes.named_axes` takes
+        them; any without them.
+    names : str or tuple of str, optional
+        Other names of its axes, in the order in which users have them.
+
+    Returns
+    -------
+    Input
+        What else its format says of it is found by :func:`mpiimg.formats.sources.axes_of`, `space_of` and
+        `attrs_of`.
 
     Raises
     ------
     BadInput
         It is not there, of no known format, broken, or has other axes.
     """
-    path = Path(path)
-    read_header = reader(path)
+    path, file = Path(path), split(path)[0]
+    read_header, format = reader(path), _format(path)
     try:
-        check_regular(path)
-        with open(path, "rb"):
-            pass
+        if not (format.folder and file.is_dir()):
+            check_regular(file)
+            with open(file, "rb"):
+                pass
         source = read_header(path, name)
         _ = source.identity, source.sample  # looked at here, on one rank
     except BadInput:
@@ -170,38 +129,158 @@ def read(path: Path, name: str, axes: Iterable[str] = ()) -> Input:
         raise BadInput(f"{path}: cannot be read: {error.strerror or error}") from error
     except Exception as error:
         what = " ".join(str(error).split()) or type(error).__name__
-        raise BadInput(f"{path}: is no {_format(path.name).name} that can be read: {what}") from error
-    allowed = tuple(axes)
+        raise BadInput(f"{path}: is no {format.name} that can be read: {what}") from error
+    shape = source.array.shape
+    if 0 in shape:
+        lengths = "x".join(map(str, shape))
+        raise BadInput(f"{path}: its shape is {lengths}: there is nothing in it")
+    if names is not None:
+        source = named(source, names, path)
+    allowed = [named_axes(one) for one in axes]
     if allowed and source.array.axes not in allowed:
-        raise BadInput(f"{path}: has the axes {source.array.axes}, where {' or '.join(allowed)} are needed")
+        needed = " or ".join(axes_text(one).strip() for one in allowed)
+        has = axes_text(source.array.axes).strip()
+        raise BadInput(f"{path}: has the axes {has}, where {needed} are needed")
     return source
 
 
-def write(file: str | Path, array: Array) -> Sink:
+def write(file: str | Path, array: Array | ResultArray) -> Sink | PlacedSink | Files:
     """Declare the writing of an array to a file in the format that its ending names.
 
     Parameters
     ----------
     file : str or Path
         Its name, below the folder of results.
-    array : Array
+    array : Array or ResultArray
+        An array of the run of this name, which is read; a result may say more of it.
 
     Raises
     ------
     BadInput
-        No format writes files of this name.
+        No format writes files of this name, or not such an array.
     """
     made = writer(str(file))(array)
-    return Sink(
-        f"write-{file}",
-        made.grid,
-        reads=(Part(array),),
-        work=made.encode,
-        file=str(file),
-        head=made.head,
-        chunk_bytes=made.chunk_bytes,
+    source = (
+        Array(array.name, array.axes, array.shape, array.dtype) if isinstance(array, ResultArray) else array
+    )
+    return stage_of(file, made, array, (Part(source),))
+
+
+def stage_of(
+    file: str | Path,
+    made: AnyWriter,
+    array: Array | ResultArray,
+    reads: tuple[Need, ...],
+    work: Callable[..., np.ndarray] | None = None,
+    grid: ChunkGrid | None = None,
+    **fields: Any,
+) -> Sink | PlacedSink | Files:
+    """Declare the writing of what `work` makes of what is read, by a writer of some format.
+
+    Parameters
+    ----------
+    file : str or Path
+        Name of the file, or of the folder, below the folder of results.
+    made : Writer, PlacedWriter or FilesWriter
+    array : Array or ResultArray
+        That the file will hold: its axes are those of the blocks that `work` returns.
+    reads : tuple of Need
+        What the work on a chunk reads. Chunks are of the axes of the writer.
+    work : callable, optional
+        Called as work(chunk, *blocks); returns the block of the chunk. By default the one block that is
+        read.
+    grid : ChunkGrid, optional
+        Other chunks than those of the writer; only of a :class:`PlacedWriter`.
+    **fields
+        As :class:`mpiimg.engine.stage.Stage` has them.
+    """
+    target, inside = split(file)
+    axes = named_axes(array.axes)
+    order = named_axes(getattr(made, "axes", None) or axes)
+    permutation = [axes.index(axis) for axis in order]
+    sizes = dict(zip(axes, array.shape, strict=True))
+
+    def ordered(chunk, *blocks):
+        block = blocks[0] if work is None else work(chunk, *blocks)
+        return np.ascontiguousarray(block.transpose(permutation))
+
+    name = f"write-{file}"
+    if hasattr(made, "encode"):
         # What is read, its bytes, and these encoded.
-        scratch=3 * made.chunk_bytes,
+        about = {"scratch": 3 * made.chunk_bytes, **fields}
+        return Sink(
+            name,
+            made.grid,
+            reads=reads,
+            work=lambda chunk, *blocks: made.encode(chunk, ordered(chunk, *blocks)),
+            file=str(target),
+            head=made.head,
+            chunk_bytes=made.chunk_bytes,
+            **about,
+        )
+    grid = grid or made.grid
+    layout = Array(array.name, order, tuple(sizes[axis] for axis in order), array.dtype)
+    largest = _largest_bytes(layout, grid)
+    about = {"scratch": 4 * largest, **fields}
+    if hasattr(made, "names"):
+        return _files(name, file, made, reads, ordered, about)
+    stored = getattr(made, "stored", None)
+    return PlacedSink(
+        name,
+        grid,
+        reads=reads,
+        work=ordered if stored is None else lambda chunk, *blocks: stored(ordered(chunk, *blocks)),
+        file=str(target),
+        layout=layout,
+        stored=np.dtype(made.dtype),
+        create=getattr(made, "create", None) or _creator(made, math.prod(layout.shape)),
+        prove=getattr(made, "head", bool),
+        shared=bool(inside),
+        **about,
+    )
+
+
+def _largest_bytes(array: Array, grid: ChunkGrid) -> int:
+    """Return the bytes of the largest chunk of an array."""
+    block = dict(zip(named_axes(grid.axes), grid.block, strict=True))
+    lengths = zip(named_axes(array.axes), array.shape, strict=True)
+    items = math.prod(min(block.get(axis, length), length) for axis, length in lengths)
+    return items * np.dtype(array.dtype).itemsize
+
+
+def _creator(made: PlacedWriter, items: int) -> Callable[[Path, bool], int]:
+    """Return what makes a file of a head, room for an array, and a tail."""
+
+    def create(path: Path, further: bool) -> int:
+        if further:
+            raise ValueError(f"{path.name}: two arrays are to become this file")
+        head, tail = made.head(), getattr(made, "tail", bytes)()
+        end = made.offset + items * np.dtype(made.dtype).itemsize
+        with open(path, "wb") as file:
+            file.write(head)
+            file.truncate(end)
+            file.seek(end)
+            file.write(tail)
+        return made.offset
+
+    return create
+
+
+def _files(name: str, file: str | Path, made: FilesWriter, reads, ordered: Callable, fields: dict) -> Files:
+    """Declare the writing of a folder; its documents come with the first chunk."""
+    folder, documents = Path(file), made.documents()
+
+    def work(chunk, where, *blocks):
+        if chunk.number == 0:
+            for document, data in documents.items():
+                path = where / folder / document
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+        made.work(chunk, where / folder, ordered(chunk, *blocks))
+
+    names = [*documents, *(one for number in range(len(made.grid)) for one in made.names(number))]
+    return Files(
+        name, made.grid, reads=reads, work=work, names=tuple(str(folder / one) for one in names), **fields
     )
 
 
@@ -224,9 +303,51 @@ def result(of: str, suffix: str, when: Literal["always", "end"] = "always") -> O
     return Output(of, stage, when)
 
 
-def _format(name: str) -> Format | None:
+@dataclass(frozen=True)
+class Known:
+    """What is known of a format, for lists of them.
+
+    Parameters
+    ----------
+    endings : tuple of str
+        Without their first dots.
+    name : str
+    reads, writes : bool
+    parallel : bool
+        Ranks read their own parts of a file.
+    needs : str
+        The extra that brings its library; "" where none is needed.
+    """
+
+    endings: tuple[str, ...]
+    name: str
+    reads: bool
+    writes: bool
+    parallel: bool
+    needs: str
+
+
+def known() -> list[Known]:
+    """Return what formats there are: those built in, then those of installed packages."""
+    endings: dict[str, list[str]] = {}
+    for ending, place in {**installed(OF_FORMATS), **FORMATS}.items():
+        endings.setdefault(place, []).append(ending)
+    rows = []
+    for place in dict.fromkeys((*FORMATS.values(), *endings)):
+        try:
+            one = load_object(place)
+        except BadInput as error:
+            one = Format(str(error))
+        reads = one.read is not None or one.reader is not None
+        rows.append(
+            Known(tuple(endings[place]), one.name, reads, one.write is not None, one.parallel, one.needs)
+        )
+    return rows
+
+
+def _format(name: str | Path) -> Format | None:
     """Return the format of the longest ending of `name` that there is one for."""
-    parts = Path(name).name.lower().split(".")
+    parts = split(name)[0].name.lower().split(".")
     endings = [".".join(parts[first:]) for first in range(1, len(parts))]
     for table in (lambda: FORMATS, lambda: installed(OF_FORMATS)):
         place = next((table()[ending] for ending in endings if ending in table()), None)
@@ -235,6 +356,7 @@ def _format(name: str) -> Format | None:
     return None
 
 
-def _endings(verb: str) -> str:
-    endings = sorted({*FORMATS, *installed(OF_FORMATS)})
+def _endings(verb: Literal["reads", "writes"]) -> str:
+    """Say which endings there are formats for."""
+    endings = sorted(ending for row in known() if getattr(row, verb) for ending in row.endings)
     return f"there are formats of {', '.join(endings)}" if endings else "there is none yet: install one"

@@ -16,7 +16,7 @@ import numpy as np
 
 from mpiimg.errors import BadInput
 from mpiimg.functions.declare import Declaration
-from mpiimg.functions.process import put_back
+from mpiimg.arrays.process import put_back
 
 #: Keywords that a function gets where it takes them.
 CONTEXT = ("affine", "bounds", "mask", "bvals", "bvecs", "header")

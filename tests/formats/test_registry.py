@@ -91,7 +91,7 @@ def test_another_file_is_another_input(formats, tmp_path):
         ("missing.raw", None, "missing.raw: cannot be read: No such file or directory"),
         ("broken.raw", b"what?", "is no PLAIN that can be read: it does not begin as it should"),
         ("good.raw", b"a format", "has the axes tyx, where yx are needed"),
-        ("some.xyz", b"", "no format reads files of this name; there are formats of gone.raw, raw"),
+        ("some.xyz", b"", "no format reads files of this name; there are formats of raw"),
         ("raw", b"", "no format reads files of this name"),
         ("some.gone.raw", b"", "no format reads files of this name"),
     ],

@@ -80,7 +80,7 @@ def sink(reads: Array, thickness: int, hook: Callable) -> Sink:
         hook("write", chunk.number)
         return gzip_member(np.ascontiguousarray(block).tobytes())
 
-    grid = ChunkGrid(reads.axes[0], reads.shape[:1], (thickness,))
+    grid = ChunkGrid(reads.axes[:1], reads.shape[:1], (thickness,))
     return Sink("write", grid, reads=(Part(reads),), work=compress, file=OUTPUT, head=lambda: HEAD)
 
 

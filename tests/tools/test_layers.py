@@ -26,9 +26,10 @@ MAY_IMPORT = {
     "neuro": {"neuro", *BELOW},
     "astro": {"astro", *BELOW},
     "simulate": {"simulate", "neuro", "astro", *BELOW},
-    "functions": {"functions", "neuro", "astro", *BELOW},
-    "tools": {"tools", "functions", "simulate", "neuro", "astro", *BELOW},
-    "demo": {"demo", "tools", "functions", "simulate", "neuro", "astro", *BELOW},
+    "arrays": {"arrays", "simulate", "neuro", "astro", *BELOW},
+    "functions": {"functions", "arrays", "neuro", "astro", *BELOW},
+    "tools": {"tools", "functions", "arrays", "simulate", "neuro", "astro", *BELOW},
+    "demo": {"demo", "tools", "functions", "arrays", "simulate", "neuro", "astro", *BELOW},
 }
 
 #: Rooms, or rooms within them, whose files must not import these libraries, wherever in the file.
