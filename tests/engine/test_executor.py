@@ -26,7 +26,7 @@ from mpiimg.engine.mpi.nodes import memory_per_rank
 from mpiimg.engine.plan import Resources, plan_recipe
 from mpiimg.engine.recipe import Options
 from mpiimg.engine.run import run
-from mpiimg.engine.stage import Compute, Reduce, Stream
+from mpiimg.engine.stage import Compute, Records, Reduce, Stream
 from mpiimg.engine.staged_file import dataset_offset
 from mpiimg.engine.stores import StagedStore
 from mpiimg.errors import BadInput, DamagedData, RunFailed, RunStopped
@@ -388,7 +388,9 @@ def test_a_stream_that_fails_in_the_middle_ends_all_ranks(fail, out):
 def total_chunks(made):
     """How many chunks have a mark of their own: all but those of sinks and files."""
     return sum(
-        len(stage.grid) for stage in made.recipe.expected if isinstance(stage, Stream | Compute | Reduce)
+        len(stage.grid)
+        for stage in made.recipe.expected
+        if isinstance(stage, Stream | Compute | Reduce | Records)
     )
 
 
