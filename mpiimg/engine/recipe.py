@@ -175,4 +175,5 @@ def output_names(recipe: Recipe) -> list[str]:
 def staged_bytes(recipe: Recipe) -> int:
     """Return an upper bound of what the work folder takes on disk: staged arrays and outputs."""
     placed = sum(stage.layout.nbytes for stage in recipe.expected if isinstance(stage, PlacedSink))
-    return placed + sum(array.nbytes for stage in recipe.expected for array in stage.arrays)
+    records = sum(stage.expected_bytes for stage in recipe.expected)
+    return placed + records + sum(array.nbytes for stage in recipe.expected for array in stage.arrays)
