@@ -270,8 +270,8 @@ def test_our_kernels_can_take_the_place_of_the_libraries_wherever_the_programs_c
     assert len(programs) == 2 and len(called) > 8
     for name in ("kernels", "mpiimg_kernels"):
         text = (folder / f"{workload}_{name}.py").read_text()
-        assert called <= set(ast.literal_eval(text.split("__all__ = ")[1].split("
-)")[0] + ")"))
+        names = text.split("__all__ = ")[1].split("\n)")[0]
+        assert called <= set(ast.literal_eval(f"{names})"))
 
 
 def test_a_file_of_something_else_is_refused_in_a_line(tmp_path):
