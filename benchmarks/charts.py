@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from pathlib import Path
 
@@ -91,12 +90,14 @@ def draw_study(panel, workload: str) -> list[str]:
 
 
 def scale(panel, values, label: str) -> None:
-    """Let the axis begin at a power of ten, and leave room for what stands beside the dots."""
+    """Make an axis of logarithms with room for what stands beside the dots."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     panel.set_xscale("log")
     panel.set_xlabel(label)
-    panel.set_xlim(10 ** math.floor(math.log10(min(values))), 6 * max(values))
+    first, last = min(values), max(values)
+    panel.set_xlim(first / 1.3, last * 4 * (last / first) ** 0.7)
+    panel.margins(y=0.08)
     panel.xaxis.set_minor_formatter(NullFormatter())
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
