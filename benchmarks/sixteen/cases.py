@@ -136,6 +136,19 @@ def agrees(name: str, result) -> bool:
     return _same(result, EXPECTED[name])
 
 
+def require(name: str, result) -> None:
+    """Raise an error that says how a result differs from NumPy's, if it does."""
+    if not agrees(name, result):
+        raise AssertionError(f"{name}: {_said(result)}, and not {_said(EXPECTED[name])}")
+
+
+def _said(value) -> str:
+    if isinstance(value, dict | list | tuple):
+        return f"{type(value).__name__} of {len(value)}"
+    value = np.asarray(value)
+    return f"{value.dtype} {value.shape} {value.ravel()[:4]}"
+
+
 def _same(one, other) -> bool:
     if isinstance(other, dict):
         return list(one) == list(other) and all(_same(one[key], other[key]) for key in other)

@@ -1,6 +1,6 @@
 """Run the sixteen operations on a system and compare with NumPy: check.py dask|spark|cubed.
 
-Prints a line for each: "yes", "by hand", "no" where the system's file has no such function, or what went wrong.
+Prints a line for each: "yes", "by hand", "no" where the system's file has none, or what went wrong.
 """
 
 from __future__ import annotations
