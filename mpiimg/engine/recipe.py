@@ -172,6 +172,11 @@ def output_names(recipe: Recipe) -> list[str]:
     return [*files, *staged, *recipe.documents(recipe.expected_state), recipe.record]
 
 
+def output_folders(recipe: Recipe) -> list[str]:
+    """Return the names of the folders in which a run decides what files it writes."""
+    return [name for stage in recipe.expected for name in stage.folders]
+
+
 def staged_bytes(recipe: Recipe) -> int:
     """Return an upper bound of what the work folder takes on disk: staged arrays and outputs."""
     placed = sum(stage.layout.nbytes for stage in recipe.expected if isinstance(stage, PlacedSink))
