@@ -183,17 +183,27 @@ def rehearsed(session: Any, targets: Sequence[Node], comm: Any) -> None:
     there = _kept(session, targets, comm)
     if not rehearsal.calls_to_rehearse(targets, there, session.types):
         return
-    facts = on_root(comm, lambda: _facts(session, targets, comm))
+    budget = session.budget(comm)
+    facts = on_root(comm, lambda: _facts(session, targets, budget))
     for key, dtype in facts.types.items():
         session.types.learn(key, dtype)
     session.costs.update(facts.costs)
     session.rehearsals += facts.seconds
 
 
-def _facts(session: Any, targets: Sequence[Node], comm: Any) -> rehearsal.Facts:
-    from mpiimg.arrays.rehearse import rehearse_apart
+def _facts(session: Any, targets: Sequence[Node], budget: int) -> rehearsal.Facts:
+    """Rehearse in a fresh interpreter, within what this rank may use. On one rank."""
+    from mpiimg.arrays.rehearse import in_fresh_interpreter, seconds_for
+    from mpiimg.engine.mpi.memory import anonymous_now
 
-    return rehearse_apart(session, targets)
+    calls = dict.fromkeys(getattr(node, "call_name", "") for node in walk(targets))
+    return in_fresh_interpreter(
+        rehearsal.rehearse,
+        tuple(targets),
+        timeout=seconds_for(session.timeout),
+        memory=max(budget - anonymous_now(), budget // 4),
+        name=", ".join(name for name in calls if name) or "the rehearsal",
+    )
 
 
 # --- Recipes ----------------------------------------------------------------------------------------------
