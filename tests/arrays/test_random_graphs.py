@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
-from random_graphs import graphs
+from support.random_graphs import graphs
 from hypothesis import HealthCheck, given, settings
 
 import mpiimg as mi
