@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpiimg.engine.blocks import BlockTable, Placement
+from mpiimg.engine.blocks import BlockTable, Placement, sums_of_runs
+from mpiimg.engine.box_table import box_items
 from mpiimg.engine.boxes import Partition
 from mpiimg.engine.exchanges import ExchangeForecast, exchanged_needs
 from mpiimg.engine.mpi.stream import BLOCKS_AHEAD
-from mpiimg.engine.needs import need_bytes
+from mpiimg.engine.needs import ChunkBoxes, Need
 from mpiimg.engine.rates import Rates
 from mpiimg.engine.stage import Reduce, Sink, Stage, Stream
 
@@ -57,22 +58,25 @@ class StageSizes:
 
 def stage_sizes(stage: Stage) -> StageSizes:
     """Work out what every chunk of `stage` reads and writes, which takes a while where there are many."""
-    chunks = [stage.chunk(number) for number in range(len(stage.grid))]
-    reads = [[need_bytes(need, need.boxes(chunk)) for chunk in chunks] for need in stage.reads]
-    tables = tuple(BlockTable(output, chunks) for output in stage.targets)
+    reads = [_bytes_of_chunks(need, stage) for need in stage.reads]
+    tables = tuple(BlockTable(output, stage.grid) for output in stage.targets)
     writes = [
         table.chunk_items() * np.dtype(output.array.dtype).itemsize
         for table, output in zip(tables, stage.targets, strict=True)
     ]
     return StageSizes(
-        np.array(reads, np.int64).reshape(len(stage.reads), len(chunks)),
-        np.array(writes, np.int64).reshape(len(tables), len(chunks)),
+        np.array(reads, np.int64).reshape(len(stage.reads), len(stage.grid)),
+        np.array(writes, np.int64).reshape(len(tables), len(stage.grid)),
         np.array([need.copies for need in stage.reads], bool),
         tables,
     )
 
 
-# --- Exchanges --------------------------------------------------------------------------------------------
+def _bytes_of_chunks(need: Need, stage: Stage) -> np.ndarray:
+    """Return the bytes that each chunk takes of an array, (chunks,) int64."""
+    boxes, counts = ChunkBoxes(need, stage.grid).all()
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    return sums_of_runs(box_items(boxes), starts) * np.dtype(need.array.dtype).itemsize
 
 
 # --- Memory -----------------------------------------------------------------------------------------------
