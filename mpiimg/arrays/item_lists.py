@@ -40,16 +40,22 @@ def listed(given: Any, pattern: bool) -> tuple[list[Any], str]:
     if pattern:
         return _files(os.fspath(given)), f"files {os.fspath(given)}"
     values = list(given)
-    folders = sorted({os.path.dirname(os.fspath(one)) for one in values if isinstance(one, str | os.PathLike)})
+    folders = sorted(
+        {os.path.dirname(os.fspath(one)) for one in values if isinstance(one, str | os.PathLike)}
+    )
     return values, f"folders {folders}"
 
 
 def _files(pattern: str) -> list[Path]:
     found = sorted(glob.glob(pattern, recursive=True))
     if not found:
-        raise BadInput(f"items: {pattern}: there is no such file; a list of paths may be empty, a pattern not")
+        raise BadInput(
+            f"items: {pattern}: there is no such file; a list of paths may be empty, a pattern not"
+        )
     if found == [pattern] and os.path.isdir(pattern):
-        raise BadInput(f"items: {pattern}: is a folder; say which files of it: {os.path.join(pattern, '*.fits')!r}")
+        raise BadInput(
+            f"items: {pattern}: is a folder; say which files of it: {os.path.join(pattern, '*.fits')!r}"
+        )
     return [Path(one) for one in found]
 
 
@@ -85,7 +91,10 @@ def items_of(values: Sequence[Any], keys: Sequence[Key], is_path: bool) -> tuple
     BadInput
         A value is of a kind that cannot be kept.
     """
-    return tuple(_item(number, value, key, is_path) for number, (value, key) in enumerate(zip(values, keys, strict=True)))
+    return tuple(
+        _item(number, value, key, is_path)
+        for number, (value, key) in enumerate(zip(values, keys, strict=True))
+    )
 
 
 def _item(number: int, value: Any, key: Key, is_path: bool) -> Item:
@@ -95,7 +104,11 @@ def _item(number: int, value: Any, key: Key, is_path: bool) -> Item:
         raise BadInput(str(error)) from None
     paths = list(dict.fromkeys(_paths(value, is_path)))
     said = [_said_of_file(path) for path in paths]
-    name = str(value) if isinstance(value, os.PathLike) or (is_path and isinstance(value, str)) else f"item {key!r}"
+    name = (
+        str(value)
+        if isinstance(value, os.PathLike) or (is_path and isinstance(value, str))
+        else f"item {key!r}"
+    )
     identity = [len(data), f"{zlib.crc32(data):08x}", said]
     there = tuple(path for path, one in zip(paths, said, strict=True) if one is not None)
     return Item(key, value, name, identity, there, sum(one[0] for one in said if one is not None))

@@ -263,7 +263,8 @@ class Items:
         rows = [("Records", "known when they are made" if count is None else str(count))]
         rows += [("Made by", " | ".join(_told(self._items)))]
         body = "".join(
-            f"<tr><th style='text-align:left'>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in rows
+            f"<tr><th style='text-align:left'>{name}</th><td>{html.escape(value)}</td></tr>"
+            for name, value in rows
         )
         return f"<table><caption>mpiimg.{type(self).__name__}</caption>{body}</table>"
 
@@ -312,7 +313,9 @@ class Groups(Items):
 
     def group_by_key(self) -> Groups:
         """Refuse: they are groups already."""
-        raise BadInput("group_by_key: these are groups already; map them first, or flat_map them to other keys")
+        raise BadInput(
+            "group_by_key: these are groups already; map them first, or flat_map them to other keys"
+        )
 
 
 class _Constant:
@@ -342,7 +345,9 @@ def to_items(array: Any, axes: AxesLike) -> Items:
 # --- Steps ------------------------------------------------------------------------------------------------
 
 
-def _step(parent: ItemsNode, kind: str, given: Sequence[tuple[Any, str]], keywords: Mapping[str, Any]) -> Step:
+def _step(
+    parent: ItemsNode, kind: str, given: Sequence[tuple[Any, str]], keywords: Mapping[str, Any]
+) -> Step:
     ((call, name),) = given
     function, _ = _function(call, name, keywords, ("record",))
     return _with(parent, kind, (function,), _label(call))
@@ -354,7 +359,9 @@ def _with(parent: ItemsNode, kind: str, functions: tuple[Function, ...], label: 
     return made
 
 
-def _function(call: Any, step: str, keywords: Mapping[str, Any], takes: Sequence[str]) -> tuple[Function, str]:
+def _function(
+    call: Any, step: str, keywords: Mapping[str, Any], takes: Sequence[str]
+) -> tuple[Function, str]:
     """Return a user's function with its keywords, once it is known that Python will call it so.
 
     Parameters
@@ -369,7 +376,11 @@ def _function(call: Any, step: str, keywords: Mapping[str, Any], takes: Sequence
     if not callable(call):
         raise BadInput(f"{step}: takes a function, and not {type(call).__name__}")
     name = f"{step}({_called(call)})"
-    given = {word: value._node for word, value in keywords.items() if isinstance(getattr(value, "_node", None), Node)}
+    given = {
+        word: value._node
+        for word, value in keywords.items()
+        if isinstance(getattr(value, "_node", None), Node)
+    }
     plain = {word: value for word, value in keywords.items() if word not in given}
     takes_key = False
     try:
@@ -439,4 +450,3 @@ def _told(node: ItemsNode) -> list[str]:
     if isinstance(node, Step):
         return [*_told(node.parent), node.uses[-1 if node.kind != REDUCE else 1].name]
     return _told(node.parent)
-

@@ -59,7 +59,9 @@ class FilesOf:
 
     def _as_result(self, file: str) -> FilesResult:
         if not file.endswith("/"):
-            raise BadInput(f"write: {file}: files go into a folder; write its name with a slash: {file + '/'!r}")
+            raise BadInput(
+                f"write: {file}: files go into a folder; write its name with a slash: {file + '/'!r}"
+            )
         return FilesResult(self.node, self.function, file.rstrip("/"))
 
 
@@ -196,11 +198,18 @@ def computed(node: ItemsNode, root: int | None, memory: Any) -> list[tuple[Any, 
     from mpiimg.arrays.session import current
 
     with scripts.collective("compute", digest([node.key], root, str(memory))) as comm:
-        runs.check_root(root, comm)
+        _check_root(root, comm)
         budget = current().budget(comm, memory)
         result = Collected(node, max(budget - runs.BASELINE, 0) // 3)
         index = _carried_out(result, comm, memory)
         return result.gathered(comm, index, root)
+
+
+def _check_root(root: Any, comm: Any) -> None:
+    if root is not None and (
+        isinstance(root, bool) or not isinstance(root, int) or not 0 <= root < comm.size
+    ):
+        raise BadInput(f"compute: root = {root!r}: there are ranks 0 to {comm.size - 1}")
 
 
 def keys(node: ItemsNode) -> list[Any]:
@@ -215,4 +224,3 @@ def _carried_out(result: Collected, comm: Any, memory: Any) -> Index:
 
     outcome = runs.carried_out(current(), result, comm, memory)
     return index_of(outcome.state, result.node)
-

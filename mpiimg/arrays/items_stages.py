@@ -125,7 +125,7 @@ def stages(lowering: Lowering, node: ItemsNode) -> Stages[None]:
             given.setdefault(function, {})[name] = values[place]
         name = units.names(number)
         for key, made in records(steps, units.keys[number], value, given, name):
-            yield key, _kept_bytes(made, steps, name)
+            yield key, kept_bytes(made, steps, name)
 
     name = unique_name(lowering, node)
     costs = lowering.costs.get(node.key)
@@ -156,7 +156,14 @@ def unique_name(lowering: Lowering, node: ItemsNode) -> str:
     return name
 
 
-def _kept_bytes(made: Any, steps: Sequence[Step], name: str) -> list:
+def kept_bytes(made: Any, steps: Sequence[Step], name: str) -> list:
+    """Return a record as bytes, in pieces.
+
+    Raises
+    ------
+    BadInput
+        There is something in it that cannot be kept; the message names the function, the record and the place.
+    """
     try:
         return parts(made)
     except CannotKeep as error:
@@ -204,7 +211,8 @@ def _of_slices(lowering: Lowering, start: Slices) -> tuple[Given, ChunkGrid, Rea
     grid = ChunkGrid(along, lengths, (1,) * len(along))
     reads = Reads(lowering, grid)
     reads.add(
-        node, {axis: grid_cut(grid, axis) if axis in along else Cut.whole(n) for axis, n in node.sizes.items()}
+        node,
+        {axis: grid_cut(grid, axis) if axis in along else Cut.whole(n) for axis, n in node.sizes.items()},
     )
     index = tuple(0 if axis in along else slice(None) for axis in node.axes)
     places = list(itertools.product(*map(range, lengths)))
@@ -294,5 +302,3 @@ def _expected(units: Given, steps: Sequence[Step], costs: ItemCosts | None) -> I
         else:
             made += [(number, own if flat else key, size, None) for own, size in costs.made]
     return Index.of("", made, {})
-
-

@@ -21,7 +21,9 @@ class WrongRecord(TypeError):
     """A user's function returned something else than its step takes."""
 
 
-def records(steps: Sequence[Step], key: Key, value: Any, given: Given, name: str) -> Iterator[tuple[Key, Any]]:
+def records(
+    steps: Sequence[Step], key: Key, value: Any, given: Given, name: str
+) -> Iterator[tuple[Key, Any]]:
     """Yield what steps make of one record, with their keys.
 
     What one function gives to the next is what it would be if it had been kept in between: arrays are
@@ -125,7 +127,9 @@ class _Call:
 
     def _pair(self, one: Any, function: Function) -> tuple[Key, Any]:
         if not isinstance(one, tuple | list) or len(one) != 2:
-            what = f"{type(one).__name__} of {len(one)}" if isinstance(one, tuple | list) else type(one).__name__
+            what = (
+                f"{type(one).__name__} of {len(one)}" if isinstance(one, tuple | list) else type(one).__name__
+            )
             raise WrongRecord(f"{function.name}: yields a {what}, and must yield (key, record)")
         try:
             return checked_key(one[0]), one[1]

@@ -156,7 +156,9 @@ class OwnFolder:
         for folder in self._folder.glob("*"):
             for path in sorted(folder.rglob("*")):
                 if path.is_symlink() or not (path.is_file() or path.is_dir()):
-                    raise ValueError(f"{path.relative_to(folder)}: is no file, and cannot be a result; write a copy")
+                    raise ValueError(
+                        f"{path.relative_to(folder)}: is no file, and cannot be a result; write a copy"
+                    )
                 if path.is_file():
                     found.append((os.path.join(self._within, path.relative_to(folder)), int(folder.name)))
         return found
@@ -243,7 +245,9 @@ def _refuse_inputs(recipe: Recipe, options: Options, names: Iterable[str]) -> No
     inputs = {path.resolve() for path in recipe.files}
     for name in names:
         if (options.out / name).resolve() in inputs:
-            raise BadInput(f"{options.out / name}: is an input, which the result would replace; choose another folder")
+            raise BadInput(
+                f"{options.out / name}: is an input, which the result would replace; choose another folder"
+            )
 
 
 def _of_earlier(recipe: Recipe, options: Options, names: Iterable[str]) -> list[str]:
@@ -254,7 +258,9 @@ def _of_earlier(recipe: Recipe, options: Options, names: Iterable[str]) -> list[
         earlier = [str(name) for name in (record or {}).get("outputs", ())]
     except (DamagedRecord, OSError, TypeError):
         return []
-    return [one for one in earlier if one not in names and one.startswith(tuple(f"{name}/" for name in folders))]
+    return [
+        one for one in earlier if one not in names and one.startswith(tuple(f"{name}/" for name in folders))
+    ]
 
 
 def _write_documents(recipe: Recipe, work: Path, state: Any) -> dict[str, dict[str, Any]]:
