@@ -280,14 +280,23 @@ def _files(name: str, file: str | Path, made: FilesWriter, reads, ordered: Calla
     def work(chunk, where, *blocks):
         if chunk.number == 0:
             for document, data in documents.items():
-                path = where / folder / document
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(data)
+                (where / folder / document).write_bytes(data)
         made.work(chunk, where / folder, ordered(chunk, *blocks))
 
-    names = [*documents, *(one for number in range(len(made.grid)) for one in made.names(number))]
+    def of_chunk(number: int) -> tuple[str, ...]:
+        first = () if number else tuple(documents)
+        return tuple(str(folder / one) for one in (*first, *made.names(number)))
+
     return Files(
-        name, made.grid, reads=reads, work=work, names=tuple(str(folder / one) for one in names), **fields
+        name,
+        made.grid,
+        reads=reads,
+        work=work,
+        names=tuple(one for number in range(len(made.grid)) for one in of_chunk(number)),
+        of_chunk=of_chunk,
+        folder=str(folder),
+        marks=getattr(made, "marks", tuple(documents)),
+        **fields,
     )
 
 

@@ -111,7 +111,7 @@ class TiffWriter:
         colours = samples in (3, 4) and self.dtype.kind == "u" and self.dtype.itemsize <= 2
         more = samples - 3 if colours else max(samples - 1, 0)
         with tifffile.TiffWriter(file, bigtiff=size > BIG, byteorder="<", ome=self._ome) as writer:
-            offset, count = writer.write(
+            offset, _ = writer.write(
                 None,
                 shape=self.shape,
                 dtype=self.dtype,
@@ -123,8 +123,8 @@ class TiffWriter:
                 returnoffset=True,
                 **self._resolution(),
             )
-        if count != size:
-            raise ValueError(f"{self._result.name}: tifffile leaves {count} bytes for {size}")
+        if file.written(offset, offset + size) or file.size < offset + size:
+            raise ValueError(f"{self._result.name}: tifffile leaves no room of {size} bytes for the pixels")
         return offset, file.bytes(0, offset), file.bytes(offset + size, file.size)
 
     def _metadata(self) -> dict[str, Any]:
@@ -219,6 +219,11 @@ class _Hollow(io.RawIOBase):
         self._position += len(self._parts[-1][1])
         self.size = max(self.size, self._position)
         return len(self._parts[-1][1])
+
+    def written(self, start: int, stop: int) -> bool:
+        """Say whether anything but zeros has been written between `start` and `stop`."""
+        ends = ((place, place + len(data), data) for place, data in self._parts)
+        return any(any(data) for first, last, data in ends if first < stop and last > start)
 
     def bytes(self, start: int, stop: int) -> bytes:
         """Return what lies from `start` to `stop`."""

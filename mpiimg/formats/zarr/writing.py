@@ -61,6 +61,9 @@ class ZarrWriter:
         self.chunks, self.shards = shards(self.shape, np.dtype(result.dtype).itemsize, single)
         self.grid = ChunkGrid(self.axes, self.shape, self.shards)
 
+    #: What tells a Zarr store, of either version, from other folders.
+    marks = ("zarr.json", ".zarray", ".zgroup")
+
     def names(self, number: int) -> tuple[str, ...]:
         """Return the name of the one file of a shard."""
         place = np.unravel_index(number, self.grid.counts)
