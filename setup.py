@@ -51,7 +51,6 @@ setup(
             "astroscrappy",
             "bidsschematools",
             "hypothesis",
-            "ome-zarr-models",
             "pytest",
             "pytest-mpi",
             "ruff",
