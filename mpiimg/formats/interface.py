@@ -163,7 +163,11 @@ class FilesWriter(Protocol):
         ...
 
     def documents(self) -> Mapping[str, bytes]:
-        """Return the files that are of no chunk, by name below the folder."""
+        """Return the files that are of no chunk, by name below the folder.
+
+        The folder is one result, and replaces one that is there as a whole; but only one in which there is a
+        file of these names, or of those that an attribute `marks` has.
+        """
         ...
 
 

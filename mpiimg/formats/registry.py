@@ -51,17 +51,6 @@ __all__ = [
 #: "module:attribute" of a :class:`Format` by ending without its first dot, such as tif or nii.gz; entry
 #: points are asked only for endings that are not in here.
 FORMATS: Mapping[str, str] = {
-    "zarr": "mpiimg.formats.zarr:ZARR",
-    "ome.zarr": "mpiimg.formats.zarr:OME_ZARR",
-    "tif": "mpiimg.formats.tiff:TIFF",
-    "tiff": "mpiimg.formats.tiff:TIFF",
-    "ome.tif": "mpiimg.formats.tiff:OME_TIFF",
-    "ome.tiff": "mpiimg.formats.tiff:OME_TIFF",
-    "mif": "mpiimg.formats.mrtrix:FORMAT",
-    "mif.gz": "mpiimg.formats.mrtrix:FORMAT",
-    "mih": "mpiimg.formats.mrtrix:FORMAT",
-    "mgh": "mpiimg.formats.mgh:FORMAT",
-    "mgz": "mpiimg.formats.mgh:FORMAT",
     "nii": "mpiimg.formats.nifti.images:NIFTI",
     "nii.gz": "mpiimg.formats.nifti.images:NIFTI_GZ",
     **dict.fromkeys(("hdr", "img"), "mpiimg.formats.nifti.images:PAIR"),
@@ -70,6 +59,12 @@ FORMATS: Mapping[str, str] = {
     **dict.fromkeys(("fits.fz", "fz"), "mpiimg.formats.fits:COMPRESSED"),
     "npy": "mpiimg.formats.npy:NPY",
     **dict.fromkeys(("h5", "hdf5"), "mpiimg.formats.hdf5:HDF5"),
+    "zarr": "mpiimg.formats.zarr:ZARR",
+    "ome.zarr": "mpiimg.formats.zarr:OME_ZARR",
+    **dict.fromkeys(("tif", "tiff"), "mpiimg.formats.tiff:TIFF"),
+    **dict.fromkeys(("ome.tif", "ome.tiff", "ome.btf"), "mpiimg.formats.tiff:OME_TIFF"),
+    **dict.fromkeys(("mif", "mif.gz", "mih"), "mpiimg.formats.mrtrix:MRTRIX"),
+    **dict.fromkeys(("mgh", "mgz"), "mpiimg.formats.mgh:MGH"),
 }
 
 
@@ -296,9 +291,20 @@ def _files(name: str, file: str | Path, made: FilesWriter, reads, ordered: Calla
                 path.write_bytes(data)
         made.work(chunk, where / folder, ordered(chunk, *blocks))
 
-    names = [*documents, *(one for number in range(len(made.grid)) for one in made.names(number))]
+    def of_chunk(number: int) -> tuple[str, ...]:
+        first = () if number else tuple(documents)
+        return tuple(str(folder / one) for one in (*first, *made.names(number)))
+
     return Files(
-        name, made.grid, reads=reads, work=work, names=tuple(str(folder / one) for one in names), **fields
+        name,
+        made.grid,
+        reads=reads,
+        work=work,
+        names=tuple(one for number in range(len(made.grid)) for one in of_chunk(number)),
+        of_chunk=of_chunk,
+        folder=str(folder),
+        marks=getattr(made, "marks", tuple(documents)),
+        **fields,
     )
 
 
