@@ -146,6 +146,14 @@ SPARK = {"needs": ("pyspark", "java"), "shared": "spark_context.py"}
 ONE_WORKER = ", one worker"
 ALONE = {"tables": (), "ranks": 1}
 
+#: What the name of a system ends with that does its work by mpiimg's kernels in place of the libraries.
+OUR_KERNELS = ", mpiimg's kernels"
+
+
+def kernels_of(workload: str) -> dict:
+    """Return what makes a program do its work by mpiimg's kernels."""
+    return {"flags": ("--kernels", f"{workload}_mpiimg_kernels"), "tables": ("best",)}
+
 
 def with_astro(known: dict) -> dict:
     return known | {"needs": known["needs"] + ASTRO}
@@ -160,6 +168,8 @@ SYSTEMS = (
     System("Dask array" + ONE_WORKER, "neuro", "neuro_dask_array.py", **DASK, **ALONE),
     System("Spark", "neuro", "neuro_spark.py", **SPARK),
     System("Spark" + ONE_WORKER, "neuro", "neuro_spark.py", **SPARK, **ALONE),
+    System("serial" + OUR_KERNELS, "neuro", "neuro_serial.py", **kernels_of("neuro")),
+    System("Dask delayed" + OUR_KERNELS, "neuro", "neuro_dask_delayed.py", **DASK, **kernels_of("neuro")),
     System("TensorFlow", "neuro", "neuro_tensorflow.py", ("tensorflow",), tables=("best",)),
     System("TensorFlow, dipy by escape", "neuro", "neuro_tensorflow.py", ("tensorflow",), ("--function",)),
     System("mpiimg, their functions", "neuro", "neuro_mpiimg.py", ("mpi4py",), tables=("same",), mpi=True),
@@ -191,6 +201,8 @@ SYSTEMS = (
         mpi=True,
         ranks=1,
     ),
+    System("serial" + OUR_KERNELS, "astro", "astro_serial.py", **kernels_of("astro")),
+    System("Dask delayed" + OUR_KERNELS, "astro", "astro_dask.py", **DASK, **kernels_of("astro")),
     System("mpiimg", "astro", "mpiimg-astro", ("mpi4py",), tables=("best",), mpi=True),
     System("mpiimg, one rank", "astro", "mpiimg-astro", ("mpi4py",), tables=("best",), mpi=True, ranks=1),
     System("serial", "regroup", "regroup_serial.py"),

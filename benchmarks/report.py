@@ -83,8 +83,8 @@ def median(rows: list[dict], key: str) -> float:
 def whole_table(rows: list[dict]) -> str:
     """Return the table of whole runs."""
     lines = [
-        "| system | end to end, CPU-s | times serial | wall, s | peak memory, MB | processes | lines of code "
-        "| largest difference |",
+        "| system | end to end, CPU-s | beside serial | wall, s | peak memory, MB | processes "
+        "| lines of code | largest difference |",
         "|---|---|---|---|---|---|---|---|",
     ]
     systems = by_system(rows, False)
@@ -99,12 +99,20 @@ def whole_table(rows: list[dict]) -> str:
             continue
         cpu = median(done, "cpu_seconds")
         lines.append(
-            f"| {name} | {spread(done, 'cpu_seconds')} | {f'{cpu / base:.3g}' if base else ''} "
+            f"| {name} | {spread(done, 'cpu_seconds')} | {beside(cpu, base) if base else ''} "
             f"| {spread(done, 'seconds')} | {median(done, 'peak_pss') / 1e6:.0f} "
             f"| {max(row['processes'] for row in done)} | {done[0]['lines'] or 'a command'} "
             f"| {done[0].get('difference', '')} |"
         )
     return "\n".join(lines)
+
+
+def beside(cpu: float, base: float) -> str:
+    """Return in words how many times faster or slower `cpu` seconds are than those of the serial run."""
+    ratio = max(cpu, base) / min(cpu, base)
+    if f"{ratio:.3g}" == "1":
+        return "1"
+    return f"{ratio:.3g} times {'faster' if cpu < base else 'slower'}"
 
 
 def spread(rows: list[dict], key: str) -> str:

@@ -86,7 +86,9 @@ def compare(workload: str, source: Path, folder: Path, given: argparse.Namespace
 
 
 def wanted(system: contenders.System, given: argparse.Namespace) -> bool:
-    return not given.only or any(word.lower() in system.name.lower() for word in (*given.only, "serial"))
+    if not given.only or system.name == "serial":
+        return True
+    return any(word.lower() in system.name.lower() for word in given.only)
 
 
 def results_folder(folder: Path, system: contenders.System, limit: int | None = None) -> Path:
@@ -186,9 +188,10 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--chart {given.chart}: give a .png in a folder that is there")
     given.no_steps |= bool(given.limits)
     rows, path = (runs.read(given.known), given.known[0]) if given.known else measure(given)
+    runs.require_one_cpu(rows)
     text = report.markdown(rows)
     path.with_suffix(".md").write_text(text)
-    charts.bars(rows, given.chart or path.with_suffix(".png"))
+    charts.dots(rows, given.chart or path.with_suffix(".png"))
     print(text)
     return 0
 

@@ -160,7 +160,9 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
         raise _not_yet(self, "iterating over x")
 
     def __setitem__(self, key, value):
-        raise BadInput("x[...] = value: a lazy array is not changed in place; use mi.where(condition, value, x)")
+        raise BadInput(
+            "x[...] = value: a lazy array is not changed in place; use mi.where(condition, value, x)"
+        )
 
     def __contains__(self, value):
         raise _not_yet(self, "in")
@@ -211,7 +213,9 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
         """Return the array with other names of axes: x.rename(a="b")."""
         return _wrap(expressions.rename(self._node, {**(names or {}), **by_axis}))
 
-    def pad(self, widths: Mapping[str, Any] | None = None, *, mode: str = "constant", cval: Any = 0, **by_axis):
+    def pad(
+        self, widths: Mapping[str, Any] | None = None, *, mode: str = "constant", cval: Any = 0, **by_axis
+    ):
         """Return the array with items more at the ends of axes: x.pad(x=(1, 1)), x.pad(y=2, mode="reflect").
 
         Parameters
@@ -257,7 +261,9 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
 
     def round(self, decimals: int = 0) -> Array:
         """Return the items rounded."""
-        return _wrap(expressions.elementwise(np.round, "round", [self], {"decimals": operator.index(decimals)}))
+        return _wrap(
+            expressions.elementwise(np.round, "round", [self], {"decimals": operator.index(decimals)})
+        )
 
     def conj(self) -> Array:
         """Return the complex conjugates."""
@@ -273,15 +279,21 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
 
     # --- Reductions ---------------------------------------------------------------------------------------
 
-    def sum(self, axes: AxesLike | None = None, *, dtype: Any = None, skipna: bool = False, **compat) -> Array:
+    def sum(
+        self, axes: AxesLike | None = None, *, dtype: Any = None, skipna: bool = False, **compat
+    ) -> Array:
         """Return the sum along `axes`, or of all; of floats in float64, in the order of storage."""
         return _reduced(self, "sum", axes, compat, dtype=dtype, skipna=skipna)
 
-    def prod(self, axes: AxesLike | None = None, *, dtype: Any = None, skipna: bool = False, **compat) -> Array:
+    def prod(
+        self, axes: AxesLike | None = None, *, dtype: Any = None, skipna: bool = False, **compat
+    ) -> Array:
         """Return the product along `axes`, or of all."""
         return _reduced(self, "prod", axes, compat, dtype=dtype, skipna=skipna)
 
-    def mean(self, axes: AxesLike | None = None, *, dtype: Any = None, skipna: bool = False, **compat) -> Array:
+    def mean(
+        self, axes: AxesLike | None = None, *, dtype: Any = None, skipna: bool = False, **compat
+    ) -> Array:
         """Return the mean along `axes`, or of all; of whole numbers float64."""
         return _reduced(self, "mean", axes, compat, dtype=dtype, skipna=skipna)
 
@@ -333,7 +345,7 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
         """
         return expressions.histogram(self, bins, range)
 
-    def _refused(name: str, why: str) -> Callable:  # noqa: N805
+    def _refused(name: str, why: str) -> Callable:
         def refuse(self, *args, **kw):
             raise BadInput(f"x.{name}: {why}")
 
@@ -344,7 +356,9 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
     median, quantile = _refused("median", _cut), _refused("quantile", _cut)
     cumsum, cumprod, sort = _refused("cumsum", _cut), _refused("cumprod", _cut), _refused("sort", _cut)
     rolling = _refused("rolling", "use map_overlap with a depth")
-    reshape = _refused("reshape", "axes have names here; use coarsen, stack, expand_dims or map_blocks with out=")
+    reshape = _refused(
+        "reshape", "axes have names here; use coarsen, stack, expand_dims or map_blocks with out="
+    )
     dot = _refused("dot", "use apply_gufunc, e.g. with np.matmul and '(i,j),(j,k)->(i,k)'")
     del _refused, _cut
 
@@ -458,7 +472,21 @@ def _apply_function(function, args, kwargs):
         raise BadInput(f"numpy.{name}: axes have names here; use mi.{name}(arrays, axis)")
     if name == "transpose" and len(args) == 1 and not kwargs:
         return args[0].T
-    if name in ("sum", "prod", "mean", "std", "var", "min", "max", "amin", "amax", "any", "all", "argmax", "argmin"):
+    if name in (
+        "sum",
+        "prod",
+        "mean",
+        "std",
+        "var",
+        "min",
+        "max",
+        "amin",
+        "amax",
+        "any",
+        "all",
+        "argmax",
+        "argmin",
+    ):
         plain = {"amin": "min", "amax": "max"}.get(name, name)
         return getattr(args[0], plain)(*args[1:], **kwargs)
     skipping = {"nansum": "sum", "nanmean": "mean", "nanstd": "std", "nanvar": "var", "nanmin": "min"}

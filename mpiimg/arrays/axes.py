@@ -100,9 +100,7 @@ def union(groups: Iterable[Sequence[str]]) -> tuple[str, ...]:
     return tuple(merged)
 
 
-def common_sizes(
-    arrays: Iterable[tuple[Sequence[str], Sequence[int]]], call: str
-) -> dict[str, int]:
+def common_sizes(arrays: Iterable[tuple[Sequence[str], Sequence[int]]], call: str) -> dict[str, int]:
     """Return the length along each axis of arrays that are aligned by name, where a length of 1 fits any.
 
     Raises

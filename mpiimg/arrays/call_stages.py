@@ -9,8 +9,17 @@ from typing import Any
 import numpy as np
 
 from mpiimg.arrays.chunks import Sized, block_shape
-from mpiimg.arrays.graph import C, F, Call, Node, Output, OutputOf, Pad, Types
-from mpiimg.arrays.lower import ONE, Lowering, Reads, grid_of, plain_cuts, storage_axes, stored_array, to_storage
+from mpiimg.arrays.graph import C, Call, F, Node, Output, OutputOf, Pad, Types
+from mpiimg.arrays.lower import (
+    ONE,
+    Lowering,
+    Reads,
+    grid_of,
+    plain_cuts,
+    storage_axes,
+    stored_array,
+    to_storage,
+)
 from mpiimg.arrays.process import put_back
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid
@@ -112,7 +121,9 @@ class Calls:
         self.call, self.grid = call, grid
         self._function = functools.partial(call.function, **call.plain) if call.plain else call.function
 
-    def __call__(self, bounds: Mapping[str, tuple[int, int]], blocks: Sequence[np.ndarray], given: Mapping) -> Any:
+    def __call__(
+        self, bounds: Mapping[str, tuple[int, int]], blocks: Sequence[np.ndarray], given: Mapping
+    ) -> Any:
         """Return what the function returns for blocks in the axes of the inputs."""
         call = self.call
         arguments, seen = [], set()
@@ -192,7 +203,7 @@ def _checked(call: Call, of: OutputOf, result: Any, bounds, lengths) -> np.ndarr
         raise WrongResult(f"returns {block.dtype.name}, and no numbers")
     due, trimmed = [], []
     for axis in of.block_axes:
-        start, stop = bounds.get(axis, (0, lengths[axis]))
+        start, stop = bounds[axis] if axis in bounds else (0, lengths[axis])
         before, after = margins(call, axis, start, stop)
         due.append(stop - start + before + after)
         trimmed.append(slice(before, before + stop - start))

@@ -132,13 +132,17 @@ def map_overlap(
     by_axis = {}
     for axis, items in checked_mapping(depth, known, f"{call}: depth", "depth={'z': 2}").items():
         if isinstance(items, tuple | list):
-            raise BadInput(f"{call}: depth of {axis} = {items!r}: is the same on both sides; give the larger one")
+            raise BadInput(
+                f"{call}: depth of {axis} = {items!r}: is the same on both sides; give the larger one"
+            )
         if isinstance(items, bool) or not isinstance(items, int | np.integer) or items < 0:
             raise BadInput(f"{call}: depth of {axis} = {items!r}: must be a whole number from 0 on")
         if items:
             by_axis[axis] = int(items)
     if isinstance(boundary, Mapping):
-        raise BadInput(f"{call}: boundary is one word for all axes: none, reflect, mirror, nearest, wrap, constant")
+        raise BadInput(
+            f"{call}: boundary is one word for all axes: none, reflect, mirror, nearest, wrap, constant"
+        )
     checked_mode(boundary, call, ("none",))
     _check_number(cval, f"{call}: cval")
     return _mapped(
@@ -191,7 +195,9 @@ def apply_gufunc(
         others = tuple(axis for axis in node.axes if axis not in axes)
         inner = [axis for axis in others if axis in core]
         if inner:
-            raise BadInput(f"{call}: array {number} has the axis {inner[0]}, which is a core axis of another array")
+            raise BadInput(
+                f"{call}: array {number} has the axis {inner[0]}, which is a core axis of another array"
+            )
         ordered.append(transpose(node, (*others, *axes)))
     loop = tuple(dict.fromkeys(axis for node in ordered for axis in node.axes if axis not in core))
     # Blocks of all arrays broadcast against each other: they all have the loop axes, in one order.
@@ -268,7 +274,9 @@ def _mapped(
     for axis in looped:
         if axis in uncut or axis in made.depth:
             other = "whole" if axis in uncut else "depth"
-            raise BadInput(f"{named}: axis {axis} is in each and in {other}; a block does not have it, or has it")
+            raise BadInput(
+                f"{named}: axis {axis} is in each and in {other}; a block does not have it, or has it"
+            )
     new_sizes = _checked_sizes(output_sizes, sizes, uncut, named)
     outputs, several = _outputs(named, nodes, out, dtype, axes, sizes, looped, uncut, new_sizes, made.depth)
     _check_keywords(function, made, named)
@@ -532,7 +540,9 @@ def reduction(
     sizes = _checked_sizes(output_sizes, {}, (), named)
     missing = [axis for axis in new if axis not in sizes]
     if missing:
-        raise BadInput(f"{named}: give the length of the axis {missing[0]}: output_sizes={{{missing[0]!r}: ...}}")
+        raise BadInput(
+            f"{named}: give the length of the axis {missing[0]}: output_sizes={{{missing[0]!r}: ...}}"
+        )
     end = aggregate if aggregate is not None else as_it_is
     bound = functools.partial(chunk, **keywords) if keywords else chunk
     parts = [identity(one) for one in (bound, combine, end)]

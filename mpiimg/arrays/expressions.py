@@ -112,7 +112,9 @@ def isel(node: Node, indexers: Mapping[str, Any], call: str = "isel") -> Node:
         elif isinstance(key, bool | np.bool_):
             raise BadInput(f"{call}: {axis} = {key}: a truth value is no position")
         elif isinstance(key, numbers.Integral) or (isinstance(key, np.ndarray) and key.ndim == 0):
-            at[axis] = _position(operator.index(key.item() if isinstance(key, np.ndarray) else key), length, axis, call)
+            at[axis] = _position(
+                operator.index(key.item() if isinstance(key, np.ndarray) else key), length, axis, call
+            )
             space = _followed(space, "without", axis, at[axis])
         else:
             picks[axis] = pick = as_pick(_listed(key, length, axis, call))
@@ -151,7 +153,7 @@ def _listed(key: Any, length: int, axis: str, call: str) -> np.ndarray:
         array = np.asarray(key)
     except (TypeError, ValueError):
         array = np.asarray(None)
-    if array.ndim != 1 or array.dtype.kind not in "biu" and array.size:
+    if array.ndim != 1 or (array.dtype.kind not in "biu" and array.size):
         raise BadInput(
             f"{call}: {axis} = {key!r}: give a number, a slice, or a list of numbers or of truth values"
         )
@@ -169,7 +171,9 @@ def _listed(key: Any, length: int, axis: str, call: str) -> np.ndarray:
 # --- Axes -------------------------------------------------------------------------------------------------
 
 
-def _reordered(node: Node, axes: tuple[str, ...], came_from: Mapping[str, str], order: str, space: Any) -> Node:
+def _reordered(
+    node: Node, axes: tuple[str, ...], came_from: Mapping[str, str], order: str, space: Any
+) -> Node:
     shape = tuple(node.sizes[came_from[axis]] if axis in came_from else 1 for axis in axes)
     return Reorder(
         axes=axes, shape=shape, dtype=node.dtype, order=order, space=space, attrs=node.attrs,
@@ -434,7 +438,9 @@ def reduced(node: Node, operation: str, axes: Any, options: Mapping[str, Any]) -
     call = f"x.{operation}"
     if axes is None:
         over = node.axes
-    elif isinstance(axes, int) or (isinstance(axes, tuple | list) and axes and all(isinstance(a, int) for a in axes)):
+    elif isinstance(axes, int) or (
+        isinstance(axes, tuple | list) and axes and all(isinstance(a, int) for a in axes)
+    ):
         numbers_ = (axes,) if isinstance(axes, int) else axes
         over = tuple(node.axes[_position(a, len(node.axes), "axis", call)] for a in numbers_)
     else:

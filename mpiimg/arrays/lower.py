@@ -165,7 +165,9 @@ def storage_axes(axes: Sequence[str], order: str) -> tuple[str, ...]:
 
 def stored_array(name: str, axes: Sequence[str], shape: Sequence[int], dtype: str, order: str) -> Array:
     """Return the array of a run that holds an array of the graph."""
-    sizes = {**dict(zip(axes, shape, strict=True)), ONE: 1} if not axes else dict(zip(axes, shape, strict=True))
+    sizes = (
+        {**dict(zip(axes, shape, strict=True)), ONE: 1} if not axes else dict(zip(axes, shape, strict=True))
+    )
     stored = storage_axes(axes, order)
     return Array(name, stored, tuple(sizes[axis] for axis in stored), np.dtype(dtype).name)
 
@@ -176,8 +178,10 @@ def stored_input(node: FromInput) -> StoredInput:
     own = source.array
     public = tuple(getattr(source, "axes", None) or own.axes)
     names = dict(zip(public, node.axes, strict=True))
-    array = Array(node.name, tuple(names[axis] for axis in own.axes), own.shape, own.dtype) if own.axes else (
-        Array(node.name, (ONE,), (1,), own.dtype)
+    array = (
+        Array(node.name, tuple(names[axis] for axis in own.axes), own.shape, own.dtype)
+        if own.axes
+        else (Array(node.name, (ONE,), (1,), own.dtype))
     )
     return StoredInput(source, array)
 
@@ -204,7 +208,9 @@ def grid_of(axes: Sequence[str], sizes: Mapping[str, int], block: Mapping[str, i
     """Return the grid of chunks along those axes that are cut."""
     if not axes:
         return ChunkGrid((ONE,), (1,), (1,))
-    return ChunkGrid(tuple(axes), tuple(sizes[axis] for axis in axes), tuple(max(1, block[axis]) for axis in axes))
+    return ChunkGrid(
+        tuple(axes), tuple(sizes[axis] for axis in axes), tuple(max(1, block[axis]) for axis in axes)
+    )
 
 
 # --- What the work on a chunk reads -----------------------------------------------------------------------

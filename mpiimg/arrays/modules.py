@@ -21,6 +21,9 @@ from pathlib import Path
 from mpiimg.arrays.bytecode import Import
 from mpiimg.version import __version__
 
+#: First names of modules that come with Python.
+_PYTHON_NAMES = sys.stdlib_module_names | set(sys.builtin_module_names)
+
 
 @dataclass(frozen=True)
 class Place:
@@ -43,8 +46,13 @@ class Place:
     def is_of_python(self) -> bool:
         """Whether it comes with Python."""
         if self.file is None:
-            return not self.folders
+            return not self.folders and self.name.partition(".")[0] in _PYTHON_NAMES
         return not _is_installed(self.file) and _within(self.file, _python_folders())
+
+    @property
+    def is_made_here(self) -> bool:
+        """Whether it was made in this process, of no file."""
+        return self.file is None and not self.folders and not self.is_of_python
 
     @property
     def distribution(self) -> tuple[str, str] | None:
@@ -65,6 +73,11 @@ def place_of(name: str) -> Place | None:
     module = sys.modules.get(name)
     if module is not None:
         return Place(name, getattr(module, "__file__", None), _folders(getattr(module, "__path__", None)))
+    return _found(name)
+
+
+def _found(name: str) -> Place | None:
+    """Return where the finders of this interpreter find a module; None where none does."""
     above, dot, _ = name.rpartition(".")
     folders = None
     if dot:
@@ -81,6 +94,24 @@ def place_of(name: str) -> Place | None:
             file = spec.origin if spec.has_location else None
             return Place(name, file, _folders(spec.submodule_search_locations))
     return None
+
+
+def can_be_found(name: str, file: str | None) -> bool:
+    """Say whether an interpreter with this one's sys.path would import the same file under this name."""
+    place = _found(name)
+    return place is not None and file is not None and place.file is not None and _same(place.file, file)
+
+
+def _same(path: str, other: str) -> bool:
+    return os.path.realpath(path) == os.path.realpath(other)
+
+
+def is_own_file(path: str) -> bool:
+    """Say whether code in a file is the user's: neither of Python, nor installed, nor ours."""
+    if path.startswith("<frozen "):
+        return False
+    ours = str(Path(__file__).parents[1]) + os.sep
+    return not (_is_installed(path) or _within(path, (*_python_folders(), ours)))
 
 
 def _folders(paths) -> tuple[str, ...]:
@@ -114,7 +145,7 @@ def described(name: str) -> tuple[tuple[str, str], ...]:
             if (distribution := place.distribution) is not None:
                 facts[distribution[0]] = distribution[1]
             elif place.file is None:
-                facts[one] = "folder"
+                facts[one] = "no file"
             else:
                 facts[one] = file_digest(place.file)
                 waiting += _imported(place)

@@ -177,7 +177,9 @@ class Program:
             inside = [_mapped(pick, before, length, node.mode) for pick in cuts[axis].picks]
             below[axis] = Cut(cuts[axis].along, tuple(items for items, _ in inside))
             if any(places is not None for _, places in inside):
-                filled[axis] = [(len(pick), places) for pick, (_, places) in zip(cuts[axis].picks, inside, strict=True)]
+                filled[axis] = [
+                    (len(pick), places) for pick, (_, places) in zip(cuts[axis].picks, inside, strict=True)
+                ]
         parent = self.add(node.parent, below)
         if not filled:
             return _step((parent,), lambda state, index: state[0][parent])
@@ -213,10 +215,13 @@ class Program:
             parts = [(state[0][place], places[pick]) for place, places in members if places[pick] is not None]
             count = len(cut.picks[pick])
             if len(parts) == 1 and parts[0][0].shape[where] == count:
-                (block, places), = parts
+                ((block, places),) = parts
                 if isinstance(places, slice) and places.start == 0:
                     return block.astype(dtype, copy=False)
-            shape = [0 if axis == node.axis else len(cuts[axis].picks[cuts[axis].place(index)]) for axis in node.axes]
+            shape = [
+                0 if axis == node.axis else len(cuts[axis].picks[cuts[axis].place(index)])
+                for axis in node.axes
+            ]
             shape[where] = count
             joined = np.empty(shape, dtype, order=node.order)
             for block, places in parts:
@@ -306,7 +311,12 @@ def _within(pick: Pick, offset: int, length: int) -> tuple[Pick, Any]:
 def _mapped(pick: Pick, before: int, length: int, mode: str) -> tuple[Pick, Any]:
     """Return which items of an axis a pick of the padded axis takes, and where; None for everywhere."""
     if mode != "constant":
-        if isinstance(pick, range) and pick.step == 1 and pick.start >= before and pick.stop <= before + length:
+        if (
+            isinstance(pick, range)
+            and pick.step == 1
+            and pick.start >= before
+            and pick.stop <= before + length
+        ):
             return range(pick.start - before, pick.stop - before), None
         return as_pick(boundary_items(np.asarray(pick, dtype=np.int64) - before, length, mode)), None
     inside, places = _within(pick, before, length)

@@ -72,9 +72,7 @@ def stages(lowering: Lowering, node: Reduced) -> Stages[None]:
         (values,) = reads.values(chunk.number, blocks)
         parts = partial(chunk, values)
         kept = [axis for axis in parent.axes if axis not in node.over]
-        return tuple(
-            _as_row(parts[name], kept, array) for name, array in arrays.items()
-        )
+        return tuple(_as_row(parts[name], kept, array) for name, array in arrays.items())
 
     yield Compute(
         f"partial-{node.name}", grid, reads=needs,
@@ -120,7 +118,8 @@ def _partial_arrays(node: Reduced, dtype: str, rows: int) -> dict[str, Array]:
     stored = storage_axes(node.axes, node.order) if node.axes else ()
     shape = (rows, *(node.sizes[axis] for axis in stored))
     return {
-        name: Array(f"{name}-{node.name}", (ONE, *stored), shape, part.dtype.name) for name, part in parts.items()
+        name: Array(f"{name}-{node.name}", (ONE, *stored), shape, part.dtype.name)
+        for name, part in parts.items()
     }
 
 
@@ -138,7 +137,10 @@ def _row(array: Array, counts: Mapping[str, int], grid: ChunkGrid) -> Regular:
     cuts: list[Cut] = []
     if len(numbers) == 1:
         first = Cut(numbers[0], tuple(range(n, n + 1) for n in range(counts[numbers[0]])))
-        cuts = [first, *(grid_cut(grid, axis) if axis in grid.axes else Cut.whole(n) for axis, n in _rest(array))]
+        cuts = [
+            first,
+            *(grid_cut(grid, axis) if axis in grid.axes else Cut.whole(n) for axis, n in _rest(array)),
+        ]
         return Regular(array, cuts=tuple(cuts), grid=grid)
     return _Row(array, counts=dict(counts), grid=grid)
 
@@ -219,7 +221,11 @@ def _combined(lowering: Lowering, node: Reduced, arrays: Mapping[str, Array], fi
         }
         parts = reductions.combined(rows, node.operation)
         result = reductions.finished(parts, node.operation, node.options, final.dtype)
-        return (np.ascontiguousarray(result, dtype=final.dtype).reshape(-1 if final.axes == (ONE,) else result.shape),)
+        return (
+            np.ascontiguousarray(result, dtype=final.dtype).reshape(
+                -1 if final.axes == (ONE,) else result.shape
+            ),
+        )
 
     return Compute(
         node.name, grid, reads=needs, writes=(_filled_whole(final, grid),), work=work,
@@ -237,9 +243,11 @@ def _filled_whole(array: Array, grid: ChunkGrid) -> Regular:
 
 def _of_nothing(lowering: Lowering, node: Reduced, final: Array) -> Compute:
     """Declare the result of no items at all: zero, or NaN."""
-    grid = grid_of(final.axes if node.axes else (), dict(zip(final.axes, final.shape, strict=True)), dict(
-        zip(final.axes, final.shape, strict=True)
-    ))
+    grid = grid_of(
+        final.axes if node.axes else (),
+        dict(zip(final.axes, final.shape, strict=True)),
+        dict(zip(final.axes, final.shape, strict=True)),
+    )
 
     def work(chunk: Chunk):
         shape = tuple(0 if axis in node.over else length for axis, length in node.parent.sizes.items())

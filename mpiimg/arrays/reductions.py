@@ -173,7 +173,11 @@ def _histogram(block: np.ndarray, options: Mapping[str, Any]) -> np.ndarray:
 
 
 def partial_position(
-    block: np.ndarray, axes: tuple[int, ...], operation: str, options: Mapping[str, Any], positions: np.ndarray
+    block: np.ndarray,
+    axes: tuple[int, ...],
+    operation: str,
+    options: Mapping[str, Any],
+    positions: np.ndarray,
 ) -> dict[str, np.ndarray]:
     """Return the extreme value of a block, and the first position at which it stands.
 
@@ -257,7 +261,9 @@ def _combined_positions(rows, operation) -> dict[str, np.ndarray]:
         better = other > value if operation == "argmax" else other < value
         if other.dtype.kind in "fc":
             better |= np.isnan(other) & ~np.isnan(value)
-        equal = (other == value) | ((np.isnan(other) & np.isnan(value)) if other.dtype.kind in "fc" else False)
+        equal = (other == value) | (
+            (np.isnan(other) & np.isnan(value)) if other.dtype.kind in "fc" else False
+        )
         taken = better | (equal & (place < position))
         value, position = np.where(taken, other, value), np.where(taken, place, position)
     return {"value": value, "position": position}

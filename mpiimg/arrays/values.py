@@ -169,13 +169,9 @@ def _function(walk: Walk, function: types.FunctionType) -> bytes:
 
 def _module(walk: Walk, module: types.ModuleType) -> bytes:
     place = modules.place_of(module.__name__)
-    if place is None or (place.is_of_python and not _is_of_python(module)):
+    if place is None or place.is_made_here:
         return walk.doubt(f"the module {module.__name__}, which was made when the program ran")
     return walk.module(module.__name__)
-
-
-def _is_of_python(module: types.ModuleType) -> bool:
-    return module.__name__.partition(".")[0] in sys.stdlib_module_names
 
 
 def _wrapper(walk: Walk, wrapper: Any) -> bytes:

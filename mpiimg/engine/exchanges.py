@@ -14,6 +14,7 @@ from mpiimg.engine.array import Ragged
 from mpiimg.engine.blocks import Placement
 from mpiimg.engine.boxes import Box, Partition, intersections
 from mpiimg.engine.needs import Need, need_bytes
+from mpiimg.engine.record_index import RecordsOf
 from mpiimg.engine.stage import Reduce, Sink, Stage, Stream
 
 
@@ -49,7 +50,14 @@ class ExchangeForecast:
 
 def exchanged_needs(stage: Stage, placed: Mapping[str, Placement]) -> list[Need]:
     """Return what `stage` reads from the memory of ranks, as against files."""
-    return [need for need in stage.reads if need.array.name in placed and placed[need.array.name].memory]
+    return [need for need in stage.reads if _is_exchanged(need, placed.get(need.array.name))]
+
+
+def _is_exchanged(need: Need, placement: Placement | None) -> bool:
+    if placement is None or not placement.memory:
+        return False
+    # What is to be in hand one by one is not gathered all at once, where it lies in files as well.
+    return not (isinstance(need, RecordsOf) and need.one_by_one and placement.staged)
 
 
 def gathered_boxes(stage: Stage, need: Need, numbers: Iterable[int]) -> list[Box]:

@@ -25,9 +25,10 @@ from mpiimg.engine.recipe import (
     staged_bytes,
     work_folder,
 )
+from mpiimg.engine.record_store import records_in
 from mpiimg.engine.records import DamagedRecord, read_record, write_record
 from mpiimg.engine.results import OUTPUTS, prepare_outputs
-from mpiimg.engine.stage import Compute
+from mpiimg.engine.stage import Compute, Records
 from mpiimg.engine.staged_file import remove_staged
 from mpiimg.engine.system_errors import ADVICE, OF_PLACE
 from mpiimg.errors import BadInput
@@ -179,7 +180,9 @@ def clean(recipe: Recipe, options: Options, folders: Folders, left_out: int) -> 
     if left_out and rerun_stages and not options.in_memory:
         (folders.work / LEFT_OUT).touch()
         if not options.keep_work:
-            kept = [stage for stage in rerun_stages if isinstance(stage, Compute) and _is_kept(stage)]
+            kept = [
+                stage for stage in rerun_stages if isinstance(stage, Compute | Records) and _is_kept(stage)
+            ]
             size = _keep_only(kept, folders.work)
             log.warning(
                 "%s keeps what was made of the others (%d MB), so that the same command takes up only the %d "
@@ -193,13 +196,13 @@ def clean(recipe: Recipe, options: Options, folders: Folders, left_out: int) -> 
     folders.lease.release(Kind.DONE)
 
 
-def _is_kept(stage: Compute) -> bool:
+def _is_kept(stage: Compute | Records) -> bool:
     """Say whether the arrays of a stage serve a run that takes up what was left out."""
-    return stage.unusable is not None or stage.units.kept
+    return (isinstance(stage, Compute) and stage.unusable is not None) or stage.units.kept
 
 
-def _keep_only(stages: list[Compute], work: Path) -> int:
-    """Remove all but the arrays of `stages` and their marks; return the bytes that stay."""
+def _keep_only(stages: list[Compute | Records], work: Path) -> int:
+    """Remove all but the arrays and records of `stages` and their marks; return the bytes that stay."""
     arrays = [work / f"{array.name}.h5" for stage in stages for array in stage.arrays]
     for path in work.glob("*.h5"):
         if path not in arrays:
@@ -207,8 +210,12 @@ def _keep_only(stages: list[Compute], work: Path) -> int:
     for path in work.glob("*.sums"):
         path.unlink()  # a rerun sums anew what it finds sound
     shutil.rmtree(work / OUTPUTS, ignore_errors=True)
-    keep_marks(work / "journal", [stage.name for stage in stages])
-    return sum(path.stat().st_size for path in arrays)
+    names = [stage.name for stage in stages]
+    for folder in records_in(work).glob("*"):
+        if folder.name not in names:
+            shutil.rmtree(folder)
+    keep_marks(work / "journal", names)
+    return sum(path.stat().st_size for path in [*arrays, *records_in(work).glob("*/*")])
 
 
 def recorded_run(recipe: Recipe, options: Options) -> str:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpiimg.engine.blocks import BlockTable, Placement
-from mpiimg.engine.boxes import Partition
+from mpiimg.engine.boxes import Box, Partition
 from mpiimg.engine.exchanges import ExchangeForecast, exchanged_needs
 from mpiimg.engine.mpi.stream import BLOCKS_AHEAD
-from mpiimg.engine.needs import need_bytes
+from mpiimg.engine.needs import Need, need_bytes
 from mpiimg.engine.rates import Rates
+from mpiimg.engine.record_index import RecordsOf
 from mpiimg.engine.stage import Reduce, Sink, Stage, Stream
 
 #: Times the bytes read and written that are left for work whose stage does not say what it takes.
@@ -58,7 +59,7 @@ class StageSizes:
 def stage_sizes(stage: Stage) -> StageSizes:
     """Work out what every chunk of `stage` reads and writes, which takes a while where there are many."""
     chunks = [stage.chunk(number) for number in range(len(stage.grid))]
-    reads = [[need_bytes(need, need.boxes(chunk)) for chunk in chunks] for need in stage.reads]
+    reads = [[_bytes_in_hand(need, need.boxes(chunk)) for chunk in chunks] for need in stage.reads]
     tables = tuple(BlockTable(output, chunks) for output in stage.targets)
     writes = [
         table.chunk_items() * np.dtype(output.array.dtype).itemsize
@@ -72,7 +73,11 @@ def stage_sizes(stage: Stage) -> StageSizes:
     )
 
 
-# --- Exchanges --------------------------------------------------------------------------------------------
+def _bytes_in_hand(need: Need, boxes: Sequence[Box]) -> int:
+    """Return the most bytes of a need that the work has in hand at once."""
+    if isinstance(need, RecordsOf) and need.one_by_one:
+        return max((need_bytes(need, [box]) for box in boxes), default=0)
+    return need_bytes(need, boxes)
 
 
 # --- Memory -----------------------------------------------------------------------------------------------

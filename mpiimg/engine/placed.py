@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,11 @@ from mpiimg.engine.boxes import Box, box_slices, runs_of_items
 from mpiimg.engine.exchanges import exchanged_needs, gathered_boxes
 from mpiimg.engine.inputs import Input
 from mpiimg.engine.mpi.memory import give_back
-from mpiimg.engine.needs import Need, Part, Pieces
+from mpiimg.engine.needs import Chunk, Need, Part, Pieces
 from mpiimg.engine.pages import DamagedPage
 from mpiimg.engine.raw import FileEnds
+from mpiimg.engine.record_index import OneByOne, RecordsOf
+from mpiimg.engine.record_store import Places, RecordStore
 from mpiimg.engine.stage import Reduce, Stage
 from mpiimg.engine.stores import MemoryStore, StagedStore
 from mpiimg.errors import BadInput, DamagedData
@@ -36,13 +38,22 @@ class PlacedArrays:
         Arrays that lie in files of any format, which every rank reads for itself.
     staged : StagedStore, optional
         None where nothing is staged.
+    records : RecordStore, optional
+        Likewise.
     exchange : callable
         As :class:`mpiimg.engine.stores.MemoryStore` takes it.
     """
 
-    def __init__(self, comm, inputs: Sequence[Input], staged: StagedStore | None, exchange: Callable):
+    def __init__(
+        self,
+        comm,
+        inputs: Sequence[Input],
+        staged: StagedStore | None,
+        records: RecordStore | None,
+        exchange: Callable,
+    ):
         self.placements: dict[str, Placement] = {}
-        self._comm, self._staged = comm, staged
+        self._comm, self._staged, self._records = comm, staged, records
         self._memory = MemoryStore(comm.rank, exchange)
         self._inputs = {source.array.name: source.open() for source in inputs}
 
@@ -58,6 +69,19 @@ class PlacedArrays:
                 self._staged.assign(array.name, placement.owners)
             self.placements[array.name] = placement
 
+    def add_records(
+        self, placement: Placement, places: Places | None, kept: Mapping[int, np.ndarray]
+    ) -> None:
+        """Let the records of a stage be read; those of this rank that it has `kept` by their numbers."""
+        name = placement.array.name
+        if placement.staged:
+            self._records.locate(name, places)
+        if placement.memory:
+            self._memory.create(placement.array, placement.boxes, placement.owners)
+            for number, data in kept.items():
+                self._memory.write(name, number, data[None])
+        self.placements[name] = placement
+
     def spill(self, names: Iterable[str]) -> None:
         """Take arrays out of memory that lie in their files as well."""
         for name in names:
@@ -70,6 +94,7 @@ class PlacedArrays:
             self._memory.drop(name)
             if self._staged is not None:
                 self._staged.drop(name)
+                self._records.drop(name)
             del self.placements[name]
 
     def is_exchanged(self, stage: Stage) -> bool:
@@ -103,14 +128,21 @@ class PlacedArrays:
             give_back()
 
         def read(number: int) -> list:
-            return [
-                need.join([self._read(gathered, need, box) for box in need.boxes(stage.chunk(number))])
-                for need in stage.reads
-            ]
+            return [self._of_need(gathered, need, stage.chunk(number)) for need in stage.reads]
 
         return read
 
-    def _read(self, gathered: dict[tuple[str, Box], np.ndarray], need: Need, box: Box) -> np.ndarray:
+    def _of_need(
+        self, gathered: dict[tuple[str, Box], np.ndarray], need: Need | RecordsOf, chunk: Chunk
+    ) -> Any:
+        boxes = need.boxes(chunk)
+        if isinstance(need, RecordsOf) and need.one_by_one:
+            return OneByOne(lambda box: self._read(gathered, need, box), boxes)
+        return need.join([self._read(gathered, need, box) for box in boxes])
+
+    def _read(
+        self, gathered: dict[tuple[str, Box], np.ndarray], need: Need | RecordsOf, box: Box
+    ) -> np.ndarray:
         name = need.array.name
         if (name, box) in gathered:
             return gathered[name, box]
@@ -122,6 +154,8 @@ class PlacedArrays:
         return self._read_staged(name, box)
 
     def _read_staged(self, name: str, box: Box) -> np.ndarray:
+        if self._records is not None and name in self._records:
+            return self._records.read_box(name, box)
         try:
             return self._staged.read_box(name, box)
         except DamagedPage as page:
@@ -228,10 +262,12 @@ class PlacedArrays:
         """Close the staged arrays. Collective."""
         if self._staged is not None:
             self._staged.close()
+            self._records.close()
 
     def abandon(self) -> None:
         """Close what this rank can close alone."""
         if self._staged is not None:
             self._staged.abandon()
+            self._records.close()
         for file in self._inputs.values():
             file.close()

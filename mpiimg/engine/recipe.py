@@ -131,6 +131,8 @@ class Options:
         Overwrite results that are there, but for those of this very run: where they are there, it is done.
     run_id : str
         A word that tells this run from all others, which its record and its events say.
+    quiet : bool
+        Say nothing of what it took, nor that it was done already.
     """
 
     out: Path
@@ -146,6 +148,7 @@ class Options:
     command: str = ""
     replace: bool = False
     run_id: str = ""
+    quiet: bool = False
 
 
 def records_folder(options: Options) -> Path:
@@ -172,4 +175,5 @@ def output_names(recipe: Recipe) -> list[str]:
 def staged_bytes(recipe: Recipe) -> int:
     """Return an upper bound of what the work folder takes on disk: staged arrays and outputs."""
     placed = sum(stage.layout.nbytes for stage in recipe.expected if isinstance(stage, PlacedSink))
-    return placed + sum(array.nbytes for stage in recipe.expected for array in stage.arrays)
+    records = sum(stage.expected_bytes for stage in recipe.expected)
+    return placed + records + sum(array.nbytes for stage in recipe.expected for array in stage.arrays)

@@ -130,7 +130,7 @@ def _run(
     outcome = Outcome(executor.state, executor.left_out, report)
     executor.logbook.end(outcome.status)
     on_root(comm, clean, recipe, options, folders, len(outcome.left_out))
-    if log.isEnabledFor(logging.WARNING):
+    if log.isEnabledFor(logging.WARNING) and not options.quiet:
         for line in beside_actual(report["stages"], every=log.isEnabledFor(logging.INFO)):
             say(comm, f"mpiimg: {options.label}{line}")
     return outcome
@@ -142,7 +142,7 @@ def _already_done(earlier: Earlier, recipe: Recipe, comm, options: Options) -> O
     outcome = Outcome(None, left_out, record)
     events = events_folder(records_folder(options), recipe.record)
     on_root(comm, note_already_done, events, options.run_id, outcome.status)
-    if log.isEnabledFor(logging.WARNING):
+    if log.isEnabledFor(logging.WARNING) and not options.quiet:
         say(comm, f"mpiimg: {options.label}{earlier.line(options.out)}")
     return outcome
 

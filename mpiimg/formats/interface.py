@@ -260,19 +260,23 @@ def library(module: str, what: str | Path, extra: str = "") -> ModuleType:
 #: Names of axes in the order in which NIfTI and FITS count them.
 FILE_AXES = ("x", "y", "z", "t", "u", "v", "w")
 
-#: A file, and what is meant in it: "x.h5:/path", "x.fits[SCI]".
-_INSIDE = re.compile(r"(.+\.[^/:]+):(/.*)"), re.compile(r"(.+\.[^/\[\]]+)\[([^\[\]]+)\]")
+#: A file, and what is meant in it: "x.h5:/path", "x.ome.tif:1/2", "x.fits[SCI]", "x.zarr/path".
+_INSIDE = (
+    re.compile(r"(.+\.[^/:]+):(/.*|\d+(?:/\d+)?)"),
+    re.compile(r"(.+\.[^/\[\]]+)\[([^\[\]]+)\]"),
+    re.compile(r"(.+?\.zarr)(/.+)", re.IGNORECASE),
+)
 
 
 def split(path: str | Path) -> tuple[Path, str]:
     """Return the file that a name means, and what in it: "x.h5:/a" gives x.h5 and /a, "x.fits[1]" gives 1.
 
-    A file that is really called so is meant as a whole.
+    A file that is really called so is meant as a whole; but a folder in a .zarr is an array of that.
     """
     text = str(path)
     for pattern in _INSIDE:
         match = pattern.fullmatch(text)
-        if match and not Path(text).exists():
+        if match and not Path(text).is_file() and (Path(match[1]).is_dir() or not Path(text).exists()):
             return Path(match[1]), match[2]
     return Path(text), ""
 

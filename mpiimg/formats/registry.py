@@ -50,7 +50,19 @@ __all__ = [
 
 #: "module:attribute" of a :class:`Format` by ending without its first dot, such as tif or nii.gz; entry
 #: points are asked only for endings that are not in here.
-FORMATS: Mapping[str, str] = {}
+FORMATS: Mapping[str, str] = {
+    "zarr": "mpiimg.formats.zarr:ZARR",
+    "ome.zarr": "mpiimg.formats.zarr:OME_ZARR",
+    "tif": "mpiimg.formats.tiff:TIFF",
+    "tiff": "mpiimg.formats.tiff:TIFF",
+    "ome.tif": "mpiimg.formats.tiff:OME_TIFF",
+    "ome.tiff": "mpiimg.formats.tiff:OME_TIFF",
+    "mif": "mpiimg.formats.mrtrix:FORMAT",
+    "mif.gz": "mpiimg.formats.mrtrix:FORMAT",
+    "mih": "mpiimg.formats.mrtrix:FORMAT",
+    "mgh": "mpiimg.formats.mgh:FORMAT",
+    "mgz": "mpiimg.formats.mgh:FORMAT",
+}
 
 
 def reader(path: Path) -> Callable[[Path, str], Input]:

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from mpiimg.arrays.process import put_back
 from mpiimg.errors import BadInput
 from mpiimg.functions.declare import Declaration
-from mpiimg.arrays.process import put_back
 
 #: Keywords that a function gets where it takes them.
 CONTEXT = ("affine", "bounds", "mask", "bvals", "bvecs", "header")

@@ -18,11 +18,11 @@ from mpiimg.engine.mpi.exits import forks_end_here
 from mpiimg.engine.mpi.lifetime import lifetime
 from mpiimg.engine.mpi.memory import anonymous_now
 from mpiimg.errors import WORK_ERRORS, BadInput
+from mpiimg.formats.gz import inflated_first
 from mpiimg.functions.function import Function
 from mpiimg.functions.image_stages import TrialResult, grid, presented, result_shape
 from mpiimg.functions.partials import Fields
 from mpiimg.functions.results import Refused, checked_result, place_in, user_error
-from mpiimg.neuro.gz import inflated_first
 from mpiimg.neuro.nifti import Image
 
 #: Slices that a function is tried on, without its halo.

@@ -12,7 +12,7 @@ from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.inputs import stream_input
 from mpiimg.engine.needs import At, Chunk, Need, Part
 from mpiimg.engine.stage import Compute, Found, Reduce, Sink, Stream
-from mpiimg.neuro.gz import gzip_member
+from mpiimg.formats.gz import gzip_member
 from mpiimg.neuro.nifti import Image, Voxels, output_header
 from mpiimg.version import __version__
 

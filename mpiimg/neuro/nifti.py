@@ -22,18 +22,20 @@ from mpiimg.engine.raw import RawFile, sample_file
 from mpiimg.engine.small_files import check_regular
 from mpiimg.engine.staged_file import DATASET, check_record, dataset_offset, open_checked
 from mpiimg.errors import BadInput
-from mpiimg.neuro.gz import inflated, inflated_start
+from mpiimg.formats.gz import inflated
+from mpiimg.formats.nifti.header import (
+    best_affine,
+    check_length,
+    check_zooms,
+    checked_offset,
+    checked_scaling,
+    first_bytes,
+    parse_header,
+    spans_space,
+)
+from mpiimg.formats.scaling import scaled
 
 AXES = {3: "zyx", 4: "vzyx"}
-
-#: Bytes that one byte of a deflated stream stands for, at most; and what a short stream may have more.
-MAX_INFLATION, SLACK = 1032, 1 << 16
-
-#: Sizes of voxels that make sense, in whatever unit a header has them.
-VOXEL_SIZES = (1e-6, 1e6)
-
-#: Smallest volume that the axes of voxels, each of length 1, may span.
-MIN_VOLUME = 1e-6
 
 #: Layout of staged files: with checksums, and without, as the first versions wrote them.
 LAYOUT, UNCHECKED_LAYOUT = 2, 1
@@ -94,7 +96,7 @@ class Image:
     @cached_property
     def affine(self) -> np.ndarray:
         """Voxel indices (x, y, z) to scanner millimetres, (4, 4); once known, it is sent with the image."""
-        return _affine(parse_header(self.header))
+        return best_affine(parse_header(self.header))
 
     def array(self, name: str) -> Array:
         """Describe the voxels as an array of a run."""
@@ -119,12 +121,7 @@ class Image:
         Without scaling the block itself; with it float32, float64 where the
         voxels are float64, computed in float64 and rounded once.
         """
-        if self.slope == 1 and self.inter == 0:
-            return block
-        values = block.astype(np.float64)
-        values *= self.slope
-        values += self.inter
-        return values if block.dtype == np.float64 else values.astype(np.float32)
+        return scaled(block, self.slope, self.inter)
 
     def made_of(self, dtype: str) -> Image:
         """Describe an image in the same space whose voxels a run makes: values as they are, of this type."""
@@ -207,10 +204,6 @@ class _StagedVoxels:
         self.pages.close()
 
 
-#: What nibabel says of headers that it mends.
-_UNHEARD = logging.Logger("nibabel, unheard", logging.CRITICAL + 1)
-
-
 def open_image(path: Path, dimensions: int | tuple[int, ...], what: str = "image") -> Image:
     """Read and check the header of a NIfTI file or of a staged one.
 
@@ -240,16 +233,16 @@ def open_image(path: Path, dimensions: int | tuple[int, ...], what: str = "image
     if start == b"\x89HDF\r\n\x1a\n":
         return _open_staged(path, dimensions, what)
     compressed = start[:2] == b"\x1f\x8b"
-    raw = _first_bytes(path, 540, compressed)
+    raw = first_bytes(path, 540, compressed)
     try:
         header = parse_header(raw)
     except Exception:
         raise BadInput(f"{path}: this {what} is not a NIfTI file (.nii, .nii.gz) nor a staged one") from None
     shape = _checked_shape(header, path, dimensions, what)
     dtype = _checked_dtype(header, path)
-    slope, inter = _scaling(header, path, dtype)
-    offset = _checked_offset(header, path)
-    _check_length(path, status.st_size, offset + math.prod(shape) * dtype.itemsize, compressed)
+    slope, inter = checked_scaling(header, path, dtype)
+    offset = checked_offset(header, path)
+    check_length(path, status.st_size, offset + math.prod(shape) * dtype.itemsize, compressed)
     identity = (status.st_size, status.st_mtime_ns, zlib.crc32(header.binaryblock))
     return _with_affine(
         path,
@@ -264,29 +257,6 @@ def open_image(path: Path, dimensions: int | tuple[int, ...], what: str = "image
         identity,
         sample_file(path),
     )
-
-
-def _check_length(path: Path, size: int, end: int, compressed: bool) -> None:
-    """Refuse a file that cannot hold the bytes that its header promises, before any are read."""
-    if compressed and end > size * MAX_INFLATION + SLACK:
-        raise BadInput(
-            f"{path}: truncated or corrupt: its header promises {end} bytes, and {size} bytes of gzip hold "
-            f"{size * MAX_INFLATION} at most; test it with gzip -t and copy it again"
-        )
-    if not compressed and size < end:
-        raise BadInput(f"{path}: truncated: {size} bytes where the header promises {end}; copy it again")
-
-
-def parse_header(raw: bytes):
-    """Return nibabel's NIfTI-1 or NIfTI-2 header of `raw`, in the byte order it has."""
-    import nibabel
-
-    sizes = {int.from_bytes(raw[:4], order) for order in ("little", "big")}
-    kind = nibabel.Nifti2Header if 540 in sizes else nibabel.Nifti1Header
-    header = kind(raw[: kind.template_dtype.itemsize], check=False)
-    if bytes(header["magic"])[:3] not in (b"n+1", b"n+2"):
-        raise ValueError("not a NIfTI file in one piece")
-    return header
 
 
 def bare_name(path: Path) -> str:
@@ -382,7 +352,7 @@ def _open_staged(path: Path, dimensions: int | tuple[int, ...], what: str) -> Im
         raise BadInput(f"{path}: the header in this staged file is damaged; stage the image again") from None
     shape = _checked_shape(header, path, dimensions, what)
     dtype = _checked_dtype(header, path).newbyteorder("=")
-    slope, inter = _scaling(header, path, dtype)
+    slope, inter = checked_scaling(header, path, dtype)
     if math.prod(lengths) != math.prod(shape) or stored.newbyteorder("=") != dtype or len(identity) != 3:
         raise BadInput(f"{path}: this staged file is not what its header says; stage the image again")
     seen = sample_file(path)
@@ -399,48 +369,19 @@ def _with_affine(*fields) -> Image:
     """
     image = Image(*fields)
     header = parse_header(image.header)
-    _check_zooms(header, image.path)
+    check_zooms(header, image.path)
     try:
         affine = image.affine
     except Exception as error:
         raise BadInput(
             f"{image.path}: qform and sform in the header make no sense: {error}; write it again"
         ) from None
-    lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        volume = abs(np.linalg.det(affine[:3, :3] / lengths)) if np.isfinite(affine).all() else np.nan
-    if not volume > MIN_VOLUME:
+    if not spans_space(affine):
         raise BadInput(
             f"{image.path}: the affine in the header (qform, sform) is not one of voxels in space; "
             "write it again"
         )
     return image
-
-
-def _check_zooms(header, path: Path) -> None:
-    """Refuse voxel sizes that are none, and a time step that is none; 0 stands for an unknown one."""
-    zooms = [float(size) for size in header.get_zooms()[:4]]
-    low, high = VOXEL_SIZES
-    steps = zooms[3:]
-    if not all(low <= size <= high for size in zooms[:3]) or not all(0 <= one < np.inf for one in steps):
-        raise BadInput(
-            f"{path}: pixdim in the header is {' x '.join(f'{size:g}' for size in zooms)}: voxel sizes must "
-            "be positive, and a time step must not be negative; write it again"
-        )
-
-
-def _affine(header) -> np.ndarray:
-    """Return the affine as nibabel's own loader has it, which first mends codes and signs that it knows."""
-    header = header.copy()
-    header.check_fix(logger=_UNHEARD, error_level=None)
-    return header.get_best_affine()
-
-
-def _first_bytes(path: Path, count: int, compressed: bool) -> bytes:
-    if compressed:
-        return inflated_start(path, count)
-    with open(path, "rb") as file:
-        return file.read(count)
 
 
 def _checked_shape(header, path: Path, dimensions: int | tuple[int, ...], what: str) -> tuple[int, ...]:
@@ -465,32 +406,6 @@ def _checked_dtype(header, path: Path) -> np.dtype:
             "convert the magnitude image to a real type of at most 64 bits"
         )
     return dtype
-
-
-def _checked_offset(header, path: Path) -> int:
-    offset = float(header["vox_offset"])
-    if not len(header.binaryblock) + 4 <= offset < 1 << 40:
-        raise BadInput(
-            f"{path}: vox_offset in the header is {offset:g}, which makes no sense; write it again"
-        )
-    return int(offset)
-
-
-def _scaling(header, path: Path, dtype: np.dtype) -> tuple[float, float]:
-    try:
-        slope, inter = header.get_slope_inter()
-    except Exception as error:
-        raise BadInput(f"{path}: scl_slope and scl_inter in the header make no sense: {error}") from None
-    slope, inter = (1.0 if slope is None else float(slope)), (0.0 if inter is None else float(inter))
-    if dtype.kind in "iu" and (slope, inter) != (1.0, 0.0):
-        info = np.iinfo(dtype)
-        largest = max(abs(info.min), info.max) * abs(slope) + abs(inter)
-        if largest > float(np.finfo(np.float32).max):
-            raise BadInput(
-                f"{path}: scl_slope {slope:g} and scl_inter {inter:g} in the header make no sense: values "
-                f"would reach {largest:g}, and float32 holds {np.finfo(np.float32).max:g}"
-            )
-    return slope, inter
 
 
 def same_space(one: Image, other: Image) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mpiimg.engine.rates import RateSample
-from mpiimg.neuro.gz import gzip_member
+from mpiimg.formats.gz import gzip_member
 from mpiimg.neuro.nifti import Image
 
 

@@ -145,7 +145,7 @@ def test_tables_give_medians_ranges_and_what_did_not_run():
     text = report.markdown(rows)
     assert "commit abc" in text
     assert "| serial | 3 (2-4) | 1 | 1.5 (1-2) | 500 | 3 | 40 |  |" in text
-    assert "| Dask | 6 | 2 | 3 | 500 | 3 | 40 | FA 0 |" in text
+    assert "| Dask | 6 | 2 times slower | 3 | 500 | 3 | 40 | FA 0 |" in text
     assert "| Spark | not installed: pyspark |" in text
     assert "| Dask |  |  |  |  | 2.5 |  |  |  |  |" in text
     assert "| SciDB | 20 | 514 |" in text
@@ -172,7 +172,7 @@ def test_a_table_says_how_each_system_ends_under_a_limit_of_memory():
     )
     assert "- serial, 300 MB: failed: KilledWorker\n" in text
     # The other tables are of runs without a limit.
-    assert "| mpiimg | 1 | 0.5 | 0.5 |" in text
+    assert "| mpiimg | 1 | 2 times faster | 0.5 |" in text
 
 
 def test_mpiimg_stands_in_the_regroup_by_the_meter_and_by_its_own_record():
@@ -196,7 +196,7 @@ def test_the_chart_shows_medians_of_what_got_through_by_table_and_what_the_study
         row("Dask", 0.1, size="deep"),
         row("Dask", 0.1, workload="regroup"),
     ]
-    drawn = charts.bars(rows, tmp_path / "bars.png")
+    drawn = charts.dots(rows, tmp_path / "dots.png")
     assert drawn[:4] == [
         "neuro, same: Dask",
         "neuro, same: serial",
@@ -204,8 +204,8 @@ def test_the_chart_shows_medians_of_what_got_through_by_table_and_what_the_study
         "neuro, best: mpiimg",
     ]
     assert drawn[4:6] == ["neuro, study: TensorFlow", "neuro, study: SciDB"] and len(drawn) == 9
-    assert (tmp_path / "bars.png").stat().st_size > 5000
-    assert charts.bars([row("serial", 1.0, result="timeout")], tmp_path / "none.png") == []
+    assert (tmp_path / "dots.png").stat().st_size > 5000
+    assert charts.dots([row("serial", 1.0, result="timeout")], tmp_path / "none.png") == []
 
 
 def test_rows_come_back_from_their_file_as_they_were(tmp_path):
@@ -222,6 +222,56 @@ def test_rows_come_back_from_their_file_as_they_were(tmp_path):
     found = runs.read([tmp_path / "a.csv", tmp_path / "b.csv"])
     known = [{key: value for key, value in one.items() if value not in ("", ())} for one in rows + rows[1:]]
     assert found == known
+
+
+@pytest.mark.parametrize(
+    ("cpu", "said"), [(2.0, "1"), (2.001, "1"), (0.2, "10 times faster"), (2.5, "1.25 times slower")]
+)
+def test_a_system_is_so_many_times_faster_or_slower_than_serial(cpu, said):
+    import report
+
+    assert report.beside(cpu, 2.0) == said
+
+
+def test_figures_of_two_cpus_are_not_set_side_by_side(tmp_path):
+    import runs
+    import side_by_side
+
+    here = {"cpu": "AMD EPYC", "target": "znver5"}
+    for name, where in (("a", here), ("b", here | {"commit": "abc"}), ("c", here | {"target": "znver3"})):
+        runs.write(tmp_path / f"{name}.csv", [row("serial", 2.0, where=where)])
+    side_by_side.main(["--from", *(str(tmp_path / f"{name}.csv") for name in "ab")])
+    with pytest.raises(SystemExit, match=r"different CPUs .*znver3.*znver5"):
+        side_by_side.main(["--from", *(str(tmp_path / f"{name}.csv") for name in "ac")])
+
+
+def test_conditions_name_the_cpu_and_what_kernels_are_compiled_for():
+    import side_by_side
+
+    from mpiimg.kernels.jit import cpu_target
+
+    where = side_by_side.conditions()
+    assert where["cpu"] and where["target"] == cpu_target()
+
+
+@pytest.mark.parametrize("workload", ["neuro", "astro"])
+def test_our_kernels_can_take_the_place_of_the_libraries_wherever_the_programs_call_them(workload):
+    """By name: programs that take --kernels call nothing that one of the two modules lacks."""
+    import ast
+
+    folder = BENCHMARKS / "systems"
+    programs = [path for path in folder.glob(f"{workload}_*.py") if "options.kernels" in path.read_text()]
+    called = {
+        node.attr
+        for path in programs
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "kernels"
+    }
+    assert len(programs) == 2 and len(called) > 8
+    for name in ("kernels", "mpiimg_kernels"):
+        text = (folder / f"{workload}_{name}.py").read_text()
+        names = text.split("__all__ = ")[1].split("\n)")[0]
+        assert called <= set(ast.literal_eval(f"{names})"))
 
 
 def test_a_file_of_something_else_is_refused_in_a_line(tmp_path):

@@ -155,7 +155,7 @@ def least_memory(words: list) -> int:
 MEMBERS = """
 import hashlib, sys
 import numpy as np
-from mpiimg.neuro.gz import gzip_member
+from mpiimg.formats.gz import gzip_member
 
 inputs, heap = np.random.default_rng(0), np.random.default_rng(int(sys.argv[1]))
 digest = hashlib.sha256()

@@ -19,7 +19,7 @@ from mpiimg.engine.boxes import box_slices
 from mpiimg.engine.pages import page_sums
 from mpiimg.engine.staged_file import create_staged, describe_staged, sums_path
 from mpiimg.errors import BadInput
-from mpiimg.neuro.gz import gzip_member
+from mpiimg.formats.gz import gzip_member
 from mpiimg.neuro.nifti import (
     LAYOUT,
     Image,

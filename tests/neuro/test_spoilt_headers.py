@@ -14,7 +14,7 @@ import pytest
 from nibabel.fileholders import FileHolder
 
 from mpiimg.errors import BadInput
-from mpiimg.neuro import gz
+from mpiimg.formats import gz
 from mpiimg.neuro.nifti import Voxels, open_image, output_header, parse_header
 
 SHAPE = (5, 4, 3, 6)  # x, y, z, volumes

@@ -12,7 +12,10 @@ from pathlib import Path
 from mpiimg.engine.mpi.processes import process_stat
 
 #: What launchers call the variables by which a process knows that it is a rank, or a step of a job.
-OF_RANKS = ("PMI", "OMPI_", "PRTE_", "SLURM_", "MPI_LOCAL", "HYDRA_", "HYDI_")
+OF_RANKS = (
+    *("PMI", "OMPI_", "PRTE_", "SLURM_", "MPI_LOCAL", "HYDRA_", "HYDI_"),
+    *("I_MPI_", "MV2_COMM_", "MVP_COMM_", "PALS_", "ALPS_", "FLUX_"),
+)
 
 #: Environment variables by which launchers tell a process its rank, before MPI is initialised.
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")

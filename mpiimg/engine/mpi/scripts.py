@@ -313,3 +313,8 @@ def _site_of(error: BaseException) -> str:
             site = rendezvous.site_of(trace.tb_frame.f_code.co_filename, trace.tb_lineno)
         trace = trace.tb_next
     return site
+
+
+def communicator():
+    """Return the communicator of the calls so far; None before the first one."""
+    return _script._comm

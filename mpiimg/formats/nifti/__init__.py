@@ -1,0 +1,1 @@
+"""NIfTI: what headers say, images in and images out."""

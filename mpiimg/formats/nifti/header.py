@@ -1,0 +1,107 @@
+"""What the header of a NIfTI file says, and whether that can be."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from mpiimg.errors import BadInput
+from mpiimg.formats.gz import inflated_start
+
+#: Bytes that one byte of a deflated stream stands for, at most; and what a short stream may have more.
+MAX_INFLATION, SLACK = 1032, 1 << 16
+
+#: Sizes of voxels that make sense, in whatever unit a header has them.
+VOXEL_SIZES = (1e-6, 1e6)
+
+#: Smallest volume that the axes of voxels, each of length 1, may span.
+MIN_VOLUME = 1e-6
+
+#: What nibabel says of headers that it mends.
+_UNHEARD = logging.Logger("nibabel, unheard", logging.CRITICAL + 1)
+
+
+def first_bytes(path: Path, count: int, compressed: bool) -> bytes:
+    """Return what a file begins with, or what it inflates to begins with."""
+    if compressed:
+        return inflated_start(path, count)
+    with open(path, "rb") as file:
+        return file.read(count)
+
+
+def check_length(path: Path, size: int, end: int, compressed: bool) -> None:
+    """Refuse a file that cannot hold the bytes that its header promises, before any are read."""
+    if compressed and end > size * MAX_INFLATION + SLACK:
+        raise BadInput(
+            f"{path}: truncated or corrupt: its header promises {end} bytes, and {size} bytes of gzip hold "
+            f"{size * MAX_INFLATION} at most; test it with gzip -t and copy it again"
+        )
+    if not compressed and size < end:
+        raise BadInput(f"{path}: truncated: {size} bytes where the header promises {end}; copy it again")
+
+
+def parse_header(raw: bytes):
+    """Return nibabel's NIfTI-1 or NIfTI-2 header of `raw`, in the byte order it has."""
+    import nibabel
+
+    sizes = {int.from_bytes(raw[:4], order) for order in ("little", "big")}
+    kind = nibabel.Nifti2Header if 540 in sizes else nibabel.Nifti1Header
+    header = kind(raw[: kind.template_dtype.itemsize], check=False)
+    if bytes(header["magic"])[:3] not in (b"n+1", b"n+2"):
+        raise ValueError("not a NIfTI file in one piece")
+    return header
+
+
+def check_zooms(header, path: Path) -> None:
+    """Refuse voxel sizes that are none, and a time step that is none; 0 stands for an unknown one."""
+    zooms = [float(size) for size in header.get_zooms()[:4]]
+    low, high = VOXEL_SIZES
+    steps = zooms[3:]
+    if not all(low <= size <= high for size in zooms[:3]) or not all(0 <= one < np.inf for one in steps):
+        raise BadInput(
+            f"{path}: pixdim in the header is {' x '.join(f'{size:g}' for size in zooms)}: voxel sizes must "
+            "be positive, and a time step must not be negative; write it again"
+        )
+
+
+def best_affine(header) -> np.ndarray:
+    """Return the affine as nibabel's own loader has it, which first mends codes and signs that it knows."""
+    header = header.copy()
+    header.check_fix(logger=_UNHEARD, error_level=None)
+    return header.get_best_affine()
+
+
+def spans_space(affine: np.ndarray) -> bool:
+    """Say whether an affine is one of voxels in space: finite, and with no axis in the plane of two others."""
+    lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        volume = abs(np.linalg.det(affine[:3, :3] / lengths)) if np.isfinite(affine).all() else np.nan
+    return bool(volume > MIN_VOLUME)
+
+
+def checked_offset(header, path: Path) -> int:
+    offset = float(header["vox_offset"])
+    if not len(header.binaryblock) + 4 <= offset < 1 << 40:
+        raise BadInput(
+            f"{path}: vox_offset in the header is {offset:g}, which makes no sense; write it again"
+        )
+    return int(offset)
+
+
+def checked_scaling(header, path: Path, dtype: np.dtype) -> tuple[float, float]:
+    try:
+        slope, inter = header.get_slope_inter()
+    except Exception as error:
+        raise BadInput(f"{path}: scl_slope and scl_inter in the header make no sense: {error}") from None
+    slope, inter = (1.0 if slope is None else float(slope)), (0.0 if inter is None else float(inter))
+    if dtype.kind in "iu" and (slope, inter) != (1.0, 0.0):
+        info = np.iinfo(dtype)
+        largest = max(abs(info.min), info.max) * abs(slope) + abs(inter)
+        if largest > float(np.finfo(np.float32).max):
+            raise BadInput(
+                f"{path}: scl_slope {slope:g} and scl_inter {inter:g} in the header make no sense: values "
+                f"would reach {largest:g}, and float32 holds {np.finfo(np.float32).max:g}"
+            )
+    return slope, inter
