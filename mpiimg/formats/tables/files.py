@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,18 @@ def pieces(path: str | Path) -> list[dict[str, Any]]:
     return [
         {"path": str(path), **one, "sample": list(samples.get(one.get("file"), whole) or ())} for one in found
     ]
+
+
+def schema_of(path: str | Path) -> Schema:
+    """Return the columns of a table in files; text of any width."""
+    path = Path(path)
+    if path.is_dir() or path.suffix.lower() == ".parquet":
+        found = parquet.schema_of(path)
+    elif path.suffix.lower() in (".fits", ".fit"):
+        found = fits.read(path, 0, 0).schema
+    else:
+        found = text.read(path, path.suffix.lower() == ".ecsv").schema
+    return Schema(tuple(replace(one, dtype="U") if one.is_text else one for one in found.columns))
 
 
 def read_piece(piece: dict[str, Any]) -> Rows:
