@@ -450,6 +450,11 @@ class Output(Node):
     def known(self) -> bool:
         return self.call.identity.known
 
+    @property
+    def call_name(self) -> str:
+        """What the call is called in messages."""
+        return self.call.name
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Reduced(Node):

@@ -71,10 +71,13 @@ class Costs:
         CPU time of an item of what it is given.
     scratch : float
         Bytes that it takes at once for each byte that it is given and returns; None where nobody knows.
+    returned : int
+        Bytes of a partial result, or of a record.
     """
 
     seconds: float = 0.0
     scratch: float | None = None
+    returned: int = 0
 
 
 @dataclass

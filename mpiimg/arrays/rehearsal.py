@@ -48,22 +48,6 @@ class Facts:
     seconds: float = 0.0
 
 
-class Failed(Exception):
-    """A user's function fails on a little of the data.
-
-    Parameters
-    ----------
-    name : str
-        Of the call.
-    shapes : sequence of tuple of int
-        Of the blocks that it was called on.
-    """
-
-    def __init__(self, name: str, shapes: Sequence[tuple[int, ...]]):
-        super().__init__(name)
-        self.name, self.shapes = name, list(shapes)
-
-
 def calls_to_rehearse(targets: Sequence[Node], there: Mapping[str, Any], types: Types) -> list[Node]:
     """Return the nodes whose functions have not been rehearsed."""
     found = []
@@ -90,8 +74,8 @@ def rehearse(targets: Sequence[Node], there: Mapping[str, np.ndarray] = ()) -> F
 
     Raises
     ------
-    Failed
-        One fails; with the error as its cause.
+    Exception
+        What a function raises, with an attribute `rehearsed`: the name of the call, and what it was tried on.
     """
     started = time.perf_counter()
     rehearsal = _Rehearsal(dict(there))
@@ -140,21 +124,20 @@ class _Rehearsal:
             return
         for node in (*call.inputs, *call.given.values()):
             self.types.of(node)
+        small = _small(call)
         try:
-            self._try(call, _small(call))
+            self._try(call, small)
         except Exception as error:
             # On a small block a function may fail that does well on its own: then it is called on such a one.
             grid = call_stages.call_grid(call, self.types)
-            lengths = {
-                axis: min(items, call.sizes[axis]) for axis, items in zip(grid.axes, grid.block, strict=True)
-            }
-            lengths = {axis: lengths.get(axis, length) for axis, length in call.sizes.items()}
-            if lengths == _small(call):
-                raise Failed(call.name, [tuple(lengths.values())]) from error
+            block = dict(zip(grid.axes, grid.block, strict=True))
+            lengths = {axis: min(block.get(axis, length), length) for axis, length in call.sizes.items()}
+            if lengths == small:
+                raise _about(error, call, small)
             try:
                 self._try(call, lengths)
             except Exception as again:
-                raise Failed(call.name, [tuple(lengths.values())]) from again
+                raise _about(again, call, lengths) from None
 
     def _try(self, call: Call, lengths: Mapping[str, int]) -> None:
         """Call a function on blocks of so many items along each axis, and take what it returns as samples."""
@@ -188,7 +171,7 @@ class _Rehearsal:
             if axis not in lengths or n != call.sizes[axis]
         }  # fmt: skip
         blocks = call_stages.checked_results(
-            _unbounded(call), result, {**bounds, **{a: (0, n) for a, n in own.items()}}, own
+            call, result, {**bounds, **{a: (0, n) for a, n in own.items()}}, own
         )
         if seconds < QUICK:
             started = time.process_time()
@@ -209,7 +192,8 @@ class _Rehearsal:
         if node.functions is not None:
             from mpiimg.arrays import own_reductions
 
-            self.samples[node.key] = own_reductions.rehearsed(node, values)
+            self.samples[node.key], returned = own_reductions.rehearsed(node, values)
+            self.costs[node.key] = Costs(returned=returned)
             return
         from mpiimg.arrays import reductions
 
@@ -223,18 +207,6 @@ class _Rehearsal:
             parts = reductions.partial(values, axes, node.operation, node.options)
         dtype = node.dtype or self.types.of(node)
         self.samples[node.key] = reductions.finished(parts, node.operation, node.options, dtype)
-
-
-def _unbounded(call: Call) -> Call:
-    """Return a call whose blocks are in the midst of their arrays, so that all have their halos."""
-    return Call(
-        **{**call_stages_fields(call), "boundary": call.boundary if call.boundary != "none" else "none"}
-    )
-
-
-def call_stages_fields(call: Call) -> dict[str, Any]:
-    """Return the fields of a call."""
-    return {name: getattr(call, name) for name in Call.__dataclass_fields__}
 
 
 def _small(call: Call) -> dict[str, int]:

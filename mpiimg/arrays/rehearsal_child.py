@@ -104,6 +104,7 @@ def _of_error(error: BaseException) -> dict[str, Any]:
             "raised": name,
             "message": str(error),
             "left": isinstance(error, SystemExit),
+            "of": getattr(error, "rehearsed", ("", "")),
             "stack": [(frame.filename, frame.lineno or 0, frame.name) for frame in frames],
             "traceback": "".join(traceback.format_exception(error)),
         }

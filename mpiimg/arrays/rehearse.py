@@ -367,6 +367,8 @@ def _failed(
     answer, stack, details = ended.answer, stack_of(ended.stacks), ended.stacks
     if answer is not None:
         stack, details = answer["stack"], answer["traceback"]
+        of_name, of_when = answer.get("of", ("", ""))
+        name, when = of_name or name, of_when or when
         text = " ".join(answer["message"].split())
         what = f"{answer['raised']}: {text or 'no message'}"
         if answer["left"]:

@@ -183,17 +183,27 @@ def rehearsed(session: Any, targets: Sequence[Node], comm: Any) -> None:
     there = _kept(session, targets, comm)
     if not rehearsal.calls_to_rehearse(targets, there, session.types):
         return
-    facts = on_root(comm, lambda: _facts(session, targets, comm))
+    budget = session.budget(comm)
+    facts = on_root(comm, lambda: _facts(session, targets, budget))
     for key, dtype in facts.types.items():
         session.types.learn(key, dtype)
     session.costs.update(facts.costs)
     session.rehearsals += facts.seconds
 
 
-def _facts(session: Any, targets: Sequence[Node], comm: Any) -> rehearsal.Facts:
-    from mpiimg.arrays.rehearse import rehearse_apart
+def _facts(session: Any, targets: Sequence[Node], budget: int) -> rehearsal.Facts:
+    """Rehearse in a fresh interpreter, within what this rank may use. On one rank."""
+    from mpiimg.arrays.rehearse import in_fresh_interpreter, seconds_for
+    from mpiimg.engine.mpi.memory import anonymous_now
 
-    return rehearse_apart(session, targets)
+    calls = dict.fromkeys(getattr(node, "call_name", "") for node in walk(targets))
+    return in_fresh_interpreter(
+        rehearsal.rehearse,
+        tuple(targets),
+        timeout=seconds_for(session.timeout),
+        memory=max(budget - anonymous_now(), budget // 4),
+        name=", ".join(name for name in calls if name) or "the rehearsal",
+    )
 
 
 # --- Recipes ----------------------------------------------------------------------------------------------
@@ -201,7 +211,7 @@ def _facts(session: Any, targets: Sequence[Node], comm: Any) -> rehearsal.Facts:
 
 def recipe_of(
     session: Any, results: Sequence[Any], *, stem: str, record: str, nonce: str, kept: Mapping[str, KeptInput],
-    keep: Sequence[Node] = (),
+    keep: Sequence[Node] = (), more: Mapping[str, Any] | None = None,
 ) -> Recipe:  # fmt: skip
     """Return the recipe of a run that makes results.
 
@@ -218,6 +228,8 @@ def recipe_of(
         Nodes that are there, by key.
     keep : sequence of Node
         Stored nodes whose staged files stay in the folder of results.
+    more : mapping
+        What run.json says among the parameters besides.
     """
     targets = [node for result in results for node in result.targets]
     nodes = list(needed(targets, kept))
@@ -237,25 +249,20 @@ def recipe_of(
         return lowered
 
     unknown = [node for node in nodes if not node.known]
-    names = {node.key: _output_name(session, node) for node in keep}
     return Recipe(
         tool=program_name(),
         stem=stem,
         inputs=tuple(inputs),
         stages=stages,
         documents=lambda state: {},
-        parameters=_parameters(results, nodes, nonce if unknown else ""),
+        parameters={**_parameters(results, nodes, nonce if unknown else ""), **(more or {})},
         sources={source.array.name: said_of(source) for source in sources},
         record=record,
         warnings=tuple(_not_resumable(node) for node in unknown),
-        staged_outputs={names[node.key]: (f"{names[node.key]}.h5", {}) for node in keep},
+        staged_outputs={node.name: (f"{node.name}.h5", {}) for node in keep},
         files=tuple(dict.fromkeys(path for source in (*sources, *used) for path in source.files)),
         baseline=BASELINE,
     )
-
-
-def _output_name(session: Any, node: Node) -> str:
-    return node.name
 
 
 def _not_resumable(node: Node) -> str:
@@ -309,68 +316,76 @@ def _kept_path(session: Any, node: Node) -> Path:
 
 
 def _dtype_kept(session: Any, node: Node) -> str | None:
-    """Return the type of a node that an earlier run has kept whole, None where none has."""
-    from mpiimg.engine.records import DamagedRecord
-    from mpiimg.engine.results import read_record
+    """Return the type of a node that a run of the session has kept whole, None where none has. On one rank."""
     from mpiimg.engine.staged_file import check_record
 
-    path = _kept_path(session, node)
-    try:
-        record = read_record(session.folder / f"run-{node.name}.json")
-        if record is None or not path.exists() or not node.resumable:
-            return None
-        if not check_record(path):
-            return None
-        return record["parameters"]["kept_types"][node.key]
-    except (DamagedRecord, OSError, KeyError, TypeError, BadInput):
+    if session.catalogue is None:
+        session.catalogue = _catalogue(session.folder)
+    entry = session.catalogue.get(node.key)
+    if entry is None or (entry.earlier and not node.resumable):
         return None
+    try:
+        return entry.dtype if check_record(_kept_path(session, node)) else None
+    except (OSError, BadInput):
+        return None  # it is gone, or damaged: it is made anew
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is known of an array that a run has kept.
+
+    Parameters
+    ----------
+    dtype : str
+    earlier : bool
+        Whether another process has made it.
+    """
+
+    dtype: str
+    earlier: bool
+
+
+def _catalogue(folder: Path) -> dict[str, Kept]:
+    """Return what earlier programs have kept in the folder of a session, by key."""
+    from mpiimg.engine.records import DamagedRecord, read_record
+
+    found = {}
+    for path in sorted(folder.glob("run-*.json")):
+        try:
+            types = (read_record(path) or {})["parameters"]["kept"]
+            found.update({key: Kept(dtype, True) for key, dtype in types.items()})
+        except (DamagedRecord, OSError, KeyError, TypeError, AttributeError):
+            continue
+    return found
 
 
 def keep(session: Any, nodes: Sequence[Node], comm: Any, memory: Any = None) -> dict[str, KeptInput]:
-    """Make stored nodes, one run for all, and keep them in the folder of the session. Collective."""
+    """Make stored nodes, in one run, and keep them in the folder of the session. Collective."""
     kept = _kept(session, nodes, comm)
-    missing = [node for node in dict.fromkeys(nodes) if node.key not in kept]
-    if missing:
-        rehearsed(session, missing, comm)
-        kept |= _kept(session, missing, comm)
-        for node in _in_order(missing):
-            _keep_one(session, node, kept, comm, memory)
-            kept |= _kept_now(session, node)
-    return kept
-
-
-def _in_order(nodes: Sequence[Node]) -> list[Node]:
-    """Return nodes with those first that others are made of, and persisted ones below them."""
-    keys = {node.key for node in nodes}
-    order = [one for one in walk(list(nodes)) if one.key in keys or isinstance(one, Persisted)]
-    return list({one.key: one for one in order}.values())
-
-
-def _kept_now(session: Any, node: Node) -> dict[str, KeptInput]:
-    dtype = session.types.of(node)
-    array = stored_array(node.name, node.axes, node.shape, dtype, node.order)
-    return {node.key: KeptInput(_kept_path(session, node), array, node.key)}
-
-
-def _keep_one(session: Any, node: Node, kept: Mapping[str, KeptInput], comm: Any, memory: Any) -> None:
-    if node.key in kept:
-        return
+    missing = [node for node in {node.key: node for node in nodes}.values() if node.key not in kept]
+    if not missing:
+        return kept
+    rehearsed(session, missing, comm)
+    kept = _kept(session, missing, comm) | kept
+    missing += [node for node in needed(missing, kept) if isinstance(node, Persisted) and node not in missing]
+    types = {node.key: session.types.of(node) for node in missing}
+    stem = missing[0].name if len(missing) == 1 else f"{missing[0].label}-{digest(sorted(types))[:12]}"
+    nonce = _nonce(comm)
     recipe = recipe_of(
-        session, [KeptResult(node)], stem=node.name, record=f"run-{node.name}.json", nonce=_nonce(comm), kept=kept,
-        keep=[node],
+        session, [KeptResult(node) for node in missing], stem=stem, record=f"run-{stem}.json", nonce=nonce,
+        kept=kept, keep=missing, more={"kept": types},
     )  # fmt: skip
-    recipe = _with_types(recipe, {node.key: session.types.of(node)})
     options = Options(
         session.folder, session.budget(comm, memory), progress=session.progress, timeout=session.timeout,
-        replace=True, keep_work=False, force=not node.resumable, quiet=True,
+        replace=True, force=not all(node.resumable for node in missing), quiet=True,
     )  # fmt: skip
     _carry_out(recipe, comm, options, session)
-
-
-def _with_types(recipe: Recipe, types: Mapping[str, str]) -> Recipe:
-    import dataclasses
-
-    return dataclasses.replace(recipe, parameters={**recipe.parameters, "kept_types": dict(types)})
+    for node in missing:
+        array = stored_array(node.name, node.axes, node.shape, types[node.key], node.order)
+        kept[node.key] = KeptInput(_kept_path(session, node), array, node.key)
+        if session.catalogue is not None:
+            session.catalogue[node.key] = Kept(types[node.key], False)
+    return kept
 
 
 def _carry_out(recipe: Recipe, comm: Any, options: Options, session: Any) -> Any:

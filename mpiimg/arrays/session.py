@@ -66,6 +66,7 @@ class Session:
     types: Types = field(default_factory=Types)
     costs: dict[str, Costs] = field(default_factory=dict)
     records: dict[str, int] = field(default_factory=dict)
+    catalogue: dict[str, Any] | None = None
     status: int = 0
     rehearsals: float = 0.0
 

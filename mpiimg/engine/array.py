@@ -103,6 +103,22 @@ class Array:
             bounds = {**bounds, packing.axis: ends}
         return box_in_array(self.axes, self.shape, bounds, halo)
 
+    def table(self, grid: ChunkGrid, halo: Mapping[str, int] | None = None) -> np.ndarray:
+        """Return the parts that belong to all chunks, (chunks, axes, 2) int64: :meth:`part` of each."""
+        bounds, halo, packing = _bounds_by_axis(grid), halo or {}, self.packing
+        if packing is not None and packing.along in bounds:
+            start, stop = bounds[packing.along].T
+            margin, offsets = halo.get(packing.along, 0), np.array(packing.offsets, np.int64)
+            first, last = np.maximum(start - margin, 0), np.minimum(stop + margin, len(offsets) - 1)
+            bounds[packing.axis] = np.stack([offsets[first], offsets[last]], axis=1)
+        boxes = np.empty((len(grid), len(self.axes), 2), np.int64)
+        for place, (axis, length) in enumerate(zip(self.axes, self.shape, strict=True)):
+            boxes[:, place] = bounds.get(axis, (0, length))
+            boxes[:, place] += np.array((-1, 1)) * halo.get(axis, 0)
+            np.maximum(boxes[:, place, 0], 0, out=boxes[:, place, 0])
+            np.minimum(boxes[:, place, 1], length, out=boxes[:, place, 1])
+        return boxes
+
     def runs(self, box: Box) -> Iterator[tuple[int, int, int]]:
         """Yield (first item in storage, first item in the block, items) for each run of consecutive items."""
         return dense_runs(self.shape, box)
@@ -184,6 +200,11 @@ class Ragged:
         """Where each item begins in storage; one more number than items, the last is the length."""
         return tuple(itertools.accumulate(map(math.prod, self.shapes), initial=0))
 
+    @cached_property
+    def _lengths(self) -> np.ndarray:
+        """The shapes of all items, (items, axes - 1) int64."""
+        return np.array(self.shapes, np.int64).reshape(len(self.shapes), len(self.axes) - 1)
+
     @property
     def nbytes(self) -> int:
         """Bytes of all items."""
@@ -225,6 +246,28 @@ class Ragged:
         near = {axis: margin for axis, margin in (halo or {}).items() if axis not in behind}
         return ((number, after), *box_in_array(self.axes[1:], self.shapes[number], within, near))
 
+    def table(self, grid: ChunkGrid, halo: Mapping[str, int] | None = None) -> np.ndarray:
+        """Return the parts that belong to all chunks, (chunks, axes, 2) int64: :meth:`part` of each.
+
+        Raises
+        ------
+        ValueError
+            A chunk is not of one item.
+        """
+        bounds, halo = _bounds_by_axis(grid), halo or {}
+        boxes = np.empty((len(grid), len(self.axes), 2), np.int64)
+        boxes[:, 0] = bounds.get(self.axes[0], (0, len(self.shapes)))
+        if (boxes[:, 0, 1] != boxes[:, 0, 0] + 1).any():
+            raise ValueError(f"array {self.name}: a chunk has one item along {self.axes[0]!r}")
+        lengths = self._lengths[boxes[:, 0, 0]]
+        for place, axis in enumerate(self.axes[1:], start=1):
+            length, margin = lengths[:, place - 1], halo.get(axis, 0)
+            start, stop = bounds[axis].T if axis in bounds else (np.zeros_like(length), length)
+            margin = np.where(start < length, margin, 0) if axis in bounds else margin
+            np.maximum(np.minimum(start, length) - margin, 0, out=boxes[:, place, 0])
+            np.minimum(stop + margin, length, out=boxes[:, place, 1])
+        return boxes
+
     def runs(self, box: Box) -> Iterator[tuple[int, int, int]]:
         """Yield (first item in storage, first item in the block, items) for each run of consecutive items."""
         ((number, _), *rest) = box
@@ -233,6 +276,11 @@ class Ragged:
 
 
 AnyArray = Array | Ragged
+
+
+def _bounds_by_axis(grid: ChunkGrid) -> dict[str, np.ndarray]:
+    """Return the bounds of all chunks along each axis that is cut, (chunks, 2) int64."""
+    return dict(zip(grid.axes, grid.table().transpose(1, 0, 2), strict=True))
 
 
 def _named(array: str, axes: str | Iterable[str]) -> tuple[str, ...]:

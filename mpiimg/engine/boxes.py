@@ -115,6 +115,15 @@ class ChunkGrid:
             for i, b, n in zip(reversed(place), self.block, self.shape, strict=True)
         )
 
+    def table(self) -> np.ndarray:
+        """Return the boxes of all chunks, (chunks, axes, 2) int64: :meth:`bounds` of each."""
+        boxes = np.empty((*self.counts, len(self.axes), 2), np.int64)
+        for axis, (count, block, length) in enumerate(zip(self.counts, self.block, self.shape, strict=True)):
+            ends = np.arange(count + 1, dtype=np.int64) * block
+            ends = np.stack([ends[:-1], np.minimum(ends[1:], length)], axis=1)
+            boxes[..., axis, :] = ends.reshape(count, *[1] * (len(self.axes) - 1 - axis), 2)
+        return boxes.reshape(len(self), len(self.axes), 2)
+
 
 def runs_of_items(shape: Sequence[int], most: int) -> list[Box]:
     """Return boxes that cut a dense array into runs of at most `most` items in storage, in their order."""

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from mpiimg.engine.array import AnyArray
-from mpiimg.engine.blocks import BoxTable
+from mpiimg.engine.box_table import BoxTable
 from mpiimg.engine.boxes import Box, box_shape, box_size, box_slices
 from mpiimg.engine.raw import FileEnds, RawFile
 

@@ -11,7 +11,7 @@ import numpy as np
 from mpiimg.engine.array import Ragged
 from mpiimg.engine.blocks import Placement
 from mpiimg.engine.boxes import Box, box_slices, runs_of_items
-from mpiimg.engine.exchanges import exchanged_needs, gathered_boxes
+from mpiimg.engine.exchanges import GatheredBoxes, exchanged_needs
 from mpiimg.engine.inputs import Input
 from mpiimg.engine.mpi.memory import give_back
 from mpiimg.engine.needs import Chunk, Need, Part, Pieces
@@ -55,6 +55,7 @@ class PlacedArrays:
         self.placements: dict[str, Placement] = {}
         self._comm, self._staged, self._records = comm, staged, records
         self._memory = MemoryStore(comm.rank, exchange)
+        self._gathering: tuple[Stage, dict[int, GatheredBoxes]] | None = None
         self._inputs = {source.array.name: source.open() for source in inputs}
 
     def create(self, placements: Iterable[Placement]) -> None:
@@ -62,7 +63,7 @@ class PlacedArrays:
         for placement in placements:
             array = placement.array
             if placement.memory:
-                self._memory.create(array, placement.boxes, placement.owners)
+                self._memory.create(array, placement.table, placement.owners)
             if placement.staged and array.name not in self._staged:
                 self._staged.create(array, placement.boxes, placement.owners)
             elif placement.staged:
@@ -90,6 +91,7 @@ class PlacedArrays:
 
     def drop_others(self, names: Collection[str]) -> None:
         """Let go of all arrays but those of `names`. Collective."""
+        self._gathering = None
         for name in [name for name in self.placements if name not in names]:
             self._memory.drop(name)
             if self._staged is not None:
@@ -117,11 +119,12 @@ class PlacedArrays:
         """
         gathered: dict[tuple[str, Box], np.ndarray] = {}
         for need in exchanged_needs(stage, self.placements):
-            boxes = [gathered_boxes(stage, need, numbers) for numbers in shares]
-            blocks = self._memory.collect(need.array.name, boxes)
+            requests = self._boxes_of(stage, need).requests(shares)
+            blocks = self._memory.collect(need.array.name, requests)
+            boxes = requests.of_rank(self._comm.rank).tolist()
             gathered.update(
-                ((need.array.name, box), block)
-                for box, block in zip(boxes[self._comm.rank], blocks, strict=True)
+                ((need.array.name, tuple(map(tuple, box))), block)
+                for box, block in zip(boxes, blocks, strict=True)
             )
             del blocks
             # What was packed and received is free; the work may not fit into the gaps.
@@ -131,6 +134,15 @@ class PlacedArrays:
             return [self._of_need(gathered, need, stage.chunk(number)) for need in stage.reads]
 
         return read
+
+    def _boxes_of(self, stage: Stage, need: Need) -> GatheredBoxes:
+        """Return the boxes that chunks of a stage gather, which are made once for all its rounds."""
+        if self._gathering is None or self._gathering[0] is not stage:
+            self._gathering = stage, {}
+        of_needs = self._gathering[1]
+        if id(need) not in of_needs:
+            of_needs[id(need)] = GatheredBoxes(stage, need)
+        return of_needs[id(need)]
 
     def _of_need(
         self, gathered: dict[tuple[str, Box], np.ndarray], need: Need | RecordsOf, chunk: Chunk

@@ -13,7 +13,7 @@ import numpy as np
 from mpiimg.engine.array import AnyArray, Array
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.containment import Units
-from mpiimg.engine.needs import At, Chunk, Need, Part, Pieces, Target
+from mpiimg.engine.needs import At, Chunk, Need, OwnRow, Part, Pieces, Target
 from mpiimg.engine.record_index import Index, RecordsOf
 
 _V = TypeVar("_V")
@@ -125,7 +125,7 @@ class Stage:
 
     def chunk(self, number: int) -> Chunk:
         """Return chunk `number`."""
-        return Chunk(number, self.grid.axes, self.grid.bounds(number))
+        return Chunk.of(self.grid, number)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,9 +222,7 @@ class Reduce(Stage, Generic[_V]):
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        rows = self.rows
-        rest = tuple((0, n) for n in rows.shape[1:])
-        return (At(rows, lambda chunk: ((chunk.number, chunk.number + 1), *rest)),)
+        return (OwnRow(self.rows),)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -269,8 +269,7 @@ def test_parts_of_a_box_are_found_whichever_way_blocks_lie():
 
 
 def table_of(output, grid):
-    stage = Compute("s", grid, writes=(), work=no_work)
-    return BlockTable(output, [stage.chunk(number) for number in range(len(grid))])
+    return BlockTable(output, grid)
 
 
 def test_a_table_knows_the_blocks_of_a_chunk():
