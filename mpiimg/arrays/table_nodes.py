@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -42,11 +42,25 @@ class TableNode(Node):
     steps: tuple[Any, ...] = ()
     #: The column of whose values each part says which it has.
     partition_on: str | None = None
+    #: Its columns as far as they are known before it is made: what a table of no rows has, and plans expect.
+    expected: Schema = field(default=Schema(()))
     is_stored = True
+    is_tried = False
 
     @property
     def content(self) -> tuple:
         return (self.partition_on, *(step.described()[0] for step in self.steps))
+
+    def whole(self, index: Index) -> Schema:
+        """Return the columns of all parts; in a plan, or where there is no part, those that are expected."""
+        return schema_of(index) if len(index) else _filled(self.expected)
+
+    def made_of(self, sizes: Iterable[int]) -> Index:
+        """Return what a plan expects: parts of so many bytes."""
+        facts = {"rows": 0, "schema": _filled(self.expected).to_record()}
+        if self.partition_on is not None:
+            facts["values"] = []
+        return Index.of(self.name, [(n, n, int(size), facts) for n, size in enumerate(sizes)], {})
 
     @property
     def why(self) -> str:
@@ -98,6 +112,11 @@ def schema_of(index: Index, declared: Schema | None = None, name: Callable[[int]
     """Return the columns of all parts of a table."""
     facts = enumerate(index.facts)
     return unified(((name(n), fact["rows"], Schema.of_record(fact["schema"])) for n, fact in facts), declared)
+
+
+def _filled(schema: Schema) -> Schema:
+    """Return columns with types where nothing has said any."""
+    return Schema(tuple(replace(one, dtype=one.dtype or "f8") for one in schema.columns))
 
 
 def count_of(index: Index) -> int:
@@ -167,8 +186,12 @@ class FromRecords(TableNode):
             yield self.part(chunk.number, joined(made, unified(named, self.declared)))
 
         reads = RecordsOf(index.array, lambda chunk: runs[chunk.number])
+        parameters, expected = (
+            lowering.parameters(self),
+            self.made_of(sum(index.sizes[list(run)]) for run in runs),
+        )
         lowering.made[self.key] = yield _stage(
-            self.name, len(runs), work, [reads], parameters=lowering.parameters(self)
+            self.name, len(runs), work, [reads], parameters=parameters, expected=expected
         )
 
     def _rows(self, data: Any, key: Any) -> Rows:
@@ -195,8 +218,15 @@ class FromTableFile(TableNode):
         def work(chunk: Chunk) -> Iterator[tuple]:
             yield self.part(chunk.number, read_piece(self.pieces[chunk.number]))
 
-        parameters = lowering.parameters(self)
-        lowering.made[self.key] = yield _stage(self.name, len(self.pieces), work, (), parameters=parameters)
+        sizes = [max(1, piece.get("bytes", 1)) for piece in self.pieces]
+        lowering.made[self.key] = yield _stage(
+            self.name,
+            len(self.pieces),
+            work,
+            (),
+            parameters=lowering.parameters(self),
+            expected=self.made_of(sizes),
+        )
 
 
 # --- Joins ------------------------------------------------------------------------------------------------
@@ -227,8 +257,9 @@ class Joined(TableNode):
 
     def stages(self, lowering: Any) -> Stages[None]:
         left, right = lowering.made[self.left.key], lowering.made[self.right.key]
-        schemas = schema_of(left), schema_of(right)
-        self.join.renamed(schemas[0].names, schemas[1].names)
+        schemas = self.left.whole(left), self.right.whole(right)
+        if all(schema.columns for schema in schemas):
+            self.join.renamed(schemas[0].names, schemas[1].names)
         said = {"schemas": [schema.to_record() for schema in schemas]}
         parameters = {**lowering.parameters(self), **said}
         # A part of the left table reads all of the right one: that pays while this is small beside the whole.
@@ -246,7 +277,8 @@ class Joined(TableNode):
             yield self.part(chunk.number, made)
 
         reads = RecordsOf(left.array, _own), RecordsOf(right.array, lambda chunk: range(len(right)))
-        return _stage(self.name, len(left), work, reads, parameters=parameters)
+        expected = self.made_of(left.sizes.tolist())
+        return _stage(self.name, len(left), work, reads, parameters=parameters, expected=expected)
 
     def _exchanged(self, left: Index, right: Index, schemas, parameters) -> Stages[Index]:
         """Bring equal keys together in buckets, join there, and bring the rows back to the left parts."""
@@ -268,8 +300,7 @@ class Joined(TableNode):
         )
         pairs = yield _stage(f"{self.name}-buckets", count, join, reads, parameters=parameters)
         of_part = _by_key(pairs)
-        nothing, _ = self.join(_with_origin(schemas[0]).empty(), schemas[1].empty())
-        schema = unified([("left", 0, nothing.schema), *_named(pairs)])
+        schema = unified([("left", 0, self._of_nothing(schemas)), *_named(pairs)])
 
         def collect(chunk: Chunk, records: Sequence) -> Iterator[tuple]:
             rows = cast_all(records, schema)
@@ -280,6 +311,12 @@ class Joined(TableNode):
         back = RecordsOf(pairs.array, lambda chunk: of_part.get(chunk.number, ()))
         said = {**parameters, "schema": schema.to_record()}
         return (yield _stage(self.name, len(left), collect, [back], parameters=said))
+
+    def _of_nothing(self, schemas: Sequence[Schema]) -> Schema:
+        """Return the columns of no rows joined; none in a plan that knows none."""
+        if not all(schema.columns for schema in schemas):
+            return Schema(())
+        return self.join(_with_origin(schemas[0]).empty(), schemas[1].empty())[0].schema
 
 
 def _own(chunk: Chunk) -> list[int]:
@@ -352,8 +389,8 @@ class Grouped(TableNode):
 
     def stages(self, lowering: Any) -> Stages[None]:
         index = lowering.made[self.parent.key]
-        schema = schema_of(index)
-        for name in (*self.aggregation.by, *(column for _, column, _ in self.aggregation.columns)):
+        schema = self.parent.whole(index)
+        for name in self.aggregation.names if schema.columns else ():
             schema.index(name, "agg")
         parameters = {**lowering.parameters(self), "schema": schema.to_record()}
         count = -(-index.nbytes // PART_BYTES)
@@ -367,7 +404,9 @@ class Grouped(TableNode):
             yield self.part(chunk.number, made)
 
         reads = RecordsOf(index.array, lambda chunk: range(len(index)))
-        lowering.made[self.key] = yield _stage(self.name, 1, work, [reads], parameters=parameters)
+        lowering.made[self.key] = yield _stage(
+            self.name, 1, work, [reads], parameters=parameters, expected=self.made_of([index.nbytes])
+        )
 
     def _in_buckets(self, index: Index, schema: Schema, count: int, parameters: Mapping) -> Stages[Index]:
         """Bring the rows of each group together, in their order, and aggregate them."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mpiimg.arrays.table_nodes import TableNode, count_of, rows_of, runs_of, schema_of
+from mpiimg.arrays.table_nodes import TableNode, count_of, rows_of, runs_of
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.codec import decode, encode
 from mpiimg.engine.needs import Chunk
@@ -70,7 +70,7 @@ class TableResult:
     def stages(self, lowering: Any) -> Stages[None]:
         """Yield the stage that writes it, once its parts are made."""
         index = lowering.made[self.node.key]
-        schema = schema_of(index)
+        schema = self.node.whole(index)
         said = {**lowering.parameters(self.node), "schema": schema.to_record(), "rows": count_of(index)}
         if self.file.endswith(KEPT):
             yield self._kept(index, schema, said)
@@ -143,19 +143,20 @@ class TableResult:
         runs = runs_of(index.sizes) or [range(0)]
         place = self.file.rstrip("/")
         if self.node.partition_on is not None:
-            schema.index(self.node.partition_on, self.file)
+            if schema.columns:
+                schema.index(self.node.partition_on, self.file)
             return self._in_folders(index, schema, said)
 
         def work(chunk: Chunk, folder: Path, records: Sequence) -> None:
             rows = joined(list(map(rows_of, records)), schema)
-            (folder / place / _part(chunk.number)).write_bytes(parquet.encode(schema, rows))
+            (folder / _part(chunk.number)).write_bytes(parquet.encode(schema, rows))
 
         return Files(
             f"write-{place}",
             ChunkGrid(("part",), (len(runs),), (1,)),
             reads=(RecordsOf(index.array, lambda chunk: runs[chunk.number]),),
             work=work,
-            names=tuple(f"{place}/{_part(number)}" for number in range(len(runs))),
+            within=place,
             parameters=said,
         )
 
@@ -177,17 +178,17 @@ class TableResult:
         def work(chunk: Chunk, folder: Path, records: Iterable) -> None:
             value = values[chunk.number]
             kept = (rows.taken(rows[column] == value) for rows in _cast(records, schema))
-            name = folder / place / parquet.folder_of(column, value) / _part(0)
-            parquet.write(name, rest, (rows.selected(rest.names) for rows in kept if len(rows)))
+            own = folder / parquet.folder_of(column, value)
+            own.mkdir(parents=True)
+            parquet.write(own / _part(0), rest, (rows.selected(rest.names) for rows in kept if len(rows)))
 
-        names = [f"{place}/{parquet.folder_of(column, value)}/{_part(0)}" for value in values]
         reads = RecordsOf(index.array, lambda chunk: by_value[values[chunk.number]], one_by_one=True)
         return Files(
             f"write-{place}",
             ChunkGrid(("value",), (len(values),), (1,)),
             reads=(reads,),
             work=work,
-            names=tuple(names),
+            within=place,
             parameters={**said, "values": [str(value) for value in values]},
         )
 

@@ -27,8 +27,8 @@ class Table:
     """
 
     def __init__(self, node: TableNode, columns: Sequence[Column] | None):
-        self._table = node
         self._columns = None if columns is None else tuple(columns)
+        self._table = dataclasses.replace(node, expected=Schema(self._columns or ()))
 
     @property
     def columns(self) -> tuple[str, ...] | None:

@@ -114,12 +114,12 @@ def pieces(path: str | Path) -> list[dict[str, Any]]:
         raise _broken(path, error) from error
     # An empty table has columns too.
     found = found or [{"start": 0, "stop": 0} if ending.startswith(".fit") else {}]
-    samples = {
-        file: sample_file(Path(file)) for file in {one.get("file", str(path)) for one in found} - {str(path)}
-    }
-    whole = None if path.is_dir() else sample_file(path)
+    files = {one.get("file", str(path)) for one in found}
+    samples = {file: list(sample_file(Path(file))) for file in files if Path(file).is_file()}
+    of_piece = [samples.get(one.get("file", str(path)), [0]) for one in found]
     return [
-        {"path": str(path), **one, "sample": list(samples.get(one.get("file"), whole) or ())} for one in found
+        {"path": str(path), **one, "sample": sample, "bytes": sample[0] // len(found)}
+        for one, sample in zip(found, of_piece, strict=True)
     ]
 
 
