@@ -245,6 +245,39 @@ def test_figures_of_two_cpus_are_not_set_side_by_side(tmp_path):
         side_by_side.main(["--from", *(str(tmp_path / f"{name}.csv") for name in "ac")])
 
 
+def test_a_page_gets_new_figures_in_the_place_of_the_old_ones(tmp_path):
+    import report
+    import side_by_side
+
+    runs_file, page = tmp_path / "a.csv", tmp_path / "page.md"
+    import runs
+
+    runs.write(runs_file, [row("serial", 2.0), row("Dask", 3.0)])
+    page.write_text(f"# Page\n\n{report.BEGIN}\nold\n{report.END}\n\nrest\n")
+    flags = ["--from", str(runs_file), "--page", str(page), "--chart", str(tmp_path / "chart.png")]
+    for _ in range(2):
+        side_by_side.main(flags)
+        text = page.read_text()
+        assert text.count("| Dask | 3 | 1.5 times slower |") == 2  # one for each table
+        assert "](chart.png)" in text and "\n## size small\n" in text
+        assert "old" not in text and text.endswith(f"{report.END}\n\nrest\n")
+    page.write_text("# Page\n")
+    with pytest.raises(SystemExit, match="no lines"):
+        side_by_side.main(flags)
+
+
+def test_what_a_frame_takes_with_either_kernels_is_said():
+    import report
+
+    rows = [row("serial", 10.0), row("serial, mpiimg's kernels", 2.0), row("Dask delayed", 12.0)]
+    rows.append(row("mpiimg, their functions", 11.0, tables=("same",)))
+    rows.append(row("mpiimg", 2.5, tables=("best",)))
+    text = report.markdown(rows)
+    assert "| none (serial) | 10 | 2 | 5 times faster |" in text
+    assert "| mpiimg, two ranks | 11 | 2.5 | 4.4 times faster |" in text
+    assert "| Dask delayed, two workers |" not in text
+
+
 def test_conditions_name_the_cpu_and_what_kernels_are_compiled_for():
     import side_by_side
 
