@@ -1,4 +1,4 @@
-"""The study's astronomy in user code: calibration, patches, coadds, sources, by astroscrappy, reproject and sep."""
+"""The study's astronomy in user code: from exposures to a catalogue, by astroscrappy, reproject and sep."""
 
 import astro_kernels as kernels
 from program import run

@@ -1,4 +1,4 @@
-"""The study's neuroscience in user code: filter, mean, mask, denoising, regrouping and fit, by dipy's functions."""
+"""The study's neuroscience in user code: filter, mean, mask, denoising and fit, by dipy's functions."""
 
 import neuro_kernels as kernels
 import numpy as np

@@ -1,4 +1,4 @@
-"""The study's regrouping in user code: volumes to blocks of voxels, and of each voxel its brightest volume."""
+"""The study's regrouping in user code: volumes to blocks of voxels, and where each is the brightest."""
 
 import regroup_kernels as kernels
 from program import run
