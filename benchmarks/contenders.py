@@ -28,7 +28,15 @@ TOOL_NAMES = {
 #: The step that a stage of mpiimg belongs to, by the beginning of its name.
 STEP_OF_STAGE = {
     "read-dwi": "ingest",
+    "read": "ingest",
     "b0-mean": "mean",
+    "mean": "mean",
+    "brain_mask": "mask",
+    "brightest": "regroup",
+    "weights": "fit",
+    "load": "calibrate",
+    "onto_patches": "warp",
+    "save": "write",
     "mask.b0-mean": "mean",
     "mask": "mask",
     "denoise": "denoise",
@@ -39,8 +47,6 @@ STEP_OF_STAGE = {
     "detect": "detect",
     "catalogue": "detect",
     "write": "write",
-    "read": "ingest",
-    "regroup": "regroup",
 }
 
 
@@ -320,10 +326,12 @@ def steps_between(marks: list[tuple[str, float]], found: dict) -> dict[str, tupl
 
 def recorded(out: Path) -> dict[str, float]:
     """Return the CPU-seconds of each step as the stages of mpiimg count them; nothing for other systems."""
-    if not (out / "run.json").exists():
+    # One result has a record under its own name.
+    record = next(iter(sorted(out.glob("run*.json"))), None)
+    if record is None:
         return {}
     steps: dict[str, float] = {}
-    for stage in json.loads((out / "run.json").read_text())["stages"]:
+    for stage in json.loads(record.read_text())["stages"]:
         step = step_of(stage["stage"])
         steps[step] = steps.get(step, 0.0) + stage["cpu_seconds"]
     return steps

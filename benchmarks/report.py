@@ -105,7 +105,7 @@ def tables_of(workload: str, rows: list[dict]) -> list[str]:
 
 
 def frames_table(rows: list[dict]) -> str:
-    """Return what each frame takes with the libraries' functions, and with mpiimg's kernels in place of these."""
+    """Return what each frame takes with the libraries' functions, and with mpiimg's kernels in place."""
     systems = by_system([row for row in rows if row["result"] == "done"], False)
     lines = [
         "| frame | their functions, CPU-s | mpiimg's kernels, CPU-s | what the kernels give |",
