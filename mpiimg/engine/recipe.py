@@ -183,6 +183,11 @@ def is_within(name: str, folders: Collection[str]) -> bool:
     return bool(folders) and any(str(parent) in folders for parent in PurePosixPath(name).parents)
 
 
+def open_folders(recipe: Recipe) -> list[str]:
+    """Return the names of the folders in which a run decides what files it writes."""
+    return [name for stage in recipe.expected for name in stage.folders]
+
+
 def staged_bytes(recipe: Recipe) -> int:
     """Return an upper bound of what the work folder takes on disk: staged arrays and outputs."""
     placed = sum(stage.layout.nbytes for stage in recipe.expected if isinstance(stage, PlacedSink))
