@@ -117,7 +117,7 @@ def _on_blocks(call: ProgramCall, arrays: tuple, each, whole, out, output_sizes,
     _check_placeholders(call.template, len(arrays), len(outs))
     if call.load is not None:
         raise BadInput(f"command({call.template}): load is for items; outputs of arrays are images")
-    from mpiimg.arrays.blocks import map_blocks
+    from mpiimg.arrays.calls import map_blocks
 
     made = dataclasses.replace(call, axes=axes, out=outs, sizes=dict(output_sizes or {}))
     options = {"each": each, "whole": whole, "output_sizes": output_sizes, "dtype": dtype}

@@ -57,6 +57,9 @@ class Node:
     #: Whether it is an array of the run of its own, rather than part of the stages that read it.
     is_stored = False
 
+    #: Whether a rehearsal has something to find out of it, where it is of a kind of its own.
+    is_tried = True
+
     @property
     def parents(self) -> tuple[Node, ...]:
         """The nodes that it is made of."""

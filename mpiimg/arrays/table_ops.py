@@ -207,6 +207,11 @@ class Aggregation:
     by: tuple[str, ...]
     columns: tuple[tuple[str, str, str], ...]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns that it needs."""
+        return tuple(dict.fromkeys((*self.by, *(column for _, column, _ in self.columns))))
+
     def __call__(self, rows: Rows) -> Rows:
         """Return one row per group, in the order of the keys.
 

@@ -354,8 +354,13 @@ class Files(Stage):
     names : tuple of str
         The names of all files, below the folder of results.
     of_chunk : callable, optional
-        Called as of_chunk(number), where the stage has units; returns the names of the files of a chunk,
-        which are not there if it fails.
+        Called as of_chunk(number), where the stage has units, or many folders; returns the names of the
+        files of a chunk, which are not there if it fails.
+    folder : str
+        The folder below that of results that is one result, such as a Zarr store: the files of this stage
+        become all that is in it. "" where each file is a result.
+    marks : tuple of str
+        Names of which one lies in a folder of this kind: one without them is not replaced, not by force.
     within : str
         In place of names: a folder below that of results, in which the work on each chunk writes files of any
         names that no other chunk's have. It is given a folder that stands for this one, and is empty.
@@ -364,6 +369,8 @@ class Files(Stage):
     work: Callable[..., None]
     names: tuple[str, ...] = ()
     of_chunk: Callable[[int], tuple[str, ...]] | None = None
+    folder: str = ""
+    marks: tuple[str, ...] = ()
     within: str = ""
 
     @property

@@ -166,7 +166,9 @@ class ResultFiles:
         own, sums = OwnFiles(self._work, self._comm.rank, stage.files), {}
         for number, blocks in self._rounds.chunks(stage, planned, range(len(stage.grid))):
             self._rounds.guarded(
-                lambda number=number, blocks=blocks: self._work_on(stage, number, own.folder(), blocks),
+                lambda number=number, blocks=blocks: self._work_on(
+                    stage, number, own.folder(stage.of_chunk and stage.of_chunk(number)), blocks
+                ),
                 f"stage {stage.name}, chunk {number}",
             )
             self._rounds.logbook.done(stage, number, 0)

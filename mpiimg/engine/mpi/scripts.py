@@ -34,7 +34,8 @@ class Script:
     """The script that this process runs."""
 
     def __init__(self):
-        self._process = os.getpid()
+        #: The process that it was when it was first seen to be one: not one that is forked later.
+        self._process: int | None = None
         self._comm = None
         self._settled = False
         self._life: Lifetime | None = None
@@ -43,8 +44,8 @@ class Script:
         self._hook_before = sys.excepthook
         self._exit_before = sys.exit
         self._hooked = False
-        #: Where sys.exit() was called since the last call, in words.
-        self._left = ""
+        #: Where sys.exit() was called since the last call, in words, and the status that it asks for.
+        self._left, self._status = "", 0
         #: Whether its end is being seen to, or is no matter of ours.
         self.ended = False
 
@@ -59,9 +60,10 @@ class Script:
                 f"mi.{kind} at {site}: called within the call at {self._open[0]}; a function that works on "
                 "blocks or items cannot make collective calls itself"
             )
+        self._process = self._process or os.getpid()
         self.hook()
         self._begin()
-        self._left = ""
+        self._left, self._status = "", 0
         if self._life is not None and not self._open:
             self._life.exits.arm()
             self._life.stop.install()
@@ -103,15 +105,15 @@ class Script:
         """See to it that what a script is ended by is said once."""
         if self._hooked or is_interactive() or not is_script():
             return
-        self._hooked = True
+        self._hooked, self._process = True, self._process or os.getpid()
         self._hook_before, sys.excepthook = sys.excepthook, self._uncaught
         self._exit_before, sys.exit = sys.exit, self._noted_exit
 
     def _noted_exit(self, status: object = None, /) -> None:
         """Stand in for sys.exit, and note where it was called."""
-        if os.getpid() == self._process:
-            said = "" if status is None else repr(status)
-            self._left = f"called sys.exit({said}) at {rendezvous.call_site()}"
+        said = "" if status is None else repr(status)
+        self._left = f"called sys.exit({said}) at {rendezvous.call_site()}"
+        self._status = (status or 0) & 0xFF if isinstance(status, int | None) else 1
         self._exit_before(status)
 
     def _uncaught(self, kind: type, error: BaseException, trace: TracebackType | None) -> None:
@@ -142,26 +144,28 @@ class Script:
         site = _site_of(error)
         if isinstance(error, BadInput) and site and site not in line:
             line = f"{line} ({site})"
+        shared = None
 
         def say(found: Exception | None = None) -> None:
-            if line:
-                runtime.put(line, sys.stderr)
-            else:
+            if not line:
                 with contextlib.suppress(Exception):
                     show()
-            if found is not None:
-                runtime.put(runtime.verdict(found)[1], sys.stderr)
+            elif found is None or error is shared or isinstance(error, RunFailed):
+                runtime.put(line, sys.stderr)
+            if found is not None and error is not shared:
+                _say(found)
 
         if self._is_alone():
             say()
             return status
         try:
             comm = self._comm = self._comm or runtime.start_world()
-            if error is rendezvous.shared_error() and comm.rank == 0 and not rendezvous.was_said(error):
+            shared = rendezvous.shared_error()
+            known = error is shared and rendezvous.all_know(comm, error)
+            if known and comm.rank == 0 and not rendezvous.was_said(error):
                 say()
-            text = line or "".join(traceback.format_exception(error))
-            digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()
-            found = rendezvous.farewell(comm, _in_words(error), status, say, digest, PATIENCE)
+            digest = hashlib.sha256((line or _text(error)).encode(errors="replace")).hexdigest()
+            found = rendezvous.farewell(comm, _in_words(error), status, say, digest=digest, patience=PATIENCE)
             if found is None and comm.rank == 0:
                 say()
         except TimeoutError:
@@ -172,7 +176,11 @@ class Script:
 
     def at_exit(self) -> None:
         """See to it that no other rank waits for this one: at the end of the interpreter."""
-        if os.getpid() != self._process:
+        if self._process not in (None, os.getpid()):
+            if runtime.has_started():
+                # It was forked, and would take leave of MPI in place of its parent.
+                _flush()
+                leave_now(self._status or int(getattr(sys, "last_value", None) is not None))
             return
         if not self.ended and not self._is_alone() and (is_script() or rendezvous.open_channels()):
             self.ended = True
@@ -184,7 +192,8 @@ class Script:
         """Tell the others that this rank ends without having failed, as far as it knows."""
         comm = self._comm or runtime.start_world()
         after = rendezvous.last_call()
-        why, status = self._left or f"left the script {f'after {after}' if after else 'before any call'}", 0
+        why = self._left or f"left the script {f'after {after}' if after else 'before any call'}"
+        status = self._status
         if (error := getattr(sys, "last_value", None)) is not None and not is_interactive():
             # It was raised before anything of this package was used, and Python has shown it.
             why, status = _in_words(error), Exit.FAILED
@@ -197,9 +206,7 @@ class Script:
         # The script has gone on though its call had failed.
         if comm.rank == 0 and not rendezvous.was_said(found):
             _say(found)
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):
-                stream.flush()
+        _flush()
         runtime.end_world()
         leave_now(runtime.verdict(raised)[0])
 
@@ -267,11 +274,8 @@ def collective(kind: str, digest: str) -> Iterator:
         raise
     except BaseException as error:
         if comm.size > 1:
-            runtime.put(
-                f"mpiimg: rank {comm.rank} on {socket.gethostname()} aborts the job:\n"
-                f"{''.join(traceback.format_exception(error)).rstrip()}",
-                sys.stderr,
-            )
+            who = f"rank {comm.rank} on {socket.gethostname()}"
+            runtime.put(f"mpiimg: {who} aborts the job:\n{_text(error).rstrip()}", sys.stderr)
             runtime.abort(comm, Exit.FAILED)
         raise
     finally:
@@ -296,6 +300,16 @@ def is_script() -> bool:
 
 def _say(error: Exception) -> None:
     runtime.put(runtime.verdict(error)[1], sys.stderr)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+
+
+def _text(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))
 
 
 def _in_words(error: BaseException) -> str:

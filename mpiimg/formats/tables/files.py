@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,13 +114,25 @@ def pieces(path: str | Path) -> list[dict[str, Any]]:
         raise _broken(path, error) from error
     # An empty table has columns too.
     found = found or [{"start": 0, "stop": 0} if ending.startswith(".fit") else {}]
-    samples = {
-        file: sample_file(Path(file)) for file in {one.get("file", str(path)) for one in found} - {str(path)}
-    }
-    whole = None if path.is_dir() else sample_file(path)
+    files = {one.get("file", str(path)) for one in found}
+    samples = {file: list(sample_file(Path(file))) for file in files if Path(file).is_file()}
+    of_piece = [samples.get(one.get("file", str(path)), [0]) for one in found]
     return [
-        {"path": str(path), **one, "sample": list(samples.get(one.get("file"), whole) or ())} for one in found
+        {"path": str(path), **one, "sample": sample, "bytes": sample[0] // len(found)}
+        for one, sample in zip(found, of_piece, strict=True)
     ]
+
+
+def schema_of(path: str | Path) -> Schema:
+    """Return the columns of a table in files; text of any width."""
+    path = Path(path)
+    if path.is_dir() or path.suffix.lower() == ".parquet":
+        found = parquet.schema_of(path)
+    elif path.suffix.lower() in (".fits", ".fit"):
+        found = fits.read(path, 0, 0).schema
+    else:
+        found = text.read(path, path.suffix.lower() == ".ecsv").schema
+    return Schema(tuple(replace(one, dtype="U") if one.is_text else one for one in found.columns))
 
 
 def read_piece(piece: dict[str, Any]) -> Rows:
