@@ -68,8 +68,22 @@ def rehearse(rehearsal: Any, node: ItemsNode) -> None:
             return
         error.rehearsed = (", ".join(step.uses[-1].name for step in steps) or node.label, name)
         raise
-    rehearsal.costs[node.key] = ItemCosts(seconds, float(peak), tuple(made))
+    shape, dtype = _described(few)
+    rehearsal.costs[node.key] = ItemCosts(
+        seconds=seconds, scratch=float(peak), made=tuple(made), shape=shape, dtype=dtype
+    )
     tried[node.key] = Tried(tuple(few), whole)
+
+
+def _described(few: list[tuple[Key, bytes]]) -> tuple[tuple[int, ...] | None, str]:
+    """Return shape and type of the first record, where it is an array or a number."""
+    value = decode(few[0][1]) if few else None
+    if (
+        isinstance(value, np.ndarray | np.generic | int | float | complex)
+        and np.asarray(value).dtype.kind in "biufc"
+    ):
+        return np.shape(value), np.asarray(value).dtype.newbyteorder("=").str
+    return None, ""
 
 
 def _made(

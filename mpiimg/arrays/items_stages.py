@@ -55,9 +55,13 @@ class ItemCosts(Costs):
         Bytes that the work on it takes at once.
     made : tuple of (key, int)
         The records that it makes, and their bytes.
+    shape, dtype
+        Of the first of them, where it is an array or a number.
     """
 
     made: tuple[tuple[Key, int], ...] = ()
+    shape: tuple[int, ...] | None = None
+    dtype: str = ""
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,7 @@ def kept_bytes(made: Any, steps: Sequence[Step], name: str) -> list:
     Raises
     ------
     BadInput
-        There is something in it that cannot be kept; the message names the function, the record and the place.
+        There is something in it that cannot be kept; the message names function, record and place.
     """
     try:
         return parts(made)
