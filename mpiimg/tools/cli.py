@@ -292,7 +292,7 @@ def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
     if (args.ranks or args.nodes) and not args.plan:
         raise BadInput("--ranks and --nodes are for --plan; a run has the ranks that mpiexec or srun starts")
     if args.memory is not None:
-        checked_memory(args.memory, "--memory")  # before any input is looked at
+        lifetime().memory = checked_memory(args.memory, "--memory")  # before any input is looked at
     if 0 < args.timeout < MIN_TIMEOUT:
         raise BadInput(
             f"--timeout {args.timeout:g}: one step may well take that long on a busy machine; "
