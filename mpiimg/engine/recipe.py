@@ -133,6 +133,8 @@ class Options:
         A word that tells this run from all others, which its record and its events say.
     quiet : bool
         Say nothing of what it took, nor that it was done already.
+    script : mapping of str to str
+        "path" and "sha256" of the script that asks for it, for run.json; empty where none does.
     """
 
     out: Path
@@ -149,6 +151,7 @@ class Options:
     replace: bool = False
     run_id: str = ""
     quiet: bool = False
+    script: Mapping[str, str] = field(default_factory=dict)
 
 
 def records_folder(options: Options) -> Path:
