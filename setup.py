@@ -5,6 +5,13 @@ import re
 
 from setuptools import find_packages, setup
 
+#: What only some formats need, each under the name that messages give: pip install 'mpiimg[zarr]'.
+FORMATS = {
+    "parquet": ["pyarrow"],
+    "tiff": ["imagecodecs", "tifffile"],
+    "zarr": ["zarr>=3.1"],
+}
+
 here = pathlib.Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (here / "mpiimg" / "version.py").read_text()).group(1)
 
@@ -20,6 +27,7 @@ setup(
     scripts=sorted(str(p.relative_to(here)) for p in (here / "bin").glob("mpiimg-*")),
     install_requires=[
         "astropy>=6",
+        "cloudpickle>=3",
         "deflate>=0.7",
         "dipy>=1.12",
         "h5py>=3.10",
@@ -35,17 +43,18 @@ setup(
         "tqdm",
     ],
     extras_require={
+        **FORMATS,
+        "all": sorted(package for packages in FORMATS.values() for package in packages),
         "mpich": ["mpich"],
-        "parquet": ["pyarrow"],
+        "xarray": ["xarray"],
         "test": [
             "astroscrappy",
             "bidsschematools",
             "hypothesis",
-            "pyarrow",
             "pytest",
             "pytest-mpi",
             "ruff",
-            "tifffile",
+            "xarray",
         ],
     },
 )

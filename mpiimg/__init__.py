@@ -1,14 +1,18 @@
-"""mpiimg runs scientific image pipelines as MPI programs. See docs/architecture.md and docs/udf.md."""
+"""mpiimg runs scientific image pipelines as MPI programs. See docs/primitives.md, docs/architecture.md and docs/udf.md."""
 
 #: Where what a script uses is: loaded when it is used, since importing mpiimg itself loads nothing.
 _PLACES = {
-    "Result": "mpiimg.tools.api",
-    "run": "mpiimg.tools.api",
+    **dict.fromkeys(("Result", "run"), "mpiimg.tools.api"),
     "udf": "mpiimg.functions.declare",
     "__version__": "mpiimg.version",
+    "Array": "mpiimg.arrays.array",
+    **dict.fromkeys(("read", "from_array", "from_reader"), "mpiimg.arrays.sources"),
+    **dict.fromkeys(("map_blocks", "map_overlap", "apply_gufunc", "reduction"), "mpiimg.arrays.calls"),
+    **dict.fromkeys(("where", "stack", "concatenate"), "mpiimg.arrays.joining"),
+    **dict.fromkeys(("compute", "persist", "write", "plan", "iterate", "session"), "mpiimg.arrays.session"),
 }
 
-__all__ = ["Result", "run", "udf"]
+__all__ = sorted({*_PLACES} - {"__version__"})
 
 
 def __getattr__(name: str):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
 
 from mpiimg.engine.containment import Fault
 from mpiimg.engine.inputs import Input
 from mpiimg.engine.names import file_name
-from mpiimg.engine.stage import PlacedSink, Stage, Stages, expected_stages
+from mpiimg.engine.stage import Files, PlacedSink, Stage, Stages, expected_stages
 
 _S = TypeVar("_S")
 
@@ -61,6 +61,8 @@ class Recipe(Generic[_S]):
         Bytes of a rank with the libraries and kernels of the stages loaded, before it holds any data.
     packages : mapping of str to str
         Version by name of the installed packages that steps come from, and of what these require.
+    kept : frozenset of str
+        Arrays that stay when no later stage reads them, for whoever collects them at the end of the run.
     """
 
     tool: str
@@ -80,6 +82,7 @@ class Recipe(Generic[_S]):
     files: tuple[Path, ...] = ()
     baseline: int = BASELINE
     packages: Mapping[str, str] = field(default_factory=dict)
+    kept: frozenset[str] = frozenset()
 
     @cached_property
     def _expected(self) -> tuple[list[Stage], _S]:
@@ -128,6 +131,8 @@ class Options:
         Overwrite results that are there, but for those of this very run: where they are there, it is done.
     run_id : str
         A word that tells this run from all others, which its record and its events say.
+    quiet : bool
+        Say nothing of what it took, nor that it was done already.
     """
 
     out: Path
@@ -143,6 +148,7 @@ class Options:
     command: str = ""
     replace: bool = False
     run_id: str = ""
+    quiet: bool = False
 
 
 def records_folder(options: Options) -> Path:
@@ -166,7 +172,24 @@ def output_names(recipe: Recipe) -> list[str]:
     return [*files, *staged, *recipe.documents(recipe.expected_state), recipe.record]
 
 
+def output_folders(recipe: Recipe) -> dict[str, tuple[str, ...]]:
+    """Return the folders that are one result each, and the names of which one is in such a folder."""
+    files = (stage for stage in recipe.expected if isinstance(stage, Files) and stage.folder)
+    return {stage.folder: stage.marks for stage in files}
+
+
+def is_within(name: str, folders: Collection[str]) -> bool:
+    """Say whether a file lies in one of some folders, all named below that of results."""
+    return bool(folders) and any(str(parent) in folders for parent in PurePosixPath(name).parents)
+
+
+def open_folders(recipe: Recipe) -> list[str]:
+    """Return the names of the folders in which a run decides what files it writes."""
+    return [name for stage in recipe.expected for name in stage.folders]
+
+
 def staged_bytes(recipe: Recipe) -> int:
     """Return an upper bound of what the work folder takes on disk: staged arrays and outputs."""
     placed = sum(stage.layout.nbytes for stage in recipe.expected if isinstance(stage, PlacedSink))
-    return placed + sum(array.nbytes for stage in recipe.expected for array in stage.arrays)
+    records = sum(stage.expected_bytes for stage in recipe.expected)
+    return placed + records + sum(array.nbytes for stage in recipe.expected for array in stage.arrays)

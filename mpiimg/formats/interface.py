@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from mpiimg.engine.array import Array
+from mpiimg.engine.axes import named_axes
 from mpiimg.engine.boxes import Box, ChunkGrid
 from mpiimg.engine.inputs import Input
 from mpiimg.engine.needs import Chunk
@@ -61,7 +62,7 @@ class ResultArray:
     order: Literal["C", "F"] = "C"
 
     def __post_init__(self):
-        object.__setattr__(self, "axes", axis_names(self.axes))
+        object.__setattr__(self, "axes", named_axes(self.axes))
         object.__setattr__(self, "shape", tuple(map(int, self.shape)))
         object.__setattr__(self, "dtype", np.dtype(self.dtype).name)
 
@@ -162,7 +163,11 @@ class FilesWriter(Protocol):
         ...
 
     def documents(self) -> Mapping[str, bytes]:
-        """Return the files that are of no chunk, by name below the folder."""
+        """Return the files that are of no chunk, by name below the folder.
+
+        The folder is one result, and replaces one that is there as a whole; but only one in which there is a
+        file of these names, or of those that an attribute `marks` has.
+        """
         ...
 
 
@@ -259,35 +264,25 @@ def library(module: str, what: str | Path, extra: str = "") -> ModuleType:
 #: Names of axes in the order in which NIfTI and FITS count them.
 FILE_AXES = ("x", "y", "z", "t", "u", "v", "w")
 
-#: A file, and what is meant in it: "x.h5:/path", "x.fits[SCI]".
-_INSIDE = re.compile(r"(.+\.[^/:]+):(/.*)"), re.compile(r"(.+\.[^/\[\]]+)\[([^\[\]]+)\]")
+#: A file, and what is meant in it: "x.h5:/path", "x.ome.tif:1/2", "x.fits[SCI]", "x.zarr/path".
+_INSIDE = (
+    re.compile(r"(.+\.[^/:]+):(/.*|\d+(?:/\d+)?)"),
+    re.compile(r"(.+\.[^/\[\]]+)\[([^\[\]]+)\]"),
+    re.compile(r"(.+?\.zarr)(/.+)", re.IGNORECASE),
+)
 
 
 def split(path: str | Path) -> tuple[Path, str]:
     """Return the file that a name means, and what in it: "x.h5:/a" gives x.h5 and /a, "x.fits[1]" gives 1.
 
-    A file that is really called so is meant as a whole.
+    A file that is really called so is meant as a whole; but a folder in a .zarr is an array of that.
     """
     text = str(path)
     for pattern in _INSIDE:
         match = pattern.fullmatch(text)
-        if match and not Path(text).exists():
+        if match and not Path(text).is_file() and (Path(match[1]).is_dir() or not Path(text).exists()):
             return Path(match[1]), match[2]
     return Path(text), ""
-
-
-def axis_names(axes: str | tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names of axes: of a tuple itself, of a text its words, or its letters where it is one word.
-
-    Raises
-    ------
-    ValueError
-        One name stands twice.
-    """
-    names = tuple(axes.split() if " " in axes else axes) if isinstance(axes, str) else tuple(axes)
-    if len(set(names)) < len(names):
-        raise ValueError(f"axes {' '.join(names)}: each needs a name of its own")
-    return names
 
 
 # --- Grids ------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mpiimg.engine.mpi import runtime
+from mpiimg.engine.mpi import runtime, scripts
 from mpiimg.engine.mpi.agreement import on_root, safe_point
 from mpiimg.engine.mpi.job import launched_rank
 from mpiimg.engine.mpi.lifetime import lifetime, living
@@ -207,6 +207,7 @@ def _path_of(name: str) -> Callable:
 
 def main(name: str, arguments: list[str] | None = None) -> int:
     """Run tool `name`; return its exit status."""
+    scripts.not_a_script()
     made = tool(name)
     if not made.mpi:
         # It only looks, and may end at any time.
@@ -291,7 +292,7 @@ def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
     if (args.ranks or args.nodes) and not args.plan:
         raise BadInput("--ranks and --nodes are for --plan; a run has the ranks that mpiexec or srun starts")
     if args.memory is not None:
-        checked_memory(args.memory, "--memory")  # before any input is looked at
+        lifetime().memory = checked_memory(args.memory, "--memory")  # before any input is looked at
     if 0 < args.timeout < MIN_TIMEOUT:
         raise BadInput(
             f"--timeout {args.timeout:g}: one step may well take that long on a busy machine; "

@@ -156,7 +156,7 @@ def do(folder: Path, stage, values: np.ndarray, further: bool = False) -> Path:
         for chunk in chunks:
             stage.work(chunk, folder, block(chunk))
         assert all((folder / name).exists() for name in stage.names)
-        return folder
+        return folder / stage.folder
     path = folder / stage.file
     if isinstance(stage, Sink):
         made = [stage.work(chunk, block(chunk)) for chunk in chunks]
