@@ -17,7 +17,9 @@ def check(pair, made):
         np.testing.assert_array_equal(made, pair.plain)
     else:
         scale = np.nanmax(np.abs(pair.plain), initial=1.0)
-        np.testing.assert_allclose(made, pair.plain, rtol=1e-4, atol=1e-5 * scale if np.isfinite(scale) else 0)
+        np.testing.assert_allclose(
+            made, pair.plain, rtol=1e-4, atol=1e-5 * scale if np.isfinite(scale) else 0
+        )
 
 
 @pytest.fixture(scope="module")
