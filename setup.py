@@ -5,6 +5,13 @@ import re
 
 from setuptools import find_packages, setup
 
+#: What only some formats need, each under the name that messages give: pip install 'mpiimg[zarr]'.
+FORMATS = {
+    "parquet": ["pyarrow"],
+    "tiff": ["imagecodecs", "tifffile"],
+    "zarr": ["zarr>=3.1"],
+}
+
 here = pathlib.Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (here / "mpiimg" / "version.py").read_text()).group(1)
 
@@ -36,17 +43,18 @@ setup(
         "tqdm",
     ],
     extras_require={
+        **FORMATS,
+        "all": sorted(package for packages in FORMATS.values() for package in packages),
         "mpich": ["mpich"],
-        "parquet": ["pyarrow"],
+        "xarray": ["xarray"],
         "test": [
             "astroscrappy",
             "bidsschematools",
             "hypothesis",
-            "pyarrow",
             "pytest",
             "pytest-mpi",
             "ruff",
-            "tifffile",
+            "xarray",
         ],
     },
 )

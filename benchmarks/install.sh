@@ -15,7 +15,7 @@ if [ ! -e $VENV/.installed ] || [ "$(cat $VENV/.installed)" != "$digest" ]; then
     pinned=(-c constraints.txt -c benchmarks/constraints.txt)
     say "installing mpiimg and its peers into $VENV: about two gigabytes, some minutes"
     $VENV/bin/python -m pip install -qq --only-binary :all: -c constraints.txt pip setuptools wheel
-    $VENV/bin/pip install -qq --only-binary :all: --no-build-isolation --use-pep517 "${pinned[@]}" -e ".[mpich,test]"
+    $VENV/bin/pip install -qq --only-binary :all: --no-build-isolation --use-pep517 "${pinned[@]}" -e ".[mpich,all,test]"
     lacking=()
     for peer in "${PEERS[@]}"; do
         # pyspark has no wheel: it is Python and jars, and needs no compiler.

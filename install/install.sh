@@ -46,7 +46,7 @@ install_wheel() {
         say "installing into $venv: MPI from a wheel, serial h5py"
         rm -f $venv/.installed
         install_build_tools $venv/bin/python
-        install_project $venv/bin/pip mpich,test
+        install_project $venv/bin/pip mpich,all,test
         $venv/bin/python install/check_mpi.py wheel
         echo "$digest" >$venv/.installed
     fi
@@ -65,7 +65,7 @@ install_system() {
         rm -f $venv/.installed
         install_build_tools $venv/bin/python
         install_site_wheels $venv/bin/pip "$folder"
-        install_project $venv/bin/pip test
+        install_project $venv/bin/pip all,test
         write_launcher $venv
         $venv/bin/python install/check_mpi.py system
         remember_site

@@ -39,6 +39,11 @@ class Options:
     function: bool
     kernels: ModuleType | None
 
+    @property
+    def memory_per_worker(self) -> int | None:
+        """Bytes of each process or thread that works."""
+        return None if self.memory is None else self.memory // self.workers
+
 
 class Clock:
     """Notes when each step of a pipeline ends.

@@ -90,7 +90,13 @@ def _groups(index: Index) -> list[tuple[int, list[int]]]:
     ]
 
 
-def _combined(lowering: Lowering, node: Reduced, index: Index, groups: Sequence[tuple[int, list[int]]], level: int, size: int
+def _combined(
+    lowering: Lowering,
+    node: Reduced,
+    index: Index,
+    groups: Sequence[tuple[int, list[int]]],
+    level: int,
+    size: int,
 ) -> Records:
     def work(chunk: Chunk, records: Sequence[np.ndarray]) -> Iterator[tuple]:
         place, numbers = groups[chunk.number]
@@ -150,7 +156,9 @@ def checked(node: Reduced, result: Any, due: tuple[int, ...], final: Array | Non
         raise WrongResult(f"{node.functions.name}: the result has shape {block.shape}, and must have {due}")
     dtype = node.dtype or (final.dtype if final is not None else block.dtype)
     if not np.can_cast(block.dtype, dtype, "same_kind"):
-        raise WrongResult(f"{node.functions.name}: the result is {block.dtype.name} where {np.dtype(dtype).name} is due")
+        raise WrongResult(
+            f"{node.functions.name}: the result is {block.dtype.name} where {np.dtype(dtype).name} is due"
+        )
     return block.astype(dtype, copy=False)
 
 

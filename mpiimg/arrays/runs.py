@@ -249,6 +249,7 @@ def recipe_of(
         return lowered
 
     unknown = [node for node in nodes if not node.known]
+    listed = [node for node in walk(targets) if hasattr(node, "files")]
     return Recipe(
         tool=program_name(),
         stem=stem,
@@ -260,7 +261,7 @@ def recipe_of(
         record=record,
         warnings=tuple(_not_resumable(node) for node in unknown),
         staged_outputs={node.name: (f"{node.name}.h5", {}) for node in keep},
-        files=tuple(dict.fromkeys(path for source in (*sources, *used) for path in source.files)),
+        files=tuple(dict.fromkeys(path for one in (*sources, *used, *listed) for path in one.files)),
         baseline=BASELINE,
     )
 
@@ -428,6 +429,21 @@ def computed(session: Any, nodes: Sequence[Node], comm: Any, root: int | None, m
     if root is not None:
         comm.Barrier()
     return values
+
+
+def carried_out(session: Any, result: Any, comm: Any, memory: Any) -> Any:
+    """Run what one result needs that the program itself takes, such as records; return the outcome. Collective."""
+    rehearsed(session, result.targets, comm)
+    kept = _kept(session, result.targets, comm)
+    (name,) = (node.name for node in result.targets)
+    recipe = recipe_of(
+        session, [result], stem=f"compute-{name}", record=f"run-{name}.json", nonce=_nonce(comm), kept=kept
+    )
+    options = Options(
+        session.folder, session.budget(comm, memory), progress=session.progress, timeout=session.timeout,
+        in_memory=session.in_memory, force=True, replace=True, quiet=True,
+    )  # fmt: skip
+    return _carry_out(recipe, comm, options, session)
 
 
 def _presented(block: np.ndarray, node: Node, array: EngineArray) -> np.ndarray:

@@ -168,11 +168,8 @@ def from_array(x: Any, axes: AxesLike | None = None, *, space: Any = None, name:
     values, own_axes, own_space, order, attrs = _opened(x, call)
     if values.dtype.kind not in "biufc":
         raise BadInput(f"{call}: {values.dtype} holds no numbers; records go through mi.items")
-    if (
-        (values.dtype.kind == "f"
-        and values.dtype.itemsize > 8)
-        or (values.dtype.kind == "c"
-        and values.dtype.itemsize > 16)
+    if (values.dtype.kind == "f" and values.dtype.itemsize > 8) or (
+        values.dtype.kind == "c" and values.dtype.itemsize > 16
     ):
         raise BadInput(
             f"{call}: {values.dtype.name} has no place in files; convert it to float64 or complex128"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -288,7 +289,7 @@ def make_recipe(chain: Chain, inspected: Inspected, name: RunName) -> Recipe:
         packages=inspected.packages,
     )
     names = output_names(recipe)
-    twice = next((one for one in names if names.count(one) > 1), None)
+    twice = next((one for one, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise BadInput(
             f"{name.tool}: two results would be called {twice}; say write = false of one of the stages, "

@@ -20,6 +20,9 @@ from mpiimg.engine.raw import free_bytes
 from mpiimg.engine.recipe import (
     Options,
     Recipe,
+    is_within,
+    open_folders,
+    output_folders,
     output_names,
     records_folder,
     staged_bytes,
@@ -126,7 +129,7 @@ def _furnish(recipe: Recipe, options: Options, folders: Folders, current: dict) 
     if not may_replace and not _takes_up(work, earlier, current):
         _refuse_present(recipe, options, names, current)
     (work / "journal").mkdir(exist_ok=True)
-    prepare_outputs(work, names)
+    prepare_outputs(work, names, output_folders(recipe), open_folders(recipe))
     events.mkdir(exist_ok=True)
     if died_at := last_activity(events):
         log.warning("%sthe last run here died: %s", options.label, died_at)
@@ -149,13 +152,21 @@ def _furnish(recipe: Recipe, options: Options, folders: Folders, current: dict) 
 def _refuse_present(recipe: Recipe, options: Options, names: Collection[str], current: dict) -> None:
     """Refuse to overwrite results that are there, and say what they are of."""
     record = records_folder(options) / recipe.record
-    places = [*(options.out / name for name in names if name != recipe.record), record]
+    whole = output_folders(recipe)
+    files = (name for name in names if name != recipe.record and not is_within(name, whole))
+    places = [*(options.out / name for name in (*whole, *files)), record]
+    places += [path for name in open_folders(recipe) for path in _first_in(options.out / name)]
     present = next((path for path in places if path.exists()), None)
     if present is not None:
         why = earlier_run(recipe, options, current, 0).why_not
         raise BadInput(
             f"{present} exists; use --force to overwrite, or another --out" + (f" ({why})" if why else "")
         )
+
+
+def _first_in(folder: Path) -> list[Path]:
+    """Return what is in the way of a folder of results: a file of its name, or the first one in it."""
+    return [folder] if folder.exists() and not folder.is_dir() else sorted(folder.glob("*"))[:1]
 
 
 def _refuse_overwrite(recipe: Recipe, options: Options, names: Collection[str]) -> None:
@@ -165,6 +176,19 @@ def _refuse_overwrite(recipe: Recipe, options: Options, names: Collection[str]) 
         if (options.out / name).resolve() in inputs:
             raise BadInput(
                 f"{options.out / name}: is an input, which the result would replace; choose another --out"
+            )
+    for name, marks in output_folders(recipe).items():
+        folder = (options.out / name).resolve()
+        within = next((path for path in inputs if folder in path.parents), None)
+        if within is not None:
+            raise BadInput(
+                f"{options.out / name}: holds an input, {within}, which the result would replace; choose "
+                "another --out"
+            )
+        if folder.is_dir() and any(folder.iterdir()) and not any((folder / mark).exists() for mark in marks):
+            raise BadInput(
+                f"{options.out / name}: is a folder of other things, which the result would replace; choose "
+                "another --out, or remove it"
             )
 
 

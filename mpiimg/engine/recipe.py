@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
 
 from mpiimg.engine.containment import Fault
 from mpiimg.engine.inputs import Input
 from mpiimg.engine.names import file_name
-from mpiimg.engine.stage import PlacedSink, Stage, Stages, expected_stages
+from mpiimg.engine.stage import Files, PlacedSink, Stage, Stages, expected_stages
 
 _S = TypeVar("_S")
 
@@ -133,6 +133,8 @@ class Options:
         A word that tells this run from all others, which its record and its events say.
     quiet : bool
         Say nothing of what it took, nor that it was done already.
+    script : mapping of str to str
+        "path" and "sha256" of the script that asks for it, for run.json; empty where none does.
     """
 
     out: Path
@@ -149,6 +151,7 @@ class Options:
     replace: bool = False
     run_id: str = ""
     quiet: bool = False
+    script: Mapping[str, str] = field(default_factory=dict)
 
 
 def records_folder(options: Options) -> Path:
@@ -170,6 +173,22 @@ def output_names(recipe: Recipe) -> list[str]:
     files += sorted(shared)
     staged = [name for name, _ in recipe.staged_outputs.values()]
     return [*files, *staged, *recipe.documents(recipe.expected_state), recipe.record]
+
+
+def output_folders(recipe: Recipe) -> dict[str, tuple[str, ...]]:
+    """Return the folders that are one result each, and the names of which one is in such a folder."""
+    files = (stage for stage in recipe.expected if isinstance(stage, Files) and stage.folder)
+    return {stage.folder: stage.marks for stage in files}
+
+
+def is_within(name: str, folders: Collection[str]) -> bool:
+    """Say whether a file lies in one of some folders, all named below that of results."""
+    return bool(folders) and any(str(parent) in folders for parent in PurePosixPath(name).parents)
+
+
+def open_folders(recipe: Recipe) -> list[str]:
+    """Return the names of the folders in which a run decides what files it writes."""
+    return [name for stage in recipe.expected for name in stage.folders]
 
 
 def staged_bytes(recipe: Recipe) -> int:

@@ -114,6 +114,11 @@ class Stage:
         return ()
 
     @property
+    def folders(self) -> tuple[str, ...]:
+        """Names of the folders, below that of results, in which the work decides what files there are."""
+        return ()
+
+    @property
     def returned_bytes(self) -> int:
         """The most bytes that the work on a chunk returns or writes beside blocks of arrays."""
         return 0
@@ -349,17 +354,32 @@ class Files(Stage):
     names : tuple of str
         The names of all files, below the folder of results.
     of_chunk : callable, optional
-        Called as of_chunk(number), where the stage has units; returns the names of the files of a chunk,
-        which are not there if it fails.
+        Called as of_chunk(number), where the stage has units, or many folders; returns the names of the
+        files of a chunk, which are not there if it fails.
+    folder : str
+        The folder below that of results that is one result, such as a Zarr store: the files of this stage
+        become all that is in it. "" where each file is a result.
+    marks : tuple of str
+        Names of which one lies in a folder of this kind: one without them is not replaced, not by force.
+    within : str
+        In place of names: a folder below that of results, in which the work on each chunk writes files of any
+        names that no other chunk's have. It is given a folder that stands for this one, and is empty.
     """
 
     work: Callable[..., None]
-    names: tuple[str, ...]
+    names: tuple[str, ...] = ()
     of_chunk: Callable[[int], tuple[str, ...]] | None = None
+    folder: str = ""
+    marks: tuple[str, ...] = ()
+    within: str = ""
 
     @property
     def files(self) -> tuple[str, ...]:
         return self.names
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        return (self.within,) if self.within else ()
 
 
 #: A generator of stages: it yields a stage, is sent what a Reduce found or the index of Records (after any

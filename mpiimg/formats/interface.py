@@ -163,7 +163,11 @@ class FilesWriter(Protocol):
         ...
 
     def documents(self) -> Mapping[str, bytes]:
-        """Return the files that are of no chunk, by name below the folder."""
+        """Return the files that are of no chunk, by name below the folder.
+
+        The folder is one result, and replaces one that is there as a whole; but only one in which there is a
+        file of these names, or of those that an attribute `marks` has.
+        """
         ...
 
 
@@ -302,3 +306,20 @@ def file_grid(axes: tuple[str, ...], shape: tuple[int, ...], itemsize: int) -> C
     slab = math.prod(shape[cut + 1 :]) * itemsize
     block = (1,) * cut + tuple(max(1, min(n, limit // slab)) for n in shape[cut : cut + 1])
     return ChunkGrid(axes[: len(block)], shape[: len(block)], block)
+
+
+def gzipped_bytes(grid: ChunkGrid, axes: tuple[str, ...], result: ResultArray, itemsize: int) -> int:
+    """Return the most bytes that a chunk takes compressed: what cannot be compressed takes some more.
+
+    Parameters
+    ----------
+    grid : ChunkGrid
+    axes : tuple of str
+        Of the array in the file.
+    result : ResultArray
+    itemsize : int
+        Bytes of an item in the file.
+    """
+    block = dict(zip(named_axes(grid.axes), grid.block, strict=True))
+    size = math.prod(block.get(axis, result.sizes[axis]) for axis in axes) * itemsize
+    return size + size // 256 + 64

@@ -372,4 +372,4 @@ def _attribute(key: str, values: list[str]) -> Any:
     return values[0] if len(values) == 1 else values
 
 
-FORMAT = Format("MRtrix", read)
+MRTRIX = Format("MRtrix", read)

@@ -51,17 +51,20 @@ __all__ = [
 #: "module:attribute" of a :class:`Format` by ending without its first dot, such as tif or nii.gz; entry
 #: points are asked only for endings that are not in here.
 FORMATS: Mapping[str, str] = {
+    "nii": "mpiimg.formats.nifti.images:NIFTI",
+    "nii.gz": "mpiimg.formats.nifti.images:NIFTI_GZ",
+    **dict.fromkeys(("hdr", "img"), "mpiimg.formats.nifti.images:PAIR"),
+    **dict.fromkeys(("fits", "fit", "fts"), "mpiimg.formats.fits:FITS"),
+    **dict.fromkeys(("fits.gz", "fit.gz"), "mpiimg.formats.fits:FITS_GZ"),
+    **dict.fromkeys(("fits.fz", "fz"), "mpiimg.formats.fits:COMPRESSED"),
+    "npy": "mpiimg.formats.npy:NPY",
+    **dict.fromkeys(("h5", "hdf5"), "mpiimg.formats.hdf5:HDF5"),
     "zarr": "mpiimg.formats.zarr:ZARR",
     "ome.zarr": "mpiimg.formats.zarr:OME_ZARR",
-    "tif": "mpiimg.formats.tiff:TIFF",
-    "tiff": "mpiimg.formats.tiff:TIFF",
-    "ome.tif": "mpiimg.formats.tiff:OME_TIFF",
-    "ome.tiff": "mpiimg.formats.tiff:OME_TIFF",
-    "mif": "mpiimg.formats.mrtrix:FORMAT",
-    "mif.gz": "mpiimg.formats.mrtrix:FORMAT",
-    "mih": "mpiimg.formats.mrtrix:FORMAT",
-    "mgh": "mpiimg.formats.mgh:FORMAT",
-    "mgz": "mpiimg.formats.mgh:FORMAT",
+    **dict.fromkeys(("tif", "tiff"), "mpiimg.formats.tiff:TIFF"),
+    **dict.fromkeys(("ome.tif", "ome.tiff", "ome.btf"), "mpiimg.formats.tiff:OME_TIFF"),
+    **dict.fromkeys(("mif", "mif.gz", "mih"), "mpiimg.formats.mrtrix:MRTRIX"),
+    **dict.fromkeys(("mgh", "mgz"), "mpiimg.formats.mgh:MGH"),
 }
 
 
@@ -156,26 +159,24 @@ def read(
     return source
 
 
-def write(file: str | Path, array: Array | ResultArray) -> Sink | PlacedSink | Files:
+def write(file: str | Path, array: Array, **about: Any) -> Sink | PlacedSink | Files:
     """Declare the writing of an array to a file in the format that its ending names.
 
     Parameters
     ----------
     file : str or Path
         Its name, below the folder of results.
-    array : Array or ResultArray
-        An array of the run of this name, which is read; a result may say more of it.
+    array : Array
+    **about
+        What else is known of it: `space`, `attrs`, `order`, as :class:`ResultArray` has them.
 
     Raises
     ------
     BadInput
         No format writes files of this name, or not such an array.
     """
-    made = writer(str(file))(array)
-    source = (
-        Array(array.name, array.axes, array.shape, array.dtype) if isinstance(array, ResultArray) else array
-    )
-    return stage_of(file, made, array, (Part(source),))
+    result = ResultArray(str(file), named_axes(array.axes), array.shape, array.dtype, **about)
+    return stage_of(file, writer(file)(result), array, (Part(array),))
 
 
 def stage_of(
@@ -214,7 +215,7 @@ def stage_of(
 
     def ordered(chunk, *blocks):
         block = blocks[0] if work is None else work(chunk, *blocks)
-        return np.ascontiguousarray(block.transpose(permutation))
+        return np.asarray(block.transpose(permutation), order="C")
 
     name = f"write-{file}"
     if hasattr(made, "encode"):
@@ -290,9 +291,20 @@ def _files(name: str, file: str | Path, made: FilesWriter, reads, ordered: Calla
                 path.write_bytes(data)
         made.work(chunk, where / folder, ordered(chunk, *blocks))
 
-    names = [*documents, *(one for number in range(len(made.grid)) for one in made.names(number))]
+    def of_chunk(number: int) -> tuple[str, ...]:
+        first = () if number else tuple(documents)
+        return tuple(str(folder / one) for one in (*first, *made.names(number)))
+
     return Files(
-        name, made.grid, reads=reads, work=work, names=tuple(str(folder / one) for one in names), **fields
+        name,
+        made.grid,
+        reads=reads,
+        work=work,
+        names=tuple(one for number in range(len(made.grid)) for one in of_chunk(number)),
+        of_chunk=of_chunk,
+        folder=str(folder),
+        marks=getattr(made, "marks", tuple(documents)),
+        **fields,
     )
 
 

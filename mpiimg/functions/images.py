@@ -155,7 +155,7 @@ def _documents(function: Function, subject: Subject, p: FunctionParameters) -> d
     if function.aggregate:
         return {file: document(subject.result.value)}
     text = sidecar(
-        Description=f"Result of {Path(origin.where).name}:{origin.name}", Function=function.provenance()
+        Description=f"Result of {Path(origin.where).name}:{origin.name}", Function=function.described()
     )
     base = file.removesuffix(".nii.gz")
     files = {base + ".json": text}

@@ -23,9 +23,9 @@ from mpiimg.engine.needs import At, Part
 from mpiimg.engine.parameters import NoParameters
 from mpiimg.engine.stage import Compute, Stages
 from mpiimg.engine.step import Inspection, Output, Step
-from mpiimg.errors import WORK_ERRORS, BadInput
+from mpiimg.errors import BadInput
 from mpiimg.functions.function import Function
-from mpiimg.functions.results import Refused, checked_result, user_error
+from mpiimg.functions.results import Refused, checked_result
 
 #: Pixels per side that a function is tried on.
 TRIAL_SIDE = 256
@@ -234,27 +234,32 @@ def try_on_survey(function: Function, state: Survey) -> float:
     BadInput
         It raises, or returns something that it must not.
     """
-    from mpiimg.functions.trial import limited, quiet, taken_by
+    from mpiimg.functions.trial import apart
 
     over_exposures = function.declared.over == "exposures"
     planes = _frame(state) if over_exposures else _overlap()
     size = " x ".join(map(str, planes[0].shape))
-    trial = f"tried on {'a frame' if over_exposures else 'exposures'} of {size} float32"
+    if over_exposures:
+        ref = state.exposures[0]
+        context = {"header": exposure_context(ref, ref.magzero)}
+    else:
+        bounds = {"y": (0, planes[0].shape[1]), "x": (0, planes[0].shape[2])}
+        context = {"bounds": bounds, "header": patch_context(state.layout.patches[0])}
+    when = f"tried on {'a frame' if over_exposures else 'exposures'} of {size} float32"
+    return apart(function, when, _seconds, function, planes, context)
+
+
+def _seconds(function: Function, planes: tuple[np.ndarray, ...], context: Mapping[str, Any]) -> float:
+    """Call a function, in whatever process this is, and once more; return CPU-seconds per pixel."""
+    from mpiimg.functions.trial import taken_by
+
+    called = filtered if function.declared.over == "exposures" else combined
 
     def call():
-        copies = [plane.copy() for plane in planes]
-        if over_exposures:
-            ref = state.exposures[0]
-            return filtered(function, copies, exposure_context(ref, ref.magzero))
-        bounds = {"y": (0, planes[0].shape[1]), "x": (0, planes[0].shape[2])}
-        return combined(function, copies, bounds, patch_context(state.layout.patches[0]))
+        return called(function, [plane.copy() for plane in planes], **context)
 
-    try:
-        with limited(function, trial), quiet():
-            call()
-            return taken_by(call, planes[0].size)["seconds"]
-    except WORK_ERRORS as error:
-        raise user_error(error, function, trial) from None
+    call()
+    return taken_by(call, planes[0].size)["seconds"]
 
 
 def _frame(state: Survey) -> tuple[np.ndarray, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import time
@@ -13,23 +12,29 @@ from typing import Any
 
 import numpy as np
 
+from mpiimg.arrays.rehearse import (
+    MAX_SECONDS,
+    RehearsalFailed,
+    in_fresh_interpreter,
+    memory_for,
+    seconds_for,
+)
 from mpiimg.engine.boxes import Box, box_shape, box_size
-from mpiimg.engine.mpi.exits import forks_end_here
 from mpiimg.engine.mpi.lifetime import lifetime
 from mpiimg.engine.mpi.memory import anonymous_now
 from mpiimg.errors import WORK_ERRORS, BadInput
 from mpiimg.formats.gz import inflated_first
-from mpiimg.functions.function import Function
+from mpiimg.functions.function import Function, keep_loaded
 from mpiimg.functions.image_stages import TrialResult, grid, presented, result_shape
 from mpiimg.functions.partials import Fields
-from mpiimg.functions.results import Refused, checked_result, place_in, user_error
+from mpiimg.functions.results import Refused, checked_result, rehearsal_error, user_error
 from mpiimg.neuro.nifti import Image
 
 #: Slices that a function is tried on, without its halo.
 TRIAL_SLICES = 2
 
-#: Of the time that one step of a run may take, what a trial may: a little of a chunk, called a few times.
-TRIAL_SHARE = 0.25
+#: How long a trial may take: it is a little of a chunk, called a few times.
+TRIAL_SHARE = f"a trial has a quarter of --timeout, and at most {MAX_SECONDS:.0f} s"
 
 #: Bytes that the check of a halo reads, at most.
 MAX_CHECKED_BYTES = 128 << 20
@@ -98,26 +103,29 @@ def try_function(
     box = _window(image, function, slices)
     block = _sample(image, origin or image, box)
     tried_on = _tried_on(image, function, block)
-    try:
-        with limited(function, tried_on), quiet():
-            before = anonymous_now()
-            result = _call(image, function, context, masked, box, block)
-            # Libraries that were imported, and whatever a call leaves behind beside its result.
-            libraries = max(0, anonymous_now() - before - getattr(result, "nbytes", 0))
-            taken = taken_by(lambda: _call(image, function, context, masked, box, block), block.size)
-            taken["libraries"] = libraries
-            if function.aggregate:
-                thin = _thinner(box)
-                other = _call(image, function, context, masked, thin, block[..., : box_shape(thin)[-3], :, :])
-                return TrialResult(fields=_mergeable(function, result, other), **taken)
-        components = declared.components
-        if declared.over == "voxels" and components is None:
-            shape = np.shape(result)
-            components = shape[3] if len(shape) == 4 else None
-        expected = result_shape(function, image, components, slices)
-        return TrialResult(checked_result(function, result, expected).dtype.name, components, **taken)
-    except WORK_ERRORS as error:
-        raise user_error(error, function, tried_on) from None
+    return apart(function, tried_on, _tried, image, function, context, masked, box, block)
+
+
+def _tried(image, function: Function, context, masked: bool, box: Box, block: np.ndarray) -> TrialResult:
+    """Call a function on a block, in whatever process this is."""
+    declared, slices = function.declared, box_shape(box)[-3]
+    assert function.code is not None  # what loading it takes is measured where it is loaded
+    before = anonymous_now()
+    result = _call(image, function, context, masked, box, block)
+    # Libraries that were imported, and whatever a call leaves behind beside its result.
+    libraries = max(0, anonymous_now() - before - getattr(result, "nbytes", 0))
+    taken = taken_by(lambda: _call(image, function, context, masked, box, block), block.size)
+    taken["libraries"] = libraries
+    if function.aggregate:
+        thin = _thinner(box)
+        other = _call(image, function, context, masked, thin, block[..., : box_shape(thin)[-3], :, :])
+        return TrialResult(fields=_mergeable(function, result, other), **taken)
+    components = declared.components
+    if declared.over == "voxels" and components is None:
+        shape = np.shape(result)
+        components = shape[3] if len(shape) == 4 else None
+    expected = result_shape(function, image, components, slices)
+    return TrialResult(checked_result(function, result, expected).dtype.name, components, **taken)
 
 
 def _thinner(box: Box) -> Box:
@@ -185,27 +193,50 @@ def _sample(image: Image, origin: Image, box: Box) -> np.ndarray:
     return block if origin is image else origin.scaled(block).astype(image.native)
 
 
-@contextlib.contextmanager
-def limited(function: Function, when: str):
-    """Give a trial of a function its share of the time that one step may take: then it is answered for."""
+def apart(function: Function, when: str, task: Callable, *arguments: Any) -> Any:
+    """Call `task(*arguments)`, which calls a user's function, in a fresh interpreter; return what it returns.
 
-    def answer(stack, seconds: float) -> str:
-        where, number = place_in(stack, function)
-        return (
-            f"{where}:{number}: {function.name}: has not returned after {seconds:.0f} s ({when}); "
-            "a trial has a quarter of --timeout"
+    Parameters
+    ----------
+    function : Function
+    when : str
+        What it is called for, as part of a message.
+    task : callable
+        Of this package.
+    *arguments : object
+
+    Raises
+    ------
+    BadInput
+        The function raises, ends or crashes that process, or does not return in its share of --timeout.
+    """
+    lifetime().watchdog(f"the trial of {function.name}")
+    seconds = seconds_for(lifetime().watchdog.seconds)
+    try:
+        return in_fresh_interpreter(
+            _called_apart,
+            *(function, function.here, when, task, arguments),
+            timeout=seconds,
+            memory=memory_for(lifetime().memory),
+            name=function.name,
         )
+    except RehearsalFailed as failed:
+        hint = f"; {TRIAL_SHARE}" if failed.hung else ""
+        raise rehearsal_error(failed, function, when, hint) from None
 
-    with lifetime().watchdog.limited(f"the trial of {function.name}", TRIAL_SHARE, answer), forks_end_here():
-        yield
 
-
-@contextlib.contextmanager
-def quiet():
-    """Keep the warnings of a function for the run itself."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def _called_apart(function: Function, code: Any, when: str, task: Callable, arguments: tuple) -> Any:
+    """Call a task in the fresh interpreter, which has to be given what only the other process has."""
+    if code is not None:
+        keep_loaded(function.origin, code)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they are kept for the run itself
+            return task(*arguments)
+    except SystemExit:
+        raise  # no end of the function, and not of its caller
+    except WORK_ERRORS as error:
+        raise user_error(error, function, when) from None
 
 
 def check_halo(image: Image, function: Function, context: Mapping[str, Any], masked: bool) -> str:
@@ -216,23 +247,31 @@ def check_halo(image: Image, function: Function, context: Mapping[str, Any], mas
     BadInput
         They do not, so that the halo is too small; or the function raises.
     """
-    halo, where = function.declared.halo, f"{function.origin.where}: {function.name}"
+    halo = function.declared.halo
     if function.aggregate or function.declared.over not in ("slabs", "voxels"):
-        return f"{where}: no halo to check"
+        return f"{function.origin.where}: {function.name}: no halo to check"
     plane = box_size(_window(image, function, 1)) * np.dtype(image.dtype).itemsize
     slices = min(image.shape[-3], max(MAX_CHECKED_BYTES // plane, 4 * halo + 4))
-    tile = max(1, min(grid(image, function).block[-1], slices // 2))
     box = _window(image, function, slices)
     block = _sample(image, image, box)
-    try:
-        with limited(function, "when its halo was checked"), quiet():
-            tiled = functools.partial(_tiled, image, function, context, masked, box, block)
-            whole = tiled(slices, 0)
-            disagreement = _disagreement(whole, tiled(tile, halo))
-            larger = range(halo + 1, min(slices, halo + MAX_LARGER_HALOS)) if disagreement else ()
-            enough = next((h for h in larger if not _disagreement(whole, tiled(tile, h))), None)
-    except WORK_ERRORS as error:
-        raise user_error(error, function, "when its halo was checked") from None
+    return apart(
+        function, "when its halo was checked", _halo_checked, image, function, context, masked, box, block
+    )
+
+
+def _halo_checked(image, function: Function, context, masked: bool, box: Box, block: np.ndarray) -> str:
+    """Compare tilings of a block, in whatever process this is."""
+    halo, where, slices = (
+        function.declared.halo,
+        f"{function.origin.where}: {function.name}",
+        box_shape(box)[-3],
+    )
+    tile = max(1, min(grid(image, function).block[-1], slices // 2))
+    tiled = functools.partial(_tiled, image, function, context, masked, box, block)
+    whole = tiled(slices, 0)
+    disagreement = _disagreement(whole, tiled(tile, halo))
+    larger = range(halo + 1, min(slices, halo + MAX_LARGER_HALOS)) if disagreement else ()
+    enough = next((h for h in larger if not _disagreement(whole, tiled(tile, h))), None)
     if disagreement:
         advice = f"--halo {enough} is" if enough else f"nor is any up to {halo + MAX_LARGER_HALOS - 1}"
         raise BadInput(f"{where}: halo {halo} is not enough: {disagreement}; {advice}")

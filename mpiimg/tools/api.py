@@ -103,7 +103,8 @@ def run(
     timeout = checked(TIMEOUT, timeout, "timeout =")
     paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
     places = [checked_path(os.fspath(path), "inputs:") for path in paths]
-    with living(timeout):
+    with living(timeout) as life:
+        life.memory = memory
         comm = runtime.world() if comm is None else comm
         program, values = _program(recipe, places, checked_path(os.fspath(out), "out ="), params, options)
         inspected = on_root(comm, program.inspect, values)

@@ -91,7 +91,7 @@ def test_another_file_is_another_input(formats, tmp_path):
         ("missing.raw", None, "missing.raw: cannot be read: No such file or directory"),
         ("broken.raw", b"what?", "is no PLAIN that can be read: it does not begin as it should"),
         ("good.raw", b"a format", "has the axes tyx, where yx are needed"),
-        ("some.xyz", b"", "no format reads files of this name; there are formats of raw"),
+        ("some.xyz", b"", "no format reads files of this name; there are formats of fit, fit.gz"),
         ("raw", b"", "no format reads files of this name"),
         ("some.gone.raw", b"", "no format reads files of this name"),
     ],
@@ -105,8 +105,8 @@ def test_what_cannot_be_read_is_refused_in_one_line(name, content, said, formats
 
 
 def test_what_cannot_be_written_is_refused(formats):
-    with pytest.raises(BadInput, match=r"values\.npy: no format writes files of this name"):
-        registry.write("values.npy", Array("values", "tyx", SHAPE, "float32"))
+    with pytest.raises(BadInput, match=r"values\.xyz: no format writes files of this name"):
+        registry.write("values.xyz", Array("values", "tyx", SHAPE, "float32"))
 
 
 def test_entry_points_are_asked_only_for_endings_that_are_not_built_in(formats, monkeypatch):

@@ -1,7 +1,7 @@
 """Run the Python of a page of the docs section by section, as a reader would, and look at what comes of it.
 
 A section begins with a heading of second level. What stands before the first is run before each of them.
-Blocks of a section go on in one namespace, in which the test's own code then says what must hold. All sections
+Blocks of a section share a namespace, in which the test's own code then says what must hold. All sections
 run in one job, so that Python, MPI and libraries start once; one that fails does not keep the others from
 running, since errors are raised on all ranks together.
 """

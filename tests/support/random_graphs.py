@@ -11,7 +11,13 @@ import mpiimg as mi
 NAMES = ("x", "y", "z", "t")
 
 #: scipy's words for boundaries, and NumPy's.
-MODES = {"reflect": "symmetric", "mirror": "reflect", "nearest": "edge", "wrap": "wrap", "constant": "constant"}
+MODES = {
+    "reflect": "symmetric",
+    "mirror": "reflect",
+    "nearest": "edge",
+    "wrap": "wrap",
+    "constant": "constant",
+}
 
 
 class Pair:
@@ -55,7 +61,18 @@ def steps(draw, pair):
     x, a = pair.lazy, pair.plain
     kind = draw(
         st.sampled_from(
-            ["slice", "list", "transpose", "ufunc", "scalar", "pad", "concatenate", "coarsen", "map", "overlap"]
+            [
+                "slice",
+                "list",
+                "transpose",
+                "ufunc",
+                "scalar",
+                "pad",
+                "concatenate",
+                "coarsen",
+                "map",
+                "overlap",
+            ]
             + ["expand", "where", "reduce", "stack", "each", "persist"]
         )
     )
@@ -188,7 +205,9 @@ def _reduce(draw, x, a):
     name = draw(st.sampled_from(["min", "max", "sum", "any", "all", "count", "argmax", "mean"]))
     lazy = getattr(x, name)(x.axes[n])
     if name == "count":
-        plain = np.count_nonzero(~np.isnan(a), axis=n) if a.dtype.kind == "f" else np.full(lazy.shape, a.shape[n])
+        plain = (
+            np.count_nonzero(~np.isnan(a), axis=n) if a.dtype.kind == "f" else np.full(lazy.shape, a.shape[n])
+        )
     elif name in ("sum", "mean"):
         kind = a.dtype if a.dtype.kind == "f" else ("u8" if a.dtype.kind == "u" else "i8")
         with np.errstate(all="ignore"):
@@ -215,7 +234,9 @@ def _each(draw, x, a):
         return None
     n = draw(st.integers(1, a.ndim - 1))
     return (
-        mi.map_blocks(_flip_first, x, each=x.axes[n], whole=tuple(axis for axis in x.axes if axis != x.axes[n])),
+        mi.map_blocks(
+            _flip_first, x, each=x.axes[n], whole=tuple(axis for axis in x.axes if axis != x.axes[n])
+        ),
         a[::-1],
         True,
     )

@@ -20,6 +20,7 @@ from types import FrameType
 import numpy as np
 
 from mpiimg.engine.mpi.lifetime import lifetime
+from mpiimg.engine.mpi.runtime import world_rank
 from mpiimg.engine.mpi.waiting import soft_barrier, wait_until
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
 
@@ -28,6 +29,9 @@ END = "end"
 
 #: What to do about calls that differ.
 ADVICE = "every rank must make the same calls in the same order"
+
+#: What to do about graphs that differ.
+SAME_GRAPH = "every rank must read the same files and pass the same values"
 
 #: Bytes of the digest of a call. A message is that and its complement: the minimum of all tells whether all
 #: are equal, and a reduction costs the same for any number of ranks.
@@ -55,6 +59,10 @@ class Call:
         Of an end: what it is in words, as in "rank 2 ...".
     status : int
         Of an end: the exit status that it asks for.
+    rank : int
+        Of the process, among all.
+    said : str
+        Of an end by an error that ranks have raised since their calls differed: that error.
     """
 
     kind: str
@@ -63,6 +71,8 @@ class Call:
     number: int = 0
     why: str = ""
     status: int = 0
+    rank: int = 0
+    said: str = ""
 
     @property
     def message(self) -> np.ndarray:
@@ -129,7 +139,8 @@ class Channel:
 #: The channels of this process, in the order in which they were made.
 _channels: list[Channel] = []
 _keyval: int | None = None
-_process = os.getpid()
+#: The process that has made calls; none yet.
+_process: int | None = None
 
 #: Where this process made its last call, for words.
 _last = ""
@@ -160,8 +171,9 @@ def rendezvous(comm, kind: str, digest: str) -> None:
     RunStopped
         A rank has left it since a signal asked for it.
     """
-    global _last
+    global _last, _process
     refuse_elsewhere(kind)
+    _process = os.getpid()
     site = call_site()
     _last = f"mi.{kind} at {site}"
     if comm.size == 1:
@@ -171,7 +183,7 @@ def rendezvous(comm, kind: str, digest: str) -> None:
     channel = _channel(comm)
     if channel.error is not None:
         raise channel.error.with_traceback(None)
-    call = Call(kind, digest, site, channel.count)
+    call = Call(kind, digest, site, channel.count, rank=world_rank())
     request, least, _ = channel.post(call)
     wait_until(request.Test)
     error = channel.judge(call, least)
@@ -181,7 +193,13 @@ def rendezvous(comm, kind: str, digest: str) -> None:
 
 
 def farewell(
-    comm, why: str, status: int, speak: Speak, digest: str = "", patience: float | None = None
+    comm,
+    why: str,
+    status: int,
+    speak: Speak,
+    *,
+    digest: str = "",
+    patience: float | None = None,
 ) -> Exception | None:
     """Tell the other ranks that this one makes no further call. Collective over all communicators in use.
 
@@ -217,12 +235,13 @@ def farewell(
             raise TimeoutError
 
     _channel(comm, in_time)
+    found = shared_error()
+    said = str(found) if found is not None and status else ""
     pending = []
     for channel in _channels:
         if channel.error is None:
-            call = Call(END, digest, "", channel.count, why, status)
+            call = Call(END, digest, "", channel.count, why, status, world_rank(), said)
             pending.append((channel, call, *channel.post(call)))
-    found = shared_error()
 
     def some_done() -> bool:
         in_time()
@@ -254,6 +273,11 @@ def was_said(error: BaseException) -> bool:
     return any(channel.error is error and channel.said for channel in _channels)
 
 
+def all_know(comm, error: BaseException) -> bool:
+    """Say whether it is all ranks of a communicator that have raised this error."""
+    return _channel(comm).error is error
+
+
 def shared_error() -> Exception | None:
     """Return the error that the ranks have raised since their calls differed; None where they did not."""
     return next((channel.error for channel in _channels if channel.error is not None), None)
@@ -273,7 +297,8 @@ def refuse_elsewhere(kind: str) -> None:
             "it is the main thread of each rank that must call it"
         )
     multiprocessing = sys.modules.get("multiprocessing.process")
-    if os.getpid() != _process or (multiprocessing and multiprocessing.parent_process() is not None):
+    is_forked = _process not in (None, os.getpid())
+    if is_forked or (multiprocessing and multiprocessing.parent_process() is not None):
         raise BadInput(
             f"mi.{kind} at {call_site()}: called in a process that a rank has started, which is no rank "
             "itself; call it in the script, and keep the script's own code below if __name__ == '__main__'"
@@ -300,14 +325,10 @@ def site_of(file: str, line: int) -> str:
     nodes may have the same files in other folders.
     """
     path = PurePath(file)
-    script = getattr(sys.modules.get("__main__"), "__file__", None)
-    if (
-        script
-        and path.is_absolute()
-        and path.is_relative_to(folder := PurePath(os.path.abspath(script)).parent)
-    ):
-        return f"{path.relative_to(folder)}:{line}"
-    return f"{PurePath(*path.parts[-2:]) if path.is_absolute() else path}:{line}"
+    if path.is_absolute():
+        folder = PurePath(os.path.abspath(program())).parent
+        path = path.relative_to(folder) if folder in path.parents else PurePath(*path.parts[-2:])
+    return f"{path}:{line}"
 
 
 def program() -> str:
@@ -324,34 +345,32 @@ def difference(calls: Sequence[Call]) -> Exception:
     calls : sequence of Call
         By rank.
     """
-    groups: dict[bytes, list[int]] = {}
-    for rank, call in enumerate(calls):
-        groups.setdefault(call.message.tobytes(), []).append(rank)
-    # Those whom most ranks agree with are in the right, or else rank 0.
-    *odd, usual = sorted(groups.values(), key=lambda ranks: (len(ranks), -ranks[0]))
-    odd.sort(key=lambda ranks: (calls[ranks[0]].kind != END, ranks[0]))
-    first, others = odd[0], calls[usual[0]]
-    one = calls[first[0]]
-    who = "the others" if len(usual) > 1 else f"rank {usual[0]}"
-    if one.kind == others.kind != END and one.site == others.site:
-        text = f"{_ranks(first)} {one.words} with another graph than {who}; {_same_graph()}"
-    else:
-        more = "".join(f", {_ranks(ranks)} {calls[ranks[0]].words}" for ranks in odd[1 : _NAMED - 1])
-        text = f"{_ranks(first)} {one.words}{more} where {who} {others.words}"
     ends = [call for call in calls if call.kind == END and call.status]
+    kind = BadInput
     if any(call.status == Exit.STOPPED for call in ends):
-        return RunStopped(text)
-    if any(call.status != Exit.BAD_INPUT for call in ends):
-        return RunFailed(text)
-    return BadInput(text if ends or "; " in text else f"{text}: {ADVICE}")
+        kind = RunStopped
+    elif any(call.status != Exit.BAD_INPUT for call in ends):
+        kind = RunFailed
+    if said := next((call.said for call in ends if call.said), ""):
+        return kind(said)
+    groups: dict[bytes, list[Call]] = {}
+    for call in calls:
+        groups.setdefault(call.message.tobytes(), []).append(call)
+    # Those whom most ranks agree with are in the right, or else the first.
+    *odd, usual = sorted(groups.values(), key=lambda group: (len(group), -group[0].rank))
+    odd.sort(key=lambda group: (group[0].kind != END, group[0].rank))
+    one, others = odd[0][0], usual[0]
+    who = "the others" if len(usual) > 1 else _ranks(usual)
+    if one.kind == others.kind != END and one.site == others.site:
+        return kind(f"{_ranks(odd[0])} {one.words} with another graph than {who}: {SAME_GRAPH}")
+    more = "".join(f", {_ranks(group)} {group[0].words}" for group in odd[1 : _NAMED - 1])
+    text = f"{_ranks(odd[0])} {one.words}{more} where {who} {others.words}"
+    return kind(text if ends else f"{text}: {ADVICE}")
 
 
-def _same_graph() -> str:
-    return "every rank must read the same files and pass the same values"
-
-
-def _ranks(ranks: Sequence[int]) -> str:
+def _ranks(group: Sequence[Call]) -> str:
     """Return "rank 2", "ranks 2, 5 and 7", or "ranks 2, 5, 7, 9 and 12 others"."""
+    ranks = [call.rank for call in group]
     if len(ranks) == 1:
         return f"rank {ranks[0]}"
     more = len(ranks) - _NAMED

@@ -113,6 +113,13 @@ def settle(comm) -> None:
         )
 
 
+def world_rank() -> int:
+    """Return the rank of this process among all."""
+    from mpi4py import MPI
+
+    return MPI.COMM_WORLD.rank
+
+
 def has_started() -> bool:
     """Say whether MPI runs in this process."""
     if "mpi4py.MPI" not in sys.modules:

@@ -42,15 +42,27 @@ def check_length(path: Path, size: int, end: int, compressed: bool) -> None:
         raise BadInput(f"{path}: truncated: {size} bytes where the header promises {end}; copy it again")
 
 
-def parse_header(raw: bytes):
-    """Return nibabel's NIfTI-1 or NIfTI-2 header of `raw`, in the byte order it has."""
+def parse_header(raw: bytes, pair: bool = False):
+    """Return nibabel's NIfTI-1 or NIfTI-2 header of `raw`, in the byte order it has.
+
+    Parameters
+    ----------
+    raw : bytes
+    pair : bool
+        The voxels are in another file.
+
+    Raises
+    ------
+    ValueError
+        It is none.
+    """
     import nibabel
 
     sizes = {int.from_bytes(raw[:4], order) for order in ("little", "big")}
     kind = nibabel.Nifti2Header if 540 in sizes else nibabel.Nifti1Header
     header = kind(raw[: kind.template_dtype.itemsize], check=False)
-    if bytes(header["magic"])[:3] not in (b"n+1", b"n+2"):
-        raise ValueError("not a NIfTI file in one piece")
+    if bytes(header["magic"])[:3] not in ((b"ni1", b"ni2") if pair else (b"n+1", b"n+2")):
+        raise ValueError(f"not a NIfTI file in {'two pieces' if pair else 'one piece'}")
     return header
 
 
@@ -66,15 +78,20 @@ def check_zooms(header, path: Path) -> None:
         )
 
 
-def best_affine(header) -> np.ndarray:
-    """Return the affine as nibabel's own loader has it, which first mends codes and signs that it knows."""
+def mended(header):
+    """Return a header as nibabel's own loader has it, which first mends codes and signs that it knows."""
     header = header.copy()
     header.check_fix(logger=_UNHEARD, error_level=None)
-    return header.get_best_affine()
+    return header
+
+
+def best_affine(header) -> np.ndarray:
+    """Return the affine as nibabel's own loader has it."""
+    return mended(header).get_best_affine()
 
 
 def spans_space(affine: np.ndarray) -> bool:
-    """Say whether an affine is one of voxels in space: finite, and with no axis in the plane of two others."""
+    """Say whether an affine is one of voxels in space: finite, no axis in the plane of the others."""
     lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
     with np.errstate(invalid="ignore", divide="ignore"):
         volume = abs(np.linalg.det(affine[:3, :3] / lengths)) if np.isfinite(affine).all() else np.nan

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
-import numpy as np
-
+from mpiimg.formats.attributes import as_json
 from mpiimg.formats.space import Affine, Space, space_from
 from mpiimg.formats.units import affine_of_sizes, seconds
 
@@ -17,8 +17,26 @@ from mpiimg.formats.units import affine_of_sizes, seconds
 OWN = "mpiimg"
 
 
-def described(tiff, number: int, series) -> tuple[tuple[str, ...], Space | None, dict[str, Any]]:
-    """Return the axes of an image, its space, and what else its file says.
+@dataclass(frozen=True)
+class Description:
+    """What a file says of an image.
+
+    Parameters
+    ----------
+    axes : tuple of str
+    shape : tuple of int
+    space : Space or None
+    attrs : dict
+    """
+
+    axes: tuple[str, ...]
+    shape: tuple[int, ...]
+    space: Space | None
+    attrs: dict[str, Any]
+
+
+def described(tiff, number: int, series) -> Description:
+    """Return what a file says of an image.
 
     Parameters
     ----------
@@ -28,7 +46,7 @@ def described(tiff, number: int, series) -> tuple[tuple[str, ...], Space | None,
     series : tifffile.TiffPageSeries
         The image itself, or a level of its pyramid.
     """
-    axes = _distinct(series.axes.lower())
+    axes, shape = _distinct(series.axes.lower()), tuple(series.shape)
     if tiff.is_ome and series.kind == "ome":
         space, attrs, own = _of_ome(tiff.ome_metadata, number)
     elif series.kind == "imagej":
@@ -38,12 +56,15 @@ def described(tiff, number: int, series) -> tuple[tuple[str, ...], Space | None,
     else:
         description = str(tiff.pages.first.description or "")
         space, attrs, own = None, ({"description": description} if description else {}), {}
-    names = own.get("axes")
-    if names and len(names) == len(series.shape):
-        axes = tuple(map(str, names))
+    said = own.get("axes"), own.get("shape")
+    # Of an image that something else has changed since, our own words are not believed.
+    if all(isinstance(one, list) for one in said) and [n for n in said[1] if n != 1] == [
+        n for n in shape if n != 1
+    ]:
+        axes, shape = tuple(map(str, said[0])), tuple(map(int, said[1]))
     if "space" in own:
         space = space_from(own["space"])
-    return axes, _of_level(space, axes, tiff.series[number], series), attrs
+    return Description(axes, shape, _of_level(space, axes, tiff.series[number], series), attrs)
 
 
 def _distinct(letters: str) -> tuple[str, ...]:
@@ -133,16 +154,3 @@ def _of_shaped(tiff, number: int) -> tuple[Space | None, dict[str, Any], Mapping
     attrs = {key: as_json(value) for key, value in table.items() if key not in ("shape", "axes")}
     own = own if isinstance(own, Mapping) else {}
     return None, {**attrs, **(own.get("attrs") or {})}, own
-
-
-def as_json(value: Any) -> Any:
-    """Return a value as JSON knows it; None for what it does not know."""
-    if isinstance(value, Mapping):
-        return {str(key): as_json(one) for key, one in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [as_json(one) for one in (value.tolist() if isinstance(value, np.ndarray) else value)]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    return value if isinstance(value, str | int | bool) else None

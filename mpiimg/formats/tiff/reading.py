@@ -244,11 +244,12 @@ def read(path: Path, name: str) -> TiffImage:
     tifffile = library("tifffile", file, "tiff")
     with _heard(file, tifffile), tifffile.TiffFile(file) as tiff:
         number, series = _series(path, tiff, choice)
-        axes, space, attrs = described(tiff, number, series)
+        said = described(tiff, number, series)
         if series.dtype is None or series.dtype.kind not in "buifc":
             raise BadInput(f"{path}: holds values of a kind that no array has ({series.dtype})")
         dtype = np.dtype(series.dtype).newbyteorder("=").name
-        array = Array(name, axes, tuple(series.shape), dtype)
+        array = Array(name, said.axes, said.shape, dtype)
+        about = array, said.axes, said.space, said.attrs
         if not math.prod(series.shape):
             raise BadInput(f"{path}: holds an image of no pixels, {_said(series)}")
         keyframe = series.keyframe
@@ -256,9 +257,9 @@ def read(path: Path, name: str) -> TiffImage:
         one_piece = series.dataoffset if series.transform is None else None
         if one_piece is not None and keyframe.is_contiguous:
             _check_length(file, one_piece + array.nbytes)
-            return TiffImage((file,), array, axes, space, attrs, stored, one_piece, None)
-        files, segments = _segments(path, series)
-        return TiffImage(files, array, axes, space, attrs, stored, None, segments)
+            return TiffImage((file,), *about, stored, one_piece, None)
+        files, segments = _segments(path, series, said.shape)
+        return TiffImage(files, *about, stored, None, segments)
 
 
 @contextlib.contextmanager
@@ -307,14 +308,14 @@ def _said(series) -> str:
     return f"({' '.join(series.axes.lower())}: {' x '.join(map(str, series.shape))}, {series.dtype})"
 
 
-def _segments(path: Path, series) -> tuple[tuple[Path, ...], Segments]:
+def _segments(path: Path, series, shape: tuple[int, ...]) -> tuple[tuple[Path, ...], Segments]:
     """Return the files of an image, and where all its strips or tiles lie in them."""
     keyframe = series.keyframe
     if series.transform is not None:
         raise BadInput(f"{path}: an image of the kind {series.kind}, of which no part can be read alone")
     _check_codec(path, keyframe)
     shaped = tuple(keyframe.shaped)
-    leading = _leading(series.shape, shaped, len(series))
+    leading = _leading(shape, shaped, len(series))
     if leading is None:
         raise BadInput(f"{path}: {len(series)} pages of {shaped} do not make an image {_said(series)}")
     samples = keyframe.samplesperpixel if keyframe.planarconfig == 1 else 1

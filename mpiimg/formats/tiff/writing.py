@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from mpiimg.errors import BadInput
+from mpiimg.formats.attributes import as_json
 from mpiimg.formats.interface import ResultArray, file_grid, library
 from mpiimg.formats.space import Affine
 from mpiimg.formats.tiff.metadata import OWN
@@ -72,11 +73,6 @@ class TiffWriter:
             raise BadInput(
                 f"{result.name}: {kind} has no values of type {result.dtype}; use astype, or write .zarr"
             )
-        if len(result.shape) < 2 or not math.prod(result.shape):
-            raise BadInput(
-                f"{result.name}: a TIFF has rows and columns, and the array is of shape {result.shape}; "
-                "write .npy or .zarr"
-            )
         self.axes = _order(result.axes, ome)
         strange = [axis for axis in self.axes if axis not in tuple("tczyxs")]
         if ome and (strange or not {"y", "x"} <= {*self.axes}):
@@ -84,9 +80,11 @@ class TiffWriter:
                 f"{result.name}: an OME-TIFF has the axes t c z y x s, with y and x, and the array has "
                 f"{' '.join(result.axes)}; rename them, or write .tif or .zarr"
             )
-        self.shape = tuple(result.sizes[axis] for axis in self.axes)
+        shape = tuple(result.sizes[axis] for axis in self.axes)
+        # Of an array without rows there is one.
+        self.shape = (*(1,) * (2 - len(shape)), *shape)
         self.dtype = np.dtype("uint8" if result.dtype == "bool" else result.dtype).newbyteorder("<")
-        self.grid = file_grid(self.axes, self.shape, self.dtype.itemsize)
+        self.grid = file_grid(self.axes, shape, self.dtype.itemsize)
 
     @property
     def offset(self) -> int:
@@ -107,11 +105,11 @@ class TiffWriter:
         tifffile = library("tifffile", self._result.name, "tiff")
         size = math.prod(self.shape) * self.dtype.itemsize
         file = _Hollow()
-        samples = self.shape[-1] if self.axes[-1] == "s" else 0
+        samples = self.shape[-1] if self.axes[-1:] == ("s",) else 0
         colours = samples in (3, 4) and self.dtype.kind == "u" and self.dtype.itemsize <= 2
         more = samples - 3 if colours else max(samples - 1, 0)
         with tifffile.TiffWriter(file, bigtiff=size > BIG, byteorder="<", ome=self._ome) as writer:
-            offset, count = writer.write(
+            offset, _ = writer.write(
                 None,
                 shape=self.shape,
                 dtype=self.dtype,
@@ -123,17 +121,22 @@ class TiffWriter:
                 returnoffset=True,
                 **self._resolution(),
             )
-        if count != size:
-            raise ValueError(f"{self._result.name}: tifffile leaves {count} bytes for {size}")
+        if file.written(offset, offset + size) or file.size < offset + size:
+            raise ValueError(f"{self._result.name}: tifffile leaves no room of {size} bytes for the pixels")
         return offset, file.bytes(0, offset), file.bytes(offset + size, file.size)
 
     def _metadata(self) -> dict[str, Any]:
         letters = "".join(axis.upper() if axis in tuple("tczyxs") else "Q" for axis in self.axes)
         if not {"y", "x"} <= {*self.axes}:
-            letters = "Q" * (len(letters) - 2) + "YX"
-        space, attrs = self._result.space, dict(self._result.attrs)
-        own = {"axes": self.axes, "space": space and space.to_record(), "attrs": attrs}
-        own = {key: value for key, value in own.items() if value}
+            letters = "Q" * (len(self.shape) - 2) + "YX"
+        space, attrs = self._result.space, as_json(self._result.attrs)
+        own = {
+            "axes": self.axes,
+            "shape": self.shape[len(self.shape) - len(self.axes) :],
+            "space": space and space.to_record(),
+            "attrs": attrs,
+        }
+        own = {key: value for key, value in own.items() if value not in (None, {})}
         if not self._ome:
             return {"axes": letters, OWN: own}
         known = json.dumps([self.axes, self.shape, self.dtype.str, own], sort_keys=True)
@@ -141,6 +144,7 @@ class TiffWriter:
             "axes": letters,
             "UUID": str(uuid.UUID(hashlib.sha256(known.encode()).hexdigest()[:32], version=4)),
             "Creator": "mpiimg",
+            "Name": str(attrs.get("name") or self._result.name),
             "MapAnnotation": {"Namespace": OWN, **{key: json.dumps(value) for key, value in own.items()}},
         }
         if isinstance(space, Affine):
@@ -148,7 +152,7 @@ class TiffWriter:
             if unit := IN_OME.get(space.units[0]):
                 made |= {f"PhysicalSize{axis.upper()}Unit": unit for axis in _sizes(space)}
             for axis, step, _ in space.steps:
-                if axis == "t" and space.units[1] in _TIME_UNITS and step:
+                if axis == "t" and axis in self.axes and space.units[1] in _TIME_UNITS and step:
                     made |= {"TimeIncrement": step, "TimeIncrementUnit": _TIME_UNITS[space.units[1]]}
         return made
 
@@ -219,6 +223,11 @@ class _Hollow(io.RawIOBase):
         self._position += len(self._parts[-1][1])
         self.size = max(self.size, self._position)
         return len(self._parts[-1][1])
+
+    def written(self, start: int, stop: int) -> bool:
+        """Say whether anything but zeros has been written between `start` and `stop`."""
+        ends = ((place, place + len(data), data) for place, data in self._parts)
+        return any(any(data) for first, last, data in ends if first < stop and last > start)
 
     def bytes(self, start: int, stop: int) -> bytes:
         """Return what lies from `start` to `stop`."""

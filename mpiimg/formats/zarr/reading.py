@@ -24,6 +24,7 @@ from mpiimg.engine.boxes import Box, box_shape, box_slices
 from mpiimg.engine.inputs import Reader
 from mpiimg.errors import BadInput
 from mpiimg.formats.interface import library, split
+from mpiimg.formats.npy import plain_axes
 from mpiimg.formats.scaling import scaled_type
 from mpiimg.formats.space import Space, space_from
 from mpiimg.formats.zarr import ngff
@@ -335,12 +336,15 @@ def _names(found, attrs: Mapping[str, Any]) -> list[str | None]:
 
 
 def _axes(found, attrs: dict[str, Any], own: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names of an array's axes; those without are d0, d1 and so on."""
+    """Return the names of an array's axes; those without have those of :func:`plain_axes`."""
     names = own.get("axes") or _names(found, attrs)
     attrs.pop("_ARRAY_DIMENSIONS", None)
     if len(names) != len(found.shape):
         names = [None] * len(found.shape)
-    made = ["_".join(str(one).split()) if one else f"d{place}" for place, one in enumerate(names)]
+    free = plain_axes(len(names))
+    made = [
+        "_".join(str(one).split()) or free[place] if one else free[place] for place, one in enumerate(names)
+    ]
     return tuple(one if made.index(one) == place else f"{one}{place}" for place, one in enumerate(made))
 
 
@@ -350,10 +354,6 @@ def _check(where: Path, found) -> None:
     if dtype.kind not in "buifc":
         kind = "texts, times or objects" if dtype.names is None else "records"
         raise BadInput(f"{where}: holds {kind} ({dtype}); arrays of numbers can be read")
-    if not found.shape:
-        return
-    if not all(found.shape):
-        raise BadInput(f"{where}: holds nothing: its shape is {' x '.join(map(str, found.shape))}")
 
 
 def _scaling(attrs: dict[str, Any], dtype) -> tuple[tuple[float, float, float | None] | None, str]:

@@ -19,6 +19,7 @@ import numpy as np
 from mpiimg.engine.boxes import ChunkGrid, box_slices
 from mpiimg.engine.needs import Chunk
 from mpiimg.errors import BadInput
+from mpiimg.formats.attributes import as_json
 from mpiimg.formats.interface import ResultArray, library
 from mpiimg.formats.zarr import ngff
 from mpiimg.formats.zarr.reading import OWN, settings
@@ -61,10 +62,13 @@ class ZarrWriter:
         self.chunks, self.shards = shards(self.shape, np.dtype(result.dtype).itemsize, single)
         self.grid = ChunkGrid(self.axes, self.shape, self.shards)
 
+    #: What tells a Zarr store, of either version, from other folders.
+    marks = ("zarr.json", ".zarray", ".zgroup")
+
     def names(self, number: int) -> tuple[str, ...]:
         """Return the name of the one file of a shard."""
-        place = np.unravel_index(number, self.grid.counts)
-        return (f"{self._prefix}c/{'/'.join(map(str, map(int, place)))}",)
+        place = np.unravel_index(number, self.grid.counts) if self.shape else ()
+        return (self._prefix + "/".join(["c", *(str(int(one)) for one in place)]),)
 
     def work(self, chunk: Chunk, folder: Path, block: np.ndarray) -> None:
         """Pack and write a shard."""
@@ -94,8 +98,7 @@ class ZarrWriter:
         import zarr
 
         result = self._result
-        attributes = dict(result.attrs)
-        own = {} if result.space is None else {"space": result.space.to_record()}
+        own = {} if result.space is None else {OWN: {"space": result.space.to_record()}}
         item = np.dtype(result.dtype).itemsize
         with settings():
             store = zarr.storage.MemoryStore()
@@ -104,7 +107,7 @@ class ZarrWriter:
                 shape=self.shape,
                 dtype=np.dtype(result.dtype).newbyteorder("="),
                 chunks=self.chunks,
-                shards=self.shards,
+                shards=self.shards or None,
                 compressors=[
                     zarr.codecs.BloscCodec(
                         typesize=item,
@@ -117,13 +120,13 @@ class ZarrWriter:
                 ],
                 fill_value=0,
                 dimension_names=self.axes,
-                attributes=json.loads(json.dumps({**attributes, OWN: own} if own else attributes)),
+                attributes=as_json({**result.attrs, **own}),
             )
             return _as_text(array.metadata.to_dict())
 
 
 def _as_text(metadata: Mapping[str, Any]) -> bytes:
-    return json.dumps(metadata, indent=2, default=str).encode()
+    return json.dumps(metadata, indent=2, allow_nan=False).encode()
 
 
 def shards(
