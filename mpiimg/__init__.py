@@ -10,6 +10,9 @@ _PLACES = {
     **dict.fromkeys(("map_blocks", "map_overlap", "apply_gufunc", "reduction"), "mpiimg.arrays.calls"),
     **dict.fromkeys(("where", "stack", "concatenate"), "mpiimg.arrays.joining"),
     **dict.fromkeys(("compute", "persist", "write", "plan", "iterate", "session"), "mpiimg.arrays.session"),
+    "items": "mpiimg.arrays.items",
+    "command": "mpiimg.arrays.command",
+    "read_table": "mpiimg.arrays.tables",
 }
 
 __all__ = sorted({*_PLACES} - {"__version__"})
