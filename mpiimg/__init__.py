@@ -8,6 +8,7 @@ _PLACES = {
     "Array": "mpiimg.arrays.array",
     **dict.fromkeys(("read", "from_array", "from_reader"), "mpiimg.arrays.sources"),
     **dict.fromkeys(("map_blocks", "map_overlap", "apply_gufunc", "reduction"), "mpiimg.arrays.calls"),
+    **dict.fromkeys(("items", "Items", "Groups"), "mpiimg.arrays.items"),
     **dict.fromkeys(("where", "stack", "concatenate"), "mpiimg.arrays.joining"),
     **dict.fromkeys(("compute", "persist", "write", "plan", "iterate", "session"), "mpiimg.arrays.session"),
     "items": "mpiimg.arrays.items",
