@@ -13,6 +13,9 @@ _PLACES = {
     **dict.fromkeys(("items", "Items", "Groups"), "mpiimg.arrays.items"),
     **dict.fromkeys(("where", "stack", "concatenate"), "mpiimg.arrays.joining"),
     **dict.fromkeys(("compute", "persist", "write", "plan", "iterate", "session"), "mpiimg.arrays.session"),
+    "items": "mpiimg.arrays.items",
+    "command": "mpiimg.arrays.command",
+    "read_table": "mpiimg.arrays.tables",
 }
 
 __all__ = sorted({*_PLACES} - {"__version__"})
