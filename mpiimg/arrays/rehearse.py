@@ -32,6 +32,8 @@ from typing import Any
 from mpiimg.arrays import modules, rehearsal_child
 from mpiimg.engine.mpi.job import environment_of_no_rank
 from mpiimg.engine.mpi.lifetime import lifetime
+from mpiimg.engine.mpi.memory import anonymous_now
+from mpiimg.engine.mpi.nodes import share_of_node
 from mpiimg.engine.mpi.processes import memory_status
 from mpiimg.engine.names import shown
 from mpiimg.errors import BadInput, RunStopped
@@ -41,6 +43,9 @@ MAX_SECONDS = 300.0
 
 #: Of the time that one step of a run may take, what a rehearsal may.
 SHARE = 0.25
+
+#: Bytes that a rehearsal may take in any case: an interpreter with common libraries.
+MIN_MEMORY = 384 << 20
 
 #: Seconds between looks at what the child takes, and whether somebody asks to stop.
 _LOOK = 0.05
@@ -84,6 +89,19 @@ class RehearsalFailed(BadInput):
 def seconds_for(timeout: float) -> float:
     """Return the seconds for a rehearsal where one step of a run may take `timeout`; 0 is for ever."""
     return min(SHARE * timeout, MAX_SECONDS) if timeout else MAX_SECONDS
+
+
+def memory_for(share: int | None) -> int:
+    """Return the bytes that a rehearsal may take: of a rank's share what this process does not have yet.
+
+    What is too little for the libraries alone is for the plan to say, which knows how much would do.
+
+    Parameters
+    ----------
+    share : int, optional
+        Bytes that a rank may use; by default its share of the node's.
+    """
+    return max(MIN_MEMORY, (share_of_node() if share is None else share) - anonymous_now())
 
 
 def in_fresh_interpreter(

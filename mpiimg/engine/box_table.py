@@ -7,8 +7,9 @@ few are looked at; else all are.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 import numpy as np
@@ -89,6 +90,19 @@ class BoxTable:
                 blocks, common = intersections(self.boxes, box)
                 yield np.full(len(blocks), number), blocks, common
 
+    def merged(self, owners: np.ndarray) -> tuple[BoxTable, np.ndarray]:
+        """Return a table of fewer blocks, if easily found, and their owners, who have the same items by it.
+
+        Parameters
+        ----------
+        owners : (blocks,) int64
+        """
+        lattice = self._lattice if len(self.boxes) > 1 else None
+        if lattice is None:
+            return self, owners
+        boxes, numbers = lattice.merged(owners)
+        return BoxTable(boxes), owners[numbers]
+
     def _near(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the first block that meets each box along the first axis, and how many do."""
         first = np.searchsorted(self.boxes[:, 0, 1], boxes[:, 0, 0], side="right")
@@ -142,6 +156,23 @@ class _Lattice:
         numbers[places] = full
         return cls(cuts, numbers) if (numbers >= 0).all() else None
 
+    def merged(self, owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the boxes of a coarser lattice, (n, axes, 2), and of each a block whose owner has it all."""
+        numbers = self._numbers.reshape([len(starts) for starts, _ in self._cuts])
+        cuts = []
+        for axis, (starts, stops) in enumerate(self._cuts):
+            theirs = np.moveaxis(owners[numbers], axis, 0).reshape(len(starts), -1)
+            begins = np.flatnonzero(
+                np.concatenate([[True], (theirs[1:] != theirs[:-1]).any(axis=1) | (starts[1:] != stops[:-1])])
+            )
+            ends = np.append(begins[1:], len(starts)) - 1
+            cuts.append(np.stack([starts[begins], stops[ends]], axis=1))
+            numbers = np.take(numbers, begins, axis=axis)
+        boxes = np.empty((*numbers.shape, len(cuts), 2), np.int64)
+        for axis, cut in enumerate(cuts):
+            boxes[..., axis, :] = cut.reshape(len(cut), *[1] * (len(cuts) - 1 - axis), 2)
+        return boxes.reshape(numbers.size, len(cuts), 2), numbers.reshape(-1)
+
     def counts(self, boxes: np.ndarray) -> np.ndarray:
         """Return how many blocks meet each box, (m,) int64."""
         return np.prod([count for _, count in self._runs(boxes)], axis=0, dtype=np.int64)
@@ -174,6 +205,13 @@ class _Lattice:
             empty = boxes[:, axis, 1] <= boxes[:, axis, 0]
             runs.append((first, np.where(empty, 0, np.maximum(last - first, 0))))
         return runs
+
+
+def boxes_array(boxes: Iterable[Box], axes: int) -> np.ndarray:
+    """Return boxes as (n, axes, 2) int64."""
+    boxes, chained = list(boxes), itertools.chain.from_iterable
+    # From flat numbers: NumPy takes long to look into nested tuples.
+    return np.fromiter(chained(chained(boxes)), np.int64, 2 * axes * len(boxes)).reshape(len(boxes), axes, 2)
 
 
 def box_items(boxes: np.ndarray) -> np.ndarray:

@@ -254,8 +254,9 @@ class _Exchange:
         """Return numbers of boxes, ranks, and the bytes of the box that lie with the rank; by box."""
         ranks, itemsize = self.sent.shape[1], np.dtype(placement.array.dtype).itemsize
         found = [np.zeros((3, 0), np.int64)]
-        for which, blocks, common in placement.table.looked_up(boxes):
-            pairs, place = np.unique(which * ranks + placement.owners[blocks], return_inverse=True)
+        table, owners = placement.table.merged(placement.owners)
+        for which, blocks, common in table.looked_up(boxes):
+            pairs, place = np.unique(which * ranks + owners[blocks], return_inverse=True)
             items = _sum_by(place, box_items(common), len(pairs))
             found.append(np.stack([pairs // ranks, pairs % ranks, items * itemsize]))
         box, givers, nbytes = np.concatenate(found, axis=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from mpiimg.engine.array import AnyArray, Array
 from mpiimg.engine.axes import named_axes
+from mpiimg.engine.box_table import boxes_array
 from mpiimg.engine.boxes import Box, ChunkGrid, runs
 
 
@@ -214,9 +216,10 @@ class ChunkBoxes:
         if self._table is not None:
             numbers = np.asarray(numbers, np.int64)
             return self._table[numbers], np.ones(len(numbers), np.int64)
-        boxes = [self._need.boxes(Chunk.of(self._grid, int(number))) for number in numbers]
-        flat = np.array([box for some in boxes for box in some], np.int64)
-        return flat.reshape(sum(map(len, boxes)), self._axes, 2), np.array(list(map(len, boxes)), np.int64)
+        numbers = np.asarray(numbers, np.int64).tolist()
+        boxes = [self._need.boxes(Chunk.of(self._grid, number)) for number in numbers]
+        counts = np.array(list(map(len, boxes)), np.int64)
+        return boxes_array(itertools.chain.from_iterable(boxes), self._axes), counts
 
     def all(self) -> tuple[np.ndarray, np.ndarray]:
         """Return :meth:`of` all chunks."""

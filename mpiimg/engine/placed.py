@@ -15,6 +15,7 @@ from mpiimg.engine.exchanges import GatheredBoxes, exchanged_needs
 from mpiimg.engine.inputs import Input
 from mpiimg.engine.mpi.memory import give_back
 from mpiimg.engine.needs import Chunk, Need, Part, Pieces
+from mpiimg.engine.open_inputs import OpenInputs
 from mpiimg.engine.pages import DamagedPage
 from mpiimg.engine.raw import FileEnds
 from mpiimg.engine.record_index import OneByOne, RecordsOf
@@ -56,7 +57,7 @@ class PlacedArrays:
         self._comm, self._staged, self._records = comm, staged, records
         self._memory = MemoryStore(comm.rank, exchange)
         self._gathering: tuple[Stage, dict[int, GatheredBoxes]] | None = None
-        self._inputs = {source.array.name: source.open() for source in inputs}
+        self._inputs = OpenInputs(inputs)
 
     def create(self, placements: Iterable[Placement]) -> None:
         """Make the arrays that a stage writes. Collective."""
@@ -160,7 +161,7 @@ class PlacedArrays:
             return gathered[name, box]
         if name in self._inputs:
             try:
-                return self._inputs[name].read(box)
+                return self._inputs.read(name, box)
             except FileEnds as error:
                 raise BadInput(f"{error}: it was cut while the run read it; copy it again") from None
         return self._read_staged(name, box)
@@ -242,7 +243,7 @@ class PlacedArrays:
         """
         mine = self._comm.rank in takers
         if name in self._inputs:
-            array = self._inputs[name].array
+            array = self._inputs.array(name)
         else:
             array = self.placements[name].array
         if isinstance(array, Ragged):
@@ -281,5 +282,4 @@ class PlacedArrays:
         if self._staged is not None:
             self._staged.abandon()
             self._records.close()
-        for file in self._inputs.values():
-            file.close()
+        self._inputs.close()

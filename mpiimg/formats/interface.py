@@ -320,6 +320,6 @@ def gzipped_bytes(grid: ChunkGrid, axes: tuple[str, ...], result: ResultArray, i
     itemsize : int
         Bytes of an item in the file.
     """
-    block = dict(zip(axis_names(grid.axes), grid.block, strict=True))
+    block = dict(zip(named_axes(grid.axes), grid.block, strict=True))
     size = math.prod(block.get(axis, result.sizes[axis]) for axis in axes) * itemsize
     return size + size // 256 + 64

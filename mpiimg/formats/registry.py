@@ -175,7 +175,7 @@ def write(file: str | Path, array: Array, **about: Any) -> Sink | PlacedSink | F
     BadInput
         No format writes files of this name, or not such an array.
     """
-    result = ResultArray(str(file), axis_names(array.axes), array.shape, array.dtype, **about)
+    result = ResultArray(str(file), named_axes(array.axes), array.shape, array.dtype, **about)
     return stage_of(file, writer(file)(result), array, (Part(array),))
 
 

@@ -12,7 +12,7 @@ from mpiimg.engine import box_table
 from mpiimg.engine.array import Array, Packing, Ragged
 from mpiimg.engine.blocks import BlockTable, Placement
 from mpiimg.engine.box_table import BoxTable, first_of_each
-from mpiimg.engine.boxes import ChunkGrid, Partition, box_size, intersection
+from mpiimg.engine.boxes import ChunkGrid, Partition, box_size, box_slices, intersection
 from mpiimg.engine.exchanges import GatheredBoxes, _Exchange, forecast_exchange, gather_rounds
 from mpiimg.engine.forecast import stage_sizes
 from mpiimg.engine.needs import At, Chunk, ChunkBoxes, OwnRow, Part, Pieces, Rows
@@ -191,6 +191,33 @@ def test_a_lattice_is_known_as_one_and_nothing_else_is():
     assert all(BoxTable(boxes)._lattice is None for boxes in (whole[1:], uneven, whole[[0, 0]], whole[:0]))
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_merged_blocks_belong_to_whom_they_did(seed):
+    """Item by item, and by far fewer blocks where whole slices have one owner."""
+    rng = np.random.default_rng(seed)
+    array, blocks = drawn_blocks(rng)
+    boxes = np.array(blocks, np.int64)
+    owners = rng.integers(0, 2, 9)[boxes[:, rng.integers(0, boxes.shape[1]), 0]]
+    table, theirs = BoxTable(boxes).merged(owners)
+
+    def owned(boxes, owners):
+        found = np.full(array.shape, -1)
+        for box, owner in zip(tuples(boxes), owners.tolist(), strict=True):
+            assert (found[box_slices(box)] == -1).all()
+            found[box_slices(box)] = owner
+        return found
+
+    assert (owned(table.boxes, theirs) == owned(boxes, owners)).all()
+    assert len(table.boxes) <= len(boxes)
+
+
+def test_slabs_of_one_owner_are_merged():
+    array = Array("a", "vz", (6, 40), "uint8")
+    table = BoxTable(Part(array).table(array.cut(v=2, z=1)))
+    merged, owners = table.merged(np.repeat([0, 1, 2], 40))
+    assert (tuples(merged.boxes), owners.tolist()) == ([((v, v + 2), (0, 40)) for v in (0, 2, 4)], [0, 1, 2])
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_boxes_are_counted_once_in_a_group(seed):
     """Also where the corners of boxes lie too far apart for one number."""
@@ -325,6 +352,7 @@ def test_ten_thousand_chunks_are_planned_without_going_through_pairs_of_them(mon
     numbers = np.arange(len(grid))
     rounds = gather_rounds(stage, partition, 1, 1 << 40, placed, numbers.tolist())
     exchange = forecast_exchange(stage, partition, rounds, placed, numbers)
-    assert looked_at == [(3 * 100 - 2) ** 2]
+    assert looked_at[0] <= (3 * 100 - 2) ** 2
+    assert len(looked_at) == 1
     # As many as a search through all pairs found.
     assert (exchange.moved, exchange.messages.sum()) == (10671696, 126)

@@ -7,12 +7,13 @@ Every rank knows the boxes of all ranks, so no sizes are exchanged.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from mpiimg.engine.box_table import BoxTable, box_items
+from mpiimg.engine.box_table import BoxTable, box_items, boxes_array
 from mpiimg.engine.boxes import Box
 
 #: No message is larger than this: Open MPI fails on 2**31 bytes and more.
@@ -48,8 +49,7 @@ class Requests:
     def of(cls, boxes: Sequence[Sequence[Box]], axes: int) -> Requests:
         """Return the requests for the boxes of each rank, of an array of so many axes."""
         takers = np.repeat(np.arange(len(boxes)), list(map(len, boxes)))
-        every = np.array([box for share in boxes for box in share], np.int64)
-        return cls(takers, every.reshape(len(takers), axes, 2), len(boxes))
+        return cls(takers, boxes_array(itertools.chain.from_iterable(boxes), axes), len(boxes))
 
     def of_rank(self, rank: int) -> np.ndarray:
         """Return the boxes of a rank, (m, axes, 2) int64."""
