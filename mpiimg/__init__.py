@@ -13,7 +13,7 @@ _PLACES = {
     **dict.fromkeys(("items", "Items", "Groups"), "mpiimg.arrays.items"),
     **dict.fromkeys(("where", "stack", "concatenate"), "mpiimg.arrays.joining"),
     **dict.fromkeys(("compute", "persist", "write", "plan", "iterate", "session"), "mpiimg.arrays.session"),
-    "items": "mpiimg.arrays.items",
+    **dict.fromkeys(("BadInput", "RunFailed", "RunStopped"), "mpiimg.errors"),
     "command": "mpiimg.arrays.command",
     "read_table": "mpiimg.arrays.tables",
 }

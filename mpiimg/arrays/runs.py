@@ -166,6 +166,22 @@ def result_of(value: Any, file: str) -> Any:
     raise BadInput(f"write: {file}: takes an array, items or a table, and not {what}")
 
 
+@dataclass(frozen=True)
+class Rehearsed:
+    """What the rehearsals of a session have taken so far.
+
+    Parameters
+    ----------
+    seconds, cpu_seconds : float
+    libraries : int
+        Bytes of libraries that functions load.
+    """
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    libraries: int = 0
+
+
 # --- Before a run -----------------------------------------------------------------------------------------
 
 
@@ -189,7 +205,11 @@ def rehearsed(session: Any, targets: Sequence[Node], comm: Any) -> None:
     for key, dtype in facts.types.items():
         session.types.learn(key, dtype)
     session.costs.update(facts.costs)
-    session.rehearsals += facts.seconds
+    session.rehearsal = Rehearsed(
+        session.rehearsal.seconds + facts.seconds,
+        session.rehearsal.cpu_seconds + facts.cpu_seconds,
+        max(session.rehearsal.libraries, facts.libraries),
+    )
 
 
 def _facts(session: Any, targets: Sequence[Node], budget: int) -> rehearsal.Facts:
@@ -263,7 +283,13 @@ def recipe_of(
         warnings=tuple(_not_resumable(node) for node in unknown),
         staged_outputs={node.name: (f"{node.name}.h5", {}) for node in keep},
         files=tuple(dict.fromkeys(path for one in (*sources, *used, *listed) for path in one.files)),
-        baseline=BASELINE,
+        baseline=BASELINE + session.rehearsal.libraries,
+        said={
+            "rehearsal": {
+                "seconds": round(session.rehearsal.seconds, 3),
+                "cpu_seconds": round(session.rehearsal.cpu_seconds, 3),
+            }
+        },
     )
 
 

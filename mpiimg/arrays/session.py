@@ -68,7 +68,12 @@ class Session:
     records: dict[str, int] = field(default_factory=dict)
     catalogue: dict[str, Any] | None = None
     status: int = 0
-    rehearsals: float = 0.0
+    rehearsal: Any = None
+
+    def __post_init__(self):
+        from mpiimg.arrays.runs import Rehearsed
+
+        self.rehearsal = Rehearsed()
 
     def budget(self, comm: Any, memory: Any = None) -> int:
         """Return the bytes that each rank may use. Collective."""
@@ -81,6 +86,7 @@ class Session:
 
 #: The sessions that are open, the default one first.
 _open: list[Session] = []
+
 
 def current() -> Session:
     """Return the innermost open session; the default one is opened at need."""
