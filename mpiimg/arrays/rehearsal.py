@@ -86,7 +86,7 @@ def rehearse(targets: Sequence[Node], there: Mapping[str, np.ndarray] = ()) -> F
         What a function raises, with an attribute `rehearsed`: the name of the call, and what it was tried on.
     """
     started, before = time.perf_counter(), anonymous_now()
-    rehearsal = _Rehearsal(dict(there))
+    rehearsal = Rehearsal(dict(there))
     for node in needed(list(targets), {}):
         rehearsal.node(node)
     samples = sum(sample.nbytes for sample in rehearsal.samples.values() if isinstance(sample, np.ndarray))
@@ -95,7 +95,7 @@ def rehearse(targets: Sequence[Node], there: Mapping[str, np.ndarray] = ()) -> F
     return Facts(dict(rehearsal.types._known), rehearsal.costs, *seconds, libraries)
 
 
-class _Rehearsal:
+class Rehearsal:
     """Samples of the stored nodes of a graph, each a little array whose values are like those of the whole."""
 
     def __init__(self, samples: dict[str, np.ndarray]):
@@ -113,14 +113,14 @@ class _Rehearsal:
             self._reduce(node)
         elif isinstance(node, Persisted):
             lengths = {axis: min(length, SIDE) for axis, length in node.sizes.items()}
-            self.samples[node.key] = self._values([(node.parent, _spans(node.parent, lengths))])[0]
+            self.samples[node.key] = self.values([(node.parent, spans(node.parent, lengths))])[0]
         else:
             node.rehearse(self)
         if node.key in self.samples:
             self.types.learn(node.key, self.samples[node.key].dtype.str)
         self.types.learn(_fact_key(node), "|b1")
 
-    def _values(self, asked: Sequence[tuple[Node, Mapping[str, Cut]]]) -> list[np.ndarray]:
+    def values(self, asked: Sequence[tuple[Node, Mapping[str, Cut]]]) -> list[np.ndarray]:
         """Return parts of expressions, made of samples in place of the stored arrays."""
         program = Program(ChunkGrid((ONE,), (1,), (1,)), lambda node: self.types.of(node))
         places = [program.add(node, cuts) for node, cuts in asked]
@@ -134,7 +134,7 @@ class _Rehearsal:
             return
         for node in (*call.inputs, *call.given.values()):
             self.types.of(node)
-        small = _small(call)
+        small = small_block(call)
         try:
             self._try(call, small)
         except Exception as error:
@@ -154,8 +154,8 @@ class _Rehearsal:
         grid = ChunkGrid((ONE,), (1,), (1,))
         bounds = _midst(call, lengths)
         asked = [(node, _input_spans(call, node, bounds)) for node in call.inputs]
-        asked += [(node, _spans(node, node.sizes)) for node in call.given.values()]
-        values = self._values(asked)
+        asked += [(node, spans(node, node.sizes)) for node in call.given.values()]
+        values = self.values(asked)
         count = len(call.inputs)
         calls = call_stages.Calls(call, grid)
         given = dict(zip(call.given, values[count:], strict=True))
@@ -176,7 +176,7 @@ class _Rehearsal:
         )
         if seconds < QUICK:
             started = time.process_time()
-            calls(bounds, self._values(asked)[:count], given)
+            calls(bounds, self.values(asked)[:count], given)
             seconds = time.process_time() - started
         items = sum(value.size for value in values[:count])
         moved = sum(value.nbytes for value in values[:count]) + sum(block.nbytes for block in blocks)
@@ -189,7 +189,7 @@ class _Rehearsal:
         parent = node.parent
         lengths = {axis: min(length, SIDE) for axis, length in parent.sizes.items()}
         self.types.of(parent)
-        (values,) = self._values([(parent, _spans(parent, lengths))])
+        (values,) = self.values([(parent, spans(parent, lengths))])
         if node.functions is not None:
             from mpiimg.arrays import own_reductions
 
@@ -241,13 +241,17 @@ def _input_spans(call: Call, node: Node, bounds: Mapping[str, tuple[int, int]]) 
             cuts[axis] = Cut.whole(1)
             continue
         before, after = call_stages.margins(call, axis, *bounds[axis]) if length > 1 else (0, 0)
-        items = range(bounds[axis][0] - before, bounds[axis][1] + after)
-        inside = items.start >= 0 and items.stop <= length
-        cuts[axis] = Cut(None, (items if inside else tuple(item % length for item in items),))
+        cuts[axis] = span(range(bounds[axis][0] - before, bounds[axis][1] + after), length)
     return cuts
 
 
-def _small(call: Call) -> dict[str, int]:
+def span(items: range, length: int) -> Cut:
+    """Return items of an axis; what lies beyond its ends goes on at the other one."""
+    inside = items.start >= 0 and items.stop <= length
+    return Cut(None, (items if inside else tuple(item % length for item in items),))
+
+
+def small_block(call: Call) -> dict[str, int]:
     """Return the length of the block along each axis that a function is tried on."""
     lengths = {}
     for axis, length in call.sizes.items():
@@ -260,7 +264,7 @@ def _small(call: Call) -> dict[str, int]:
     return lengths
 
 
-def _spans(node: Node, lengths: Mapping[str, int]) -> dict[str, Cut]:
+def spans(node: Node, lengths: Mapping[str, int]) -> dict[str, Cut]:
     """Return a part in the midst of a node, of so many items along each axis."""
     cuts = {}
     for axis, length in node.sizes.items():

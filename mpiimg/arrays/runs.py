@@ -198,13 +198,16 @@ def rehearsed(session: Any, targets: Sequence[Node], comm: Any) -> None:
         _ = node.key  # from the front, since a chain of expressions may be longer than Python's stack
     check_axes(walk(targets))
     there = _kept(session, targets, comm)
-    if not rehearsal.calls_to_rehearse(targets, there, session.types):
+    new = rehearsal.calls_to_rehearse(targets, there, session.types)
+    if not new:
         return
     budget = session.budget(comm)
-    facts = on_root(comm, lambda: _facts(session, targets, budget))
+    facts = on_root(comm, lambda: _apart(session, targets, budget, rehearsal.rehearse))
     for key, dtype in facts.types.items():
         session.types.learn(key, dtype)
     session.costs.update(facts.costs)
+    if session.check_halo:
+        on_root(comm, lambda: _check_halos(session, targets, budget))
     session.rehearsal = Rehearsed(
         session.rehearsal.seconds + facts.seconds,
         session.rehearsal.cpu_seconds + facts.cpu_seconds,
@@ -212,19 +215,41 @@ def rehearsed(session: Any, targets: Sequence[Node], comm: Any) -> None:
     )
 
 
-def _facts(session: Any, targets: Sequence[Node], budget: int) -> rehearsal.Facts:
-    """Rehearse in a fresh interpreter, within what this rank may use. On one rank."""
+def _apart(session: Any, targets: Sequence[Node], budget: int, task: Callable) -> Any:
+    """Call a task on a graph in a fresh interpreter, within what this rank may use. On one rank."""
     from mpiimg.arrays.rehearse import in_fresh_interpreter, seconds_for
     from mpiimg.engine.mpi.memory import anonymous_now
 
     calls = dict.fromkeys(getattr(node, "call_name", "") for node in walk(targets))
     return in_fresh_interpreter(
-        rehearsal.rehearse,
+        task,
         tuple(targets),
         timeout=seconds_for(session.timeout),
         memory=max(budget - anonymous_now(), budget // 4),
         name=", ".join(name for name in calls if name) or "the rehearsal",
     )
+
+
+def _check_halos(session: Any, targets: Sequence[Node], budget: int) -> list:
+    """Refuse a graph one of whose functions sees more than its depth. On one rank."""
+    from mpiimg.arrays import halo_check
+
+    reports = _apart(session, targets, budget, halo_check.check)
+    wrong = next((report for report in reports if not report.enough), None)
+    if wrong is not None:
+        raise BadInput(wrong.line)
+    return reports
+
+
+def halos_checked(session: Any, values: Sequence[Any], comm: Any) -> list[str]:
+    """Return what is found of the depth of every function in a graph, a line each. Collective."""
+    from mpiimg.arrays import halo_check
+
+    targets = [value._node for value in values]
+    budget = session.budget(comm)
+    return [
+        report.line for report in on_root(comm, lambda: _apart(session, targets, budget, halo_check.check))
+    ]
 
 
 # --- Recipes ----------------------------------------------------------------------------------------------

@@ -365,6 +365,27 @@ def plan(*results: Any, ranks: int | None = None, nodes: int | None = None, memo
     runs.planned(current(), results, ranks, nodes, memory)
 
 
+def check_halo(*arrays: Any) -> str:
+    """Look whether what lies outside the declared depth of functions changes what lies within. Collective.
+
+    Functions are called on blocks as they will see them, and on the same blocks with other data around them.
+
+    Parameters
+    ----------
+    *arrays : Array
+
+    Returns
+    -------
+    str
+        A line for each function that the arrays are made by.
+    """
+    from mpiimg.arrays import runs
+
+    nodes = [node_of(one, "check_halo") for one in arrays]
+    with scripts.collective("check_halo", digest([node.key for node in nodes])) as comm:
+        return "\n".join(runs.halos_checked(current(), arrays, comm))
+
+
 def iterate(body: Any, state: Any, until: Any = None, *, at_most: int) -> Any:
     """Return what comes of calling `body` on a state again and again. Collective.
 

@@ -1,6 +1,6 @@
 """Prints a digest of what each of some random graphs comes to, the same in every process: run by mpiexec.
 
-    python graph_digests.py FOLDER EXAMPLES [MEMORY]
+python graph_digests.py FOLDER EXAMPLES [MEMORY]
 """
 
 import hashlib
@@ -20,7 +20,13 @@ import mpiimg as mi
 def main(folder, examples, memory=None):
     digests = []
 
-    @settings(max_examples=examples, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=examples,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
     @given(pair=graphs())
     def run(pair):
         made = np.asarray(pair.lazy.compute())
