@@ -198,8 +198,11 @@ def rehearsed(session: Any, targets: Sequence[Node], comm: Any) -> None:
         _ = node.key  # from the front, since a chain of expressions may be longer than Python's stack
     check_axes(walk(targets))
     there = _kept(session, targets, comm)
-    new = rehearsal.calls_to_rehearse(targets, there, session.types)
-    if not new:
+    missing = rehearsal.calls_to_rehearse(targets, there, session.types)
+    if not session.rehearse:
+        # Without types nothing can be planned; records need none.
+        missing = [node for node in missing if isinstance(node, Node) and session.types.of(node) is None]
+    if not missing:
         return
     budget = session.budget(comm)
     facts = on_root(comm, lambda: _apart(session, targets, budget, rehearsal.rehearse))
