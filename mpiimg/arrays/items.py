@@ -104,8 +104,8 @@ def _said(given: Any) -> Any:
 class Items:
     """Lazy records, each with a key: nothing is read or worked on before `compute` or `write`.
 
-    A record is what a function returned: arrays, numbers, text, None, and lists, tuples, named tuples, dicts and
-    dataclasses of these, whose types are kept. Keys are int, str or tuples of these.
+    A record is what a function returned: arrays, numbers, text, None, and lists, tuples, named tuples, dicts
+    and dataclasses of these, whose types are kept. Keys are int, str or tuples of these.
 
     They are made by :func:`mpiimg.items`, and by calls on other items.
 
@@ -170,7 +170,7 @@ class Items:
     # --- Where they go ------------------------------------------------------------------------------------
 
     def compute(self, root: int | None = None, memory: Any = None) -> list[Any]:
-        """Run all that is needed, and return the records as a list, in their order, on every rank. Collective.
+        """Run all that is needed; return the records as a list, in their order, on every rank. Collective.
 
         Parameters
         ----------
@@ -179,12 +179,13 @@ class Items:
         memory : int or str, optional
             Bytes that each rank may use.
         """
-        pairs = self._computed(root, memory)
-        return None if pairs is None else [record for _, record in pairs]
+        return self._computed(root, memory)
 
     def keyed(self, root: int | None = None, memory: Any = None) -> list[tuple[Any, Any]]:
-        """Return (key, record) pairs, as :meth:`compute` does records; dict(x.keyed()) if no key is twice there."""
-        return self._computed(root, memory)
+        """Return (key, record) pairs, as :meth:`compute` does records; dict(x.keyed()) has one of each key."""
+        from mpiimg.arrays.items_results import computed
+
+        return computed(kept(self._items), root, memory)
 
     def keys(self) -> list[Any]:
         """Return the keys of the records, in their order, on every rank; runs what is needed. Collective."""
@@ -195,8 +196,8 @@ class Items:
     def write(self, path: Any, **options: Any) -> Any:
         """Refuse: say what is to be written of records, and how."""
         raise BadInput(
-            f"x.write({os.fspath(path)!r}): records have no format of their own; use .table(...) for rows of a "
-            "catalogue, .files(save) for files that a function writes, or .stack(axis) for an array"
+            f"x.write({os.fspath(path)!r}): records have no format of their own; use .table(...) for "
+            "rows of a catalogue, .files(save) for files that a function writes, or .stack(axis) for an array"
         )
 
     def files(self, save: Callable, **keywords: Any) -> Any:
@@ -218,16 +219,38 @@ class Items:
     def table(
         self, columns: Any = None, units: Mapping[str, str] | None = None, partition_on: Any = None
     ) -> Any:
-        """Return a table of the rows that records hold; see :class:`mpiimg.arrays.tables.Table`."""
-        from mpiimg.arrays.tables import of_items
+        """Return the table of the rows that records give, in the order of the records.
 
-        return of_items(self, columns, units, partition_on)
+        A record may be a structured array, a dict of columns, a (rows, columns) array, a table, or None for no
+        row.
 
-    def stack(self, axis: str, **about: Any) -> Any:
-        """Return an array of records that are arrays of one shape, side by side along a new axis."""
+        Parameters
+        ----------
+        columns : str, list of str, or mapping of str to dtype; optional
+            Names of the columns, also as one string with blanks; by default those that the records name.
+        units : mapping of str to unit, optional
+        partition_on : str, optional
+            The column whose values name the folders that the table is written to.
+        """
+        from mpiimg.arrays.tables import table_of
+
+        return table_of(kept(self._items), columns, units, partition_on)
+
+    def stack(self, axis: str, axes: Any = None, *, shape: Any = None, dtype: Any = None) -> Any:
+        """Return records that are arrays of one shape as an array, side by side along a new first axis.
+
+        Parameters
+        ----------
+        axis : str
+            Name of the new axis.
+        axes : str or tuple of str, optional
+            Names of the axes of a record; by default those of the array that the items are of, or y x, z y x.
+        shape, dtype : optional
+            Of a record; by default those of the first one, which is made to find out. Collective then.
+        """
         from mpiimg.arrays.bridges import stack_items
 
-        return stack_items(self, axis, **about)
+        return stack_items(self, axis, axes, shape=shape, dtype=dtype)
 
     def persist(self) -> Items:
         """Return the same records, made once in a run and kept, whatever is made of them."""
@@ -236,11 +259,11 @@ class Items:
     # --- What they show of themselves ---------------------------------------------------------------------
 
     def __len__(self) -> int:
-        count = _count(self._items)
+        count = count_of(self._items)
         if count is None:
             raise TypeError(
-                "len() of items that are not made yet: a filter or a flat_map decides how many there are; use "
-                "len(x.keys()) or len(x.compute())"
+                "len() of items that are not made yet: a filter or a flat_map decides how many there are; "
+                "use len(x.keys()) or len(x.compute())"
             )
         return count
 
@@ -254,12 +277,12 @@ class Items:
         raise TypeError("items are lazy: whether there are any is known by x.keys()")
 
     def __repr__(self) -> str:
-        count = _count(self._items)
+        count = count_of(self._items)
         many = "any number of records" if count is None else f"{count} record{'s' * (count != 1)}"
         return f"<mpiimg.{type(self).__name__} of {many}: {' | '.join(_told(self._items))}>"
 
     def _repr_html_(self) -> str:
-        count = _count(self._items)
+        count = count_of(self._items)
         rows = [("Records", "known when they are made" if count is None else str(count))]
         rows += [("Made by", " | ".join(_told(self._items)))]
         body = "".join(
@@ -268,10 +291,9 @@ class Items:
         )
         return f"<table><caption>mpiimg.{type(self).__name__}</caption>{body}</table>"
 
-    def _computed(self, root: int | None, memory: Any) -> list[tuple[Any, Any]] | None:
-        from mpiimg.arrays.items_results import computed
-
-        return computed(kept(self._items), root, memory)
+    def _computed(self, root: int | None, memory: Any) -> list[Any] | None:
+        pairs = self.keyed(root, memory)
+        return None if pairs is None else [record for _, record in pairs]
 
     def _as_result(self, file: str) -> Any:
         return self.write(file)
@@ -328,7 +350,7 @@ class _Constant:
         return self.value
 
 
-def to_items(array: Any, axes: AxesLike) -> Items:
+def items_along(array: Any, axes: AxesLike) -> Items:
     """Return the blocks of an array at each index along some axes, which they do not have.
 
     Their keys are the indices, in tuples where there are several axes.
@@ -426,16 +448,16 @@ def _label(call: Any) -> str:
     return file_name(_called(call))[:40] or "function"
 
 
-def _count(node: ItemsNode) -> int | None:
+def count_of(node: ItemsNode) -> int | None:
     """Return how many records there are, None where that is known when they are made."""
     if isinstance(node, Listed):
         return len(node.items) if not node.leave_out else None
     if isinstance(node, Slices):
         return math.prod(node.array.sizes[axis] for axis in node.along)
     if isinstance(node, Kept):
-        return _count(node.parent)
+        return count_of(node.parent)
     if isinstance(node, Step) and node.kind == MAP and not node.leave_out:
-        return _count(node.parent)
+        return count_of(node.parent)
     return None
 
 

@@ -38,6 +38,9 @@ class ItemsNode:
     order = "C"
     space = None
 
+    #: Whether it is made of the first item before a run.
+    is_tried = True
+
     #: Whether its records are of the run of their own, rather than part of the stages that read them.
     is_stored = False
 
@@ -63,7 +66,7 @@ class ItemsNode:
 
     @cached_property
     def family(self) -> str:
-        """A digest of what is done, whatever items there are: with one more, what was made of others stays."""
+        """A digest of what is done, whatever items there are: with one more, what there was stays."""
         below = [getattr(parent, "family", None) or parent.key for parent in self.parents]
         return digest(type(self).__name__, self.family_content, below)
 
@@ -243,6 +246,11 @@ class Step(ItemsNode):
     @property
     def known(self) -> bool:
         return all(one.identity.known for one in self.uses)
+
+    @property
+    def call_name(self) -> str:
+        """The name of the call, for messages."""
+        return self.uses[-1].name
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -155,9 +155,9 @@ class Collected:
             return
         if index.nbytes > self.limit:
             raise BadInput(
-                f"compute: the {len(index)} records have {index.nbytes >> 20} MB, and a rank has {self.limit >> 20} MB "
-                "left for them; write them by .files(...) or .table(...), make less of them by .map(...), or give "
-                "memory="
+                f"compute: the {len(index)} records have {index.nbytes >> 20} MB, and a rank has "
+                f"{self.limit >> 20} MB left for them; write them by .files(...) or .table(...), make less of "
+                "them by .map(...), or give memory="
             )
         self.data.clear()
         count = max(1, min(len(index), _TOGETHER // max(1, int(index.sizes.max(initial=0)))))
@@ -198,11 +198,18 @@ def computed(node: ItemsNode, root: int | None, memory: Any) -> list[tuple[Any, 
     from mpiimg.arrays.session import current
 
     with scripts.collective("compute", digest([node.key], root, str(memory))) as comm:
-        runs.check_root(root, comm)
+        _check_root(root, comm)
         budget = current().budget(comm, memory)
         result = Collected(node, max(budget - runs.BASELINE, 0) // 3)
         index = _carried_out(result, comm, memory)
         return result.gathered(comm, index, root)
+
+
+def _check_root(root: Any, comm: Any) -> None:
+    if root is not None and (
+        isinstance(root, bool) or not isinstance(root, int) or not 0 <= root < comm.size
+    ):
+        raise BadInput(f"compute: root = {root!r}: there are ranks 0 to {comm.size - 1}")
 
 
 def keys(node: ItemsNode) -> list[Any]:

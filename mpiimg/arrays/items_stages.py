@@ -55,9 +55,13 @@ class ItemCosts(Costs):
         Bytes that the work on it takes at once.
     made : tuple of (key, int)
         The records that it makes, and their bytes.
+    shape, dtype
+        Of the first of them, where it is an array or a number.
     """
 
     made: tuple[tuple[Key, int], ...] = ()
+    shape: tuple[int, ...] | None = None
+    dtype: str = ""
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,7 @@ def stages(lowering: Lowering, node: ItemsNode) -> Stages[None]:
             given.setdefault(function, {})[name] = values[place]
         name = units.names(number)
         for key, made in records(steps, units.keys[number], value, given, name):
-            yield key, _kept_bytes(made, steps, name)
+            yield key, kept_bytes(made, steps, name)
 
     name = unique_name(lowering, node)
     costs = lowering.costs.get(node.key)
@@ -156,7 +160,14 @@ def unique_name(lowering: Lowering, node: ItemsNode) -> str:
     return name
 
 
-def _kept_bytes(made: Any, steps: Sequence[Step], name: str) -> list:
+def kept_bytes(made: Any, steps: Sequence[Step], name: str) -> list:
+    """Return a record as bytes, in pieces.
+
+    Raises
+    ------
+    BadInput
+        There is something in it that cannot be kept; the message names function, record and place.
+    """
     try:
         return parts(made)
     except CannotKeep as error:

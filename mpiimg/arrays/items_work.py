@@ -112,7 +112,7 @@ class _Call:
             turns = iter(made)
         except TypeError:
             raise WrongRecord(
-                f"{function.name}: returns {type(made).__name__}, and must yield (key, record) any number of times"
+                f"{function.name}: returns {type(made).__name__}, and must yield (key, record) pairs"
             ) from None
         while True:
             try:

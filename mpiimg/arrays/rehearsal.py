@@ -53,7 +53,7 @@ def calls_to_rehearse(targets: Sequence[Node], there: Mapping[str, Any], types: 
     found = []
     for node in needed(list(targets), there):
         own = isinstance(node, Reduced) and node.functions is not None
-        further = not isinstance(node, FromInput | Output | Reduced | Persisted) and node.is_tried
+        further = not isinstance(node, FromInput | Output | Reduced | Persisted) and getattr(node, "is_tried", True)
         if (isinstance(node, Output) or own or further) and types.known(_fact_key(node)) is None:
             found.append(node)
     return found
@@ -271,7 +271,11 @@ def _input_sample(node: FromInput) -> np.ndarray:
     else:
         # A stream is read from its front: some volumes, whose midst stands for all.
         few = (min(array.shape[0], 3), *array.shape[1:])
-        front = np.asarray(next(iter(source.blocks(iter([tuple((0, n) for n in few)])))))
+        boxes = [tuple((0, n) for n in few)]
+        if few != array.shape:
+            # Readers of streams hold a block back, to verify the end with the last one.
+            boxes.append(tuple((n, n + 1) if place == 0 else (0, 1) for place, n in enumerate(few)))
+        front = np.asarray(next(iter(source.blocks(iter(boxes)))))
         for place, axis in enumerate(array.axes):
             count, first = spans[axis], (few[place] - min(spans[axis], few[place])) // 2
             front = np.take(

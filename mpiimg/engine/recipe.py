@@ -63,6 +63,9 @@ class Recipe(Generic[_S]):
         Version by name of the installed packages that steps come from, and of what these require.
     kept : frozenset of str
         Arrays that stay when no later stage reads them, for whoever collects them at the end of the run.
+    facts : mapping
+        What was found out before the run, as JSON knows it, each by a key that says of what: kept beside the
+        events, for the next run or plan.
     """
 
     tool: str
@@ -83,6 +86,7 @@ class Recipe(Generic[_S]):
     baseline: int = BASELINE
     packages: Mapping[str, str] = field(default_factory=dict)
     kept: frozenset[str] = frozenset()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def _expected(self) -> tuple[list[Stage], _S]:
@@ -133,6 +137,8 @@ class Options:
         A word that tells this run from all others, which its record and its events say.
     quiet : bool
         Say nothing of what it took, nor that it was done already.
+    script : mapping of str to str
+        "path" and "sha256" of the script that asks for it, for run.json; empty where none does.
     """
 
     out: Path
@@ -149,6 +155,7 @@ class Options:
     replace: bool = False
     run_id: str = ""
     quiet: bool = False
+    script: Mapping[str, str] = field(default_factory=dict)
 
 
 def records_folder(options: Options) -> Path:

@@ -224,8 +224,8 @@ class ResultFiles:
             if name in by_name or name in self.written:
                 first = f"chunk {by_name[name]}" if name in by_name else "another stage"
                 raise BadInput(
-                    f"stage {stage.name}: chunk {number} and {first} both write {name}; give each file a name of "
-                    "its own, such as one with the key"
+                    f"stage {stage.name}: chunk {number} and {first} both write {name}; give each file a "
+                    "name of its own, such as one with the key"
                 )
             by_name[name] = number
 

@@ -29,6 +29,15 @@ def launched_rank() -> int:
     return 0
 
 
+#: The environment variable with the word that tells a run from all others, where a script gives it one.
+RUN_VARIABLE = "MPIIMG_RUN"
+
+
+def run_word() -> str:
+    """Return the word that a batch script has given to this run; empty where none has."""
+    return os.environ.get(RUN_VARIABLE, "")
+
+
 def launched_size() -> int:
     """Return how many ranks a launcher of MPI has started, without starting MPI; 1 where none has."""
     names = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"]
