@@ -262,55 +262,65 @@ class Joined(TableNode):
             self.join.renamed(schemas[0].names, schemas[1].names)
         said = {"schemas": [schema.to_record() for schema in schemas]}
         parameters = {**lowering.parameters(self), **said}
-        # A part of the left table reads all of the right one: that pays while this is small beside the whole.
-        small = right.nbytes <= BROADCAST_BYTES
-        if small and (len(left) <= 4 or right.nbytes * len(left) <= max(left.nbytes + right.nbytes, 1 << 26)):
-            made = yield self._broadcast(left, right, schemas, parameters)
-        else:
-            made = yield from self._exchanged(left, right, schemas, parameters)
-        lowering.made[self.key] = made
+        # The stages are the same in every plan, as many as there are chunks in them; here or there it is none.
+        count = self._buckets(left, right)
+        on, name = self.join.on, self.name
+        one = yield _to_buckets(f"{name}-left", left, schemas[0], on, count, parameters, True)
+        other = yield _to_buckets(f"{name}-right", right, schemas[1], on, count, parameters, False)
+        pairs = yield self._in_buckets(one, other, schemas, count, parameters)
+        whole, of_part = len(right) if not count else 0, _by_key(pairs)
+        schema = unified([("left", 0, self._of_nothing(schemas)), *_named(pairs)])
 
-    def _broadcast(self, left: Index, right: Index, schemas, parameters) -> Records:
-        def work(chunk: Chunk, one: Sequence, others: Sequence) -> Iterator[tuple]:
-            rows = joined(list(map(rows_of, one)), schemas[0])
-            made, _ = self.join(rows, joined(list(map(rows_of, others)), schemas[1]))
+        def work(chunk: Chunk, own: Sequence, others: Sequence, back: Sequence) -> Iterator[tuple]:
+            if count:
+                rows = cast_all(back, schema)
+                order = np.argsort(rows[_ROW], kind="stable")
+                kept = [name for name in rows.names if name not in (_PART, _ROW)]
+                made = rows.taken(order).selected(kept)
+            else:
+                made, _ = self.join(cast_all(own, schemas[0]), cast_all(others, schemas[1]))
             yield self.part(chunk.number, made)
 
-        reads = RecordsOf(left.array, _own), RecordsOf(right.array, lambda chunk: range(len(right)))
-        expected = self.made_of(left.sizes.tolist())
-        return _stage(self.name, len(left), work, reads, parameters=parameters, expected=expected)
+        reads = (
+            RecordsOf(left.array, lambda chunk: () if count else (chunk.number,)),
+            RecordsOf(right.array, lambda chunk: range(whole)),
+            RecordsOf(pairs.array, lambda chunk: of_part.get(chunk.number, ())),
+        )
+        lowering.made[self.key] = yield _stage(
+            name,
+            len(left),
+            work,
+            reads,
+            parameters={**parameters, "schema": schema.to_record()},
+            expected=self.made_of(left.sizes.tolist()),
+        )
 
-    def _exchanged(self, left: Index, right: Index, schemas, parameters) -> Stages[Index]:
-        """Bring equal keys together in buckets, join there, and bring the rows back to the left parts."""
-        count = max(2, -(-(left.nbytes + right.nbytes) // PART_BYTES))
-        on = self.join.on
-        one = yield _to_buckets(f"{self.name}-left", left, schemas[0], on, count, parameters, True)
-        other = yield _to_buckets(f"{self.name}-right", right, schemas[1], on, count, parameters, False)
-        of_bucket = _by_key(one), _by_key(other)
+    def _buckets(self, left: Index, right: Index) -> int:
+        """Return how many buckets the rows are brought to; 0 where each left part reads the whole right table.
 
-        def join(chunk: Chunk, records: Sequence, others: Sequence) -> Iterator[tuple]:
-            whole = [cast_all(records, _with_origin(schemas[0])), cast_all(others, schemas[1])]
-            made, _ = self.join(*whole)
+        That pays while the right one is small beside what would be moved.
+        """
+        both = left.nbytes + right.nbytes
+        small = right.nbytes <= BROADCAST_BYTES
+        if small and (len(left) <= 4 or right.nbytes * len(left) <= max(both, BROADCAST_BYTES)):
+            return 0
+        return max(2, -(-both // PART_BYTES))
+
+    def _in_buckets(self, one: Index, other: Index, schemas, count: int, parameters) -> Records:
+        """Declare the stage that joins rows in buckets, and sends them back to the parts of the left table."""
+        left, right = _by_key(one), _by_key(other)
+
+        def work(chunk: Chunk, records: Sequence, others: Sequence) -> Iterator[tuple]:
+            rows = cast_all(records, _with_origin(schemas[0])), cast_all(others, schemas[1])
+            made, _ = self.join(*rows)
             for part in np.unique(made[_PART]).tolist():
                 yield record(part, made.taken(made[_PART] == part))
 
         reads = (
-            RecordsOf(one.array, lambda chunk: of_bucket[0].get(chunk.number, ())),
-            RecordsOf(other.array, lambda chunk: of_bucket[1].get(chunk.number, ())),
+            RecordsOf(one.array, lambda chunk: left.get(chunk.number, ())),
+            RecordsOf(other.array, lambda chunk: right.get(chunk.number, ())),
         )
-        pairs = yield _stage(f"{self.name}-buckets", count, join, reads, parameters=parameters)
-        of_part = _by_key(pairs)
-        schema = unified([("left", 0, self._of_nothing(schemas)), *_named(pairs)])
-
-        def collect(chunk: Chunk, records: Sequence) -> Iterator[tuple]:
-            rows = cast_all(records, schema)
-            order = np.argsort(rows[_ROW], kind="stable")
-            kept = [name for name in rows.names if name not in (_PART, _ROW)]
-            yield self.part(chunk.number, rows.taken(order).selected(kept))
-
-        back = RecordsOf(pairs.array, lambda chunk: of_part.get(chunk.number, ()))
-        said = {**parameters, "schema": schema.to_record()}
-        return (yield _stage(self.name, len(left), collect, [back], parameters=said))
+        return _stage(f"{self.name}-buckets", count, work, reads, parameters=parameters)
 
     def _of_nothing(self, schemas: Sequence[Schema]) -> Schema:
         """Return the columns of no rows joined; none in a plan that knows none."""
@@ -360,7 +370,8 @@ def _to_buckets(
         for bucket in np.unique(buckets).tolist():
             yield record(bucket, rows.taken(buckets == bucket))
 
-    return _stage(name, len(index), work, [RecordsOf(index.array, _own)], parameters=parameters)
+    chunks = len(index) if count else 0
+    return _stage(name, chunks, work, [RecordsOf(index.array, _own)], parameters=parameters)
 
 
 # --- Groups -----------------------------------------------------------------------------------------------
@@ -393,32 +404,40 @@ class Grouped(TableNode):
         for name in self.aggregation.names if schema.columns else ():
             schema.index(name, "agg")
         parameters = {**lowering.parameters(self), "schema": schema.to_record()}
-        count = -(-index.nbytes // PART_BYTES)
-        if count > 1:
-            index = yield from self._in_buckets(index, schema, count, parameters)
-            schema = schema_of(index)
+        # As for joins: without buckets, both stages have no chunk.
+        count = -(-index.nbytes // PART_BYTES) if index.nbytes > PART_BYTES else 0
+        apart = yield _to_buckets(
+            f"{self.name}-rows", index, schema, self.aggregation.by, count, parameters, False
+        )
+        grouped = yield self._in_buckets(apart, schema, count, parameters)
+        of_groups = unified(_named(grouped))
 
-        def work(chunk: Chunk, records: Sequence) -> Iterator[tuple]:
-            rows = cast_all(records, schema)
-            made = self._ordered(rows) if count > 1 else self.aggregation(rows)
+        def work(chunk: Chunk, records: Sequence, groups: Sequence) -> Iterator[tuple]:
+            made = (
+                self._ordered(cast_all(groups, of_groups))
+                if count
+                else self.aggregation(cast_all(records, schema))
+            )
             yield self.part(chunk.number, made)
 
-        reads = RecordsOf(index.array, lambda chunk: range(len(index)))
+        reads = (
+            RecordsOf(index.array, lambda chunk: () if count else range(len(index))),
+            RecordsOf(grouped.array, lambda chunk: range(len(grouped))),
+        )
+        parameters = {**parameters, "groups": of_groups.to_record()}
         lowering.made[self.key] = yield _stage(
-            self.name, 1, work, [reads], parameters=parameters, expected=self.made_of([index.nbytes])
+            self.name, 1, work, reads, parameters=parameters, expected=self.made_of([index.nbytes])
         )
 
-    def _in_buckets(self, index: Index, schema: Schema, count: int, parameters: Mapping) -> Stages[Index]:
-        """Bring the rows of each group together, in their order, and aggregate them."""
-        by = self.aggregation.by
-        apart = yield _to_buckets(f"{self.name}-rows", index, schema, by, count, parameters, False)
+    def _in_buckets(self, apart: Index, schema: Schema, count: int, parameters: Mapping) -> Records:
+        """Declare the stage that aggregates the rows of each bucket, which are in their order."""
         of_bucket = _by_key(apart)
 
         def work(chunk: Chunk, records: Sequence) -> Iterator[tuple]:
             yield record(chunk.number, self.aggregation(cast_all(records, schema)))
 
         reads = RecordsOf(apart.array, lambda chunk: of_bucket.get(chunk.number, ()))
-        return (yield _stage(f"{self.name}-buckets", count, work, [reads], parameters=parameters))
+        return _stage(f"{self.name}-buckets", count, work, [reads], parameters=parameters)
 
     def _ordered(self, rows: Rows) -> Rows:
         keys = [rows[name] for name in self.aggregation.by]

@@ -316,13 +316,6 @@ def _looked_at(path: Path) -> tuple[list, list]:
     return found, files.schema_of(path).to_record()
 
 
-def of_items(items: Any, columns: Any = None, units: Any = None, partition_on: str | None = None) -> Table:
-    """Return the table of the rows that records give; parameters as of `items.table()`, in :func:`table_of`."""
-    from mpiimg.arrays.items_graph import kept
-
-    return table_of(kept(items._items), columns, units, partition_on)
-
-
 def table_of(items: Any, columns: Any = None, units: Any = None, partition_on: str | None = None) -> Table:
     """Return the table of the rows that records give: what `items.table()` calls.
 
