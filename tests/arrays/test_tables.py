@@ -11,7 +11,7 @@ from astropy.table import Table as AstropyTable
 from support import launch
 
 import mpiimg as mi
-from mpiimg.arrays import table_nodes
+from mpiimg.arrays import table_joins, table_nodes
 from mpiimg.errors import BadInput, RunFailed
 
 
@@ -126,7 +126,8 @@ def cut(request, monkeypatch):
     """Parts of a table as they are, or so small that each item is one, and joins and groups exchange rows."""
     if request.param == "in parts":
         monkeypatch.setattr(table_nodes, "PART_BYTES", 600)
-        monkeypatch.setattr(table_nodes, "BROADCAST_BYTES", 0)
+        monkeypatch.setattr(table_joins, "BUCKET_BYTES", 600)
+        monkeypatch.setattr(table_joins, "BROADCAST_BYTES", 0)
 
 
 def test_rows_come_in_the_order_of_items(out, cut):
@@ -259,9 +260,10 @@ def test_a_table_above_the_cap_is_refused_with_what_to_do(out):
 SCRIPT = """
 import sys
 import mpiimg as mi
-from mpiimg.arrays import table_nodes
+from mpiimg.arrays import table_joins, table_nodes
 
-table_nodes.PART_BYTES, table_nodes.BROADCAST_BYTES = 600, 0
+table_nodes.PART_BYTES = table_joins.BUCKET_BYTES = 600
+table_joins.BROADCAST_BYTES = 0
 
 def load(number):
     return [((17 * k % 23) / 7, k % 5, "abc"[k % 3] * (number + 1)) for k in range(number * 10, number * 11)]
