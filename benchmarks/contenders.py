@@ -288,9 +288,7 @@ def marks_of(out: Path, found: dict) -> list[tuple[str, float]]:
     if (out / "steps.json").exists():
         return [(step, moment) for step, moment in json.loads((out / "steps.json").read_text())]
     events = [
-        json.loads(line)
-        for path in (out / "events").glob("*.jsonl")
-        for line in path.read_text().splitlines()
+        json.loads(line) for path in out.glob("events*/*.jsonl") for line in path.read_text().splitlines()
     ]
     started, ended = [], {}
     for event in events:

@@ -1,5 +1,7 @@
 """mpiimg runs scientific image pipelines as MPI programs. See docs/primitives.md, docs/architecture.md and docs/udf.md."""
 
+import atexit as _atexit
+
 #: Where what a script uses is: loaded when it is used, since importing mpiimg itself loads nothing.
 _PLACES = {
     **dict.fromkeys(("Result", "run"), "mpiimg.tools.api"),
@@ -24,5 +26,22 @@ def __getattr__(name: str):
     if name in _PLACES:
         from importlib import import_module
 
+        if name != "__version__":
+            from mpiimg.engine.mpi import scripts
+
+            scripts.used()
         return getattr(import_module(_PLACES[name]), name)
     raise AttributeError(f"module 'mpiimg' has no attribute {name!r}")
+
+
+@_atexit.register
+def _end() -> None:
+    """Let the other ranks know where this one leaves its script, however little of us it has used."""
+    import sys
+
+    from mpiimg.engine.mpi import job
+
+    if "mpiimg.engine.mpi.scripts" in sys.modules or job.launched_size() > 1:
+        from mpiimg.engine.mpi import scripts
+
+        scripts.at_exit()

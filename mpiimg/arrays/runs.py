@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -392,7 +393,10 @@ def keep(session: Any, nodes: Sequence[Node], comm: Any, memory: Any = None) -> 
 def _carry_out(recipe: Recipe, comm: Any, options: Options, session: Any) -> Any:
     from mpiimg.engine.run import run
 
-    outcome = run(recipe, comm, options)
+    given = scripts.settings()
+    told = {"command": given.command, "run_id": given.run_id, "script": given.script}
+    outcome = run(recipe, comm, dataclasses.replace(options, **told))
+    scripts.note(outcome.status)
     session.status = int(outcome.status) or session.status
     return outcome
 
@@ -480,7 +484,9 @@ def written(session: Any, results: Mapping[str, Any], folder: Path, options: Map
             timeout=options["timeout"],
         )  # fmt: skip
         if session.plan_only:
-            _print_plan(recipe, comm, run_options.memory, comm.size, None, session.plan_only)
+            given = scripts.settings()
+            ranks, form = given.ranks or comm.size, session.plan_only
+            _print_plan(recipe, comm, run_options.memory, ranks, given.nodes, form)
             return None
         outcome = _carry_out(recipe, comm, run_options, session)
         files = {name: folder / name for name in results}
@@ -531,7 +537,7 @@ def planned(session: Any, results: Sequence[Any], ranks: int | None, nodes: int 
         rehearsed(session, targets, comm)
         kept = _kept(session, targets, comm)
         recipe = recipe_of(session, made, stem="plan", record="run.json", nonce="", kept=kept)
-        _print_plan(recipe, comm, session.budget(comm, memory), ranks or comm.size, nodes, "text")
+        _print_plan(recipe, comm, session.budget(comm, memory), ranks or comm.size, nodes, session.plan_only)
 
 
 def _plain_results(value: Any) -> list:

@@ -82,20 +82,15 @@ class Session:
 #: The sessions that are open, the default one first.
 _open: list[Session] = []
 
-#: What the program of this process was told on its command line, for the default session.
-_settings: dict[str, Any] = {}
-
-
-def settings(**values: Any) -> None:
-    """Say what the default session is to be like; before it is opened."""
-    _settings.update(values)
-
-
 def current() -> Session:
     """Return the innermost open session; the default one is opened at need."""
     if not _open:
         name = file_name(Path(rendezvous.program() or "session").stem) or "session"
-        made = Session(**{"folder": Path(FOLDER) / name, **_settings})
+        given = scripts.settings()
+        made = Session(
+            Path(given.folder or ".", FOLDER, name), given.memory, given.keep_work, given.timeout,
+            given.in_memory, given.progress, force=given.force, plan_only=given.plan or "",
+        )  # fmt: skip
         _open.append(made)
         atexit.register(_close_default, made, os.getpid())
     return _open[-1]
@@ -104,13 +99,8 @@ def current() -> Session:
 def _close_default(session: Session, process: int) -> None:
     """Remove what the default session has kept, if the program came to its end."""
     failed = getattr(sys, "last_value", None) is not None or session.status not in (0, 3)
-    if os.getpid() == process and not failed and not session.keep_work and _is_first_rank():
+    if os.getpid() == process and not failed and not session.keep_work and scripts.is_first_rank():
         remove(session)
-
-
-def _is_first_rank() -> bool:
-    comm = scripts.communicator()
-    return comm is None or comm.rank == 0
 
 
 def remove(session: Session) -> None:
@@ -165,7 +155,7 @@ def session(
     made = Session(
         place, None if memory is None else checked_memory(memory, "memory ="), keep_work,
         checked(TIMEOUT, timeout, "timeout ="), in_memory, progress, rehearse, check_halo,
-        plan_only=_settings.get("plan_only", ""), types=Types(), costs={},
+        plan_only=scripts.settings().plan or "", types=Types(), costs={},
     )  # fmt: skip
     with scripts.collective("session", digest(str(place), memory, keep_work)):
         pass
@@ -225,6 +215,9 @@ def compute(*arrays: Any, root: int | None = None, memory: Any = None) -> Any:
 
     if not arrays:
         raise BadInput("compute: there is nothing to compute")
+    if current().plan_only:
+        runs.planned(current(), arrays, scripts.settings().ranks, scripts.settings().nodes, memory)
+        scripts.end_planned()
     if any(hasattr(one, "_computed") for one in arrays):
         results = [
             one._computed(root, memory)

@@ -321,7 +321,7 @@ class Checkpoint:
         BadInput
             The input was altered, though its size, time and samples are the same.
         """
-        mark = self.marked(stage, provenance).get(number)
+        mark = self._earlier.get((stage.name, provenance.whole), {}).get(number)
         if mark is not None and mark.blocks != ((checksum(block), block.nbytes),):
             raise BadInput(
                 f"stage {stage.name}, chunk {number}: the input is not what an earlier run read there, "

@@ -287,6 +287,7 @@ def make_recipe(chain: Chain, inspected: Inspected, name: RunName) -> Recipe:
         files=files_of(state),
         baseline=domain.baseline + state.nbytes + sum(one.baseline for one in inspected.links),
         packages=inspected.packages,
+        facts={key: fact for one in inspected.links for key, fact in one.facts.items()},
     )
     names = output_names(recipe)
     twice = next((one for one, count in Counter(names).items() if count > 1), None)

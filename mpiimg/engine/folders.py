@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mpiimg.engine.atomic import make_folder
 from mpiimg.engine.checkpoint import keep_marks
@@ -37,6 +38,9 @@ from mpiimg.engine.system_errors import ADVICE, OF_PLACE
 from mpiimg.errors import BadInput
 
 log = logging.getLogger("mpiimg")
+
+#: Name of the file beside the events that holds what was found out before the run.
+FACTS = "facts"
 
 #: Name of the file in the work folder that says what its run was asked for.
 REQUEST = "request"
@@ -105,6 +109,13 @@ def make_folders(recipe: Recipe, options: Options, current: dict, claimed: bool)
     return folders
 
 
+def known_facts(records: Path, record: str) -> dict[str, Any]:
+    """Return what the last run found out whose record is called so; nothing where that cannot be read."""
+    with contextlib.suppress(OSError, DamagedRecord):
+        return read_record(events_folder(records, record) / FACTS) or {}
+    return {}
+
+
 def _refuse_place(options: Options, error: OSError) -> None:
     """Refuse a folder of results that cannot be one; a disk that is full now may not be so later."""
     if error.errno not in ADVICE.keys() - OF_PLACE:
@@ -136,6 +147,8 @@ def _furnish(recipe: Recipe, options: Options, folders: Folders, current: dict) 
     for of_rank in [*events.glob("*.jsonl"), *activity_files(events)]:
         of_rank.unlink()
     write_record(record, current)
+    if recipe.facts:
+        write_record(events / FACTS, recipe.facts)
     (work / LEFT_OUT).unlink(missing_ok=True)
     needed = 0 if options.in_memory or earlier == current else staged_bytes(recipe)
     free = free_bytes(work)

@@ -63,6 +63,9 @@ class Recipe(Generic[_S]):
         Version by name of the installed packages that steps come from, and of what these require.
     kept : frozenset of str
         Arrays that stay when no later stage reads them, for whoever collects them at the end of the run.
+    facts : mapping
+        What was found out before the run, as JSON knows it, each by a key that says of what: kept beside the
+        events, for the next run or plan.
     """
 
     tool: str
@@ -83,6 +86,7 @@ class Recipe(Generic[_S]):
     baseline: int = BASELINE
     packages: Mapping[str, str] = field(default_factory=dict)
     kept: frozenset[str] = frozenset()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def _expected(self) -> tuple[list[Stage], _S]:

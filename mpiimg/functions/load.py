@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import importlib.util
 import inspect
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mpiimg.arrays.identity import identity
+from mpiimg.arrays.rehearse import SHARE
+from mpiimg.engine.mpi.exits import forks_end_here
+from mpiimg.engine.mpi.lifetime import lifetime
 from mpiimg.engine.mpi.memory import anonymous_now
 from mpiimg.engine.small_files import check_regular
 from mpiimg.errors import WORK_ERRORS, BadInput
 from mpiimg.functions.declare import Declaration, declaration, is_aggregate
 from mpiimg.functions.function import CONTEXT, Function, Origin, keep_loaded, keywords, load
-from mpiimg.functions.results import user_error
+from mpiimg.functions.results import place_in, user_error
+
+#: What a message says of an import.
+WHEN_IMPORTED = "when it was imported"
 
 
 def read_params(texts: Iterable[str]) -> dict[str, Any]:
@@ -69,13 +76,30 @@ def from_text(
     origin = _file_origin(where, name, base) if where.endswith(".py") else _module_origin(where, name)
     before = anonymous_now()
     try:
-        code = load(origin)
+        with limited_import(Function(origin, Declaration())):
+            code = load(origin)
     except BadInput:
         raise
     except WORK_ERRORS as error:
-        raise user_error(error, Function(origin, Declaration()), "when it was imported") from None
+        raise user_error(error, Function(origin, Declaration()), WHEN_IMPORTED) from None
     function = _function(origin, code, params, overrides)
     return dataclasses.replace(function, libraries=max(0, anonymous_now() - before))
+
+
+@contextlib.contextmanager
+def limited_import(function: Function) -> Iterator[None]:
+    """Give the import of a user's file its share of the time of a step: then it is answered for."""
+
+    def answer(stack, seconds: float) -> str:
+        where, number = place_in(stack, function)
+        return (
+            f"{where}:{number}: {function.name}: has not returned after {seconds:.0f} s ({WHEN_IMPORTED}); "
+            "an import has a quarter of --timeout"
+        )
+
+    watchdog = lifetime().watchdog
+    with watchdog.limited(f"the import of {function.origin.where}", SHARE, answer), forks_end_here():
+        yield
 
 
 def from_object(

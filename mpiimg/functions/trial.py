@@ -6,12 +6,15 @@ import functools
 import json
 import time
 import tracemalloc
+import uuid
 import warnings
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from mpiimg.arrays.identity import identity
 from mpiimg.arrays.rehearse import (
     MAX_SECONDS,
     RehearsalFailed,
@@ -32,6 +35,9 @@ from mpiimg.neuro.nifti import Image
 
 #: Slices that a function is tried on, without its halo.
 TRIAL_SLICES = 2
+
+#: Voxels per side of the part of a volume that a function is tried on.
+TRIAL_SIDE = 32
 
 #: How long a trial may take: it is a little of a chunk, called a few times.
 TRIAL_SHARE = f"a trial has a quarter of --timeout, and at most {MAX_SECONDS:.0f} s"
@@ -75,8 +81,9 @@ def try_function(
     context: Mapping[str, Any],
     masked: bool,
     origin: Image | None = None,
-) -> TrialResult:
-    """Call a function on a few slices, and say what its results are.
+    known: Mapping[str, Any] = MappingProxyType({}),
+) -> tuple[TrialResult, str]:
+    """Call a function on a few slices, or a part of a volume, and say what its results are.
 
     Parameters
     ----------
@@ -89,6 +96,14 @@ def try_function(
         Whether there will be a mask; all voxels count as inside in the trial.
     origin : Image, optional
         The image on disk, whose voxels stand for those of `image` where that is made in the run.
+    known : mapping
+        What earlier trials told, by their keys.
+
+    Returns
+    -------
+    trial : TrialResult
+    key : str
+        What tells this trial from others.
 
     Raises
     ------
@@ -98,34 +113,80 @@ def try_function(
     declared = function.declared
     if declared.over == "voxels" and len(image.shape) == 3:
         raise BadInput(f"{function.origin.where}: {function.name} is over voxels, and the image is 3-D")
-    depth = image.shape[-3]
+    depth, origin = image.shape[-3], origin or image
     slices = depth if declared.over == "volumes" else min(depth, TRIAL_SLICES + 2 * declared.halo)
     box = _window(image, function, slices)
-    block = _sample(image, origin or image, box)
-    tried_on = _tried_on(image, function, block)
-    return apart(function, tried_on, _tried, image, function, context, masked, box, block)
+    small = _shrunk(box) if declared.over == "volumes" else box
+    block = _sample(image, origin, small)
+    values = (image.shape, image.dtype, image.slope, image.inter, context, masked)
+    key = key_of(function, values, box, block)
+    if key in known:
+        return TrialResult.from_json(known[key]), key
+    about = (image, function, context, masked)
+    when = _tried_on(image, function, block)
+    if small == box:
+        return apart(function, when, _tried, *about, box, block), key
+    return apart(function, when, _tried_small, *about, small, block, origin, box), key
 
 
-def _tried(image, function: Function, context, masked: bool, box: Box, block: np.ndarray) -> TrialResult:
+def key_of(function: Function, *about: Any) -> str:
+    """Return what tells a trial from all others; what no later one has, where that cannot be known."""
+    key = identity(function.provenance(), about)
+    return f"trial {key.digest if key.known else uuid.uuid4().hex}"
+
+
+def _tried_small(image, function: Function, context, masked: bool, small: Box, block, origin, box: Box):
+    """Call a function on a part of a volume; on a whole one, once, where that alone is what it can take."""
+    try:
+        return _tried(image, function, context, masked, small, block)
+    except WORK_ERRORS as error:
+        if isinstance(error, SystemExit):
+            raise
+    whole = _sample(image, origin, box)
+    try:
+        return _tried(image, function, context, masked, box, whole, once=True)
+    except WORK_ERRORS as error:
+        raise user_error(error, function, _tried_on(image, function, whole)) from None
+
+
+def _tried(
+    image, function: Function, context, masked: bool, box: Box, block: np.ndarray, once: bool = False
+) -> TrialResult:
     """Call a function on a block, in whatever process this is."""
-    declared, slices = function.declared, box_shape(box)[-3]
+    declared = function.declared
     assert function.code is not None  # what loading it takes is measured where it is loaded
+    call = functools.partial(_call, image, function, context, masked, box, block)
     before = anonymous_now()
-    result = _call(image, function, context, masked, box, block)
+    result, taken = taken_by(call, block.size) if once else (call(), {})
     # Libraries that were imported, and whatever a call leaves behind beside its result.
     libraries = max(0, anonymous_now() - before - getattr(result, "nbytes", 0))
-    taken = taken_by(lambda: _call(image, function, context, masked, box, block), block.size)
+    if not once:  # once more, now that all is imported and compiled
+        _, taken = taken_by(call, block.size)
     taken["libraries"] = libraries
     if function.aggregate:
-        thin = _thinner(box)
-        other = _call(image, function, context, masked, thin, block[..., : box_shape(thin)[-3], :, :])
+        other = result
+        if not once:
+            thin = _thinner(box)
+            other = _call(image, function, context, masked, thin, block[..., : box_shape(thin)[-3], :, :])
         return TrialResult(fields=_mergeable(function, result, other), **taken)
     components = declared.components
     if declared.over == "voxels" and components is None:
         shape = np.shape(result)
         components = shape[3] if len(shape) == 4 else None
-    expected = result_shape(function, image, components, slices)
+    expected = box_shape(box)[:-4:-1]
+    if declared.over == "voxels" and components is not None:
+        expected = (*expected, components)
     return TrialResult(checked_result(function, result, expected).dtype.name, components, **taken)
+
+
+def _shrunk(box: Box) -> Box:
+    """Return the middle of a box of one volume."""
+    shrunk = []
+    for start, stop in box[-3:]:
+        length = min(stop - start, TRIAL_SIDE)
+        first = start + (stop - start - length) // 2
+        shrunk.append((first, first + length))
+    return (*box[:-3], *shrunk)
 
 
 def _thinner(box: Box) -> Box:
@@ -142,17 +203,17 @@ def _mergeable(function: Function, one: Any, other: Any) -> Fields:
     return fields
 
 
-def taken_by(call: Callable[[], Any], items: int) -> dict[str, float]:
-    """Call once more, now that all is imported and compiled; return CPU-seconds and bytes per item."""
+def taken_by(call: Callable[[], Any], items: int) -> tuple[Any, dict[str, float]]:
+    """Call, and return what comes of it, with CPU-seconds and bytes per item."""
     tracemalloc.start()
     try:
         started = time.process_time()
-        call()
+        result = call()
         seconds = time.process_time() - started
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    return {"seconds": seconds / items, "scratch": peak / items}
+    return result, {"seconds": seconds / items, "scratch": peak / items}
 
 
 def _call(image, function: Function, context, masked: bool, box: Box, block: np.ndarray) -> Any:

@@ -293,8 +293,6 @@ def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
     from mpiimg.engine.run import run
 
     check_common(args)
-    if args.memory is not None:
-        lifetime().memory = checked_memory(args.memory, "--memory")  # before any input is looked at
     common = {parameter.name for parameter in COMMON} | {"quiet", "verbose", "cohort"}
     values: dict[str, Any] = {k: v for k, v in sorted(vars(args).items()) if k not in common}
     if getattr(args, "cohort", None) is not None:
@@ -318,7 +316,7 @@ def check_common(args: argparse.Namespace) -> None:
     if (args.ranks or args.nodes) and not args.plan:
         raise BadInput("--ranks and --nodes are for --plan; a run has the ranks that mpiexec or srun starts")
     if args.memory is not None:
-        checked_memory(args.memory, "--memory")
+        lifetime().memory = checked_memory(args.memory, "--memory")
     if 0 < args.timeout < MIN_TIMEOUT:
         raise BadInput(
             f"--timeout {args.timeout:g}: one step may well take that long on a busy machine; "

@@ -32,7 +32,7 @@ class Script:
     def __init__(self):
         #: The process that it was when it was first seen to be one: not one that is forked later.
         self._process: int | None = None
-        self.comm = None
+        self.comm, self.rank = None, 0
         self._settled = False
         self._life: Lifetime | None = None
         self._stack = contextlib.ExitStack()
@@ -78,6 +78,7 @@ class Script:
         self.comm = self.comm or self._start()
         rendezvous.rendezvous(self.comm, kind, digest)
         if not self._settled:
+            self.rank = self.comm.rank
             runtime.settle(self.comm)
             self._settled = True
 

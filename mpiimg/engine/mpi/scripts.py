@@ -17,8 +17,9 @@ import sys
 import traceback
 import types
 from collections.abc import Iterator
+from typing import NoReturn
 
-from mpiimg.engine.mpi import runtime
+from mpiimg.engine.mpi import rendezvous, runtime
 from mpiimg.engine.mpi.script import Script, record_of, text_of
 from mpiimg.engine.names import shown
 from mpiimg.engine.settings import Settings
@@ -90,8 +91,23 @@ def run_file(path: str, arguments: list[str], given: Settings) -> int:
         error = raised
         # The first frame is that of this function.
         error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
+        # As Python has it for what looks whether the program has failed.
+        sys.last_type, sys.last_value, sys.last_traceback = type(error), error, error.__traceback__
         return _script.end_by(error, lambda: traceback.print_exception(error))
     return _script.end()
+
+
+def is_first_rank() -> bool:
+    """Say whether this is the rank that does for all what one does, also when MPI has ended."""
+    return _script.rank == 0
+
+
+def end_planned() -> NoReturn:
+    """End a script of which only the plan is wanted, where it goes on with what a call would return."""
+    if is_first_rank():
+        where = rendezvous.last_call().rpartition(" at ")[2]
+        runtime.put(f"mpiimg: the plan ends at {where}: what comes next may depend on the result", sys.stderr)
+    sys.exit(0)
 
 
 def communicator():
