@@ -33,8 +33,8 @@ from mpiimg.engine.recipe import Options, Recipe
 from mpiimg.engine.stage import Stages
 from mpiimg.errors import BadInput, Exit
 
-#: Bytes of a rank with Python, MPI, NumPy and what graphs take.
-BASELINE = 80 << 20
+#: Bytes of a rank with Python, MPI, NumPy and what graphs take; and of libraries that runs load themselves.
+BASELINE, LATER = 80 << 20, 32 << 20
 
 
 # --- What a run makes -------------------------------------------------------------------------------------
@@ -197,6 +197,7 @@ def rehearsed(session: Any, targets: Sequence[Node], comm: Any) -> None:
     for node in walk(targets):
         _ = node.key  # from the front, since a chain of expressions may be longer than Python's stack
     check_axes(walk(targets))
+    budget = session.budget(comm)
     there = _kept(session, targets, comm)
     missing = rehearsal.calls_to_rehearse(targets, there, session.types)
     if not session.rehearse:
@@ -204,7 +205,6 @@ def rehearsed(session: Any, targets: Sequence[Node], comm: Any) -> None:
         missing = [node for node in missing if isinstance(node, Node) and session.types.of(node) is None]
     if not missing:
         return
-    budget = session.budget(comm)
     facts = on_root(comm, lambda: _apart(session, targets, budget, rehearsal.rehearse))
     for key, dtype in facts.types.items():
         session.types.learn(key, dtype)
@@ -311,7 +311,7 @@ def recipe_of(
         warnings=tuple(_not_resumable(node) for node in unknown),
         staged_outputs={node.name: (f"{node.name}.h5", {}) for node in keep},
         files=tuple(dict.fromkeys(path for one in (*sources, *used, *listed) for path in one.files)),
-        baseline=BASELINE + session.rehearsal.libraries,
+        baseline=max(BASELINE, session.held + LATER) + session.rehearsal.libraries,
         said={
             "rehearsal": {
                 "seconds": round(session.rehearsal.seconds, 3),

@@ -69,6 +69,7 @@ class Session:
     catalogue: dict[str, Any] | None = None
     status: int = 0
     rehearsal: Any = None
+    held: int = 0
 
     def __post_init__(self):
         from mpiimg.arrays.runs import Rehearsed
@@ -76,10 +77,14 @@ class Session:
         self.rehearsal = Rehearsed()
 
     def budget(self, comm: Any, memory: Any = None) -> int:
-        """Return the bytes that each rank may use. Collective."""
+        """Return the bytes that each rank may use, and look at what the program itself holds. Collective."""
+        from mpiimg.engine.mpi.memory import anonymous_now
         from mpiimg.engine.mpi.nodes import memory_per_rank
+        from mpiimg.engine.mpi.runtime import over_ranks
         from mpiimg.engine.parameters import checked_memory
 
+        # The program's own arrays are in the memory of every rank too.
+        self.held = int(over_ranks(comm, {}, {"held": anonymous_now()})["held"])
         given = self.memory if memory is None else memory
         return memory_per_rank(comm) if given is None else checked_memory(given, "memory =")
 
