@@ -216,10 +216,12 @@ def apply_gufunc(
 def _with_axes(node: Node, loop: Sequence[str], core: Sequence[str]) -> Node:
     from mpiimg.arrays.expressions import expand
 
-    for place, axis in enumerate(loop):
+    # Of the loop axes in front an array may lack some: NumPy broadcasts from the last one.
+    first = next((place for place, axis in enumerate(loop) if axis in node.axes), len(loop))
+    for place, axis in enumerate(loop[first:]):
         if axis not in node.axes:
             node = expand(node, axis, place)
-    return transpose(node, (*loop, *core))
+    return transpose(node, (*loop[first:], *core))
 
 
 def _parsed(signature: Any, call: str) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:

@@ -608,6 +608,8 @@ def _print_plan(recipe: Recipe, comm: Any, memory: int, ranks: int, nodes: int |
 
     def text() -> str:
         resources = Resources(ranks, memory, nodes=nodes or 1, rates=rates.load_rates()).of(recipe)
+        if not recipe.expected:
+            return "nothing is left to do: this session has made it already"
         plan = plan_recipe(recipe, resources)
         return show_plan.as_json(plan, resources) if form == "json" else show_plan.table(plan, resources)
 
