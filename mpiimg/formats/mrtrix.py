@@ -349,7 +349,7 @@ def _space(
             matrix[:3] = np.array(rows, dtype=float).reshape(-1, 4)[:3]
         except ValueError:
             raise BadInput(
-                f"{path}: the transform in its header is none of three rows of four numbers"
+                f"{path}: the transform in its header is not three rows of four numbers"
             ) from None
     else:
         # MRtrix then takes the middle of the image for the origin.
