@@ -3,6 +3,7 @@
 MPI ?= wheel
 OUT ?= demo
 SIZE ?= small
+PAGE ?= $(if $(filter medium,$(SIZE)),docs/comparison.md)
 MPI_TIMEOUT ?= 600
 LANES ?= 2
 
@@ -23,6 +24,7 @@ help:
 	@echo 'make lint                 ruff'
 	@echo 'make bench                speed, with the peers in the same run'
 	@echo 'make bench-systems        both pipelines beside Dask, Spark and others, in .venv-bench; SIZE=$(SIZE)'
+	@echo '                          SIZE=medium makes the figures of docs/comparison.md anew'
 	@echo 'make bench-scaling        what grows with the number of ranks'
 	@echo 'make bench-roofline       what share of the machine'"'"'s limits each kernel reaches'
 	@echo 'make clean                remove what was compiled (.cache stays)'
@@ -63,7 +65,7 @@ bench:
 
 bench-systems:
 	@benchmarks/install.sh
-	@.venv-bench/bin/python benchmarks/side_by_side.py --size $(SIZE)
+	@.venv-bench/bin/python benchmarks/side_by_side.py --size $(SIZE) $(if $(PAGE),--page $(PAGE))
 
 bench-scaling:
 	@install/install.sh wheel

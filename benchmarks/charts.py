@@ -1,22 +1,21 @@
-"""Charts of the benchmarks: bars of the systems, and the roofline of the kernels."""
+"""Charts of the benchmarks: dots of the systems, and the roofline of the kernels."""
 
 from __future__ import annotations
 
-import math
 import statistics
 from pathlib import Path
 
-from report import STUDY, TITLES
+from report import STUDY, TITLES, beside
 
 #: Colours of mpiimg, of the other systems, and of what the study measured elsewhere.
-OURS, OTHERS, THEIRS = "tab:orange", "tab:blue", "lightgrey"
+OURS, OTHERS, THEIRS = "tab:orange", "tab:blue", "grey"
 
 
-def bars(rows: list[dict], path: Path) -> list[str]:
+def dots(rows: list[dict], path: Path) -> list[str]:
     """Draw the CPU-seconds of each system that got through, and below them the study's figures.
 
-    A column a workload, a row a table: medians as bars and ranges as lines, of the first size that there are
-    rows of. Return what was drawn, in order.
+    A column a workload, a row a table: medians as dots and ranges as lines, of the first size that there are
+    rows of. Dots, since the axis is logarithmic: a bar would begin nowhere. Return what was drawn, in order.
     """
     import matplotlib
 
@@ -54,25 +53,36 @@ def draw_measured(panel, rows: list[dict]) -> list[str]:
     names = sorted(medians, key=medians.get, reverse=True)
     serial = medians.get("serial")
     labels = [
-        f"{medians[name]:.3g} s" + (f", {medians[name] / serial:.2g} x" if serial else "") for name in names
+        f"{medians[name]:.3g} s"
+        + (f", {beside(medians[name], serial)}" if serial and name != "serial" else "")
+        for name in names
     ]
-    several = any(len(found) > 1 for found in values.values())
-    ranges = [[medians[n] - min(values[n]) for n in names], [max(values[n]) - medians[n] for n in names]]
     colours = [OURS if name.startswith("mpiimg") else OTHERS for name in names]
-    found = panel.barh(
-        names, [medians[name] for name in names], color=colours, capsize=2, xerr=ranges if several else None
-    )
-    panel.bar_label(found, labels, padding=4, fontsize=9)
-    scale(panel, medians.values(), "CPU-seconds of all processes (x: times serial)")
+    for place, (name, colour) in enumerate(zip(names, colours, strict=True)):
+        panel.plot([min(values[name]), max(values[name])], [place, place], color=colour, linewidth=2)
+    draw_dots(panel, {name: medians[name] for name in names}, labels, colours)
+    scale(panel, medians.values(), "CPU-seconds of all processes")
     return names
+
+
+def draw_dots(panel, values: dict[str, float], labels: list[str], colours: list[str]) -> None:
+    """Draw a dot a name, the first at the bottom, each with a guide from its name and a label beside it."""
+    places = range(len(values))
+    panel.scatter(list(values.values()), places, color=colours, zorder=3)
+    panel.set_yticks(places, list(values))
+    panel.grid(axis="y", color="lightgrey", linestyle=":")
+    for place, value, label in zip(places, values.values(), labels, strict=True):
+        panel.annotate(
+            label, (value, place), xytext=(9, 0), textcoords="offset points", va="center", fontsize=9
+        )
 
 
 def draw_study(panel, workload: str) -> list[str]:
     """Draw what the study measured, on its own machines, of those that got through; return them."""
     known = {name: figures[0] for name, figures in STUDY[workload].items() if not isinstance(figures[0], str)}
     names = sorted(known, key=known.get, reverse=True)
-    found = panel.barh(names, [known[name] for name in names], color=THEIRS, hatch="//", edgecolor="grey")
-    panel.bar_label(found, [f"{known[name]:g} min" for name in names], padding=4, fontsize=9)
+    labels = [f"{known[name]:g} min" for name in names]
+    draw_dots(panel, {name: known[name] for name in names}, labels, [THEIRS] * len(names))
     what = {"neuro": "one subject", "astro": "24 visits"}[workload]
     panel.set_title(f"{workload}, the study's own figures ({what})", fontsize=11)
     scale(panel, known.values(), "minutes on 16 nodes, 2017")
@@ -80,12 +90,14 @@ def draw_study(panel, workload: str) -> list[str]:
 
 
 def scale(panel, values, label: str) -> None:
-    """Let bars begin at a power of ten, and leave room for what stands beside them."""
+    """Make an axis of logarithms with room for what stands beside the dots."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     panel.set_xscale("log")
     panel.set_xlabel(label)
-    panel.set_xlim(10 ** math.floor(math.log10(min(values))), 6 * max(values))
+    first, last = min(values), max(values)
+    panel.set_xlim(first / 1.3, last * 4 * (last / first) ** 0.7)
+    panel.margins(y=0.08)
     panel.xaxis.set_minor_formatter(NullFormatter())
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 

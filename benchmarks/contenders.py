@@ -16,7 +16,7 @@ import lines
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-PROGRAMS = HERE / "systems"
+PROGRAMS, EXAMPLES = HERE / "systems", HERE.parent / "docs" / "examples"
 
 #: What the tools of mpiimg call what the other programs call so.
 TOOL_NAMES = {
@@ -28,7 +28,15 @@ TOOL_NAMES = {
 #: The step that a stage of mpiimg belongs to, by the beginning of its name.
 STEP_OF_STAGE = {
     "read-dwi": "ingest",
+    "read": "ingest",
     "b0-mean": "mean",
+    "mean": "mean",
+    "brain_mask": "mask",
+    "brightest": "regroup",
+    "weights": "fit",
+    "load": "calibrate",
+    "onto_patches": "warp",
+    "save": "write",
     "mask.b0-mean": "mean",
     "mask": "mask",
     "denoise": "denoise",
@@ -39,8 +47,6 @@ STEP_OF_STAGE = {
     "detect": "detect",
     "catalogue": "detect",
     "write": "write",
-    "read": "ingest",
-    "regroup": "regroup",
 }
 
 
@@ -72,7 +78,7 @@ class System:
     ----------
     name : as the tables have it
     workload : "neuro", "astro" or "regroup"
-    program : file in systems/, or a tool of mpiimg
+    program : file in systems/ or of the examples of the docs, or a tool of mpiimg
     needs : modules without which it cannot run
     flags : more arguments
     tables : "same" where it calls the same functions as the others, "best" where it does its best; none where
@@ -99,7 +105,7 @@ class System:
     def lines(self) -> int:
         """Return the lines of code of its program; none of the user's own for a tool."""
         files = [] if self.is_tool else [self.program, self.shared]
-        return sum(lines.count_file(PROGRAMS / name) for name in files if name)
+        return sum(lines.count_file(path_of(name)) for name in files if name)
 
     def lacking(self) -> str:
         """Return what it needs and is not there, "" if nothing."""
@@ -123,7 +129,17 @@ class System:
             return [*launcher, str(here / self.program), *given, "--out", str(out), *flags, *limits]
         limits = ["--memory", str(case.memory)] if case.memory else []
         given = [str(source), str(out), "--workers", str(workers), *["--steps"] * case.steps]
-        return [*launcher, sys.executable, str(PROGRAMS / self.program), *given, *flags, *limits]
+        return [*launcher, sys.executable, str(path_of(self.program)), *given, *flags, *limits]
+
+
+def path_of(program: str) -> Path:
+    """Return where a program is."""
+    return PROGRAMS / program if (PROGRAMS / program).exists() else EXAMPLES / program
+
+
+def python_path() -> str:
+    """Return where programs find modules: beside those of systems/, and where this process does."""
+    return os.pathsep.join([str(PROGRAMS), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 TOOL_ARGUMENTS: Mapping[str, Callable[[Path], list[str]]] = {
@@ -146,6 +162,14 @@ SPARK = {"needs": ("pyspark", "java"), "shared": "spark_context.py"}
 ONE_WORKER = ", one worker"
 ALONE = {"tables": (), "ranks": 1}
 
+#: What the name of a system ends with that does its work by mpiimg's kernels in place of the libraries.
+OUR_KERNELS = ", mpiimg's kernels"
+
+
+def kernels_of(workload: str) -> dict:
+    """Return what makes a program do its work by mpiimg's kernels."""
+    return {"flags": ("--kernels", f"{workload}_mpiimg_kernels"), "tables": ("best",)}
+
 
 def with_astro(known: dict) -> dict:
     return known | {"needs": known["needs"] + ASTRO}
@@ -160,13 +184,15 @@ SYSTEMS = (
     System("Dask array" + ONE_WORKER, "neuro", "neuro_dask_array.py", **DASK, **ALONE),
     System("Spark", "neuro", "neuro_spark.py", **SPARK),
     System("Spark" + ONE_WORKER, "neuro", "neuro_spark.py", **SPARK, **ALONE),
+    System("serial" + OUR_KERNELS, "neuro", "neuro_serial.py", **kernels_of("neuro")),
+    System("Dask delayed" + OUR_KERNELS, "neuro", "neuro_dask_delayed.py", **DASK, **kernels_of("neuro")),
     System("TensorFlow", "neuro", "neuro_tensorflow.py", ("tensorflow",), tables=("best",)),
     System("TensorFlow, dipy by escape", "neuro", "neuro_tensorflow.py", ("tensorflow",), ("--function",)),
-    System("mpiimg, their functions", "neuro", "neuro_mpiimg.py", ("mpi4py",), tables=("same",), mpi=True),
+    System("mpiimg, their functions", "neuro", "study_neuro.py", ("mpi4py",), tables=("same",), mpi=True),
     System(
         "mpiimg, their functions, one rank",
         "neuro",
-        "neuro_mpiimg.py",
+        "study_neuro.py",
         ("mpi4py",),
         tables=("same",),
         mpi=True,
@@ -180,17 +206,19 @@ SYSTEMS = (
     System("Spark", "astro", "astro_spark.py", **with_astro(SPARK)),
     System("Spark" + ONE_WORKER, "astro", "astro_spark.py", **with_astro(SPARK), **ALONE),
     System(
-        "mpiimg, their functions", "astro", "astro_mpiimg.py", ("mpi4py", *ASTRO), tables=("same",), mpi=True
+        "mpiimg, their functions", "astro", "study_astro.py", ("mpi4py", *ASTRO), tables=("same",), mpi=True
     ),
     System(
         "mpiimg, their functions, one rank",
         "astro",
-        "astro_mpiimg.py",
+        "study_astro.py",
         ("mpi4py", *ASTRO),
         tables=("same",),
         mpi=True,
         ranks=1,
     ),
+    System("serial" + OUR_KERNELS, "astro", "astro_serial.py", **kernels_of("astro")),
+    System("Dask delayed" + OUR_KERNELS, "astro", "astro_dask.py", **DASK, **kernels_of("astro")),
     System("mpiimg", "astro", "mpiimg-astro", ("mpi4py",), tables=("best",), mpi=True),
     System("mpiimg, one rank", "astro", "mpiimg-astro", ("mpi4py",), tables=("best",), mpi=True, ranks=1),
     System("serial", "regroup", "regroup_serial.py"),
@@ -201,8 +229,8 @@ SYSTEMS = (
     System("Spark", "regroup", "regroup_spark.py", **SPARK),
     System("Spark" + ONE_WORKER, "regroup", "regroup_spark.py", **SPARK, **ALONE),
     System("TileDB", "regroup", "regroup_tiledb.py", ("tiledb",)),
-    System("mpiimg", "regroup", "regroup_mpiimg.py", ("mpi4py",), mpi=True),
-    System("mpiimg, one rank", "regroup", "regroup_mpiimg.py", ("mpi4py",), mpi=True, ranks=1),
+    System("mpiimg", "regroup", "study_regroup.py", ("mpi4py",), mpi=True),
+    System("mpiimg, one rank", "regroup", "study_regroup.py", ("mpi4py",), mpi=True, ranks=1),
 )
 
 
@@ -229,7 +257,8 @@ def run(system: System, source: Path, out: Path, case: Case) -> dict:
             stdout=file,
             stderr=subprocess.STDOUT,
             check=False,
-            env=os.environ | {"PYTHONWARNINGS": "ignore"},
+            # Examples of the docs call the functions that lie beside the other programs.
+            env=os.environ | {"PYTHONWARNINGS": "ignore", "PYTHONPATH": python_path()},
         )
     found = json.loads(report.read_text())
     return {
@@ -259,9 +288,7 @@ def marks_of(out: Path, found: dict) -> list[tuple[str, float]]:
     if (out / "steps.json").exists():
         return [(step, moment) for step, moment in json.loads((out / "steps.json").read_text())]
     events = [
-        json.loads(line)
-        for path in (out / "events").glob("*.jsonl")
-        for line in path.read_text().splitlines()
+        json.loads(line) for path in out.glob("events*/*.jsonl") for line in path.read_text().splitlines()
     ]
     started, ended = [], {}
     for event in events:
@@ -297,10 +324,12 @@ def steps_between(marks: list[tuple[str, float]], found: dict) -> dict[str, tupl
 
 def recorded(out: Path) -> dict[str, float]:
     """Return the CPU-seconds of each step as the stages of mpiimg count them; nothing for other systems."""
-    if not (out / "run.json").exists():
+    # One result has a record under its own name.
+    record = next(iter(sorted(out.glob("run*.json"))), None)
+    if record is None:
         return {}
     steps: dict[str, float] = {}
-    for stage in json.loads((out / "run.json").read_text())["stages"]:
+    for stage in json.loads(record.read_text())["stages"]:
         step = step_of(stage["stage"])
         steps[step] = steps.get(step, 0.0) + stage["cpu_seconds"]
     return steps
@@ -335,7 +364,8 @@ def _astro_difference(out: Path, reference: Path) -> str:
     squares, noise = [], []
     for path in sorted(reference.glob("patch-*.fits")):
         theirs, error = (fits.getdata(path, name).astype(float) for name in ("IMAGE", "ERROR"))
-        away = fits.getdata(out / path.name, "IMAGE") - theirs
+        mine = out / path.name if (out / path.name).exists() else out / "patches" / path.name
+        away = fits.getdata(mine, "IMAGE") - theirs
         known = np.isfinite(away) & (error > 0)
         squares.append(away[known] ** 2)
         noise.append(error[known])

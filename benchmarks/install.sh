@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 . install/common.sh
 . install/venv.sh
 VENV=.venv-bench
-PEERS=("dask[array,distributed]" pyspark tensorflow-cpu tiledb ccdproc reproject)
+PEERS=("dask[array,distributed]" pyspark tensorflow-cpu tiledb ccdproc reproject cubed)
 
 digest=$(cat setup.py constraints.txt benchmarks/constraints.txt benchmarks/install.sh | sha256sum | cut -d' ' -f1)
 ensure_venv $VENV

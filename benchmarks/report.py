@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import statistics
+
+#: The lines of a page between which its figures stand.
+BEGIN, END = "<!-- figures: made by benchmarks/side_by_side.py --page -->", "<!-- end of the figures -->"
 
 #: Steps in the order of each workload.
 STEPS = {
     "neuro": ("start-up", "ingest", "filter", "mean", "mask", "denoise", "regroup", "fit", "write"),
     "astro": ("start-up", "ingest", "calibrate", "warp", "coadd", "detect", "write"),
     "regroup": ("start-up", "ingest", "regroup", "write"),
+}
+
+#: Systems that differ in their kernels alone, by frame.
+FRAMES = {
+    "none (serial)": ("serial", "serial, mpiimg's kernels"),
+    "Dask delayed, two workers": ("Dask delayed", "Dask delayed, mpiimg's kernels"),
+    "mpiimg, two ranks": ("mpiimg, their functions", "mpiimg"),
+    "mpiimg, one rank": ("mpiimg, their functions, one rank", "mpiimg, one rank"),
 }
 
 TITLES = {
@@ -49,6 +61,29 @@ def markdown(rows: list[dict]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def on_page(page: str, text: str, chart: str) -> str:
+    """Return a page of the docs with new figures in the place of those that it has.
+
+    Parameters
+    ----------
+    page : text of the page
+    text : tables, as :func:`markdown` makes them
+    chart : where the chart is, from the folder of the page
+
+    Raises
+    ------
+    SystemExit
+        The page has no place for them.
+    """
+    if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
+        raise SystemExit(f"the page has no lines {BEGIN} and {END} for the figures to stand between")
+    before, _, rest = page.partition(BEGIN)
+    shown = f"![CPU-seconds of both pipelines on each system]({chart})"
+    # A level deeper than in a report of its own.
+    deeper = re.sub(r"^#", "##", text, flags=re.M)
+    return f"{before}{BEGIN}\n\n{shown}\n\n{deeper}\n{END}{rest.partition(END)[2]}"
+
+
 def said_of(where: dict[str, str]) -> str:
     return "  ".join(f"{name} {value}" for name, value in where.items())
 
@@ -63,9 +98,26 @@ def tables_of(workload: str, rows: list[dict]) -> list[str]:
         for table, title in TITLES.items():
             chosen = [row for row in free if table in row["tables"]]
             parts += [f"## {workload}, {title}", whole_table(chosen), steps_table(workload, chosen)]
+        parts.append(frames_table(free))
     if len(free) < len(rows):
         parts += [f"## {workload}, under a limit of memory", limits_table(rows)]
     return parts
+
+
+def frames_table(rows: list[dict]) -> str:
+    """Return what each frame takes with the libraries' functions, and with mpiimg's kernels in place."""
+    systems = by_system([row for row in rows if row["result"] == "done"], False)
+    lines = [
+        "| frame | their functions, CPU-s | mpiimg's kernels, CPU-s | what the kernels give |",
+        "|---|---|---|---|",
+    ]
+    for frame, (theirs, ours) in FRAMES.items():
+        if systems.get(theirs) and systems.get(ours):
+            before, after = (median(systems[name], "cpu_seconds") for name in (theirs, ours))
+            lines.append(f"| {frame} | {before:.3g} | {after:.3g} | {beside(after, before)} |")
+    if len(lines) == 2:
+        return ""
+    return "\n".join(["What comes of the frame, and what of the kernels:", "", *lines])
 
 
 def by_system(rows: list[dict], by_steps: bool) -> dict[str, list[dict]]:
@@ -83,8 +135,8 @@ def median(rows: list[dict], key: str) -> float:
 def whole_table(rows: list[dict]) -> str:
     """Return the table of whole runs."""
     lines = [
-        "| system | end to end, CPU-s | times serial | wall, s | peak memory, MB | processes | lines of code "
-        "| largest difference |",
+        "| system | end to end, CPU-s | beside serial | wall, s | peak memory, MB | processes "
+        "| lines of code | largest difference |",
         "|---|---|---|---|---|---|---|---|",
     ]
     systems = by_system(rows, False)
@@ -99,12 +151,20 @@ def whole_table(rows: list[dict]) -> str:
             continue
         cpu = median(done, "cpu_seconds")
         lines.append(
-            f"| {name} | {spread(done, 'cpu_seconds')} | {f'{cpu / base:.3g}' if base else ''} "
+            f"| {name} | {spread(done, 'cpu_seconds')} | {beside(cpu, base) if base else ''} "
             f"| {spread(done, 'seconds')} | {median(done, 'peak_pss') / 1e6:.0f} "
             f"| {max(row['processes'] for row in done)} | {done[0]['lines'] or 'a command'} "
             f"| {done[0].get('difference', '')} |"
         )
     return "\n".join(lines)
+
+
+def beside(cpu: float, base: float) -> str:
+    """Return in words how many times faster or slower `cpu` seconds are than those of the serial run."""
+    ratio = max(cpu, base) / min(cpu, base)
+    if f"{ratio:.3g}" == "1":
+        return "1"
+    return f"{ratio:.3g} times {'faster' if cpu < base else 'slower'}"
 
 
 def spread(rows: list[dict], key: str) -> str:

@@ -20,6 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from mpiimg.engine.rates import cpu_model
+from mpiimg.kernels.jit import cpu_target
 
 HERE = Path(__file__).resolve().parent
 
@@ -93,6 +94,7 @@ def conditions() -> dict[str, str]:
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "commit": commit(),
         "cpu": cpu_model(),
+        "target": cpu_target(),
         "cpus": str(os.cpu_count()),
         "ranks": "1",
         "python": sys.version.split()[0],

@@ -66,6 +66,27 @@ def read(paths: list[Path]) -> list[dict]:
     return rows
 
 
+def require_one_cpu(rows: list[dict]) -> None:
+    """Refuse to set figures of one CPU beside those of another.
+
+    A model such as "AMD EPYC" says less than the target that numba finds, which was not always recorded.
+
+    Raises
+    ------
+    SystemExit
+        Rows were measured on different CPUs, or compiled for different ones.
+    """
+    told = {
+        " for ".join((row["where"].get("cpu", "unknown"), row["where"].get("target", "unknown")))
+        for row in rows
+    }
+    if len(told) > 1:
+        raise SystemExit(
+            f"figures of different CPUs ({'; '.join(sorted(told))}) say nothing beside each other: measure "
+            "again on one of them"
+        )
+
+
 def _flatten(row: dict) -> dict:
     cells = {key: row.get(key) for key in TYPES} | {"tables": " ".join(row["tables"])}
     for step, (seconds, spent) in row["steps"].items():

@@ -6,7 +6,8 @@ Of both pipelines: runs of one input on more and more ranks (strong), and of
 inputs that grow with the ranks (weak), give bytes, messages, exchanges and
 memory a rank; all but memory are exact on any machine, and as the plan says.
 Times tell something only up to as many ranks as there are cores. The plan
-alone then goes on to a cohort and to a survey on 4096 ranks.
+alone then goes on to a cohort and to a survey on 4096 ranks. What the plan of
+a stage takes, which every rank makes, is measured over more and more chunks.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,6 +44,9 @@ PLANNED = (
 
 #: Subjects of the cohort; ranks of a node; bytes of memory of a rank.
 SUBJECTS, NODE, MEMORY = 900, 64, 4 << 30
+
+#: Chunks along each side of the image of the stencil that is planned.
+SIDES = (32, 64, 100, 316)
 
 #: Ranks that plans are made for.
 PLANS = tuple(4**k for k in range(7))
@@ -192,6 +197,33 @@ def series(workload: str, given: argparse.Namespace, folder: Path) -> tuple[str,
     return "\n\n".join(parts), rows
 
 
+def planning(side: int, ranks: int) -> dict:
+    """Return how long every rank plans a stencil over side x side chunks, and what it comes to."""
+    from mpiimg.engine.array import Array
+    from mpiimg.engine.forecast import stage_sizes
+    from mpiimg.engine.needs import Part
+    from mpiimg.engine.plan import Resources, plan_stage
+    from mpiimg.engine.stage import Compute
+
+    image = Array("image", "yx", (64 * side, 64 * side), "float32")
+    grid, resources, chunks = image.cut(y=64, x=64), Resources(ranks, MEMORY), range(side * side)
+    make = Compute("make", grid, writes=(image,), work=None)
+    near = (Part(image, {"y": 3, "x": 3}),)
+    blur = Compute("blur", grid, reads=near, writes=(image.like("blurred"),), work=None)
+    made = plan_stage(make, stage_sizes(make), resources, {}, chunks)
+    placed = {image.name: made.placements[0]}
+    started = time.perf_counter()
+    planned = plan_stage(blur, stage_sizes(blur), resources, placed, chunks)
+    planned.rounds(blur, placed, chunks)
+    return {
+        "chunks": len(chunks),
+        "ranks": ranks,
+        "seconds": time.perf_counter() - started,
+        "bytes_moved": planned.moved,
+        "messages": planned.messages,
+    }
+
+
 def predictions(given: argparse.Namespace, folder: Path) -> tuple[list[str], list[dict]]:
     """Plan a subject, the cohort and the survey; return sections in Markdown, and rows."""
     parts, rows = [], []
@@ -207,7 +239,10 @@ def predictions(given: argparse.Namespace, folder: Path) -> tuple[list[str], lis
     planned = predict("mpiimg-astro", sky(folder / "sky"), PLANS)
     title = f"{visits} visits x {sensors} sensors of {shape}"
     parts.append(f"## predicted: a survey of {title}, staged\n\n{table(planned)}")
-    return parts, rows + [{"series": "predicted survey"} | row for row in planned]
+    rows += [{"series": "predicted survey"} | row for row in planned]
+    planned = [planning(side, NODE) for side in SIDES]
+    parts.append(f"## planning a stencil over more and more chunks, on each rank\n\n{table(planned)}")
+    return parts, rows + [{"series": "planning"} | row for row in planned]
 
 
 def fastest(plans: list[dict]) -> list[dict]:

@@ -2,7 +2,7 @@
 
     .venv-bench/bin/python benchmarks/side_by_side.py --size medium --rounds 3
     .venv-bench/bin/python benchmarks/side_by_side.py --size deep --limits 600M 400M 300M
-    .venv-bench/bin/python benchmarks/side_by_side.py --from A.csv B.csv --chart docs/images/systems.png
+    .venv-bench/bin/python benchmarks/side_by_side.py --from A.csv B.csv --page docs/comparison.md
 
 Systems take their turns round by round on the same simulated input; tables give
 medians, and ranges where there are several rounds. With `--limits`, each runs once
@@ -13,6 +13,7 @@ without a limit of memory and once under each. The CSV is written after every ru
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -86,7 +87,9 @@ def compare(workload: str, source: Path, folder: Path, given: argparse.Namespace
 
 
 def wanted(system: contenders.System, given: argparse.Namespace) -> bool:
-    return not given.only or any(word.lower() in system.name.lower() for word in (*given.only, "serial"))
+    if not given.only or system.name == "serial":
+        return True
+    return any(word.lower() in system.name.lower() for word in given.only)
 
 
 def results_folder(folder: Path, system: contenders.System, limit: int | None = None) -> Path:
@@ -177,6 +180,12 @@ def main(arguments: list[str] | None = None) -> int:
         help="run nothing: make tables and chart of the runs in these files",
     )
     add("--chart", type=Path, metavar="PNG", help="where the chart goes (default: beside the CSV)")
+    add(
+        "--page",
+        type=Path,
+        metavar="MD",
+        help="put tables and chart into this page of the docs, in place of those that it has",
+    )
     given = parser.parse_args(arguments)
     if given.rounds is None:
         given.rounds = 1 if given.limits else 3
@@ -185,10 +194,18 @@ def main(arguments: list[str] | None = None) -> int:
     if given.chart and not (given.chart.suffix == ".png" and given.chart.parent.is_dir()):
         parser.error(f"--chart {given.chart}: give a .png in a folder that is there")
     given.no_steps |= bool(given.limits)
+    if given.page:
+        page = given.page.read_text()
+        report.on_page(page, "", "")
+        given.chart = given.chart or given.page.parent / "images" / "systems.png"
     rows, path = (runs.read(given.known), given.known[0]) if given.known else measure(given)
+    runs.require_one_cpu(rows)
     text = report.markdown(rows)
     path.with_suffix(".md").write_text(text)
-    charts.bars(rows, given.chart or path.with_suffix(".png"))
+    if given.page:
+        chart = os.path.relpath(given.chart, given.page.parent)
+        given.page.write_text(report.on_page(page, text, chart))
+    charts.dots(rows, given.chart or path.with_suffix(".png"))
     print(text)
     return 0
 

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 
-import astro_kernels as kernels
 import numpy as np
 from dask import delayed
 from dask_client import client
@@ -10,6 +9,7 @@ from program import run
 
 
 def pipeline(options, clock):
+    kernels = options.kernels
     patches = kernels.read_patches(options.source)
     with client(options, clock) as (dask, finish):
         paths = kernels.list_exposures(options.source)
@@ -37,4 +37,4 @@ def pipeline(options, clock):
 
 
 if __name__ == "__main__":
-    run(pipeline)
+    run(pipeline, "astro_kernels")

@@ -2,12 +2,12 @@
 
 from collections import defaultdict
 
-import astro_kernels as kernels
 import numpy as np
 from program import run
 
 
 def pipeline(options, clock):
+    kernels = options.kernels
     patches = kernels.read_patches(options.source)
 
     def finish(step, values):
@@ -39,4 +39,4 @@ def pipeline(options, clock):
 
 
 if __name__ == "__main__":
-    run(pipeline)
+    run(pipeline, "astro_kernels")

@@ -1,6 +1,5 @@
 """Neuroscience on Dask, by delayed functions on volumes and blocks of voxels, as the study wrote it."""
 
-import neuro_kernels as kernels
 import numpy as np
 from dask import delayed
 from dask_client import client
@@ -13,11 +12,12 @@ def split(volume, mask, blocks):
 
 
 @delayed
-def fit(parts, gradients):
-    return kernels.fit(np.stack(parts, axis=-1), gradients)
+def fit(parts, gradients, function):
+    return function(np.stack(parts, axis=-1), gradients)
 
 
 def pipeline(options, clock):
+    kernels = options.kernels
     gradients, affine = kernels.read_gradients(options.source), kernels.read_affine(options.source)
     with client(options, clock) as (dask, finish):
         # A .nii.gz can be read from the front only: it is split once, and workers read their volumes.
@@ -34,11 +34,11 @@ def pipeline(options, clock):
         blocks = 4 * options.workers
         parts = [split(volume, known, blocks) for volume in denoised]
         gathered = finish("regroup", [delayed(list)([part[b] for part in parts]) for b in range(blocks)])
-        fitted = dask.gather(dask.compute([fit(signal, gradients) for signal in gathered]))
+        fitted = dask.gather(dask.compute([fit(signal, gradients, kernels.fit) for signal in gathered]))
         clock.mark("fit")
     kernels.write_maps(options.out, affine, mask, np.concatenate(fitted))
     clock.mark("write")
 
 
 if __name__ == "__main__":
-    run(pipeline)
+    run(pipeline, "neuro_kernels")

@@ -1,11 +1,11 @@
 """Neuroscience with dipy alone, on one core; with --threads also on dipy's own OpenMP threads."""
 
-import neuro_kernels as kernels
 import numpy as np
 from program import run
 
 
 def pipeline(options, clock):
+    kernels = options.kernels
     gradients, affine = kernels.read_gradients(options.source), kernels.read_affine(options.source)
     clock.mark("start-up")
     data = kernels.read_data(options.source)
@@ -29,4 +29,4 @@ def pipeline(options, clock):
 
 
 if __name__ == "__main__":
-    run(pipeline)
+    run(pipeline, "neuro_kernels")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Options:
     sigma : noise level of the diffusion images, as in the simulated subject
     block_radius : voxels around one in which denoising looks for patches
     function : for TensorFlow: call dipy by its escape for Python functions
+    kernels : for programs that can do their work by other functions: the module that has them
     """
 
     source: Path
@@ -34,6 +37,12 @@ class Options:
     sigma: float
     block_radius: int
     function: bool
+    kernels: ModuleType | None
+
+    @property
+    def memory_per_worker(self) -> int | None:
+        """Bytes of each process or thread that works."""
+        return None if self.memory is None else self.memory // self.workers
 
 
 class Clock:
@@ -51,8 +60,13 @@ class Clock:
         self.marks.append((step, time.monotonic()))
 
 
-def run(pipeline: Callable[[Options, Clock], None]) -> None:
-    """Run a pipeline as the command line says, and leave the times of its steps in OUT/steps.json."""
+def run(pipeline: Callable[[Options, Clock], None], kernels: str | None = None) -> None:
+    """Run a pipeline as the command line says, and leave the times of its steps in OUT/steps.json.
+
+    Parameters
+    ----------
+    kernels : module of the functions that do its work, unless --kernels names another
+    """
     parser = argparse.ArgumentParser()
     parser.add_argument("source", type=Path)
     parser.add_argument("out", type=Path)
@@ -62,10 +76,12 @@ def run(pipeline: Callable[[Options, Clock], None]) -> None:
     parser.add_argument("--sigma", type=float, default=40.0)
     parser.add_argument("--block-radius", type=int, default=5)
     parser.add_argument("--function", action="store_true")
+    parser.add_argument("--kernels", default=kernels)
     parser.add_argument("--steps", action="store_true")
     given = vars(parser.parse_args())
     clock = Clock(given.pop("steps"))
-    options = Options(**given)
+    name = given.pop("kernels")
+    options = Options(**given, kernels=importlib.import_module(name) if name else None)
     options.out.mkdir(parents=True, exist_ok=True)
     pipeline(options, clock)
     if clock.marks:

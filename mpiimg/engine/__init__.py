@@ -9,7 +9,10 @@ _PLACES = {
     **dict.fromkeys(("ChunkGrid", "box_shape", "box_slices"), "boxes"),
     **dict.fromkeys(("Input", "stream_input"), "inputs"),
     **dict.fromkeys(("At", "Chunk", "Part", "Pieces", "Rows"), "needs"),
-    **dict.fromkeys(("Compute", "Files", "Found", "PlacedSink", "Reduce", "Sink", "Stream"), "stage"),
+    **dict.fromkeys(("Index", "RecordsOf"), "record_index"),
+    **dict.fromkeys(
+        ("Compute", "Files", "Found", "PlacedSink", "Records", "Reduce", "Sink", "Stream"), "stage"
+    ),
     **dict.fromkeys(("extended", "trimmed"), "halo"),
     **dict.fromkeys(("Argument", "Domain", "Inspection", "Output", "Pipeline"), "step"),
     **dict.fromkeys(("Source", "State", "Step", "declare_step", "steps_in"), "step"),

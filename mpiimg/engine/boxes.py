@@ -15,6 +15,8 @@ from itertools import accumulate
 
 import numpy as np
 
+from mpiimg.engine.axes import axes_text, named_axes
+
 Box = tuple[tuple[int, int], ...]
 
 
@@ -70,8 +72,9 @@ class ChunkGrid:
 
     Parameters
     ----------
-    axes : str
-        One letter for each axis that is cut, e.g. "vz".
+    axes : tuple of str
+        A name for each axis that is cut, e.g. "vz"; as an :class:`~mpiimg.engine.array.Array` has them. Where
+        none is cut there is one chunk.
     shape : tuple of int
         Items along each of them.
     block : tuple of int
@@ -80,16 +83,18 @@ class ChunkGrid:
     Raises
     ------
     ValueError
-        These are not of one length, or a block is empty.
+        These are not of one length, a name comes twice, or a block is empty.
     """
 
-    axes: str
+    axes: tuple[str, ...]
     shape: tuple[int, ...]
     block: tuple[int, ...]
 
     def __post_init__(self):
+        object.__setattr__(self, "axes", named_axes(self.axes))
         if not len(self.axes) == len(self.shape) == len(self.block) or min(self.block, default=1) < 1:
-            raise ValueError(f"grid over {self.axes!r}: shape {self.shape} and block {self.block} do not fit")
+            said = axes_text(self.axes)
+            raise ValueError(f"grid over {said!r}: shape {self.shape} and block {self.block} do not fit")
 
     @cached_property
     def counts(self) -> tuple[int, ...]:
@@ -109,6 +114,27 @@ class ChunkGrid:
             (i * b, min((i + 1) * b, n))
             for i, b, n in zip(reversed(place), self.block, self.shape, strict=True)
         )
+
+    def table(self) -> np.ndarray:
+        """Return the boxes of all chunks, (chunks, axes, 2) int64: :meth:`bounds` of each."""
+        boxes = np.empty((*self.counts, len(self.axes), 2), np.int64)
+        for axis, (count, block, length) in enumerate(zip(self.counts, self.block, self.shape, strict=True)):
+            ends = np.arange(count + 1, dtype=np.int64) * block
+            ends = np.stack([ends[:-1], np.minimum(ends[1:], length)], axis=1)
+            boxes[..., axis, :] = ends.reshape(count, *[1] * (len(self.axes) - 1 - axis), 2)
+        return boxes.reshape(len(self), len(self.axes), 2)
+
+
+def runs_of_items(shape: Sequence[int], most: int) -> list[Box]:
+    """Return boxes that cut a dense array into runs of at most `most` items in storage, in their order."""
+    if math.prod(shape) <= max(most, 1):
+        return [tuple((0, n) for n in shape)] if math.prod(shape) else []
+    first, *rest = shape
+    step = max(most, 1) // math.prod(rest)
+    if not step:
+        return [((i, i + 1), *run) for i in range(first) for run in runs_of_items(rest, most)]
+    whole = tuple((0, n) for n in rest)
+    return [((i, min(i + step, first)), *whole) for i in range(0, first, step)]
 
 
 def blocks_along(length: int, at_most: int, thinnest: int = 1) -> int:
@@ -217,7 +243,7 @@ def _cut_below(heights, limit, ranks, fill, max_bytes):
 
 
 def box_in_array(
-    axes: str,
+    axes: Sequence[str],
     shape: Sequence[int],
     bounds: Mapping[str, tuple[int, int]],
     halo: Mapping[str, int] | None = None,
@@ -226,8 +252,8 @@ def box_in_array(
 
     Parameters
     ----------
-    axes : str
-        One letter for each axis of the array.
+    axes : sequence of str
+        A name for each axis of the array.
     shape : sequence of int
         Of the array.
     bounds : mapping of str to (int, int)

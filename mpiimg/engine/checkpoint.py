@@ -22,9 +22,11 @@ import numpy as np
 from mpiimg.engine.atomic import sync, write_file
 from mpiimg.engine.blocks import BlockTable
 from mpiimg.engine.boxes import Box, Partition
+from mpiimg.engine.keys import key_node
 from mpiimg.engine.mpi.agreement import on_root
 from mpiimg.engine.mpi.waiting import soft_barrier
 from mpiimg.engine.provenance import Provenance, has_chunk_provenance
+from mpiimg.engine.record_store import MadeRecord, RecordStore
 from mpiimg.engine.records import RecordFile, line_of, read_lines
 from mpiimg.engine.stage import Compute, Stage
 from mpiimg.engine.stores import StagedStore
@@ -58,7 +60,9 @@ class Mark:
     blocks : tuple of (int, int)
         CRC32 and bytes of each block that it wrote.
     places : tuple of Runs
-        Where these lie in the files of their arrays, for a run with other chunks.
+        Where these lie in the files of their arrays, for a run with other chunks; of records their bytes.
+    records : mapping, optional
+        Of a chunk that made records: the `file` that they lie in, and of each its key and facts.
     """
 
     stage: str
@@ -66,6 +70,7 @@ class Mark:
     provenance: str
     blocks: tuple[tuple[int, int], ...]
     places: tuple[Runs, ...] = ()
+    records: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Mark | None:
@@ -76,13 +81,16 @@ class Mark:
             places = tuple(tuple((int(a), int(n)) for a, n in runs) for runs in record["places"])
         except (KeyError, TypeError, ValueError):
             return None
+        records = record.get("records")
         if (type(stage), type(number), type(provenance)) != (str, int, str):
             return None
-        return cls(stage, number, provenance, blocks, places)
+        return cls(stage, number, provenance, blocks, places, records if isinstance(records, dict) else None)
 
     def line(self) -> bytes:
         """Return it as a line of a journal."""
-        return line_of(vars(self))
+        return line_of(
+            {name: one for name, one in vars(self).items() if name != "records" or one is not None}
+        )
 
 
 class Journal:
@@ -162,12 +170,21 @@ class Checkpoint:
         Of the journals.
     staged : StagedStore, optional
         Where marked blocks lie; None where nothing is staged, and nothing is marked.
+    records : RecordStore, optional
+        The same of marked records.
     sync_every : float
         Seconds between syncs.
     """
 
-    def __init__(self, comm, folder: Path, staged: StagedStore | None, sync_every: float):
-        self._comm, self._folder, self._staged = comm, folder, staged
+    def __init__(
+        self,
+        comm,
+        folder: Path,
+        staged: StagedStore | None,
+        records: RecordStore | None,
+        sync_every: float,
+    ):
+        self._comm, self._folder, self._staged, self._records = comm, folder, staged, records
         self._sync_every = sync_every
         self._earlier: dict[tuple[str, str], dict[int, Mark]] = {}
         self._journal: Journal | None = None
@@ -186,7 +203,11 @@ class Checkpoint:
 
     def open(self) -> None:
         """Begin this rank's journal."""
-        self._journal = Journal(self._folder, self._comm.rank, self._staged.sync, self._sync_every)
+        self._journal = Journal(self._folder, self._comm.rank, self._sync_data, self._sync_every)
+
+    def _sync_data(self) -> None:
+        self._staged.sync()
+        self._records.sync()
 
     def end_stage(self, stage: Stage) -> dict[int, list[int]]:
         """Return the checksums of the blocks that stand for something unusable, by chunk. Collective."""
@@ -300,7 +321,7 @@ class Checkpoint:
         BadInput
             The input was altered, though its size, time and samples are the same.
         """
-        mark = self.marked(stage, provenance).get(number)
+        mark = self._earlier.get((stage.name, provenance.whole), {}).get(number)
         if mark is not None and mark.blocks != ((checksum(block), block.nbytes),):
             raise BadInput(
                 f"stage {stage.name}, chunk {number}: the input is not what an earlier run read there, "
@@ -330,17 +351,33 @@ class Checkpoint:
             sized = tuple((crc, block.nbytes) for crc, block in zip(sums, blocks, strict=True))
             self._journal.mark(Mark(stage.name, number, provenance.of(number), sized, places))
 
+    def add_records(
+        self, stage: Stage, number: int, provenance: Provenance, made: Sequence[MadeRecord], usable: bool
+    ) -> None:
+        """Mark a chunk that made records, unless its unit failed."""
+        if not usable:
+            self._unusable[number] = []
+        elif self._journal is not None:
+            blocks = tuple((record.checksum, record.size) for record in made)
+            places = tuple(((record.offset, record.size),) for record in made)
+            about = [[key_node(record.key), record.facts] for record in made]
+            records = {"file": self._records.file, "about": about}
+            self._journal.mark(Mark(stage.name, number, provenance.of(number), blocks, places, records))
+
     def sync(self) -> None:
         """Let all ranks read what was staged, and make all that was marked survive a power loss."""
         if self._staged is not None:
             self._staged.share()
+            self._records.share()
         if self._journal is not None:
             self._journal.sync()
 
     @property
     def seconds(self) -> float:
         """How long this rank has spent on checksums, syncs and marks."""
-        return self._journal.seconds + self._staged.seconds if self._journal is not None else 0.0
+        if self._journal is None:
+            return 0.0
+        return self._journal.seconds + self._staged.seconds + self._records.seconds
 
     def close(self) -> None:
         """Write what can still be marked, and end."""

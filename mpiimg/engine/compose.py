@@ -14,7 +14,7 @@ from mpiimg.engine.inputs import parallel, said_of, said_of_named
 from mpiimg.engine.labels import labelled
 from mpiimg.engine.parameters import Parameter, checked_settings, parameters_of
 from mpiimg.engine.recipe import Recipe, output_names
-from mpiimg.engine.stage import Reduce, Stages, expected_stages
+from mpiimg.engine.stage import Records, Reduce, Stages, expected_stages
 from mpiimg.engine.step import Argument, Domain, Inspection, Output, Source, Step, line_of
 from mpiimg.errors import BadInput
 
@@ -287,6 +287,7 @@ def make_recipe(chain: Chain, inspected: Inspected, name: RunName) -> Recipe:
         files=files_of(state),
         baseline=domain.baseline + state.nbytes + sum(one.baseline for one in inspected.links),
         packages=inspected.packages,
+        facts={key: fact for one in inspected.links for key, fact in one.facts.items()},
     )
     names = output_names(recipe)
     twice = next((one for one, count in Counter(names).items() if count > 1), None)
@@ -323,7 +324,7 @@ class _Before:
     parameters : dict
         Those of all steps so far, by label.
     reductions : list of str
-        Arrays of rows of all reductions so far.
+        Arrays of rows of all reductions so far, and of records.
     reserved : set of str
         Arrays of the source, which keep their names.
     """
@@ -346,8 +347,8 @@ class _Before:
                         stage, parameters=dict(self.parameters), follows=tuple(self.reductions)
                     )
                 value = yield stage
-                if isinstance(stage, Reduce):
-                    self.reductions.append(stage.rows.name)
+                if isinstance(stage, Reduce | Records):
+                    self.reductions.append(stage.rows.name if isinstance(stage, Reduce) else stage.records)
         except StopIteration as end:
             return end.value
 

@@ -3,7 +3,8 @@
 A unit is what a run can do without: an exposure, a patch, a subject. Whatever the work on it raises, the run
 records and goes on, but for what is not of this unit:
 
-- memory that ran out, and errors of the file system (:func:`ends_run`): they would meet the next unit too;
+- memory that ran out, staged bytes that are not what was written, and errors of the file system
+  (:func:`ends_run`): they would meet the next unit too;
 - one type of error at one line in more than a tenth of the units (:func:`systematic`): that is a fault of the
   program, and not of the data.
 
@@ -20,7 +21,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mpiimg.engine.names import shown
-from mpiimg.errors import BadInput, RunFailed
+from mpiimg.errors import BadInput, DamagedData, RunFailed
 
 #: So many units may always fail alike, and where there are many, this share of them.
 MIN_ALIKE, SHARE_ALIKE = 3, 10
@@ -109,7 +110,7 @@ def ends_run(error: BaseException) -> bool:
     one: BaseException | None = error
     while one is not None:
         of_system = isinstance(one, OSError) and one.errno is not None and one.errno not in OF_ONE_FILE
-        if isinstance(one, MemoryError) or of_system or not isinstance(one, Exception):
+        if isinstance(one, MemoryError | DamagedData) or of_system or not isinstance(one, Exception):
             return True
         one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
     return False

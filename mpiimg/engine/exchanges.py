@@ -5,15 +5,18 @@ Pure arithmetic; the executor moves just these boxes by engine/mpi/redistribute.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from mpiimg.engine.array import Ragged
 from mpiimg.engine.blocks import Placement
-from mpiimg.engine.boxes import Box, Partition, intersections
-from mpiimg.engine.needs import Need, need_bytes
+from mpiimg.engine.box_table import box_items, box_numbers, counted, first_of_each
+from mpiimg.engine.boxes import Partition
+from mpiimg.engine.mpi.redistribute import Requests
+from mpiimg.engine.needs import ChunkBoxes, Need
+from mpiimg.engine.record_index import RecordsOf
 from mpiimg.engine.stage import Reduce, Sink, Stage, Stream
 
 
@@ -49,12 +52,59 @@ class ExchangeForecast:
 
 def exchanged_needs(stage: Stage, placed: Mapping[str, Placement]) -> list[Need]:
     """Return what `stage` reads from the memory of ranks, as against files."""
-    return [need for need in stage.reads if need.array.name in placed and placed[need.array.name].memory]
+    return [need for need in stage.reads if _is_exchanged(need, placed.get(need.array.name))]
 
 
-def gathered_boxes(stage: Stage, need: Need, numbers: Iterable[int]) -> list[Box]:
-    """Return the boxes that a rank gathers for chunks `numbers`, each once."""
-    return list(dict.fromkeys(box for n in numbers for box in need.boxes(stage.chunk(n))))
+def _is_exchanged(need: Need, placement: Placement | None) -> bool:
+    if placement is None or not placement.memory:
+        return False
+    # What is to be in hand one by one is not gathered all at once, where it lies in files as well.
+    return not (isinstance(need, RecordsOf) and need.one_by_one and placement.staged)
+
+
+class GatheredBoxes:
+    """The boxes of an array that ranks gather for chunks of a stage, each once on a rank.
+
+    Parameters
+    ----------
+    stage : Stage
+    need : Need
+        Of the stage.
+    """
+
+    def __init__(self, stage: Stage, need: Need):
+        self._boxes = ChunkBoxes(need, stage.grid)
+
+    def __call__(self, numbers: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return what groups of chunks gather, in turn.
+
+        Parameters
+        ----------
+        numbers : (n,) int64
+            Of chunks.
+        groups : (n,) int64
+            The group of each of them, ascending.
+
+        Returns
+        -------
+        groups : (m,) int64
+        boxes : (m, axes, 2) int64
+        """
+        boxes, counts = self._boxes.of(numbers)
+        groups = np.repeat(groups, counts)
+        first = first_of_each(groups, boxes)
+        return groups[first], boxes[first]
+
+    def requests(self, shares: Sequence[Sequence[int]]) -> Requests:
+        """Return what each rank asks for, given the chunks of each."""
+        return Requests(*self(*flattened(shares)), len(shares))
+
+
+def flattened(shares: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers in all shares end to end, and the number of the share of each, (n,) int64 both."""
+    lengths = list(map(len, shares))
+    numbers = np.fromiter(itertools.chain.from_iterable(shares), np.int64, sum(lengths))
+    return numbers, np.repeat(np.arange(len(shares)), lengths)
 
 
 def gather_rounds(
@@ -82,19 +132,20 @@ def gather_rounds(
         return [
             [[todo[first + i] for i in part.owned(rank)] for rank in range(ranks)] for first, part in parts
         ]
-    owners = partition.owners()
-    shares: list[list[int]] = [[] for _ in range(ranks)]
-    for number in todo:
-        shares[owners[number]].append(number)
-    exchanged = exchanged_needs(stage, placed)
-    if all(sum(_gathered_bytes(stage, need, numbers) for need in exchanged) <= limit for numbers in shares):
+    numbers = np.asarray(todo, np.int64)
+    owners = partition.owners()[numbers]
+    order = np.argsort(owners, kind="stable")
+    numbers, owners = numbers[order], owners[order]
+    ends = np.searchsorted(owners, np.arange(ranks + 1)).tolist()
+    shares = [numbers[a:b].tolist() for a, b in itertools.pairwise(ends)]
+    gathered = np.zeros(ranks, np.int64)
+    for need in exchanged_needs(stage, placed):
+        takers, boxes = GatheredBoxes(stage, need)(numbers, owners)
+        gathered += _sum_by(takers, box_items(boxes), ranks) * np.dtype(need.array.dtype).itemsize
+    if (gathered <= limit).all():
         return [shares]
     longest = max(map(len, shares))
     return [[numbers[first : first + batch] for numbers in shares] for first in range(0, longest, batch)]
-
-
-def _gathered_bytes(stage: Stage, need: Need, numbers: Iterable[int]) -> int:
-    return need_bytes(need, gathered_boxes(stage, need, numbers))
 
 
 def forecast_exchange(
@@ -121,25 +172,19 @@ def forecast_exchange(
     sent, received, messages, at_once, max_gathered = (np.zeros(ranks, np.int64) for _ in range(5))
     between = 0
     needs = exchanged_needs(stage, placed)
-    sources = {need.array.name: _Sources(placed[need.array.name]) for need in needs}
-    for shares in in_rounds if needs else ():
-        gathered = np.zeros(ranks, np.int64)
+    if needs and in_rounds:
+        gathering, groups = flattened([numbers for shares in in_rounds for numbers in shares])
+        gathered = np.zeros((len(in_rounds), ranks), np.int64)
         for need in needs:
-            boxes = [gathered_boxes(stage, need, numbers) if numbers else [] for numbers in shares]
-            takers = np.repeat(np.arange(ranks), list(map(len, boxes)))
-            givers, takers, sizes = sources[need.array.name](
-                [box for share in boxes for box in share], takers
-            )
-            gathered += _sum_by(takers, sizes, ranks)
-            sizes = np.where(givers == takers, 0, sizes)
-            out, into = _sum_by(givers, sizes, ranks), _sum_by(takers, sizes, ranks)
-            pairs = np.unique((givers * ranks + takers)[sizes > 0])
-            messages += np.bincount(pairs // ranks, minlength=ranks)
-            between += int(sizes[node[givers] != node[takers]].sum())
-            at_once = np.maximum(at_once, gathered + out + into)
-            sent += out
-            received += into
-        max_gathered = np.maximum(max_gathered, gathered)
+            one = _Exchange(len(in_rounds), ranks, node)
+            one.add(placed[need.array.name], *GatheredBoxes(stage, need)(gathering, groups))
+            gathered += one.gathered
+            at_once = np.maximum(at_once, (gathered + one.sent + one.received).max(axis=0))
+            sent += one.sent.sum(axis=0)
+            received += one.received.sum(axis=0)
+            messages += one.messages()
+            between += one.between
+        max_gathered = gathered.max(axis=0)
     between += _add_own_messages(stage, placed, numbers, sent, messages, node)
     return ExchangeForecast(sent, received, messages, between, at_once, max_gathered)
 
@@ -172,48 +217,65 @@ def _sum_by(ranks_of: np.ndarray, sizes: np.ndarray, ranks: int) -> np.ndarray:
     return np.bincount(ranks_of, weights=sizes, minlength=ranks).astype(np.int64)
 
 
-class _Sources:
-    """Says which ranks own how many bytes of boxes of an array."""
+class _Exchange:
+    """Who sends how much of an array to whom, in all rounds of a stage.
 
-    def __init__(self, placement: Placement):
-        self._placement = placement
-        self._shares: dict[Box, tuple[np.ndarray, np.ndarray]] = {}
-        self._itemsize = np.dtype(placement.array.dtype).itemsize
-        boxes = placement.boxes
-        # Items laid end to end, of which there may be very many, are looked up all at once.
-        listed = isinstance(placement.array, Ragged) or boxes.shape[1] == 1
-        self._ordered = listed and bool((np.diff(boxes[:, 0], axis=0) >= 0).all())
+    Parameters
+    ----------
+    rounds, ranks : int
+    node : (ranks,) int64
+        The node of each rank.
+    """
 
-    def __call__(self, boxes: list[Box], takers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return giver, taker and bytes of every part of `boxes`, each of which a taker wants."""
-        if not boxes:
-            return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
-        if self._ordered:
-            which, givers, items = self._look_up(np.array(boxes, np.int64))
-        else:
-            for box in boxes:
-                if box not in self._shares:
-                    self._shares[box] = self._find(box)
-            shares = [self._shares[box] for box in boxes]
-            which = np.repeat(np.arange(len(shares)), [len(owners) for owners, _ in shares])
-            givers, items = (np.concatenate(parts) for parts in zip(*shares, strict=True))
-        return givers, takers[which], items * self._itemsize
+    #: So many pairs of a rank and what a box has of it are counted at a time.
+    AT_A_TIME = 1 << 20
 
-    def _look_up(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return number in `boxes` (n, axes, 2), owner and items of each block that meets one."""
-        blocks = self._placement.boxes
-        starts, stops = blocks[:, 0].T
-        first = np.searchsorted(stops, boxes[:, 0, 0], side="right")
-        count = np.maximum(np.searchsorted(starts, boxes[:, 0, 1], side="left") - first, 0)
-        which = np.repeat(np.arange(len(boxes)), count)
-        block = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count) + first[which]
-        low = np.maximum(blocks[block, :, 0], boxes[which, :, 0])
-        high = np.minimum(blocks[block, :, 1], boxes[which, :, 1])
-        return which, self._placement.owners[block], np.prod(np.maximum(high - low, 0), axis=1)
+    def __init__(self, rounds: int, ranks: int, node: np.ndarray):
+        self.gathered, self.sent, self.received = (np.zeros((rounds, ranks), np.int64) for _ in range(3))
+        self.between = 0
+        self._node, self._pairs = node, []
 
-    def _find(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
-        """Return owners and items of one box; remembered, since chunks often want the same."""
-        which, common = intersections(self._placement.boxes, box)
-        items = np.prod(common[..., 1] - common[..., 0], axis=1)
-        owners, place = np.unique(self._placement.owners[which], return_inverse=True)
-        return owners, np.bincount(place, weights=items, minlength=len(owners)).astype(np.int64)
+    def add(self, placement: Placement, groups: np.ndarray, boxes: np.ndarray) -> None:
+        """Count what ranks gather: boxes (n, axes, 2) of groups (n,), each a round and in it a rank."""
+        _, first, which = np.unique(box_numbers(boxes), return_index=True, return_inverse=True)
+        box, givers, nbytes = self._owned(placement, boxes[first])
+        starts = np.searchsorted(box, np.arange(len(first) + 1))
+        counts = np.diff(starts)[which]
+        total, begin = np.cumsum(counts), 0
+        while begin < len(which):
+            before = int(total[begin - 1]) if begin else 0
+            end = max(begin + 1, int(np.searchsorted(total, before + self.AT_A_TIME, side="right")))
+            some = counts[begin:end]
+            places = counted(some) + np.repeat(starts[which[begin:end]], some)
+            self._count(np.repeat(groups[begin:end], some), givers[places], nbytes[places])
+            begin = end
+
+    def _owned(self, placement: Placement, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return numbers of boxes, ranks, and the bytes of the box that lie with the rank; by box."""
+        ranks, itemsize = self.sent.shape[1], np.dtype(placement.array.dtype).itemsize
+        found = [np.zeros((3, 0), np.int64)]
+        table, owners = placement.table.merged(placement.owners)
+        for which, blocks, common in table.looked_up(boxes):
+            pairs, place = np.unique(which * ranks + owners[blocks], return_inverse=True)
+            items = _sum_by(place, box_items(common), len(pairs))
+            found.append(np.stack([pairs // ranks, pairs % ranks, items * itemsize]))
+        box, givers, nbytes = np.concatenate(found, axis=1)
+        return box, givers, nbytes
+
+    def _count(self, groups: np.ndarray, givers: np.ndarray, nbytes: np.ndarray) -> None:
+        rounds, ranks = self.sent.shape
+        self.gathered += _sum_by(groups, nbytes, rounds * ranks).reshape(rounds, ranks)
+        away = groups % ranks != givers
+        groups, givers, nbytes = groups[away], givers[away], nbytes[away]
+        takers = groups % ranks
+        senders = groups - takers + givers
+        self.sent += _sum_by(senders, nbytes, rounds * ranks).reshape(rounds, ranks)
+        self.received += _sum_by(groups, nbytes, rounds * ranks).reshape(rounds, ranks)
+        self.between += int(nbytes[self._node[givers] != self._node[takers]].sum())
+        self._pairs.append(np.unique(senders * ranks + takers))
+
+    def messages(self) -> np.ndarray:
+        """Return the messages that each rank sends in all rounds, (ranks,) int64."""
+        ranks = self.sent.shape[1]
+        pairs = np.unique(np.concatenate([np.zeros(0, np.int64), *self._pairs]))
+        return np.bincount(pairs // ranks % ranks, minlength=ranks)

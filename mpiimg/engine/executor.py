@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,10 @@ from mpiimg.engine.placed import PlacedArrays
 from mpiimg.engine.plan import Resources, StagePlan, plan_stage, still_read
 from mpiimg.engine.provenance import RESULT_LIBRARIES, Lineage, Provenance, versions
 from mpiimg.engine.recipe import Options, Recipe
+from mpiimg.engine.record_store import MadeRecord, RecordStore
+from mpiimg.engine.recording import OutOfRoom, Recorder
 from mpiimg.engine.rounds import Rounds
-from mpiimg.engine.stage import Compute, Files, PlacedSink, Reduce, Sink, Stage, Stages, Stream
+from mpiimg.engine.stage import Compute, Files, PlacedSink, Records, Reduce, Sink, Stage, Stages, Stream
 from mpiimg.engine.stores import StagedStore
 from mpiimg.engine.writing import ResultFiles
 from mpiimg.errors import BadInput
@@ -78,9 +80,11 @@ class Executor:
         self.logbook = Logbook(comm, options, events)
         self.resources = resources
         staged = None if options.in_memory else StagedStore(work, comm)
-        self.arrays = PlacedArrays(comm, recipe.inputs, staged, self._exchange)
+        records = None if options.in_memory else RecordStore(work, comm.rank)
+        self.arrays = PlacedArrays(comm, recipe.inputs, staged, records, self._exchange)
         self.lineage = Lineage(recipe.inputs, cpu_target, recipe.packages)
-        self.checkpoint = Checkpoint(comm, work / "journal", staged, options.sync_every)
+        self.checkpoint = Checkpoint(comm, work / "journal", staged, records, options.sync_every)
+        self.recorder = Recorder(comm, records, self.arrays, self.checkpoint, resources.memory)
         self._rounds = Rounds(comm, self.arrays, self.agreement, self.logbook, resources.memory)
         self.files = ResultFiles(comm, work, self._rounds, self.containment, options.progress)
         self.timings: list[dict] = []
@@ -103,6 +107,15 @@ class Executor:
         except StopIteration as end:
             self.state = end.value
 
+    def collect(self, function: Callable[[PlacedArrays], object]) -> None:
+        """Call a function with the arrays as they are when all stages have run. Collective.
+
+        What it raises ends the work of all ranks, as an error in a chunk does. It may call what is collective
+        of the arrays, on every rank alike.
+        """
+        self._rounds.guarded(lambda: function(self.arrays), "collecting results")
+        self._rounds.agree()
+
     def _next(self, stages: Stages, value: Any) -> Stage:
         """Return the next stage; what a step raises between stages it raises on all ranks alike."""
         try:
@@ -121,6 +134,7 @@ class Executor:
             "run": self.options.run_id,
             "version": __version__,
             "started_in": os.getcwd(),
+            **({"script": dict(self.options.script)} if self.options.script else {}),
             "parameters": dict(self.recipe.parameters),
             "inputs": dict(self.recipe.sources),
             "warnings": self.warnings,
@@ -157,7 +171,8 @@ class Executor:
         """Run a stage; return the value of a reduction, else which chunks failed, if any. Collective."""
         started, before = time.monotonic(), copy.copy(self.traffic)
         cpu = time.process_time()
-        self.arrays.drop_others(still_read(self._stages, stage.name) | set(self.recipe.staged_outputs))
+        names = still_read(self._stages, stage.name, self.recipe.kept)
+        self.arrays.drop_others(names | set(self.recipe.staged_outputs))
         restart_peak()
         sizes = stage_sizes(stage)
         if isinstance(stage, Sink | PlacedSink | Files):
@@ -181,14 +196,21 @@ class Executor:
             if isinstance(stage, Stream):
                 self._run_stream(stage, planned, todo, provenance)
             else:
+                if isinstance(stage, Records):
+                    self.recorder.begin(stage, planned)
                 self._run_chunks(stage, planned, todo, provenance)
             self._rounds.guarded(self.checkpoint.sync, f"stage {stage.name}, marks")
             # The other ranks' blocks are in the staged files only once all have agreed.
             self._rounds.agree()
-            self.lineage.add(stage, provenance, sizes.tables, self.checkpoint.end_stage(stage))
+            names, tables = [array.name for array in stage.arrays], sizes.tables
+            unusable = self.checkpoint.end_stage(stage)
             value = self._leave_out(stage) or None
             if isinstance(stage, Reduce):
                 value = self._finish(stage)
+            elif isinstance(stage, Records):
+                value = self.recorder.end(stage, planned, value or {})
+                names, tables = [stage.records], [self.arrays.placements[stage.records].table]
+            self.lineage.add(names, provenance, tables, unusable)
         self.logbook.stage_done(stage)
         self._time(stage, planned, started, cpu, before, len(done))
         return value
@@ -214,7 +236,11 @@ class Executor:
         return end.value
 
     def _run_chunks(
-        self, stage: Compute | Reduce, planned: StagePlan, todo: Sequence[int], provenance: Provenance
+        self,
+        stage: Compute | Reduce | Records,
+        planned: StagePlan,
+        todo: Sequence[int],
+        provenance: Provenance,
     ) -> None:
         reduces = isinstance(stage, Reduce)
         share = np.count_nonzero(planned.partition.owners()[list(todo)] == self.comm.rank)
@@ -233,14 +259,25 @@ class Executor:
                 tick(1)
         self._rounds.agree()
 
-    def _results(self, stage: Compute | Reduce, chunk: Chunk, blocks: Sequence[Any]) -> tuple[Any, bool]:
+    def _results(
+        self, stage: Compute | Reduce | Records, chunk: Chunk, blocks: Sequence[Any]
+    ) -> tuple[Any, bool]:
         """Return what the work on a chunk returns, and True; what stands for a unit that fails, and False."""
         try:
+            if isinstance(stage, Records):
+                return self.logbook.at_work(self._take, stage, chunk, blocks), True
             return self.logbook.at_work(stage.work, chunk, *blocks), True
+        except OutOfRoom as error:
+            raise BadInput(str(error)) from None
         except Exception as error:
             if not self.containment.contain(stage, chunk.number, error):
                 raise
+        if isinstance(stage, Records):
+            return [], False
         return stage.without if isinstance(stage, Reduce) else stage.without(chunk), False
+
+    def _take(self, stage: Records, chunk: Chunk, blocks: Sequence[Any]) -> list[MadeRecord]:
+        return self.recorder.take(stage, chunk.number, stage.work(chunk, *blocks))
 
     def _leave_out(self, stage: Stage) -> Mapping[int, str]:
         """Leave out the units that failed in a stage; return its chunks that did, and why. Collective."""
@@ -289,11 +326,14 @@ class Executor:
         stage: Stage,
         planned: StagePlan,
         number: int,
-        results: Sequence[np.ndarray | list[np.ndarray]],
+        results: Sequence[np.ndarray | list[np.ndarray] | MadeRecord],
         provenance: Provenance,
         usable: bool = True,
     ) -> None:
         """Put the blocks of a finished chunk where the plan wants them, and mark it if it is `usable`."""
+        if isinstance(stage, Records):
+            nbytes = self.recorder.keep(stage, number, results, provenance, usable)
+            return self.logbook.done(stage, number, nbytes)
         blocks, sums = self.arrays.put(stage, planned.placements, number, results)
         tables = [placement.table for placement in planned.placements]
         self.checkpoint.add(stage, number, provenance, tables, blocks, sums, usable)
@@ -301,10 +341,15 @@ class Executor:
 
     def _done_before(self, stage: Stage, sizes: StageSizes, provenance: Provenance) -> set[int]:
         """Return the chunks that an earlier run marked, and whose bytes are what it wrote. Collective."""
-        done = self.checkpoint.done_before(
-            stage, provenance, sizes.tables, lambda number: self.logbook.turn_to(stage, number)
-        )
-        altered = len(self.checkpoint.marked(stage, provenance)) - len(done)
+
+        def between(number):
+            self.logbook.turn_to(stage, number)
+
+        if isinstance(stage, Records):
+            done, altered = self.recorder.done_before(stage, provenance, between)
+        else:
+            done = self.checkpoint.done_before(stage, provenance, sizes.tables, between)
+            altered = len(self.checkpoint.marked(stage, provenance)) - len(done)
         if altered:
             self._warn([f"stage {stage.name}: {altered} chunks were altered since they were marked; redone"])
         return done

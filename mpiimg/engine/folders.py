@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mpiimg.engine.atomic import make_folder
 from mpiimg.engine.checkpoint import keep_marks
@@ -21,20 +22,25 @@ from mpiimg.engine.recipe import (
     Options,
     Recipe,
     is_within,
+    open_folders,
     output_folders,
     output_names,
     records_folder,
     staged_bytes,
     work_folder,
 )
+from mpiimg.engine.record_store import records_in
 from mpiimg.engine.records import DamagedRecord, read_record, write_record
 from mpiimg.engine.results import OUTPUTS, prepare_outputs
-from mpiimg.engine.stage import Compute
+from mpiimg.engine.stage import Compute, Records
 from mpiimg.engine.staged_file import remove_staged
 from mpiimg.engine.system_errors import ADVICE, OF_PLACE
 from mpiimg.errors import BadInput
 
 log = logging.getLogger("mpiimg")
+
+#: Name of the file beside the events that holds what was found out before the run.
+FACTS = "facts"
 
 #: Name of the file in the work folder that says what its run was asked for.
 REQUEST = "request"
@@ -103,6 +109,13 @@ def make_folders(recipe: Recipe, options: Options, current: dict, claimed: bool)
     return folders
 
 
+def known_facts(records: Path, record: str) -> dict[str, Any]:
+    """Return what the last run found out whose record is called so; nothing where that cannot be read."""
+    with contextlib.suppress(OSError, DamagedRecord):
+        return read_record(events_folder(records, record) / FACTS) or {}
+    return {}
+
+
 def _refuse_place(options: Options, error: OSError) -> None:
     """Refuse a folder of results that cannot be one; a disk that is full now may not be so later."""
     if error.errno not in ADVICE.keys() - OF_PLACE:
@@ -127,13 +140,15 @@ def _furnish(recipe: Recipe, options: Options, folders: Folders, current: dict) 
     if not may_replace and not _takes_up(work, earlier, current):
         _refuse_present(recipe, options, names, current)
     (work / "journal").mkdir(exist_ok=True)
-    prepare_outputs(work, names, output_folders(recipe))
+    prepare_outputs(work, names, output_folders(recipe), open_folders(recipe))
     events.mkdir(exist_ok=True)
     if died_at := last_activity(events):
         log.warning("%sthe last run here died: %s", options.label, died_at)
     for of_rank in [*events.glob("*.jsonl"), *activity_files(events)]:
         of_rank.unlink()
     write_record(record, current)
+    if recipe.facts:
+        write_record(events / FACTS, recipe.facts)
     (work / LEFT_OUT).unlink(missing_ok=True)
     needed = 0 if options.in_memory or earlier == current else staged_bytes(recipe)
     free = free_bytes(work)
@@ -153,12 +168,18 @@ def _refuse_present(recipe: Recipe, options: Options, names: Collection[str], cu
     whole = output_folders(recipe)
     files = (name for name in names if name != recipe.record and not is_within(name, whole))
     places = [*(options.out / name for name in (*whole, *files)), record]
+    places += [path for name in open_folders(recipe) for path in _first_in(options.out / name)]
     present = next((path for path in places if path.exists()), None)
     if present is not None:
         why = earlier_run(recipe, options, current, 0).why_not
         raise BadInput(
             f"{present} exists; use --force to overwrite, or another --out" + (f" ({why})" if why else "")
         )
+
+
+def _first_in(folder: Path) -> list[Path]:
+    """Return what is in the way of a folder of results: a file of its name, or the first one in it."""
+    return [folder] if folder.exists() and not folder.is_dir() else sorted(folder.glob("*"))[:1]
 
 
 def _refuse_overwrite(recipe: Recipe, options: Options, names: Collection[str]) -> None:
@@ -196,7 +217,9 @@ def clean(recipe: Recipe, options: Options, folders: Folders, left_out: int) -> 
     if left_out and rerun_stages and not options.in_memory:
         (folders.work / LEFT_OUT).touch()
         if not options.keep_work:
-            kept = [stage for stage in rerun_stages if isinstance(stage, Compute) and _is_kept(stage)]
+            kept = [
+                stage for stage in rerun_stages if isinstance(stage, Compute | Records) and _is_kept(stage)
+            ]
             size = _keep_only(kept, folders.work)
             log.warning(
                 "%s keeps what was made of the others (%d MB), so that the same command takes up only the %d "
@@ -210,13 +233,13 @@ def clean(recipe: Recipe, options: Options, folders: Folders, left_out: int) -> 
     folders.lease.release(Kind.DONE)
 
 
-def _is_kept(stage: Compute) -> bool:
+def _is_kept(stage: Compute | Records) -> bool:
     """Say whether the arrays of a stage serve a run that takes up what was left out."""
-    return stage.unusable is not None or stage.units.kept
+    return (isinstance(stage, Compute) and stage.unusable is not None) or stage.units.kept
 
 
-def _keep_only(stages: list[Compute], work: Path) -> int:
-    """Remove all but the arrays of `stages` and their marks; return the bytes that stay."""
+def _keep_only(stages: list[Compute | Records], work: Path) -> int:
+    """Remove all but the arrays and records of `stages` and their marks; return the bytes that stay."""
     arrays = [work / f"{array.name}.h5" for stage in stages for array in stage.arrays]
     for path in work.glob("*.h5"):
         if path not in arrays:
@@ -224,8 +247,12 @@ def _keep_only(stages: list[Compute], work: Path) -> int:
     for path in work.glob("*.sums"):
         path.unlink()  # a rerun sums anew what it finds sound
     shutil.rmtree(work / OUTPUTS, ignore_errors=True)
-    keep_marks(work / "journal", [stage.name for stage in stages])
-    return sum(path.stat().st_size for path in arrays)
+    names = [stage.name for stage in stages]
+    for folder in records_in(work).glob("*"):
+        if folder.name not in names:
+            shutil.rmtree(folder)
+    keep_marks(work / "journal", names)
+    return sum(path.stat().st_size for path in [*arrays, *records_in(work).glob("*/*")])
 
 
 def recorded_run(recipe: Recipe, options: Options) -> str:

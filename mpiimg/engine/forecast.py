@@ -5,17 +5,20 @@ Pure arithmetic; the executor moves just these boxes by engine/mpi/redistribute.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from mpiimg.engine.blocks import BlockTable, Placement
+from mpiimg.engine.blocks import BlockTable, Placement, sums_of_runs
+from mpiimg.engine.box_table import box_items
 from mpiimg.engine.boxes import Partition
 from mpiimg.engine.exchanges import ExchangeForecast, exchanged_needs
 from mpiimg.engine.mpi.stream import BLOCKS_AHEAD
-from mpiimg.engine.needs import need_bytes
+from mpiimg.engine.needs import ChunkBoxes, Need
 from mpiimg.engine.rates import Rates
+from mpiimg.engine.record_index import RecordsOf
 from mpiimg.engine.stage import Reduce, Sink, Stage, Stream
 
 #: Times the bytes read and written that are left for work whose stage does not say what it takes.
@@ -57,22 +60,28 @@ class StageSizes:
 
 def stage_sizes(stage: Stage) -> StageSizes:
     """Work out what every chunk of `stage` reads and writes, which takes a while where there are many."""
-    chunks = [stage.chunk(number) for number in range(len(stage.grid))]
-    reads = [[need_bytes(need, need.boxes(chunk)) for chunk in chunks] for need in stage.reads]
-    tables = tuple(BlockTable(output, chunks) for output in stage.targets)
+    reads = [_bytes_of_chunks(need, stage) for need in stage.reads]
+    tables = tuple(BlockTable(output, stage.grid) for output in stage.targets)
     writes = [
         table.chunk_items() * np.dtype(output.array.dtype).itemsize
         for table, output in zip(tables, stage.targets, strict=True)
     ]
     return StageSizes(
-        np.array(reads, np.int64).reshape(len(stage.reads), len(chunks)),
-        np.array(writes, np.int64).reshape(len(tables), len(chunks)),
+        np.array(reads, np.int64).reshape(len(stage.reads), len(stage.grid)),
+        np.array(writes, np.int64).reshape(len(tables), len(stage.grid)),
         np.array([need.copies for need in stage.reads], bool),
         tables,
     )
 
 
-# --- Exchanges --------------------------------------------------------------------------------------------
+def _bytes_of_chunks(need: Need, stage: Stage) -> np.ndarray:
+    """Return the most bytes of an array that the work on each chunk has in hand at once, (chunks,) int64."""
+    boxes, counts = ChunkBoxes(need, stage.grid).all()
+    items, starts = box_items(boxes), np.concatenate([[0], np.cumsum(counts)])
+    if isinstance(need, RecordsOf) and need.one_by_one:
+        largest = [items[a:b].max(initial=0) for a, b in itertools.pairwise(starts.tolist())]
+        return np.array(largest, np.int64) * np.dtype(need.array.dtype).itemsize
+    return sums_of_runs(items, starts) * np.dtype(need.array.dtype).itemsize
 
 
 # --- Memory -----------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 from mpiimg.engine.array import AnyArray, Array, Ragged
 from mpiimg.engine.needs import At, Pieces
-from mpiimg.engine.stage import Compute, Reduce, Stage, Stages, Stream
+from mpiimg.engine.stage import Compute, Records, Reduce, Stage, Stages, Stream
 
 
 def labelled(stages: Stages[Any], step_name: str, label: str, reserved: Collection[str] = ()) -> Stages[Any]:
@@ -51,6 +51,8 @@ def labelled(stages: Stages[Any], step_name: str, label: str, reserved: Collecti
             names |= {array.name: f"{label}.{array.name}" for array in stage.arrays}
             if isinstance(stage, Reduce):
                 names[stage.rows.name] = dataclasses.replace(stage, name=name).rows.name
+            if isinstance(stage, Records):
+                names[stage.records] = dataclasses.replace(stage, name=name).records
             follows = tuple(names.get(array, array) for array in stage.follows)
             value = yield _rename(dataclasses.replace(stage, name=name, follows=follows), renamed)
     except StopIteration as end:

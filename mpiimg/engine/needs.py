@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from mpiimg.engine.array import AnyArray, Array
-from mpiimg.engine.boxes import Box, box_size, runs
+from mpiimg.engine.axes import named_axes
+from mpiimg.engine.box_table import boxes_array
+from mpiimg.engine.boxes import Box, ChunkGrid, runs
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """The unit of work: its number, its bounds by axis, and the same with names."""
+    """The unit of work: its number, the names of the axes that are cut, and its bounds along them."""
 
     number: int
-    axes: str
+    axes: tuple[str, ...]
     box: Box
+
+    def __post_init__(self):
+        if not isinstance(self.axes, tuple):
+            object.__setattr__(self, "axes", named_axes(self.axes))
+
+    @classmethod
+    def of(cls, grid: ChunkGrid, number: int) -> Chunk:
+        """Return chunk `number` of a grid."""
+        return cls(number, grid.axes, grid.bounds(number))
 
     @property
     def bounds(self) -> dict[str, tuple[int, int]]:
+        """The bounds by axis."""
         return dict(zip(self.axes, self.box, strict=True))
 
 
@@ -44,6 +57,10 @@ class Part:
     def boxes(self, chunk: Chunk) -> tuple[Box, ...]:
         """Return the boxes that the work on `chunk` reads, or fills."""
         return (self.array.part(chunk.bounds, self.halo),)
+
+    def table(self, grid: ChunkGrid) -> np.ndarray:
+        """Return the one box of each chunk, (chunks, axes, 2) int64."""
+        return self.array.table(grid, self.halo)
 
     def join(self, blocks: list[np.ndarray]) -> np.ndarray:
         """Return what the work sees of the blocks at :meth:`boxes`."""
@@ -76,6 +93,15 @@ class Rows:
         """Return the boxes that the work on `chunk` reads: one for each run of rows."""
         box = self.array.part(chunk.bounds, self.halo)
         return tuple((run, *box[1:]) for run in runs(self.rows))
+
+    def table(self, grid: ChunkGrid) -> np.ndarray | None:
+        """Return the one box of each chunk, (chunks, axes, 2) int64; None where there are several."""
+        several = runs(self.rows)
+        if len(several) != 1:
+            return None
+        boxes = self.array.table(grid, self.halo)
+        boxes[:, 0] = several[0]
+        return boxes
 
     def join(self, blocks: list[np.ndarray]) -> np.ndarray:
         """Return what the work sees of the blocks at :meth:`boxes`."""
@@ -133,11 +159,70 @@ class Pieces:
         return blocks
 
 
+@dataclass(frozen=True)
+class OwnRow:
+    """The row of an array that has the number of the chunk: what the work on it fills.
+
+    Parameters
+    ----------
+    array : Array
+        As long along its first axis as there are chunks.
+    """
+
+    array: Array
+
+    def boxes(self, chunk: Chunk) -> tuple[Box, ...]:
+        """Return the box that the work on `chunk` fills."""
+        return (((chunk.number, chunk.number + 1), *((0, n) for n in self.array.shape[1:])),)
+
+    def table(self, grid: ChunkGrid) -> np.ndarray:
+        """Return the one box of each chunk, (chunks, axes, 2) int64."""
+        boxes = np.empty((len(grid), len(self.array.axes), 2), np.int64)
+        boxes[:, 0] = np.arange(len(grid))[:, None] + (0, 1)
+        boxes[:, 1:, 0], boxes[:, 1:, 1] = 0, self.array.shape[1:]
+        return boxes
+
+
+#: What has one box of its array for each chunk of a grid may say all of them at once, by a method
+#: table(grid): (chunks, axes, 2) int64, or None where it has none or several of some chunk.
 Need = Part | Rows | At | Pieces
 
-Target = Part | At | Pieces
+Target = Part | At | Pieces | OwnRow
 
 
-def need_bytes(need: Need, boxes: Iterable[Box]) -> int:
-    """Return the bytes of what a need takes from its array at `boxes`."""
-    return sum(map(box_size, boxes)) * np.dtype(need.array.dtype).itemsize
+class ChunkBoxes:
+    """The boxes of an array that the work on the chunks of a grid reads or fills.
+
+    Parameters
+    ----------
+    need : Need or Target
+    grid : ChunkGrid
+    """
+
+    def __init__(self, need: Need | Target, grid: ChunkGrid):
+        self._need, self._grid, self._axes = need, grid, len(need.array.axes)
+        table = need.table(grid) if hasattr(need, "table") else None
+        if table is not None:
+            table = np.asarray(table, np.int64)
+            if table.shape != (len(grid), self._axes, 2):
+                raise ValueError(
+                    f"array {need.array.name}: the table of {type(need).__name__} has shape {table.shape}, "
+                    f"and not {(len(grid), self._axes, 2)}"
+                )
+        self._table = table
+
+    def of(self, numbers: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the boxes of chunks in turn, (boxes, axes, 2), and how many each has, (chunks,), int64."""
+        if self._table is not None:
+            numbers = np.asarray(numbers, np.int64)
+            return self._table[numbers], np.ones(len(numbers), np.int64)
+        numbers = np.asarray(numbers, np.int64).tolist()
+        boxes = [self._need.boxes(Chunk.of(self._grid, number)) for number in numbers]
+        counts = np.array(list(map(len, boxes)), np.int64)
+        return boxes_array(itertools.chain.from_iterable(boxes), self._axes), counts
+
+    def all(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return :meth:`of` all chunks."""
+        if self._table is not None:
+            return self._table, np.ones(len(self._grid), np.int64)
+        return self.of(range(len(self._grid)))

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from mpiimg.engine.array import AnyArray
-from mpiimg.engine.blocks import BoxTable
+from mpiimg.engine.box_table import BoxTable
 from mpiimg.engine.boxes import Box, box_shape, box_size, box_slices
 from mpiimg.engine.raw import FileEnds, RawFile
 
@@ -78,6 +78,8 @@ class PageTable(BoxTable):
         """
         if not len(numbers) or numbers[-1] - numbers[0] >= len(numbers):
             return False
+        if not box:
+            return True
         axis = next((axis for axis, (a, b) in enumerate(box) if b - a > 1), 0)
         along, across = parts[:, axis], np.array(box[axis + 1 :], dtype=np.int64).reshape(-1, 2)
         return bool(

@@ -7,7 +7,7 @@ may group them and place them, but never cut them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +19,8 @@ from mpiimg.engine.exchanges import forecast_exchange, gather_rounds
 from mpiimg.engine.forecast import StageSizes
 from mpiimg.engine.rates import DEFAULTS, Rates
 from mpiimg.engine.recipe import BASELINE, Recipe
-from mpiimg.engine.stage import Sink, Stage
+from mpiimg.engine.record_index import RecordTable
+from mpiimg.engine.stage import Records, Sink, Stage
 from mpiimg.errors import BadInput
 
 #: Most bytes that one rank gathers from others at a time.
@@ -81,6 +82,8 @@ class StagePlan:
         Where the chunks of a rank read fewer bytes than this, they gather their inputs all at once.
     placements : tuple of Placement
         Of the arrays that the stage writes.
+    expected : tuple of Placement
+        Of the records that it makes, as far as anybody can say; where they lie is known when they are there.
     spilled : tuple of str
         Earlier arrays that leave memory to make room: from here on they are read from their files.
     peak : int
@@ -105,6 +108,7 @@ class StagePlan:
     batch: int
     in_flight: int
     placements: tuple[Placement, ...]
+    expected: tuple[Placement, ...]
     spilled: tuple[str, ...]
     peak: int
     read: int
@@ -171,7 +175,8 @@ def _plan_stage(
         array.name: Placement(array, table, table.owners(owners), True, not resources.in_memory)
         for array, table in zip(stage.arrays, sizes.tables, strict=True)
     }
-    after = {**placed, **new}
+    expected = _expected_records(stage, owners, not resources.in_memory)
+    after = {**placed, **new, **expected}
     while True:
         in_rounds = gather_rounds(stage, partition, batch, resources.in_flight, after, numbers.tolist())
         exchange = forecast_exchange(stage, partition, in_rounds, after, numbers, resources.nodes)
@@ -192,10 +197,13 @@ def _plan_stage(
         batch=batch,
         in_flight=resources.in_flight,
         placements=tuple(after[name] for name in new),
+        expected=tuple(after[name] for name in expected),
         spilled=tuple(name for name in placed if placed[name].memory and not after[name].memory),
         peak=peak,
         read=int(forecast.read_bytes(stage, sizes, after)[numbers].sum()),
-        written=0 if resources.in_memory else sum(array.nbytes for array in stage.arrays),
+        written=0
+        if resources.in_memory
+        else sum(array.nbytes for array in stage.arrays) + stage.expected_bytes,
         moved=exchange.moved,
         between_nodes=exchange.between_nodes,
         messages=int(exchange.messages.sum()),
@@ -204,6 +212,15 @@ def _plan_stage(
         cpu_seconds=float(taken.sum()),
         seconds=float(taken.max(initial=0)),
     )
+
+
+def _expected_records(stage: Stage, owners: np.ndarray, staged: bool) -> dict[str, Placement]:
+    """Return where the records of a stage will lie, by what plans reckon with."""
+    if not isinstance(stage, Records) or not stage.expected_bytes:
+        return {}
+    index = stage.expected_index
+    table = RecordTable(index, len(stage.grid))
+    return {index.name: Placement(index.array, table, table.owners(owners), True, staged)}
 
 
 def _partition(stage: Stage, ranks: int, numbers: np.ndarray) -> Partition:
@@ -230,10 +247,10 @@ def plan_recipe(recipe: Recipe, resources: Resources) -> list[tuple[Stage, Stage
     stages = _sized(recipe)
     _check(stages, recipe.baseline, resources)
     resources = resources.of(recipe)
-    plan = _plan_all(stages, resources)
+    plan = _plan_all(stages, resources, recipe.kept)
     worst = max((planned for _, planned in plan), key=lambda planned: planned.peak, default=None)
     if worst is not None and worst.peak > resources.memory:
-        raise BadInput(_in_memory_remedy(stages, resources, worst))
+        raise BadInput(_in_memory_remedy(stages, resources, recipe.kept, worst))
     return plan
 
 
@@ -243,18 +260,19 @@ def _sized(recipe: Recipe) -> list[tuple[Stage, StageSizes]]:
 
 
 def _plan_all(
-    sized: Sequence[tuple[Stage, StageSizes]], resources: Resources
+    sized: Sequence[tuple[Stage, StageSizes]], resources: Resources, kept: Set[str]
 ) -> list[tuple[Stage, StagePlan]]:
     placed: dict[str, Placement] = {}
     plan = []
     stages = [stage for stage, _ in sized]
     for stage, sizes in sized:
-        names = still_read(stages, stage.name)
+        names = still_read(stages, stage.name, kept)
         placed = {name: placement for name, placement in placed.items() if name in names}
         planned = _plan_stage(stage, sizes, resources, placed, range(len(stage.grid)))
         for name in planned.spilled:
             placed[name] = dataclasses.replace(placed[name], memory=False)
-        placed.update({placement.array.name: placement for placement in planned.placements})
+        new = (*planned.placements, *planned.expected)
+        placed.update({placement.array.name: placement for placement in new})
         plan.append((stage, planned))
     return plan
 
@@ -308,12 +326,12 @@ def _min_memory_of(stage: Stage, sizes: StageSizes, baseline: int) -> int:
 
 
 def _in_memory_remedy(
-    stages: Sequence[tuple[Stage, StageSizes]], resources: Resources, worst: StagePlan
+    stages: Sequence[tuple[Stage, StageSizes]], resources: Resources, kept: Set[str], worst: StagePlan
 ) -> str:
     """Say what would let a run in memory go: staging, more memory, more ranks; each of them was tried."""
 
     def peak(ranks: int, memory: int) -> int:
-        plan = _plan_all(stages, dataclasses.replace(resources, ranks=ranks, memory=memory))
+        plan = _plan_all(stages, dataclasses.replace(resources, ranks=ranks, memory=memory), kept)
         return max(planned.peak for _, planned in plan)
 
     memory = worst.peak
@@ -333,10 +351,10 @@ def _in_memory_remedy(
     )
 
 
-def still_read(stages: Sequence[Stage], name: str) -> set[str]:
-    """Return the names of arrays that stage `name` of `stages` or a later one reads."""
+def still_read(stages: Sequence[Stage], name: str, kept: Set[str] = frozenset()) -> set[str]:
+    """Return the names of arrays that stage `name` of `stages` or a later one reads, and of those `kept`."""
     index = [stage.name for stage in stages].index(name)
-    return {need.array.name for stage in stages[index:] for need in stage.reads}
+    return {need.array.name for stage in stages[index:] for need in stage.reads} | kept
 
 
 def _megabytes(count: int) -> int:

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from mpiimg.engine.axes import axes_text
 from mpiimg.engine.blocks import BlockTable
 from mpiimg.engine.boxes import Box, box_shape
 from mpiimg.engine.inputs import Input
-from mpiimg.engine.stage import Compute, Stage
+from mpiimg.engine.stage import Compute, Records, Stage
 from mpiimg.version import __version__
 
 #: Libraries that results depend on: with another version of one, marks of earlier runs do not count.
@@ -95,10 +96,10 @@ class Lineage:
             return Provenance(digest(chunks), chunks)
         names = (*(need.array.name for need in stage.reads), *stage.follows)
         inputs = [self._origins[name].whole for name in names]
-        grid = (stage.grid.axes, stage.grid.shape, stage.grid.block)
+        grid = (axes_text(stage.grid.axes), stage.grid.shape, stage.grid.block)
         return Provenance(digest(stage.name, stage.parameters or {}, self._versions, inputs, grid))
 
-    def _of_chunk(self, stage: Compute, number: int) -> str:
+    def _of_chunk(self, stage: Compute | Records, number: int) -> str:
         """Return a hash of everything that the bytes of a chunk depend on, the chunks that it reads included.
 
         The hash has the size of the chunk, and not where the chunk lies.
@@ -110,7 +111,7 @@ class Lineage:
 
     def add(
         self,
-        stage: Stage,
+        names: Sequence[str],
         provenance: Provenance,
         tables: Sequence[BlockTable],
         unusable: Mapping[int, Sequence[int]],
@@ -119,11 +120,12 @@ class Lineage:
 
         Parameters
         ----------
-        stage : Stage
+        names : sequence of str
+            Of the arrays.
         provenance : Provenance
             Of the stage.
         tables : sequence of BlockTable
-            Where the blocks of its arrays lie.
+            Where the blocks of these arrays lie.
         unusable : mapping of int to sequence of int
             Checksums of the blocks of chunks, of all ranks, that stand for something unusable. Such a chunk
             may come out well the next time, though everything that is known of it beforehand is the same.
@@ -136,13 +138,13 @@ class Lineage:
                 chunks = tuple(
                     digest(one, unusable[n]) if n in unusable else one for n, one in enumerate(chunks)
                 )
-        for array, table in zip(stage.arrays, tables, strict=True):
-            self._origins[array.name] = _Origin(whole, chunks, table)
+        for name, table in zip(names, tables, strict=True):
+            self._origins[name] = _Origin(whole, chunks, table)
 
 
 def has_chunk_provenance(stage: Stage) -> bool:
     """Say whether the chunks of a stage have a provenance each."""
-    return isinstance(stage, Compute) and stage.depends is not None
+    return isinstance(stage, Compute | Records) and stage.depends is not None
 
 
 def digest(*parts) -> str:

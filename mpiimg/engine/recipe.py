@@ -61,6 +61,11 @@ class Recipe(Generic[_S]):
         Bytes of a rank with the libraries and kernels of the stages loaded, before it holds any data.
     packages : mapping of str to str
         Version by name of the installed packages that steps come from, and of what these require.
+    kept : frozenset of str
+        Arrays that stay when no later stage reads them, for whoever collects them at the end of the run.
+    facts : mapping
+        What was found out before the run, as JSON knows it, each by a key that says of what: kept beside the
+        events, for the next run or plan.
     """
 
     tool: str
@@ -80,6 +85,8 @@ class Recipe(Generic[_S]):
     files: tuple[Path, ...] = ()
     baseline: int = BASELINE
     packages: Mapping[str, str] = field(default_factory=dict)
+    kept: frozenset[str] = frozenset()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def _expected(self) -> tuple[list[Stage], _S]:
@@ -128,6 +135,10 @@ class Options:
         Overwrite results that are there, but for those of this very run: where they are there, it is done.
     run_id : str
         A word that tells this run from all others, which its record and its events say.
+    quiet : bool
+        Say nothing of what it took, nor that it was done already.
+    script : mapping of str to str
+        "path" and "sha256" of the script that asks for it, for run.json; empty where none does.
     """
 
     out: Path
@@ -143,6 +154,8 @@ class Options:
     command: str = ""
     replace: bool = False
     run_id: str = ""
+    quiet: bool = False
+    script: Mapping[str, str] = field(default_factory=dict)
 
 
 def records_folder(options: Options) -> Path:
@@ -177,7 +190,13 @@ def is_within(name: str, folders: Collection[str]) -> bool:
     return bool(folders) and any(str(parent) in folders for parent in PurePosixPath(name).parents)
 
 
+def open_folders(recipe: Recipe) -> list[str]:
+    """Return the names of the folders in which a run decides what files it writes."""
+    return [name for stage in recipe.expected for name in stage.folders]
+
+
 def staged_bytes(recipe: Recipe) -> int:
     """Return an upper bound of what the work folder takes on disk: staged arrays and outputs."""
     placed = sum(stage.layout.nbytes for stage in recipe.expected if isinstance(stage, PlacedSink))
-    return placed + sum(array.nbytes for stage in recipe.expected for array in stage.arrays)
+    records = sum(stage.expected_bytes for stage in recipe.expected)
+    return placed + records + sum(array.nbytes for stage in recipe.expected for array in stage.arrays)

@@ -20,9 +20,18 @@ from mpiimg.engine.boxes import Partition
 from mpiimg.engine.log.events import record_of, runs_in
 from mpiimg.engine.mpi.agreement import on_root
 from mpiimg.engine.mpi.waiting import soft_barrier
-from mpiimg.engine.recipe import Options, Recipe, is_within, output_folders, output_names, records_folder
+from mpiimg.engine.recipe import (
+    Options,
+    Recipe,
+    is_within,
+    open_folders,
+    output_folders,
+    output_names,
+    records_folder,
+)
 from mpiimg.engine.records import DamagedRecord, read_record, write_record
 from mpiimg.engine.staged_file import describe_staged
+from mpiimg.errors import BadInput
 
 #: Folder of the files that are to become results, in the work folder.
 OUTPUTS = "outputs"
@@ -125,13 +134,77 @@ class OwnFiles:
 # --- Publishing -------------------------------------------------------------------------------------------
 
 
-def prepare_outputs(work: Path, names: Iterable[str], whole: Iterable[str] = ()) -> None:
+class OwnFolder:
+    """The files of any names that one rank writes in a stage: of each chunk in a folder of its own.
+
+    Parameters
+    ----------
+    work : Path
+        The work folder.
+    rank : int
+    within : str
+        Where they belong, below the folder of results.
+    """
+
+    def __init__(self, work: Path, rank: int, within: str):
+        self._outputs, self._within = work / OUTPUTS, within
+        self._folder = work / "written" / str(rank)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def folder(self, number: int) -> Path:
+        """Return the folder that a chunk writes into, empty."""
+        folder = self._folder / str(number)
+        folder.mkdir(parents=True)
+        return folder
+
+    def forget(self, number: int) -> None:
+        """Remove what a chunk has written."""
+        shutil.rmtree(self._folder / str(number), ignore_errors=True)
+
+    def names(self) -> list[tuple[str, int]]:
+        """Return the names of all files, below the folder of results, and the chunk of each.
+
+        Raises
+        ------
+        OSError
+            A chunk has written what is no file.
+        """
+        found = []
+        for folder in self._folder.glob("*"):
+            for path in sorted(folder.rglob("*")):
+                if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                    raise ValueError(
+                        f"{path.relative_to(folder)}: is no file, and cannot be a result; write a copy"
+                    )
+                if path.is_file():
+                    found.append((os.path.join(self._within, path.relative_to(folder)), int(folder.name)))
+        return found
+
+    def hand_over(self) -> dict[str, dict[str, Any]]:
+        """Make durable what was written, and put it beside that of other ranks; return its checksums."""
+        sums = {}
+        for name, number in self.names():
+            path = self._folder / str(number) / os.path.relpath(name, self._within)
+            sync(path)
+            sums[name] = sum_of_file(path)
+            make_folder((self._outputs / name).parent)
+            path.replace(self._outputs / name)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        return sums
+
+
+def prepare_outputs(
+    work: Path, names: Iterable[str], whole: Iterable[str] = (), folders: Iterable[str] = ()
+) -> None:
     """Make the folders that results are written to, and remove what a run that died has left half written.
 
-    Of folders that are `whole` results all is removed: the next run may write other files into them.
+    Of folders that are `whole` results, and of those whose files only the run decides on, all is removed: the
+    next run may write other files into them.
     """
-    for folder in (work / "written", work / REPLACED, *(work / OUTPUTS / one for one in whole)):
+    for folder in (work / "written", work / REPLACED, *(work / OUTPUTS / one for one in (*whole, *folders))):
         shutil.rmtree(folder, ignore_errors=True)
+    for name in folders:
+        (work / OUTPUTS / name).mkdir(parents=True, exist_ok=True)
     for folder in {(work / OUTPUTS / name).parent for name in names}:
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -177,7 +250,10 @@ def publish(
     def move() -> dict[str, Any]:
         made = {**written, **documents, **staged}
         names = [name for name in output_names(recipe) if name != recipe.record]
+        names += sorted(written.keys() - set(names))
+        _refuse_inputs(recipe, options, names)
         sums = {name: made[name] for name in names if name in made}
+        names += _of_earlier(recipe, options, names)
         folder = os.path.relpath(options.out.resolve(), records_folder(options).resolve())
         record = json.loads(json.dumps({**report, "folder": folder, "outputs": sums}, default=str))
         _move(recipe, options, work, names, sums)
@@ -185,6 +261,29 @@ def publish(
         return record
 
     return on_root(comm, move, where="publishing")
+
+
+def _refuse_inputs(recipe: Recipe, options: Options, names: Iterable[str]) -> None:
+    """Refuse to replace an input by a file of which nobody knew the name before."""
+    inputs = {path.resolve() for path in recipe.files}
+    for name in names:
+        if (options.out / name).resolve() in inputs:
+            raise BadInput(
+                f"{options.out / name}: is an input, which the result would replace; choose another folder"
+            )
+
+
+def _of_earlier(recipe: Recipe, options: Options, names: Iterable[str]) -> list[str]:
+    """Return what an earlier run has put into the folders of this one, and this one has not."""
+    folders = open_folders(recipe)
+    try:
+        record = read_record(records_folder(options) / recipe.record) if folders else None
+        earlier = [str(name) for name in (record or {}).get("outputs", ())]
+    except (DamagedRecord, OSError, TypeError):
+        return []
+    return [
+        one for one in earlier if one not in names and one.startswith(tuple(f"{name}/" for name in folders))
+    ]
 
 
 def _write_documents(recipe: Recipe, work: Path, state: Any) -> dict[str, dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -23,6 +23,7 @@ from mpiimg.engine.mpi.agreement import Agreement, on_root, safe_point
 from mpiimg.engine.mpi.lifetime import lifetime, living
 from mpiimg.engine.mpi.nodes import node_count, once_per_node
 from mpiimg.engine.mpi.runtime import say
+from mpiimg.engine.placed import PlacedArrays
 from mpiimg.engine.plan import Resources, check
 from mpiimg.engine.proof import prove
 from mpiimg.engine.recipe import (
@@ -62,7 +63,13 @@ class Outcome(Generic[_S]):
         return Exit.PARTIAL if self.left_out else Exit.DONE
 
 
-def run(recipe: Recipe[_S], comm, options: Options, outer: Agreement | None = None) -> Outcome[_S]:
+def run(
+    recipe: Recipe[_S],
+    comm,
+    options: Options,
+    outer: Agreement | None = None,
+    collect: Callable[[PlacedArrays], object] | None = None,
+) -> Outcome[_S]:
     """Run a recipe; the results are in `options.out`. Collective.
 
     Where these very results are there already nothing is done, and that is said.
@@ -75,6 +82,10 @@ def run(recipe: Recipe[_S], comm, options: Options, outer: Agreement | None = No
     options : Options
     outer : Agreement, optional
         Of the whole job, where `comm` is one group of its ranks, which has a lease of its scan.
+    collect : callable, optional
+        Called on every rank as collect(arrays) when all stages have run, before the arrays are closed; of
+        them are left what the last stage reads and writes, and those that the recipe keeps. It is not called
+        where there was nothing left to do.
 
     Raises
     ------
@@ -86,10 +97,16 @@ def run(recipe: Recipe[_S], comm, options: Options, outer: Agreement | None = No
         A signal asked for it; likewise.
     """
     with living(options.timeout):
-        return _run(recipe, comm, options, outer)
+        return _run(recipe, comm, options, outer, collect)
 
 
-def _run(recipe: Recipe[_S], comm, options: Options, outer: Agreement | None) -> Outcome[_S]:
+def _run(
+    recipe: Recipe[_S],
+    comm,
+    options: Options,
+    outer: Agreement | None,
+    collect: Callable[[PlacedArrays], object] | None,
+) -> Outcome[_S]:
     if outer is None:
         safe_point(comm)
     if options.in_memory and recipe.staged_outputs:
@@ -109,11 +126,11 @@ def _run(recipe: Recipe[_S], comm, options: Options, outer: Agreement | None) ->
     with holding(folders.lease, comm):
         before = on_root(comm, seen, recipe)
         executor = Executor(recipe, comm, options, folders.work, target, resources, folders.events, outer)
-        report = _carry_out(recipe, comm, options, folders, executor, before)
+        report = _carry_out(recipe, comm, options, folders, executor, before, collect)
     outcome = Outcome(executor.state, executor.left_out, report)
     executor.logbook.end(outcome.status)
     on_root(comm, clean, recipe, options, folders, len(outcome.left_out))
-    if log.isEnabledFor(logging.WARNING):
+    if log.isEnabledFor(logging.WARNING) and not options.quiet:
         for line in beside_actual(report["stages"], every=log.isEnabledFor(logging.INFO)):
             say(comm, f"mpiimg: {options.label}{line}")
     return outcome
@@ -125,12 +142,14 @@ def _already_done(earlier: Earlier, recipe: Recipe, comm, options: Options) -> O
     outcome = Outcome(None, left_out, record)
     events = events_folder(records_folder(options), recipe.record)
     on_root(comm, note_already_done, events, options.run_id, outcome.status)
-    if log.isEnabledFor(logging.WARNING):
+    if log.isEnabledFor(logging.WARNING) and not options.quiet:
         say(comm, f"mpiimg: {options.label}{earlier.line(options.out)}")
     return outcome
 
 
-def _carry_out(recipe: Recipe, comm, options: Options, folders: Folders, executor: Executor, before) -> dict:
+def _carry_out(
+    recipe: Recipe, comm, options: Options, folders: Folders, executor: Executor, before, collect
+) -> dict:
     """Execute a recipe and publish its results, if inputs are as they were `before`; return the report.
 
     Collective. Raises what :func:`run` does, with the end of the run noted.
@@ -140,6 +159,8 @@ def _carry_out(recipe: Recipe, comm, options: Options, folders: Folders, executo
         compile_kernels(recipe.kernels, comm, executor.agreement)
         lifetime().stop.look_at_chunks()
         executor.execute()
+        if collect is not None:
+            executor.collect(collect)
         report = executor.report()
         executor.close()  # no rank may hold a staged result open while another describes it
         on_root(comm, check_unchanged, recipe, before)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+import dataclasses
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -12,7 +13,8 @@ import numpy as np
 from mpiimg.engine.array import AnyArray, Array
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.containment import Units
-from mpiimg.engine.needs import At, Chunk, Need, Part, Pieces, Target
+from mpiimg.engine.needs import At, Chunk, Need, OwnRow, Part, Pieces, Target
+from mpiimg.engine.record_index import Index, RecordsOf
 
 _V = TypeVar("_V")
 _S = TypeVar("_S")
@@ -54,7 +56,7 @@ class Stage:
         Unique in a run; it names marks and log lines.
     grid : ChunkGrid
         The chunks; their extents follow from the data alone.
-    reads : tuple of Need
+    reads : tuple of Need or RecordsOf
         What the work on a chunk reads.
     parameters : mapping, optional
         What enters the provenance beside what is read; as JSON knows it. Without it, and without `depends`,
@@ -78,7 +80,7 @@ class Stage:
 
     name: str
     grid: ChunkGrid
-    reads: tuple[Need, ...] = field(default=(), kw_only=True)
+    reads: tuple[Need | RecordsOf, ...] = field(default=(), kw_only=True)
     parameters: Mapping[str, Any] | None = field(default=None, kw_only=True)
     follows: tuple[str, ...] = field(default=(), kw_only=True)
     weights: tuple[int, ...] | None = field(default=None, kw_only=True)
@@ -112,13 +114,23 @@ class Stage:
         return ()
 
     @property
+    def folders(self) -> tuple[str, ...]:
+        """Names of the folders, below that of results, in which the work decides what files there are."""
+        return ()
+
+    @property
     def returned_bytes(self) -> int:
         """The most bytes that the work on a chunk returns or writes beside blocks of arrays."""
         return 0
 
+    @property
+    def expected_bytes(self) -> int:
+        """Bytes that are staged beside arrays, as far as anybody can say."""
+        return 0
+
     def chunk(self, number: int) -> Chunk:
         """Return chunk `number`."""
-        return Chunk(number, self.grid.axes, self.grid.bounds(number))
+        return Chunk.of(self.grid, number)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,13 +222,54 @@ class Reduce(Stage, Generic[_V]):
     def rows(self) -> Array:
         """The array of all rows."""
         shape, dtype = self.row
-        return Array(f"{self.name}-rows", "k" + "abcdef"[: len(shape)], (len(self.grid), *shape), dtype)
+        axes = ("k", *(f"k{axis}" for axis in range(len(shape))))
+        return Array(f"{self.name}-rows", axes, (len(self.grid), *shape), dtype)
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        rows = self.rows
-        rest = tuple((0, n) for n in rows.shape[1:])
-        return (At(rows, lambda chunk: ((chunk.number, chunk.number + 1), *rest)),)
+        return (OwnRow(self.rows),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Records(Stage):
+    """Make records: keyed bytes of which nobody knows beforehand how many there are, nor how large.
+
+    The generator of the stages is sent their :class:`~mpiimg.engine.record_index.Index` when all are there;
+    later stages read them by :class:`~mpiimg.engine.record_index.RecordsOf` its array. A rank keeps its
+    records in memory while there is room, and in a file of its own in any case, so their sizes never break
+    its cap; a run that stages nothing ends where they do not fit.
+
+    Parameters
+    ----------
+    work : callable
+        Called as work(chunk, *blocks); returns an iterable of (key, pieces) or (key, pieces, facts): an
+        int, str or tuple of these; the bytes of the record in pieces, each bytes-like; and what the index is
+        to say of it, as JSON has it.
+    depends : callable, optional
+        As a :class:`Compute` has it.
+    expected : Index, optional
+        What plans reckon with before the index is known; by default that there is none.
+    """
+
+    work: Callable[..., Iterable[tuple]]
+    depends: Callable[[int], Mapping[str, Any]] | None = None
+    expected: Index | None = None
+
+    @property
+    def records(self) -> str:
+        """The name of the array that the records are."""
+        return f"{self.name}-records"
+
+    @property
+    def expected_index(self) -> Index:
+        """What plans reckon with, under the name that the array will have."""
+        if self.expected is None:
+            return Index.of(self.records, (), {})
+        return dataclasses.replace(self.expected, name=self.records)
+
+    @property
+    def expected_bytes(self) -> int:
+        return self.expected_index.nbytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,21 +361,30 @@ class Files(Stage):
         become all that is in it. "" where each file is a result.
     marks : tuple of str
         Names of which one lies in a folder of this kind: one without them is not replaced, not by force.
+    within : str
+        In place of names: a folder below that of results, in which the work on each chunk writes files of any
+        names that no other chunk's have. It is given a folder that stands for this one, and is empty.
     """
 
     work: Callable[..., None]
-    names: tuple[str, ...]
+    names: tuple[str, ...] = ()
     of_chunk: Callable[[int], tuple[str, ...]] | None = None
     folder: str = ""
     marks: tuple[str, ...] = ()
+    within: str = ""
 
     @property
     def files(self) -> tuple[str, ...]:
         return self.names
 
+    @property
+    def folders(self) -> tuple[str, ...]:
+        return (self.within,) if self.within else ()
 
-#: A generator of stages: it yields a stage, is sent what a Reduce found (None after any other stage), and
-#: returns what it comes to. Whoever drives it may be a run, or a plan that sends `Reduce.expected`.
+
+#: A generator of stages: it yields a stage, is sent what a Reduce found or the index of Records (after any
+#: other stage which of its chunks failed, or None), and returns what it comes to. Whoever drives it may be a
+#: run, or a plan that sends what it can expect.
 Stages = Generator[Stage, Any, _S]
 
 
@@ -334,6 +396,8 @@ def expected_stages(stages: Stages[_S]) -> tuple[list[Stage], _S]:
         while True:
             stage = stages.send(value)
             declared.append(stage)
-            value = stage.expected if isinstance(stage, Reduce) else None
+            value = None
+            if isinstance(stage, Reduce | Records):
+                value = stage.expected if isinstance(stage, Reduce) else stage.expected_index
     except StopIteration as end:
         return declared, end.value

@@ -18,6 +18,7 @@ import numpy as np
 
 from mpiimg.engine.array import AnyArray, Array
 from mpiimg.engine.atomic import replacing, sync
+from mpiimg.engine.axes import axes_text
 from mpiimg.engine.boxes import Box
 from mpiimg.engine.pages import SUM, PagedReader, PageTable
 from mpiimg.engine.raw import RawFile
@@ -69,7 +70,7 @@ def create_staged(path: Path, array: AnyArray) -> None:
             dataset = h5py.Dataset(
                 h5py.h5d.create(file.id, DATASET.encode(), _type(array), space, properties)
             )
-            dataset.attrs["axes"] = array.axes
+            dataset.attrs["axes"] = axes_text(array.axes)
         # A contiguous dataset may end beyond what was written: give the file its full length.
         offset = dataset_offset(part)
         if part.stat().st_size < offset + array.nbytes:
@@ -115,7 +116,7 @@ def _true_record(path: Path) -> dict[str, Any]:
 
 def _array_of(record: Mapping[str, Any]) -> Array:
     shape = tuple(record["shape"])
-    return Array("", "x" * len(shape), shape, record["dtype"])
+    return Array("", map(str, range(len(shape))), shape, record["dtype"])
 
 
 def _content(path: Path, array: AnyArray, offset: int, size: int | None = None) -> dict[str, Any]:

@@ -75,11 +75,14 @@ class Inspection:
         To be said at the start.
     baseline : int
         Bytes that a rank takes once and for all for this step, such as libraries of a user's function.
+    facts : mapping
+        What is not to be found out again by the next run, as JSON knows it; see :class:`Recipe`.
     """
 
     data: Any = None
     warnings: tuple[str, ...] = ()
     baseline: int = 0
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def nothing_to_inspect(state: Any, parameters: Any) -> Inspection:

@@ -29,7 +29,9 @@ from pathlib import Path
 import numpy as np
 
 from mpiimg.engine.array import AnyArray, Ragged
+from mpiimg.engine.box_table import BoxTable
 from mpiimg.engine.boxes import Box, box_slices, runs
+from mpiimg.engine.mpi.redistribute import Requests
 from mpiimg.engine.pages import SUM, PagedReader, PageTable, combined, page_sums
 from mpiimg.engine.raw import RawFile
 from mpiimg.engine.staged_file import (
@@ -57,33 +59,34 @@ class MemoryStore:
 
     def __init__(self, rank: int, exchange: Callable):
         self._rank, self._exchange = rank, exchange
-        self._arrays: dict[str, tuple[AnyArray, np.ndarray, np.ndarray]] = {}
+        self._arrays: dict[str, tuple[AnyArray, BoxTable, np.ndarray]] = {}
         self._blocks: dict[str, dict[int, np.ndarray]] = {}
 
     def __contains__(self, name: str) -> bool:
         return name in self._arrays
 
-    def create(self, array: AnyArray, boxes: np.ndarray, owners: np.ndarray) -> None:
-        """Announce `array`, cut into `boxes` (n, axes, 2), block i owned by rank owners[i]."""
-        self._arrays[array.name] = array, np.asarray(boxes, dtype=np.int64), np.asarray(owners)
+    def create(self, array: AnyArray, boxes: BoxTable | np.ndarray, owners: np.ndarray) -> None:
+        """Announce `array`, cut into `boxes`, a table or (n, axes, 2), block i owned by rank owners[i]."""
+        table = boxes if isinstance(boxes, BoxTable) else BoxTable(np.asarray(boxes, dtype=np.int64))
+        self._arrays[array.name] = array, table, np.asarray(owners)
         self._blocks[array.name] = {}
 
     def write(self, name: str, number: int, block: np.ndarray) -> None:
         """Keep `block` as block `number`; it must be this rank's and is not copied."""
-        array, boxes, owners = self._arrays[name]
+        array, table, owners = self._arrays[name]
         if owners[number] != self._rank:
             raise ValueError(
                 f"block {number} of {name} belongs to rank {owners[number]}, not to {self._rank}"
             )
-        shape = tuple(boxes[number, :, 1] - boxes[number, :, 0])
+        shape = tuple(table.boxes[number, :, 1] - table.boxes[number, :, 0])
         if block.shape != shape:
             raise ValueError(f"block {number} of {name} has shape {block.shape}, not {shape}")
         self._blocks[name][number] = np.asarray(block, dtype=array.dtype)
 
-    def collect(self, name: str, requests: Sequence[Sequence[Box]]) -> list[np.ndarray]:
-        """Return the boxes requests[rank] of this rank; every rank calls with the same `requests`."""
-        array, boxes, owners = self._arrays[name]
-        return self._exchange(self._blocks[name], boxes, owners, requests, np.dtype(array.dtype))
+    def collect(self, name: str, requests: Requests | Sequence[Sequence[Box]]) -> list[np.ndarray]:
+        """Return the boxes that this rank asks for; every rank calls with the same `requests`."""
+        array, table, owners = self._arrays[name]
+        return self._exchange(self._blocks[name], table, owners, requests, np.dtype(array.dtype))
 
     def drop(self, name: str) -> None:
         """Forget an array."""
@@ -175,7 +178,7 @@ class StagedStore:
         shape = tuple(b - a for a, b in box)
         if block.shape != shape:
             raise ValueError(f"block {number} of {name} has shape {block.shape}, not {shape}")
-        block = np.ascontiguousarray(block, dtype=array.dtype)
+        block = np.asarray(block, dtype=array.dtype, order="C")
         if not self._parallel:
             self._files[name].write(box, block)
         elif block.size:

@@ -14,10 +14,11 @@ from mpiimg.engine.mpi.runtime import progress
 from mpiimg.engine.mpi.waiting import soft_barrier
 from mpiimg.engine.plan import StagePlan
 from mpiimg.engine.raw import RawFile, write_fully
-from mpiimg.engine.results import OUTPUTS, OwnFiles, crc_of, joined, sum_of_shared
+from mpiimg.engine.results import OUTPUTS, OwnFiles, OwnFolder, crc_of, joined, sum_of_shared
 from mpiimg.engine.rounds import Rounds
 from mpiimg.engine.stage import Files, PlacedSink, Sink
 from mpiimg.engine.system_errors import naming
+from mpiimg.errors import BadInput
 
 
 class ResultFiles:
@@ -47,6 +48,8 @@ class ResultFiles:
             self._write_one(stage, planned)
         elif isinstance(stage, PlacedSink):
             self._write_placed(stage, planned)
+        elif stage.within:
+            self._write_within(stage, planned)
         else:
             self._write_many(stage, planned)
 
@@ -60,7 +63,7 @@ class ResultFiles:
         RuntimeError
             It has not.
         """
-        left_out = {name for number in lost for name in stage.of_chunk(number)}
+        left_out = {name for number in lost if stage.files for name in stage.of_chunk(number)}
         missing = [name for name in stage.files if name not in self.written and name not in left_out]
         if missing:
             raise RuntimeError(
@@ -183,8 +186,48 @@ class ResultFiles:
         except Exception as error:
             if not self._containment.contain(stage, number, error):
                 raise
-            for name in stage.of_chunk(number):
+            for name in stage.of_chunk(number) if stage.of_chunk is not None else ():
                 (folder / name).unlink(missing_ok=True)
+
+    def _write_within(self, stage: Files, planned: StagePlan) -> None:
+        """Let the work on each chunk write any files into a folder."""
+        own, sums = OwnFolder(self._work, self._comm.rank, stage.within), {}
+        for number, blocks in self._rounds.chunks(stage, planned, range(len(stage.grid))):
+            self._rounds.guarded(
+                lambda number=number, blocks=blocks: self._work_within(stage, number, own, blocks),
+                f"stage {stage.name}, chunk {number}",
+            )
+            self._rounds.logbook.done(stage, number, 0)
+            del blocks
+        self._rounds.agree()
+        names: list[tuple[str, int]] = []
+        self._rounds.guarded(lambda: names.extend(own.names()), f"stage {stage.name}, its files")
+        self._rounds.agree()
+        on_root(self._comm, self._refuse_twice, stage, self._comm.gather(names))
+        self._rounds.guarded(lambda: sums.update(own.hand_over()), f"stage {stage.name}, its files")
+        self._rounds.agree()
+        for part in self._comm.gather(sums) or ():
+            self.written |= part
+
+    def _work_within(self, stage: Files, number: int, own: OwnFolder, blocks: Sequence[Any]) -> None:
+        try:
+            self._rounds.logbook.at_work(stage.work, stage.chunk(number), own.folder(number), *blocks)
+        except Exception as error:
+            if not self._containment.contain(stage, number, error):
+                raise
+            own.forget(number)
+
+    def _refuse_twice(self, stage: Files, parts: Sequence[Sequence[tuple[str, int]]]) -> None:
+        """Refuse names that two chunks have written, or another stage has."""
+        by_name: dict[str, int] = {}
+        for name, number in sorted((pair for part in parts for pair in part), key=lambda pair: pair[1]):
+            if name in by_name or name in self.written:
+                first = f"chunk {by_name[name]}" if name in by_name else "another stage"
+                raise BadInput(
+                    f"stage {stage.name}: chunk {number} and {first} both write {name}; give each file a "
+                    "name of its own, such as one with the key"
+                )
+            by_name[name] = number
 
 
 def _write_head(path: Path, head: bytes) -> tuple[int, int]:

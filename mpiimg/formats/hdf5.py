@@ -67,7 +67,9 @@ def read(path: Path, name: str) -> PlainInput | FileInput:
         array = Array(name, axes, shape, dtype.newbyteorder("=").name)
         about = {"axes": axes, "space": _space(dataset), "attrs": _attrs(dataset)}
         offset = dataset.id.get_offset()
-        plain = dataset.chunks is None and not dataset.is_virtual and not dataset.external
+        # Of one that nobody has written to nothing is stored, and HDF5 may say an offset all the same.
+        whole = dataset.id.get_storage_size() == math.prod(shape) * dtype.itemsize
+        plain = whole and dataset.chunks is None and not dataset.is_virtual and not dataset.external
         # HDF5 may hold numbers of some bits only, which its type is told by.
         same = h5py.h5t.py_create(dtype, logical=True).equal(dataset.id.get_type())
         if plain and same and offset is not None and 0 not in shape:

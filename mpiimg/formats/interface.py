@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from mpiimg.engine.array import Array
+from mpiimg.engine.axes import named_axes
 from mpiimg.engine.boxes import Box, ChunkGrid
 from mpiimg.engine.inputs import Input
 from mpiimg.engine.needs import Chunk
@@ -61,7 +62,7 @@ class ResultArray:
     order: Literal["C", "F"] = "C"
 
     def __post_init__(self):
-        object.__setattr__(self, "axes", axis_names(self.axes))
+        object.__setattr__(self, "axes", named_axes(self.axes))
         object.__setattr__(self, "shape", tuple(map(int, self.shape)))
         object.__setattr__(self, "dtype", np.dtype(self.dtype).name)
 
@@ -284,20 +285,6 @@ def split(path: str | Path) -> tuple[Path, str]:
     return Path(text), ""
 
 
-def axis_names(axes: str | tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names of axes: of a tuple itself, of a text its words, or its letters where it is one word.
-
-    Raises
-    ------
-    ValueError
-        One name stands twice.
-    """
-    names = tuple(axes.split() if " " in axes else axes) if isinstance(axes, str) else tuple(axes)
-    if len(set(names)) < len(names):
-        raise ValueError(f"axes {' '.join(names)}: each needs a name of its own")
-    return names
-
-
 # --- Grids ------------------------------------------------------------------------------------------------
 
 
@@ -333,6 +320,6 @@ def gzipped_bytes(grid: ChunkGrid, axes: tuple[str, ...], result: ResultArray, i
     itemsize : int
         Bytes of an item in the file.
     """
-    block = dict(zip(axis_names(grid.axes), grid.block, strict=True))
+    block = dict(zip(named_axes(grid.axes), grid.block, strict=True))
     size = math.prod(block.get(axis, result.sizes[axis]) for axis in axes) * itemsize
     return size + size // 256 + 64

@@ -7,7 +7,8 @@ What a format is stands in formats/interface.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mpiimg.engine.array import Array
+from mpiimg.engine.axes import axes_text, named_axes
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.inputs import Input
 from mpiimg.engine.needs import Need, Part
@@ -29,7 +31,6 @@ from mpiimg.formats.interface import (
     Format,
     PlacedWriter,
     ResultArray,
-    axis_names,
     split,
 )
 from mpiimg.formats.sources import FileInput, named, simple_input
@@ -58,13 +59,15 @@ FORMATS: Mapping[str, str] = {
     **dict.fromkeys(("fits.gz", "fit.gz"), "mpiimg.formats.fits:FITS_GZ"),
     **dict.fromkeys(("fits.fz", "fz"), "mpiimg.formats.fits:COMPRESSED"),
     "npy": "mpiimg.formats.npy:NPY",
-    **dict.fromkeys(("h5", "hdf5"), "mpiimg.formats.hdf5:HDF5"),
+    **dict.fromkeys(("h5", "hdf5", "he5", "nxs"), "mpiimg.formats.hdf5:HDF5"),
     "zarr": "mpiimg.formats.zarr:ZARR",
     "ome.zarr": "mpiimg.formats.zarr:OME_ZARR",
     **dict.fromkeys(("tif", "tiff"), "mpiimg.formats.tiff:TIFF"),
     **dict.fromkeys(("ome.tif", "ome.tiff", "ome.btf"), "mpiimg.formats.tiff:OME_TIFF"),
-    **dict.fromkeys(("mif", "mif.gz", "mih"), "mpiimg.formats.mrtrix:MRTRIX"),
-    **dict.fromkeys(("mgh", "mgz"), "mpiimg.formats.mgh:MGH"),
+    **dict.fromkeys(("mif", "mih"), "mpiimg.formats.mrtrix:MRTRIX"),
+    "mif.gz": "mpiimg.formats.mrtrix:MRTRIX_GZ",
+    "mgh": "mpiimg.formats.mgh:MGH",
+    "mgz": "mpiimg.formats.mgh:MGZ",
 }
 
 
@@ -81,7 +84,7 @@ def reader(path: Path) -> Callable[[Path, str], Input]:
         return format.read
     if format is not None and format.reader is not None:
         return lambda path, name: simple_input(format.reader, path, name)
-    raise BadInput(f"{path}: no format reads files of this name; {_endings('reads')}")
+    raise BadInput(f"{path}: no format reads files of this name; {_hint(path) or _endings('reads')}")
 
 
 def writer(name: str | Path) -> Callable[[ResultArray], AnyWriter]:
@@ -99,7 +102,10 @@ def writer(name: str | Path) -> Callable[[ResultArray], AnyWriter]:
 
 
 def read(
-    path: Path, name: str, axes: Iterable[str] = (), names: str | tuple[str, ...] | None = None
+    path: Path,
+    name: str,
+    axes: Iterable[str | Sequence[str]] = (),
+    names: str | tuple[str, ...] | None = None,
 ) -> Input:
     """Look at the header of a file, on one rank.
 
@@ -109,8 +115,9 @@ def read(
         Of a file, or of an array in one: "x.h5:/path", "x.fits[SCI]".
     name : str
         Of the array that it becomes in the run.
-    axes : iterable of str
-        The axes that it may have, e.g. ("tyx", "yx"); any without them.
+    axes : iterable of str or tuple of str
+        The axes that it may have, e.g. ("tyx", "yx"), each as :func:`~mpiimg.engine.axes.named_axes` takes
+        them; any without them.
     names : str or tuple of str, optional
         Other names of its axes, in the order in which users have them.
 
@@ -147,10 +154,11 @@ def read(
         raise BadInput(f"{path}: its shape is {lengths}: there is nothing in it")
     if names is not None:
         source = named(source, names, path)
-    allowed = tuple(axes)
-    if allowed and axis_names(source.array.axes) not in map(axis_names, allowed):
-        has = _said(axis_names(source.array.axes))
-        raise BadInput(f"{path}: has the axes {has}, where {' or '.join(map(_said, allowed))} are needed")
+    allowed = [named_axes(one) for one in axes]
+    if allowed and source.array.axes not in allowed:
+        needed = " or ".join(axes_text(one).strip() for one in allowed)
+        has = axes_text(source.array.axes).strip()
+        raise BadInput(f"{path}: has the axes {has}, where {needed} are needed")
     return source
 
 
@@ -170,7 +178,7 @@ def write(file: str | Path, array: Array, **about: Any) -> Sink | PlacedSink | F
     BadInput
         No format writes files of this name, or not such an array.
     """
-    result = ResultArray(str(file), axis_names(array.axes), array.shape, array.dtype, **about)
+    result = ResultArray(str(file), named_axes(array.axes), array.shape, array.dtype, **about)
     return stage_of(file, writer(file)(result), array, (Part(array),))
 
 
@@ -203,8 +211,8 @@ def stage_of(
         As :class:`mpiimg.engine.stage.Stage` has them.
     """
     target, inside = split(file)
-    axes = axis_names(array.axes)
-    order = axis_names(getattr(made, "axes", None) or axes)
+    axes = named_axes(array.axes)
+    order = named_axes(getattr(made, "axes", None) or axes)
     permutation = [axes.index(axis) for axis in order]
     sizes = dict(zip(axes, array.shape, strict=True))
 
@@ -250,8 +258,8 @@ def stage_of(
 
 def _largest_bytes(array: Array, grid: ChunkGrid) -> int:
     """Return the bytes of the largest chunk of an array."""
-    block = dict(zip(axis_names(grid.axes), grid.block, strict=True))
-    lengths = zip(axis_names(array.axes), array.shape, strict=True)
+    block = dict(zip(named_axes(grid.axes), grid.block, strict=True))
+    lengths = zip(named_axes(array.axes), array.shape, strict=True)
     items = math.prod(min(block.get(axis, length), length) for axis, length in lengths)
     return items * np.dtype(array.dtype).itemsize
 
@@ -375,13 +383,13 @@ def _format(name: str | Path) -> Format | None:
     return None
 
 
+def _hint(path: Path) -> str:
+    """Say how an array in a file is named, where a path nearly does."""
+    match = re.fullmatch(r"(.+\.\w+)(?::|::)([^:/]\S*)", str(path))
+    return f"did you mean {match[1]}:/{match[2]}?" if match and _format(match[1]) is not None else ""
+
+
 def _endings(verb: Literal["reads", "writes"]) -> str:
     """Say which endings there are formats for."""
     endings = sorted(ending for row in known() if getattr(row, verb) for ending in row.endings)
     return f"there are formats of {', '.join(endings)}" if endings else "there is none yet: install one"
-
-
-def _said(axes: str | tuple[str, ...]) -> str:
-    """Return the names of axes as a reader has them: tyx, or "time y x"."""
-    names = axis_names(axes)
-    return ("" if all(len(axis) == 1 for axis in names) else " ").join(names)

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from mpiimg.engine.array import Array
+from mpiimg.engine.axes import named_axes
 from mpiimg.engine.boxes import Box
 from mpiimg.engine.inputs import Input, Reader
 from mpiimg.engine.plugins import packages
 from mpiimg.engine.raw import sample_file
 from mpiimg.errors import BadInput
-from mpiimg.formats.interface import SimpleReader, axis_names, split
+from mpiimg.formats.interface import SimpleReader, split
 from mpiimg.formats.space import Space
 
 
@@ -49,7 +50,7 @@ class FileInput:
     parallel = True
 
     def __post_init__(self):
-        object.__setattr__(self, "axes", axis_names(self.axes or self.array.axes))
+        object.__setattr__(self, "axes", named_axes(self.axes or self.array.axes))
 
     @cached_property
     def sample(self) -> tuple[int, int, int]:
@@ -106,7 +107,7 @@ def simple_input(reader: Callable[[Path], SimpleReader], path: Path, name: str) 
     opened = reader(path)
     try:
         shape = tuple(map(int, opened.shape))
-        array = Array(name, axis_names(opened.axes), shape, np.dtype(opened.dtype).name)
+        array = Array(name, named_axes(opened.axes), shape, np.dtype(opened.dtype).name)
         about = {"space": getattr(opened, "space", None), "attrs": dict(getattr(opened, "attrs", None) or {})}
         source = FileInput(path, array, Opener(reader), **about)
         if hasattr(opened, "identity"):
@@ -135,7 +136,7 @@ class Named:
     def array(self) -> Array:
         """As that of the source, with the new names."""
         array = self.source.array
-        return replace(array, axes=tuple(self.mapping.get(axis, axis) for axis in axis_names(array.axes)))
+        return replace(array, axes=tuple(self.mapping.get(axis, axis) for axis in named_axes(array.axes)))
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -190,10 +191,10 @@ def named(source: Input, axes: str | tuple[str, ...], what: str | Path) -> Input
     BadInput
         There are more or fewer of them than axes.
     """
-    names = axis_names(axes) if not isinstance(axes, str) else tuple(axes.split())
+    names = named_axes(axes) if not isinstance(axes, str) else tuple(axes.split())
     old = axes_of(source)
     if len(names) != len(old) or len(set(names)) < len(names):
-        shape = dict(zip(axis_names(source.array.axes), source.array.shape, strict=True))
+        shape = dict(zip(named_axes(source.array.axes), source.array.shape, strict=True))
         lengths = " ".join(f"{axis}={shape[axis]}" for axis in old)
         hint = f"; did you mean {' '.join(names[0])!r}?" if [len(old)] == [*map(len, names)] else ""
         raise BadInput(
@@ -205,7 +206,7 @@ def named(source: Input, axes: str | tuple[str, ...], what: str | Path) -> Input
 
 def axes_of(source: Input) -> tuple[str, ...]:
     """Return the axes of an input as users have them; by default those of its array."""
-    return axis_names(getattr(source, "axes", None) or source.array.axes)
+    return named_axes(getattr(source, "axes", None) or source.array.axes)
 
 
 def space_of(source: Input) -> Space | None:

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from mpiimg.arrays.identity import identity
+from mpiimg.arrays.process import put_back
 from mpiimg.errors import BadInput
 from mpiimg.functions.declare import Declaration
-from mpiimg.functions.process import put_back
 
 #: Keywords that a function gets where it takes them.
 CONTEXT = ("affine", "bounds", "mask", "bvals", "bvecs", "header")
@@ -42,6 +43,9 @@ class Origin:
         Source of the file, which all ranks run; None for a module and for what ranks have already.
     digest : str
         SHA-256 of the source.
+    made : str
+        What tells it from other functions of the same source, as two closures are, where ranks have it
+        already.
     """
 
     name: str
@@ -49,10 +53,11 @@ class Origin:
     path: Path | None
     text: str | None
     digest: str
+    made: str = ""
 
     @property
     def key(self) -> str:
-        return f"{self.where}:{self.name}:{self.digest}"
+        return f"{self.where}:{self.name}:{self.digest}:{self.made}"
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,11 @@ class Function:
         Whether it is a class with partial, merge and finish.
     libraries : int
         Bytes that a rank takes when it loads the function with all that this imports.
+    identity : str
+        A digest of all that its results depend on beside the input; never the same again where that cannot
+        be known.
+    unknown : str
+        Why it cannot be known; empty where it is.
     """
 
     origin: Origin
@@ -78,6 +88,8 @@ class Function:
     params: Mapping[str, Any] = field(default_factory=dict)
     aggregate: bool = False
     libraries: int = 0
+    identity: str = ""
+    unknown: str = ""
 
     @property
     def name(self) -> str:
@@ -93,6 +105,11 @@ class Function:
             made = load(self.origin)
             _LOADED[key] = made(**self.params) if inspect.isclass(made) else made
         return _LOADED[key]
+
+    @property
+    def here(self) -> Any:
+        """The function itself where no other process could load it; else None."""
+        return load(self.origin) if self.origin.text is None and self.origin.made else None
 
     @property
     def wants(self) -> frozenset[str]:
@@ -133,6 +150,20 @@ class Function:
 
     def provenance(self) -> dict[str, Any]:
         """Return all that results depend on beside their input."""
+        return {**self.described(), "identity": self.identity}
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to say at the start of a run."""
+        if not self.unknown:
+            return ()
+        return (
+            f"{self.origin.where}: {self.name}: its work is not resumed after an interruption, "
+            f"since not all that its results depend on can be known: {self.unknown}",
+        )
+
+    def described(self) -> dict[str, Any]:
+        """Return what to write beside its results: the same in all runs of the same function."""
         declared = {key: value for key, value in vars(self.declared).items() if value is not None}
         return {
             "function": self.origin.name,
@@ -151,7 +182,8 @@ def _as_json(value: Any) -> Any:
         return {str(key): _as_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_as_json(item) for item in value]
-    return value if value is None or isinstance(value, str | bool | int | float) else repr(value)
+    plain = value is None or isinstance(value, str | bool | int | float)
+    return value if plain else f"{type(value).__name__} {identity(value).digest}"
 
 
 def keywords(called: Callable) -> dict[str, bool]:

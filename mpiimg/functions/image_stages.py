@@ -58,6 +58,17 @@ class TrialResult:
     scratch: float = 0.0
     libraries: int = 0
 
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> TrialResult:
+        """Return what :meth:`as_json` made a mapping of."""
+        fields = facts["fields"]
+        entries = [(key, tuple(shape), dtype) for key, shape, dtype in fields or ()]
+        return cls(**{**facts, "fields": None if fields is None else Fields(tuple(entries))})
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON knows it."""
+        return {**vars(self), "fields": None if self.fields is None else list(self.fields.entries)}
+
 
 def grid(image: Image, function: Function) -> ChunkGrid:
     """Cut an image into the chunks that a function is called on; they follow from the image's shape alone."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,8 @@ class FunctionResult:
     value: Any = None
 
 
-def image_step(function: Function, name: str) -> Step:
-    """Return the step that a user's function over an image is."""
+def image_step(function: Function, name: str, known: Mapping[str, Any]) -> Step:
+    """Return the step that a user's function over an image is; `known` is what earlier trials told."""
     fields = {"mask": "mask", "bvals": "gradients", "bvecs": "gradients"}
     takes = {fields[key] for key in function.requires & fields.keys()}
     may_take = {fields[key] for key in function.wants & fields.keys()} - takes
@@ -68,7 +69,7 @@ def image_step(function: Function, name: str) -> Step:
         gives=("image",),
         may_take=tuple(sorted(may_take)),
         parameters=FunctionParameters,
-        inspect=functools.partial(_inspect, function),
+        inspect=functools.partial(_inspect, function, known),
         stages=functools.partial(_stages, function, name),
         outputs=(
             Output(
@@ -81,13 +82,16 @@ def image_step(function: Function, name: str) -> Step:
     )
 
 
-def _inspect(function: Function, subject: Subject, p: FunctionParameters) -> Inspection:
+def _inspect(
+    function: Function, known: Mapping[str, Any], subject: Subject, p: FunctionParameters
+) -> Inspection:
     """Try a function on a little of the image that it will be called on."""
     from mpiimg.functions.trial import try_function
 
     context, masked = _context(function, subject), _is_masked(function, subject)
-    trial = try_function(subject.image, function, context, masked, subject.original)
-    return Inspection(trial, baseline=function.libraries + trial.libraries)
+    trial, key = try_function(subject.image, function, context, masked, subject.original, known)
+    baseline = function.libraries + trial.libraries
+    return Inspection(trial, function.warnings, baseline, {key: trial.as_json()})
 
 
 def _stages(
@@ -155,7 +159,7 @@ def _documents(function: Function, subject: Subject, p: FunctionParameters) -> d
     if function.aggregate:
         return {file: document(subject.result.value)}
     text = sidecar(
-        Description=f"Result of {Path(origin.where).name}:{origin.name}", Function=function.provenance()
+        Description=f"Result of {Path(origin.where).name}:{origin.name}", Function=function.described()
     )
     base = file.removesuffix(".nii.gz")
     files = {base + ".json": text}

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib.util
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mpiimg.arrays.identity import identity
+from mpiimg.arrays.rehearse import SHARE
+from mpiimg.engine.mpi.exits import forks_end_here
+from mpiimg.engine.mpi.lifetime import lifetime
 from mpiimg.engine.mpi.memory import anonymous_now
 from mpiimg.engine.small_files import check_regular
 from mpiimg.errors import WORK_ERRORS, BadInput
 from mpiimg.functions.declare import Declaration, declaration, is_aggregate
 from mpiimg.functions.function import CONTEXT, Function, Origin, keep_loaded, keywords, load
-from mpiimg.functions.results import user_error
+from mpiimg.functions.results import place_in, user_error
+
+#: What a message says of an import.
+WHEN_IMPORTED = "when it was imported"
 
 
 def read_params(texts: Iterable[str]) -> dict[str, Any]:
@@ -66,13 +76,30 @@ def from_text(
     origin = _file_origin(where, name, base) if where.endswith(".py") else _module_origin(where, name)
     before = anonymous_now()
     try:
-        code = load(origin)
+        with limited_import(Function(origin, Declaration())):
+            code = load(origin)
     except BadInput:
         raise
     except WORK_ERRORS as error:
-        raise user_error(error, Function(origin, Declaration()), "when it was imported") from None
+        raise user_error(error, Function(origin, Declaration()), WHEN_IMPORTED) from None
     function = _function(origin, code, params, overrides)
     return dataclasses.replace(function, libraries=max(0, anonymous_now() - before))
+
+
+@contextlib.contextmanager
+def limited_import(function: Function) -> Iterator[None]:
+    """Give the import of a user's file its share of the time of a step: then it is answered for."""
+
+    def answer(stack, seconds: float) -> str:
+        where, number = place_in(stack, function)
+        return (
+            f"{where}:{number}: {function.name}: has not returned after {seconds:.0f} s ({WHEN_IMPORTED}); "
+            "an import has a quarter of --timeout"
+        )
+
+    watchdog = lifetime().watchdog
+    with watchdog.limited(f"the import of {function.origin.where}", SHARE, answer), forks_end_here():
+        yield
 
 
 def from_object(
@@ -83,7 +110,7 @@ def from_object(
     Raises
     ------
     BadInput
-        It cannot be called, its source cannot be found, or it takes no such parameter.
+        It cannot be called, or it takes no such parameter.
     """
     return _function(remember(code), code, params, overrides)
 
@@ -94,21 +121,39 @@ def remember(code: Callable) -> Origin:
     Raises
     ------
     BadInput
-        It cannot be called, or its source cannot be found.
+        It cannot be called.
     """
     if not callable(code):
         raise BadInput(f"{code!r}: is no function")
-    plain = inspect.unwrap(code)
+    plain = _plain(code)
     name = getattr(plain, "__qualname__", type(plain).__qualname__)
-    try:
-        path = Path(inspect.getsourcefile(plain) or "")
-        text = path.read_text() if path.is_file() else inspect.getsource(plain)
-    except (OSError, TypeError):
-        raise BadInput(f"{name}: its source cannot be found; define it in a file or a notebook") from None
-    # Text stays with the rank: it runs what it has, and only the digest is compared.
-    origin = Origin(name, str(path), path, None, _digest(text))
+    # Text stays with the rank: it runs what it has, and only digests are compared.
+    path, text = _source_of(plain)
+    where = str(path) if path is not None else str(getattr(plain, "__module__", None) or "<made in Python>")
+    origin = Origin(name, where, path, None, _digest(text), identity(code).digest)
     keep_loaded(origin, code)
     return origin
+
+
+def _plain(code: Any) -> Any:
+    """Return the function, or the class, in which the code of something callable is written."""
+    code = inspect.unwrap(code)
+    while isinstance(code, functools.partial):
+        code = inspect.unwrap(code.func)
+    code = getattr(code, "py_func", code)  # of numba
+    code = getattr(code, "__func__", code)
+    return code if inspect.isroutine(code) or inspect.isclass(code) else type(code)
+
+
+def _source_of(plain: Any) -> tuple[Path | None, str]:
+    """Return the file that code is in, or None, and its text; empty for what is compiled or made by code."""
+    try:
+        path = Path(inspect.getsourcefile(plain) or "")
+        if path.is_file():
+            return path, path.read_text()
+        return path, inspect.getsource(plain)
+    except (OSError, TypeError, ValueError):
+        return None, ""
 
 
 def _file_origin(where: str, name: str, base: Path) -> Origin:
@@ -145,6 +190,10 @@ def _function(
     aggregate = is_aggregate(code)
     function = Function(origin, declared, dict(params), aggregate)
     _check_params(function, code)
+    known = identity(code, function.params)
+    # A word of this run alone: what was made before is never taken for what would be made now.
+    digest = known.digest if known.known else f"{known.digest} {uuid.uuid4().hex}"
+    function = dataclasses.replace(function, identity=digest, unknown=known.why)
     if aggregate:
         try:
             assert function.code is not None

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mpiimg.arrays.rehearse import RehearsalFailed
 from mpiimg.errors import BadInput
 from mpiimg.functions.declare import written_dtype
 from mpiimg.functions.function import Function, load
@@ -75,6 +76,17 @@ def user_error(error: BaseException, function: Function, when: str) -> BadInput:
     quoted = linecache.getline(str(path), number).strip() if number else ""
     return BadInput(
         f"{where}: {function.name}: {kind}{text}{when and f' ({when})'}" + (f": {quoted}" if quoted else "")
+    )
+
+
+def rehearsal_error(failed: RehearsalFailed, function: Function, when: str, hint: str = "") -> BadInput:
+    """Return in one line how a user's function ended the interpreter that it was tried in, and where."""
+    path, number = place_in(failed.summary, function)
+    where = f"{path}:{number}" if number else f"{path}"
+    quoted = linecache.getline(str(path), number).strip() if number else ""
+    return BadInput(
+        f"{where}: {function.name}: {failed.what}{when and f' ({when})'}{hint}"
+        + (f": {quoted}" if quoted else "")
     )
 
 

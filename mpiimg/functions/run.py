@@ -6,9 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mpiimg.engine import compose, plugins
+from mpiimg.engine.folders import known_facts
 from mpiimg.engine.recipe import Recipe
 from mpiimg.engine.step import Step
 from mpiimg.errors import BadInput
@@ -46,7 +48,7 @@ def inspect(values: Mapping[str, Any]) -> RunInspected | Answer:
         Something cannot be used, or a function fails its trial.
     """
     request = requested(values)
-    chain = chain_of(request)
+    chain = chain_of(request, known_facts(result_folder(values), _record(request)[0]))
     _check_target(request)
     paths = _paths(request, chain, values)
     _check_mask(request, chain, paths)
@@ -57,42 +59,54 @@ def inspect(values: Mapping[str, Any]) -> RunInspected | Answer:
 
 def recipe(inspected: RunInspected, values: Mapping[str, Any]) -> Recipe:
     """Return the recipe of a request that :func:`inspect` has inspected."""
-    request, target = inspected.request, inspected.request.target
+    request = inspected.request
     chain = chain_of(request)
     parameters = {
         f"{link.label}.{name}": value for link in chain.links for name, value in _items(link.parameters)
     }
     parameters |= dict(_items(chain.parameters))
-    record, stem = "run.json", ""
-    if target is not None:
-        stem = target.name.removesuffix(".gz").removesuffix(".nii").removesuffix(".json")
-        record = f"run-{target.name.split('.')[0]}.json"
+    record, stem = _record(request)
     return compose.make_recipe(
         chain, inspected.chain, compose.RunName("mpiimg-run", record, parameters, stem)
     )
+
+
+def _record(request: Request) -> tuple[str, str]:
+    """Return the name of the record of a run, and what the names of its files begin with where it says so."""
+    if request.target is None:
+        return "run.json", ""
+    name = request.target.name
+    stem = name.removesuffix(".gz").removesuffix(".nii").removesuffix(".json")
+    return f"run-{name.split('.')[0]}.json", stem
 
 
 def _items(parameters: Any) -> list[tuple[str, Any]]:
     return [(one.name, getattr(parameters, one.name)) for one in dataclasses.fields(parameters)]
 
 
-def chain_of(request: Request) -> compose.Chain:
+def chain_of(request: Request, known: Mapping[str, Any] = MappingProxyType({})) -> compose.Chain:
     """Return the chain that a request asks for; every rank makes the same.
+
+    Parameters
+    ----------
+    request : Request
+    known : mapping
+        What earlier trials told of functions, by their keys.
 
     Raises
     ------
     BadInput
         The order of the stages makes no sense.
     """
-    links = [_link(entry, request) for entry in request.entries]
+    links = [_link(entry, request, known) for entry in request.entries]
     return compose.make_chain(
         plugins.load_object(request.domain_place), links, request.settings, request.name
     )
 
 
-def _link(entry: Entry, request: Request) -> compose.Link:
+def _link(entry: Entry, request: Request, known: Mapping[str, Any]) -> compose.Link:
     if entry.function is not None:
-        step = function_step(entry)
+        step = function_step(entry, known)
         settings = {"target": request.target.name if request.target else "", "label": bids_label(entry.label)}
     else:
         step, settings = plugins.load_object(entry.step), entry.settings
@@ -103,13 +117,13 @@ def _labelled(entry: Entry) -> str:
     return entry.label if entry.function is None else f"udf-{entry.label}"
 
 
-def function_step(entry: Entry) -> Step:
+def function_step(entry: Entry, known: Mapping[str, Any]) -> Step:
     """Return the step that a user's function is."""
     if entry.function.declared.over in OVER_SURVEYS:
         from mpiimg.functions.surveys import survey_step as make_step
     else:
         from mpiimg.functions.images import image_step as make_step
-    return make_step(entry.function, _labelled(entry))
+    return make_step(entry.function, _labelled(entry), known)
 
 
 def _paths(request: Request, chain: compose.Chain, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,9 +23,9 @@ from mpiimg.engine.needs import At, Part
 from mpiimg.engine.parameters import NoParameters
 from mpiimg.engine.stage import Compute, Stages
 from mpiimg.engine.step import Inspection, Output, Step
-from mpiimg.errors import WORK_ERRORS, BadInput
+from mpiimg.errors import BadInput
 from mpiimg.functions.function import Function
-from mpiimg.functions.results import Refused, checked_result, user_error
+from mpiimg.functions.results import Refused, checked_result
 
 #: Pixels per side that a function is tried on.
 TRIAL_SIDE = 256
@@ -226,35 +226,45 @@ def patch_context(patch: Patch) -> dict[str, Any]:
 # --- The trial --------------------------------------------------------------------------------------------
 
 
-def try_on_survey(function: Function, state: Survey) -> float:
+def try_on_survey(function: Function, state: Survey, known: Mapping[str, Any]) -> tuple[float, str]:
     """Call a function on a small frame, or on three that overlap; return CPU-seconds per pixel.
+
+    Also what tells this trial from others; `known` is what earlier ones told, by that.
 
     Raises
     ------
     BadInput
         It raises, or returns something that it must not.
     """
-    from mpiimg.functions.trial import limited, quiet, taken_by
+    from mpiimg.functions.trial import apart, key_of
 
     over_exposures = function.declared.over == "exposures"
     planes = _frame(state) if over_exposures else _overlap()
     size = " x ".join(map(str, planes[0].shape))
-    trial = f"tried on {'a frame' if over_exposures else 'exposures'} of {size} float32"
+    if over_exposures:
+        ref = state.exposures[0]
+        context = {"header": exposure_context(ref, ref.magzero)}
+    else:
+        bounds = {"y": (0, planes[0].shape[1]), "x": (0, planes[0].shape[2])}
+        context = {"bounds": bounds, "header": patch_context(state.layout.patches[0])}
+    when = f"tried on {'a frame' if over_exposures else 'exposures'} of {size} float32"
+    key = key_of(function, planes, context)
+    if key in known:
+        return known[key], key
+    return apart(function, when, _seconds, function, planes, context), key
+
+
+def _seconds(function: Function, planes: tuple[np.ndarray, ...], context: Mapping[str, Any]) -> float:
+    """Call a function, in whatever process this is, and once more; return CPU-seconds per pixel."""
+    from mpiimg.functions.trial import taken_by
+
+    called = filtered if function.declared.over == "exposures" else combined
 
     def call():
-        copies = [plane.copy() for plane in planes]
-        if over_exposures:
-            ref = state.exposures[0]
-            return filtered(function, copies, exposure_context(ref, ref.magzero))
-        bounds = {"y": (0, planes[0].shape[1]), "x": (0, planes[0].shape[2])}
-        return combined(function, copies, bounds, patch_context(state.layout.patches[0]))
+        return called(function, [plane.copy() for plane in planes], **context)
 
-    try:
-        with limited(function, trial), quiet():
-            call()
-            return taken_by(call, planes[0].size)["seconds"]
-    except WORK_ERRORS as error:
-        raise user_error(error, function, trial) from None
+    call()
+    return taken_by(call, planes[0].size)[1]["seconds"]
 
 
 def _frame(state: Survey) -> tuple[np.ndarray, ...]:
@@ -285,8 +295,15 @@ def _overlap(count: int = 3) -> tuple[np.ndarray, ...]:
 # --- The steps --------------------------------------------------------------------------------------------
 
 
-def survey_step(function: Function, name: str) -> Step:
+def survey_step(function: Function, name: str, known: Mapping[str, Any]) -> Step:
     """Return the step that a user's function over exposures, or over patches, is.
+
+    Parameters
+    ----------
+    function : Function
+    name : str
+    known : mapping
+        What earlier trials told.
 
     Raises
     ------
@@ -303,7 +320,7 @@ def survey_step(function: Function, name: str) -> Step:
         summary=f"The function {source.name} of {source.where}.",
         takes=("pixels",) if over_exposures else ("warps", "tract"),
         gives=("pixels",) if over_exposures else ("patches",),
-        inspect=functools.partial(_inspect, function),
+        inspect=functools.partial(_inspect, function, known),
         stages=functools.partial(_filter if over_exposures else _combine, function, name),
         parameters=NoParameters if over_exposures else PatchOptions,
         outputs=(_PIXELS if over_exposures else _PATCHES,),
@@ -312,8 +329,9 @@ def survey_step(function: Function, name: str) -> Step:
     )
 
 
-def _inspect(function: Function, state: Survey, p: Any) -> Inspection:
-    return Inspection(try_on_survey(function, state), baseline=function.libraries)
+def _inspect(function: Function, known: Mapping[str, Any], state: Survey, p: Any) -> Inspection:
+    seconds, key = try_on_survey(function, state, known)
+    return Inspection(seconds, function.warnings, function.libraries, {key: seconds})
 
 
 def _filter(function: Function, name: str, state: Survey, p: Any, seconds: float) -> Stages[Survey]:

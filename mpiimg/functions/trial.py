@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import time
 import tracemalloc
+import uuid
 import warnings
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from mpiimg.arrays.identity import identity
+from mpiimg.arrays.rehearse import (
+    MAX_SECONDS,
+    RehearsalFailed,
+    in_fresh_interpreter,
+    memory_for,
+    seconds_for,
+)
 from mpiimg.engine.boxes import Box, box_shape, box_size
-from mpiimg.engine.mpi.exits import forks_end_here
 from mpiimg.engine.mpi.lifetime import lifetime
 from mpiimg.engine.mpi.memory import anonymous_now
 from mpiimg.errors import WORK_ERRORS, BadInput
 from mpiimg.formats.gz import inflated_first
-from mpiimg.functions.function import Function
+from mpiimg.functions.function import Function, keep_loaded
 from mpiimg.functions.image_stages import TrialResult, grid, presented, result_shape
 from mpiimg.functions.partials import Fields
-from mpiimg.functions.results import Refused, checked_result, place_in, user_error
+from mpiimg.functions.results import Refused, checked_result, rehearsal_error, user_error
 from mpiimg.neuro.nifti import Image
 
 #: Slices that a function is tried on, without its halo.
 TRIAL_SLICES = 2
 
-#: Of the time that one step of a run may take, what a trial may: a little of a chunk, called a few times.
-TRIAL_SHARE = 0.25
+#: Voxels per side of the part of a volume that a function is tried on.
+TRIAL_SIDE = 32
+
+#: How long a trial may take: it is a little of a chunk, called a few times.
+TRIAL_SHARE = f"a trial has a quarter of --timeout, and at most {MAX_SECONDS:.0f} s"
 
 #: Bytes that the check of a halo reads, at most.
 MAX_CHECKED_BYTES = 128 << 20
@@ -70,8 +81,9 @@ def try_function(
     context: Mapping[str, Any],
     masked: bool,
     origin: Image | None = None,
-) -> TrialResult:
-    """Call a function on a few slices, and say what its results are.
+    known: Mapping[str, Any] = MappingProxyType({}),
+) -> tuple[TrialResult, str]:
+    """Call a function on a few slices, or a part of a volume, and say what its results are.
 
     Parameters
     ----------
@@ -84,6 +96,14 @@ def try_function(
         Whether there will be a mask; all voxels count as inside in the trial.
     origin : Image, optional
         The image on disk, whose voxels stand for those of `image` where that is made in the run.
+    known : mapping
+        What earlier trials told, by their keys.
+
+    Returns
+    -------
+    trial : TrialResult
+    key : str
+        What tells this trial from others.
 
     Raises
     ------
@@ -93,31 +113,80 @@ def try_function(
     declared = function.declared
     if declared.over == "voxels" and len(image.shape) == 3:
         raise BadInput(f"{function.origin.where}: {function.name} is over voxels, and the image is 3-D")
-    depth = image.shape[-3]
+    depth, origin = image.shape[-3], origin or image
     slices = depth if declared.over == "volumes" else min(depth, TRIAL_SLICES + 2 * declared.halo)
     box = _window(image, function, slices)
-    block = _sample(image, origin or image, box)
-    tried_on = _tried_on(image, function, block)
+    small = _shrunk(box) if declared.over == "volumes" else box
+    block = _sample(image, origin, small)
+    values = (image.shape, image.dtype, image.slope, image.inter, context, masked)
+    key = key_of(function, values, box, block)
+    if key in known:
+        return TrialResult.from_json(known[key]), key
+    about = (image, function, context, masked)
+    when = _tried_on(image, function, block)
+    if small == box:
+        return apart(function, when, _tried, *about, box, block), key
+    return apart(function, when, _tried_small, *about, small, block, origin, box), key
+
+
+def key_of(function: Function, *about: Any) -> str:
+    """Return what tells a trial from all others; what no later one has, where that cannot be known."""
+    key = identity(function.provenance(), about)
+    return f"trial {key.digest if key.known else uuid.uuid4().hex}"
+
+
+def _tried_small(image, function: Function, context, masked: bool, small: Box, block, origin, box: Box):
+    """Call a function on a part of a volume; on a whole one, once, where that alone is what it can take."""
     try:
-        with limited(function, tried_on), quiet():
-            before = anonymous_now()
-            result = _call(image, function, context, masked, box, block)
-            # Libraries that were imported, and whatever a call leaves behind beside its result.
-            libraries = max(0, anonymous_now() - before - getattr(result, "nbytes", 0))
-            taken = taken_by(lambda: _call(image, function, context, masked, box, block), block.size)
-            taken["libraries"] = libraries
-            if function.aggregate:
-                thin = _thinner(box)
-                other = _call(image, function, context, masked, thin, block[..., : box_shape(thin)[-3], :, :])
-                return TrialResult(fields=_mergeable(function, result, other), **taken)
-        components = declared.components
-        if declared.over == "voxels" and components is None:
-            shape = np.shape(result)
-            components = shape[3] if len(shape) == 4 else None
-        expected = result_shape(function, image, components, slices)
-        return TrialResult(checked_result(function, result, expected).dtype.name, components, **taken)
+        return _tried(image, function, context, masked, small, block)
     except WORK_ERRORS as error:
-        raise user_error(error, function, tried_on) from None
+        if isinstance(error, SystemExit):
+            raise
+    whole = _sample(image, origin, box)
+    try:
+        return _tried(image, function, context, masked, box, whole, once=True)
+    except WORK_ERRORS as error:
+        raise user_error(error, function, _tried_on(image, function, whole)) from None
+
+
+def _tried(
+    image, function: Function, context, masked: bool, box: Box, block: np.ndarray, once: bool = False
+) -> TrialResult:
+    """Call a function on a block, in whatever process this is."""
+    declared = function.declared
+    assert function.code is not None  # what loading it takes is measured where it is loaded
+    call = functools.partial(_call, image, function, context, masked, box, block)
+    before = anonymous_now()
+    result, taken = taken_by(call, block.size) if once else (call(), {})
+    # Libraries that were imported, and whatever a call leaves behind beside its result.
+    libraries = max(0, anonymous_now() - before - getattr(result, "nbytes", 0))
+    if not once:  # once more, now that all is imported and compiled
+        _, taken = taken_by(call, block.size)
+    taken["libraries"] = libraries
+    if function.aggregate:
+        other = result
+        if not once:
+            thin = _thinner(box)
+            other = _call(image, function, context, masked, thin, block[..., : box_shape(thin)[-3], :, :])
+        return TrialResult(fields=_mergeable(function, result, other), **taken)
+    components = declared.components
+    if declared.over == "voxels" and components is None:
+        shape = np.shape(result)
+        components = shape[3] if len(shape) == 4 else None
+    expected = box_shape(box)[:-4:-1]
+    if declared.over == "voxels" and components is not None:
+        expected = (*expected, components)
+    return TrialResult(checked_result(function, result, expected).dtype.name, components, **taken)
+
+
+def _shrunk(box: Box) -> Box:
+    """Return the middle of a box of one volume."""
+    shrunk = []
+    for start, stop in box[-3:]:
+        length = min(stop - start, TRIAL_SIDE)
+        first = start + (stop - start - length) // 2
+        shrunk.append((first, first + length))
+    return (*box[:-3], *shrunk)
 
 
 def _thinner(box: Box) -> Box:
@@ -134,17 +203,17 @@ def _mergeable(function: Function, one: Any, other: Any) -> Fields:
     return fields
 
 
-def taken_by(call: Callable[[], Any], items: int) -> dict[str, float]:
-    """Call once more, now that all is imported and compiled; return CPU-seconds and bytes per item."""
+def taken_by(call: Callable[[], Any], items: int) -> tuple[Any, dict[str, float]]:
+    """Call, and return what comes of it, with CPU-seconds and bytes per item."""
     tracemalloc.start()
     try:
         started = time.process_time()
-        call()
+        result = call()
         seconds = time.process_time() - started
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    return {"seconds": seconds / items, "scratch": peak / items}
+    return result, {"seconds": seconds / items, "scratch": peak / items}
 
 
 def _call(image, function: Function, context, masked: bool, box: Box, block: np.ndarray) -> Any:
@@ -185,27 +254,50 @@ def _sample(image: Image, origin: Image, box: Box) -> np.ndarray:
     return block if origin is image else origin.scaled(block).astype(image.native)
 
 
-@contextlib.contextmanager
-def limited(function: Function, when: str):
-    """Give a trial of a function its share of the time that one step may take: then it is answered for."""
+def apart(function: Function, when: str, task: Callable, *arguments: Any) -> Any:
+    """Call `task(*arguments)`, which calls a user's function, in a fresh interpreter; return what it returns.
 
-    def answer(stack, seconds: float) -> str:
-        where, number = place_in(stack, function)
-        return (
-            f"{where}:{number}: {function.name}: has not returned after {seconds:.0f} s ({when}); "
-            "a trial has a quarter of --timeout"
+    Parameters
+    ----------
+    function : Function
+    when : str
+        What it is called for, as part of a message.
+    task : callable
+        Of this package.
+    *arguments : object
+
+    Raises
+    ------
+    BadInput
+        The function raises, ends or crashes that process, or does not return in its share of --timeout.
+    """
+    lifetime().watchdog(f"the trial of {function.name}")
+    seconds = seconds_for(lifetime().watchdog.seconds)
+    try:
+        return in_fresh_interpreter(
+            _called_apart,
+            *(function, function.here, when, task, arguments),
+            timeout=seconds,
+            memory=memory_for(lifetime().memory),
+            name=function.name,
         )
+    except RehearsalFailed as failed:
+        hint = f"; {TRIAL_SHARE}" if failed.hung else ""
+        raise rehearsal_error(failed, function, when, hint) from None
 
-    with lifetime().watchdog.limited(f"the trial of {function.name}", TRIAL_SHARE, answer), forks_end_here():
-        yield
 
-
-@contextlib.contextmanager
-def quiet():
-    """Keep the warnings of a function for the run itself."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def _called_apart(function: Function, code: Any, when: str, task: Callable, arguments: tuple) -> Any:
+    """Call a task in the fresh interpreter, which has to be given what only the other process has."""
+    if code is not None:
+        keep_loaded(function.origin, code)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they are kept for the run itself
+            return task(*arguments)
+    except SystemExit:
+        raise  # no end of the function, and not of its caller
+    except WORK_ERRORS as error:
+        raise user_error(error, function, when) from None
 
 
 def check_halo(image: Image, function: Function, context: Mapping[str, Any], masked: bool) -> str:
@@ -216,23 +308,31 @@ def check_halo(image: Image, function: Function, context: Mapping[str, Any], mas
     BadInput
         They do not, so that the halo is too small; or the function raises.
     """
-    halo, where = function.declared.halo, f"{function.origin.where}: {function.name}"
+    halo = function.declared.halo
     if function.aggregate or function.declared.over not in ("slabs", "voxels"):
-        return f"{where}: no halo to check"
+        return f"{function.origin.where}: {function.name}: no halo to check"
     plane = box_size(_window(image, function, 1)) * np.dtype(image.dtype).itemsize
     slices = min(image.shape[-3], max(MAX_CHECKED_BYTES // plane, 4 * halo + 4))
-    tile = max(1, min(grid(image, function).block[-1], slices // 2))
     box = _window(image, function, slices)
     block = _sample(image, image, box)
-    try:
-        with limited(function, "when its halo was checked"), quiet():
-            tiled = functools.partial(_tiled, image, function, context, masked, box, block)
-            whole = tiled(slices, 0)
-            disagreement = _disagreement(whole, tiled(tile, halo))
-            larger = range(halo + 1, min(slices, halo + MAX_LARGER_HALOS)) if disagreement else ()
-            enough = next((h for h in larger if not _disagreement(whole, tiled(tile, h))), None)
-    except WORK_ERRORS as error:
-        raise user_error(error, function, "when its halo was checked") from None
+    return apart(
+        function, "when its halo was checked", _halo_checked, image, function, context, masked, box, block
+    )
+
+
+def _halo_checked(image, function: Function, context, masked: bool, box: Box, block: np.ndarray) -> str:
+    """Compare tilings of a block, in whatever process this is."""
+    halo, where, slices = (
+        function.declared.halo,
+        f"{function.origin.where}: {function.name}",
+        box_shape(box)[-3],
+    )
+    tile = max(1, min(grid(image, function).block[-1], slices // 2))
+    tiled = functools.partial(_tiled, image, function, context, masked, box, block)
+    whole = tiled(slices, 0)
+    disagreement = _disagreement(whole, tiled(tile, halo))
+    larger = range(halo + 1, min(slices, halo + MAX_LARGER_HALOS)) if disagreement else ()
+    enough = next((h for h in larger if not _disagreement(whole, tiled(tile, h))), None)
     if disagreement:
         advice = f"--halo {enough} is" if enough else f"nor is any up to {halo + MAX_LARGER_HALOS - 1}"
         raise BadInput(f"{where}: halo {halo} is not enough: {disagreement}; {advice}")

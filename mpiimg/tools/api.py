@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,7 +51,7 @@ def run(
     in_memory: bool = False,
     keep_work: bool = False,
     progress: bool = False,
-    timeout: float = 3600.0,
+    timeout: float | None = None,
     **options: Any,
 ) -> Result:
     """Run a pipeline as the command line does: the same frame, the same bits, resumable. Collective.
@@ -77,8 +79,8 @@ def run(
         Keep the staged arrays and the checkpoints of a finished run.
     progress : bool
         Draw a line per stage on stderr.
-    timeout : float
-        Seconds without progress after which a rank that hangs ends the job.
+    timeout : float, optional
+        Seconds without progress after which a rank that hangs ends the job (default: 3600).
     options
         Those of the tool or of mpiimg-run, as on its command line: bvals, bvecs, mask, tract, b_max, ...
 
@@ -91,28 +93,141 @@ def run(
     mpiimg.errors.RunStopped
         A signal asked for it; likewise.
     """
-    from mpiimg.engine.mpi import runtime
+    from mpiimg.engine.mpi import scripts
     from mpiimg.engine.mpi.agreement import on_root
     from mpiimg.engine.mpi.lifetime import living
     from mpiimg.engine.mpi.nodes import memory_per_rank
+    from mpiimg.engine.mpi.rendezvous import rendezvous
     from mpiimg.engine.recipe import Options, output_names
     from mpiimg.engine.run import run as execute
 
+    given = scripts.settings()
+    memory = given.memory if memory is None else memory
     if memory is not None:
         memory = checked_memory(memory, "memory =")
-    timeout = checked(TIMEOUT, timeout, "timeout =")
-    paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
-    places = [checked_path(os.fspath(path), "inputs:") for path in paths]
-    with living(timeout):
-        comm = runtime.world() if comm is None else comm
-        program, values = _program(recipe, places, checked_path(os.fspath(out), "out ="), params, options)
+    timeout = given.timeout if timeout is None else checked(TIMEOUT, timeout, "timeout =")
+    places, place = _paths(inputs), _path(out, "out =")
+    digest = _digest(recipe, places, place, params, options)
+    with contextlib.ExitStack() as stack:
+        if comm is None:
+            comm = stack.enter_context(scripts.collective("run", digest))
+        else:
+            rendezvous(comm, "run", digest)
+        life = stack.enter_context(living(timeout))
+        life.memory = memory
+        program, values = _program(recipe, places, place, params, options)
         inspected = on_root(comm, program.inspect, values)
         made = program.recipe(inspected, dict(sorted(values.items())))
         folder = program.folder(values)
-        memory = memory_per_rank(comm) if memory is None else memory
-        outcome = execute(made, comm, Options(folder, memory, force, in_memory, keep_work, progress, timeout))
+        how = Options(
+            folder,
+            memory_per_rank(comm) if memory is None else memory,
+            force or given.force,
+            in_memory or given.in_memory,
+            keep_work or given.keep_work,
+            progress or given.progress,
+            timeout,
+            command=given.command,
+            run_id=given.run_id,
+            script=given.script,
+        )
+        outcome = execute(made, comm, how)
+        scripts.note(outcome.status)
     files = {name: folder / name for name in output_names(made) if (folder / name).exists()}
     return Result(files, outcome.report, outcome.left_out)
+
+
+def _paths(inputs: Any) -> list[str]:
+    """Return the paths of inputs.
+
+    Raises
+    ------
+    BadInput
+        They are none.
+    """
+    if isinstance(inputs, Mapping):
+        raise BadInput(
+            f"inputs: must be the path of a file, or a list of such, not a {type(inputs).__name__}"
+        )
+    several = isinstance(inputs, list | tuple) or (
+        isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes)
+    )
+    paths = [_path(one, "inputs:") for one in (inputs if several else [inputs])]
+    if not paths:
+        raise BadInput("inputs: there are none; give the path of a file, or a list of such")
+    return paths
+
+
+def _path(value: Any, what: str) -> str:
+    """Return what must be a path as text.
+
+    Raises
+    ------
+    BadInput
+        It is none, but an image or an array in memory, for one.
+    """
+    if isinstance(value, str | os.PathLike):
+        return checked_path(os.fspath(value), what)
+    kind = type(value).__name__
+    if hasattr(value, "_node"):
+        raise BadInput(
+            f"{what} takes the path of a file, not an {kind}: call mi.map_blocks and mi.write on it"
+        )
+    if hasattr(value, "shape") or hasattr(value, "__array__") or hasattr(value, "data"):
+        raise BadInput(
+            f"{what} takes the path of a file, not a {kind}, which is in memory: that goes to "
+            "mi.from_array(x, axes), and what comes of it to mi.write"
+        )
+    raise BadInput(f"{what} must be the path of a file, not {_shortly(value)}")
+
+
+def _shortly(value: Any) -> str:
+    plain = value is None or isinstance(value, bool | int | float)
+    return repr(value) if plain else f"a {type(value).__name__}"
+
+
+#: How names of files end; what ends so is no folder of results.
+_OF_FILES = (
+    *(
+        ".nii",
+        ".nii.gz",
+        ".json",
+        ".npy",
+        ".npz",
+        ".fits",
+        ".fit",
+        ".fits.gz",
+        ".fz",
+        ".h5",
+        ".hdf5",
+        ".zarr",
+    ),
+    *(".tif", ".tiff", ".mif", ".mif.gz", ".mgz", ".mgh", ".csv", ".ecsv", ".parquet", ".toml", ".py"),
+)
+
+
+def _check_folder(out: str, name: str, can_be: str) -> None:
+    """Refuse the name of a file as that of a folder of results; one that is there may have any name."""
+    if out.lower().endswith(_OF_FILES) and not os.path.isdir(out):
+        raise BadInput(f"out = {out!r}: is the name of a file; {name} {can_be}")
+
+
+def _digest(*given: Any) -> str:
+    """Return a digest of what ranks must give alike: of what is no plain value, its type and name."""
+
+    def plain(value: Any) -> Any:
+        if value is None or isinstance(value, str | bool | int | float):
+            return value
+        if isinstance(value, os.PathLike):
+            return os.fspath(value)
+        if isinstance(value, Mapping):
+            return sorted((str(key), plain(item)) for key, item in value.items())
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        shape = getattr(value, "shape", ())
+        return type(value).__name__, getattr(value, "__qualname__", ""), repr(shape)
+
+    return hashlib.sha256(repr(plain(given)).encode(errors="surrogatepass")).hexdigest()
 
 
 def _program(
@@ -135,24 +250,49 @@ def _program(
     from mpiimg.functions.load import remember
 
     program = tool("mpiimg-run")
+    _check_recipe(recipe, word)
     values = {"files": inputs, "out": out, **_options(program, options)}
     if word:
         values["files"] = [word, *inputs]
     elif callable(recipe):
-        values["stages"] = [{"udf": recipe, "params": dict(params or {})}]
+        values["stages"] = [{"udf": recipe, "params": _keywords(params)}]
         values["name"] = getattr(recipe, "__name__", "function")
         if out.endswith((".nii.gz", ".json")):
             values["out"], values["target"] = None, out
+        else:
+            can_be = "writes a .nii.gz, or a .json if it is a class with partial and merge; or give a folder"
+            _check_folder(out, values["name"], can_be)
     else:
         values["stages"], values["name"] = list(recipe), "stages"
+    if not callable(recipe):
+        _check_folder(out, "a pipeline", "has several results: give a folder")
     for stage in values.get("stages", ()):
         # Every rank calls its own function, so every rank must know where it is.
         code = stage.get("udf") if isinstance(stage, Mapping) else stage
         if callable(code):
             remember(code)
-    if params and not callable(recipe):
+    if _keywords(params) and not callable(recipe):
         raise BadInput("params are those of a single function; in a list each table has its own")
     return program, values
+
+
+def _keywords(params: Any) -> dict[str, Any]:
+    """Return the keywords of a single function."""
+    if params is not None and not isinstance(params, Mapping):
+        raise BadInput(f"params: must be a dict of keywords and values, not {_shortly(params)}")
+    return dict(params or {})
+
+
+def _check_recipe(recipe: Any, word: str) -> None:
+    """Refuse what is neither a function nor a list of stages nor a name of anything."""
+    if word or callable(recipe) or (isinstance(recipe, Sequence) and not isinstance(recipe, bytes)):
+        return
+    kind = type(recipe).__name__
+    table = "; a table of a stage goes into a list" if isinstance(recipe, Mapping) else ""
+    raise BadInput(
+        "recipe: must be a function, a list of stages, the path of a pipeline (.toml) or the name of a "
+        f"tool, not a {kind}{table}"
+    )
 
 
 def _tool_asked(name: str, inputs: list[str], out: str, options: Mapping[str, Any]):
@@ -188,7 +328,7 @@ def _options(program: Tool, options: Mapping[str, Any]) -> dict[str, Any]:
         plain = os.fspath(value) if isinstance(value, os.PathLike) else value
         own = parameters.get(key)
         if plain is not None and own is None:
-            plain = checked_path(plain, f"{key} =")
+            plain = _path(plain, f"{key} =")
         elif own is not None and not (plain is None and own.default is None):
             plain = checked(own, plain, f"{key} =")
         values[key] = plain

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mpiimg.engine.mpi import runtime
+from mpiimg.engine.mpi import runtime, scripts
 from mpiimg.engine.mpi.agreement import on_root, safe_point
-from mpiimg.engine.mpi.job import launched_rank
+from mpiimg.engine.mpi.job import launched_rank, run_word
 from mpiimg.engine.mpi.lifetime import lifetime, living
 from mpiimg.engine.mpi.nodes import memory_per_rank, node_count
 from mpiimg.engine.names import shown
@@ -24,9 +24,6 @@ from mpiimg.errors import BadInput, Exit
 from mpiimg.tools import bids_app
 from mpiimg.tools.registry import Tool, tool
 from mpiimg.version import __version__
-
-#: The environment variable with the word that tells a run from all others, where a script gives it one.
-RUN_VARIABLE = "MPIIMG_RUN"
 
 #: Seconds: a chunk takes about ten at most, the longest step of one rank about a minute, on a quiet machine.
 MIN_TIMEOUT = 300.0
@@ -123,10 +120,10 @@ class _Parser(argparse.ArgumentParser):
 
 def parser(name: str) -> argparse.ArgumentParser:
     """Build the command line of tool `name`."""
-    return _parser(tool(name))
+    return parser_of(tool(name))
 
 
-def _parser(tool: Tool) -> argparse.ArgumentParser:
+def parser_of(tool: Tool) -> argparse.ArgumentParser:
     made = _Parser(
         prog=tool.name,
         description=tool.summary,
@@ -207,24 +204,31 @@ def _path_of(name: str) -> Callable:
 
 def main(name: str, arguments: list[str] | None = None) -> int:
     """Run tool `name`; return its exit status."""
+    scripts.not_a_script()
     made = tool(name)
+    words = sys.argv[1:] if arguments is None else arguments
+    if name == "mpiimg-run":
+        from mpiimg.tools.script_runs import run_script, script_among
+
+        if (place := script_among(made, words)) is not None:
+            return run_script(made, words[:place], words[place], words[place + 1 :])
     if not made.mpi:
         # It only looks, and may end at any time.
         lifetime().end()
-        values = vars(_parsed(made, arguments))
+        values = vars(parsed(made, arguments))
         try:
             return runtime.check_printed(made.program(values, None))
         except KeyboardInterrupt:
             return Exit.STOPPED
     with living(owner=True) as life:
-        life.command = shlex.join([name, *(sys.argv[1:] if arguments is None else arguments)])
-        args = _parsed(made, arguments)
+        life.command = shlex.join([name, *words])
+        args = parsed(made, arguments)
         if getattr(args, "portable", False):
             from mpiimg.kernels.jit import pin_target
 
             pin_target()
         if getattr(args, "ended", None) is not None:
-            return _ended(made, args)
+            return answer_ended(made, args)
         # What is too short is refused below, once one rank can speak.
         life.watchdog.seconds = getattr(args, "timeout", TIMEOUT.default)
         try:
@@ -238,14 +242,14 @@ def main(name: str, arguments: list[str] | None = None) -> int:
         return status
 
 
-def _parsed(tool: Tool, arguments: list[str] | None) -> argparse.Namespace:
+def parsed(tool: Tool, arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line, and say so much as it asks for."""
     if launched_rank() != 0:
         # One rank speaks of a wrong command line; the others only leave.
         with _silence():
-            args = _parser(tool).parse_args(arguments)
+            args = parser_of(tool).parse_args(arguments)
     else:
-        args = _parser(tool).parse_args(arguments)
+        args = parser_of(tool).parse_args(arguments)
     level = logging.ERROR if args.quiet else logging.INFO if args.verbose else logging.WARNING
     logging.basicConfig(level=level, stream=sys.stderr)
     for handler in logging.getLogger().handlers:
@@ -262,13 +266,13 @@ def _program(tool: Tool, args: argparse.Namespace, comm) -> int:
     return tool.program(vars(args), comm)
 
 
-def _ended(tool: Tool, args: argparse.Namespace) -> int:
+def answer_ended(tool: Tool, args: argparse.Namespace) -> int:
     """Say whether the run that the environment names ended with a status, by what it says itself."""
     from mpiimg.engine.log.ended import says_so
 
     is_cohort = getattr(args, "cohort", None) is not None
     folder = args.cohort.out if is_cohort else tool.folder(vars(args))
-    if says_so(folder, os.environ.get(RUN_VARIABLE, ""), args.ended):
+    if says_so(folder, run_word(), args.ended):
         return Exit.DONE
     print(
         f"mpiimg: error: {tool.name} ended with status {args.ended}, which nothing in {shown(folder)} "
@@ -288,15 +292,7 @@ class _Lines(logging.Formatter):
 def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
     from mpiimg.engine.run import run
 
-    if (args.ranks or args.nodes) and not args.plan:
-        raise BadInput("--ranks and --nodes are for --plan; a run has the ranks that mpiexec or srun starts")
-    if args.memory is not None:
-        checked_memory(args.memory, "--memory")  # before any input is looked at
-    if 0 < args.timeout < MIN_TIMEOUT:
-        raise BadInput(
-            f"--timeout {args.timeout:g}: one step may well take that long on a busy machine; "
-            f"give {MIN_TIMEOUT:g} or more, or 0 to wait for ever"
-        )
+    check_common(args)
     common = {parameter.name for parameter in COMMON} | {"quiet", "verbose", "cohort"}
     values: dict[str, Any] = {k: v for k, v in sorted(vars(args).items()) if k not in common}
     if getattr(args, "cohort", None) is not None:
@@ -315,6 +311,19 @@ def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
     return run(recipe, comm, _options(args, tool.folder(values), resources.memory, command)).status
 
 
+def check_common(args: argparse.Namespace) -> None:
+    """Look at the options of every run, before any input is looked at."""
+    if (args.ranks or args.nodes) and not args.plan:
+        raise BadInput("--ranks and --nodes are for --plan; a run has the ranks that mpiexec or srun starts")
+    if args.memory is not None:
+        lifetime().memory = checked_memory(args.memory, "--memory")
+    if 0 < args.timeout < MIN_TIMEOUT:
+        raise BadInput(
+            f"--timeout {args.timeout:g}: one step may well take that long on a busy machine; "
+            f"give {MIN_TIMEOUT:g} or more, or 0 to wait for ever"
+        )
+
+
 def _options(args: argparse.Namespace, out: Path, memory: int, command: str):
     from mpiimg.engine.recipe import Options
 
@@ -327,7 +336,7 @@ def _options(args: argparse.Namespace, out: Path, memory: int, command: str):
         progress=sys.stderr.isatty() and not args.quiet,
         timeout=args.timeout,
         command=command,
-        run_id=os.environ.get(RUN_VARIABLE, ""),
+        run_id=run_word(),
     )
 
 

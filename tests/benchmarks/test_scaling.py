@@ -100,6 +100,14 @@ def test_plans_are_made_from_headers_alone(scaling, tmp_path):
     )
 
 
+def test_more_chunks_of_a_stencil_send_more_at_the_borders_of_ranks_alone(scaling):
+    """As many messages, of halos as long as the image is wide: as the side of the image, not its area."""
+    few, many = (scaling.planning(side, 64) for side in (64, 128))
+    assert (few["chunks"], many["chunks"]) == (4096, 16384)
+    assert few["messages"] == many["messages"] == 2 * 63
+    assert few["bytes_moved"] < many["bytes_moved"] < 2.5 * few["bytes_moved"]
+
+
 def test_laws_are_the_powers_by_which_numbers_grow(scaling):
     ranks = [1, 2, 4, 8]
     assert scaling.law(ranks, [5 * n**2 for n in ranks]) == pytest.approx(2)

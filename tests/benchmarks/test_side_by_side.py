@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -9,7 +10,10 @@ import time
 import nibabel
 import numpy as np
 import pytest
+from astropy.io import fits
 from support import launch
+
+import mpiimg
 
 BENCHMARKS = launch.REPOSITORY / "benchmarks"
 PEERS = launch.REPOSITORY / ".venv-bench" / "bin" / "python"
@@ -145,7 +149,7 @@ def test_tables_give_medians_ranges_and_what_did_not_run():
     text = report.markdown(rows)
     assert "commit abc" in text
     assert "| serial | 3 (2-4) | 1 | 1.5 (1-2) | 500 | 3 | 40 |  |" in text
-    assert "| Dask | 6 | 2 | 3 | 500 | 3 | 40 | FA 0 |" in text
+    assert "| Dask | 6 | 2 times slower | 3 | 500 | 3 | 40 | FA 0 |" in text
     assert "| Spark | not installed: pyspark |" in text
     assert "| Dask |  |  |  |  | 2.5 |  |  |  |  |" in text
     assert "| SciDB | 20 | 514 |" in text
@@ -172,7 +176,7 @@ def test_a_table_says_how_each_system_ends_under_a_limit_of_memory():
     )
     assert "- serial, 300 MB: failed: KilledWorker\n" in text
     # The other tables are of runs without a limit.
-    assert "| mpiimg | 1 | 0.5 | 0.5 |" in text
+    assert "| mpiimg | 1 | 2 times faster | 0.5 |" in text
 
 
 def test_mpiimg_stands_in_the_regroup_by_the_meter_and_by_its_own_record():
@@ -196,7 +200,7 @@ def test_the_chart_shows_medians_of_what_got_through_by_table_and_what_the_study
         row("Dask", 0.1, size="deep"),
         row("Dask", 0.1, workload="regroup"),
     ]
-    drawn = charts.bars(rows, tmp_path / "bars.png")
+    drawn = charts.dots(rows, tmp_path / "dots.png")
     assert drawn[:4] == [
         "neuro, same: Dask",
         "neuro, same: serial",
@@ -204,8 +208,8 @@ def test_the_chart_shows_medians_of_what_got_through_by_table_and_what_the_study
         "neuro, best: mpiimg",
     ]
     assert drawn[4:6] == ["neuro, study: TensorFlow", "neuro, study: SciDB"] and len(drawn) == 9
-    assert (tmp_path / "bars.png").stat().st_size > 5000
-    assert charts.bars([row("serial", 1.0, result="timeout")], tmp_path / "none.png") == []
+    assert (tmp_path / "dots.png").stat().st_size > 5000
+    assert charts.dots([row("serial", 1.0, result="timeout")], tmp_path / "none.png") == []
 
 
 def test_rows_come_back_from_their_file_as_they_were(tmp_path):
@@ -222,6 +226,89 @@ def test_rows_come_back_from_their_file_as_they_were(tmp_path):
     found = runs.read([tmp_path / "a.csv", tmp_path / "b.csv"])
     known = [{key: value for key, value in one.items() if value not in ("", ())} for one in rows + rows[1:]]
     assert found == known
+
+
+@pytest.mark.parametrize(
+    ("cpu", "said"), [(2.0, "1"), (2.001, "1"), (0.2, "10 times faster"), (2.5, "1.25 times slower")]
+)
+def test_a_system_is_so_many_times_faster_or_slower_than_serial(cpu, said):
+    import report
+
+    assert report.beside(cpu, 2.0) == said
+
+
+def test_figures_of_two_cpus_are_not_set_side_by_side(tmp_path):
+    import runs
+    import side_by_side
+
+    here = {"cpu": "AMD EPYC", "target": "znver5"}
+    for name, where in (("a", here), ("b", here | {"commit": "abc"}), ("c", here | {"target": "znver3"})):
+        runs.write(tmp_path / f"{name}.csv", [row("serial", 2.0, where=where)])
+    side_by_side.main(["--from", *(str(tmp_path / f"{name}.csv") for name in "ab")])
+    with pytest.raises(SystemExit, match=r"different CPUs .*znver3.*znver5"):
+        side_by_side.main(["--from", *(str(tmp_path / f"{name}.csv") for name in "ac")])
+
+
+def test_a_page_gets_new_figures_in_the_place_of_the_old_ones(tmp_path):
+    import report
+    import side_by_side
+
+    runs_file, page = tmp_path / "a.csv", tmp_path / "page.md"
+    import runs
+
+    runs.write(runs_file, [row("serial", 2.0), row("Dask", 3.0)])
+    page.write_text(f"# Page\n\n{report.BEGIN}\nold\n{report.END}\n\nrest\n")
+    flags = ["--from", str(runs_file), "--page", str(page), "--chart", str(tmp_path / "chart.png")]
+    for _ in range(2):
+        side_by_side.main(flags)
+        text = page.read_text()
+        assert text.count("| Dask | 3 | 1.5 times slower |") == 2  # one for each table
+        assert "](chart.png)" in text and "\n## size small\n" in text
+        assert "old" not in text and text.endswith(f"{report.END}\n\nrest\n")
+    page.write_text("# Page\n")
+    with pytest.raises(SystemExit, match="no lines"):
+        side_by_side.main(flags)
+
+
+def test_what_a_frame_takes_with_either_kernels_is_said():
+    import report
+
+    rows = [row("serial", 10.0), row("serial, mpiimg's kernels", 2.0), row("Dask delayed", 12.0)]
+    rows.append(row("mpiimg, their functions", 11.0, tables=("same",)))
+    rows.append(row("mpiimg", 2.5, tables=("best",)))
+    text = report.markdown(rows)
+    assert "| none (serial) | 10 | 2 | 5 times faster |" in text
+    assert "| mpiimg, two ranks | 11 | 2.5 | 4.4 times faster |" in text
+    assert "| Dask delayed, two workers |" not in text
+
+
+def test_conditions_name_the_cpu_and_what_kernels_are_compiled_for():
+    import side_by_side
+
+    from mpiimg.kernels.jit import cpu_target
+
+    where = side_by_side.conditions()
+    assert where["cpu"] and where["target"] == cpu_target()
+
+
+@pytest.mark.parametrize("workload", ["neuro", "astro"])
+def test_our_kernels_can_take_the_place_of_the_libraries_wherever_the_programs_call_them(workload):
+    """By name: programs that take --kernels call nothing that one of the two modules lacks."""
+    import ast
+
+    folder = BENCHMARKS / "systems"
+    programs = [path for path in folder.glob(f"{workload}_*.py") if "options.kernels" in path.read_text()]
+    called = {
+        node.attr
+        for path in programs
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "kernels"
+    }
+    assert len(programs) == 2 and len(called) > 8
+    for name in ("kernels", "mpiimg_kernels"):
+        text = (folder / f"{workload}_{name}.py").read_text()
+        names = text.split("__all__ = ")[1].split("\n)")[0]
+        assert called <= set(ast.literal_eval(f"{names})"))
 
 
 def test_a_file_of_something_else_is_refused_in_a_line(tmp_path):
@@ -391,17 +478,46 @@ def test_the_serial_coadd_keeps_flux_where_pixels_are_masked():
 
 def program(name, *words, ranks=None):
     """Run a program of systems/ that needs no peer but dipy."""
+    run(BENCHMARKS / "systems" / name, words, ranks, [])
+
+
+def example(name, *words, ranks, folders=()):
+    """Run an example of the docs with the functions of systems/."""
+    run(launch.REPOSITORY / "docs" / "examples" / name, words, ranks, [*folders, BENCHMARKS / "systems"])
+
+
+def run(path, words, ranks, folders):
     launcher = launch.mpiexec(ranks) if ranks else []
-    command = [*launcher, sys.executable, BENCHMARKS / "systems" / name, *words]
-    path = os.pathsep.join([str(launch.REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
-    launch.run(command, timeout=300, env={"PYTHONPATH": path})
+    found = os.pathsep.join(
+        [*map(str, folders), str(launch.REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
+    launch.run([*launcher, sys.executable, path, *words], timeout=300, env={"PYTHONPATH": found})
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("study_neuro.py", ("neuro_dask_delayed.py", "neuro_dask_array.py")),
+        ("study_astro.py", ("astro_dask.py",)),
+        ("study_regroup.py", ("regroup_dask.py", "regroup_dask_delayed.py")),
+    ],
+)
+def test_the_study_in_user_code_has_no_more_lines_than_on_dask_and_public_names_only(ours, theirs):
+    import contenders
+    import lines
+
+    counts = [lines.count_file(contenders.PROGRAMS / name) for name in theirs]
+    text = contenders.path_of(ours).read_text()
+    assert 5 < lines.count(text) <= min(counts)
+    assert set(re.findall(r"^(?:import|from) (mpiimg\S*)", text, re.M)) == {"mpiimg"}
+    assert all(hasattr(mpiimg, name) for name in re.findall(r"\bmi\.(\w+)", text))
 
 
 @pytest.mark.tool
 def test_our_frame_with_dipys_functions_gives_what_dipy_gives_alone(simulated, tmp_path):
     source = simulated.dwi.parent
     program("neuro_serial.py", source, tmp_path / "alone", "--block-radius", 2)
-    program("neuro_mpiimg.py", source, tmp_path / "ours", "--block-radius", 2, ranks=2)
+    example("study_neuro.py", source, tmp_path / "ours", "--block-radius", 2, ranks=2)
     for name in ("mask", "fa", "md"):
         alone, ours = (
             nibabel.load(tmp_path / which / f"{name}.nii.gz").get_fdata() for which in ("alone", "ours")
@@ -411,12 +527,31 @@ def test_our_frame_with_dipys_functions_gives_what_dipy_gives_alone(simulated, t
 
 
 @pytest.mark.tool
+def test_the_survey_in_user_code_gives_what_it_gives_alone(tmp_path):
+    """With mpiimg's kernels under the names of the libraries, which only .venv-bench has."""
+    import workloads
+
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "astro_kernels.py").write_text("from astro_mpiimg_kernels import *\n")
+    source = workloads.simulate("astro", "tiny", tmp_path)
+    program("astro_serial.py", source, tmp_path / "alone", "--kernels", "astro_mpiimg_kernels")
+    example("study_astro.py", source, tmp_path / "ours", ranks=2, folders=[tmp_path / "kernels"])
+    found = sorted(path.name for path in (tmp_path / "alone").glob("patch-*.fits"))
+    assert len(found) > 2
+    assert sorted(path.name for path in (tmp_path / "ours" / "patches").iterdir()) == found
+    for name in found:
+        assert (tmp_path / "ours" / "patches" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+    alone, ours = (fits.getdata(tmp_path / which / "catalogue.fits", 1) for which in ("alone", "ours"))
+    assert len(alone) > 2 and (ours.tolist() == alone.tolist())
+
+
+@pytest.mark.tool
 def test_our_frame_regroups_as_numpy_does(tmp_path):
     rng = np.random.default_rng(0)
     volumes = rng.normal(size=(5, 3_000_000)).astype("float32")
     for number, volume in enumerate(volumes):
         np.save(tmp_path / f"volume-{number}.npy", volume)
-    program("regroup_mpiimg.py", tmp_path, tmp_path / "out", ranks=2)
+    example("study_regroup.py", tmp_path, tmp_path / "out", ranks=2)
     assert (np.load(tmp_path / "out" / "brightest.npy") == volumes.argmax(axis=0)).all()
 
 

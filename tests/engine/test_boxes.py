@@ -18,6 +18,7 @@ from mpiimg.engine.boxes import (
     intersection,
     intersections,
     runs,
+    runs_of_items,
 )
 
 
@@ -214,3 +215,12 @@ def test_runs_of_indices():
             found = runs(chosen)
             assert [i for a, b in found for i in range(a, b)] == list(chosen)
             assert all(b < c for (_, b), (c, _) in itertools.pairwise(found))
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (1,), (10,), (3, 4, 5), (7, 1, 2), (1, 1, 9)])
+@pytest.mark.parametrize("most", [0, 1, 3, 5, 9, 20, 1000])
+def test_runs_of_items_are_those_in_storage(shape, most):
+    boxes, array = runs_of_items(shape, most), np.arange(np.prod(shape, dtype=int)).reshape(shape)
+    assert all(1 <= box_size(box) <= max(most, 1) for box in boxes)
+    pieces = [array[*box_slices(box), ...].ravel() for box in boxes]
+    assert (np.concatenate([[], *pieces]) == array.ravel()).all()

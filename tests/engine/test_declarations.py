@@ -100,7 +100,8 @@ def provenance(**changes) -> dict[str, str]:
     found = {}
     for stage in made.expected:
         found[stage.name] = lineage.provenance(stage)
-        lineage.add(stage, found[stage.name], forecast.stage_sizes(stage).tables, {})
+        names = [array.name for array in stage.arrays]
+        lineage.add(names, found[stage.name], forecast.stage_sizes(stage).tables, {})
     return {name: one.whole for name, one in found.items()}
 
 

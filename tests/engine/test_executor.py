@@ -26,7 +26,7 @@ from mpiimg.engine.mpi.nodes import memory_per_rank
 from mpiimg.engine.plan import Resources, plan_recipe
 from mpiimg.engine.recipe import Options
 from mpiimg.engine.run import run
-from mpiimg.engine.stage import Compute, Reduce, Stream
+from mpiimg.engine.stage import Compute, Records, Reduce, Stream
 from mpiimg.engine.staged_file import dataset_offset
 from mpiimg.engine.stores import StagedStore
 from mpiimg.errors import BadInput, DamagedData, RunFailed, RunStopped
@@ -237,6 +237,8 @@ ON_PURPOSE = RuntimeError("on purpose")
         ("regroup", "save", 3, "stage save, chunk 3", False),
         ("ragged", "blur", 2, "stage blur, chunk 2 {'e': (0, 1), 'y': (4, 6)}", True),
         ("ragged", "cut", 7, "stage cut, chunk 7 {'e': (7, 8)}", False),
+        ("records", "scatter", 3, "stage scatter, chunk 3 {'e': (3, 4)}", False),
+        ("records", "add-up", 1, "stage add-up, chunk 1 {'g': (1, 2)}", True),
     ],
 )
 def test_an_exception_in_a_chunk_ends_all_ranks(name, stage, chunk, where, in_memory, out):
@@ -386,7 +388,9 @@ def test_a_stream_that_fails_in_the_middle_ends_all_ranks(fail, out):
 def total_chunks(made):
     """How many chunks have a mark of their own: all but those of sinks and files."""
     return sum(
-        len(stage.grid) for stage in made.recipe.expected if isinstance(stage, Stream | Compute | Reduce)
+        len(stage.grid)
+        for stage in made.recipe.expected
+        if isinstance(stage, Stream | Compute | Reduce | Records)
     )
 
 
@@ -415,6 +419,8 @@ def resumes(before, calls, made, out, comm=COMM, **fields):
         ("regroup", "combine", 1),
         ("ragged", "blur", 6),
         ("ragged", "gather", 1),
+        ("records", "scatter", 6),
+        ("records", "add-up", 2),
     ],
 )
 def test_marked_chunks_are_not_computed_again(name, stage, chunk, out):
@@ -444,6 +450,7 @@ def test_resume_on_any_number_of_ranks(name, out):
         "transpose": [("negate", 3), ("turn", 1), ("write", 0)],
         "regroup": [("warp", 4), ("combine", 1), ("write", 0)],
         "ragged": [("blur", 5), ("cut", 2), ("both", 0)],
+        "records": [("scatter", 5), ("combine", 2), ("add-up", 1)],
     }[name]
     for count, (stage, chunk) in enumerate(stops[:LAST], start=1):
         with first_ranks(count) as comm:
@@ -635,6 +642,7 @@ READ_BACK = {
     "transpose": ("negative", "turn"),
     "regroup": ("pieces", "combine"),
     "ragged": ("soft", "subtract"),
+    "records": ("coadd", "write"),
 }
 
 

@@ -16,7 +16,7 @@ from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.forecast import stage_sizes
 from mpiimg.engine.needs import Part, Pieces, Rows
 from mpiimg.engine.plan import Resources, min_memory, plan_recipe, plan_stage
-from mpiimg.engine.stage import Compute, Found, Reduce, Sink, Stream
+from mpiimg.engine.stage import Compute, Found, Records, Reduce, Sink, Stream
 
 
 def no_work(*arguments):
@@ -82,6 +82,10 @@ def memories(recipe):
 def written_by(stage, partition):
     """Where the blocks lie that a stage writes, and who owns them, by array."""
     chunks = [stage.chunk(number) for number in range(len(stage.grid))]
+    if isinstance(stage, Records):
+        index = stage.expected_index
+        boxes = [index.array.item(number) for number in range(len(index))]
+        return {index.name: (index.array, boxes, [partition.owner(int(chunk)) for chunk in index.chunks])}
     return {
         output.array.name: (
             output.array,
@@ -105,6 +109,7 @@ def counted(stage, planned, placed, resources):
             written,
             range(len(stage.grid)),
             resources.nodes,
+            resources.in_memory,
         )
         shares = {name: max(forecast.share(name)) for name in held}
         largest = max(shares, key=shares.get, default=None)
@@ -125,7 +130,8 @@ def check_plan(recipe, resources):
         where = f"{stage.name} with {resources}"
         gone = [name for name in placed if name not in held]
         assert [name for name in planned.spilled if sum(forecast_bytes(placed[name]))] == gone, where
-        kept = {p.array.name: p.memory for p in planned.placements if p.array.nbytes}
+        made = (*planned.placements, *planned.expected)
+        kept = {p.array.name: p.memory for p in made if p.array.nbytes}
         assert kept == {name: name in held for name in kept}, where
         assert planned.peak == forecast.peak(plan.BASELINE), where
         assert planned.batch == forecast.batch, where
@@ -263,8 +269,7 @@ def test_parts_of_a_box_are_found_whichever_way_blocks_lie():
 
 
 def table_of(output, grid):
-    stage = Compute("s", grid, writes=(), work=no_work)
-    return BlockTable(output, [stage.chunk(number) for number in range(len(grid))])
+    return BlockTable(output, grid)
 
 
 def test_a_table_knows_the_blocks_of_a_chunk():

@@ -77,7 +77,7 @@ def test_of_marks_of_one_chunk_the_newest_counts(tmp_path, alone):
         journal.mark(Mark("s", chunk_before, "p", ((checksum(np.array([value])), 8),)))
         journal.sync()
         journal.close()
-    checkpoint = Checkpoint(alone, tmp_path, None, 5.0)
+    checkpoint = Checkpoint(alone, tmp_path, None, None, 5.0)
     checkpoint.load()
     array = Array("a", "z", (1,), "float64")
     stage = Compute("s", ChunkGrid("z", (1,), (1,)), reads=(Part(array),), writes=(array,), work=None)

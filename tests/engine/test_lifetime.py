@@ -260,7 +260,7 @@ calls = 0
 def f(block):
     global calls
     calls += 1
-    if calls in (1, 3):
+    if calls == 1:
         child = os.fork()
         if not child:
             {end}
@@ -283,35 +283,35 @@ def test_a_process_that_a_function_forks_does_not_go_on_with_the_run(simulated, 
 
 
 @pytest.mark.tool
-def test_an_end_from_inside_a_trial_says_so(simulated, tmp_path):
+@pytest.mark.parametrize("way", [*WAYS, "crash"])
+def test_an_end_from_inside_a_trial_says_so(simulated, tmp_path, way):
+    end, how = WAYS.get(way, ("ctypes.string_at(0)", ""))
+    what = f"calls {how}, which is no end" if how else "crashes the interpreter: SIGSEGV (Segmentation fault)"
     function = tmp_path / "ends.py"
-    function.write_text(ENDS.format(end="ctypes.CDLL(None).exit(0)", call=1))
+    function.write_text(ENDS.format(end=end, call=1))
     words = run_words(function, simulated, tmp_path / "out")
     done = warm.run_tool(*words, python=sys.executable, check=False)
-    assert done.returncode == Exit.FAILED
+    assert done.returncode == Exit.BAD_INPUT
     (line,) = done.stderr.splitlines()
-    assert "called exit() in the trial of f" in line
+    assert line.startswith(f"mpiimg: error: {function}:8: f: {what}") and line.endswith(f": {end}")
+    assert not (tmp_path / "out").exists()
 
 
-def test_a_trial_that_does_not_return_is_answered_with_the_line_it_is_in():
-    status, _, said = lived("""
-from mpiimg.functions.declare import Declaration
-from mpiimg.functions.function import Function, Origin
-from mpiimg.functions.trial import limited
+def test_an_import_that_does_not_return_is_answered_with_the_line_it_is_in(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import time\ndef f(block):\n    pass\nwhile True:\n    time.sleep(0.01)\n"
+    )
+    status, _, said = lived(f"""
+from pathlib import Path
+from mpiimg.functions.load import from_text
 
-def f(block):
-    while True:
-        time.sleep(0.01)
-
-exec(compile("def g(block):\\n    f(block)", "mine.py", "exec"))
 with living(2.0):
-    with limited(Function(Origin("g", "mine.py", "mine.py", None, ""), Declaration()), "tried on a block"):
-        g(None)
+    from_text("mine.py:f", Path({str(tmp_path)!r}), {{}})
 """)
     assert status == Exit.BAD_INPUT, said
     assert said == (
-        "mpiimg: error: mine.py:2: g: has not returned after 0 s (tried on a block); "
-        "a trial has a quarter of --timeout\n"
+        f"mpiimg: error: {tmp_path}/mine.py:5: f: has not returned after 0 s (when it was imported); "
+        "an import has a quarter of --timeout\n"
     )
 
 
@@ -336,13 +336,13 @@ def test_a_crash_says_stage_and_chunk_and_so_do_status_and_the_next_run(simulate
     done = warm.run_tool(*words, python=sys.executable, check=False)
     assert done.returncode in (-signal.SIGSEGV, 128 + signal.SIGSEGV), done.stderr
     assert "Segmentation fault" in done.stderr and "in f\n" in done.stderr
-    assert ", stage udf-f, chunk 0\n" in done.stderr
+    assert ", stage udf-f, chunk 2\n" in done.stderr
     status = run_status(out / "events")
-    assert status.state == "lost" and "was at stage udf-f, chunk 0" in status.why
+    assert status.state == "lost" and "was at stage udf-f, chunk 2" in status.why
     function.write_text(ENDS.format(end="pass", call=3))
     again = warm.run_tool(*words)
     assert "the last run here died: rank 0 on" in again.stderr
-    assert "was at stage udf-f, chunk 0" in again.stderr
+    assert "was at stage udf-f, chunk 2" in again.stderr
     assert "died" not in warm.run_tool(*words, "--force").stderr
 
 

@@ -24,7 +24,7 @@ def stage(**fields):
 def output_boxes(stage, array):
     """The boxes that the chunks of a stage write of an array, (chunks, axes, 2)."""
     (output,) = [output for output in stage.targets if output.array == array]
-    return BlockTable(output, [stage.chunk(number) for number in range(len(stage.grid))]).boxes
+    return BlockTable(output, stage.grid).boxes
 
 
 @pytest.mark.parametrize("edge", [True, False])

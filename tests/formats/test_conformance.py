@@ -17,14 +17,17 @@ SHAPES = [(7,), (5, 4), (1, 6), (4, 3, 5), (1, 1, 3), (3, 4, 2, 5), (2, 1, 3, 1)
 
 
 def cases(writes):
-    """Every type in one shape, and every shape in one type."""
+    """Return every type in one shape, and every shape in one type."""
+    found = []
     for name, peer in PEERS.items():
         if not (peer.writes if writes else peer.save is not None):
             continue
         for dtype in peer.dtypes:
-            yield pytest.param(name, dtype, (4, 3, 5), id=f"{name}-{dtype}")
+            found.append(pytest.param(name, dtype, (4, 3, 5), id=f"{name}-{dtype}"))
         for shape in (shape for shape in SHAPES if writes or len(shape) >= peer.fewest):
-            yield pytest.param(name, peer.dtypes[0], shape, id=f"{name}-{'x'.join(map(str, shape))}")
+            identity = f"{name}-{'x'.join(map(str, shape))}"
+            found.append(pytest.param(name, peer.dtypes[0], shape, id=identity))
+    return found
 
 
 @pytest.fixture

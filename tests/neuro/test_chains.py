@@ -156,7 +156,7 @@ def test_a_step_that_takes_only_the_image_may_have_one_of_three_dimensions(tmp_p
     solid = tmp_path / "solid.nii"
     nibabel.save(nibabel.Nifti1Image(head(1.0)[..., 0], AFFINE), solid)
     state = chain.source.inspect(paths_of(subject) | {"dwi": solid}, chain.parameters, chain.fields)
-    assert state.dwi.axes == "zyx"
+    assert state.dwi.axes == ("z", "y", "x")
     assert state.gradients is None
     with pytest.raises(BadInput, match="4-D is needed"):
         compose.inspect_chain(chain_of("mask"), paths_of(subject) | {"dwi": solid})

@@ -58,7 +58,7 @@ class Death:
 
 def arm(death: Death) -> None:
     """Count a step at each place where a death might hurt."""
-    from mpiimg.engine import checkpoint, executor, writing
+    from mpiimg.engine import checkpoint, executor, record_store, writing
     from mpiimg.engine import stores as store
     from mpiimg.engine.log import logbook
 
@@ -68,6 +68,8 @@ def arm(death: Death) -> None:
     around(store.StagedStore, "write")
     around(store.StagedStore, "sync")
     around(store, "create_staged")
+    around(record_store.RecordStore, "append")
+    around(record_store.RecordStore, "sync")
     around(checkpoint.Journal, "mark")
     around(checkpoint.Journal, "sync")
     around(writing, "write_fully")

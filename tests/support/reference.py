@@ -357,10 +357,13 @@ class StageForecast:
     todo : sequence of int
         Chunks that are still to do.
     nodes : int
+    in_memory : bool
+        Nothing lies in files.
     """
 
-    def __init__(self, stage, partition, limit, held, written, todo, nodes=1):
+    def __init__(self, stage, partition, limit, held, written, todo, nodes=1, in_memory=False):
         self.stage, self.held, self.written, self.todo = stage, held, written, list(todo)
+        self.in_memory = in_memory
         self.ranks = partition.ranks
         self.node = [rank * nodes // self.ranks for rank in range(self.ranks)]
         self.chunks = [stage.chunk(number) for number in range(len(stage.grid))]
@@ -397,7 +400,13 @@ class StageForecast:
         return getattr(self.stage, "chunk_bytes", 0)
 
     def _read_bytes(self, need, chunk) -> int:
-        return sum(nbytes(need.array, stored_items(need.array, box)) for box in need.boxes(chunk))
+        sizes = [nbytes(need.array, stored_items(need.array, box)) for box in need.boxes(chunk)]
+        return max(sizes, default=0) if getattr(need, "one_by_one", False) else sum(sizes)
+
+    def _is_gathered(self, need) -> bool:
+        """Whether it comes from the memory of ranks; records that come one by one lie in files as well."""
+        one_by_one = getattr(need, "one_by_one", False) and not self.in_memory
+        return need.array.name in self.held and not one_by_one
 
     def _chunk_bytes(self, chunk) -> int:
         parts = (*self.stage.reads, *self.stage.targets)
@@ -415,7 +424,7 @@ class StageForecast:
                 own = 0
                 for need in self.stage.reads:
                     size = self._read_bytes(need, chunk)
-                    own += 0 if need.array.name in self.held else size
+                    own += 0 if self._is_gathered(need) else size
                     own += size if need.copies else 0
                 for output in self.stage.targets:
                     own += 0 if output.array.name in self.held else self._read_bytes(output, chunk)
@@ -451,7 +460,7 @@ class StageForecast:
             sum(
                 nbytes(need.array, stored_items(need.array, box))
                 for need in self.stage.reads
-                if need.array.name in self.held
+                if self._is_gathered(need)
                 for box in self._boxes(need, share)
             )
             for share in shares
@@ -470,7 +479,7 @@ class StageForecast:
         for shares in self.rounds:
             gathered = [0] * self.ranks
             for need in self.stage.reads:
-                if need.array.name not in self.held:
+                if not self._is_gathered(need):
                     continue
                 moved = self._moved(need, shares)
                 for rank in range(self.ranks):

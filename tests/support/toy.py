@@ -80,7 +80,7 @@ def sink(reads: Array, thickness: int, hook: Callable) -> Sink:
         hook("write", chunk.number)
         return gzip_member(np.ascontiguousarray(block).tobytes())
 
-    grid = ChunkGrid(reads.axes[0], reads.shape[:1], (thickness,))
+    grid = ChunkGrid(reads.axes[:1], reads.shape[:1], (thickness,))
     return Sink("write", grid, reads=(Part(reads),), work=compress, file=OUTPUT, head=lambda: HEAD)
 
 
@@ -489,7 +489,15 @@ def added(tiles: list[np.ndarray], side: int) -> np.ndarray:
     return out
 
 
-TOYS = {"smooth": smooth, "transpose": transpose, "regroup": regroup, "ragged": ragged}
+from support.toy_records import records  # noqa: E402  it is made of what is here
+
+TOYS = {
+    "smooth": smooth,
+    "transpose": transpose,
+    "regroup": regroup,
+    "ragged": ragged,
+    "records": records,
+}
 
 #: Arguments that make pipelines of some dozens of chunks, to be killed at any of the steps of their way.
 LONG = {
@@ -497,4 +505,5 @@ LONG = {
     "transpose": {"volumes": 9, "depth": 6},
     "regroup": {"exposures": 12},
     "ragged": {},
+    "records": {"exposures": 14},
 }

@@ -172,6 +172,12 @@ def test_the_columns_of_a_plan_are_those_that_it_prints():
     assert [name for name in columns[1:] if f"{{'{name}':" not in printed] == []
 
 
+def test_the_figures_of_a_page_are_of_one_cpu():
+    named = {page.name: set(re.findall(r"(?:Zen |znver)(\d)", page.read_text())) for page in PAGES}
+    assert len(named["kernels.md"]) == len(named["performance.md"]) == len(named["README.md"]) == 1
+    assert [name for name, generations in named.items() if len(generations) > 1] == []
+
+
 def test_stages_on_a_page_are_declared():
     """What a page calls LABEL.STAGE is the name of a stage that the domain of this step declares."""
     rooms = {"neuro": "mask|denoise|fit", "astro": "calibrate|warp|coadd|detect"}

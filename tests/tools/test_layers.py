@@ -17,7 +17,7 @@ FILES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob("
 #: Room -> rooms of ours that it may import. Everybody may import errors and the version.
 BELOW = {"engine", "formats", "kernels"}
 MAY_IMPORT = {
-    "__init__": set(),
+    "__init__": {"engine"},  # when it is used, and at the end of a script
     "errors": set(),
     "version": set(),
     "kernels": {"kernels"},
@@ -26,9 +26,10 @@ MAY_IMPORT = {
     "neuro": {"neuro", *BELOW},
     "astro": {"astro", *BELOW},
     "simulate": {"simulate", "neuro", "astro", *BELOW},
-    "functions": {"functions", "neuro", "astro", *BELOW},
-    "tools": {"tools", "functions", "simulate", "neuro", "astro", *BELOW},
-    "demo": {"demo", "tools", "functions", "simulate", "neuro", "astro", *BELOW},
+    "arrays": {"arrays", "simulate", "neuro", "astro", *BELOW},
+    "functions": {"functions", "arrays", "neuro", "astro", *BELOW},
+    "tools": {"tools", "functions", "arrays", "simulate", "neuro", "astro", *BELOW},
+    "demo": {"demo", "tools", "functions", "arrays", "simulate", "neuro", "astro", *BELOW},
 }
 
 #: Rooms, or rooms within them, whose files must not import these libraries, wherever in the file.
@@ -121,11 +122,13 @@ def test_the_environment_is_read_where_mpi_starts_and_in_programs_only():
 
 
 def test_what_import_mpiimg_offers_is_a_table_of_places():
-    """`__init__` holds names and modules, one function that looks them up, and nothing else."""
+    """`__init__` holds names and modules, a function that looks them up, and one for the end of a script."""
     tree = ast.parse(FILES["__init__.py"].read_text())
-    assert [type(node).__name__ for node in tree.body] == ["Expr", "Assign", "Assign", "FunctionDef"]
-    places_of = ast.literal_eval(tree.body[1].value)
-    assert set(ast.literal_eval(tree.body[2].value)) == {n for n in places_of if not n.startswith("_")}
+    functions = tree.body[4:]
+    assert [type(node).__name__ for node in tree.body[:2]] == ["Expr", "Import"]
+    assert [node.name for node in functions] == ["__getattr__", "_end"]
+    places_of = mpiimg._PLACES
+    assert set(mpiimg.__all__) == {n for n in places_of if not n.startswith("_")}
     assert all((PACKAGE.parent / f"{place.replace('.', '/')}.py").exists() for place in places_of.values())
 
 

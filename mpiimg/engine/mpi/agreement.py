@@ -38,7 +38,7 @@ def on_root(comm, function: Callable, *arguments, where: str | None = None) -> A
 
     Raises
     ------
-    BadInput, DamagedData
+    BadInput, RunStopped
         The function raised it.
     RunFailed
         The function raised it, or anything else.
@@ -51,7 +51,7 @@ def on_root(comm, function: Callable, *arguments, where: str | None = None) -> A
         watchdog(activity)
         try:
             outcome = function(*arguments), None
-        except (BadInput, DamagedData, RunFailed) as error:
+        except (BadInput, RunStopped, RunFailed) as error:
             outcome = None, error
         except WORK_ERRORS as error:
             outcome = None, failure(comm, where, error)

@@ -9,8 +9,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from mpiimg.engine.mpi.processes import process_stat
+
 #: What launchers call the variables by which a process knows that it is a rank, or a step of a job.
-OF_RANKS = ("PMI", "OMPI_", "PRTE_", "SLURM_", "MPI_LOCAL", "HYDRA_", "HYDI_")
+OF_RANKS = (
+    *("PMI", "OMPI_", "PRTE_", "SLURM_", "MPI_LOCAL", "HYDRA_", "HYDI_"),
+    *("I_MPI_", "MV2_COMM_", "MVP_COMM_", "PALS_", "ALPS_", "FLUX_"),
+)
 
 #: Environment variables by which launchers tell a process its rank, before MPI is initialised.
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
@@ -22,6 +27,46 @@ def launched_rank() -> int:
         if os.environ.get(name, "").isdecimal():
             return int(os.environ[name])
     return 0
+
+
+#: The environment variable with the word that tells a run from all others, where a script gives it one.
+RUN_VARIABLE = "MPIIMG_RUN"
+
+
+def run_word() -> str:
+    """Return the word that a batch script has given to this run; empty where none has."""
+    return os.environ.get(RUN_VARIABLE, "")
+
+
+def launched_size() -> int:
+    """Return how many ranks a launcher of MPI has started, without starting MPI; 1 where none has."""
+    names = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"]
+    if "PMIX_RANK" in os.environ:
+        names.append("SLURM_STEP_NUM_TASKS")
+    sizes = (os.environ.get(name, "") for name in names)
+    return next((int(size) for size in sizes if size.isdecimal()), 1)
+
+
+def is_child_of_rank() -> bool:
+    """Say whether a rank, or another program in Python that a launcher started, has started this process.
+
+    Such a process has the variables of a rank, and is none.
+    """
+    name = next((name for name in RANK_VARIABLES if name in os.environ), None)
+    if name is None:
+        return False
+    rank, process = f"{name}={os.environ[name]}".encode(), os.getppid()
+    while process > 1 and (stat := process_stat(process)) is not None:
+        try:
+            environment = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+        except OSError:
+            return False  # of another user, as launchers may be
+        if rank not in environment:
+            return False
+        if "python" in os.path.basename(os.path.realpath(f"/proc/{process}/exe")):
+            return True
+        process = stat.parent
+    return False
 
 
 #: SLURM's numbers of a job, its step, its restarts and its place in an array, and the name of its cluster.

@@ -37,6 +37,8 @@ class Lifetime:
         self.rank, self.who = reporter.rank, reporter.who
         #: What to give again to go on; empty where it was no command.
         self.command = ""
+        #: Bytes that a rank may use, where the user has said so.
+        self.memory: int | None = None
         # Whoever speaks for all ends first.
         grace = GRACE + (GRACE_OF_OTHERS if self.rank else 0.0)
         self.stop = StopRequest(self._end_stopped if owner else None, grace)

@@ -92,6 +92,11 @@ def memory_per_rank(comm, ranks_per_node: int | None = None) -> int:
     return comm.allreduce(share, MPI.MIN)
 
 
+def share_of_node() -> int:
+    """Return the bytes that this rank may use, as far as it knows which other ranks are on its node."""
+    return _node_memory() * 9 // 10 // (1 + len(lifetime().watchdog.reporter.processes))
+
+
 def _node_memory(environment=os.environ, cgroups: str = "/proc/self/cgroup") -> int:
     """Return the bytes that this job may use on this node: the least of what node, SLURM and cgroups give."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]

@@ -107,9 +107,9 @@ class RankProcess:
         return stat if stat is not None and stat.ticks == self.ticks and stat.is_alive else None
 
 
-def memory_status() -> dict[str, int]:
-    """Return the sizes in /proc/self/status by name, in bytes: VmRSS, VmHWM, RssAnon, RssFile, ..."""
-    with open("/proc/self/status") as lines:
+def memory_status(process: int | str = "self") -> dict[str, int]:
+    """Return the sizes in /proc/PID/status by name, in bytes: VmRSS, VmHWM, RssAnon, RssFile, ..."""
+    with open(f"/proc/{process}/status") as lines:
         fields = (line.split() for line in lines)
         return {words[0][:-1]: int(words[1]) << 10 for words in fields if words[-1] == "kB"}
 

@@ -7,11 +7,14 @@ Every rank knows the boxes of all ranks, so no sizes are exchanged.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from mpiimg.engine.boxes import Box, box_shape, box_size, box_slices, intersections
+from mpiimg.engine.box_table import BoxTable, box_items, boxes_array
+from mpiimg.engine.boxes import Box
 
 #: No message is larger than this: Open MPI fails on 2**31 bytes and more.
 MAX_MESSAGE = 1 << 30
@@ -26,11 +29,39 @@ class Traffic:
         self.exchanges = 0
 
 
+@dataclass(frozen=True)
+class Requests:
+    """The boxes that ranks ask for, rank by rank.
+
+    Parameters
+    ----------
+    takers : (n,) int64
+        The rank that asks for each box, ascending.
+    boxes : (n, axes, 2) int64
+    ranks : int
+    """
+
+    takers: np.ndarray
+    boxes: np.ndarray
+    ranks: int
+
+    @classmethod
+    def of(cls, boxes: Sequence[Sequence[Box]], axes: int) -> Requests:
+        """Return the requests for the boxes of each rank, of an array of so many axes."""
+        takers = np.repeat(np.arange(len(boxes)), list(map(len, boxes)))
+        return cls(takers, boxes_array(itertools.chain.from_iterable(boxes), axes), len(boxes))
+
+    def of_rank(self, rank: int) -> np.ndarray:
+        """Return the boxes of a rank, (m, axes, 2) int64."""
+        first, stop = np.searchsorted(self.takers, (rank, rank + 1))
+        return self.boxes[first:stop]
+
+
 def redistribute(
     blocks: Mapping[int, np.ndarray],
-    boxes: np.ndarray,
+    boxes: BoxTable | np.ndarray,
     owners: np.ndarray,
-    requests: Sequence[Sequence[Box]],
+    requests: Requests | Sequence[Sequence[Box]],
     dtype: np.dtype,
     comm,
     traffic: Traffic | None = None,
@@ -41,11 +72,11 @@ def redistribute(
     ----------
     blocks : mapping of int to ndarray
         This rank's blocks by their number in `boxes`.
-    boxes : (n, axes, 2) int64
+    boxes : BoxTable or (n, axes, 2) int64
         Where each block lies; they are disjoint.
     owners : (n,) int64
         The rank that owns each block.
-    requests : sequence of sequence of Box
+    requests : Requests or sequence of sequence of Box
         The boxes that each rank asks for; they may overlap.
     dtype : dtype
         Of the array.
@@ -57,7 +88,7 @@ def redistribute(
     Returns
     -------
     list of ndarray
-        One for each box in requests[comm.rank], C-contiguous.
+        One for each box that this rank asks for, C-contiguous.
 
     Notes
     -----
@@ -65,66 +96,74 @@ def redistribute(
     above MAX_MESSAGE go in several exchanges.
     """
     me, dtype = comm.rank, np.dtype(dtype)
-    mine = np.flatnonzero(owners == me)
-    own_boxes = boxes[mine]
-    results = [np.empty(box_shape(box), dtype) for box in requests[me]]
-    places = [tuple(map(tuple, box)) for box in own_boxes.tolist()]
-
-    def own(i, part):
-        return blocks[int(mine[i])][box_slices(part, places[i])]
-
-    for which, i, part in _parts(own_boxes, requests[me]):
-        results[which][box_slices(part, requests[me][which])] = own(i, part)
+    table = boxes if isinstance(boxes, BoxTable) else BoxTable(boxes)
+    if not isinstance(requests, Requests):
+        requests = Requests.of(requests, table.boxes.shape[1])
+    wanted = requests.of_rank(me)
+    results = [np.empty(shape, dtype) for shape in (wanted[..., 1] - wanted[..., 0]).tolist()]
+    which, numbers, parts = table.look_up(wanted)
+    givers, sizes = owners[numbers], box_items(parts)
+    targets = [
+        results[i][slices] for i, slices in zip(which.tolist(), _slices(parts, wanted[which]), strict=True)
+    ]
+    here = np.flatnonzero(givers == me)
+    sources = _pieces(blocks, table, numbers[here], parts[here])
+    for place, piece in zip(here.tolist(), sources, strict=True):
+        targets[place][...] = piece
     if comm.size == 1:
         return results
 
-    takers, every = _by_taker(requests, boxes.shape[1])
-    pieces, send_counts = [], np.zeros(comm.size, dtype=np.int64)
-    for taker, box in _near(own_boxes, takers, every, me):
-        for _, i, part in _parts(own_boxes, [box]):
-            pieces.append(own(i, part))
-            send_counts[taker] += pieces[-1].size
-    incoming = [(which, owners[i], part) for which, i, part in _parts(boxes, requests[me]) if owners[i] != me]
-    receive_counts = np.zeros(comm.size, dtype=np.int64)
-    for _, owner, part in incoming:
-        receive_counts[owner] += box_size(part)
+    pieces, send_counts = _outgoing(blocks, table, np.flatnonzero(owners == me), requests, me)
+    away = np.flatnonzero(givers != me)
+    receive_counts = np.bincount(givers[away], weights=sizes[away], minlength=comm.size).astype(np.int64)
 
     packed = _pack(pieces, int(send_counts.sum()), dtype)
     received = np.empty(receive_counts.sum(), dtype)
-    sizes = (every[..., 1] - every[..., 0]).prod(axis=1)
-    longest = int(np.bincount(takers, weights=sizes, minlength=1).max())
+    longest = int(np.bincount(requests.takers, weights=box_items(requests.boxes), minlength=1).max())
     _alltoall(packed, send_counts, received, receive_counts, longest, comm)
     if traffic is not None:
         traffic.exchanges += 1
         traffic.messages += int(np.count_nonzero(send_counts))
         traffic.bytes_sent += packed.nbytes
 
-    place = np.cumsum(receive_counts) - receive_counts
-    for which, owner, part in incoming:
-        size = box_size(part)
-        piece = received[place[owner] : place[owner] + size]
-        results[which][box_slices(part, requests[me][which])] = piece.reshape(box_shape(part))
-        place[owner] += size
+    place = (np.cumsum(receive_counts) - receive_counts).tolist()
+    for i, giver, size in zip(away.tolist(), givers[away].tolist(), sizes[away].tolist(), strict=True):
+        targets[i][...] = received[place[giver] : place[giver] + size].reshape(targets[i].shape)
+        place[giver] += size
     return results
 
 
-def _by_taker(requests: Sequence[Sequence[Box]], axes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return rank and box of all requests, (n,) and (n, axes, 2), rank by rank."""
-    takers = np.repeat(np.arange(len(requests)), list(map(len, requests)))
-    every = np.array([box for boxes in requests for box in boxes], np.int64)
-    return takers, every.reshape(len(takers), axes, 2)
+def _outgoing(
+    blocks: Mapping[int, np.ndarray], table: BoxTable, mine: np.ndarray, requests: Requests, me: int
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return what this rank sends of its blocks, by taker, box and block; and the items that each rank gets.
 
-
-def _near(own_boxes: np.ndarray, takers: np.ndarray, every: np.ndarray, me: int) -> list[tuple[int, Box]]:
-    """List the requests of others around the boxes of this rank, which lie close together, in their order.
-
-    One comparison of all boxes finds them: the requests of all ranks are too many to go through one by one.
+    One comparison of all boxes finds those around its blocks, which lie close together: the requests of all
+    ranks are too many to look up.
     """
-    if not len(own_boxes):
-        return []
-    start, stop = own_boxes[..., 0].min(axis=0), own_boxes[..., 1].max(axis=0)
-    meets = ((every[..., 0] < stop) & (every[..., 1] > start)).all(axis=1) & (takers != me)
-    return list(zip(takers[meets].tolist(), every[meets].tolist(), strict=True))
+    own, every, takers = BoxTable(table.boxes[mine]), requests.boxes, requests.takers
+    if not len(mine):
+        return [], np.zeros(requests.ranks, np.int64)
+    start, stop = own.boxes[..., 0].min(axis=0), own.boxes[..., 1].max(axis=0)
+    near = np.flatnonzero(((every[..., 0] < stop) & (every[..., 1] > start)).all(axis=1) & (takers != me))
+    which, numbers, parts = own.look_up(every[near])
+    counts = np.bincount(takers[near[which]], weights=box_items(parts), minlength=requests.ranks)
+    return _pieces(blocks, table, mine[numbers], parts), counts.astype(np.int64)
+
+
+def _pieces(
+    blocks: Mapping[int, np.ndarray], table: BoxTable, numbers: np.ndarray, parts: np.ndarray
+) -> list[np.ndarray]:
+    """Return parts (n, axes, 2) of blocks with `numbers` (n,), which this rank has."""
+    slices = _slices(parts, table.boxes[numbers])
+    return [blocks[number][inside] for number, inside in zip(numbers.tolist(), slices, strict=True)]
+
+
+def _slices(parts: np.ndarray, boxes: np.ndarray) -> list[tuple]:
+    """Return what selects each of parts (n, axes, 2) in what lies at its own of boxes (n, axes, 2)."""
+    inside = (parts - boxes[..., :1]).tolist()
+    # Also of an array without axes a view, and not its item.
+    return [(*(slice(start, stop) for start, stop in part), ...) for part in inside]
 
 
 def _pack(pieces: Sequence[np.ndarray], items: int, dtype: np.dtype) -> np.ndarray:
@@ -134,18 +173,6 @@ def _pack(pieces: Sequence[np.ndarray], items: int, dtype: np.dtype) -> np.ndarr
         packed[start : start + piece.size].reshape(piece.shape)[...] = piece
         start += piece.size
     return packed
-
-
-def _parts(boxes: np.ndarray, requests: Sequence[Box]) -> list[tuple[int, int, Box]]:
-    """List what `requests` takes from `boxes`: (number in requests, number in boxes, common part)."""
-    parts = []
-    for which, box in enumerate(requests):
-        indices, common = intersections(boxes, box)
-        parts += [
-            (which, int(i), tuple((int(a), int(b)) for a, b in part))
-            for i, part in zip(indices, common, strict=True)
-        ]
-    return parts
 
 
 def _alltoall(packed, send_counts, received, receive_counts, longest, comm):

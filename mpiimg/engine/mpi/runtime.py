@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -79,7 +80,14 @@ def avoid_long_addresses(environment=os.environ, prefix: str = sys.prefix) -> No
 
 
 def world():
-    """Start MPI and return the communicator of all ranks."""
+    """Start MPI and return the communicator of all ranks. Collective."""
+    comm = start_world()
+    settle(comm)
+    return comm
+
+
+def start_world():
+    """Start MPI, where it has not been started, and return the communicator of all ranks."""
     avoid_long_addresses()
     remove_stale_segments()
     remove_left_behind()
@@ -89,25 +97,50 @@ def world():
         from mpi4py import MPI
     life.watchdog("the start")
     refuse_singletons(MPI.COMM_WORLD.size)
-    life.mpi_has_started(processes_of_node(MPI.COMM_WORLD))
+    return MPI.COMM_WORLD
+
+
+def settle(comm) -> None:
+    """Look at how the ranks were started, and let each know the processes of the others. Collective."""
+    life = lifetime()
+    life.mpi_has_started(processes_of_node(comm))
     refuse_two_mpi_libraries()
-    if lets_a_death_hang(MPI.COMM_WORLD.size) and log.isEnabledFor(logging.WARNING):
+    if lets_a_death_hang(comm.size) and log.isEnabledFor(logging.WARNING):
         say(
-            MPI.COMM_WORLD,
+            comm,
             "mpiimg: warning: SLURM_KILL_BAD_EXIT is not 1: if a rank dies, the others may wait for it until "
             "the time limit; export SLURM_KILL_BAD_EXIT=1, or srun --kill-on-bad-exit=1",
         )
-    return MPI.COMM_WORLD
+
+
+def world_rank() -> int:
+    """Return the rank of this process among all."""
+    from mpi4py import MPI
+
+    return MPI.COMM_WORLD.rank
+
+
+def has_started() -> bool:
+    """Say whether MPI runs in this process."""
+    if "mpi4py.MPI" not in sys.modules:
+        return False
+    from mpi4py import MPI
+
+    return MPI.Is_initialized() and not MPI.Is_finalized()
+
+
+def has_ended() -> bool:
+    """Say whether MPI has run in this process, and does no longer."""
+    return "mpi4py.MPI" in sys.modules and not has_started()
 
 
 def end_world() -> None:
     """End MPI, if it has been started: here, where a hang is noticed, as it is not once Python is gone."""
-    if "mpi4py.MPI" in sys.modules:
+    if has_started():
         from mpi4py import MPI
 
         lifetime().watchdog("the end of MPI")
-        if MPI.Is_initialized() and not MPI.Is_finalized():
-            MPI.Finalize()
+        MPI.Finalize()
 
 
 def guard(comm, function: Callable[[], int | None]) -> int:
@@ -119,26 +152,35 @@ def guard(comm, function: Callable[[], int | None]) -> int:
     """
     try:
         return int(function() or Exit.DONE)
-    except BadInput as error:
-        say(comm, f"mpiimg: error: {shown(error)}")
-        return Exit.BAD_INPUT
-    except RunFailed as error:
-        say(comm, f"mpiimg: failed: {error}")
-        return Exit.FAILED
-    except RunStopped as error:
-        say(comm, f"mpiimg: stopped: {error}")
-        return Exit.STOPPED
+    except (BadInput, RunFailed, RunStopped) as error:
+        status, line = verdict(error)
+        say(comm, line)
+        return status
     except BaseException as error:
         who, refused = f"rank {comm.rank} on {socket.gethostname()}", answer(error)
         if refused:
             put(f"mpiimg: failed: {who}: {refused}", sys.stderr)
         else:
             put(f"mpiimg: {who} aborts the job:\n{traceback.format_exc().rstrip()}", sys.stderr)
-        time.sleep(0.2)  # a launcher that is told to abort drops what it has not passed on yet
-        lifetime().exits.disarm()  # MPI ends the process by exit(), and there it is the run's own end
-        comm.Abort(Exit.FAILED)
-        # Abort may return before this process is ended, and one traceback is enough.
-        raise SystemExit(int(Exit.FAILED)) from None
+        abort(comm, Exit.FAILED)
+
+
+def verdict(error: BadInput | RunFailed | RunStopped) -> tuple[Exit, str]:
+    """Return the exit status of what has ended so, and the line that says why."""
+    if isinstance(error, BadInput):
+        return Exit.BAD_INPUT, f"mpiimg: error: {shown(error)}"
+    if isinstance(error, RunFailed):
+        return Exit.FAILED, f"mpiimg: failed: {error}"
+    return Exit.STOPPED, f"mpiimg: stopped: {error}"
+
+
+def abort(comm, status: int) -> NoReturn:
+    """End all ranks, once what was printed is on its way."""
+    time.sleep(0.2)  # a launcher that is told to abort drops what it has not passed on yet
+    lifetime().exits.disarm()  # MPI ends the process by exit(), and there it is the run's own end
+    comm.Abort(status)
+    # Abort may return before this process is ended, and one traceback is enough.
+    raise SystemExit(int(status)) from None
 
 
 def say(comm, text: str, stream=None) -> None:

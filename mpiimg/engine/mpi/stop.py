@@ -48,6 +48,7 @@ class StopRequest:
         self._end, self._grace = end, grace
         self._asked_at = 0.0
         self._by_chunks = self._masked = False
+        self._raised: Callable[[], Exception] | None = None
         self._before: dict[int, object] = {}
         self._pipe: tuple[int, int] | None = None
         self._wakeup_before = -1
@@ -63,10 +64,29 @@ class StopRequest:
         """Note that from now on the main thread looks at chunk boundaries, and alone decides how to end."""
         self._by_chunks = True
 
+    def between_calls(self, raised: Callable[[], Exception]) -> None:
+        """Let a signal end the user's own code from now on, until :meth:`install`.
+
+        Handlers that the user had installed are called as before, an interrupt is a KeyboardInterrupt, and
+        the others raise an exception in the main thread, which the process ends by; it is ended after the
+        grace where that does not help.
+
+        Parameters
+        ----------
+        raised : callable
+            Returns what is raised.
+        """
+        self._by_chunks = False
+        for number, handler in self._before.items():
+            if handler not in (signal.SIG_DFL, signal.SIG_IGN, None):
+                signal.signal(number, handler)
+        self._raised = raised
+
     def install(self) -> None:
         """Install the handlers, in the main thread only; also anew where a library has installed its own."""
         if threading.current_thread() is not threading.main_thread():
             return
+        self._raised = None
         if self._end is not None and self._pipe is None:
             self._pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
             self._wakeup_before = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
@@ -74,7 +94,8 @@ class StopRequest:
             if number == signal.SIGINT and self.requested:
                 continue  # it ends the process at once by now
             handler = signal.signal(number, self._note)
-            self._before.setdefault(number, handler)
+            if handler != self._note:
+                self._before[number] = handler
 
     def restore(self) -> None:
         """Put back the handlers that were there before."""
@@ -150,6 +171,8 @@ class StopRequest:
     def _note(self, number, frame) -> None:
         self.request()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if self._raised is not None:
+            raise self._raised()
 
 
 def _die_of_interrupt() -> None:

@@ -1,0 +1,173 @@
+"""The stages of a reduction by functions of the user: partial results of any size, combined by a fixed tree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from mpiimg.arrays.call_stages import WrongResult
+from mpiimg.arrays.chunks import Sized, block_shape
+from mpiimg.arrays.graph import Reduced
+from mpiimg.arrays.lower import (
+    ONE,
+    Lowering,
+    Reads,
+    Regular,
+    grid_of,
+    plain_cuts,
+    storage_axes,
+    stored_array,
+    to_storage,
+)
+from mpiimg.arrays.process import put_back
+from mpiimg.engine.array import Array
+from mpiimg.engine.boxes import ChunkGrid
+from mpiimg.engine.codec import decode, encode
+from mpiimg.engine.needs import Chunk
+from mpiimg.engine.record_index import Index, RecordsOf
+from mpiimg.engine.stage import Compute, Records, Stages
+from mpiimg.engine.view import Cut, grid_cut, grid_index
+
+#: Partial results that are combined at a time.
+AT_A_TIME = 32
+
+#: Bytes of a partial result that plans reckon with where there was no rehearsal.
+UNKNOWN_BYTES = 4096
+
+
+def stages(lowering: Lowering, node: Reduced) -> Stages[None]:
+    """Yield the stages of a user's reduction."""
+    parent = node.parent
+    stored = storage_axes(parent.axes, parent.order)
+    sizes = {**parent.sizes, **({} if parent.axes else {ONE: 1})}
+    block = block_shape(stored, sizes, [Sized(stored, np.dtype(lowering.dtype_of(parent)).itemsize, {})])
+    grid = grid_of(stored if parent.axes else (), sizes, block)
+    kept_grid = grid_of([axis for axis in grid.axes if axis in node.axes], parent.sizes, block)
+    reads = Reads(lowering, grid)
+    reads.add(parent, plain_cuts(parent, grid))
+    needs = reads.needs()
+
+    def partial(chunk: Chunk, *blocks) -> Iterator[tuple]:
+        (values,) = reads.values(chunk.number, blocks)
+        values = np.array(values, order=parent.order, copy=True)
+        with put_back():
+            yield _place(grid, kept_grid, chunk.number), [encode(node.functions.chunk(values))]
+
+    size = getattr(lowering.costs.get(node.key), "returned", UNKNOWN_BYTES)
+    expected = Index.of("", [(n, _place(grid, kept_grid, n), size, None) for n in range(len(grid))], {})
+    index = yield Records(
+        f"partial-{node.name}", grid, reads=needs, work=partial, parameters=lowering.parameters(node),
+        expected=expected,
+    )  # fmt: skip
+    level = 0
+    while groups := _groups(index):
+        level += 1
+        index = yield _combined(lowering, node, index, groups, level, size)
+    yield _aggregated(lowering, node, index, kept_grid)
+
+
+def _place(grid: ChunkGrid, kept: ChunkGrid, number: int) -> int:
+    """Return the block of the axes that stay that a chunk belongs to."""
+    index, place = grid_index(grid, number), 0
+    for axis, count in zip(kept.axes, kept.counts, strict=True):
+        place = place * count + index.get(axis, 0)
+    return place
+
+
+def _groups(index: Index) -> list[tuple[int, list[int]]]:
+    """Return which records are combined next, in the order of chunks; none where one is left for each place."""
+    by_place: dict[int, list[int]] = {}
+    for number, key in enumerate(index.keys):
+        by_place.setdefault(key, []).append(number)
+    if all(len(numbers) == 1 for numbers in by_place.values()):
+        return []
+    return [
+        (place, numbers[first : first + AT_A_TIME])
+        for place, numbers in sorted(by_place.items())
+        for first in range(0, len(numbers), AT_A_TIME)
+    ]
+
+
+def _combined(
+    lowering: Lowering,
+    node: Reduced,
+    index: Index,
+    groups: Sequence[tuple[int, list[int]]],
+    level: int,
+    size: int,
+) -> Records:
+    def work(chunk: Chunk, records: Sequence[np.ndarray]) -> Iterator[tuple]:
+        place, numbers = groups[chunk.number]
+        partials = [decode(record) for record in records]
+        with put_back():
+            yield place, [encode(node.functions.combine(partials) if len(numbers) > 1 else partials[0])]
+
+    grid = ChunkGrid((ONE,), (len(groups),), (1,))
+    return Records(
+        f"combine-{level}-{node.name}", grid, reads=(RecordsOf(index.array, lambda chunk: groups[chunk.number][1]),),
+        work=work, parameters=lowering.parameters(node),
+        expected=Index.of("", [(n, place, size, None) for n, (place, _) in enumerate(groups)], {}),
+    )  # fmt: skip
+
+
+def _aggregated(lowering: Lowering, node: Reduced, index: Index, grid: ChunkGrid) -> Compute:
+    final = stored_array(node.name, node.axes, node.shape, lowering.dtype_of(node), node.order)
+    lowering.made[node.key] = final
+    numbers = {key: number for number, key in enumerate(index.keys)}
+    cuts = tuple(
+        grid_cut(grid, axis) if axis in grid.axes and axis != ONE else Cut.whole(length)
+        for axis, length in zip(final.axes, final.shape, strict=True)
+    )
+
+    def work(chunk: Chunk, records: Sequence[np.ndarray]):
+        (record,) = records
+        with put_back():
+            result = node.functions.aggregate(decode(record))
+        due = tuple(
+            chunk.bounds[axis][1] - chunk.bounds[axis][0] if axis in chunk.bounds else length
+            for axis, length in node.sizes.items()
+        )
+        return (to_storage(checked(node, result, due, final), node.axes, final.axes, final.dtype),)
+
+    reads = (RecordsOf(index.array, lambda chunk: [numbers[chunk.number]]),)
+    return Compute(
+        node.name, grid, reads=reads, writes=(Regular(final, cuts=cuts, grid=grid),), work=work,
+        parameters=lowering.parameters(node),
+    )  # fmt: skip
+
+
+def checked(node: Reduced, result: Any, due: tuple[int, ...], final: Array | None) -> np.ndarray:
+    """Return what aggregate returned as an array, once it may be that.
+
+    Raises
+    ------
+    WrongResult
+        It has another shape or type.
+    """
+    try:
+        block = np.asarray(result)
+    except ValueError as error:
+        raise WrongResult(f"{node.functions.name}: {error}") from None
+    if block.dtype.kind not in "biufc":
+        raise WrongResult(f"{node.functions.name}: the result is {type(result).__name__}, and no numbers")
+    if block.shape != due:
+        raise WrongResult(f"{node.functions.name}: the result has shape {block.shape}, and must have {due}")
+    dtype = node.dtype or (final.dtype if final is not None else block.dtype)
+    if not np.can_cast(block.dtype, dtype, "same_kind"):
+        raise WrongResult(
+            f"{node.functions.name}: the result is {block.dtype.name} where {np.dtype(dtype).name} is due"
+        )
+    return block.astype(dtype, copy=False)
+
+
+def rehearsed(node: Reduced, values: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return the result of a little of the data, to know its type, and the bytes of a partial result."""
+    own = np.array(values, order=node.parent.order, copy=True)
+    with put_back():
+        packed = [encode(node.functions.chunk(one)) for one in (own.copy(order="K"), own)]
+        partials = [decode(one) for one in packed]
+        result = node.functions.aggregate(decode(encode(node.functions.combine(partials))))
+    lengths = {**node.sizes, **dict(zip(node.parent.axes, values.shape, strict=True))}
+    return checked(node, result, tuple(lengths[axis] for axis in node.axes), None), len(packed[0])

@@ -1,0 +1,292 @@
+"""The rehearsal: users' functions are called once each on a little of the data, before a run.
+
+From it the types of results are known, what a call costs, and whether it works at all. It runs in a fresh
+interpreter, so that nothing that a function does there stays in this one, with a limit of time.
+"""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mpiimg.arrays import call_stages, reduction_stages
+from mpiimg.arrays.graph import Call, FromInput, Node, Output, Persisted, Reduced, Types
+from mpiimg.arrays.lower import ONE, Costs, Regular, needed, stored_input
+from mpiimg.arrays.program import Program
+from mpiimg.engine.boxes import ChunkGrid
+from mpiimg.engine.view import Cut
+
+#: Items along an axis that a function is tried on, beside its depths; axes that are whole are shrunk if they
+#: are of space, since what is given for the others, such as gradients, has as many items as they.
+SIDE, OF_SPACE = 12, ("x", "y", "z")
+
+#: A call that takes less than so many seconds is timed a second time, when all is imported and compiled.
+QUICK = 0.5
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a rehearsal found out.
+
+    Parameters
+    ----------
+    types : mapping of str to str
+        Of stored nodes, by key.
+    costs : mapping of str to Costs
+        Of calls, by key.
+    seconds : float
+        That it took.
+    """
+
+    types: Mapping[str, str]
+    costs: Mapping[str, Costs]
+    seconds: float = 0.0
+
+
+def calls_to_rehearse(targets: Sequence[Node], there: Mapping[str, Any], types: Types) -> list[Node]:
+    """Return the nodes whose functions have not been rehearsed."""
+    found = []
+    for node in needed(list(targets), there):
+        own = isinstance(node, Reduced) and node.functions is not None
+        further = not isinstance(node, FromInput | Output | Reduced | Persisted) and getattr(
+            node, "is_tried", True
+        )
+        if (isinstance(node, Output) or own or further) and types.known(_fact_key(node)) is None:
+            found.append(node)
+    return found
+
+
+def _fact_key(node: Node) -> str:
+    return f"rehearsed-{node.key}"
+
+
+def rehearse(targets: Sequence[Node], there: Mapping[str, np.ndarray] = ()) -> Facts:
+    """Call the functions of a graph on a little of the data, in this process.
+
+    Parameters
+    ----------
+    targets : sequence of Node
+    there : mapping of str to ndarray
+        Samples of nodes that are made already, by key.
+
+    Raises
+    ------
+    Exception
+        What a function raises, with an attribute `rehearsed`: the name of the call, and what it was tried on.
+    """
+    started = time.perf_counter()
+    rehearsal = _Rehearsal(dict(there))
+    for node in needed(list(targets), {}):
+        rehearsal.node(node)
+    types = dict(rehearsal.types._known)
+    return Facts(types, rehearsal.costs, time.perf_counter() - started)
+
+
+class _Rehearsal:
+    """Samples of the stored nodes of a graph, each a little array whose values are like those of the whole."""
+
+    def __init__(self, samples: dict[str, np.ndarray]):
+        self.samples, self.types, self.costs = samples, Types(), {}
+
+    def node(self, node: Node) -> None:
+        """Make the sample of a node whose parents have theirs."""
+        if node.key in self.samples:
+            self.types.learn(node.key, self.samples[node.key].dtype.str)
+        elif isinstance(node, FromInput):
+            self.samples[node.key] = _input_sample(node)
+        elif isinstance(node, Output):
+            self._call(node.call)
+        elif isinstance(node, Reduced):
+            self._reduce(node)
+        elif isinstance(node, Persisted):
+            lengths = {axis: min(length, SIDE) for axis, length in node.sizes.items()}
+            self.samples[node.key] = self._values([(node.parent, _spans(node.parent, lengths))])[0]
+        else:
+            node.rehearse(self)
+        if node.key in self.samples:
+            self.types.learn(node.key, self.samples[node.key].dtype.str)
+        self.types.learn(_fact_key(node), "|b1")
+
+    def _values(self, asked: Sequence[tuple[Node, Mapping[str, Cut]]]) -> list[np.ndarray]:
+        """Return parts of expressions, made of samples in place of the stored arrays."""
+        program = Program(ChunkGrid((ONE,), (1,), (1,)), lambda node: self.types.of(node))
+        places = [program.add(node, cuts) for node, cuts in asked]
+        program.keep(places)
+        leaves = [_wrapped(self.samples[leaf.node.key], leaf.node, leaf.cuts) for leaf in program.leaves]
+        values = program.run(0, leaves)
+        return [values[place] for place in places]
+
+    def _call(self, call: Call) -> None:
+        if call_stages.output_key(call, 0) in self.samples:
+            return
+        for node in (*call.inputs, *call.given.values()):
+            self.types.of(node)
+        small = _small(call)
+        try:
+            self._try(call, small)
+        except Exception as error:
+            # On a small block a function may fail that does well on its own: then it is called on such a one.
+            grid = call_stages.call_grid(call, self.types)
+            block = dict(zip(grid.axes, grid.block, strict=True))
+            lengths = {axis: min(block.get(axis, length), length) for axis, length in call.sizes.items()}
+            if lengths == small:
+                raise _about(error, call, small)
+            try:
+                self._try(call, lengths)
+            except Exception as again:
+                raise _about(again, call, lengths) from None
+
+    def _try(self, call: Call, lengths: Mapping[str, int]) -> None:
+        """Call a function on blocks of so many items along each axis, and take what it returns as samples."""
+        grid = ChunkGrid((ONE,), (1,), (1,))
+        asked = []
+        for node in call.inputs:
+            halo = {
+                axis: 2 * items
+                for axis, items in call.depth.items()
+                if axis in node.axes and node.sizes[axis] > 1
+            }
+            if call.boundary == "none":
+                halo = {axis: 0 if axis in call.whole else items for axis, items in halo.items()}
+            asked.append((node, _spans(node, lengths, halo)))
+        asked += [(node, _spans(node, node.sizes)) for node in call.given.values()]
+        values = self._values(asked)
+        count = len(call.inputs)
+        bounds = {axis: (0, length) for axis, length in lengths.items()}
+        calls = call_stages.Calls(call, grid)
+        given = dict(zip(call.given, values[count:], strict=True))
+        tracemalloc.start()
+        try:
+            started = time.process_time()
+            result = calls(bounds, values[:count], given)
+            seconds = time.process_time() - started
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        own = {
+            axis: n for of in call.outputs for axis, n in zip(of.axes, of.shape, strict=True)
+            if axis not in lengths or n != call.sizes[axis]
+        }  # fmt: skip
+        blocks = call_stages.checked_results(
+            call, result, {**bounds, **{a: (0, n) for a, n in own.items()}}, own
+        )
+        if seconds < QUICK:
+            started = time.process_time()
+            calls(bounds, self._values(asked)[:count], given)
+            seconds = time.process_time() - started
+        items = sum(value.size for value in values[:count])
+        moved = sum(value.nbytes for value in values[:count]) + sum(block.nbytes for block in blocks)
+        self.costs[call.key] = Costs(seconds / max(items, 1), peak / max(moved, 1))
+        for number, (block, of) in enumerate(zip(blocks, call.outputs, strict=True)):
+            self.samples[call_stages.output_key(call, number)] = np.asarray(block, of.dtype or block.dtype)
+            self.types.learn(call_stages.output_key(call, number), (of.dtype or block.dtype.str))
+
+    def _reduce(self, node: Reduced) -> None:
+        parent = node.parent
+        lengths = {axis: min(length, SIDE) for axis, length in parent.sizes.items()}
+        self.types.of(parent)
+        (values,) = self._values([(parent, _spans(parent, lengths))])
+        if node.functions is not None:
+            from mpiimg.arrays import own_reductions
+
+            self.samples[node.key], returned = own_reductions.rehearsed(node, values)
+            self.costs[node.key] = Costs(returned=returned)
+            return
+        from mpiimg.arrays import reductions
+
+        axes = tuple(parent.axes.index(axis) for axis in node.over)
+        if node.operation in ("argmax", "argmin"):
+            positions = np.arange(int(np.prod([values.shape[a] for a in axes]))).reshape(
+                [values.shape[a] for a in axes]
+            )
+            parts = reductions.partial_position(values, axes, node.operation, node.options, positions)
+        else:
+            parts = reductions.partial(values, axes, node.operation, node.options)
+        dtype = node.dtype or self.types.of(node)
+        self.samples[node.key] = reductions.finished(parts, node.operation, node.options, dtype)
+
+
+def _small(call: Call) -> dict[str, int]:
+    """Return the length of the block along each axis that a function is tried on."""
+    lengths = {}
+    for axis, length in call.sizes.items():
+        if axis in call.each:
+            lengths[axis] = min(1, length)
+        elif axis in call.whole and axis not in OF_SPACE:
+            lengths[axis] = length
+        else:
+            lengths[axis] = min(length, call.chunks.get(axis, SIDE))
+    return lengths
+
+
+def _spans(node: Node, lengths: Mapping[str, int], halo: Mapping[str, int] = ()) -> dict[str, Cut]:
+    """Return a part in the midst of a node, of so many items along each axis."""
+    cuts = {}
+    for axis, length in node.sizes.items():
+        more = dict(halo).get(axis, 0)
+        count = min(lengths.get(axis, length), length) + more
+        first = max((length - count) // 2, 0)
+        cuts[axis] = (
+            Cut(None, (tuple(range(first, first + count)),))
+            if count > length
+            else (Cut(None, (range(first, first + count),)))
+        )
+        if count > length:
+            # More than there is: a halo that goes beyond the ends.
+            cuts[axis] = Cut(None, (tuple(item % length for item in range(count)),))
+    return cuts
+
+
+def _wrapped(sample: np.ndarray, node: Node, cuts: Mapping[str, Cut]) -> np.ndarray:
+    """Return a block as large as `cuts` ask for, of the values of a sample."""
+    block = sample
+    for place, axis in enumerate(node.axes):
+        (pick,) = cuts[axis].picks
+        if not len(pick) or not block.shape[place]:
+            shape = (*block.shape[:place], len(pick), *block.shape[place + 1 :])
+            block = np.zeros(shape, block.dtype)
+            continue
+        items = np.asarray(pick, dtype=np.int64)
+        offset = (node.shape[place] - block.shape[place]) // 2
+        block = np.take(block, (items - offset) % block.shape[place], axis=place)
+    return block
+
+
+def _input_sample(node: FromInput) -> np.ndarray:
+    """Return a little of an input: from its midst, or from its front where it can be read from there only."""
+    source = stored_input(node)
+    array = source.array
+    sizes = dict(zip(array.axes, array.shape, strict=True))
+    spans = {axis: min(length, 2 * SIDE) if axis != "t" else length for axis, length in sizes.items()}
+    if source.parallel:
+        box = tuple(((n - spans[a]) // 2, (n - spans[a]) // 2 + spans[a]) for a, n in sizes.items())
+        reader = source.open()
+        try:
+            block = np.array(reader.read(box))
+        finally:
+            reader.close()
+    else:
+        # A stream is read from its front: some volumes, whose midst stands for all.
+        few = (min(array.shape[0], 3), *array.shape[1:])
+        boxes = [tuple((0, n) for n in few)]
+        if few != array.shape:
+            # Readers of streams hold a block back, to verify the end with the last one.
+            boxes.append(tuple((n, n + 1) if place == 0 else (0, 1) for place, n in enumerate(few)))
+        front = np.asarray(next(iter(source.blocks(iter(boxes)))))
+        for place, axis in enumerate(array.axes):
+            count, first = spans[axis], (few[place] - min(spans[axis], few[place])) // 2
+            front = np.take(
+                front, first + np.arange(count) % few[place] % max(1, few[place] - first), axis=place
+            )
+        block = front
+    if not node.axes:
+        return block.reshape(())
+    return block.transpose([array.axes.index(axis) for axis in node.axes])
+
+
+_ = (reduction_stages, Regular)

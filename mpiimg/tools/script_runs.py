@@ -1,0 +1,70 @@
+"""mpiimg-run script.py: a script of a user's, with the options of a tool."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+from pathlib import Path
+
+from mpiimg.engine.mpi import runtime, scripts
+from mpiimg.engine.mpi.job import launched_rank, run_word
+from mpiimg.engine.mpi.lifetime import living
+from mpiimg.engine.names import shown
+from mpiimg.engine.parameters import checked_memory
+from mpiimg.engine.settings import Settings
+from mpiimg.engine.step import Argument
+from mpiimg.errors import BadInput, Exit
+from mpiimg.tools.cli import answer_ended, check_common, parsed, parser_of
+from mpiimg.tools.registry import Tool
+
+
+def script_among(tool: Tool, words: list[str]) -> int | None:
+    """Return the place of a script of Python, if it is what comes first behind options; else None."""
+    takers = {
+        flag for action in parser_of(tool)._actions if action.nargs is None for flag in action.option_strings
+    }
+    place = 0
+    while place < len(words) and words[place].startswith("-"):
+        place += 1 + (words[place] in takers)
+    return place if place < len(words) and words[place].endswith(".py") else None
+
+
+#: What --out is of a script.
+SCRIPT_OUT = Argument("out", "Records and work go to this folder, where the script names none (default: .).")
+
+
+def run_script(tool: Tool, options: list[str], script: str, arguments: list[str]) -> int:
+    """Run a script of Python whose calls run pipelines; return its exit status."""
+    with living(owner=True) as life:
+        life.command = shlex.join([tool.name, *options, script, *arguments])
+        of_script = dataclasses.replace(tool, arguments=[(SCRIPT_OUT, False)], parameters=())
+        args = parsed(of_script, options)
+        try:
+            check_common(args)
+            if args.portable:
+                from mpiimg.kernels.jit import pin_target
+
+                pin_target()
+            if args.ended is not None:
+                folder = Path(args.out or ".")
+                return answer_ended(dataclasses.replace(of_script, folder=lambda values: folder), args)
+            settings = Settings(
+                folder=args.out,
+                memory=None if args.memory is None else checked_memory(args.memory, "--memory"),
+                force=args.force,
+                in_memory=args.in_memory,
+                keep_work=args.keep_work,
+                progress=sys.stderr.isatty() and not args.quiet,
+                timeout=args.timeout,
+                plan=args.plan,
+                ranks=args.ranks,
+                nodes=args.nodes,
+                command=life.command,
+                run_id=run_word(),
+            )
+            return runtime.check_printed(scripts.run_file(script, arguments, settings))
+        except BadInput as error:
+            if launched_rank() == 0:
+                runtime.put(f"mpiimg: error: {shown(error)}", sys.stderr)
+            return Exit.BAD_INPUT
