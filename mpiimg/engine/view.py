@@ -145,7 +145,7 @@ class View:
         """Return the one box that each chunk reads, (chunks, axes, 2); None where one reads several or none."""
         if any(len(of_pick) != 1 for of_axis in self._runs for of_pick in of_axis):
             return None
-        places = np.unravel_index(np.arange(len(grid)), grid.counts)
+        places = np.unravel_index(np.arange(len(grid)), grid.counts) if grid.counts else ()
         by_axis = dict(zip(grid.axes, places, strict=True))
         table = np.empty((len(grid), len(self.cuts), 2), np.int64)
         for axis, (of_axis, cut) in enumerate(zip(self._runs, self.cuts, strict=True)):

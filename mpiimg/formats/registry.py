@@ -7,6 +7,7 @@ What a format is stands in formats/interface.py.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ FORMATS: Mapping[str, str] = {
     **dict.fromkeys(("fits.gz", "fit.gz"), "mpiimg.formats.fits:FITS_GZ"),
     **dict.fromkeys(("fits.fz", "fz"), "mpiimg.formats.fits:COMPRESSED"),
     "npy": "mpiimg.formats.npy:NPY",
-    **dict.fromkeys(("h5", "hdf5"), "mpiimg.formats.hdf5:HDF5"),
+    **dict.fromkeys(("h5", "hdf5", "he5", "nxs"), "mpiimg.formats.hdf5:HDF5"),
     "zarr": "mpiimg.formats.zarr:ZARR",
     "ome.zarr": "mpiimg.formats.zarr:OME_ZARR",
     **dict.fromkeys(("tif", "tiff"), "mpiimg.formats.tiff:TIFF"),
@@ -81,7 +82,7 @@ def reader(path: Path) -> Callable[[Path, str], Input]:
         return format.read
     if format is not None and format.reader is not None:
         return lambda path, name: simple_input(format.reader, path, name)
-    raise BadInput(f"{path}: no format reads files of this name; {_endings('reads')}")
+    raise BadInput(f"{path}: no format reads files of this name; {_hint(path) or _endings('reads')}")
 
 
 def writer(name: str | Path) -> Callable[[ResultArray], AnyWriter]:
@@ -378,6 +379,12 @@ def _format(name: str | Path) -> Format | None:
         if place is not None:
             return load_object(place)
     return None
+
+
+def _hint(path: Path) -> str:
+    """Say how an array in a file is named, where a path nearly does."""
+    match = re.fullmatch(r"(.+\.\w+)(?::|::)([^:/]\S*)", str(path))
+    return f"did you mean {match[1]}:/{match[2]}?" if match and _format(match[1]) is not None else ""
 
 
 def _endings(verb: Literal["reads", "writes"]) -> str:

@@ -92,6 +92,7 @@ def test_another_file_is_another_input(formats, tmp_path):
         ("broken.raw", b"what?", "is no PLAIN that can be read: it does not begin as it should"),
         ("good.raw", b"a format", "has the axes tyx, where yx are needed"),
         ("some.xyz", b"", "no format reads files of this name; there are formats of fit, fit.gz"),
+        ("some.h5:maps/fa", None, "no format reads files of this name; did you mean "),
         ("raw", b"", "no format reads files of this name"),
         ("some.gone.raw", b"", "no format reads files of this name"),
     ],
