@@ -12,8 +12,10 @@ _PLACES = {
     **dict.fromkeys(("map_blocks", "map_overlap", "apply_gufunc", "reduction"), "mpiimg.arrays.calls"),
     **dict.fromkeys(("items", "Items", "Groups"), "mpiimg.arrays.items"),
     **dict.fromkeys(("where", "stack", "concatenate"), "mpiimg.arrays.joining"),
-    **dict.fromkeys(("compute", "persist", "write", "plan", "iterate", "session"), "mpiimg.arrays.session"),
-    "items": "mpiimg.arrays.items",
+    **dict.fromkeys(
+        ("compute", "persist", "write", "plan", "iterate", "session", "check_halo"), "mpiimg.arrays.session"
+    ),
+    **dict.fromkeys(("BadInput", "RunFailed", "RunStopped"), "mpiimg.errors"),
     "command": "mpiimg.arrays.command",
     "read_table": "mpiimg.arrays.tables",
 }

@@ -12,6 +12,7 @@ from mpiimg.arrays.chunks import Sized, block_shape
 from mpiimg.arrays.graph import C, Call, F, Node, Output, OutputOf, Pad, Types
 from mpiimg.arrays.lower import (
     ONE,
+    Costs,
     Lowering,
     Reads,
     grid_of,
@@ -54,6 +55,12 @@ def output_key(call: Call, number: int) -> str:
 def blocks_of(call: Call, types: Types) -> dict[str, int]:
     """Return how many items of each axis of the inputs a chunk of a call has."""
     stored = storage_axes(call.axes, call.order) if call.axes else ()
+    block = block_shape(stored, call.sizes, sized(call, types), call.whole, call.each, call.depth)
+    return {**block, **call.chunks}
+
+
+def sized(call: Call, types: Types) -> list[Sized]:
+    """Return what a call reads and writes, to know the bytes of its chunks."""
     arrays = []
     for node in call.inputs:
         lengths = {axis: 1 for axis, length in node.sizes.items() if length == 1 and call.sizes[axis] != 1}
@@ -62,8 +69,7 @@ def blocks_of(call: Call, types: Types) -> dict[str, int]:
         lengths = dict(zip(of.axes, of.shape, strict=True))
         new = {axis: n for axis, n in lengths.items() if axis not in call.sizes or n != call.sizes[axis]}
         arrays.append(Sized(of.axes, _itemsize(of.dtype or types.known(output_key(call, number))), new))
-    block = block_shape(stored, call.sizes, arrays, call.whole, call.each, call.depth)
-    return {**block, **call.chunks}
+    return arrays
 
 
 def _itemsize(dtype: str | None) -> int:
@@ -274,7 +280,18 @@ def _stage(lowering: Lowering, call: Call, grid: ChunkGrid, weights) -> Compute:
         weights=weights,
         parameters=lowering.parameters(call),
         cost=None if costs is None else ("second", costs.seconds * items),
+        scratch=_scratch(lowering, call, costs),
     )
+
+
+def _scratch(lowering: Lowering, call: Call, costs: Costs | None) -> int | None:
+    """Return the bytes that the work on a chunk takes at once, as far as the rehearsal tells."""
+    if costs is None or costs.scratch is None:
+        return None
+    block = blocks_of(call, lowering.types)
+    largest = sum(array.nbytes(block, call.depth) for array in sized(call, lowering.types))
+    # The function has blocks of its own beside those that were read, and libraries take more than Python sees.
+    return int((2 + 1.25 * costs.scratch) * largest)
 
 
 def _cast(block: np.ndarray, array: Array, call: Call) -> str:

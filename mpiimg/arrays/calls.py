@@ -54,8 +54,8 @@ def map_blocks(
     whole : str or tuple of str
         Axes that are not cut: every block has all of them.
     out : str or tuple of str, optional
-        The axes of the block that is returned, e.g. "x y z"; a tuple of such for several blocks; "" for one
-        value. By default those of the first block. Axes of `each` are put back.
+        The axes of the block that is returned, e.g. "x y z"; a tuple of such texts, one per block, where several
+        are returned; "" for one value. By default those of the first block. Axes of `each` are put back.
     output_sizes : mapping of str to int, optional
         Lengths of axes that the arrays do not have, or of whole ones that come out in another length.
     dtype : dtype or tuple of dtype, optional
@@ -202,7 +202,7 @@ def apply_gufunc(
     loop = tuple(dict.fromkeys(axis for node in ordered for axis in node.axes if axis not in core))
     # Blocks of all arrays broadcast against each other: they all have the loop axes, in one order.
     aligned = [Array(_with_axes(node, loop, axes)) for node, axes in zip(ordered, takes, strict=True)]
-    out = tuple((*loop, *axes) for axes in gives)
+    out = tuple(" ".join((*loop, *axes)) for axes in gives)
     dtype = output_dtypes
     if dtype is not None and len(gives) == 1 and isinstance(dtype, list | tuple):
         (dtype,) = dtype
@@ -216,10 +216,12 @@ def apply_gufunc(
 def _with_axes(node: Node, loop: Sequence[str], core: Sequence[str]) -> Node:
     from mpiimg.arrays.expressions import expand
 
-    for place, axis in enumerate(loop):
+    # Of the loop axes in front an array may lack some: NumPy broadcasts from the last one.
+    first = next((place for place, axis in enumerate(loop) if axis in node.axes), len(loop))
+    for place, axis in enumerate(loop[first:]):
         if axis not in node.axes:
             node = expand(node, axis, place)
-    return transpose(node, (*loop, *core))
+    return transpose(node, (*loop[first:], *core))
 
 
 def _parsed(signature: Any, call: str) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
@@ -332,9 +334,7 @@ def _checked_sizes(sizes_given, sizes, whole, call) -> dict[str, int]:
 
 
 def _outputs(call, nodes, out, dtype, axes, sizes, each, whole, new_sizes, depth):
-    several = isinstance(out, tuple | list) and (not out or not all(_is_axis_name(one) for one in out))
-    if isinstance(out, list | tuple) and not several and _looks_like_blocks(out, axes, new_sizes):
-        several = True
+    several = isinstance(out, tuple | list)
     given = list(out) if several else [out]
     if several and not given:
         raise BadInput(f"{call}: out = (): names no block; give '' for one value")
@@ -357,7 +357,12 @@ def _outputs(call, nodes, out, dtype, axes, sizes, each, whole, new_sizes, depth
         if cut:
             raise BadInput(
                 f"{call}: axis {cut[0]} is cut into blocks, and out = {' '.join(full)!r} does not have it; "
-                f"name it in whole=, in each= or in out="
+                + "name it in whole=, in each= or in out="
+                + (
+                    "; a tuple names several blocks, and one block has one text, as in out='x y z'"
+                    if several
+                    else ""
+                )
             )
         lengths = {**sizes, **new_sizes}
         shape = tuple(lengths[axis] for axis in full)
@@ -367,15 +372,6 @@ def _outputs(call, nodes, out, dtype, axes, sizes, each, whole, new_sizes, depth
     if gone:
         raise BadInput(f"{call}: axis {gone[0]} has a depth, and no output has it to cut it off from")
     return tuple(outputs), several
-
-
-def _is_axis_name(one: Any) -> bool:
-    return isinstance(one, str) and one != "" and len(one.split()) == 1
-
-
-def _looks_like_blocks(out: Sequence[str], axes: Sequence[str], new_sizes: Mapping[str, int]) -> bool:
-    """Say whether a tuple of single names means several blocks: where a name stands twice it can only be so."""
-    return len(set(out)) != len(out)
 
 
 def _put_back(asked, each, first, axes) -> tuple[str, ...]:

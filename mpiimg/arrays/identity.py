@@ -25,7 +25,7 @@ from typing import Any
 
 from mpiimg.arrays import bytecode, modules
 from mpiimg.arrays.hashing import hashed
-from mpiimg.arrays.modules import is_local, is_local_module
+from mpiimg.arrays.modules import is_local, is_local_module, module_of
 from mpiimg.arrays.values import describe
 
 #: The first of what every digest has: another version of Python runs other instructions.
@@ -292,7 +292,7 @@ class Walk:
         """Return the digest of a class by name and module; that of a local one tells what it is made of."""
         if is_local(kind):
             return self.of(kind)
-        return hashed(b"class", kind.__qualname__, self.module(kind.__module__))
+        return hashed(b"class", kind.__qualname__, self.module(module_of(kind)))
 
     def _class(self, kind: type) -> bytes:
         if not is_local(kind):

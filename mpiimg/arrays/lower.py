@@ -179,13 +179,10 @@ def stored_input(node: FromInput) -> StoredInput:
     """Return an input with the name and the axes that it has in the graph."""
     source = node.input
     own = source.array
-    public = tuple(getattr(source, "axes", None) or own.axes)
-    names = dict(zip(public, node.axes, strict=True))
-    array = (
-        Array(node.name, tuple(names[axis] for axis in own.axes), own.shape, own.dtype)
-        if own.axes
-        else (Array(node.name, (ONE,), (1,), own.dtype))
-    )
+    if not node.axes:
+        return StoredInput(source, Array(node.name, (ONE,), (1,), own.dtype))
+    names = dict(zip(tuple(getattr(source, "axes", None) or own.axes), node.axes, strict=True))
+    array = Array(node.name, tuple(names[axis] for axis in own.axes), own.shape, own.dtype)
     return StoredInput(source, array)
 
 

@@ -6,6 +6,7 @@ interpreter, so that nothing that a function does there stays in this one, with 
 
 from __future__ import annotations
 
+import inspect
 import time
 import tracemalloc
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from mpiimg.arrays.graph import Call, FromInput, Node, Output, Persisted, Reduce
 from mpiimg.arrays.lower import ONE, Costs, Regular, needed, stored_input
 from mpiimg.arrays.program import Program
 from mpiimg.engine.boxes import ChunkGrid
+from mpiimg.engine.mpi.memory import anonymous_now
 from mpiimg.engine.view import Cut
 
 #: Items along an axis that a function is tried on, beside its depths; axes that are whole are shrunk if they
@@ -39,13 +41,17 @@ class Facts:
         Of stored nodes, by key.
     costs : mapping of str to Costs
         Of calls, by key.
-    seconds : float
-        That it took.
+    seconds, cpu_seconds : float
+        That it took, with the start of the interpreter for the latter.
+    libraries : int
+        Bytes that a rank takes when it calls the functions first, and keeps.
     """
 
     types: Mapping[str, str]
     costs: Mapping[str, Costs]
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    libraries: int = 0
 
 
 def calls_to_rehearse(targets: Sequence[Node], there: Mapping[str, Any], types: Types) -> list[Node]:
@@ -77,15 +83,17 @@ def rehearse(targets: Sequence[Node], there: Mapping[str, np.ndarray] = ()) -> F
     Exception
         What a function raises, with an attribute `rehearsed`: the name of the call, and what it was tried on.
     """
-    started = time.perf_counter()
-    rehearsal = _Rehearsal(dict(there))
+    started, before = time.perf_counter(), anonymous_now()
+    rehearsal = Rehearsal(dict(there))
     for node in needed(list(targets), {}):
         rehearsal.node(node)
-    types = dict(rehearsal.types._known)
-    return Facts(types, rehearsal.costs, time.perf_counter() - started)
+    samples = sum(sample.nbytes for sample in rehearsal.samples.values() if isinstance(sample, np.ndarray))
+    libraries = max(0, anonymous_now() - before - samples)
+    seconds = time.perf_counter() - started, time.process_time()
+    return Facts(dict(rehearsal.types._known), rehearsal.costs, *seconds, libraries)
 
 
-class _Rehearsal:
+class Rehearsal:
     """Samples of the stored nodes of a graph, each a little array whose values are like those of the whole."""
 
     def __init__(self, samples: dict[str, np.ndarray]):
@@ -103,14 +111,14 @@ class _Rehearsal:
             self._reduce(node)
         elif isinstance(node, Persisted):
             lengths = {axis: min(length, SIDE) for axis, length in node.sizes.items()}
-            self.samples[node.key] = self._values([(node.parent, _spans(node.parent, lengths))])[0]
+            self.samples[node.key] = self.values([(node.parent, spans(node.parent, lengths))])[0]
         else:
             node.rehearse(self)
         if node.key in self.samples:
             self.types.learn(node.key, self.samples[node.key].dtype.str)
         self.types.learn(_fact_key(node), "|b1")
 
-    def _values(self, asked: Sequence[tuple[Node, Mapping[str, Cut]]]) -> list[np.ndarray]:
+    def values(self, asked: Sequence[tuple[Node, Mapping[str, Cut]]]) -> list[np.ndarray]:
         """Return parts of expressions, made of samples in place of the stored arrays."""
         program = Program(ChunkGrid((ONE,), (1,), (1,)), lambda node: self.types.of(node))
         places = [program.add(node, cuts) for node, cuts in asked]
@@ -124,7 +132,7 @@ class _Rehearsal:
             return
         for node in (*call.inputs, *call.given.values()):
             self.types.of(node)
-        small = _small(call)
+        small = small_block(call)
         try:
             self._try(call, small)
         except Exception as error:
@@ -133,7 +141,7 @@ class _Rehearsal:
             block = dict(zip(grid.axes, grid.block, strict=True))
             lengths = {axis: min(block.get(axis, length), length) for axis, length in call.sizes.items()}
             if lengths == small:
-                raise _about(error, call, small)
+                raise _about(error, call, small) from None
             try:
                 self._try(call, lengths)
             except Exception as again:
@@ -142,20 +150,11 @@ class _Rehearsal:
     def _try(self, call: Call, lengths: Mapping[str, int]) -> None:
         """Call a function on blocks of so many items along each axis, and take what it returns as samples."""
         grid = ChunkGrid((ONE,), (1,), (1,))
-        asked = []
-        for node in call.inputs:
-            halo = {
-                axis: 2 * items
-                for axis, items in call.depth.items()
-                if axis in node.axes and node.sizes[axis] > 1
-            }
-            if call.boundary == "none":
-                halo = {axis: 0 if axis in call.whole else items for axis, items in halo.items()}
-            asked.append((node, _spans(node, lengths, halo)))
-        asked += [(node, _spans(node, node.sizes)) for node in call.given.values()]
-        values = self._values(asked)
+        bounds = _midst(call, lengths)
+        asked = [(node, _input_spans(call, node, bounds)) for node in call.inputs]
+        asked += [(node, spans(node, node.sizes)) for node in call.given.values()]
+        values = self.values(asked)
         count = len(call.inputs)
-        bounds = {axis: (0, length) for axis, length in lengths.items()}
         calls = call_stages.Calls(call, grid)
         given = dict(zip(call.given, values[count:], strict=True))
         tracemalloc.start()
@@ -175,7 +174,7 @@ class _Rehearsal:
         )
         if seconds < QUICK:
             started = time.process_time()
-            calls(bounds, self._values(asked)[:count], given)
+            calls(bounds, self.values(asked)[:count], given)
             seconds = time.process_time() - started
         items = sum(value.size for value in values[:count])
         moved = sum(value.nbytes for value in values[:count]) + sum(block.nbytes for block in blocks)
@@ -188,7 +187,7 @@ class _Rehearsal:
         parent = node.parent
         lengths = {axis: min(length, SIDE) for axis, length in parent.sizes.items()}
         self.types.of(parent)
-        (values,) = self._values([(parent, _spans(parent, lengths))])
+        (values,) = self.values([(parent, spans(parent, lengths))])
         if node.functions is not None:
             from mpiimg.arrays import own_reductions
 
@@ -209,7 +208,48 @@ class _Rehearsal:
         self.samples[node.key] = reductions.finished(parts, node.operation, node.options, dtype)
 
 
-def _small(call: Call) -> dict[str, int]:
+def _about(error: Exception, call: Call, lengths: Mapping[str, int]) -> Exception:
+    """Return an error that says which call it is of, and what that was tried on."""
+    block = " x ".join(f"{axis} {length}" for axis, length in lengths.items() if axis not in call.each)
+    place = _place(call.function) if isinstance(error, call_stages.WrongResult) else ""
+    error.rehearsed = (f"{place}{call.name}", f"tried on a block of {block or 'one value'}")
+    return error
+
+
+def _place(function: Any) -> str:
+    """Return where a function is written, as FILE:LINE; nothing where that is not known."""
+    code = getattr(inspect.unwrap(getattr(function, "func", function)), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}: " if code is not None else ""
+
+
+def _midst(call: Call, lengths: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """Return a chunk of so many items along each axis, in the midst; of whole axes it has the first ones."""
+    bounds = {}
+    for axis, length in call.sizes.items():
+        first = 0 if axis in call.whole else (length - lengths[axis]) // 2
+        bounds[axis] = first, first + lengths[axis]
+    return bounds
+
+
+def _input_spans(call: Call, node: Node, bounds: Mapping[str, tuple[int, int]]) -> dict[str, Cut]:
+    """Return what a chunk reads of an input; what lies beyond its ends stands for what a boundary makes."""
+    cuts = {}
+    for axis, length in node.sizes.items():
+        if length == 1 and call.sizes[axis] != 1:
+            cuts[axis] = Cut.whole(1)
+            continue
+        before, after = call_stages.margins(call, axis, *bounds[axis]) if length > 1 else (0, 0)
+        cuts[axis] = span(range(bounds[axis][0] - before, bounds[axis][1] + after), length)
+    return cuts
+
+
+def span(items: range, length: int) -> Cut:
+    """Return items of an axis; what lies beyond its ends goes on at the other one."""
+    inside = items.start >= 0 and items.stop <= length
+    return Cut(None, (items if inside else tuple(item % length for item in items),))
+
+
+def small_block(call: Call) -> dict[str, int]:
     """Return the length of the block along each axis that a function is tried on."""
     lengths = {}
     for axis, length in call.sizes.items():
@@ -222,21 +262,13 @@ def _small(call: Call) -> dict[str, int]:
     return lengths
 
 
-def _spans(node: Node, lengths: Mapping[str, int], halo: Mapping[str, int] = ()) -> dict[str, Cut]:
+def spans(node: Node, lengths: Mapping[str, int]) -> dict[str, Cut]:
     """Return a part in the midst of a node, of so many items along each axis."""
     cuts = {}
     for axis, length in node.sizes.items():
-        more = dict(halo).get(axis, 0)
-        count = min(lengths.get(axis, length), length) + more
-        first = max((length - count) // 2, 0)
-        cuts[axis] = (
-            Cut(None, (tuple(range(first, first + count)),))
-            if count > length
-            else (Cut(None, (range(first, first + count),)))
-        )
-        if count > length:
-            # More than there is: a halo that goes beyond the ends.
-            cuts[axis] = Cut(None, (tuple(item % length for item in range(count)),))
+        count = min(lengths.get(axis, length), length)
+        first = (length - count) // 2
+        cuts[axis] = Cut(None, (range(first, first + count),))
     return cuts
 
 
