@@ -59,9 +59,7 @@ def calls_to_rehearse(targets: Sequence[Node], there: Mapping[str, Any], types: 
     found = []
     for node in needed(list(targets), there):
         own = isinstance(node, Reduced) and node.functions is not None
-        further = not isinstance(node, FromInput | Output | Reduced | Persisted) and getattr(
-            node, "is_tried", True
-        )
+        further = not isinstance(node, FromInput | Output | Reduced | Persisted) and getattr(node, "is_tried", True)
         if (isinstance(node, Output) or own or further) and types.known(_fact_key(node)) is None:
             found.append(node)
     return found

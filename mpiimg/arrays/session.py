@@ -90,7 +90,6 @@ class Session:
 #: The sessions that are open, the default one first.
 _open: list[Session] = []
 
-
 def current() -> Session:
     """Return the innermost open session; the default one is opened at need."""
     if not _open:
