@@ -9,11 +9,14 @@ _PLACES = {
     "__version__": "mpiimg.version",
     "Array": "mpiimg.arrays.array",
     **dict.fromkeys(("read", "from_array", "from_reader"), "mpiimg.arrays.sources"),
-    **dict.fromkeys(("map_blocks", "map_overlap", "apply_gufunc", "reduction"), "mpiimg.arrays.calls"),
+    **dict.fromkeys(("map_blocks", "map_overlap", "apply_gufunc"), "mpiimg.arrays.calls"),
+    "reduction": "mpiimg.arrays.reducing",
     **dict.fromkeys(("items", "Items", "Groups"), "mpiimg.arrays.items"),
     **dict.fromkeys(("where", "stack", "concatenate"), "mpiimg.arrays.joining"),
-    **dict.fromkeys(("compute", "persist", "write", "plan", "iterate", "session"), "mpiimg.arrays.session"),
-    "items": "mpiimg.arrays.items",
+    **dict.fromkeys(
+        ("compute", "persist", "write", "plan", "iterate", "session", "check_halo"), "mpiimg.arrays.session"
+    ),
+    **dict.fromkeys(("BadInput", "RunFailed", "RunStopped"), "mpiimg.errors"),
     "command": "mpiimg.arrays.command",
     "read_table": "mpiimg.arrays.tables",
 }

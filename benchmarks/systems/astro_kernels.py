@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import sep
 from astro_common import (
@@ -79,7 +81,8 @@ def warp(planes: np.ndarray, header: str, patch: Patch, box: tuple) -> Piece:
     area = proj_plane_pixel_area(tract) / proj_plane_pixel_area(source)
     target = tract[tuple(slice(*bounds) for bounds in box)]
     shape = tuple(high - low for low, high in box)
-    # Whether the way back leads here is not looked at: it would double the time.
+    # Both calls ask for the same places, which cost more than the rest; the way back is not looked at.
+    target.pixel_to_world, source.world_to_pixel = map(_once, (target.pixel_to_world, source.world_to_pixel))
     method = {"roundtrip_coords": False, "return_footprint": False}
     values = reproject_interp((planes[:2], source), target, shape_out=(2, *shape), order="bicubic", **method)
     # A flag is one or none: of the nearest pixel.
@@ -87,6 +90,18 @@ def warp(planes: np.ndarray, header: str, patch: Patch, box: tuple) -> Piece:
         (planes[2], source), target, shape_out=shape, order="nearest-neighbor", **method
     )
     return Piece(box, np.stack([values[0] * area, values[1] * area**2, unusable]).astype(np.float32))
+
+
+def _once(transform: Callable) -> Callable:
+    """Return a transform that answers the question that it is first asked, and every later one alike."""
+    answers = []
+
+    def answer(*places):
+        if not answers:
+            answers.append(transform(*places))
+        return answers[0]
+
+    return answer
 
 
 def coadd(pieces: list[Piece], patch: Patch) -> tuple[np.ndarray, np.ndarray]:

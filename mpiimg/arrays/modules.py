@@ -17,6 +17,7 @@ import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mpiimg.arrays.bytecode import Import
 from mpiimg.version import __version__
@@ -211,7 +212,16 @@ def _statements(path: str, digest: str) -> tuple[Import, ...]:
 
 def is_local(kind: type | object) -> bool:
     """Say whether a class or a function is the user's: of a local module, a script or a notebook."""
-    return is_local_module(getattr(kind, "__module__", None) or "__main__")
+    return is_local_module(module_of(kind))
+
+
+def module_of(one: Any) -> str:
+    """Return the name of the module of a class or a function.
+
+    The class of functions that Cython compiles has no name there, but what gives it to these functions.
+    """
+    name = getattr(one, "__module__", None) or "__main__"
+    return name if isinstance(name, str) else "builtins"
 
 
 def is_local_module(name: str) -> bool:

@@ -6,19 +6,21 @@ interpreter, so that nothing that a function does there stays in this one, with 
 
 from __future__ import annotations
 
+import inspect
 import time
 import tracemalloc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from mpiimg.arrays import call_stages, reduction_stages
+from mpiimg.arrays import call_stages
 from mpiimg.arrays.graph import Call, FromInput, Node, Output, Persisted, Reduced, Types
-from mpiimg.arrays.lower import ONE, Costs, Regular, needed, stored_input
+from mpiimg.arrays.lower import ONE, Costs, needed, stored_input
 from mpiimg.arrays.program import Program
 from mpiimg.engine.boxes import ChunkGrid
+from mpiimg.engine.mpi.memory import anonymous_now
 from mpiimg.engine.view import Cut
 
 #: Items along an axis that a function is tried on, beside its depths; axes that are whole are shrunk if they
@@ -39,13 +41,17 @@ class Facts:
         Of stored nodes, by key.
     costs : mapping of str to Costs
         Of calls, by key.
-    seconds : float
-        That it took.
+    seconds, cpu_seconds : float
+        That it took, with the start of the interpreter for the latter.
+    libraries : int
+        Bytes that a rank takes when it calls the functions first, and keeps.
     """
 
     types: Mapping[str, str]
     costs: Mapping[str, Costs]
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    libraries: int = 0
 
 
 def calls_to_rehearse(targets: Sequence[Node], there: Mapping[str, Any], types: Types) -> list[Node]:
@@ -77,15 +83,17 @@ def rehearse(targets: Sequence[Node], there: Mapping[str, np.ndarray] = ()) -> F
     Exception
         What a function raises, with an attribute `rehearsed`: the name of the call, and what it was tried on.
     """
-    started = time.perf_counter()
-    rehearsal = _Rehearsal(dict(there))
+    started, before = time.perf_counter(), anonymous_now()
+    rehearsal = Rehearsal(dict(there))
     for node in needed(list(targets), {}):
         rehearsal.node(node)
-    types = dict(rehearsal.types._known)
-    return Facts(types, rehearsal.costs, time.perf_counter() - started)
+    samples = sum(sample.nbytes for sample in rehearsal.samples.values() if isinstance(sample, np.ndarray))
+    libraries = max(0, anonymous_now() - before - samples)
+    seconds = time.perf_counter() - started, time.process_time()
+    return Facts(dict(rehearsal.types._known), rehearsal.costs, *seconds, libraries)
 
 
-class _Rehearsal:
+class Rehearsal:
     """Samples of the stored nodes of a graph, each a little array whose values are like those of the whole."""
 
     def __init__(self, samples: dict[str, np.ndarray]):
@@ -103,14 +111,14 @@ class _Rehearsal:
             self._reduce(node)
         elif isinstance(node, Persisted):
             lengths = {axis: min(length, SIDE) for axis, length in node.sizes.items()}
-            self.samples[node.key] = self._values([(node.parent, _spans(node.parent, lengths))])[0]
+            self.samples[node.key] = self.values([(node.parent, spans(node.parent, lengths))])[0]
         else:
             node.rehearse(self)
         if node.key in self.samples:
             self.types.learn(node.key, self.samples[node.key].dtype.str)
         self.types.learn(_fact_key(node), "|b1")
 
-    def _values(self, asked: Sequence[tuple[Node, Mapping[str, Cut]]]) -> list[np.ndarray]:
+    def values(self, asked: Sequence[tuple[Node, Mapping[str, Cut]]]) -> list[np.ndarray]:
         """Return parts of expressions, made of samples in place of the stored arrays."""
         program = Program(ChunkGrid((ONE,), (1,), (1,)), lambda node: self.types.of(node))
         places = [program.add(node, cuts) for node, cuts in asked]
@@ -120,43 +128,48 @@ class _Rehearsal:
         return [values[place] for place in places]
 
     def _call(self, call: Call) -> None:
+        """Take what a function returns for a small block as the samples of its outputs."""
         if call_stages.output_key(call, 0) in self.samples:
             return
+        blocks = self.tried(call, _checked_blocks)
+        for number, (block, of) in enumerate(zip(blocks, call.outputs, strict=True)):
+            self.samples[call_stages.output_key(call, number)] = np.asarray(block, of.dtype or block.dtype)
+            self.types.learn(call_stages.output_key(call, number), (of.dtype or block.dtype.str))
+
+    def tried(self, call: Call, check: Callable[[Call, Any, Mapping[str, int]], Any]) -> Any:
+        """Call a function on a small block, and if it fails there on one of its own; return what `check` returns.
+
+        Parameters
+        ----------
+        call : Call
+        check : callable
+            Called as check(call, result, lengths) with what the function returns for a block of these lengths.
+        """
         for node in (*call.inputs, *call.given.values()):
             self.types.of(node)
-        small = _small(call)
+        small = small_block(call)
         try:
-            self._try(call, small)
+            return self._try(call, small, check)
         except Exception as error:
             # On a small block a function may fail that does well on its own: then it is called on such a one.
             grid = call_stages.call_grid(call, self.types)
             block = dict(zip(grid.axes, grid.block, strict=True))
             lengths = {axis: min(block.get(axis, length), length) for axis, length in call.sizes.items()}
             if lengths == small:
-                raise _about(error, call, small)
+                raise _about(error, call, small) from None
             try:
-                self._try(call, lengths)
+                return self._try(call, lengths, check)
             except Exception as again:
                 raise _about(again, call, lengths) from None
 
-    def _try(self, call: Call, lengths: Mapping[str, int]) -> None:
-        """Call a function on blocks of so many items along each axis, and take what it returns as samples."""
-        grid = ChunkGrid((ONE,), (1,), (1,))
-        asked = []
-        for node in call.inputs:
-            halo = {
-                axis: 2 * items
-                for axis, items in call.depth.items()
-                if axis in node.axes and node.sizes[axis] > 1
-            }
-            if call.boundary == "none":
-                halo = {axis: 0 if axis in call.whole else items for axis, items in halo.items()}
-            asked.append((node, _spans(node, lengths, halo)))
-        asked += [(node, _spans(node, node.sizes)) for node in call.given.values()]
-        values = self._values(asked)
+    def _try(self, call: Call, lengths: Mapping[str, int], check: Callable) -> Any:
+        """Call a function on blocks of so many items along each axis, and note what it takes."""
+        bounds = _midst(call, lengths)
+        asked = [(node, _input_spans(call, node, bounds)) for node in call.inputs]
+        asked += [(node, spans(node, node.sizes)) for node in call.given.values()]
+        values = self.values(asked)
         count = len(call.inputs)
-        bounds = {axis: (0, length) for axis, length in lengths.items()}
-        calls = call_stages.Calls(call, grid)
+        calls = call_stages.Calls(call, ChunkGrid((ONE,), (1,), (1,)))
         given = dict(zip(call.given, values[count:], strict=True))
         tracemalloc.start()
         try:
@@ -166,35 +179,30 @@ class _Rehearsal:
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-        own = {
-            axis: n for of in call.outputs for axis, n in zip(of.axes, of.shape, strict=True)
-            if axis not in lengths or n != call.sizes[axis]
-        }  # fmt: skip
-        blocks = call_stages.checked_results(
-            call, result, {**bounds, **{a: (0, n) for a, n in own.items()}}, own
-        )
+        checked = check(call, result, lengths)
         if seconds < QUICK:
             started = time.process_time()
-            calls(bounds, self._values(asked)[:count], given)
+            calls(bounds, self.values(asked)[:count], given)
             seconds = time.process_time() - started
         items = sum(value.size for value in values[:count])
-        moved = sum(value.nbytes for value in values[:count]) + sum(block.nbytes for block in blocks)
+        moved = 2 * sum(value.nbytes for value in values[:count])
         self.costs[call.key] = Costs(seconds / max(items, 1), peak / max(moved, 1))
-        for number, (block, of) in enumerate(zip(blocks, call.outputs, strict=True)):
-            self.samples[call_stages.output_key(call, number)] = np.asarray(block, of.dtype or block.dtype)
-            self.types.learn(call_stages.output_key(call, number), (of.dtype or block.dtype.str))
+        return checked
 
     def _reduce(self, node: Reduced) -> None:
-        parent = node.parent
-        lengths = {axis: min(length, SIDE) for axis, length in parent.sizes.items()}
-        self.types.of(parent)
-        (values,) = self._values([(parent, _spans(parent, lengths))])
         if node.functions is not None:
             from mpiimg.arrays import own_reductions
 
-            self.samples[node.key], returned = own_reductions.rehearsed(node, values)
+            def check(call: Call, partial: Any, lengths: Mapping[str, int]) -> tuple[np.ndarray, int]:
+                return own_reductions.rehearsed(node, partial, lengths)
+
+            self.samples[node.key], returned = self.tried(node.functions.call, check)
             self.costs[node.key] = Costs(returned=returned)
             return
+        parent = node.parent
+        lengths = {axis: min(length, SIDE) for axis, length in parent.sizes.items()}
+        self.types.of(parent)
+        (values,) = self.values([(parent, spans(parent, lengths))])
         from mpiimg.arrays import reductions
 
         axes = tuple(parent.axes.index(axis) for axis in node.over)
@@ -209,7 +217,58 @@ class _Rehearsal:
         self.samples[node.key] = reductions.finished(parts, node.operation, node.options, dtype)
 
 
-def _small(call: Call) -> dict[str, int]:
+def _checked_blocks(call: Call, result: Any, lengths: Mapping[str, int]) -> list[np.ndarray]:
+    """Return the blocks that a function returned for a block of some lengths, once they are what they must be."""
+    own = {
+        axis: n for of in call.outputs for axis, n in zip(of.axes, of.shape, strict=True)
+        if axis not in lengths or n != call.sizes[axis]
+    }  # fmt: skip
+    bounds = {**_midst(call, lengths), **{axis: (0, n) for axis, n in own.items()}}
+    return call_stages.checked_results(call, result, bounds, own)
+
+
+def _about(error: Exception, call: Call, lengths: Mapping[str, int]) -> Exception:
+    """Return an error that says which call it is of, and what that was tried on."""
+    block = " x ".join(f"{axis} {length}" for axis, length in lengths.items() if axis not in call.each)
+    place = _place(call.function) if isinstance(error, call_stages.WrongResult) else ""
+    error.rehearsed = (f"{place}{call.name}", f"tried on a block of {block or 'one value'}")
+    return error
+
+
+def _place(function: Any) -> str:
+    """Return where a function is written, as FILE:LINE; nothing where that is not known."""
+    code = getattr(inspect.unwrap(getattr(function, "func", function)), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}: " if code is not None else ""
+
+
+def _midst(call: Call, lengths: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """Return a chunk of so many items along each axis, in the midst; of whole axes it has the first ones."""
+    bounds = {}
+    for axis, length in call.sizes.items():
+        first = 0 if axis in call.whole else (length - lengths[axis]) // 2
+        bounds[axis] = first, first + lengths[axis]
+    return bounds
+
+
+def _input_spans(call: Call, node: Node, bounds: Mapping[str, tuple[int, int]]) -> dict[str, Cut]:
+    """Return what a chunk reads of an input; what lies beyond its ends stands for what a boundary makes."""
+    cuts = {}
+    for axis, length in node.sizes.items():
+        if length == 1 and call.sizes[axis] != 1:
+            cuts[axis] = Cut.whole(1)
+            continue
+        before, after = call_stages.margins(call, axis, *bounds[axis]) if length > 1 else (0, 0)
+        cuts[axis] = span(range(bounds[axis][0] - before, bounds[axis][1] + after), length)
+    return cuts
+
+
+def span(items: range, length: int) -> Cut:
+    """Return items of an axis; what lies beyond its ends goes on at the other one."""
+    inside = items.start >= 0 and items.stop <= length
+    return Cut(None, (items if inside else tuple(item % length for item in items),))
+
+
+def small_block(call: Call) -> dict[str, int]:
     """Return the length of the block along each axis that a function is tried on."""
     lengths = {}
     for axis, length in call.sizes.items():
@@ -222,21 +281,13 @@ def _small(call: Call) -> dict[str, int]:
     return lengths
 
 
-def _spans(node: Node, lengths: Mapping[str, int], halo: Mapping[str, int] = ()) -> dict[str, Cut]:
+def spans(node: Node, lengths: Mapping[str, int]) -> dict[str, Cut]:
     """Return a part in the midst of a node, of so many items along each axis."""
     cuts = {}
     for axis, length in node.sizes.items():
-        more = dict(halo).get(axis, 0)
-        count = min(lengths.get(axis, length), length) + more
-        first = max((length - count) // 2, 0)
-        cuts[axis] = (
-            Cut(None, (tuple(range(first, first + count)),))
-            if count > length
-            else (Cut(None, (range(first, first + count),)))
-        )
-        if count > length:
-            # More than there is: a halo that goes beyond the ends.
-            cuts[axis] = Cut(None, (tuple(item % length for item in range(count)),))
+        count = min(lengths.get(axis, length), length)
+        first = (length - count) // 2
+        cuts[axis] = Cut(None, (range(first, first + count),))
     return cuts
 
 
@@ -287,4 +338,3 @@ def _input_sample(node: FromInput) -> np.ndarray:
     return block.transpose([array.axes.index(axis) for axis in node.axes])
 
 
-_ = (reduction_stages, Regular)

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from mpiimg.arrays import rehearsal
-from mpiimg.arrays.graph import FromInput, Node, Persisted, Types, digest, walk
+from mpiimg.arrays.graph import FromInput, Node, Persisted, digest, walk
 from mpiimg.arrays.lower import (
-    Costs,
     Lowering,
     Reads,
     StoredInput,
@@ -31,10 +30,10 @@ from mpiimg.engine.mpi.agreement import on_root
 from mpiimg.engine.names import file_name
 from mpiimg.engine.recipe import Options, Recipe
 from mpiimg.engine.stage import Stages
-from mpiimg.errors import BadInput, Exit
+from mpiimg.errors import BadInput
 
-#: Bytes of a rank with Python, MPI, NumPy and what graphs take.
-BASELINE = 80 << 20
+#: Bytes of a rank with Python, MPI, NumPy and what graphs take; and of libraries that runs load themselves.
+BASELINE, LATER = 80 << 20, 32 << 20
 
 
 # --- What a run makes -------------------------------------------------------------------------------------
@@ -166,6 +165,22 @@ def result_of(value: Any, file: str) -> Any:
     raise BadInput(f"write: {file}: takes an array, items or a table, and not {what}")
 
 
+@dataclass(frozen=True)
+class Rehearsed:
+    """What the rehearsals of a session have taken so far.
+
+    Parameters
+    ----------
+    seconds, cpu_seconds : float
+    libraries : int
+        Bytes of libraries that functions load.
+    """
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    libraries: int = 0
+
+
 # --- Before a run -----------------------------------------------------------------------------------------
 
 
@@ -181,30 +196,62 @@ def rehearsed(session: Any, targets: Sequence[Node], comm: Any) -> None:
     for node in walk(targets):
         _ = node.key  # from the front, since a chain of expressions may be longer than Python's stack
     check_axes(walk(targets))
-    there = _kept(session, targets, comm)
-    if not rehearsal.calls_to_rehearse(targets, there, session.types):
-        return
     budget = session.budget(comm)
-    facts = on_root(comm, lambda: _facts(session, targets, budget))
+    there = _kept(session, targets, comm)
+    missing = rehearsal.calls_to_rehearse(targets, there, session.types)
+    if not session.rehearse:
+        # Without types nothing can be planned; records need none.
+        missing = [node for node in missing if isinstance(node, Node) and session.types.of(node) is None]
+    if not missing:
+        return
+    facts = on_root(comm, lambda: _apart(session, targets, budget, rehearsal.rehearse))
     for key, dtype in facts.types.items():
         session.types.learn(key, dtype)
     session.costs.update(facts.costs)
-    session.rehearsals += facts.seconds
+    if session.check_halo:
+        on_root(comm, lambda: _check_halos(session, targets, budget))
+    session.rehearsal = Rehearsed(
+        session.rehearsal.seconds + facts.seconds,
+        session.rehearsal.cpu_seconds + facts.cpu_seconds,
+        max(session.rehearsal.libraries, facts.libraries),
+    )
 
 
-def _facts(session: Any, targets: Sequence[Node], budget: int) -> rehearsal.Facts:
-    """Rehearse in a fresh interpreter, within what this rank may use. On one rank."""
+def _apart(session: Any, targets: Sequence[Node], budget: int, task: Callable) -> Any:
+    """Call a task on a graph in a fresh interpreter, within what this rank may use. On one rank."""
     from mpiimg.arrays.rehearse import in_fresh_interpreter, seconds_for
     from mpiimg.engine.mpi.memory import anonymous_now
 
     calls = dict.fromkeys(getattr(node, "call_name", "") for node in walk(targets))
     return in_fresh_interpreter(
-        rehearsal.rehearse,
+        task,
         tuple(targets),
         timeout=seconds_for(session.timeout),
         memory=max(budget - anonymous_now(), budget // 4),
         name=", ".join(name for name in calls if name) or "the rehearsal",
     )
+
+
+def _check_halos(session: Any, targets: Sequence[Node], budget: int) -> list:
+    """Refuse a graph one of whose functions sees more than its depth. On one rank."""
+    from mpiimg.arrays import halo_check
+
+    reports = _apart(session, targets, budget, halo_check.check)
+    wrong = next((report for report in reports if not report.enough), None)
+    if wrong is not None:
+        raise BadInput(wrong.line)
+    return reports
+
+
+def halos_checked(session: Any, values: Sequence[Any], comm: Any) -> list[str]:
+    """Return what is found of the depth of every function in a graph, a line each. Collective."""
+    from mpiimg.arrays import halo_check
+
+    targets = [value._node for value in values]
+    budget = session.budget(comm)
+    return [
+        report.line for report in on_root(comm, lambda: _apart(session, targets, budget, halo_check.check))
+    ]
 
 
 # --- Recipes ----------------------------------------------------------------------------------------------
@@ -263,7 +310,13 @@ def recipe_of(
         warnings=tuple(_not_resumable(node) for node in unknown),
         staged_outputs={node.name: (f"{node.name}.h5", {}) for node in keep},
         files=tuple(dict.fromkeys(path for one in (*sources, *used, *listed) for path in one.files)),
-        baseline=BASELINE,
+        baseline=max(BASELINE, session.held + LATER) + session.rehearsal.libraries,
+        said={
+            "rehearsal": {
+                "seconds": round(session.rehearsal.seconds, 3),
+                "cpu_seconds": round(session.rehearsal.cpu_seconds, 3),
+            }
+        },
     )
 
 
@@ -554,6 +607,8 @@ def _print_plan(recipe: Recipe, comm: Any, memory: int, ranks: int, nodes: int |
 
     def text() -> str:
         resources = Resources(ranks, memory, nodes=nodes or 1, rates=rates.load_rates()).of(recipe)
+        if not recipe.expected:
+            return "nothing is left to do: this session has made it already"
         plan = plan_recipe(recipe, resources)
         return show_plan.as_json(plan, resources) if form == "json" else show_plan.table(plan, resources)
 
@@ -562,4 +617,3 @@ def _print_plan(recipe: Recipe, comm: Any, memory: int, ranks: int, nodes: int |
         print(said, flush=True)
 
 
-_ = (Callable, Types, Costs, Exit)

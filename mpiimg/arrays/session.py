@@ -12,11 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mpiimg.arrays.array import Array
 from mpiimg.arrays.expressions import node_of, persisted
-from mpiimg.arrays.graph import Node, Persisted, Types, digest, walk
+from mpiimg.arrays.graph import Node, Persisted, Types, digest
 from mpiimg.arrays.lower import Costs, needed
 from mpiimg.engine.mpi import rendezvous, scripts
 from mpiimg.engine.mpi.agreement import on_root
@@ -68,13 +66,23 @@ class Session:
     records: dict[str, int] = field(default_factory=dict)
     catalogue: dict[str, Any] | None = None
     status: int = 0
-    rehearsals: float = 0.0
+    rehearsal: Any = None
+    held: int = 0
+
+    def __post_init__(self):
+        from mpiimg.arrays.runs import Rehearsed
+
+        self.rehearsal = Rehearsed()
 
     def budget(self, comm: Any, memory: Any = None) -> int:
-        """Return the bytes that each rank may use. Collective."""
+        """Return the bytes that each rank may use, and look at what the program itself holds. Collective."""
+        from mpiimg.engine.mpi.memory import anonymous_now
         from mpiimg.engine.mpi.nodes import memory_per_rank
+        from mpiimg.engine.mpi.runtime import over_ranks
         from mpiimg.engine.parameters import checked_memory
 
+        # The program's own arrays are in the memory of every rank too.
+        self.held = int(over_ranks(comm, {}, {"held": anonymous_now()})["held"])
         given = self.memory if memory is None else memory
         return memory_per_rank(comm) if given is None else checked_memory(given, "memory =")
 
@@ -359,6 +367,27 @@ def plan(*results: Any, ranks: int | None = None, nodes: int | None = None, memo
     runs.planned(current(), results, ranks, nodes, memory)
 
 
+def check_halo(*arrays: Any) -> str:
+    """Look whether what lies outside the declared depth of functions changes what lies within. Collective.
+
+    Functions are called on blocks as they will see them, and on the same blocks with other data around them.
+
+    Parameters
+    ----------
+    *arrays : Array
+
+    Returns
+    -------
+    str
+        A line for each function that the arrays are made by.
+    """
+    from mpiimg.arrays import runs
+
+    nodes = [node_of(one, "check_halo") for one in arrays]
+    with scripts.collective("check_halo", digest([node.key for node in nodes])) as comm:
+        return "\n".join(runs.halos_checked(current(), arrays, comm))
+
+
 def iterate(body: Any, state: Any, until: Any = None, *, at_most: int) -> Any:
     """Return what comes of calling `body` on a state again and again. Collective.
 
@@ -404,4 +433,3 @@ def kept_nodes(targets: Sequence[Node], there: Mapping[str, Any]) -> list[Node]:
     return [node for node in needed(list(targets), there) if isinstance(node, Persisted)]
 
 
-_ = (walk, np)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from mpiimg.arrays.graph import Node
-from mpiimg.arrays.table_ops import Aggregation, Join, bucket_of
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.codec import decode, parts
 from mpiimg.engine.needs import Chunk
@@ -21,14 +20,8 @@ from mpiimg.formats.tables.columns import Rows, Schema, joined, unified
 from mpiimg.formats.tables.files import read_piece
 from mpiimg.formats.tables.rows import as_rows
 
-#: Bytes of the records that become one part of a table, or of the rows of one bucket.
+#: Bytes of the records that become one part of a table, about.
 PART_BYTES = 16 << 20
-
-#: A table up to so many bytes goes to every part of the other one in a join.
-BROADCAST_BYTES = 64 << 20
-
-#: Where a row of a table came from, while it is elsewhere: part, and row in it.
-_PART, _ROW = "#part", "#row"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -98,6 +91,8 @@ def _values_of(rows: Rows, column: str | None) -> dict[str, list]:
     if column is None:
         return {}
     values = rows[column]
+    if not len(rows):
+        return {"values": []}
     if values.dtype.kind not in "biuU" or values.ndim > 1:
         raise BadInput(f"table: column {column} is {values.dtype}: folders are named by text and integers")
     return {"values": np.unique(values).tolist()}
@@ -138,11 +133,16 @@ def runs_of(sizes: Sequence[int], limit: int = 0) -> list[range]:
     return runs
 
 
+def cast_all(records: Sequence, schema: Schema) -> Rows:
+    """Return the rows of records, one behind the other."""
+    return joined(list(map(rows_of, records)), schema)
+
+
 def _grid(count: int) -> ChunkGrid:
     return ChunkGrid(("part",), (count,), (1,))
 
 
-def _stage(name: str, count: int, work: Callable, reads: Sequence[RecordsOf], **more: Any) -> Records:
+def stage_of(name: str, count: int, work: Callable, reads: Sequence[RecordsOf], **more: Any) -> Records:
     return Records(name, _grid(count), reads=tuple(reads), work=work, **more)
 
 
@@ -190,12 +190,20 @@ class FromRecords(TableNode):
             lowering.parameters(self),
             self.made_of(sum(index.sizes[list(run)]) for run in runs),
         )
-        lowering.made[self.key] = yield _stage(
+        lowering.made[self.key] = yield stage_of(
             self.name, len(runs), work, [reads], parameters=parameters, expected=expected
         )
 
     def _rows(self, data: Any, key: Any) -> Rows:
         return as_rows(decode(data), self.names, f"item {key}")
+
+    def rehearse(self, rehearsal: Any) -> None:
+        """Make rows of the first record, where the rehearsal has made one as the run will make it."""
+        tried = rehearsal.__dict__.get("tried_items", {}).get(self.parent.key)
+        if tried is not None and tried.whole and tried.records:
+            key, data = tried.records[0]
+            rows = self._rows(bytearray(data), key)
+            self.part(0, joined([rows], unified([(f"item {key}", len(rows), rows.schema)], self.declared)))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -219,7 +227,7 @@ class FromTableFile(TableNode):
             yield self.part(chunk.number, read_piece(self.pieces[chunk.number]))
 
         sizes = [max(1, piece.get("bytes", 1)) for piece in self.pieces]
-        lowering.made[self.key] = yield _stage(
+        lowering.made[self.key] = yield stage_of(
             self.name,
             len(self.pieces),
             work,
@@ -229,197 +237,41 @@ class FromTableFile(TableNode):
         )
 
 
-# --- Joins ------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Joined(TableNode):
-    """Two tables joined: rows in the order of the left one, then of the right one.
-
-    Parameters
-    ----------
-    left, right : TableNode
-    join : Join
-    """
-
-    left: TableNode
-    right: TableNode
-    join: Join
-
-    @property
-    def parents(self):
-        return (self.left, self.right)
-
-    @property
-    def content(self):
-        join = self.join
-        return (join.on, join.how, join.suffix, sorted(dict(join.fill).items()), *super().content)
-
-    def stages(self, lowering: Any) -> Stages[None]:
-        left, right = lowering.made[self.left.key], lowering.made[self.right.key]
-        schemas = self.left.whole(left), self.right.whole(right)
-        if all(schema.columns for schema in schemas):
-            self.join.renamed(schemas[0].names, schemas[1].names)
-        said = {"schemas": [schema.to_record() for schema in schemas]}
-        parameters = {**lowering.parameters(self), **said}
-        # A part of the left table reads all of the right one: that pays while this is small beside the whole.
-        small = right.nbytes <= BROADCAST_BYTES
-        if small and (len(left) <= 4 or right.nbytes * len(left) <= max(left.nbytes + right.nbytes, 1 << 26)):
-            made = yield self._broadcast(left, right, schemas, parameters)
-        else:
-            made = yield from self._exchanged(left, right, schemas, parameters)
-        lowering.made[self.key] = made
-
-    def _broadcast(self, left: Index, right: Index, schemas, parameters) -> Records:
-        def work(chunk: Chunk, one: Sequence, others: Sequence) -> Iterator[tuple]:
-            rows = joined(list(map(rows_of, one)), schemas[0])
-            made, _ = self.join(rows, joined(list(map(rows_of, others)), schemas[1]))
-            yield self.part(chunk.number, made)
-
-        reads = RecordsOf(left.array, _own), RecordsOf(right.array, lambda chunk: range(len(right)))
-        expected = self.made_of(left.sizes.tolist())
-        return _stage(self.name, len(left), work, reads, parameters=parameters, expected=expected)
-
-    def _exchanged(self, left: Index, right: Index, schemas, parameters) -> Stages[Index]:
-        """Bring equal keys together in buckets, join there, and bring the rows back to the left parts."""
-        count = max(2, -(-(left.nbytes + right.nbytes) // PART_BYTES))
-        on = self.join.on
-        one = yield _to_buckets(f"{self.name}-left", left, schemas[0], on, count, parameters, True)
-        other = yield _to_buckets(f"{self.name}-right", right, schemas[1], on, count, parameters, False)
-        of_bucket = _by_key(one), _by_key(other)
-
-        def join(chunk: Chunk, records: Sequence, others: Sequence) -> Iterator[tuple]:
-            whole = [cast_all(records, _with_origin(schemas[0])), cast_all(others, schemas[1])]
-            made, _ = self.join(*whole)
-            for part in np.unique(made[_PART]).tolist():
-                yield record(part, made.taken(made[_PART] == part))
-
-        reads = (
-            RecordsOf(one.array, lambda chunk: of_bucket[0].get(chunk.number, ())),
-            RecordsOf(other.array, lambda chunk: of_bucket[1].get(chunk.number, ())),
-        )
-        pairs = yield _stage(f"{self.name}-buckets", count, join, reads, parameters=parameters)
-        of_part = _by_key(pairs)
-        schema = unified([("left", 0, self._of_nothing(schemas)), *_named(pairs)])
-
-        def collect(chunk: Chunk, records: Sequence) -> Iterator[tuple]:
-            rows = cast_all(records, schema)
-            order = np.argsort(rows[_ROW], kind="stable")
-            kept = [name for name in rows.names if name not in (_PART, _ROW)]
-            yield self.part(chunk.number, rows.taken(order).selected(kept))
-
-        back = RecordsOf(pairs.array, lambda chunk: of_part.get(chunk.number, ()))
-        said = {**parameters, "schema": schema.to_record()}
-        return (yield _stage(self.name, len(left), collect, [back], parameters=said))
-
-    def _of_nothing(self, schemas: Sequence[Schema]) -> Schema:
-        """Return the columns of no rows joined; none in a plan that knows none."""
-        if not all(schema.columns for schema in schemas):
-            return Schema(())
-        return self.join(_with_origin(schemas[0]).empty(), schemas[1].empty())[0].schema
-
-
-def _own(chunk: Chunk) -> list[int]:
-    return [chunk.number]
-
-
-def _named(index: Index) -> Iterator[tuple[str, int, Schema]]:
-    for number, fact in enumerate(index.facts):
-        yield f"part {number}", fact["rows"], Schema.of_record(fact["schema"])
-
-
-def _by_key(index: Index) -> dict[Any, list[int]]:
-    """Return the numbers of the records of each key, in order."""
-    numbers: dict[Any, list[int]] = {}
-    for number, key in enumerate(index.keys):
-        numbers.setdefault(key, []).append(number)
-    return numbers
-
-
-def _with_origin(schema: Schema) -> Schema:
-    more = Rows({_PART: np.zeros(0, np.int64), _ROW: np.zeros(0, np.int64)}, {}).schema
-    return Schema((*schema.columns, *more.columns))
-
-
-def cast_all(records: Sequence, schema: Schema) -> Rows:
-    """Return the rows of records, one behind the other."""
-    return joined(list(map(rows_of, records)), schema)
-
-
-def _to_buckets(
-    name: str, index: Index, schema: Schema, on: Sequence[str], count: int, parameters: Mapping, origin: bool
-) -> Records:
-    """Declare the stage that sends rows to the buckets of their keys; with where they are from, if asked."""
-
-    def work(chunk: Chunk, records: Sequence) -> Iterator[tuple]:
-        rows = cast_all(records, schema)
-        if origin:
-            own = {_PART: np.full(len(rows), chunk.number), _ROW: np.arange(len(rows))}
-            rows = Rows({**rows.columns, **own}, rows.units)
-        buckets = bucket_of(rows, on, count)
-        for bucket in np.unique(buckets).tolist():
-            yield record(bucket, rows.taken(buckets == bucket))
-
-    return _stage(name, len(index), work, [RecordsOf(index.array, _own)], parameters=parameters)
-
-
-# --- Groups -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Grouped(TableNode):
-    """One row for each group of rows, in the order of their keys.
+class Stepped(TableNode):
+    """The rows of a table that is dear to make, once its own steps are done with them.
 
     Parameters
     ----------
     parent : TableNode
-    aggregation : Aggregation
     """
 
     parent: TableNode
-    aggregation: Aggregation
 
     @property
     def parents(self):
         return (self.parent,)
 
-    @property
-    def content(self):
-        return (self.aggregation.by, self.aggregation.columns, *super().content)
-
     def stages(self, lowering: Any) -> Stages[None]:
         index = lowering.made[self.parent.key]
         schema = self.parent.whole(index)
-        for name in self.aggregation.names if schema.columns else ():
-            schema.index(name, "agg")
-        parameters = {**lowering.parameters(self), "schema": schema.to_record()}
-        count = -(-index.nbytes // PART_BYTES)
-        if count > 1:
-            index = yield from self._in_buckets(index, schema, count, parameters)
-            schema = schema_of(index)
 
         def work(chunk: Chunk, records: Sequence) -> Iterator[tuple]:
-            rows = cast_all(records, schema)
-            made = self._ordered(rows) if count > 1 else self.aggregation(rows)
-            yield self.part(chunk.number, made)
+            yield self.part(chunk.number, cast_all(records, schema))
 
-        reads = RecordsOf(index.array, lambda chunk: range(len(index)))
-        lowering.made[self.key] = yield _stage(
-            self.name, 1, work, [reads], parameters=parameters, expected=self.made_of([index.nbytes])
+        parameters = {**lowering.parameters(self), "schema": schema.to_record()}
+        lowering.made[self.key] = yield stage_of(
+            self.name,
+            len(index),
+            work,
+            [RecordsOf(index.array, lambda chunk: (chunk.number,))],
+            parameters=parameters,
+            expected=self.made_of(index.sizes.tolist()),
         )
 
-    def _in_buckets(self, index: Index, schema: Schema, count: int, parameters: Mapping) -> Stages[Index]:
-        """Bring the rows of each group together, in their order, and aggregate them."""
-        by = self.aggregation.by
-        apart = yield _to_buckets(f"{self.name}-rows", index, schema, by, count, parameters, False)
-        of_bucket = _by_key(apart)
 
-        def work(chunk: Chunk, records: Sequence) -> Iterator[tuple]:
-            yield record(chunk.number, self.aggregation(cast_all(records, schema)))
-
-        reads = RecordsOf(apart.array, lambda chunk: of_bucket.get(chunk.number, ()))
-        return (yield _stage(f"{self.name}-buckets", count, work, [reads], parameters=parameters))
-
-    def _ordered(self, rows: Rows) -> Rows:
-        keys = [rows[name] for name in self.aggregation.by]
-        return rows.taken(np.lexsort(keys[::-1]))
+def stepped(node: TableNode, step: Any) -> TableNode:
+    """Return a table with one more step: done as its parts are made, where that is cheap to do again."""
+    if isinstance(node, FromRecords | FromTableFile | Stepped):
+        return replace(node, steps=(*node.steps, step))
+    return Stepped(parent=node, steps=(step,), partition_on=node.partition_on, label="table")

@@ -93,8 +93,9 @@ class Expression:
     @property
     def columns(self) -> tuple[str, ...]:
         """The names in it."""
-        called = {id(node.func) for node in ast.walk(self.tree()) if isinstance(node, ast.Call)}
-        names = (n for n in ast.walk(self.tree()) if isinstance(n, ast.Name) and id(n) not in called)
+        nodes = list(ast.walk(self.tree()))
+        called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
+        names = (node for node in nodes if isinstance(node, ast.Name) and id(node) not in called)
         return tuple(dict.fromkeys(node.id for node in names))
 
     def __call__(self, rows: Rows) -> Any:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from mpiimg.arrays.graph import digest
-from mpiimg.arrays.table_nodes import FromRecords, FromTableFile, Grouped, Joined, TableNode
+from mpiimg.arrays.table_joins import Grouped, Joined
+from mpiimg.arrays.table_nodes import FromRecords, FromTableFile, TableNode, stepped
 from mpiimg.arrays.table_ops import OPERATIONS, Aggregation, Join
 from mpiimg.arrays.table_results import TableResult
 from mpiimg.arrays.table_steps import Expression, Filter, Rename, Select, With, how_of
@@ -49,7 +50,9 @@ class Table:
         if known is not None:
             new = tuple(dataclasses.replace(one, name=names.get(one.name, one.name)) for one in self._columns)
             _refuse_twice([column.name for column in new], "rename")
-        return self._stepped(Rename(tuple(names.items())), new)
+        made = self._stepped(Rename(tuple(names.items())), new)
+        column = made._table.partition_on
+        return made if column is None else made.partition_on(names.get(column, column))
 
     def filter(self, how: str | Callable) -> Table:
         """Return the rows for which something is true.
@@ -204,8 +207,7 @@ class Table:
     # --- Graph --------------------------------------------------------------------------------------------
 
     def _stepped(self, step: Any, columns: Sequence[Column] | None) -> Table:
-        node = dataclasses.replace(self._table, steps=(*self._table.steps, step))
-        return Table(node, columns)
+        return Table(stepped(self._table, step), columns)
 
     def _known(self, names: Sequence[str], call: str) -> tuple[Column, ...] | None:
         if self._columns is None:
@@ -314,13 +316,6 @@ def _looked_at(path: Path) -> tuple[list, list]:
 
     found = files.pieces(path)
     return found, files.schema_of(path).to_record()
-
-
-def of_items(items: Any, columns: Any = None, units: Any = None, partition_on: str | None = None) -> Table:
-    """Return the table of the rows that records give; parameters as of `items.table()`, in :func:`table_of`."""
-    from mpiimg.arrays.items_graph import kept
-
-    return table_of(kept(items._items), columns, units, partition_on)
 
 
 def table_of(items: Any, columns: Any = None, units: Any = None, partition_on: str | None = None) -> Table:

@@ -24,7 +24,7 @@ import numpy as np
 
 from mpiimg.arrays import modules
 from mpiimg.arrays.hashing import hashed
-from mpiimg.arrays.modules import is_local
+from mpiimg.arrays.modules import is_local, module_of
 
 if TYPE_CHECKING:
     from mpiimg.arrays.identity import Walk
@@ -73,7 +73,7 @@ def describe(walk: Walk, value: Any) -> bytes:
 
 def _compiled_from(value: Any) -> Any:
     """Return the Python function that numba compiles, or None."""
-    if not type(value).__module__.startswith("numba."):
+    if not module_of(type(value)).startswith("numba."):
         return None
     for name in ("py_func", "_pyfunc"):
         found = getattr(value, name, None)
@@ -89,9 +89,10 @@ def _reduced(walk: Walk, value: Any) -> bytes:
         reducer = copyreg.dispatch_table.get(kind)
         made = reducer(value) if reducer else value.__reduce_ex__(4)
     except Exception:
-        return walk.doubt(f"a {kind.__module__}.{kind.__qualname__}, which cannot be looked into")
+        return walk.doubt(f"a {module_of(kind)}.{kind.__qualname__}, which cannot be looked into")
     if isinstance(made, str):
-        return hashed(b"global", walk.named(kind), made)
+        where = module_of(value)
+        return hashed(b"global", walk.named(kind), b"" if where == "__main__" else walk.module(where), made)
     parts = [walk.named(kind)]
     for part in made[:3]:
         parts.append(walk.of(part))
@@ -167,6 +168,11 @@ def _function(walk: Walk, function: types.FunctionType) -> bytes:
     return walk.function(function)
 
 
+def _method(walk: Walk, method: types.MethodType) -> bytes:
+    walk.called(method.__name__)
+    return hashed(b"method", walk.of(method.__func__), walk.of(method.__self__))
+
+
 def _module(walk: Walk, module: types.ModuleType) -> bytes:
     place = modules.place_of(module.__name__)
     if place is None or place.is_made_here:
@@ -215,7 +221,7 @@ def _memory(walk: Walk, value: Any) -> bytes:
 
 _KINDS: dict[type, Callable[[Any, Any], bytes]] = {
     types.FunctionType: _function,
-    types.MethodType: lambda w, m: hashed(b"method", w.of(m.__func__), w.of(m.__self__)),
+    types.MethodType: _method,
     types.BuiltinFunctionType: _builtin,
     types.MethodWrapperType: lambda w, m: hashed(b"method", m.__name__, w.of(m.__self__)),
     types.MethodDescriptorType: _descriptor,

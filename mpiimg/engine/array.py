@@ -308,6 +308,13 @@ def dense_runs(shape: tuple[int, ...], box: Box) -> Iterator[tuple[int, int, int
     cut = max(whole - 1, 0)
     strides = list(itertools.accumulate(shape[:0:-1], operator.mul, initial=1))[::-1]
     count = math.prod(stop - start for start, stop in box[cut:])
-    inner = box[cut][0] * strides[cut] if shape else 0
-    for place, index in enumerate(itertools.product(*(range(a, b) for a, b in box[:cut]))):
-        yield inner + sum(i * s for i, s in zip(index, strides, strict=False)), place * count, count
+    firsts: Iterable[int] = (box[cut][0] * strides[cut] if shape else 0,)
+    for (start, stop), stride in zip(box[:cut], strides[:cut], strict=True):
+        firsts = _spread(firsts, range(start, stop), stride)
+    for place, first in enumerate(firsts):
+        yield first, place * count, count
+
+
+def _spread(firsts: Iterable[int], indices: range, stride: int) -> Iterator[int]:
+    for first in firsts:
+        yield from [first + index * stride for index in indices]

@@ -150,6 +150,7 @@ class Executor:
             },
             # Checksums, syncs and marks, of the rank that spent most on them.
             "marking_seconds": round(over_ranks(self.comm, {}, {"": self.checkpoint.seconds})[""], 4),
+            **self.recipe.said,
             "stages": self.timings,
         }
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from mpiimg.engine.array import AnyArray, Array, Ragged
-from mpiimg.engine.needs import At, Pieces
 from mpiimg.engine.stage import Compute, Records, Reduce, Stage, Stages, Stream
 
 
@@ -64,7 +63,8 @@ def _rename(stage: Stage, renamed: Callable[[AnyArray], AnyArray]) -> Stage:
     changed: dict[str, Any] = {"reads": tuple(_in_need(need, renamed) for need in stage.reads)}
     if isinstance(stage, Compute):
         changed["writes"] = tuple(
-            _in_need(one, renamed) if isinstance(one, At | Pieces) else renamed(one) for one in stage.writes
+            renamed(one) if isinstance(one, Array | Ragged) else _in_need(one, renamed)
+            for one in stage.writes
         )
     elif isinstance(stage, Stream):
         changed["array"] = renamed(stage.array)

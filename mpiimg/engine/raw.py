@@ -63,13 +63,16 @@ class RawFile:
         if not block.size:
             return block.astype(self.dtype.newbyteorder("="))
         data = memoryview(block).cast("B")
-        for position, start, length in self._runs(box):
-            _read_fully(self._descriptor, data[start : start + length], position, self.path)
+        # There may be a run for each row: what is done for every one of them counts.
+        with naming(self.path):
+            for position, start, length in self._runs(box):
+                _read_fully(self._descriptor, data[start : start + length], position, self.path)
         return block.astype(self.dtype.newbyteorder("="), copy=False)
 
     def read_at(self, position: int, data: memoryview) -> None:
         """Fill `data` with the bytes of the file from `position` on."""
-        _read_fully(self._descriptor, data, position, self.path)
+        with naming(self.path):
+            _read_fully(self._descriptor, data, position, self.path)
 
     def write(self, box: Box, block: np.ndarray) -> None:
         """Put `block` at `box`."""
@@ -100,8 +103,7 @@ class RawFile:
 
 def _read_fully(descriptor: int, data: memoryview, position: int, path: Path) -> None:
     while data:
-        with naming(path):
-            count = os.preadv(descriptor, [data[: 1 << 30]], position)
+        count = os.preadv(descriptor, [data[: 1 << 30]], position)
         if count == 0:
             raise FileEnds(f"{path} ends at byte {position}, before the array in it does")
         data, position = data[count:], position + count

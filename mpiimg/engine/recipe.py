@@ -59,6 +59,8 @@ class Recipe(Generic[_S]):
         Inputs whose sizes and times must not change while the run reads them.
     baseline : int
         Bytes of a rank with the libraries and kernels of the stages loaded, before it holds any data.
+    said : mapping
+        What run.json says besides, which tells no run from another.
     packages : mapping of str to str
         Version by name of the installed packages that steps come from, and of what these require.
     kept : frozenset of str
@@ -84,6 +86,7 @@ class Recipe(Generic[_S]):
     rates: Mapping[str, float] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     baseline: int = BASELINE
+    said: Mapping[str, Any] = field(default_factory=dict)
     packages: Mapping[str, str] = field(default_factory=dict)
     kept: frozenset[str] = frozenset()
     facts: Mapping[str, Any] = field(default_factory=dict)

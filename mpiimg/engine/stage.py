@@ -10,10 +10,10 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from mpiimg.engine.array import AnyArray, Array
+from mpiimg.engine.array import AnyArray, Array, Ragged
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.containment import Units
-from mpiimg.engine.needs import At, Chunk, Need, OwnRow, Part, Pieces, Target
+from mpiimg.engine.needs import Chunk, Need, OwnRow, Part, Target
 from mpiimg.engine.record_index import Index, RecordsOf
 
 _V = TypeVar("_V")
@@ -159,7 +159,7 @@ class Compute(Stage):
 
     Parameters
     ----------
-    writes : tuple of Array, Ragged, At or Pieces
+    writes : tuple of Array, Ragged or Target
         What the work on a chunk fills; of an array as it is, the part that belongs to the chunk.
     work : callable
         Called as work(chunk, *blocks); returns a tuple of blocks, one per array written, and a list of them
@@ -175,7 +175,7 @@ class Compute(Stage):
         Called as without(chunk), where the stage has units; returns blocks that stand for one that failed.
     """
 
-    writes: tuple[AnyArray | At | Pieces, ...]
+    writes: tuple[AnyArray | Target, ...]
     work: Callable[..., tuple]
     depends: Callable[[int], Mapping[str, Any]] | None = None
     unusable: Callable[..., bool] | None = None
@@ -187,7 +187,7 @@ class Compute(Stage):
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        return tuple(one if isinstance(one, At | Pieces) else Part(one) for one in self.writes)
+        return tuple(Part(one) if isinstance(one, Array | Ragged) else one for one in self.writes)
 
 
 @dataclass(frozen=True, kw_only=True)

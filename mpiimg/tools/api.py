@@ -12,7 +12,7 @@ from typing import Any
 
 from mpiimg.engine.parameters import TIMEOUT, checked, checked_memory, checked_path
 from mpiimg.errors import BadInput
-from mpiimg.functions.declare import udf
+from mpiimg.functions.declare import is_aggregate, udf
 from mpiimg.tools.registry import PREFIX, Tool, tool
 
 __all__ = ["Result", "run", "udf"]
@@ -145,13 +145,7 @@ def _paths(inputs: Any) -> list[str]:
     BadInput
         They are none.
     """
-    if isinstance(inputs, Mapping):
-        raise BadInput(
-            f"inputs: must be the path of a file, or a list of such, not a {type(inputs).__name__}"
-        )
-    several = isinstance(inputs, list | tuple) or (
-        isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes)
-    )
+    several = isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes)
     paths = [_path(one, "inputs:") for one in (inputs if several else [inputs])]
     if not paths:
         raise BadInput("inputs: there are none; give the path of a file, or a list of such")
@@ -288,10 +282,11 @@ def _check_recipe(recipe: Any, word: str) -> None:
     if word or callable(recipe) or (isinstance(recipe, Sequence) and not isinstance(recipe, bytes)):
         return
     kind = type(recipe).__name__
-    table = "; a table of a stage goes into a list" if isinstance(recipe, Mapping) else ""
+    hint = "; a table of a stage goes into a list" if isinstance(recipe, Mapping) else ""
+    hint = "; give the class itself, and what it is made with as params" if is_aggregate(recipe) else hint
     raise BadInput(
         "recipe: must be a function, a list of stages, the path of a pipeline (.toml) or the name of a "
-        f"tool, not a {kind}{table}"
+        f"tool, not a {kind}{hint}"
     )
 
 

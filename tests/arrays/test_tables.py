@@ -1,57 +1,22 @@
-"""Lazy tables in runs: the same bytes on any ranks, by any way of joining and grouping, and in other readers."""
+"""Lazy tables in runs: by any way of joining and grouping, on any ranks, and in other readers."""
 
 from __future__ import annotations
 
-import dataclasses
-import pathlib
-from typing import Any
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 from astropy.table import Table as AstropyTable
-from support.ranks import COMM
+from support import launch
 
 import mpiimg as mi
-from mpiimg.arrays import table_nodes
-from mpiimg.arrays.graph import Node
-from mpiimg.arrays.tables import Table, read_table, table_of
-from mpiimg.engine.boxes import ChunkGrid
-from mpiimg.engine.codec import parts
-from mpiimg.engine.stage import Records
+from mpiimg.arrays import table_joins, table_nodes
 from mpiimg.errors import BadInput, RunFailed
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class Given(Node):
-    """Records that are there: what items become."""
-
-    values: tuple
-    axes: tuple = ()
-    shape: tuple = ()
-    dtype: Any = "|u1"
-    label: str = "given"
-    is_stored = True
-    is_tried = False
-
-    @property
-    def content(self):
-        return (repr(self.values),)
-
-    def rehearse(self, rehearsal):
-        """There is nothing to find out."""
-
-    def stages(self, lowering):
-        def work(chunk):
-            yield f"item-{chunk.number}", parts(self.values[chunk.number])
-
-        grid = ChunkGrid(("item",), (len(self.values),), (1,))
-        parameters = lowering.parameters(self)
-        lowering.made[self.key] = yield Records(self.name, grid, work=work, parameters=parameters)
-
-
-def table(*values, columns="x n name", **more) -> Table:
-    return table_of(Given(values=values), columns, **more)
+def table(*values, columns="x n name", **more):
+    return mi.items(list(values)).table(columns, **more)
 
 
 def rows(seed=0, count=40):
@@ -150,11 +115,10 @@ def test_lazy_tables_say_to_compute(use):
 
 
 @pytest.fixture
-def out(tmp_path, monkeypatch):
-    """One folder for all ranks, in which they work."""
-    folder = pathlib.Path(COMM.bcast(str(tmp_path)))
-    monkeypatch.chdir(folder)
-    return folder
+def out(tmp_path):
+    """A folder, with a session of its own."""
+    with mi.session(tmp_path / "session"):
+        yield tmp_path
 
 
 @pytest.fixture(params=["whole", "in parts"])
@@ -162,10 +126,10 @@ def cut(request, monkeypatch):
     """Parts of a table as they are, or so small that each item is one, and joins and groups exchange rows."""
     if request.param == "in parts":
         monkeypatch.setattr(table_nodes, "PART_BYTES", 600)
-        monkeypatch.setattr(table_nodes, "BROADCAST_BYTES", 0)
+        monkeypatch.setattr(table_joins, "BUCKET_BYTES", 600)
+        monkeypatch.setattr(table_joins, "BROADCAST_BYTES", 0)
 
 
-@pytest.mark.ranks
 def test_rows_come_in_the_order_of_items(out, cut):
     values = rows()
     made = table(*values, units={"x": "mag"}).compute()
@@ -173,7 +137,6 @@ def test_rows_come_in_the_order_of_items(out, cut):
     assert str(made["x"].unit) == "mag"
 
 
-@pytest.mark.ranks
 def test_steps_on_rows(out, cut):
     values = rows(1)
     made = (
@@ -192,7 +155,6 @@ def test_steps_on_rows(out, cut):
     equal(made, kept[kept.y < 4][["label", "y", "one"]])
 
 
-@pytest.mark.ranks
 def test_groups_in_the_order_of_keys(out, cut):
     values = rows(2, 80)
     made = table(*values).group("n", "name").agg("count", x="sum", last=("x", "last")).compute()
@@ -204,7 +166,6 @@ def test_groups_in_the_order_of_keys(out, cut):
     assert made["x"].tolist() == sums, "one row after the other, in their order"
 
 
-@pytest.mark.ranks
 @pytest.mark.parametrize("how", ["inner", "left"])
 def test_joins_in_the_order_of_the_left_rows_then_of_the_right(out, cut, how):
     one, two = rows(3), rows(4, 20)
@@ -217,46 +178,38 @@ def test_joins_in_the_order_of_the_left_rows_then_of_the_right(out, cut, how):
         assert made[name].tolist() == pytest.approx(expected[name].tolist(), nan_ok=True), name
 
 
-@pytest.mark.ranks
 def test_files_are_those_of_one_rank_and_of_other_readers(out, cut):
     values = rows(5)
     made = table(*values, units={"x": "mag"})
     names = ["t.fits", "t.parquet", "t.ecsv", "t.csv"]
     mi.write({name: made for name in names}, out / "results")
-    if COMM.rank == 0:
-        for name in names:
-            read = AstropyTable.read(
-                out / "results" / name, format={"csv": "ascii.csv", "ecsv": "ascii.ecsv"}.get(name[2:])
-            )
-            equal(read, frame(values))
-            assert name == "t.csv" or str(read["x"].unit) == "mag"
-    COMM.barrier()
+    for name in names:
+        form = {"csv": "ascii.csv", "ecsv": "ascii.ecsv"}.get(name[2:])
+        read = AstropyTable.read(out / "results" / name, format=form)
+        equal(read, frame(values))
+        assert name == "t.csv" or str(read["x"].unit) == "mag"
 
 
-@pytest.mark.ranks
 def test_a_folder_of_parquet(out, cut):
     values = rows(6)
     made = table(*values)
     mi.write({"parts/": made, "by.parquet/": made.partition_on("n")}, out / "results")
-    if COMM.rank == 0:
-        pd.testing.assert_frame_equal(
-            pd.read_parquet(out / "results" / "parts"), frame(values), check_dtype=False
-        )
-        by = pd.read_parquet(out / "results" / "by.parquet")
-        expected = frame(values).sort_values("n", kind="stable")
-        assert by["x"].tolist() == expected["x"].tolist()
-        assert by["n"].astype(int).tolist() == expected["n"].tolist()
-    COMM.barrier()
-    back = read_table(out / "results" / "parts").compute()
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(out / "results" / "parts"), frame(values), check_dtype=False
+    )
+    by = pd.read_parquet(out / "results" / "by.parquet")
+    expected = frame(values).sort_values("n", kind="stable")
+    assert by["x"].tolist() == expected["x"].tolist()
+    assert by["n"].astype(int).tolist() == expected["n"].tolist()
+    back = mi.read_table(out / "results" / "parts").compute()
     equal(back, frame(values))
 
 
-@pytest.mark.ranks
 @pytest.mark.parametrize("name", ["t.fits", "t.parquet", "t.ecsv"])
 def test_what_was_written_is_read_joined_and_grouped(out, cut, name):
     values = rows(7)
     table(*values, units={"x": "mag"}).write(out / name)
-    back = read_table(out / name)
+    back = mi.read_table(out / name)
     assert back.columns == ("x", "n", "name")
     equal(back.compute(), frame(values))
     means = back.group("n").agg(x="mean")
@@ -266,7 +219,6 @@ def test_what_was_written_is_read_joined_and_grouped(out, cut, name):
     assert joined["x_right"].tolist() == pytest.approx(expected["x_right"].tolist())
 
 
-@pytest.mark.ranks
 @pytest.mark.parametrize("values", [(), ([],), ([], [], [])])
 def test_no_rows_at_all(out, values):
     made = table(*values, columns={"x": "f4", "n": None}, units={"x": "mag"})
@@ -274,26 +226,22 @@ def test_no_rows_at_all(out, values):
     both = made.join(made.group("n").agg(x="mean"), on="n").compute()
     assert both.colnames == ["x", "n", "x_right"]
     assert len(both) == 0
-    if COMM.rank == 0:
-        read = AstropyTable.read(out / "results" / "t.fits")
-        assert (read.colnames, len(read), read["x"].dtype.itemsize) == (["x", "n"], 0, 4)
-    COMM.barrier()
+    read = AstropyTable.read(out / "results" / "t.fits")
+    assert (read.colnames, len(read), read["x"].dtype.itemsize) == (["x", "n"], 0, 4)
 
 
-@pytest.mark.ranks
 def test_types_of_items_are_promoted_over_parts_and_ranks(out, cut):
     made = table([(1, "a")], [(2.5, "bcd")], [], columns="x name").compute()
     assert made["x"].tolist() == [1.0, 2.5]
     assert made["name"].tolist() == ["a", "bcd"]
 
 
-@pytest.mark.ranks
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        (([(1.0, "a")], [("b", "c")]), "column x: x float64 in item item-0, x text in item item-1"),
-        (([(1.0, "a")], [{"x": 1.0}]), "item item-1: row 0 is"),
-        (([(1.0, "a")], 5), "item item-1: a int is no rows"),
+        (([(1.0, "a")], [("b", "c")]), "column x: x float64 in item 0, x text in item 1"),
+        (([(1.0, "a")], [{"x": 1.0}]), "item 1: row 0 is"),
+        (([(1.0, "a")], 5), "item 1: a int is no rows"),
     ],
 )
 def test_records_that_do_not_fit_are_named(out, values, words):
@@ -301,18 +249,48 @@ def test_records_that_do_not_fit_are_named(out, values, words):
         table(*values, columns="x name").compute()
 
 
-@pytest.mark.ranks
-def test_a_computed_table_is_the_same_on_every_rank_and_on_root_alone(out):
-    values = rows(8)
-    made = table(*values)
-    everywhere = COMM.allgather(made.compute().as_array().tobytes())
-    assert len(set(everywhere)) == 1
-    alone = made.compute(root=COMM.size - 1)
-    assert (alone is None) == (COMM.rank != COMM.size - 1)
-
-
-@pytest.mark.ranks
 def test_a_table_above_the_cap_is_refused_with_what_to_do(out):
     wide = [(float(n), n, "x" * 1000) for n in range(3000)]
-    with pytest.raises(BadInput, match="compute: the table has .* MB"):
+    with pytest.raises(BadInput, match=r"compute: the table has .* MB"):
         table(wide).compute(memory="95M")
+
+
+# --- On any ranks -----------------------------------------------------------------------------------------
+
+SCRIPT = """
+import sys
+import mpiimg as mi
+from mpiimg.arrays import table_joins, table_nodes
+
+table_nodes.PART_BYTES = table_joins.BUCKET_BYTES = 600
+table_joins.BROADCAST_BYTES = 0
+
+def load(number):
+    return [((17 * k % 23) / 7, k % 5, "abc"[k % 3] * (number + 1)) for k in range(number * 10, number * 11)]
+
+stars = mi.items(list(range(8)), load).table("x n name", units={"x": "mag"})
+means = stars.filter("x > 0.5").group("n").agg("count", x="sum", spread=("x", "std"))
+both = stars.join(means, on="n", how="left", fill={"count": 0}).join(stars.select("n name"), on="name")
+found = mi.compute(both, root=0)
+results = {"both.fits": both, "both.ecsv": both, "stars.parquet": stars, "parts/": both}
+mi.write({**results, "by/": both.partition_on("name")}, sys.argv[1])
+again = means.compute()
+assert again["x"].tolist() == means.compute()["x"].tolist()
+"""
+
+
+def test_the_same_bytes_on_any_ranks(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    files = {}
+    for ranks in (1, 3):
+        out = tmp_path / f"on-{ranks}"
+        launch.run(
+            [*launch.mpiexec(ranks), sys.executable, tmp_path / "script.py", out], timeout=120, cwd=tmp_path
+        )
+        paths = [path for path in sorted(out.rglob("*")) if path.is_file() and "events" not in str(path)]
+        files[ranks] = {
+            str(path.relative_to(out)): path.read_bytes() for path in paths if path.name != "run.json"
+        }
+    assert len(files[1]) > 10
+    assert files[1].keys() == files[3].keys()
+    assert [name for name in files[1] if files[1][name] != files[3][name]] == []

@@ -11,6 +11,7 @@ from support.peers import PEERS, numbers, read_in_boxes, write_alone
 from mpiimg.errors import BadInput
 from mpiimg.formats import interface
 from mpiimg.formats.sources import axes_of
+from mpiimg.formats.zarr import writing as zarr_writing
 
 SHAPES = [(7,), (5, 4), (1, 6), (4, 3, 5), (1, 1, 3), (3, 4, 2, 5), (2, 1, 3, 1)]
 
@@ -23,7 +24,7 @@ def cases(writes):
             continue
         for dtype in peer.dtypes:
             found.append(pytest.param(name, dtype, (4, 3, 5), id=f"{name}-{dtype}"))
-        for shape in SHAPES:
+        for shape in (shape for shape in SHAPES if writes or len(shape) >= peer.fewest):
             identity = f"{name}-{'x'.join(map(str, shape))}"
             found.append(pytest.param(name, peer.dtypes[0], shape, id=identity))
     return found
@@ -33,6 +34,8 @@ def cases(writes):
 def small_chunks(monkeypatch):
     """Chunks of some bytes, so that small arrays have many."""
     monkeypatch.setattr(interface, "CHUNK_BYTES", 16)
+    monkeypatch.setattr(zarr_writing, "CHUNK_BYTES", 64)
+    monkeypatch.setattr(zarr_writing, "MIN_SHARD", 256)
 
 
 @pytest.mark.parametrize(("name", "dtype", "shape"), cases(writes=True))
@@ -67,7 +70,7 @@ def test_axes_in_any_order_become_the_same_values(name, small_chunks, tmp_path):
     axes = peer.axes(3)
     turned = write_alone(tmp_path, f"turned{peer.ending}", values.transpose(2, 0, 1), (axes[2], *axes[:2]))
     back, _ = read_in_boxes(turned)
-    by_name = set(axes) == {"x", "y", "z"}
+    by_name = {"x", "y"} <= set(axes)
     np.testing.assert_array_equal(back, values if by_name else values.transpose(2, 0, 1))
 
 
@@ -78,7 +81,7 @@ def test_a_single_value_is_an_array_too(name, tmp_path):
     assert np.asarray(peer.load(path)).reshape(-1).tolist() == [3.5]
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", [name for name, peer in PEERS.items() if not peer.is_folder])
 def test_a_file_that_is_cut_or_is_none_is_refused_in_one_line(name, tmp_path):
     peer = PEERS[name]
     path = tmp_path / f"values{peer.ending}"

@@ -6,6 +6,7 @@ A format joins the conformance tests by a line in PEERS.
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from pathlib import Path
 import h5py
 import nibabel
 import numpy as np
+import tifffile
+import zarr
 from astropy.io import fits
 
 from mpiimg.engine.array import Array
@@ -40,6 +43,7 @@ class Peer:
     save : the library's own writing, or None
     dtypes : that the format keeps as they are
     order : of the arrays that are written
+    fewest : axes of an array that its own library saves
     """
 
     ending: str
@@ -48,11 +52,17 @@ class Peer:
     save: Callable[[Path, np.ndarray], None] | None
     dtypes: tuple[str, ...]
     order: str = "C"
+    fewest: int = 0
 
     @property
     def writes(self) -> bool:
         """Whether the format is written."""
         return registry._format(f"x{self.ending}").write is not None
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether a file of it is a folder."""
+        return registry._format(f"x{self.ending}").folder
 
 
 def nifti_axes(count):
@@ -108,6 +118,30 @@ def save_fortran(path, values):
     np.save(path, np.asfortranarray(values))
 
 
+def tiff_axes(count):
+    return (*("q", "q2")[: max(count - 2, 0)], *("y", "x")[2 - min(count, 2) :])
+
+
+def load_tiff(path):
+    with tifffile.TiffFile(path) as file:
+        (series,) = file.series
+        return series.asarray().reshape(json.loads(file.pages[0].description)["mpiimg"]["shape"])
+
+
+def save_tiff(path, values):
+    about = {"photometric": "minisblack", "metadata": {"axes": "QQYX"[-values.ndim :]}}
+    tifffile.imwrite(path, values, rowsperstrip=2, compression="zlib", **about)
+
+
+def load_zarr(path):
+    return zarr.open_array(path, mode="r")[...]
+
+
+def save_zarr(path, values):
+    chunks = tuple(min(2, length) for length in values.shape)
+    zarr.create_array(path, data=values, chunks=chunks)
+
+
 _FITS = ("uint8", "int16", "int32", "int64", "int8", "uint16", "uint32", "uint64", "float32", "float64")
 
 PEERS = {
@@ -120,6 +154,8 @@ PEERS = {
     "npy": Peer(".npy", free_axes, np.load, np.save, (*NUMBERS, "bool", "float16", *COMPLEX)),
     "npy, Fortran's order": Peer(".npy", free_axes, np.load, save_fortran, ("int16", "float32"), "F"),
     "h5": Peer(".h5", free_axes, load_h5, save_h5, (*NUMBERS, "bool", "float16", *COMPLEX)),
+    "tif": Peer(".tif", tiff_axes, load_tiff, save_tiff, (*NUMBERS, "float16", *COMPLEX), fewest=2),
+    "zarr": Peer(".zarr", free_axes, load_zarr, save_zarr, (*NUMBERS, "bool", "float16", *COMPLEX)),
     "h5 in chunks": Peer(".hdf5", free_axes, load_h5, save_h5_chunked, ("int16", "float32", "bool")),
 }
 

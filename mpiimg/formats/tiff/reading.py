@@ -270,14 +270,23 @@ def _heard(path: Path, tifffile) -> Iterator[None]:
     listener.emit = lambda record: said.append(" ".join(record.getMessage().split()))
     propagates, logger.propagate = logger.propagate, False
     logger.addHandler(listener)
+
+    def check() -> None:
+        damage = next((line for line in said if _DAMAGE.search(line)), None)
+        if damage is not None:
+            raise BadInput(f"{path}: truncated or damaged: {damage}; copy it again") from None
+
     try:
         yield
+    except BadInput:
+        raise
+    except Exception:
+        check()
+        raise
     finally:
         logger.removeHandler(listener)
         logger.propagate = propagates
-    damage = [line for line in said if _DAMAGE.search(line)]
-    if damage:
-        raise BadInput(f"{path}: truncated or damaged: {damage[0]}; copy it again")
+    check()
     for line in dict.fromkeys(said):
         log.warning("%s: %s", path, line)
 
