@@ -65,6 +65,11 @@ class ZarrWriter:
     #: What tells a Zarr store, of either version, from other folders.
     marks = ("zarr.json", ".zarray", ".zgroup")
 
+    @property
+    def above(self) -> Mapping[str, bytes]:
+        """What makes a folder a group."""
+        return {"zarr.json": _as_text({"zarr_format": 3, "node_type": "group", "attributes": {}})}
+
     def names(self, number: int) -> tuple[str, ...]:
         """Return the name of the one file of a shard."""
         place = np.unravel_index(number, self.grid.counts) if self.shape else ()
