@@ -119,7 +119,8 @@ class ZarrWriter:
                         cname="zstd",
                         clevel=3,
                         shuffle="shuffle" if item > 1 else "noshuffle",
-                        blocksize=0,
+                        # One block: threads, which a user's program may have asked for, end in any order.
+                        blocksize=math.prod(self.chunks) * item,
                     ),
                     zarr.codecs.Crc32cCodec(),
                 ],
