@@ -163,7 +163,7 @@ def test_the_command_line_names_another_file(simulated, place, tmp_path):
     nibabel.save(nibabel.Nifti1Image(np.zeros(image.shape[:3], "i2"), image.affine), other)
     stage = '[inputs]\nfield = "missing.nii"\n[[stage]]\nudf = "mine.py:level"\n'
     text = stage + 'over = "voxels"\nreads = ["image", "mask", "field"]\n'
-    code = "def level(series, mask, field):\n    return (series + field[..., None] + mask[..., None]).astype('f4')"
+    code = "def level(series, mask, field):\n    return (series + (field + mask)[..., None]).astype('f4')\n"
     (tmp_path / "mine.py").write_text(code)
     path = tmp_path / "p.toml"
     path.write_text(text)
