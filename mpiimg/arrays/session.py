@@ -98,7 +98,7 @@ def current() -> Session:
         given = scripts.settings()
         made = Session(
             Path(given.folder or ".", FOLDER, name), given.memory, given.keep_work, given.timeout,
-            given.in_memory, given.progress, force=given.force, plan_only=given.plan or "",
+            given.in_memory, given.progress, check_halo=given.check_halo, force=given.force, plan_only=given.plan or "",
         )  # fmt: skip
         _open.append(made)
         atexit.register(_close_default, made, os.getpid())
