@@ -121,6 +121,7 @@ class TableResult:
             file=self.file,
             head=lambda: _LENGTH.pack(len(head)) + head,
             chunk_bytes=int(index.sizes.max(initial=0)) + _LENGTH.size,
+            scratch=2 * int(index.sizes.max(initial=0)),
             parameters=said,
         )
 
