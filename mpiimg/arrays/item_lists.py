@@ -138,14 +138,18 @@ def _said_of_file(path: Path) -> list[int] | None:
     return [status.st_size, status.st_mtime_ns]
 
 
-def keys_of(values: Sequence[Any], key: Callable | Sequence | None) -> list[Key]:
-    """Return the key of each value: its number, if nothing else is asked for.
+def keys_of(values: Sequence[Any], key: Callable | Sequence | None, is_path: bool) -> list[Key]:
+    """Return the key of each value: if nothing else is asked for, its path, or its number.
+
+    A path stays what it is when there is one file more.
 
     Parameters
     ----------
     values : sequence
     key : callable or sequence, optional
         Called as key(value); or the keys themselves.
+    is_path : bool
+        Text is the path of a file.
 
     Raises
     ------
@@ -153,7 +157,8 @@ def keys_of(values: Sequence[Any], key: Callable | Sequence | None) -> list[Key]
         There are as many keys as values not, or one is none.
     """
     if key is None:
-        return list(range(len(values)))
+        paths = [isinstance(one, os.PathLike) or (is_path and isinstance(one, str)) for one in values]
+        return [os.fspath(one) for one in values] if all(paths) else list(range(len(values)))
     keys = [key(value) for value in values] if callable(key) else list(key)
     if len(keys) != len(values):
         raise BadInput(f"items: key = ... has {len(keys)} keys for {len(values)} items")

@@ -57,7 +57,7 @@ def items(
         the record.
     key : callable or sequence, optional
         Called as key(path) or key(record) for each, returns its key: int, str or a tuple of these; or all
-        keys. By default the number of each.
+        keys. By default the path of each as text, or its number where one is no path.
     on_error : {"raise", "leave out"}
         What is done with a record whose function raises, here and in all that is made of these items: it ends
         the run; or it is left out, and run.json and the exit status 3 say so.
@@ -82,7 +82,8 @@ def items(
 
     def look() -> Listed:
         values, origin = item_lists.listed(given, pattern)
-        found = item_lists.items_of(values, item_lists.keys_of(values, key), pattern or load is not None)
+        is_path = pattern or load is not None
+        found = item_lists.items_of(values, item_lists.keys_of(values, key, is_path), is_path)
         return Listed(label="items", leave_out=on_error == LEAVE_OUT, items=found, origin=origin)
 
     with scripts.collective("items", digest(_said(given), on_error)) as comm:

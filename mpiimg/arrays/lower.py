@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,12 +92,15 @@ class Lowering:
         Stored nodes that are there already, by key.
     nonce : str
         Stands for what cannot be known of functions, different in every run.
+    names : mapping of str to str
+        What stages and arrays of calls are named, by key, where that is not to follow from what they are.
     """
 
     types: Types
     costs: Mapping[str, Costs] = field(default_factory=dict)
     ready: Mapping[str, Array] = field(default_factory=dict)
     nonce: str = ""
+    names: Mapping[str, str] = field(default_factory=dict)
     made: dict[str, Any] = field(default_factory=dict)
 
     def stored(self, targets: Sequence[Node]) -> Stages[None]:
@@ -136,6 +138,10 @@ class Lowering:
     def dtype_of(self, node: Node) -> str:
         """Return the type of a node; of uint8 where that is not known yet, for plans alone."""
         return self.types.of(node) or "<f4"
+
+    def name_of(self, call: Any, suffix: str = "") -> str:
+        """Return what the stage or an array of a call is named."""
+        return self.names.get(call.key) or f"{call.label}{suffix}-{call.key[:12]}"
 
     def parameters(self, node: Any) -> dict[str, Any]:
         """Return what enters the provenance of the stages of a node."""
@@ -179,13 +185,10 @@ def stored_input(node: FromInput) -> StoredInput:
     """Return an input with the name and the axes that it has in the graph."""
     source = node.input
     own = source.array
-    public = tuple(getattr(source, "axes", None) or own.axes)
-    names = dict(zip(public, node.axes, strict=True))
-    array = (
-        Array(node.name, tuple(names[axis] for axis in own.axes), own.shape, own.dtype)
-        if own.axes
-        else (Array(node.name, (ONE,), (1,), own.dtype))
-    )
+    if not node.axes:
+        return StoredInput(source, Array(node.name, (ONE,), (1,), own.dtype))
+    names = dict(zip(tuple(getattr(source, "axes", None) or own.axes), node.axes, strict=True))
+    array = Array(node.name, tuple(names[axis] for axis in own.axes), own.shape, own.dtype)
     return StoredInput(source, array)
 
 
@@ -361,4 +364,3 @@ def check_axes(nodes: Iterable[Node]) -> None:
             raise BadInput(f"an axis cannot be called {ONE!r}; rename it")
 
 
-_ = dataclasses

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 
 import numpy as np
@@ -260,4 +259,3 @@ def _of_nothing(lowering: Lowering, node: Reduced, final: Array) -> Compute:
     return Compute(node.name, grid, writes=(final,), work=work, parameters=lowering.parameters(node))
 
 
-_ = functools

@@ -12,11 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mpiimg.arrays.array import Array
 from mpiimg.arrays.expressions import node_of, persisted
-from mpiimg.arrays.graph import Node, Persisted, Types, digest, walk
+from mpiimg.arrays.graph import Node, Persisted, Types, digest
 from mpiimg.arrays.lower import Costs, needed
 from mpiimg.engine.mpi import rendezvous, scripts
 from mpiimg.engine.mpi.agreement import on_root
@@ -91,7 +89,6 @@ class Session:
 
 #: The sessions that are open, the default one first.
 _open: list[Session] = []
-
 
 def current() -> Session:
     """Return the innermost open session; the default one is opened at need."""
@@ -436,4 +433,3 @@ def kept_nodes(targets: Sequence[Node], there: Mapping[str, Any]) -> list[Node]:
     return [node for node in needed(list(targets), there) if isinstance(node, Persisted)]
 
 
-_ = (walk, np)

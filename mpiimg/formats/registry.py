@@ -64,8 +64,10 @@ FORMATS: Mapping[str, str] = {
     "ome.zarr": "mpiimg.formats.zarr:OME_ZARR",
     **dict.fromkeys(("tif", "tiff"), "mpiimg.formats.tiff:TIFF"),
     **dict.fromkeys(("ome.tif", "ome.tiff", "ome.btf"), "mpiimg.formats.tiff:OME_TIFF"),
-    **dict.fromkeys(("mif", "mif.gz", "mih"), "mpiimg.formats.mrtrix:MRTRIX"),
-    **dict.fromkeys(("mgh", "mgz"), "mpiimg.formats.mgh:MGH"),
+    **dict.fromkeys(("mif", "mih"), "mpiimg.formats.mrtrix:MRTRIX"),
+    "mif.gz": "mpiimg.formats.mrtrix:MRTRIX_GZ",
+    "mgh": "mpiimg.formats.mgh:MGH",
+    "mgz": "mpiimg.formats.mgh:MGZ",
 }
 
 

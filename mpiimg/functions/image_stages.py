@@ -15,7 +15,7 @@ from mpiimg.engine.needs import Chunk, Need, Part
 from mpiimg.engine.stage import Compute, Found, Reduce
 from mpiimg.functions.function import Function
 from mpiimg.functions.partials import Fields
-from mpiimg.functions.results import checked_result
+from mpiimg.functions.results import Refused, checked_result
 from mpiimg.neuro.images import CHUNK_BYTES
 from mpiimg.neuro.masks import Mask
 from mpiimg.neuro.nifti import Image
@@ -43,6 +43,8 @@ class TrialResult:
         The type that results are written in.
     components : int, optional
         Values per voxel; None for one.
+    more : tuple of (str, int or None)
+        The same of further results.
     fields : Fields, optional
         Those of the partial results of an aggregate.
     seconds, scratch : float
@@ -53,6 +55,7 @@ class TrialResult:
 
     dtype: str = ""
     components: int | None = None
+    more: tuple[tuple[str, int | None], ...] = ()
     fields: Fields | None = None
     seconds: float = 0.0
     scratch: float = 0.0
@@ -63,7 +66,13 @@ class TrialResult:
         """Return what :meth:`as_json` made a mapping of."""
         fields = facts["fields"]
         entries = [(key, tuple(shape), dtype) for key, shape, dtype in fields or ()]
-        return cls(**{**facts, "fields": None if fields is None else Fields(tuple(entries))})
+        more = tuple((dtype, components) for dtype, components in facts.get("more", ()))
+        return cls(**{**facts, "more": more, "fields": None if fields is None else Fields(tuple(entries))})
+
+    @property
+    def results(self) -> tuple[tuple[str, int | None], ...]:
+        """Type and components of every result."""
+        return ((self.dtype, self.components), *self.more)
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON knows it."""
@@ -88,9 +97,14 @@ def grid(image: Image, function: Function) -> ChunkGrid:
 
 
 def presented(
-    image: Image, function: Function, box: Box, blocks: Sequence[np.ndarray], context: Mapping[str, Any]
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return what a function sees of blocks in the order of the file: a view with x first, and the context.
+    image: Image,
+    function: Function,
+    box: Box,
+    blocks: Sequence[np.ndarray],
+    context: Mapping[str, Any],
+    others: Sequence[Image] = (),
+) -> tuple[list[np.ndarray], dict[str, Any]]:
+    """Return what a function sees of blocks in the order of the file: views with x first, and the context.
 
     Parameters
     ----------
@@ -99,22 +113,25 @@ def presented(
     box : Box
         The block's in `image`, halo included.
     blocks : sequence of array
-        Voxels of the image, and of the mask where the function takes it.
+        Voxels of the image, of the others, and of the mask where the function takes it as a keyword.
     context : mapping
         What holds for all blocks.
+    others : sequence of Image
+        Further images that it reads.
     """
-    values = image.scaled(blocks[0])
+    images = (image, *others)
+    values = [one.scaled(block) for one, block in zip(images, blocks, strict=False)]
     bounds = dict(zip("xyz", box[:-4:-1], strict=True))
     if len(image.shape) == 4:
         bounds["t"] = box[0]
-    if values.ndim == 4 and function.declared.over != "voxels":
-        values = values[0]
+    if function.declared.over != "voxels":
+        values = [one[0] if one.ndim == 4 else one for one in values]
     block_context = {**context, "bounds": bounds}
-    if len(blocks) > 1:
-        inside = (blocks[1] != 0).T
+    if len(blocks) > len(images):
+        inside = (blocks[-1] != 0).T
         inside.flags.writeable = False
         block_context["mask"] = inside
-    return values.T, block_context
+    return [one.T for one in values], block_context
 
 
 def result_shape(function: Function, image: Image, components: int | None, slices: int) -> tuple[int, ...]:
@@ -134,20 +151,38 @@ def output(function: Function, image: Image, name: str, components: int | None, 
     return Array(name, "vzyx", (components, *image.shape[-3:]), dtype)
 
 
-def reads(function: Function, source: Array, mask: Array | None) -> tuple[Need, ...]:
+def reads(function: Function, sources: Sequence[Array], mask: Array | None) -> tuple[Need, ...]:
     """Return what a function reads for a chunk."""
     halo = {"z": function.declared.halo}
-    return (Part(source, halo), *((Part(mask, halo),) if mask is not None else ()))
+    return (*(Part(one, halo) for one in sources), *((Part(mask, halo),) if mask is not None else ()))
+
+
+def one_by_one(function: Function, result: Any, count: int) -> tuple:
+    """Return the results of a function that has so many.
+
+    Raises
+    ------
+    Refused
+        It returns another number of them.
+    """
+    if count == 1:
+        return (result,)
+    if not isinstance(result, tuple | list) or len(result) != count:
+        found = f"{len(result)} of them" if isinstance(result, tuple | list) else type(result).__name__
+        raise Refused(f"gives {count} results, and must return so many arrays in a tuple; it returns {found}")
+    return tuple(result)
 
 
 def apply(
     image: Image,
     source: Array,
     function: Function,
-    written: Array,
+    name: str,
+    written: Sequence[Array],
     trial: TrialResult,
     context: Mapping[str, Any],
     mask: Mask | None = None,
+    others: Sequence[tuple[Image, Array]] = (),
 ) -> Compute:
     """Declare a function over all chunks of an image.
 
@@ -155,40 +190,48 @@ def apply(
     ----------
     image : Image
         The image whose voxels `source` holds.
-    written : Array
-        As :func:`output` describes it.
+    written : sequence of Array
+        As :func:`output` describes them.
     trial : TrialResult
         What its trial told.
     context : mapping
         What the function may ask for, bounds and mask apart.
     mask : Mask, optional
         Where the function takes it; its voxels weigh the chunks.
+    others : sequence of (Image, Array)
+        Further images that it reads.
     """
-    needs, chunks = reads(function, source, mask and mask.array), grid(image, function)
-    components = written.shape[0] if len(written.axes) == 4 and function.declared.over == "voxels" else None
+    sources = (source, *(array for _, array in others))
+    needs, chunks = reads(function, sources, mask and mask.array), grid(image, function)
+    images, over_voxels = [one for one, _ in others], function.declared.over == "voxels"
 
     def work(chunk: Chunk, *blocks):
         (box,) = needs[0].boxes(chunk)
-        values, block_context = presented(image, function, box, blocks, context)
+        values, block_context = presented(image, function, box, blocks, context, images)
+        results = one_by_one(function, function(*values, **block_context), len(written))
+        return tuple(laid_out(chunk, box, result, one) for result, one in zip(results, written, strict=True))
+
+    def laid_out(chunk: Chunk, box: Box, result: Any, one: Array) -> np.ndarray:
+        components = one.shape[0] if len(one.axes) == 4 and over_voxels else None
         expected = result_shape(function, image, components, box_shape(box)[-3])
-        result = checked_result(function, function(values, **block_context), expected, written.dtype)
+        result = checked_result(function, result, expected, one.dtype)
         start, stop = chunk.bounds["z"]
         inner = result[:, :, start - box[-3][0] : stop - box[-3][0]].T
-        return (inner[None] if inner.ndim < len(written.axes) else inner,)
+        return inner[None] if inner.ndim < len(one.axes) else inner
 
     weights = None
     if mask is not None:
         bounds = [chunks.bounds(number)[-1] for number in range(len(chunks))]
         weights = tuple(1 + mask.offsets[stop] - mask.offsets[start] for start, stop in bounds)
     return Compute(
-        written.name,
+        name,
         chunks,
         reads=needs,
-        writes=(written,),
+        writes=tuple(written),
         work=work,
-        parameters=_provenance(image, function, context),
+        parameters=_provenance(image, function, context, images),
         weights=weights,
-        **_takes(image, function, trial, source),
+        **_takes(image, function, trial, sources),
     )
 
 
@@ -200,6 +243,7 @@ def aggregate(
     trial: TrialResult,
     context: Mapping[str, Any],
     mask: Mask | None = None,
+    others: Sequence[tuple[Image, Array]] = (),
 ) -> Reduce[Any]:
     """Declare an aggregate over all chunks of an image; its value is what the partial results come to.
 
@@ -207,15 +251,16 @@ def aggregate(
     ----------
     trial : TrialResult
         What its trial told.
-    context, mask
+    context, mask, others
         As for :func:`apply`.
     """
-    needs, fields = reads(function, source, mask and mask.array), trial.fields
+    sources, images = (source, *(array for _, array in others)), [one for one, _ in others]
+    needs, fields = reads(function, sources, mask and mask.array), trial.fields
 
     def work(chunk: Chunk, *blocks):
         (box,) = needs[0].boxes(chunk)
-        values, block_context = presented(image, function, box, blocks, context)
-        return fields.pack(function(values, **block_context))
+        values, block_context = presented(image, function, box, blocks, context, images)
+        return fields.pack(function(*values, **block_context))
 
     def finish(rows):
         merged = functools.reduce(function.merge, map(fields.unpack, rows))
@@ -229,26 +274,31 @@ def aggregate(
         row=((fields.nbytes,), "uint8"),
         finish=finish,
         finish_bytes=PARTIALS_AT_ONCE * fields.nbytes,
-        parameters={**_provenance(image, function, context), "fields": fields.entries},
-        **_takes(image, function, trial, source),
+        parameters={**_provenance(image, function, context, images), "fields": fields.entries},
+        **_takes(image, function, trial, sources),
     )
 
 
-def _takes(image: Image, function: Function, trial: TrialResult, source: Array) -> dict[str, Any]:
+def _takes(image: Image, function: Function, trial: TrialResult, sources: Sequence[Array]) -> dict[str, Any]:
     """Return what a plan reckons with: what the trial took, and at least three times the input as scratch."""
     chunks, halo = grid(image, function), function.declared.halo
     largest = np.prod(image.shape[-2:]) * min(chunks.block[-1] + 2 * halo, image.shape[-3])
     if function.declared.over == "voxels":
         largest *= image.shape[0]
     items = np.prod(image.shape, dtype=np.float64)
-    min_scratch = 3 * np.dtype(source.dtype).itemsize
+    min_scratch = 3 * sum(np.dtype(one.dtype).itemsize for one in sources)
     return {
         "cost": ("second", trial.seconds * float(items)),
         "scratch": int(largest * max(min_scratch, 1.5 * trial.scratch)),
     }
 
 
-def _provenance(image: Image, function: Function, context: Mapping[str, Any]) -> dict[str, Any]:
+def _provenance(
+    image: Image, function: Function, context: Mapping[str, Any], others: Sequence[Image]
+) -> dict[str, Any]:
     """Return what the result of a stage depends on, beside the voxels that it reads."""
     used = {key: np.asarray(context[key]).tolist() for key in sorted(function.wants & context.keys())}
-    return {**function.provenance(), "context": used, "slope": image.slope, "inter": image.inter}
+    scaling = {"slope": image.slope, "inter": image.inter}
+    if others:
+        scaling["others"] = [[one.slope, one.inter] for one in others]
+    return {**function.provenance(), "context": used, **scaling}

@@ -75,6 +75,68 @@ def test_a_chain_gives_what_a_loop_gives(in_memory, folder):
         assert same(mi.compute(groups), [record for _, record in by_loop(9, 4)])
 
 
+#: Steps of random chains: what Items does, and what a loop over (key, record) pairs does.
+STEPS = {
+    "map": (lambda x: x.map(mix), lambda pairs: [(key, mix(one, key)) for key, one in pairs]),
+    "filter": (lambda x: x.filter(is_some), lambda pairs: [(key, one) for key, one in pairs if is_some(one)]),
+    "flat": (
+        lambda x: x.flat_map(split),
+        lambda pairs: [pair for key, one in pairs for pair in split(one, key)],
+    ),
+    "group": (
+        lambda x: x.group_by_key().map(join),
+        lambda pairs: [(key, join(members, key)) for key, members in in_groups(pairs)],
+    ),
+    "reduce": (
+        lambda x: x.group_by_key().reduce(start, one_more),
+        lambda pairs: [(key, functools.reduce(one_more, members, 0.0)) for key, members in in_groups(pairs)],
+    ),
+}
+
+
+def mix(one, key):
+    return one * 0.7 + key
+
+
+def is_some(one):
+    return int(one * 10) % 3 != 0
+
+
+def split(one, key):
+    return [((key + n) % 5, one / (n + 1)) for n in range(int(one) % 4)]
+
+
+def join(members, key):
+    return functools.reduce(lambda a, b: a * 0.5 + b, members) + key
+
+
+def start():
+    return 0.0
+
+
+def one_more(state, one):
+    return state * 0.3 + one
+
+
+def in_groups(pairs):
+    return [(key, [one for own, one in pairs if own == key]) for key in sorted({key for key, _ in pairs})]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_chains_give_what_loops_give(seed, folder):
+    """Some of whose steps others are made of too; all of them are looked at, so some are shared."""
+    rng = np.random.default_rng(seed)
+    values = [float(one) for one in rng.integers(0, 30, rng.integers(0, 9))]
+    made, expected = [mi.items(values)], [list(enumerate(values))]
+    for name in rng.choice(list(STEPS), 5):
+        parent = int(rng.integers(max(0, len(made) - 2), len(made)))
+        ours, plain = STEPS[name]
+        made.append(ours(made[parent]))
+        expected.append(plain(expected[parent]))
+    for one, pairs in list(zip(made, expected, strict=True))[-3:]:
+        assert one.keyed() == pairs
+
+
 def test_one_rank_gets_the_records_that_asks_for_them():
     got = mi.items(range(3), load).compute(root=LAST)
     assert (got is None) == (COMM.rank != LAST)
@@ -176,6 +238,10 @@ def test_what_two_are_made_of_is_made_once(folder):
         assert joined.record["outputs"].keys() >= {"left/0.txt", "right/3.txt"}
 
 
+def save_stem(folder, record, key):
+    save_one(folder, record, pathlib.Path(key).stem)
+
+
 def save_one(folder, record, key):
     (folder / f"{key}.txt").write_text(repr(record))
 
@@ -238,7 +304,7 @@ def night(folder):
 
 def test_a_pattern_is_listed_in_the_order_of_names(night):
     items = mi.items(str(night / "*.npy"), np.load)
-    assert len(items) == 3
+    assert len(items) == 3 and items.keys() == [str(night / name) for name in ("a.npy", "b.npy", "c.npy")]
     assert [array[0] for array in items.compute()] == [97, 98, 99]
     assert [path.name for path in mi.items(night / "*.npy").compute()] == ["a.npy", "b.npy", "c.npy"]
     with pytest.raises(BadInput, match=r"there is no such file"):
@@ -264,12 +330,14 @@ def test_or_is_left_out_and_listed(night, folder):
             raise ValueError("clouds")
         return float(array[0])
 
-    items = mi.items(str(night / "*.npy"), np.load, on_error="leave out").map(pick)
+    items = mi.items(str(night / "*.npy"), np.load, on_error="leave out", key=lambda path: path.stem).map(
+        pick
+    )
     result = mi.write({"out/": items.files(save_one)}, folder / "out")
     assert list(result.left_out) == [str(night / "b.npy")]
     assert "clouds" in result.left_out[str(night / "b.npy")]
     assert result.record["left_out"] == dict(result.left_out)
-    assert sorted(path.name for path in (folder / "out" / "out").iterdir()) == ["0.txt", "2.txt"]
+    assert sorted(path.name for path in (folder / "out" / "out").iterdir()) == ["a.txt", "c.txt"]
     assert mi.items(str(night / "*.npy"), np.load, on_error="leave out").map(pick).compute() == [97, 99]
 
 
@@ -284,7 +352,7 @@ def test_one_more_file_costs_one_more_load(night, folder):
 
     def total():
         items = mi.items(str(night / "*.npy"), load_noting).map(lambda value: value + 1)
-        return mi.write({"out/": items.files(save_one)}, folder / "out", keep_work=True, force=True)
+        return mi.write({"out/": items.files(save_stem)}, folder / "out", keep_work=True, force=True)
 
     with mi.session(folder / "quick", rehearse=False, keep_work=True):
         total()
@@ -293,7 +361,7 @@ def test_one_more_file_costs_one_more_load(night, folder):
         on_root(COMM, lambda: np.save(night / "aa.npy", np.full(4, 50, "f4")))
         total()
     assert calls_in(path) == [50, 97, 98, 99]
-    assert (folder / "out" / "out" / "1.txt").read_text() == "201.0"
+    assert (folder / "out" / "out" / "aa.txt").read_text() == "201.0"
 
 
 def test_files_of_one_name_are_refused(folder):
@@ -408,7 +476,7 @@ def test_rows_of_records_are_a_table(folder):
     def rows(n):
         return {"n": np.full(n, n), "x": np.arange(n) / 2}
 
-    table = mi.items(range(4)).map(rows).table(units={"x": "arcsec"})
+    table = mi.items(range(4)).map(rows).table("n x", units={"x": "arcsec"})
     got = mi.compute(table)
     assert list(got["n"]) == [1, 2, 2, 3, 3, 3] and list(got["x"]) == [0, 0, 0.5, 0, 0.5, 1]
 
@@ -417,7 +485,7 @@ def test_rows_of_records_are_a_table(folder):
 
 
 def test_a_deep_stack_is_reduced_under_a_cap(folder):
-    """A group of 160 MB by ranks that have 60 MB left."""
+    """A group of 160 MB by ranks that have 70 MB left beside what the tests take."""
     megabytes, count = 4, 40
 
     def make(n):
@@ -431,4 +499,5 @@ def test_a_deep_stack_is_reduced_under_a_cap(folder):
     total = groups.reduce(lambda: np.zeros(megabytes << 17), add, lambda state: float(state[0]))
     result = mi.write({"out/": total.files(save_one)}, folder / "out", memory="150M")
     assert (folder / "out" / "out" / "0.txt").read_text() == repr(float(sum(range(count))))
-    assert max(stage["peak_per_rank"] for stage in result.record["stages"]) < 150 << 20
+    *makes, writes = [stage["peak_per_rank"] for stage in result.record["stages"]]
+    assert max(makes) - writes < 90 << 20
