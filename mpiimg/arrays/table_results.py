@@ -27,7 +27,7 @@ _TEXT_BYTES = 26
 MAX_FOLDERS = 10_000
 
 #: The ending of the file in which a table lies for :func:`load`.
-KEPT = ".rows"
+KEPT = ".mpiimg-table"
 
 _LENGTH = struct.Struct("<Q")
 

@@ -255,6 +255,39 @@ def test_a_table_above_the_cap_is_refused_with_what_to_do():
         table_compute.check_room(70 << 20, 200 << 20)
 
 
+def test_units_of_records_become_those_that_are_declared(out):
+    from astropy import units
+
+    def load(number):
+        return AstropyTable({"r": [1.0, 2.0] * units.deg, "t": [1.0, 2.0]})
+
+    made = mi.items([0], load).table("r t", units={"r": "arcsec", "t": "s"}).compute()
+    assert made["r"].tolist() == [3600, 7200]
+    assert (str(made["r"].unit), str(made["t"].unit)) == ("arcsec", "s")
+    with pytest.raises((BadInput, RunFailed), match="column r: is in deg, which cannot become mag"):
+        mi.items([0], load).table("r", units={"r": "mag"}).compute()
+
+
+def test_columns_that_the_records_name(out):
+    values = {"b": [1, 2], "a flux": np.array([1.5, 2.5])}
+    made = table(values, columns=None, units={"a flux": "ct"})
+    assert made.columns is None
+    found = made.filter("b > 1").compute()
+    assert (found.colnames, found["a flux"].tolist()) == (["b", "a flux"], [2.5])
+    assert str(found["a flux"].unit) == "ct"
+    assert made.select(["a flux"]).compute().colnames == ["a flux"]
+    with pytest.raises((BadInput, RunFailed), match="has no column c; it has: b, a flux"):
+        table(values, columns=None, units={"c": "ct"}).compute()
+
+
+def test_a_plan_of_a_table(out, capsys):
+    made = table(*rows())
+    mi.plan({"t.fits": made.join(made.group("n").agg(x="mean"), on="n")})
+    mi.plan(made)
+    said = capsys.readouterr().out
+    assert "write-t.fits" in said and "groups-" in said and "join-" in said
+
+
 # --- On any ranks -----------------------------------------------------------------------------------------
 
 SCRIPT = """
