@@ -3,16 +3,16 @@
 mpiexec -n 4 python command_sextractor.py 'night/*.fits' out
 """
 
+import pathlib
 import sys
 
 import mpiimg as mi
 
 source, out = sys.argv[1:]
-with open("columns.param", "w") as names:
-    names.write("X_IMAGE\nY_IMAGE\nFLUX_AUTO\nFLAGS\n")
+columns = pathlib.Path(__file__).with_name("sextractor.param")
 program = mi.command(
-    "source-extractor {in} -c /dev/null -FILTER N -VERBOSE_TYPE QUIET "
-    "-PARAMETERS_NAME columns.param -CATALOG_TYPE FITS_1.0 -CATALOG_NAME {out:.cat}"
+    f"source-extractor {{in}} -c /dev/null -FILTER N -VERBOSE_TYPE QUIET -DETECT_THRESH 3 "
+    f"-PARAMETERS_NAME {columns} -CATALOG_TYPE FITS_1.0 -CATALOG_NAME {{out:.cat}}"
 )
-sources = mi.items(source).map(program).table("X_IMAGE Y_IMAGE FLUX_AUTO FLAGS")
-mi.write({"sources.parquet": sources}, out)
+sources = mi.items(source).map(program).table("X_IMAGE Y_IMAGE FLUX_AUTO FLAGS", units={"FLUX_AUTO": "ct"})
+mi.write({"sources.parquet": sources, "bright.fits": sources.filter("FLUX_AUTO > 1000")}, out)

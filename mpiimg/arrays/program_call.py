@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,10 @@ LAST_LINES = 8
 
 #: Bytes below which a scratch disk counts as full.
 FULL = 1 << 20
+
+
+#: The folder of a call, and the slash behind it.
+_SCRATCH = re.compile(r"\S*/mpiimg-\w+/call-\w+/")
 
 
 class ProgramError(Exception):
@@ -211,7 +216,7 @@ class ProgramCall:
         lines = children.last_lines(outcome.stderr, LAST_LINES)
         lines = lines or children.last_lines(outcome.stdout, LAST_LINES)
         said = "\n  ".join(["; its last words:", *lines]) if lines else "; it said nothing"
-        return ProgramError(f"{shlex.join(words)}: {how}{said}")
+        return ProgramError(f"{_line(words)}: {how}{said}")
 
     def _refused(self, error: OSError, path: Path) -> OSError:
         """Return an error of the system that names the place of scratch files."""
@@ -225,7 +230,7 @@ class ProgramCall:
         try:
             values = np.array([float(word) for word in said.split()])
         except ValueError:
-            raise ProgramError(f"{shlex.join(words)}: printed {said[:80]!r}, where numbers are due") from None
+            raise ProgramError(f"{_line(words)}: printed {said[:80]!r}, where numbers are due") from None
         return self._shaped(values, None, 0, blocks, "printed numbers", words)
 
     def _result(
@@ -233,13 +238,13 @@ class ProgramCall:
     ) -> Any:
         what = f"{{out{number or ''}}}"
         if not path.exists():
-            raise ProgramError(f"{shlex.join(words)}: ended well and wrote no {what}")
+            raise ProgramError(f"{_line(words)}: ended well and wrote no {what}")
         try:
             result = (self.load or load_file)(path)
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ProgramError(
-                f"{shlex.join(words)}: ended well, but its {what} ({path.stat().st_size} bytes) cannot be "
+                f"{_line(words)}: ended well, but its {what} ({path.stat().st_size} bytes) cannot be "
                 f"read: {reason}"
             ) from None
         if isinstance(result, Block) and self.out is None:
@@ -247,7 +252,7 @@ class ProgramCall:
         if self.out is None:
             return result
         if not isinstance(result, Block | np.ndarray) or getattr(result, "dtype", np.dtype(int)).names:
-            raise ProgramError(f"{shlex.join(words)}: its {what} holds no image")
+            raise ProgramError(f"{_line(words)}: its {what} holds no image")
         block = result if isinstance(result, Block) else Block(result)
         values, axes = _oriented(block, _space(block_info.get("space"), block.axes)), block.axes
         return self._shaped(values, axes, number, blocks, f"its {what}", words)
@@ -263,8 +268,11 @@ class ProgramCall:
             It has another shape.
         """
         out = self.out[number]
-        if axes is not None and set(axes) == set(out):
-            values = values.transpose([axes.index(axis) for axis in out])
+        if axes is not None:
+            gone = [n for n, axis in enumerate(axes) if axis not in out and values.shape[n] == 1]
+            kept = [axis for n, axis in enumerate(axes) if n not in gone]
+            if set(kept) == set(out):
+                values = values.squeeze(tuple(gone)).transpose([kept.index(axis) for axis in out])
         sizes = dict(self.sizes)
         for (_, n), block in blocks.items():
             own = self.axes[n] if self.axes is not None else out[: block.ndim]
@@ -280,9 +288,14 @@ class ProgramCall:
             return values.reshape(expected)
         due = ", ".join(f"{axis} {n or '?'}" for axis, n in zip(out, expected, strict=True)) or "one value"
         raise ProgramError(
-            f"{shlex.join(words)}: {what} has the shape {values.shape}, where ({due}) is due; "
+            f"{_line(words)}: {what} has the shape {values.shape}, where ({due}) is due; "
             "out and output_sizes say what the program writes"
         )
+
+
+def _line(words: Sequence[str]) -> str:
+    """Return a command line for a message, with the files of the call by their names."""
+    return _SCRATCH.sub("", shlex.join(words))
 
 
 def _as_input(value: Any) -> Any:
@@ -318,7 +331,8 @@ def _oriented(block: Block, space: Any) -> np.ndarray:
     Some programs flip or swap axes and say so in the affine alone.
     """
     matrix = getattr(space, "matrix", None)
-    if matrix is None or block.matrix is None or np.shape(matrix) != (4, 4) or block.values.ndim < 3:
+    is_volume = block.axes is not None and block.axes[:3] == ("x", "y", "z")
+    if not is_volume or matrix is None or block.matrix is None or np.shape(matrix) != (4, 4):
         return block.values
     try:
         turn = np.linalg.solve(np.asarray(matrix)[:3, :3], block.matrix[:3, :3])

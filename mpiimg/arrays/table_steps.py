@@ -13,7 +13,7 @@ import numpy as np
 
 from mpiimg.arrays.identity import identity
 from mpiimg.errors import BadInput
-from mpiimg.formats.tables.columns import Rows
+from mpiimg.formats.tables.columns import Rows, in_unit
 from mpiimg.formats.tables.rows import as_rows
 
 #: What an expression may call.
@@ -93,8 +93,9 @@ class Expression:
     @property
     def columns(self) -> tuple[str, ...]:
         """The names in it."""
-        called = {id(node.func) for node in ast.walk(self.tree()) if isinstance(node, ast.Call)}
-        names = (n for n in ast.walk(self.tree()) if isinstance(n, ast.Name) and id(n) not in called)
+        nodes = list(ast.walk(self.tree()))
+        called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
+        names = (node for node in nodes if isinstance(node, ast.Name) and id(node) not in called)
         return tuple(dict.fromkeys(node.id for node in names))
 
     def __call__(self, rows: Rows) -> Any:
@@ -285,9 +286,8 @@ class With:
         made = as_rows({self.name: values}, where="with_column")
         if len(made) != len(rows):
             raise BadInput(f"with_column: {self.name} has {len(made)} values for {len(rows)} rows")
+        made = in_unit(made, self.name, self.unit, "with_column")
         units = {**{n: u for n, u in rows.units.items() if n != self.name}, **made.units}
-        if self.unit:
-            units[self.name] = self.unit
         return Rows({**rows.columns, self.name: made[self.name]}, units)
 
     def described(self) -> tuple[Any, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
 from collections.abc import Callable, Sequence
@@ -11,7 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from mpiimg.engine.needs import Chunk
+from mpiimg.engine.raw import RawFile
+from mpiimg.engine.stage import PlacedSink, Sink
 from mpiimg.errors import BadInput
+from mpiimg.formats import registry
+from mpiimg.formats.interface import FILE_AXES, ResultArray
 
 #: Order of the axes in a NIfTI file.
 _NIFTI_AXES = ("x", "y", "z", "t")
@@ -62,38 +68,29 @@ def save_block(path: Path, block: np.ndarray, axes: Sequence[str] | None = None,
     Raises
     ------
     BadInput
-        No format of this name can hold it.
+        No format of this name can hold it, or no format has such names.
     """
-    _of(_SAVERS, path, "write")(path, np.asarray(block), tuple(axes or ()), space)
+    _of(_SAVERS, path, _save_as_registered)(path, np.asarray(block), tuple(axes or ()), space)
 
 
 def load_file(path: Path) -> Any:
     """Return what a program has written, by the ending of the file.
 
-    An image is a :class:`Block`; a table (FITS, ECSV, CSV) a structured array; .json gives what it holds,
-    .txt text, and any other file its bytes.
+    An image of any known format is a :class:`Block`; a table (FITS, ECSV, CSV) a structured array; .json
+    gives what it holds, .txt text, and any other file its bytes.
 
     Raises
     ------
     Exception
         As the reader raises it: the file is cut or broken.
     """
-    return _of(_LOADERS, path, "read")(path)
+    return _of(_LOADERS, path, _load_as_registered)(path)
 
 
-def has_reader(ending: str) -> bool:
-    """Say whether files of this ending are read as more than bytes."""
-    return ending.lower() in _LOADERS
-
-
-def _of(table: dict[str, Callable], path: Path, verb: str) -> Callable:
+def _of(table: dict[str, Callable], path: Path, other: Callable) -> Callable:
     name = path.name.lower()
     endings = sorted((ending for ending in table if name.endswith(ending)), key=len)
-    if endings:
-        return table[endings[-1]]
-    if verb == "read":
-        return Path.read_bytes
-    raise BadInput(f"{path.name}: blocks go to programs as {', '.join(sorted(table))}; choose one of these")
+    return table[endings[-1]] if endings else other
 
 
 # --- NIfTI ------------------------------------------------------------------------------------------------
@@ -221,6 +218,54 @@ def _load_text_table(path: Path) -> np.ndarray:
 
 def _load_json(path: Path) -> Any:
     return json.loads(path.read_text())
+
+
+# --- Formats of the registry ------------------------------------------------------------------------------
+
+
+def _save_as_registered(path: Path, block: np.ndarray, axes: tuple[str, ...], space: Any) -> None:
+    """Write a block as a run would, in this process alone."""
+    axes = axes or FILE_AXES[: block.ndim]
+    array = ResultArray(path.name, axes, block.shape, block.dtype.name, space)
+
+    def part(chunk: Chunk) -> np.ndarray:
+        bounds = [chunk.bounds.get(axis, (None, None)) for axis in axes]
+        return block[tuple(slice(*one) for one in bounds)]
+
+    made = registry.writer(path.name)(array)
+    stage = registry.stage_of(path.name, made, array, (), part)
+    chunks = [stage.chunk(number) for number in range(len(stage.grid))]
+    if isinstance(stage, Sink):
+        with open(path, "wb") as file:
+            file.write(stage.head())
+            for chunk in chunks:
+                file.write(stage.work(chunk))
+    elif isinstance(stage, PlacedSink):
+        offset = stage.create(path, False)
+        with contextlib.closing(RawFile(path, offset, stage.layout.shape, stage.stored, True)) as raw:
+            for chunk in chunks:
+                raw.write(stage.layout.part(chunk.bounds), stage.work(chunk))
+    else:
+        path.mkdir()
+        for chunk in chunks:
+            stage.work(chunk, path.parent)
+
+
+def _load_as_registered(path: Path) -> Block | bytes:
+    """Read a file as a run would; where no format reads it, its bytes."""
+    try:
+        registry.reader(path)
+    except BadInput:
+        return path.read_bytes()
+    source = registry.read(path, "output")
+    own = source.array.axes
+    whole = tuple((0, n) for n in source.array.shape)
+    with contextlib.closing(source.open()) as reader:
+        values = reader.read(whole)
+    axes = tuple(getattr(source, "axes", None) or own)
+    matrix = getattr(getattr(source, "space", None), "matrix", None)
+    ordered = values.transpose([own.index(axis) for axis in axes])
+    return Block(ordered, axes, None if matrix is None else np.asarray(matrix))
 
 
 _SAVERS: dict[str, Callable] = {

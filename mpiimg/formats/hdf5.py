@@ -276,8 +276,9 @@ class Hdf5Writer:
         group = file.require_group(os.path.dirname("/" + self._inside))
         name = os.path.basename(self._inside).encode()
         dataset = h5py.Dataset(h5py.h5d.create(group.id, name, kind, space, properties))
-        for number, axis in enumerate(self._result.axes):
-            dataset.dims[number].label = axis
+        if self._result.axes:
+            # At once: one by one HDF5 makes room for all of them each time, and each version its own way.
+            dataset.attrs.create("DIMENSION_LABELS", self._result.axes, dtype=h5py.string_dtype())
         if self._result.space is not None:
             dataset.attrs[SPACE] = json.dumps(self._result.space.to_record())
         for key, value in self._result.attrs.items():

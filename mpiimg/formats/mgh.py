@@ -74,3 +74,5 @@ def read(path: Path, name: str) -> PlainInput:
 
 
 MGH = Format("FreeSurfer's MGH", read)
+
+MGZ = Format("FreeSurfer's MGZ", read, parallel=False)

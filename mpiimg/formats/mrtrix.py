@@ -348,9 +348,7 @@ def _space(
         try:
             matrix[:3] = np.array(rows, dtype=float).reshape(-1, 4)[:3]
         except ValueError:
-            raise BadInput(
-                f"{path}: the transform in its header is none of three rows of four numbers"
-            ) from None
+            raise BadInput(f"{path}: the transform in its header is not three rows of four numbers") from None
     else:
         # MRtrix then takes the middle of the image for the origin.
         matrix[:3, 3] = [-0.5 * (n - 1) * size for n, size in zip(shape[:3], sizes[:3], strict=True)]
@@ -373,3 +371,5 @@ def _attribute(key: str, values: list[str]) -> Any:
 
 
 MRTRIX = Format("MRtrix", read)
+
+MRTRIX_GZ = Format("gzipped MRtrix", read, parallel=False)

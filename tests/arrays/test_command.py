@@ -97,6 +97,23 @@ def test_axes_of_a_nifti_are_put_in_order_by_name(tmp_path):
     assert np.array_equal(back.values[0], block.transpose(2, 1, 0))
 
 
+@pytest.mark.parametrize("ending", [".tif", ".h5", ".zarr", ".nii.gz"])
+def test_blocks_go_in_any_format_and_come_back_by_the_names_of_axes(ending):
+    block = np.arange(120, dtype="f4").reshape(2, 3, 4, 5)
+    axes = ("x", "y", "z", "t")
+    same = on_blocks(f"cp -r {{in:{ending}}} {{out:{ending}}}", (axes,), (axes,))(block)
+    assert np.array_equal(same, block)
+    turned = on_blocks(f"cp -r {{in:{ending}}} {{out:{ending}}}", (axes,), (axes[::-1],))(block)
+    assert np.array_equal(turned, block.T)
+
+
+def test_a_slice_of_a_volume_comes_back_without_the_axis_that_nifti_needs():
+    block = np.arange(30, dtype="f4").reshape(3, 2, 5)
+    for axes in (("x", "y", "t"), ("t", "y", "x")):
+        same = on_blocks("cp {in:.nii} {out:.nii}", (axes,), (axes,))(block)
+        assert np.array_equal(same, block)
+
+
 def test_the_affine_of_a_block_is_in_the_header(tmp_path):
     matrix = np.diag([2.0, 2.0, 3.0, 1.0])
     matrix[:3, 3] = -10, 20, 5
@@ -353,6 +370,15 @@ def test_mrtrix_denoises_a_block_as_on_a_file_of_its_own(tmp_path):
     nibabel.Nifti1Image(block, matrix).to_filename(tmp_path / "in.nii")
     subprocess.run(["dwidenoise", "in.nii", "out.nii", "-extent", "3", "-quiet"], cwd=tmp_path, check=True)
     assert np.array_equal(clean, nibabel.load(tmp_path / "out.nii").get_fdata(dtype="f4"))
+
+
+@pytest.mark.skipif(shutil.which("mrconvert") is None, reason="NOT RUN: MRtrix3 is not installed")
+def test_what_mrtrix_writes_in_its_own_format_is_read_as_it_was():
+    block = np.arange(60, dtype="f4").reshape(3, 4, 5)
+    space = SimpleNamespace(axes=AXES, matrix=np.diag([-2.0, 2.0, 2.0, 1.0]))
+    for strides in ("1,2,3", "-1,3,2"):
+        call = on_blocks(f"mrconvert -quiet -strides {strides} {{in:.nii}} {{out:.mif}}")
+        assert np.array_equal(call(block, block_info={"space": space}), block)
 
 
 @pytest.mark.skipif(shutil.which("source-extractor") is None, reason="NOT RUN: no source-extractor here")

@@ -158,7 +158,12 @@ def is_killed():
 
 
 def becomes_another_program():
-    os.execv("/bin/true", ["true"])
+    os.execlp("true", "true")
+
+
+def becomes_another_program_in_c():
+    words = (ctypes.c_char_p * 2)(b"true", None)
+    ctypes.CDLL(None).execv(b"/bin/true", words)
 
 
 FAILURES = {
@@ -173,7 +178,8 @@ FAILURES = {
     aborts: r"crashes the interpreter: SIGABRT \(Aborted\) .*: os.abort\(\)",
     crashes_on_the_stack: "crashes the interpreter: SIGSEGV|RecursionError",
     is_killed: r"was killed \(SIGKILL\)",
-    becomes_another_program: "ended the process with status 0, without a word",
+    becomes_another_program: r"calls os.execv\(\), which is no end of a function",
+    becomes_another_program_in_c: "ended the process with status 0, without a word",
 }
 
 
@@ -203,30 +209,33 @@ def test_bad_input_in_it_is_bad_input_here():
         called(refuses)
 
 
-def hangs():
-    while True:
-        pass
+def hanging():
+    """Functions that go there as code: their time is not that of the imports of this module."""
+
+    def hangs():
+        while True:
+            pass
+
+    def hangs_in_c():
+        ctypes.PyDLL(None).pause()  # and keeps the interpreter to itself
+
+    def hangs_deaf():
+        for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:
+            with contextlib.suppress(OSError):
+                signal.signal(number, signal.SIG_IGN)
+        while True:
+            time.sleep(1)
+
+    return hangs, hangs_in_c, hangs_deaf
 
 
-def hangs_in_c():
-    ctypes.PyDLL(None).pause()  # and keeps the interpreter to itself
-
-
-def hangs_deaf():
-    for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:
-        with contextlib.suppress(OSError):
-            signal.signal(number, signal.SIG_IGN)
-    while True:
-        time.sleep(1)
-
-
-@pytest.mark.parametrize("task", [hangs, hangs_in_c, hangs_deaf], ids=lambda task: task.__name__)
+@pytest.mark.parametrize("task", hanging(), ids=lambda task: task.__name__)
 def test_a_hang_is_ended_and_says_where(task):
     began = time.monotonic()
-    with pytest.raises(RehearsalFailed, match=r"has not returned after 0.8 s") as caught:
-        called(task, timeout=0.8)
+    with pytest.raises(RehearsalFailed, match=r"has not returned after 1.5 s") as caught:
+        called(task, timeout=1.5)
     assert time.monotonic() - began < PATIENCE
-    assert caught.value.hung and caught.value.summary[-1].name == task.__name__
+    assert caught.value.hung and task.__name__ in [frame.name for frame in caught.value.summary]
 
 
 def test_the_time_of_a_rehearsal_follows_from_that_of_a_step():
@@ -252,15 +261,14 @@ def test_no_process_and_no_descriptor_is_left():
     def starts():
         return subprocess.Popen(["sleep", "1000"]).pid
 
-    before = len(os.listdir("/proc/self/fd"))
+    children = Path(f"/proc/self/task/{threading.get_native_id()}/children")
+    before = len(os.listdir("/proc/self/fd")), children.read_text()
     started = called(starts)
     for task in (crashes, leaves):
         with pytest.raises(RehearsalFailed):
             called(task)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert (len(os.listdir("/proc/self/fd")), children.read_text()) == before
     assert is_gone(started)
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
 
 
 def is_gone(process: int) -> bool:

@@ -218,6 +218,8 @@ WAYS = {
     "exit-of-c-with-the-lock": ("ctypes.PyDLL(None).exit(75)", "exit()"),
     "quick-exit-of-c": ("ctypes.CDLL(None).quick_exit(0)", "exit()"),
     "os-exit": ("os._exit(3)", "os._exit()"),
+    "posix-exit": ("import posix; posix._exit(75)", "os._exit()"),
+    "exec": ("os.execlp('true', 'true')", "os.execv()"),
 }
 
 

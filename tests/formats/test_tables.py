@@ -51,6 +51,12 @@ def test_two_dimensional_arrays_are_columns_in_their_order():
     assert as_rows(np.array([5.0, 6.0]), NAMES)["n"].tolist() == [6]
 
 
+def test_a_number_among_columns_stands_in_every_row():
+    rows = as_rows({"x": [1.5, 2.5], "n": 7, "t": "ab"})
+    assert (rows["n"].tolist(), rows["t"].tolist()) == ([7, 7], ["ab", "ab"])
+    assert len(as_rows({"x": np.zeros(0), "n": 7})) == 0
+
+
 @pytest.mark.parametrize("value", [None, [], {"x": [], "n": []}, np.zeros((0, 2))])
 def test_no_rows(value):
     assert len(as_rows(value, NAMES)) == 0

@@ -88,7 +88,7 @@ def stack(tmp_path_factory) -> Path:
         for row, column in CELLS:
             scene += 800 * ((y - row - dy) ** 2 + (x - column - dx) ** 2 < 16)
         frame[:] = rng.poisson(scene * light)
-    path = tmp_path_factory.mktemp("frames") / "stack.tif"
+    path = tmp_path_factory.mktemp("frames") / "stack.btf"
     tifffile.imwrite(path, frames, photometric="minisblack")
     return path
 
@@ -121,7 +121,7 @@ def by_hand(frames: np.ndarray, sigma: float = 20.0) -> np.ndarray:
 
 
 def test_it_does_what_it_is_for(alone, stack):
-    projection = tifffile.imread(alone / "stack_max.tif")
+    projection = tifffile.imread(alone / "stack_max.btf")
     np.testing.assert_array_equal(projection, by_hand(tifffile.imread(stack)))
     *head, columns, first, second, third, fourth, fifth = (alone / "stack_cells.csv").read_text().splitlines()
     assert head == [
@@ -169,7 +169,7 @@ def test_the_record_names_the_package_its_parameters_and_the_stages(alone):
         "register.offsets",
         "register.move",
         "project",
-        "project.write-stack_max.tif",
+        "project.write-stack_max.btf",
         "count.cells",
     ]
 
@@ -234,8 +234,8 @@ def toml(path: Path, text: str) -> Path:
 
 def test_steps_one_by_one_and_in_a_toml_pipeline_give_the_same(alone, site, stack, tmp_path):
     mpiimg_run(site, "microscopy:flatfield", stack, "--out", tmp_path)
-    mpiimg_run(site, "microscopy:register", tmp_path / "stack_flat.tif", "--out", tmp_path, "--force")
-    still = tmp_path / "stack_flat_still.tif"
+    mpiimg_run(site, "microscopy:register", tmp_path / "stack_flat.btf", "--out", tmp_path, "--force")
+    still = tmp_path / "stack_flat_still.btf"
     assert tifffile.TiffFile(still).pages[5].shape == SHAPE[1:]
     rest = '[[stage]]\ntool = "microscopy:project"\n[[stage]]\ntool = "microscopy:count"\n'
     mpiimg_run(site, toml(tmp_path / "rest.toml", rest), still, "--out", tmp_path / "rest")
@@ -244,7 +244,7 @@ def test_steps_one_by_one_and_in_a_toml_pipeline_give_the_same(alone, site, stac
     )
     mpiimg_run(site, toml(tmp_path / "whole.toml", whole), stack, "--out", tmp_path / "whole")
     assert digests(tmp_path / "whole") == digests(alone)
-    assert (tmp_path / "rest/stack_flat_still_max.tif").read_bytes() == (alone / "stack_max.tif").read_bytes()
+    assert (tmp_path / "rest/stack_flat_still_max.btf").read_bytes() == (alone / "stack_max.btf").read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -252,9 +252,9 @@ def refusals(site, stack, tmp_path_factory):
     """What each of the commands that make no sense was answered."""
     folder = tmp_path_factory.mktemp("refused")
     pages = stack.read_bytes()
-    (folder / "text.tif").write_text("not a picture")
-    (folder / "cut.tif").write_bytes(pages[: len(pages) // 3])
-    tifffile.imwrite(folder / "colours.tif", np.zeros((2, 9, 9, 3), np.uint8), photometric="rgb")
+    (folder / "text.btf").write_text("not a picture")
+    (folder / "cut.btf").write_bytes(pages[: len(pages) // 3])
+    tifffile.imwrite(folder / "colours.btf", np.zeros((2, 9, 9, 3), np.uint8), photometric="rgb")
     shutil.copy(stack, folder / "stack.xyz")
     count = toml(folder / "order.toml", 'domain = "microscopy"\n[[stage]]\ntool = "count"\n')
     sigma = '[[stage]]\ntool = "microscopy:flatfield"\nsigma = -3\n'
@@ -269,9 +269,9 @@ def refusals(site, stack, tmp_path_factory):
         "two domains": [toml(folder / "mixed.toml", mixed), stack],
         "no such step": ["microscopy:sharpen", stack],
         "no such domain": ["telescopy:timelapse", stack],
-        "no TIFF": ["microscopy:timelapse", folder / "text.tif"],
-        "truncated TIFF": ["microscopy:timelapse", folder / "cut.tif"],
-        "colours": ["microscopy:timelapse", folder / "colours.tif"],
+        "no TIFF": ["microscopy:timelapse", folder / "text.btf"],
+        "truncated TIFF": ["microscopy:timelapse", folder / "cut.btf"],
+        "colours": ["microscopy:timelapse", folder / "colours.btf"],
         "unknown format": ["microscopy:timelapse", folder / "stack.xyz"],
         "two stacks": ["microscopy:timelapse", stack, stack],
     }
@@ -295,10 +295,10 @@ def refusals(site, stack, tmp_path_factory):
         ("two domains", "flatfield is a step of microscopy, and other stages are of neuro"),
         ("no such step", "microscopy has no such step; it has flatfield, register, project, count"),
         ("no such domain", "there is no such domain; there are astro, microscopy, neuro"),
-        ("no TIFF", "text.tif: is no TIFF that can be read: not a TIFF file"),
-        ("truncated TIFF", "cut.tif: is no TIFF that can be read: it is truncated"),
-        ("colours", "colours.tif: has the axes tyxc, where tyx are needed"),
-        ("unknown format", "stack.xyz: no format reads files of this name; there are formats of tif, tiff"),
+        ("no TIFF", "text.btf: is no BigTIFF that can be read: not a TIFF file"),
+        ("truncated TIFF", "cut.btf: is no BigTIFF that can be read: it is truncated"),
+        ("colours", "colours.btf: has the axes tyxc, where tyx are needed"),
+        ("unknown format", "stack.xyz: no format reads files of this name; there are formats of btf, fit, "),
         ("two stacks", "takes one stack of frames, not 2"),
     ],
 )

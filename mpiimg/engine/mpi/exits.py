@@ -1,11 +1,13 @@
-"""Code that a run calls may not end the process as if the run itself had: exit() in C, os._exit()."""
+"""Code that a run calls may not end the process as if the run itself had: exit(), os._exit(), os.exec*()."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
 import ctypes
+import functools
 import os
+import posix
 import traceback
 from collections.abc import Callable, Iterator
 
@@ -13,6 +15,10 @@ from mpiimg.errors import Exit
 
 #: How this package ends its own process, whoever stands in for it later.
 leave_now = os._exit
+
+
+#: What ends this process, or puts another in its place, by its name in os and posix.
+_ENDS = {"_exit": leave_now, "execv": os.execv, "execve": os.execve}
 
 
 @contextlib.contextmanager
@@ -42,13 +48,15 @@ class ExitGuard:
 
     exit() and quick_exit() of C call what was registered with them: a callback of ours, which comes first if
     it was registered last, and so again once MPI has started. It never outlives the interpreter, since it is
-    taken back under an address of our own as that of a library is. What ends the process without that, as
-    _exit() of C or another program in its place, cannot be seen from inside: the run's record is missing.
+    taken back under an address of our own as that of a library is. What Python has to end the process without
+    that, or to put another program in its place, is stood in for. What C code does so cannot be seen from
+    inside: the run's record is missing.
 
     Parameters
     ----------
     say : callable
-        Called as say(how) before the process ends, with "exit()" or "os._exit()"; returns what to print.
+        Called as say(how) before the process ends, with "exit()", "os._exit()" or the like; returns what to
+        print.
     """
 
     def __init__(self, say: Callable[[str], str]):
@@ -58,7 +66,7 @@ class ExitGuard:
         self._library: ctypes.CDLL | None = None
 
     def arm(self) -> None:
-        """Register with exit(), also once more, and stand in for os._exit."""
+        """Register with exit(), also once more, and stand in for os._exit and os.exec*."""
         atexit.register(self.disarm)  # the interpreter may end before we are asked to
         with contextlib.suppress(ValueError, OSError, AttributeError):
             os.confstr("CS_GNU_LIBC_VERSION")  # others do not take a callback back
@@ -67,12 +75,16 @@ class ExitGuard:
                 getattr(library, register)(self._callback, None, self._handle)
             self._library = library
         if os._exit is leave_now:
-            os._exit = self._in_os_exit
+            for module in (os, posix):
+                for name, function in _ENDS.items():
+                    setattr(module, name, functools.partial(self._in_place_of, name, function))
 
     def disarm(self) -> None:
         """Let the process end however it likes."""
         atexit.unregister(self.disarm)
-        os._exit = leave_now
+        for module in (os, posix):
+            for name, function in _ENDS.items():
+                setattr(module, name, function)
         self._process = -1
         if self._library is not None:
             getattr(self._library, "__cxa_finalize")(self._handle)
@@ -81,9 +93,9 @@ class ExitGuard:
     def _in_exit(self, nothing) -> None:
         self._fail("exit()")
 
-    def _in_os_exit(self, status: int) -> None:
-        self._fail("os._exit()")
-        leave_now(status)
+    def _in_place_of(self, name: str, function: Callable, *arguments) -> None:
+        self._fail(f"os.{name}()")
+        function(*arguments)
 
     def _fail(self, how: str) -> None:
         # Processes that were forked from this one end as they like.

@@ -10,6 +10,7 @@ import contextlib
 import faulthandler
 import functools
 import os
+import signal
 import time
 from collections.abc import Iterator, Sequence
 
@@ -19,6 +20,9 @@ from mpiimg.engine.mpi.job import launched_rank
 from mpiimg.engine.mpi.processes import RankProcess
 from mpiimg.engine.mpi.stop import GRACE, GRACE_OF_OTHERS, StopRequest
 from mpiimg.errors import Exit
+
+#: Signals of limits that end a process which does not handle them: of CPU time, and timers.
+_LIMITS = (signal.SIGXCPU, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF)
 
 
 class Lifetime:
@@ -58,6 +62,8 @@ class Lifetime:
         self._own_traces = not faulthandler.is_enabled()
         if self._own_traces:
             faulthandler.enable(2)
+            for number in _LIMITS:
+                faulthandler.register(number, 2, all_threads=False, chain=True)
         self.stop.install()
         with self.stop.held_back():  # the thread has them masked: the main one gets them
             self.watchdog.start()
@@ -88,6 +94,8 @@ class Lifetime:
         self.stop.restore()
         if self._own_traces and not self._owner:
             faulthandler.disable()
+            for number in _LIMITS:
+                faulthandler.unregister(number)
 
     def _end_stopped(self) -> None:
         """End the process, in the thread of the watchdog."""

@@ -21,8 +21,9 @@ def as_rows(value: Any, names: Sequence[str] = (), where: str = "table") -> Rows
     Parameters
     ----------
     value : object
-        A structured array, an astropy Table, a dict of columns (or of numbers: one row), a (rows, columns)
-        array, a tuple of columns, a list of rows as tuples or dicts, one row as a tuple; None for no row.
+        A structured array, an astropy Table, a dict of columns (a number stands in every row; where all are
+        numbers there is one), a (rows, columns) array, a tuple of columns, a list of rows as tuples or dicts,
+        one row as a tuple; None for no row.
     names : sequence of str
         The columns wanted; all that `value` names, where none is.
     where : str
@@ -44,8 +45,8 @@ def as_rows(value: Any, names: Sequence[str] = (), where: str = "table") -> Rows
         if unit is not None and str(unit):
             units[str(name)] = str(unit)
         columns[str(name)] = _as_array(found[name], f"{where}: column {name}")
-    if columns and all(column.ndim == 0 for column in columns.values()):
-        columns = {name: column[None] for name, column in columns.items()}
+    count = next((len(column) for column in columns.values() if column.ndim), 1)
+    columns = {n: column if column.ndim else np.repeat(column[None], count) for n, column in columns.items()}
     lengths = {name: column.shape[:1] for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         said = ", ".join(f"{name} {length[0] if length else 'one'}" for name, length in lengths.items())

@@ -14,7 +14,7 @@ class Light:
 
 
 @declare_step(
-    parameters=Light, takes=("frames",), gives=("frames",), outputs=(result("frames", "flat.tif", "end"),)
+    parameters=Light, takes=("frames",), gives=("frames",), outputs=(result("frames", "flat.btf", "end"),)
 )
 def flatfield(state, p, _):
     """Divide each frame by the light: the median over all frames, smoothed."""
@@ -43,7 +43,7 @@ def offset(chunk, first, frame):
     return [place - n if 2 * place > n else place for place, n in zip(peak, correlation.shape, strict=True)]
 
 
-@declare_step(takes=("frames",), gives=("frames",), outputs=(result("frames", "still.tif", "end"),))
+@declare_step(takes=("frames",), gives=("frames",), outputs=(result("frames", "still.btf", "end"),))
 def register(state, p, _):
     """Shift each frame by whole pixels to where it resembles the first one most."""
     frames, still, each = state.frames, state.frames.like("still"), state.frames.cut(t=1)
@@ -64,7 +64,7 @@ def register(state, p, _):
     return replace(state, frames=still)
 
 
-@declare_step(takes=("frames",), gives=("projection",), outputs=(result("projection", "max.tif"),))
+@declare_step(takes=("frames",), gives=("projection",), outputs=(result("projection", "max.btf"),))
 def project(state, p, _):
     """Keep the largest value of each pixel over all frames."""
     frames, largest = state.frames, state.frames.like("largest", "yx")

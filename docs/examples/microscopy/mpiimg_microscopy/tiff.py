@@ -57,4 +57,4 @@ class BigTiff:
         return struct.pack("<Q", len(TAGS)) + b"".join(entries) + following + pixels
 
 
-TIFF = Format("TIFF", read, BigTiff)
+TIFF = Format("BigTIFF", read, BigTiff)
