@@ -202,7 +202,7 @@ def found(session: Any, targets: Sequence[Any], comm: Any) -> dict[str, KeptReco
 
 
 def make(session: Any, targets: Sequence[Any], comm: Any, memory: Any = None) -> None:
-    """Make the records that are to be kept, if targets are made of them and they are not there. Collective."""
+    """Make the records that are to be kept, of those that targets are made of. Collective."""
     from mpiimg.arrays import runs
 
     there = found(session, targets, comm)
