@@ -198,13 +198,13 @@ def rehearsed(session: Any, targets: Sequence[Node], comm: Any) -> None:
     check_axes(walk(targets))
     budget = session.budget(comm)
     there = _kept(session, targets, comm)
-    missing = rehearsal.calls_to_rehearse(targets, there, session.types)
+    missing = rehearsal.calls_to_rehearse(targets, there, session.types, session.costs)
     if not session.rehearse:
         # Without types nothing can be planned; records need none.
         missing = [node for node in missing if isinstance(node, Node) and session.types.of(node) is None]
     if not missing:
         return
-    facts = on_root(comm, lambda: _apart(session, targets, budget, rehearsal.rehearse))
+    facts = on_root(comm, lambda: _apart(session, targets, budget, rehearsal.rehearse, there))
     for key, dtype in facts.types.items():
         session.types.learn(key, dtype)
     session.costs.update(facts.costs)
@@ -217,7 +217,7 @@ def rehearsed(session: Any, targets: Sequence[Node], comm: Any) -> None:
     )
 
 
-def _apart(session: Any, targets: Sequence[Node], budget: int, task: Callable) -> Any:
+def _apart(session: Any, targets: Sequence[Node], budget: int, task: Callable, *more: Any) -> Any:
     """Call a task on a graph in a fresh interpreter, within what this rank may use. On one rank."""
     from mpiimg.arrays.rehearse import in_fresh_interpreter, seconds_for
     from mpiimg.engine.mpi.memory import anonymous_now
@@ -226,6 +226,7 @@ def _apart(session: Any, targets: Sequence[Node], budget: int, task: Callable) -
     return in_fresh_interpreter(
         task,
         tuple(targets),
+        *more,
         timeout=seconds_for(session.timeout),
         memory=max(budget - anonymous_now(), budget // 4),
         name=", ".join(name for name in calls if name) or "the rehearsal",
