@@ -122,7 +122,7 @@ def rehearse(targets: Sequence[Node], there: Mapping[str, Input] = MappingProxyT
     samples = sum(sample.nbytes for sample in rehearsal.samples.values() if isinstance(sample, np.ndarray))
     libraries = max(0, anonymous_now() - before - samples)
     seconds = time.perf_counter() - started, time.process_time()
-    return Facts(dict(rehearsal.types._known), rehearsal.costs, *seconds, libraries)
+    return Facts(rehearsal.types.as_json(), rehearsal.costs, *seconds, libraries)
 
 
 class Rehearsal:

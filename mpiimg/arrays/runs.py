@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mpiimg.arrays import rehearsal
+from mpiimg.arrays import rehearsal, told
 from mpiimg.arrays.graph import FromInput, Node, Persisted, digest, walk
 from mpiimg.arrays.lower import (
     Lowering,
@@ -184,8 +184,16 @@ class Rehearsed:
 # --- Before a run -----------------------------------------------------------------------------------------
 
 
-def rehearsed(session: Any, targets: Sequence[Node], comm: Any) -> None:
+def rehearsed(session: Any, targets: Sequence[Node], comm: Any, record: Path | None = None) -> None:
     """See to it that the types of all nodes are known, and what functions cost. Collective.
+
+    Parameters
+    ----------
+    session : Session
+    targets : sequence of Node
+    comm : communicator
+    record : Path, optional
+        Of the run that this may have been done by before.
 
     Raises
     ------
@@ -198,6 +206,10 @@ def rehearsed(session: Any, targets: Sequence[Node], comm: Any) -> None:
     check_axes(walk(targets))
     budget = session.budget(comm)
     there = _kept(session, targets, comm)
+    places = [] if session.has_looked else [session.folder / told.FILE]
+    session.has_looked = True
+    for path in (*places, *([record] if record is not None else [])):
+        told.learn(on_root(comm, told.load, path), session.types, session.costs)
     missing = rehearsal.calls_to_rehearse(targets, there, session.types, session.costs)
     if not session.rehearse:
         # Without types nothing can be planned; records need none.
@@ -208,6 +220,7 @@ def rehearsed(session: Any, targets: Sequence[Node], comm: Any) -> None:
     for key, dtype in facts.types.items():
         session.types.learn(key, dtype)
     session.costs.update(facts.costs)
+    on_root(comm, lambda: told.save(session.folder, told.facts(targets, session.types, session.costs)))
     if session.check_halo:
         on_root(comm, lambda: _check_halos(session, targets, budget))
     session.rehearsal = Rehearsed(
@@ -316,6 +329,7 @@ def recipe_of(
             "rehearsal": {
                 "seconds": round(session.rehearsal.seconds, 3),
                 "cpu_seconds": round(session.rehearsal.cpu_seconds, 3),
+                "told": told.facts(targets, session.types, session.costs),
             }
         },
     )
@@ -448,8 +462,9 @@ def _carry_out(recipe: Recipe, comm: Any, options: Options, session: Any) -> Any
     from mpiimg.engine.run import run
 
     given = scripts.settings()
-    told = {"command": given.command, "run_id": given.run_id, "script": given.script}
-    outcome = run(recipe, comm, dataclasses.replace(options, **told))
+    about = {"command": given.command, "run_id": given.run_id, "script": given.script}
+    session.only_planned = False
+    outcome = run(recipe, comm, dataclasses.replace(options, **about))
     scripts.note(outcome.status)
     session.status = int(outcome.status) or session.status
     return outcome
@@ -523,11 +538,11 @@ def written(session: Any, results: Mapping[str, Any], folder: Path, options: Map
     targets = [node for result in made for node in result.targets]
     parts = [[getattr(result, "file", ""), *(node.key for node in result.targets)] for result in made]
     with scripts.collective("write", digest(parts, str(folder), str(options))) as comm:
-        rehearsed(session, targets, comm)
+        stem, record = _names(session, list(results), folder)
+        rehearsed(session, targets, comm, folder / record)
         persisted_below = [one for one in walk(targets) if isinstance(one, Persisted)]
         kept = keep(session, persisted_below, comm, options["memory"]) if persisted_below else {}
         kept |= _kept(session, targets, comm)
-        stem, record = _names(session, list(results), folder)
         recipe = recipe_of(session, made, stem=stem, record=record, nonce=_nonce(comm), kept=kept)
         lowering = Lowering(session.types)
         for result in made:
@@ -588,6 +603,7 @@ def planned(session: Any, results: Sequence[Any], ranks: int | None, nodes: int 
     with scripts.collective(
         "plan", digest([node.key for node in targets], ranks, nodes, str(memory))
     ) as comm:
+        session.only_planned = True
         rehearsed(session, targets, comm)
         kept = _kept(session, targets, comm)
         recipe = recipe_of(session, made, stem="plan", record="run.json", nonce="", kept=kept)

@@ -68,6 +68,8 @@ class Session:
     status: int = 0
     rehearsal: Any = None
     held: int = 0
+    has_looked: bool = False
+    only_planned: bool = False
 
     def __post_init__(self):
         from mpiimg.arrays.runs import Rehearsed
@@ -108,7 +110,9 @@ def current() -> Session:
 def _close_default(session: Session, process: int) -> None:
     """Remove what the default session has kept, if the program came to its end."""
     failed = getattr(sys, "last_value", None) is not None or session.status not in (0, 3)
-    if os.getpid() == process and not failed and not session.keep_work and scripts.is_first_rank():
+    # What the rehearsal of a plan has told serves the run that follows.
+    kept = session.keep_work or session.plan_only or session.only_planned
+    if os.getpid() == process and not failed and not kept and scripts.is_first_rank():
         remove(session)
 
 
