@@ -301,7 +301,9 @@ def recipe_of(
     inputs += [StoredInput(one, one.array) for one in used]
 
     def lowering() -> Lowering:
-        return Lowering(session.types, session.costs, {key: one.array for key, one in kept.items()}, nonce)
+        ready = {key: one.array for key, one in kept.items() if not hasattr(one, "index")}
+        made = {key: one.index for key, one in kept.items() if hasattr(one, "index")}
+        return Lowering(session.types, session.costs, ready, nonce, made=made)
 
     def stages():
         lowered = lowering()
@@ -371,6 +373,8 @@ def _kept(session: Any, targets: Sequence[Node], comm: Any) -> dict[str, KeptInp
     candidates = [node for node in walk(list(targets)) if node.is_stored and not isinstance(node, FromInput)]
     if not candidates:
         return {}
+    from mpiimg.arrays import items_kept
+
     there = on_root(comm, lambda: [_dtype_kept(session, node) for node in candidates])
     found = {}
     for node, dtype in zip(candidates, there, strict=True):
@@ -378,7 +382,7 @@ def _kept(session: Any, targets: Sequence[Node], comm: Any) -> dict[str, KeptInp
             session.types.learn(node.key, dtype)
             array = stored_array(node.name, node.axes, node.shape, dtype, node.order)
             found[node.key] = KeptInput(_kept_path(session, node), array, node.key)
-    return found
+    return found | items_kept.found(session, targets, comm)
 
 
 def _kept_path(session: Any, node: Node) -> Path:
@@ -435,6 +439,7 @@ def keep(session: Any, nodes: Sequence[Node], comm: Any, memory: Any = None) -> 
     missing = [node for node in {node.key: node for node in nodes}.values() if node.key not in kept]
     if not missing:
         return kept
+    _make_items(session, missing, comm, memory)
     rehearsed(session, missing, comm)
     kept = _kept(session, missing, comm) | kept
     missing += [node for node in needed(missing, kept) if isinstance(node, Persisted) and node not in missing]
@@ -506,6 +511,8 @@ def computed(session: Any, nodes: Sequence[Node], comm: Any, root: int | None, m
 
 def carried_out(session: Any, result: Any, comm: Any, memory: Any) -> Any:
     """Run what one result needs that the program itself takes, such as records; return the outcome. Collective."""
+    if not getattr(result, "is_kept", False):
+        _make_items(session, result.targets, comm, memory)
     rehearsed(session, result.targets, comm)
     kept = _kept(session, result.targets, comm)
     (name,) = (node.name for node in result.targets)
@@ -517,6 +524,12 @@ def carried_out(session: Any, result: Any, comm: Any, memory: Any) -> Any:
         in_memory=session.in_memory, force=True, replace=True, quiet=True,
     )  # fmt: skip
     return _carry_out(recipe, comm, options, session)
+
+
+def _make_items(session: Any, targets: Sequence[Node], comm: Any, memory: Any) -> None:
+    from mpiimg.arrays import items_kept
+
+    items_kept.make(session, targets, comm, memory)
 
 
 def _presented(block: np.ndarray, node: Node, array: EngineArray) -> np.ndarray:
@@ -541,6 +554,7 @@ def written(session: Any, results: Mapping[str, Any], folder: Path, options: Map
         stem, record = _names(session, list(results), folder)
         rehearsed(session, targets, comm, folder / record)
         persisted_below = [one for one in walk(targets) if isinstance(one, Persisted)]
+        _make_items(session, targets, comm, options["memory"])
         kept = keep(session, persisted_below, comm, options["memory"]) if persisted_below else {}
         kept |= _kept(session, targets, comm)
         recipe = recipe_of(session, made, stem=stem, record=record, nonce=_nonce(comm), kept=kept)

@@ -65,6 +65,7 @@ class Session:
     costs: dict[str, Costs] = field(default_factory=dict)
     records: dict[str, int] = field(default_factory=dict)
     catalogue: dict[str, Any] | None = None
+    kept_items: dict[str, Any] = field(default_factory=dict)
     status: int = 0
     rehearsal: Any = None
     held: int = 0

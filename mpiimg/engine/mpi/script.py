@@ -270,7 +270,7 @@ class Script:
     def _is_alone(self) -> bool:
         """Say whether no other rank can wait for this one."""
         if self.comm is not None:
-            return self.comm.size == 1 or runtime.has_ended()
+            return runtime.has_ended() or self.comm.size == 1
         return job.launched_size() == 1 or runtime.has_ended() or job.is_child_of_rank()
 
 
