@@ -84,6 +84,14 @@ def test_other_layouts(options, dtype, tmp_path):
     check(saved(tmp_path / "x.tif", values, metadata={"axes": "TZYX"}, **options), values, "t z y x")
 
 
+def test_pixels_that_are_no_brightness_are_said_to_be_such(tmp_path):
+    values = STACK[0, 0, 0].astype(np.uint8)
+    path = saved(tmp_path / "x.tif", values, photometric="palette", colormap=np.zeros((3, 256), np.uint16))
+    assert check(path, values, "y x").attrs == {"photometric": "palette"}
+    path = saved(tmp_path / "y.tif", values, photometric="miniswhite")
+    assert check(path, values, "y x").attrs == {"photometric": "miniswhite"}
+
+
 def test_bits_and_pages_by_pillow(tmp_path):
     check(saved(tmp_path / "bits.tif", STACK[0, 0, 0] > 30000), STACK[0, 0, 0] > 30000, "y x")
     pages = [Image.fromarray(page) for page in STACK[0, 0]]

@@ -32,8 +32,11 @@ from mpiimg.formats.zarr import ngff
 #: Key of the attributes that only mpiimg reads: where an array lies, in full.
 OWN = "mpiimg"
 
-#: Files of chunks that are looked at to tell an array from another, and from itself changed.
+#: Files of chunks that are looked at to tell an array from another.
 MAX_SEEN = 4096
+
+#: Those of them whose sizes and times must not change while a run reads the array.
+MAX_WATCHED = 64
 
 #: Attributes that say how values are made of what is stored (the conventions for climate and forecast).
 _SCALING = ("scale_factor", "add_offset")
@@ -84,8 +87,9 @@ class ZarrArray:
 
     @cached_property
     def files(self) -> tuple[Path, ...]:
-        """The metadata, and files of chunks: all, or :data:`MAX_SEEN` spread over the array."""
-        chunks = (path for path in self._chunk_files if path.is_file())
+        """The metadata, and files of chunks: all, or :data:`MAX_WATCHED` spread over the array."""
+        places = self._chunk_files
+        chunks = (path for path in places[:: max(1, -(-len(places) // MAX_WATCHED))] if path.is_file())
         return (*(self.path / name for name in self.documents), *chunks)
 
     @cached_property
