@@ -9,7 +9,8 @@ _PLACES = {
     "__version__": "mpiimg.version",
     "Array": "mpiimg.arrays.array",
     **dict.fromkeys(("read", "from_array", "from_reader"), "mpiimg.arrays.sources"),
-    **dict.fromkeys(("map_blocks", "map_overlap", "apply_gufunc", "reduction"), "mpiimg.arrays.calls"),
+    **dict.fromkeys(("map_blocks", "map_overlap", "apply_gufunc"), "mpiimg.arrays.calls"),
+    "reduction": "mpiimg.arrays.reducing",
     **dict.fromkeys(("items", "Items", "Groups"), "mpiimg.arrays.items"),
     **dict.fromkeys(("where", "stack", "concatenate"), "mpiimg.arrays.joining"),
     **dict.fromkeys(

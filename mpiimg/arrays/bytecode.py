@@ -18,6 +18,12 @@ _ATTRIBUTES = {"LOAD_ATTR", "LOAD_METHOD"}
 #: Instructions that say nothing of what is read.
 _FILLERS = {"CACHE", "EXTENDED_ARG", "NOP", "RESUME", "PUSH_NULL", "PRECALL"}
 
+#: Methods by which the containers of Python are changed.
+_CHANGES = {
+    *("append", "add", "update", "setdefault", "pop", "popitem", "clear", "extend", "insert", "remove"),
+    *("discard", "appendleft", "extendleft", "popleft", "sort", "reverse", "move_to_end"),
+}
+
 #: Names that class bodies hold a line number or a place under.
 _PLACES = {"__firstlineno__", "__qualname__", "__module__"}
 
@@ -60,6 +66,25 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Change:
+    """What code changes that lives longer than a call: sets an item or an attribute, or adds to a container.
+
+    Parameters
+    ----------
+    kind : {"global", "free", "first"}
+        A global name, a name of the function around it, or its first argument, which is a method's instance.
+    name : str
+        The name; of the first argument the attribute that is set or changed.
+    sets : bool
+        Whether an attribute of it is set, rather than its content changed.
+    """
+
+    kind: str
+    name: str
+    sets: bool
+
+
+@dataclass(frozen=True)
 class Instructions:
     """What a code object does, without lines and places.
 
@@ -71,12 +96,17 @@ class Instructions:
     imports : tuple of Import
     written : tuple of str
         Names of the module that it sets.
+    changes : frozenset of Change
+    attributes : frozenset of str
+        Names of all attributes that it reads.
     """
 
     constants: tuple[Any, ...]
     readings: tuple[Reading, ...]
     imports: tuple[Import, ...]
     written: tuple[str, ...]
+    changes: frozenset[Change]
+    attributes: frozenset[str]
 
 
 @functools.lru_cache(maxsize=4096)
@@ -97,8 +127,72 @@ def instructions(code: types.CodeType) -> Instructions:
         elif step.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
             written.append(step.argval)
     return Instructions(
-        tuple(constants), tuple(dict.fromkeys(readings)), tuple(dict.fromkeys(imports)), tuple(written)
+        tuple(constants),
+        tuple(dict.fromkeys(readings)),
+        tuple(dict.fromkeys(imports)),
+        tuple(written),
+        frozenset(_changes(code)),
+        frozenset(step.argval for step in steps if step.opname in _ATTRIBUTES),
     )
+
+
+def _changes(code: types.CodeType) -> Iterator[Change]:
+    """Yield what code changes, as a look at where the values on the stack come from tells.
+
+    They are taken one after the other: what stands just before a change is right, wherever there are jumps.
+    """
+    first = code.co_varnames[0] if code.co_argcount else None
+    # Of each value: kind and name, and the first attribute; None for what does not outlive the call.
+    stack: list[tuple[str, str, str] | None] = [None] * 8
+    for step in dis.get_instructions(code):
+        name, root, changed, sets = step.opname, None, None, False
+        if name in _READS:
+            root = ("global", step.argval, "")
+        elif name in ("LOAD_DEREF", "LOAD_CLASSDEREF") and step.argval in code.co_freevars:
+            root = ("free", step.argval, "")
+        elif name.startswith("LOAD_FAST") and step.argval == first:
+            root = ("first", "", "")
+        elif name in _ATTRIBUTES:
+            if stack[-1] is not None:
+                kind, base, attribute = stack[-1]
+                root = (kind, base, attribute or step.argval)
+                changed = stack[-1] if step.argval in _CHANGES else None
+        elif name == "BINARY_SUBSCR":
+            root = stack[-2]
+        elif name in ("STORE_SUBSCR", "DELETE_SUBSCR"):
+            changed = stack[-2]
+        elif name in ("STORE_ATTR", "DELETE_ATTR") and stack[-1] is not None:
+            kind, base, attribute = stack[-1]
+            changed, sets = (kind, base, attribute or step.argval), not attribute
+        elif name == "STORE_SLICE":
+            changed = stack[-3]
+        if changed is not None and (changed[0] != "first" or changed[2]):
+            yield Change(changed[0], changed[2] if changed[0] == "first" else changed[1], sets)
+        _move(stack, step, root)
+
+
+def _move(stack: list, step: dis.Instruction, root: tuple | None) -> None:
+    """Change the stack as an instruction does, whose result is or belongs to `root`."""
+    if step.opname == "COPY":
+        stack.append(stack[-step.arg])
+    elif step.opname == "SWAP":
+        stack[-1], stack[-step.arg] = stack[-step.arg], stack[-1]
+    else:
+        effect = dis.stack_effect(step.opcode, step.arg, jump=False)
+        if effect < 0:
+            del stack[effect:]
+        stack += [None] * effect
+        # Where a name is called, nothing is pushed beside it: no matter for what is changed.
+        if step.opname not in ("RESUME", "NOP", "CACHE", "EXTENDED_ARG") and (effect or root):
+            stack[-1] = root
+    if len(stack) < 8:
+        stack[:0] = [None] * 8
+
+
+def changed_around(code: types.CodeType) -> frozenset[Change]:
+    """Return what `code`, or code within it, changes of the function around it."""
+    found = {change for one in _with_inner(code) for change in instructions(one).changes}
+    return frozenset(one for one in found if one.kind == "free" and one.name in code.co_freevars)
 
 
 def set_around(code: types.CodeType) -> list[str]:

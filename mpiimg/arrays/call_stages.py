@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mpiimg.arrays.chunks import Sized, block_shape
-from mpiimg.arrays.graph import C, Call, F, Node, Output, OutputOf, Pad, Types
+from mpiimg.arrays.graph import Call, F, Node, OutputOf, Pad, Types
 from mpiimg.arrays.lower import (
     ONE,
     Costs,
@@ -27,7 +27,6 @@ from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.needs import Chunk
 from mpiimg.engine.stage import Compute, Reduce, Stages
 from mpiimg.engine.view import Cut, grid_cut
-from mpiimg.errors import BadInput
 
 
 class WrongResult(ValueError):
@@ -44,7 +43,7 @@ def stages(lowering: Lowering, call: Call) -> Stages[None]:
         counts = yield _weighed(lowering, call, grid)
         # Work that is nowhere is spread evenly.
         weights = None if counts is None else tuple(int(one) + 1 for one in counts)
-    yield _stage(lowering, call, grid, weights)
+    yield stage_of(lowering, call, grid, weights)
 
 
 def output_key(call: Call, number: int) -> str:
@@ -158,9 +157,17 @@ def _keyword(value: np.ndarray) -> Any:
 
 
 def block_info(call: Call, bounds: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
-    """Return where a block lies: first and last item by axis, the shape of the array, the space of the block."""
+    """Return where a block lies, its depth included.
+
+    First item and the one behind the last by axis, which may lie beyond the array where that has a boundary; the
+    shape of the first array; and the space of its block.
+    """
     model = call.inputs[0]
-    inside = {axis: tuple(bounds.get(axis, (0, length))) for axis, length in call.sizes.items()}
+    inside = {}
+    for axis, length in call.sizes.items():
+        start, stop = bounds.get(axis, (0, length))
+        before, after = margins(call, axis, start, stop)
+        inside[axis] = start - before, stop + after
     space = model.space
     for axis, (start, _) in inside.items():
         if space is not None and axis in model.axes:
@@ -248,40 +255,77 @@ def _shape(shape: Sequence[int]) -> str:
 # --- Stages -----------------------------------------------------------------------------------------------
 
 
-def _stage(lowering: Lowering, call: Call, grid: ChunkGrid, weights) -> Compute:
-    reads = Reads(lowering, grid)
-    for node in call.inputs:
-        reads.add(*input_cuts(call, node, grid))
-    for node in call.given.values():
-        reads.add(node, {axis: Cut.whole(length) for axis, length in node.sizes.items()})
-    needs, calls = reads.needs(), Calls(call, grid)
+class OnChunks:
+    """A user's function on the chunks of a grid.
+
+    Parameters
+    ----------
+    lowering : Lowering
+    call : Call
+    grid : ChunkGrid
+
+    Attributes
+    ----------
+    needs : tuple of View
+        What it reads.
+    """
+
+    def __init__(self, lowering: Lowering, call: Call, grid: ChunkGrid):
+        self._reads, self._count = Reads(lowering, grid), len(call.inputs)
+        self._call, self._calls = call, Calls(call, grid)
+        for node in call.inputs:
+            self._reads.add(*input_cuts(call, node, grid))
+        for node in call.given.values():
+            self._reads.add(node, {axis: Cut.whole(length) for axis, length in node.sizes.items()})
+        self.needs = self._reads.needs()
+
+    def __call__(self, chunk: Chunk, *blocks: Any) -> Any:
+        """Return what the function returns for a chunk."""
+        values = self._reads.values(chunk.number, blocks)
+        given = dict(zip(self._call.given, values[self._count :], strict=True))
+        return self._calls(bounds_of(chunk), values[: self._count], given)
+
+
+def bounds_of(chunk: Chunk) -> dict[str, tuple[int, int]]:
+    """Return the bounds of a chunk along axes of the user."""
+    return {axis: box for axis, box in chunk.bounds.items() if axis != ONE}
+
+
+def stage_of(
+    lowering: Lowering, call: Call, grid: ChunkGrid, weights: tuple[int, ...] | None = None
+) -> Compute:
+    """Declare the stage of a call on the chunks of a grid."""
+    on_chunks = OnChunks(lowering, call, grid)
     outputs = [_output(lowering, call, number) for number in range(len(call.outputs))]
     lengths = {axis: n for of in call.outputs for axis, n in zip(of.axes, of.shape, strict=True)}
-    count = len(call.inputs)
 
     def work(chunk: Chunk, *blocks):
-        bounds = {axis: box for axis, box in chunk.bounds.items() if axis != ONE}
-        values = reads.values(chunk.number, blocks)
-        result = calls(bounds, values[:count], dict(zip(call.given, values[count:], strict=True)))
-        results = checked_results(call, result, bounds, lengths)
+        results = checked_results(call, on_chunks(chunk, *blocks), bounds_of(chunk), lengths)
         return tuple(
             to_storage(block, of.axes, array.axes, _cast(block, array, call))
             for block, of, array in zip(results, call.outputs, outputs, strict=True)
         )
 
-    costs = lowering.costs.get(call.key)
-    items = sum(int(np.prod(node.shape, dtype=np.int64)) for node in call.inputs)
     return Compute(
-        f"{call.label}-{call.key[:12]}",
+        lowering.name_of(call),
         grid,
-        reads=needs,
+        reads=on_chunks.needs,
         writes=tuple(outputs),
         work=work,
         weights=weights,
-        parameters=lowering.parameters(call),
-        cost=None if costs is None else ("second", costs.seconds * items),
-        scratch=_scratch(lowering, call, costs),
+        **about(lowering, call),
     )
+
+
+def about(lowering: Lowering, call: Call) -> dict[str, Any]:
+    """Return what stages say of a call: its provenance, its cost, and what it takes at once."""
+    costs = lowering.costs.get(call.key)
+    items = sum(int(np.prod(node.shape, dtype=np.int64)) for node in call.inputs)
+    return {
+        "parameters": lowering.parameters(call),
+        "cost": None if costs is None else ("second", costs.seconds * items),
+        "scratch": _scratch(lowering, call, costs),
+    }
 
 
 def _scratch(lowering: Lowering, call: Call, costs: Costs | None) -> int | None:
@@ -307,7 +351,7 @@ def _output(lowering: Lowering, call: Call, number: int) -> Array:
     of, key = call.outputs[number], output_key(call, number)
     dtype = of.dtype or lowering.types.known(key) or "<f4"
     suffix = f"-{number}" if len(call.outputs) > 1 else ""
-    array = stored_array(f"{call.label}{suffix}-{call.key[:12]}", of.axes, of.shape, dtype, call.order)
+    array = stored_array(lowering.name_of(call, suffix), of.axes, of.shape, dtype, call.order)
     lowering.made[key] = array
     return array
 
@@ -340,6 +384,3 @@ def _scaled_weights(rows: np.ndarray):
     most = rows.max(initial=0)
     scaled = rows[:, 0] * (1_000_000 / most) if most > 0 else rows[:, 0]
     return Found(tuple(int(one) for one in scaled))
-
-
-_ = (C, Output, BadInput)

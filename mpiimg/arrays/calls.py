@@ -6,7 +6,6 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy as np
 from mpiimg.arrays.array import Array
 from mpiimg.arrays.axes import AxesLike, axes_tuple, check_known, checked_axes, checked_mapping, said
 from mpiimg.arrays.expressions import _check_number, checked_mode, node_of, transpose
-from mpiimg.arrays.graph import Call, F, Node, Output, OutputOf, Reduced
+from mpiimg.arrays.graph import Call, Node, Output, OutputOf
 from mpiimg.arrays.identity import Identity, identity
 from mpiimg.engine.names import file_name
 from mpiimg.errors import BadInput
@@ -262,12 +261,35 @@ def _mapped(
     call, function, arrays, each, whole, out, output_sizes, dtype, chunks, weight, keywords,
     depth=None, boundary="none", cval=0,
 ):  # fmt: skip
+    made, looped, new_sizes = made_call(
+        call, function, arrays, each, whole, output_sizes, chunks, weight, keywords, depth, boundary, cval
+    )
+    nodes = made.inputs
+    outputs, several = _outputs(
+        made.name, nodes, out, dtype, made.axes, made.sizes, looped, made.whole, new_sizes, made.depth
+    )
+    call_made = Call(**{**vars_of(made), "outputs": outputs})
+    arrays_made = tuple(Array(_output(call_made, number, nodes)) for number in range(len(outputs)))
+    return arrays_made if several else arrays_made[0]
+
+
+def made_call(
+    call, function, arrays, each=(), whole=(), output_sizes=None, chunks=None, weight=None, keywords=(),
+    depth=None, boundary="none", cval=0,
+):  # fmt: skip
+    """Return a call, all of whose arguments are checked but for its outputs; its `each` axes; lengths of new axes.
+
+    Raises
+    ------
+    BadInput
+        An argument makes no sense.
+    """
     nodes = _nodes(call, function, arrays)
     named = f"{call}({_called(function)})"
     made = Call(
         function=function, identity=identity(function), name=named, inputs=tuple(nodes), depth=depth or {},
         boundary=boundary, cval=cval, order=nodes[0].order, label=file_name(_called(function))[:40] or "function",
-        keywords={name: getattr(value, "_node", value) for name, value in keywords.items()},
+        keywords={name: getattr(value, "_node", value) for name, value in dict(keywords).items()},
         weight=None if weight is None else node_of(weight, f"{named}: weight"),
     )  # fmt: skip
     axes, sizes = made.axes, made.sizes
@@ -277,23 +299,20 @@ def _mapped(
         if axis in uncut or axis in made.depth:
             other = "whole" if axis in uncut else "depth"
             raise BadInput(
-                f"{named}: axis {axis} is in each and in {other}; a block does not have it, or has it"
+                f"{named}: axis {axis} is in each and in {other}: a block either has it, or has not"
             )
     new_sizes = _checked_sizes(output_sizes, sizes, uncut, named)
-    outputs, several = _outputs(named, nodes, out, dtype, axes, sizes, looped, uncut, new_sizes, made.depth)
     _check_keywords(function, made, named)
     if made.weight is not None:
         check_known(made.weight.axes, axes, f"{named}: weight")
-    call_made = Call(
-        **{
-            **vars_of(made), "each": looped, "whole": uncut, "outputs": outputs,
-            "chunks": _checked_chunks(chunks, sizes, looped, uncut, named),
-            "block_info": _takes(function, "block_info") and "block_info" not in made.keywords,
-            "identity": with_keywords(made.identity, made.plain, named),
-        }
-    )  # fmt: skip
-    arrays_made = tuple(Array(_output(call_made, number, nodes)) for number in range(len(outputs)))
-    return arrays_made if several else arrays_made[0]
+    changed = {
+        "each": looped,
+        "whole": uncut,
+        "chunks": _checked_chunks(chunks, sizes, looped, uncut, named),
+        "block_info": _takes(function, "block_info") and "block_info" not in made.keywords,
+        "identity": with_keywords(made.identity, made.plain, named),
+    }
+    return Call(**{**vars_of(made), **changed}), looped, new_sizes
 
 
 def vars_of(call: Call) -> dict[str, Any]:
@@ -461,107 +480,3 @@ def _output(call: Call, number: int, nodes: Sequence[Node]) -> Output:
         axes=of.axes, shape=of.shape, dtype=of.dtype, order=order, space=space, attrs=nodes[0].attrs,
         label=f"{call.label}{suffix}", call=call, number=number,
     )  # fmt: skip
-
-
-# --- A reduction of the user's own ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ReductionFunctions:
-    """The functions of a user's reduction.
-
-    Parameters
-    ----------
-    chunk, combine, aggregate : callable
-    identity : Identity
-        Of all three.
-    name : str
-    """
-
-    chunk: Callable
-    combine: Callable
-    aggregate: Callable
-    identity: Identity
-    name: str
-
-
-def reduction(
-    array: Array,
-    chunk: Callable,
-    combine: Callable,
-    aggregate: Callable | None = None,
-    *,
-    axes: AxesLike | None = None,
-    out: AxesLike = (),
-    output_sizes: Mapping[str, int] | None = None,
-    dtype: Any = None,
-    **keywords: Any,
-) -> Array:
-    """Reduce an array by functions of your own.
-
-    Parameters
-    ----------
-    array : Array
-    chunk : callable
-        Called as chunk(block, **keywords); returns a partial result: an array, or a dict, list or tuple of them.
-    combine : callable
-        Called as combine(partials) with a list of partial results, in the order of chunks, at most 32 at a
-        time; returns another partial result.
-    aggregate : callable, optional
-        Called as aggregate(partial); returns the result. By default the last partial result is the result.
-    axes : str or tuple of str, optional
-        That go; by default all. Of the others, one partial result and one result is made for each block.
-    out : str or tuple of str
-        New axes that the result has behind those that are kept.
-    output_sizes : mapping of str to int, optional
-        Their lengths.
-    dtype : dtype, optional
-        Of the result; by default found out in the rehearsal.
-
-    Raises
-    ------
-    mpiimg.errors.BadInput
-        An argument makes no sense.
-    """
-    named = f"reduction({_called(chunk)})"
-    node = node_of(array, named)
-    for function, what in ((chunk, "chunk"), (combine, "combine")):
-        if not callable(function):
-            raise BadInput(f"{named}: {what} = {function!r} cannot be called")
-    over = node.axes if axes is None else checked_axes(axes, node.axes, f"{named}: axes")
-    over = tuple(axis for axis in node.axes if axis in over)
-    new = axes_tuple(out, f"{named}: out")
-    kept = tuple(axis for axis in node.axes if axis not in over)
-    new = tuple(axis for axis in new if axis not in kept)
-    sizes = _checked_sizes(output_sizes, {}, (), named)
-    missing = [axis for axis in new if axis not in sizes]
-    if missing:
-        raise BadInput(
-            f"{named}: give the length of the axis {missing[0]}: output_sizes={{{missing[0]!r}: ...}}"
-        )
-    end = aggregate if aggregate is not None else as_it_is
-    bound = functools.partial(chunk, **keywords) if keywords else chunk
-    parts = [identity(one) for one in (bound, combine, end)]
-    from mpiimg.arrays.graph import digest
-
-    known = Identity(
-        digest([one.digest for one in parts]),
-        all(one.known for one in parts),
-        next((one.why for one in parts if not one.known), ""),
-    )
-    shape = (*(node.sizes[axis] for axis in kept), *(sizes[axis] for axis in new))
-    return Array(
-        Reduced(
-            axes=(*kept, *new), shape=shape, dtype=_checked_dtype(dtype, named), order=node.order,
-            label=file_name(_called(chunk))[:40] or "reduction", parent=node, over=over, operation="own", options={},
-            functions=ReductionFunctions(bound, combine, end, known, named),
-        )
-    )  # fmt: skip
-
-
-def as_it_is(partial: Any) -> Any:
-    """Return what it is given."""
-    return partial
-
-
-_ = F

@@ -138,6 +138,24 @@ class FromInput(Node):
         return self.identified
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class OfRun(Node):
+    """An array that other stages of the same run make.
+
+    Parameters
+    ----------
+    array : Array
+        Of the engine, with the axes of the graph in the order of storage.
+    """
+
+    array: Any
+    is_stored = True
+
+    @property
+    def content(self):
+        return (self.array.name,)
+
+
 # --- Views ------------------------------------------------------------------------------------------------
 
 
@@ -470,8 +488,8 @@ class Reduced(Node):
         The axes that go.
     operation : str
     options : mapping
-    functions : tuple, optional
-        (chunk, combine, aggregate) of a user's own reduction, with their identity.
+    functions : object, optional
+        Those of a user's own reduction: arrays/own_reductions.py.
     """
 
     parent: Node
@@ -483,16 +501,21 @@ class Reduced(Node):
 
     @property
     def parents(self):
-        return (self.parent,)
+        return (self.parent,) if self.functions is None else self.functions.call.parents
 
     @property
     def content(self):
-        own = None if self.functions is None else self.functions.identity.digest
+        own = None if self.functions is None else self.functions.digest
         return (self.over, self.operation, dict(self.options), own)
 
     @property
     def known(self) -> bool:
         return self.functions is None or self.functions.identity.known
+
+    @property
+    def call_name(self) -> str:
+        """What the call is called in messages, where functions of the user are."""
+        return "" if self.functions is None else self.functions.name
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -15,12 +15,14 @@ a module that the function imports in its body.
 
 from __future__ import annotations
 
+import functools
 import marshal
 import sys
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from mpiimg.arrays import bytecode, modules
@@ -44,6 +46,9 @@ _NOT_OF_A_CLASS = {
     *("__firstlineno__", "__static_attributes__", "__match_args__", "__slotnames__", "__orig_bases__"),
     *("__dataclass_fields__", "__dataclass_params__", "__abstractmethods__", "_abc_impl"),
 }
+
+#: Methods that set the attributes of an instance when it is made.
+_MAKERS = {"__init__", "__new__", "__post_init__", "__setstate__", "__init_subclass__"}
 
 #: Attributes of a function that say nothing of what it does: what is wrapped lies in the closure.
 _NOT_OF_A_FUNCTION = frozenset({"__wrapped__", "__mpiimg_udf__"})
@@ -78,9 +83,13 @@ def identity(function: Any, *more: Any) -> Identity:
     *more : object
         Further values, as its keywords.
     """
-    walk = Walk()
+    walk, values = Walk(), (_PYTHON, function, *more)
     try:
-        digest = walk.of((_PYTHON, function, *more))
+        digest = walk.of(values)
+        if walk.changing():
+            # What changes when it is called differs between ranks, which are called for different chunks.
+            walk = Walk(walk.changing())
+            digest = walk.of(values)
     except RecursionError:
         return Identity(hashed(b"deep", str(type(function))).hex(), False, "its values are nested too deeply")
     return Identity(digest.hex(), not walk.unknown, walk.unknown[0] if walk.unknown else "")
@@ -90,19 +99,54 @@ class Walk:
     """One walk through all that a value is made of.
 
     Each value has the digest of its parts; a value that holds itself has, inside, the number of steps back.
+
+    Parameters
+    ----------
+    left_out : mapping
+        What an earlier walk has found to be changed by the code itself, and how to say so: by the address of
+        a value, or that of a class and the name of an attribute.
     """
 
-    def __init__(self):
+    def __init__(self, left_out: Mapping[Any, str] = MappingProxyType({})):
         # The values are kept: the address of one that is gone may become that of another.
         self._done: dict[Any, tuple[Any, bytes]] = {}
         self._open: dict[Any, int] = {}
         self._labels: list[str] = []
         self.unknown: list[str] = []
+        self._left_out = left_out
+        self._changed: dict[Any, tuple[Any, str]] = {}
+        self._called = {"__call__"}
+        self._methods: dict[str, set[str]] = {}
+        self._writers: list[tuple[type, str, str]] = []
+
+    def changing(self) -> dict[Any, str]:
+        """Return what the code that was walked through changes when it is called."""
+        found = {key: text for key, (_, text) in self._changed.items()}
+        called, more = set(), self._called
+        while not more <= called:
+            called |= more
+            more = {name for method in called for name in self._methods.get(method, ())}
+        for kind, method, name in self._writers:
+            if method in called:
+                found[id(kind), name] = f"{kind.__name__}.{method}() changes the attribute {name}"
+        return found
+
+    def called(self, name: str) -> None:
+        """Note the name of a method that is called."""
+        self._called.add(name)
+
+    def _note_change(self, value: Any, text: str) -> None:
+        plain = isinstance(value, types.ModuleType) or type(value) in _PLAIN
+        if not plain:
+            self._changed[id(value)] = value, text
 
     def of(self, value: Any, *context: Any) -> bytes:
         """Return the digest of a value; `context` are the globals that a code object reads."""
         if type(value) in _PLAIN:
             return hashed(b"plain", marshal.dumps(value, 2))
+        if id(value) in self._left_out and not isinstance(value, types.FunctionType | type):
+            self.doubt_code(self._left_out[id(value)])
+            return hashed(b"changed")
         key = (id(value), *map(id, context))
         if key in self._done:
             return self._done[key][1]
@@ -181,6 +225,7 @@ class Walk:
 
     def attributes(self, value: Any, skipped: Iterable[str] = ()) -> bytes:
         """Return the digest of what an instance has in its __dict__ and its __slots__."""
+        kind = type(value)
         found = {name: one for name, one in getattr(value, "__dict__", {}).items() if name not in skipped}
         for base in type(value).__mro__:
             slots = base.__dict__.get("__slots__", ())
@@ -190,7 +235,11 @@ class Walk:
                     found[name] = getattr(value, name)
         parts = []
         for name in sorted(found, key=str):
-            with self.within(f"attribute {name} of a {type(value).__name__}"):
+            if isinstance(getattr(kind, str(name), None), functools.cached_property):
+                continue  # it follows from the others
+            if any((id(base), name) in self._left_out for base in kind.__mro__):
+                continue
+            with self.within(f"attribute {name} of a {kind.__name__}"):
                 parts += [str(name), self.of(found[name])]
         return hashed(b"attributes", *parts)
 
@@ -205,10 +254,18 @@ class Walk:
         names = function.__code__.co_freevars
         for name in bytecode.set_around(function.__code__):
             self.doubt_code(f"it sets {name} of the function around it")
+        changed = set()
+        if _is_local(function.__globals__):
+            changed = {change.name for change in bytecode.changed_around(function.__code__)}
         for name, cell in zip(names, function.__closure__ or (), strict=False):
+            if name in changed and cell != types.CellType():
+                self._note_change(cell.cell_contents, f"it changes {name} of the function around it")
             with self.within(f"{name}, which it takes from the function around it,"):
                 parts.append(self.cell(cell))
         own = {name: one for name, one in vars(function).items() if name not in _NOT_OF_A_FUNCTION}
+        if id(function) in self._left_out:
+            self.doubt_code(self._left_out[id(function)])
+            own = {}
         return hashed(b"function", *parts, self.mapping(b"own", own, ordered=False))
 
     def cell(self, cell: types.CellType) -> bytes:
@@ -227,8 +284,12 @@ class Walk:
         for constant in found.constants:
             inner = isinstance(constant, types.CodeType)
             parts.append(self.of(constant, names) if inner else self.of(constant))
-        if not is_local_module(str(names.get("__name__", "__main__"))):
+        if not _is_local(names):
             return hashed(b"code", *parts, self.module(str(names.get("__name__"))))
+        self._called |= found.attributes
+        for change in found.changes:
+            if change.kind == "global" and change.name in names:
+                self._note_change(names[change.name], f"it changes the global {change.name}")
         for reading in found.readings:
             parts += [reading.name, *self._read(reading, names, found.written)]
         package = _package(names)
@@ -301,15 +362,34 @@ class Walk:
         if type(kind) is not type:
             parts.append(self.of(type(kind)))
         own = {name: one for name, one in vars(kind).items() if name not in _NOT_OF_A_CLASS}
+        for key, text in self._left_out.items():
+            if key == id(kind) or (isinstance(key, tuple) and key[0] == id(kind)):
+                self.doubt_code(text)
+        if id(kind) in self._left_out:
+            own = {name: one for name, one in own.items() if callable(one)}
+        for name, one in own.items():
+            if isinstance(one, types.FunctionType) and name not in _MAKERS:
+                changes = bytecode.instructions(one.__code__).changes
+                self._writers += [(kind, name, change.name) for change in changes if change.kind == "first"]
         for name in sorted(own):
             if not isinstance(own[name], types.MemberDescriptorType | types.GetSetDescriptorType):
+                # What a method calls is called if that is; what is called when an instance is made is over.
+                kept, self._called = self._called, set()
                 with self.within(f"{name} of the class {kind.__name__}"):
                     parts += [name, self.of(own[name])]
+                if name not in _MAKERS:
+                    self._methods.setdefault(name, set()).update(self._called)
+                self._called = kept
         return hashed(b"class", *parts)
 
 
 def _is_private(slot: str) -> bool:
     return slot.startswith("__") and not slot.endswith("__")
+
+
+def _is_local(names: Mapping[str, Any]) -> bool:
+    """Say whether code that has these globals is the user's."""
+    return is_local_module(str(names.get("__name__", "__main__")))
 
 
 def _package(names: Mapping[str, Any]) -> str:

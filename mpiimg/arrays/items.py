@@ -235,7 +235,7 @@ class Items:
         """
         from mpiimg.arrays.tables import table_of
 
-        return table_of(kept(self._items), columns, units, partition_on)
+        return table_of(self._items, columns, units, partition_on)
 
     def stack(self, axis: str, axes: Any = None, *, shape: Any = None, dtype: Any = None) -> Any:
         """Return records that are arrays of one shape as an array, side by side along a new first axis.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mpiimg.arrays.chunks import Sized, block_shape
-from mpiimg.arrays.graph import F, FromInput, Node, Output, Persisted, Reduced, Types
+from mpiimg.arrays.graph import F, FromInput, Node, OfRun, Output, Persisted, Reduced, Types
 from mpiimg.arrays.program import Program
 from mpiimg.engine.array import AnyArray, Array
 from mpiimg.engine.boxes import Box, ChunkGrid
@@ -93,12 +92,16 @@ class Lowering:
         Stored nodes that are there already, by key.
     nonce : str
         Stands for what cannot be known of functions, different in every run.
+    names : mapping of str to str
+        What stages of calls are named, by their keys, and arrays, by the same and "-0" and so on where there
+        are several; without it a name follows from what is made.
     """
 
     types: Types
     costs: Mapping[str, Costs] = field(default_factory=dict)
     ready: Mapping[str, Array] = field(default_factory=dict)
     nonce: str = ""
+    names: Mapping[str, str] = field(default_factory=dict)
     made: dict[str, Any] = field(default_factory=dict)
 
     def stored(self, targets: Sequence[Node]) -> Stages[None]:
@@ -118,6 +121,8 @@ class Lowering:
             yield from call_stages.stages(self, node.call)
         elif isinstance(node, Reduced):
             yield from reduction_stages.stages(self, node)
+        elif isinstance(node, OfRun):
+            self.made[node.key] = node.array
         elif isinstance(node, Persisted):
             yield copied(self, node)
         else:
@@ -136,6 +141,10 @@ class Lowering:
     def dtype_of(self, node: Node) -> str:
         """Return the type of a node; of uint8 where that is not known yet, for plans alone."""
         return self.types.of(node) or "<f4"
+
+    def name_of(self, call: Any, suffix: str = "") -> str:
+        """Return what the stage or an array of a call is named."""
+        return self.names.get(f"{call.key}{suffix}") or f"{call.label}{suffix}-{call.key[:12]}"
 
     def parameters(self, node: Any) -> dict[str, Any]:
         """Return what enters the provenance of the stages of a node."""
@@ -356,6 +365,3 @@ def check_axes(nodes: Iterable[Node]) -> None:
     for node in nodes:
         if ONE in node.axes:
             raise BadInput(f"an axis cannot be called {ONE!r}; rename it")
-
-
-_ = dataclasses

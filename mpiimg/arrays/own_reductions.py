@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from mpiimg.arrays import call_stages
 from mpiimg.arrays.call_stages import WrongResult
-from mpiimg.arrays.chunks import Sized, block_shape
 from mpiimg.arrays.graph import Reduced
 from mpiimg.arrays.lower import (
     ONE,
     Lowering,
-    Reads,
     Regular,
     grid_of,
-    plain_cuts,
-    storage_axes,
     stored_array,
     to_storage,
 )
@@ -30,8 +27,8 @@ from mpiimg.engine.record_index import Index, RecordsOf
 from mpiimg.engine.stage import Compute, Records, Stages
 from mpiimg.engine.view import Cut, grid_cut, grid_index
 
-#: Partial results that are combined at a time.
-AT_A_TIME = 32
+#: Partial results that are combined at a time: so many, or as many as have so many bytes, but at least two.
+AT_A_TIME, BYTES_AT_A_TIME = 32, 256 << 20
 
 #: Bytes of a partial result that plans reckon with where there was no rehearsal.
 UNKNOWN_BYTES = 4096
@@ -39,33 +36,38 @@ UNKNOWN_BYTES = 4096
 
 def stages(lowering: Lowering, node: Reduced) -> Stages[None]:
     """Yield the stages of a user's reduction."""
-    parent = node.parent
-    stored = storage_axes(parent.axes, parent.order)
-    sizes = {**parent.sizes, **({} if parent.axes else {ONE: 1})}
-    block = block_shape(stored, sizes, [Sized(stored, np.dtype(lowering.dtype_of(parent)).itemsize, {})])
-    grid = grid_of(stored if parent.axes else (), sizes, block)
-    kept_grid = grid_of([axis for axis in grid.axes if axis in node.axes], parent.sizes, block)
-    reads = Reads(lowering, grid)
-    reads.add(parent, plain_cuts(parent, grid))
-    needs = reads.needs()
+    index, grid = yield from partials(lowering, node)
+    yield _aggregated(lowering, node, index, grid)
+
+
+def partials(lowering: Lowering, node: Reduced) -> Stages[tuple[Index, ChunkGrid]]:
+    """Yield the stages up to one partial result for each block of the axes that stay; return these, and the blocks."""
+    call = node.functions.call
+    grid = call_stages.call_grid(call, lowering.types)
+    kept = [axis for axis in grid.axes if axis in node.axes]
+    block = dict(zip(grid.axes, grid.block, strict=True))
+    kept_grid = grid_of(kept, call.sizes, block)
+    on_chunks = call_stages.OnChunks(lowering, call, grid)
 
     def partial(chunk: Chunk, *blocks) -> Iterator[tuple]:
-        (values,) = reads.values(chunk.number, blocks)
-        values = np.array(values, order=parent.order, copy=True)
-        with put_back():
-            yield _place(grid, kept_grid, chunk.number), [encode(node.functions.chunk(values))]
+        yield _place(grid, kept_grid, chunk.number), [encode(on_chunks(chunk, *blocks))]
 
     size = getattr(lowering.costs.get(node.key), "returned", UNKNOWN_BYTES)
     expected = Index.of("", [(n, _place(grid, kept_grid, n), size, None) for n in range(len(grid))], {})
+    name = lowering.names.get(call.key) or f"partial-{node.name}"
     index = yield Records(
-        f"partial-{node.name}", grid, reads=needs, work=partial, parameters=lowering.parameters(node),
+        name,
+        grid,
+        reads=on_chunks.needs,
+        work=partial,
         expected=expected,
-    )  # fmt: skip
+        **call_stages.about(lowering, call),
+    )
     level = 0
     while groups := _groups(index):
         level += 1
         index = yield _combined(lowering, node, index, groups, level, size)
-    yield _aggregated(lowering, node, index, kept_grid)
+    return index, kept_grid
 
 
 def _place(grid: ChunkGrid, kept: ChunkGrid, number: int) -> int:
@@ -83,10 +85,12 @@ def _groups(index: Index) -> list[tuple[int, list[int]]]:
         by_place.setdefault(key, []).append(number)
     if all(len(numbers) == 1 for numbers in by_place.values()):
         return []
+    largest = max(int(index.sizes.max(initial=1)), 1)
+    count = max(2, min(AT_A_TIME, BYTES_AT_A_TIME // largest))
     return [
-        (place, numbers[first : first + AT_A_TIME])
+        (place, numbers[first : first + count])
         for place, numbers in sorted(by_place.items())
-        for first in range(0, len(numbers), AT_A_TIME)
+        for first in range(0, len(numbers), count)
     ]
 
 
@@ -162,12 +166,12 @@ def checked(node: Reduced, result: Any, due: tuple[int, ...], final: Array | Non
     return block.astype(dtype, copy=False)
 
 
-def rehearsed(node: Reduced, values: np.ndarray) -> tuple[np.ndarray, int]:
+def rehearsed(node: Reduced, partial: Any, lengths: Mapping[str, int]) -> tuple[np.ndarray, int]:
     """Return the result of a little of the data, to know its type, and the bytes of a partial result."""
-    own = np.array(values, order=node.parent.order, copy=True)
+    packed = encode(partial)
     with put_back():
-        packed = [encode(node.functions.chunk(one)) for one in (own.copy(order="K"), own)]
-        partials = [decode(one) for one in packed]
-        result = node.functions.aggregate(decode(encode(node.functions.combine(partials))))
-    lengths = {**node.sizes, **dict(zip(node.parent.axes, values.shape, strict=True))}
-    return checked(node, result, tuple(lengths[axis] for axis in node.axes), None), len(packed[0])
+        result = node.functions.aggregate(
+            decode(encode(node.functions.combine([decode(packed), decode(packed)])))
+        )
+    due = tuple(lengths.get(axis, length) for axis, length in node.sizes.items())
+    return checked(node, result, due, None), len(packed)

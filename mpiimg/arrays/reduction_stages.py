@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 
 import numpy as np
@@ -258,6 +257,3 @@ def _of_nothing(lowering: Lowering, node: Reduced, final: Array) -> Compute:
         return (to_storage(result, node.axes, final.axes, final.dtype),)
 
     return Compute(node.name, grid, writes=(final,), work=work, parameters=lowering.parameters(node))
-
-
-_ = functools

@@ -9,15 +9,15 @@ from __future__ import annotations
 import inspect
 import time
 import tracemalloc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from mpiimg.arrays import call_stages, reduction_stages
+from mpiimg.arrays import call_stages
 from mpiimg.arrays.graph import Call, FromInput, Node, Output, Persisted, Reduced, Types
-from mpiimg.arrays.lower import ONE, Costs, Regular, needed, stored_input
+from mpiimg.arrays.lower import ONE, Costs, needed, stored_input
 from mpiimg.arrays.program import Program
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.mpi.memory import anonymous_now
@@ -59,7 +59,9 @@ def calls_to_rehearse(targets: Sequence[Node], there: Mapping[str, Any], types: 
     found = []
     for node in needed(list(targets), there):
         own = isinstance(node, Reduced) and node.functions is not None
-        further = not isinstance(node, FromInput | Output | Reduced | Persisted) and getattr(node, "is_tried", True)
+        further = not isinstance(node, FromInput | Output | Reduced | Persisted) and getattr(
+            node, "is_tried", True
+        )
         if (isinstance(node, Output) or own or further) and types.known(_fact_key(node)) is None:
             found.append(node)
     return found
@@ -128,13 +130,28 @@ class Rehearsal:
         return [values[place] for place in places]
 
     def _call(self, call: Call) -> None:
+        """Take what a function returns for a small block as the samples of its outputs."""
         if call_stages.output_key(call, 0) in self.samples:
             return
+        blocks = self.tried(call, _checked_blocks)
+        for number, (block, of) in enumerate(zip(blocks, call.outputs, strict=True)):
+            self.samples[call_stages.output_key(call, number)] = np.asarray(block, of.dtype or block.dtype)
+            self.types.learn(call_stages.output_key(call, number), (of.dtype or block.dtype.str))
+
+    def tried(self, call: Call, check: Callable[[Call, Any, Mapping[str, int]], Any]) -> Any:
+        """Call a function on a small block, and if it fails there on one of its own; return what `check` returns.
+
+        Parameters
+        ----------
+        call : Call
+        check : callable
+            Called as check(call, result, lengths) with what the function returns for a block of these lengths.
+        """
         for node in (*call.inputs, *call.given.values()):
             self.types.of(node)
         small = small_block(call)
         try:
-            self._try(call, small)
+            return self._try(call, small, check)
         except Exception as error:
             # On a small block a function may fail that does well on its own: then it is called on such a one.
             grid = call_stages.call_grid(call, self.types)
@@ -143,19 +160,18 @@ class Rehearsal:
             if lengths == small:
                 raise _about(error, call, small) from None
             try:
-                self._try(call, lengths)
+                return self._try(call, lengths, check)
             except Exception as again:
                 raise _about(again, call, lengths) from None
 
-    def _try(self, call: Call, lengths: Mapping[str, int]) -> None:
-        """Call a function on blocks of so many items along each axis, and take what it returns as samples."""
-        grid = ChunkGrid((ONE,), (1,), (1,))
+    def _try(self, call: Call, lengths: Mapping[str, int], check: Callable) -> Any:
+        """Call a function on blocks of so many items along each axis, and note what it takes."""
         bounds = _midst(call, lengths)
         asked = [(node, _input_spans(call, node, bounds)) for node in call.inputs]
         asked += [(node, spans(node, node.sizes)) for node in call.given.values()]
         values = self.values(asked)
         count = len(call.inputs)
-        calls = call_stages.Calls(call, grid)
+        calls = call_stages.Calls(call, ChunkGrid((ONE,), (1,), (1,)))
         given = dict(zip(call.given, values[count:], strict=True))
         tracemalloc.start()
         try:
@@ -165,35 +181,30 @@ class Rehearsal:
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-        own = {
-            axis: n for of in call.outputs for axis, n in zip(of.axes, of.shape, strict=True)
-            if axis not in lengths or n != call.sizes[axis]
-        }  # fmt: skip
-        blocks = call_stages.checked_results(
-            call, result, {**bounds, **{a: (0, n) for a, n in own.items()}}, own
-        )
+        checked = check(call, result, lengths)
         if seconds < QUICK:
             started = time.process_time()
             calls(bounds, self.values(asked)[:count], given)
             seconds = time.process_time() - started
         items = sum(value.size for value in values[:count])
-        moved = sum(value.nbytes for value in values[:count]) + sum(block.nbytes for block in blocks)
+        moved = 2 * sum(value.nbytes for value in values[:count])
         self.costs[call.key] = Costs(seconds / max(items, 1), peak / max(moved, 1))
-        for number, (block, of) in enumerate(zip(blocks, call.outputs, strict=True)):
-            self.samples[call_stages.output_key(call, number)] = np.asarray(block, of.dtype or block.dtype)
-            self.types.learn(call_stages.output_key(call, number), (of.dtype or block.dtype.str))
+        return checked
 
     def _reduce(self, node: Reduced) -> None:
+        if node.functions is not None:
+            from mpiimg.arrays import own_reductions
+
+            def check(call: Call, partial: Any, lengths: Mapping[str, int]) -> tuple[np.ndarray, int]:
+                return own_reductions.rehearsed(node, partial, lengths)
+
+            self.samples[node.key], returned = self.tried(node.functions.call, check)
+            self.costs[node.key] = Costs(returned=returned)
+            return
         parent = node.parent
         lengths = {axis: min(length, SIDE) for axis, length in parent.sizes.items()}
         self.types.of(parent)
         (values,) = self.values([(parent, spans(parent, lengths))])
-        if node.functions is not None:
-            from mpiimg.arrays import own_reductions
-
-            self.samples[node.key], returned = own_reductions.rehearsed(node, values)
-            self.costs[node.key] = Costs(returned=returned)
-            return
         from mpiimg.arrays import reductions
 
         axes = tuple(parent.axes.index(axis) for axis in node.over)
@@ -206,6 +217,16 @@ class Rehearsal:
             parts = reductions.partial(values, axes, node.operation, node.options)
         dtype = node.dtype or self.types.of(node)
         self.samples[node.key] = reductions.finished(parts, node.operation, node.options, dtype)
+
+
+def _checked_blocks(call: Call, result: Any, lengths: Mapping[str, int]) -> list[np.ndarray]:
+    """Return the blocks that a function returned for a block of some lengths, once they are what they must be."""
+    own = {
+        axis: n for of in call.outputs for axis, n in zip(of.axes, of.shape, strict=True)
+        if axis not in lengths or n != call.sizes[axis]
+    }  # fmt: skip
+    bounds = {**_midst(call, lengths), **{axis: (0, n) for axis, n in own.items()}}
+    return call_stages.checked_results(call, result, bounds, own)
 
 
 def _about(error: Exception, call: Call, lengths: Mapping[str, int]) -> Exception:
@@ -317,6 +338,3 @@ def _input_sample(node: FromInput) -> np.ndarray:
     if not node.axes:
         return block.reshape(())
     return block.transpose([array.axes.index(axis) for axis in node.axes])
-
-
-_ = (reduction_stages, Regular)

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from mpiimg.arrays import rehearsal
-from mpiimg.arrays.graph import FromInput, Node, Persisted, Types, digest, walk
+from mpiimg.arrays.graph import FromInput, Node, Persisted, digest, walk
 from mpiimg.arrays.lower import (
-    Costs,
     Lowering,
     Reads,
     StoredInput,
@@ -31,7 +30,7 @@ from mpiimg.engine.mpi.agreement import on_root
 from mpiimg.engine.names import file_name
 from mpiimg.engine.recipe import Options, Recipe
 from mpiimg.engine.stage import Stages
-from mpiimg.errors import BadInput, Exit
+from mpiimg.errors import BadInput
 
 #: Bytes of a rank with Python, MPI, NumPy and what graphs take; and of libraries that runs load themselves.
 BASELINE, LATER = 80 << 20, 32 << 20
@@ -616,6 +615,3 @@ def _print_plan(recipe: Recipe, comm: Any, memory: int, ranks: int, nodes: int |
     said = on_root(comm, text)
     if comm.rank == 0:
         print(said, flush=True)
-
-
-_ = (Callable, Types, Costs, Exit)

@@ -12,11 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mpiimg.arrays.array import Array
 from mpiimg.arrays.expressions import node_of, persisted
-from mpiimg.arrays.graph import Node, Persisted, Types, digest, walk
+from mpiimg.arrays.graph import Node, Persisted, Types, digest
 from mpiimg.arrays.lower import Costs, needed
 from mpiimg.engine.mpi import rendezvous, scripts
 from mpiimg.engine.mpi.agreement import on_root
@@ -92,6 +90,7 @@ class Session:
 #: The sessions that are open, the default one first.
 _open: list[Session] = []
 
+
 def current() -> Session:
     """Return the innermost open session; the default one is opened at need."""
     if not _open:
@@ -99,7 +98,7 @@ def current() -> Session:
         given = scripts.settings()
         made = Session(
             Path(given.folder or ".", FOLDER, name), given.memory, given.keep_work, given.timeout,
-            given.in_memory, given.progress, force=given.force, plan_only=given.plan or "",
+            given.in_memory, given.progress, check_halo=given.check_halo, force=given.force, plan_only=given.plan or "",
         )  # fmt: skip
         _open.append(made)
         atexit.register(_close_default, made, os.getpid())
@@ -433,6 +432,3 @@ def iterate(body: Any, state: Any, until: Any = None, *, at_most: int) -> Any:
 def kept_nodes(targets: Sequence[Node], there: Mapping[str, Any]) -> list[Node]:
     """Return the persisted nodes that targets are made of, and that are not there."""
     return [node for node in needed(list(targets), there) if isinstance(node, Persisted)]
-
-
-_ = (walk, np)

@@ -31,16 +31,24 @@ def computed(node: TableNode, root: int | None, memory: Any) -> tuple[Schema, Ro
         path = now.folder / f"{node.name}{KEPT}"
         if not on_root(comm, lambda: node.resumable and is_kept(path, node)):
             _keep(now, TableResult(node, path.name), comm, memory)
-        size, room = on_root(comm, lambda: path.stat().st_size), now.budget(comm, memory)
-        # The file, and the rows that are made of it.
-        if 2 * size > max(room - runs.BASELINE, 0):
-            raise BadInput(
-                f"compute: the table has {size >> 20} MB, and a rank may use {room >> 20} MB in all; "
-                "write it to a file by t.write(path), take some rows of it, or give memory="
-            )
+        check_room(on_root(comm, lambda: path.stat().st_size), now.budget(comm, memory))
         mine = None if root is not None and comm.rank != root else load(path)
         comm.Barrier()  # until all have read it: what comes next may write it anew
     return mine
+
+
+def check_room(size: int, memory: int) -> None:
+    """Refuse a table of so many bytes in its file that a rank has no room for it, and the rows made of it.
+
+    Raises
+    ------
+    BadInput
+    """
+    if 2 * size > max(memory - runs.BASELINE, 0):
+        raise BadInput(
+            f"compute: the table has {size >> 20} MB, and a rank may use {memory >> 20} MB in all; "
+            "write it to a file by t.write(path), take some rows of it, or give memory="
+        )
 
 
 def _keep(now: Any, result: TableResult, comm: Any, memory: Any) -> None:

@@ -16,7 +16,7 @@ from mpiimg.engine.needs import Chunk
 from mpiimg.engine.record_index import Index, RecordsOf
 from mpiimg.engine.stage import Records, Stages
 from mpiimg.errors import BadInput
-from mpiimg.formats.tables.columns import Rows, Schema, joined, unified
+from mpiimg.formats.tables.columns import Rows, Schema, in_unit, joined, unified
 from mpiimg.formats.tables.files import read_piece
 from mpiimg.formats.tables.rows import as_rows
 
@@ -149,6 +149,35 @@ def stage_of(name: str, count: int, work: Callable, reads: Sequence[RecordsOf], 
 # --- From records, and from files -------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class RowsOf:
+    """Makes of what a user's function returned, an item at a time, the record of its rows.
+
+    Parameters
+    ----------
+    names : tuple of str
+        Of the columns; none where each record names its own.
+    declared : Schema
+        Types and units that the user has given.
+    """
+
+    names: tuple[str, ...]
+    declared: Schema
+
+    __name__ = "rows"
+
+    def __call__(self, record: Any, key: Any) -> dict[str, Any]:
+        where = f"item {key}"
+        rows = as_rows(record, self.names, where)
+        for column in self.declared.columns:
+            if column.name in rows.units:
+                rows = in_unit(rows, column.name, column.unit, where)
+        return rows.to_record()
+
+    def __dask_tokenize__(self) -> tuple:
+        return ("mpiimg.table", self.names, self.declared.to_record())
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FromRecords(TableNode):
     """The rows of records of items, in the order of items.
@@ -156,7 +185,7 @@ class FromRecords(TableNode):
     Parameters
     ----------
     parent : Node
-        Whose stages leave an :class:`Index` of the records.
+        Whose stages leave an :class:`Index` of what :class:`RowsOf` has made.
     names : tuple of str
         Of the columns; none where each record names its own.
     declared : Schema
@@ -181,7 +210,7 @@ class FromRecords(TableNode):
 
         def work(chunk: Chunk, records: Sequence) -> Iterator[tuple]:
             run = runs[chunk.number]
-            made = [self._rows(data, index.keys[n]) for n, data in zip(run, records, strict=True)]
+            made = list(map(rows_of, records))
             named = [(f"item {index.keys[n]}", len(r), r.schema) for n, r in zip(run, made, strict=True)]
             yield self.part(chunk.number, joined(made, unified(named, self.declared)))
 
@@ -194,15 +223,12 @@ class FromRecords(TableNode):
             self.name, len(runs), work, [reads], parameters=parameters, expected=expected
         )
 
-    def _rows(self, data: Any, key: Any) -> Rows:
-        return as_rows(decode(data), self.names, f"item {key}")
-
     def rehearse(self, rehearsal: Any) -> None:
         """Make rows of the first record, where the rehearsal has made one as the run will make it."""
         tried = rehearsal.__dict__.get("tried_items", {}).get(self.parent.key)
         if tried is not None and tried.whole and tried.records:
             key, data = tried.records[0]
-            rows = self._rows(bytearray(data), key)
+            rows = rows_of(bytearray(data))
             self.part(0, joined([rows], unified([(f"item {key}", len(rows), rows.schema)], self.declared)))
 
 

@@ -122,6 +122,12 @@ class Join:
             Keys are of different kinds, or a partner is missing and nothing can stand for it.
         """
         names = self.renamed(left.names, right.names)
+        for name in self.on:
+            units = left.units.get(name), right.units.get(name)
+            if all(units) and units[0] != units[1]:
+                raise BadInput(
+                    f"join: column {name} is in {units[0]} on the left and in {units[1]} on the right"
+                )
         one, other = _codes([left, right], self.on)
         order = np.argsort(other, kind="stable")
         found = other[order]

@@ -27,7 +27,7 @@ _TEXT_BYTES = 26
 MAX_FOLDERS = 10_000
 
 #: The ending of the file in which a table lies for :func:`load`.
-KEPT = ".rows"
+KEPT = ".mpiimg-table"
 
 _LENGTH = struct.Struct("<Q")
 
@@ -121,6 +121,7 @@ class TableResult:
             file=self.file,
             head=lambda: _LENGTH.pack(len(head)) + head,
             chunk_bytes=int(index.sizes.max(initial=0)) + _LENGTH.size,
+            scratch=2 * int(index.sizes.max(initial=0)),
             parameters=said,
         )
 

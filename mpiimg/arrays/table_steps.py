@@ -13,7 +13,7 @@ import numpy as np
 
 from mpiimg.arrays.identity import identity
 from mpiimg.errors import BadInput
-from mpiimg.formats.tables.columns import Rows
+from mpiimg.formats.tables.columns import Rows, in_unit
 from mpiimg.formats.tables.rows import as_rows
 
 #: What an expression may call.
@@ -286,9 +286,8 @@ class With:
         made = as_rows({self.name: values}, where="with_column")
         if len(made) != len(rows):
             raise BadInput(f"with_column: {self.name} has {len(made)} values for {len(rows)} rows")
+        made = in_unit(made, self.name, self.unit, "with_column")
         units = {**{n: u for n, u in rows.units.items() if n != self.name}, **made.units}
-        if self.unit:
-            units[self.name] = self.unit
         return Rows({**rows.columns, self.name: made[self.name]}, units)
 
     def described(self) -> tuple[Any, str]:

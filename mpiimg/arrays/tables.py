@@ -12,9 +12,9 @@ import numpy as np
 
 from mpiimg.arrays.graph import digest
 from mpiimg.arrays.table_joins import Grouped, Joined
-from mpiimg.arrays.table_nodes import FromRecords, FromTableFile, TableNode, stepped
+from mpiimg.arrays.table_nodes import FromRecords, FromTableFile, RowsOf, TableNode, stepped
 from mpiimg.arrays.table_ops import OPERATIONS, Aggregation, Join
-from mpiimg.arrays.table_results import TableResult
+from mpiimg.arrays.table_results import KEPT, TableResult
 from mpiimg.arrays.table_steps import Expression, Filter, Rename, Select, With, how_of
 from mpiimg.errors import BadInput
 from mpiimg.formats.tables.columns import Column, Rows, Schema, type_name
@@ -125,9 +125,7 @@ class Table:
             raise BadInput(f"join: takes a table, not {type(other).__name__}")
         if how not in ("inner", "left"):
             raise BadInput(f"join: how={how!r}: there are 'inner' and 'left'")
-        join = Join(
-            _names((on,) if isinstance(on, str) else on, "join"), how, suffix, tuple((fill or {}).items())
-        )
+        join = Join(_names((on,), "join"), how, suffix, tuple((fill or {}).items()))
         columns = None
         if self._columns is not None and other._columns is not None:
             names = join.renamed(self.columns, other.columns)
@@ -152,7 +150,9 @@ class Table:
 
     def compute(self, root: int | None = None, memory: Any = None) -> Any:
         """Return an astropy Table: the same on every rank, or on `root` alone. Collective."""
-        return self._computed(root, memory)
+        from mpiimg.arrays.session import compute
+
+        return compute(self, root=root, memory=memory)
 
     def write(self, path: Any, **options: Any) -> Any:
         """Write it by its ending: .parquet, .fits, .ecsv, .csv, or a folder/ of Parquet. Collective."""
@@ -164,7 +164,7 @@ class Table:
         return write({f"{name}{slash}": self}, folder or ("/" if text.startswith("/") else "."), **options)
 
     def _as_result(self, file: str) -> TableResult:
-        result = TableResult(self._table, file)
+        result = TableResult(self._table, KEPT if file == "plan" else file)
         result.check(None)
         return result
 
@@ -337,9 +337,7 @@ def table_of(items: Any, columns: Any = None, units: Any = None, partition_on: s
         Names, types or units make no sense.
     """
     types = dict(columns) if isinstance(columns, Mapping) else {}
-    names = tuple(types) if types else (() if columns is None else _names(_listed(columns), "table"))
-    if columns is not None and not names:
-        raise BadInput("table: names no columns: write table('x y flux')")
+    names = tuple(types) if types else (() if columns is None else _names((columns,), "table"))
     _refuse_twice(names, "table")
     given = dict(units or {})
     for name in (*given, *([partition_on] if partition_on is not None else [])):
@@ -349,14 +347,15 @@ def table_of(items: Any, columns: Any = None, units: Any = None, partition_on: s
         Column(name, _dtype(types.get(name), name), _unit(given.get(name, ""), name))
         for name in names or given
     )
+    from mpiimg.arrays import items as of_items
+    from mpiimg.arrays.items_graph import MAP, kept
+
+    # In the step of the user's function: what it returns may be of a kind that records cannot hold.
+    rows = of_items._step(items, MAP, [(RowsOf(names, Schema(declared)), "table")], {})
     node = FromRecords(
-        parent=items, names=names, declared=Schema(declared), partition_on=partition_on, label="table"
+        parent=kept(rows), names=names, declared=Schema(declared), partition_on=partition_on, label="table"
     )
     return Table(node, declared if names else None)
-
-
-def _listed(columns: Any) -> tuple:
-    return (columns,) if isinstance(columns, str) else tuple(columns)
 
 
 def _names(columns: Sequence[Any], call: str) -> tuple[str, ...]:

@@ -168,6 +168,11 @@ def _function(walk: Walk, function: types.FunctionType) -> bytes:
     return walk.function(function)
 
 
+def _method(walk: Walk, method: types.MethodType) -> bytes:
+    walk.called(method.__name__)
+    return hashed(b"method", walk.of(method.__func__), walk.of(method.__self__))
+
+
 def _module(walk: Walk, module: types.ModuleType) -> bytes:
     place = modules.place_of(module.__name__)
     if place is None or place.is_made_here:
@@ -216,7 +221,7 @@ def _memory(walk: Walk, value: Any) -> bytes:
 
 _KINDS: dict[type, Callable[[Any, Any], bytes]] = {
     types.FunctionType: _function,
-    types.MethodType: lambda w, m: hashed(b"method", w.of(m.__func__), w.of(m.__self__)),
+    types.MethodType: _method,
     types.BuiltinFunctionType: _builtin,
     types.MethodWrapperType: lambda w, m: hashed(b"method", m.__name__, w.of(m.__self__)),
     types.MethodDescriptorType: _descriptor,

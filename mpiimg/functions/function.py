@@ -74,6 +74,8 @@ class Function:
         Keywords that it is called with.
     aggregate : bool
         Whether it is a class with partial, merge and finish.
+    inputs : int
+        How many blocks it is called on.
     libraries : int
         Bytes that a rank takes when it loads the function with all that this imports.
     identity : str
@@ -87,6 +89,7 @@ class Function:
     declared: Declaration
     params: Mapping[str, Any] = field(default_factory=dict)
     aggregate: bool = False
+    inputs: int = 1
     libraries: int = 0
     identity: str = ""
     unknown: str = ""
@@ -114,12 +117,12 @@ class Function:
     @property
     def wants(self) -> frozenset[str]:
         """Those names of the context that it takes."""
-        return frozenset(CONTEXT) & keywords(self._called).keys()
+        return frozenset(CONTEXT) & keywords(self._called, self.inputs).keys()
 
     @property
     def requires(self) -> frozenset[str]:
         """Those of them that it cannot do without."""
-        return frozenset(name for name in self.wants if keywords(self._called)[name])
+        return frozenset(name for name in self.wants if keywords(self._called, self.inputs)[name])
 
     @property
     def _called(self) -> Callable:
@@ -186,8 +189,8 @@ def _as_json(value: Any) -> Any:
     return value if plain else f"{type(value).__name__} {identity(value).digest}"
 
 
-def keywords(called: Callable) -> dict[str, bool]:
-    """Return the names of parameters behind the first that may be keywords, and whether each is required."""
+def keywords(called: Callable, inputs: int = 1) -> dict[str, bool]:
+    """Return the names of parameters behind those of inputs that may be keywords, and whether required."""
     try:
         parameters = list(inspect.signature(called).parameters.values())
     except (TypeError, ValueError):
@@ -195,7 +198,7 @@ def keywords(called: Callable) -> dict[str, bool]:
     kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return {
         parameter.name: parameter.default is inspect.Parameter.empty
-        for parameter in parameters[1:]
+        for parameter in parameters[inputs:]
         if parameter.kind in kinds
     }
 

@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from mpiimg.engine import plugins
-from mpiimg.engine.parameters import checked, holds_controls, parameters_of
+from mpiimg.engine.parameters import checked, checked_path, holds_controls, parameters_of
 from mpiimg.engine.small_files import read_text
 from mpiimg.engine.step import Domain
 from mpiimg.errors import BadInput
 from mpiimg.functions.declare import OVER_SURVEYS
 from mpiimg.functions.function import Function
 from mpiimg.functions.load import from_object, from_text, read_params
+from mpiimg.functions.wiring import IMAGE, MASK, Place, Wiring, check_name, names_in, wired
 
 #: Keys of a stage that is a user's function; the first five go into its declaration.
 DECLARED = ("over", "halo", "dtype", "components", "slices")
-KEYS = (*DECLARED, "udf", "name", "params", "write")
+KEYS = (*DECLARED, "udf", "name", "params", "write", "reads", "gives")
 
 #: Keys of a stage that is a step, beside its parameters.
 STEP_KEYS = ("tool", "name", "write")
@@ -52,6 +53,8 @@ class Entry:
         Parameters of a step that were set.
     write : bool
         Whether the result is written.
+    wiring : Wiring
+        What a function over an image reads and gives.
     """
 
     label: str
@@ -59,6 +62,7 @@ class Entry:
     function: Function | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     write: bool = True
+    wiring: Wiring = field(default_factory=Wiring)
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,8 @@ class Request:
         "module:attribute" of the domain.
     settings : mapping
         Parameters of the source that were set.
+    named : mapping of str to str
+        Paths of further images that functions read, by the names that they read them by.
     """
 
     domain: str
@@ -89,6 +95,7 @@ class Request:
     name: str
     domain_place: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    named: Mapping[str, str] = field(default_factory=dict)
 
 
 def requested(values: Mapping[str, Any]) -> Request:
@@ -174,6 +181,7 @@ class _Stages:
         self.where, self.base, self.domain = where, base, domain
         self.entries: list[Entry] = []
         self.settings: dict[str, Any] = {}
+        self.named: dict[str, str] = {}
 
     def content(self, path: Path) -> list:
         """Return the tables of a TOML file, and take the domain that it names."""
@@ -184,12 +192,25 @@ class _Stages:
         self.domain = content.pop("domain", "")
         if not isinstance(self.domain, str):
             raise BadInput(f"{path}: domain = {self.domain!r}: must be the name of a domain")
+        self.named = self._inputs(content.pop("inputs", {}))
         if set(content) != {"stage"} or not isinstance(content["stage"], list):
             raise BadInput(
                 f"{path}: a pipeline is made of [[stage]] tables and nothing else, "
-                "but domain = NAME for steps that are not ours"
+                "but [inputs] for files that functions read, and domain = NAME for steps that are not ours"
             )
         return content["stage"]
+
+    def _inputs(self, table: Any) -> dict[str, str]:
+        """Return the paths of [inputs] by name; relative ones are of the folder of the pipeline."""
+        place = f"{self.where}: [inputs]"
+        if not isinstance(table, Mapping):
+            raise BadInput(f'{place}: must be a table, as in fieldmap = "fieldmap.nii.gz"')
+        for name, path in table.items():
+            check_name(name, place)
+            if name in (IMAGE, MASK):
+                raise BadInput(f"{place}: {name} is given on the command line; give this file another name")
+            checked_path(path, f"{place}: {name} =")
+        return {name: str(self.base / path) for name, path in table.items()}
 
     def read(self, stages: Sequence) -> _Stages:
         """Read all stages.
@@ -239,6 +260,11 @@ class _Stages:
             word = key.replace("-", "_")
             if word in STEP_KEYS:
                 continue
+            if word in ("reads", "gives"):
+                raise BadInput(
+                    f"{place}: {key} is of functions: {name} works on the image and the mask, which a "
+                    'function before it may give by gives = ["image"] or ["mask"]'
+                )
             if word != key and word in table:
                 raise BadInput(f"{place}: {key} and {word} are one parameter; give it once")
             if word in own:
@@ -280,7 +306,24 @@ class _Stages:
                 raise BadInput(f"udf = {code!r}: name a function as FILE.py:NAME or MODULE:NAME")
         except BadInput as error:
             raise BadInput(f"{place}: {error}") from None
-        return Entry(_named(table, function.name, place), function=function, write=_written(table, place))
+        label = _named(table, function.name, place)
+        wiring = self._wiring(table, function, label, place)
+        function = dataclasses.replace(function, inputs=len(wiring.reads))
+        return Entry(label, function=function, write=wiring.write, wiring=wiring)
+
+    def _wiring(self, table: Mapping, function: Function, label: str, place: str) -> Wiring:
+        """Return what a function reads and gives."""
+        reads, gives = (names_in(table, key, place) for key in ("reads", "gives"))
+        if (reads or gives) and function.declared.over in OVER_SURVEYS:
+            raise BadInput(f"{place}: reads and gives are of functions over an image, not over a survey")
+        if gives and function.aggregate:
+            raise BadInput(f"{place}: gives: {function.name} makes no image; what it makes is only written")
+        # What has a name of its own is written by that name.
+        own = [label if name in (IMAGE, MASK) else name for name in gives]
+        labels = tuple(bids_label(name) for name in own)
+        if len(set(labels)) < len(labels):
+            raise BadInput(f"{place}: gives: two results would be called {label}; give the others names")
+        return Wiring(reads or (IMAGE,), gives, labels, write=_written(table, place))
 
     def request(self, values: Mapping[str, Any], inputs: Sequence, target: Path | None, name: str) -> Request:
         """Return the request of these stages.
@@ -300,9 +343,30 @@ class _Stages:
                     f"it is over {entry.function.declared.over}"
                 )
         entries = [self._with_reference(entry, values.get("reference")) for entry in self.entries]
+        if self.domain == "neuro":
+            entries = self._wired(entries, values, name)
+        elif self.named:
+            raise BadInput(f"{name}: [inputs] are of functions over an image, and there is none")
         paths = tuple(map(Path, inputs))
         place = plugins.domain_place(self.domain)
-        return Request(self.domain, tuple(entries), paths, target, name, place, dict(self.settings))
+        settings = dict(self.settings)
+        return Request(self.domain, tuple(entries), paths, target, name, place, settings, self.named)
+
+    def _wired(self, entries: Sequence[Entry], values: Mapping[str, Any], name: str) -> list[Entry]:
+        """Return the entries, with the names checked that go from one to the next."""
+        given = read_params(values.get("input") or ())
+        read = {one for entry in entries if entry.function for one in entry.wiring.reads}
+        self.named |= {one: str(path) for one, path in given.items() if one in read}
+        places = []
+        for entry in entries:
+            function = entry.function
+            of_function = (entry.wiring, "mask" in function.wants, function.aggregate) if function else ()
+            places.append(Place(entry.label, *of_function))
+        done = wired(places, self.named, name)
+        return [
+            entry if one is None else dataclasses.replace(entry, wiring=one)
+            for entry, one in zip(entries, done, strict=True)
+        ]
 
     def _with_reference(self, entry: Entry, reference: str | None) -> Entry:
         """Give a step that takes one the reference catalogue of the command line."""

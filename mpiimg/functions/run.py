@@ -17,6 +17,7 @@ from mpiimg.errors import BadInput
 from mpiimg.functions.declare import OVER_SURVEYS
 from mpiimg.functions.load import read_params
 from mpiimg.functions.request import Entry, Request, bids_label, requested
+from mpiimg.functions.wiring import IMAGE
 
 
 @dataclass(frozen=True)
@@ -120,19 +121,23 @@ def _labelled(entry: Entry) -> str:
 def function_step(entry: Entry, known: Mapping[str, Any]) -> Step:
     """Return the step that a user's function is."""
     if entry.function.declared.over in OVER_SURVEYS:
-        from mpiimg.functions.surveys import survey_step as make_step
-    else:
-        from mpiimg.functions.images import image_step as make_step
-    return make_step(entry.function, _labelled(entry), known)
+        from mpiimg.functions.surveys import survey_step
+
+        return survey_step(entry.function, _labelled(entry), known)
+    from mpiimg.functions.images import image_step
+
+    return image_step(entry.function, _labelled(entry), known, entry.wiring)
 
 
 def _paths(request: Request, chain: compose.Chain, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the paths that the source is given, by the names of its arguments."""
     paths = {argument.name: values.get(argument.name) for argument in chain.source.arguments}
     for text, path in read_params(values["input"] or ()).items():
-        if text not in paths:
-            raise BadInput(f"--input {text}: {chain.source.name} takes no such file")
-        paths[text] = str(path)
+        if text in paths:
+            paths[text] = str(path)
+        elif text not in request.named:
+            readers = "no stage reads it, and " if request.domain == "neuro" else ""
+            raise BadInput(f"--input {text}: {readers}{chain.source.name} takes no such file")
     (first,) = (argument for argument in chain.source.arguments if argument.positional)
     if first.many:
         paths[first.name] = [str(path) for path in request.inputs]
@@ -147,7 +152,7 @@ def _paths(request: Request, chain: compose.Chain, values: Mapping[str, Any]) ->
     ]
     if missing:
         raise BadInput(f"{request.name}: --input {missing[0]}=FILE is missing")
-    return {**paths, "out": result_folder(values)}
+    return {**paths, "named": request.named, "out": result_folder(values)}
 
 
 def _check_mask(request: Request, chain: compose.Chain, paths: Mapping[str, Any]) -> None:
@@ -183,4 +188,9 @@ def _check_halos(request: Request, chain: compose.Chain, paths: Mapping[str, Any
     from mpiimg.functions.images import halo_report
 
     state = chain.source.inspect(paths, chain.parameters, chain.fields)
-    return "\n".join(halo_report(state, entry.function) for entry in functions)
+    return "\n".join(
+        halo_report(state, entry.function)
+        if entry.wiring.reads == (IMAGE,)
+        else f"{entry.function.origin.where}: {entry.function.name}: reads more than the image: not checked"
+        for entry in functions
+    )

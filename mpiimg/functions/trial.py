@@ -8,7 +8,8 @@ import time
 import tracemalloc
 import uuid
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -28,9 +29,9 @@ from mpiimg.engine.mpi.memory import anonymous_now
 from mpiimg.errors import WORK_ERRORS, BadInput
 from mpiimg.formats.gz import inflated_first
 from mpiimg.functions.function import Function, keep_loaded
-from mpiimg.functions.image_stages import TrialResult, grid, presented, result_shape
+from mpiimg.functions.image_stages import TrialResult, grid, one_by_one, presented
 from mpiimg.functions.partials import Fields
-from mpiimg.functions.results import Refused, checked_result, rehearsal_error, user_error
+from mpiimg.functions.results import checked_result, jsonable, rehearsal_error, user_error
 from mpiimg.neuro.nifti import Image
 
 #: Slices that a function is tried on, without its halo.
@@ -49,27 +50,6 @@ MAX_CHECKED_BYTES = 128 << 20
 MAX_LARGER_HALOS = 16
 
 
-def jsonable(value: Any) -> Any:
-    """Return a result as JSON knows it: arrays as lists, NaN and infinities as null.
-
-    Raises
-    ------
-    Refused
-        JSON has nothing for it.
-    """
-    if isinstance(value, dict):
-        return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(item) for item in value]
-    if isinstance(value, np.ndarray | np.generic):
-        return jsonable(value.tolist())
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    if value is not None and not isinstance(value, str | int | float):
-        raise Refused(f"finish returns {type(value).__name__}; return numbers, text, lists, arrays or a dict")
-    return value
-
-
 def document(result: Any) -> bytes:
     """Return the file that the result of an aggregate is written to."""
     return json.dumps(jsonable(result), indent=2, allow_nan=False).encode() + b"\n"
@@ -82,6 +62,8 @@ def try_function(
     masked: bool,
     origin: Image | None = None,
     known: Mapping[str, Any] = MappingProxyType({}),
+    others: Sequence[tuple[Image, Image | None]] = (),
+    results: int = 1,
 ) -> tuple[TrialResult, str]:
     """Call a function on a few slices, or a part of a volume, and say what its results are.
 
@@ -98,6 +80,10 @@ def try_function(
         The image on disk, whose voxels stand for those of `image` where that is made in the run.
     known : mapping
         What earlier trials told, by their keys.
+    others : sequence of (Image, Image)
+        Further images that it reads, and for each what `origin` is for the first; None for a mask.
+    results : int
+        How many it has.
 
     Returns
     -------
@@ -117,16 +103,18 @@ def try_function(
     slices = depth if declared.over == "volumes" else min(depth, TRIAL_SLICES + 2 * declared.halo)
     box = _window(image, function, slices)
     small = _shrunk(box) if declared.over == "volumes" else box
-    block = _sample(image, origin, small)
-    values = (image.shape, image.dtype, image.slope, image.inter, context, masked)
-    key = key_of(function, values, box, block)
+    blocks = _samples(function, [(image, origin), *others], small)
+    images = [one for one, _ in others]
+    values = [(one.shape, one.dtype, one.slope, one.inter) for one in (image, *images)]
+    key = key_of(function, values, context, masked, box, results, *blocks)
     if key in known:
         return TrialResult.from_json(known[key]), key
-    about = (image, function, context, masked)
-    when = _tried_on(image, function, block)
+    about = (_Call(image, function, context, masked, images), results)
+    when = _tried_on(image, function, blocks[0])
     if small == box:
-        return apart(function, when, _tried, *about, box, block), key
-    return apart(function, when, _tried_small, *about, small, block, origin, box), key
+        return apart(function, when, _tried, *about, box, blocks), key
+    sources = [(image, origin), *others]
+    return apart(function, when, _tried_small, *about, small, blocks, sources, box), key
 
 
 def key_of(function: Function, *about: Any) -> str:
@@ -135,48 +123,70 @@ def key_of(function: Function, *about: Any) -> str:
     return f"trial {key.digest if key.known else uuid.uuid4().hex}"
 
 
-def _tried_small(image, function: Function, context, masked: bool, small: Box, block, origin, box: Box):
+@dataclass(frozen=True)
+class _Call:
+    """A function as it is called on blocks of an image, and of others that it reads with it."""
+
+    image: Image
+    function: Function
+    context: Mapping[str, Any]
+    masked: bool
+    others: Sequence[Image] = ()
+
+    def __call__(self, box: Box, blocks: Sequence[np.ndarray]) -> Any:
+        """Call it on blocks that lie at `box`."""
+        blocks = [block.copy() for block in blocks]
+        if self.masked and "mask" in self.function.wants:
+            blocks.append(np.ones(blocks[0].shape[-3:], np.uint8))
+        values, context = presented(self.image, self.function, box, blocks, self.context, self.others)
+        return self.function(*values, **context)
+
+
+def _tried_small(call: _Call, results: int, small: Box, blocks, sources, box: Box) -> TrialResult:
     """Call a function on a part of a volume; on a whole one, once, where that alone is what it can take."""
     try:
-        return _tried(image, function, context, masked, small, block)
+        return _tried(call, results, small, blocks)
     except WORK_ERRORS as error:
         if isinstance(error, SystemExit):
             raise
-    whole = _sample(image, origin, box)
+    whole = _samples(call.function, sources, box)
     try:
-        return _tried(image, function, context, masked, box, whole, once=True)
+        return _tried(call, results, box, whole, once=True)
     except WORK_ERRORS as error:
-        raise user_error(error, function, _tried_on(image, function, whole)) from None
+        raise user_error(error, call.function, _tried_on(call.image, call.function, whole[0])) from None
 
 
-def _tried(
-    image, function: Function, context, masked: bool, box: Box, block: np.ndarray, once: bool = False
-) -> TrialResult:
-    """Call a function on a block, in whatever process this is."""
-    declared = function.declared
+def _tried(call: _Call, results: int, box: Box, blocks, once: bool = False) -> TrialResult:
+    """Call a function on blocks, in whatever process this is."""
+    function, declared, items = call.function, call.function.declared, blocks[0].size
     assert function.code is not None  # what loading it takes is measured where it is loaded
-    call = functools.partial(_call, image, function, context, masked, box, block)
+    now = functools.partial(call, box, blocks)
     before = anonymous_now()
-    result, taken = taken_by(call, block.size) if once else (call(), {})
+    result, taken = taken_by(now, items) if once else (now(), {})
     # Libraries that were imported, and whatever a call leaves behind beside its result.
-    libraries = max(0, anonymous_now() - before - getattr(result, "nbytes", 0))
+    left = result if isinstance(result, tuple | list) else (result,)
+    libraries = max(0, anonymous_now() - before - sum(getattr(one, "nbytes", 0) for one in left))
     if not once:  # once more, now that all is imported and compiled
-        _, taken = taken_by(call, block.size)
+        _, taken = taken_by(now, items)
     taken["libraries"] = libraries
     if function.aggregate:
         other = result
         if not once:
             thin = _thinner(box)
-            other = _call(image, function, context, masked, thin, block[..., : box_shape(thin)[-3], :, :])
+            other = call(thin, [block[..., : box_shape(thin)[-3], :, :] for block in blocks])
         return TrialResult(fields=_mergeable(function, result, other), **taken)
-    components = declared.components
-    if declared.over == "voxels" and components is None:
-        shape = np.shape(result)
-        components = shape[3] if len(shape) == 4 else None
-    expected = box_shape(box)[:-4:-1]
-    if declared.over == "voxels" and components is not None:
-        expected = (*expected, components)
-    return TrialResult(checked_result(function, result, expected).dtype.name, components, **taken)
+    told = []
+    for one in one_by_one(function, result, results):
+        components = declared.components
+        if declared.over == "voxels" and components is None:
+            shape = np.shape(one)
+            components = shape[3] if len(shape) == 4 else None
+        expected = box_shape(box)[:-4:-1]
+        if declared.over == "voxels" and components is not None:
+            expected = (*expected, components)
+        told.append((checked_result(function, one, expected).dtype.name, components))
+    (dtype, components), *more = told
+    return TrialResult(dtype, components, tuple(more), **taken)
 
 
 def _shrunk(box: Box) -> Box:
@@ -216,14 +226,6 @@ def taken_by(call: Callable[[], Any], items: int) -> tuple[Any, dict[str, float]
     return result, {"seconds": seconds / items, "scratch": peak / items}
 
 
-def _call(image, function: Function, context, masked: bool, box: Box, block: np.ndarray) -> Any:
-    blocks = [block.copy()]
-    if masked and "mask" in function.wants:
-        blocks.append(np.ones(block.shape[-3:], np.uint8))
-    values, block_context = presented(image, function, box, blocks, context)
-    return function(values, **block_context)
-
-
 def _tried_on(image: Image, function: Function, block: np.ndarray) -> str:
     shown = block if function.declared.over == "voxels" or block.ndim == 3 else block[0]
     dtype = image.scaled(block[..., :1, :1, :1]).dtype.name
@@ -252,6 +254,28 @@ def _sample(image: Image, origin: Image, box: Box) -> np.ndarray:
         finally:
             file.close()
     return block if origin is image else origin.scaled(block).astype(image.native)
+
+
+def _samples(function: Function, sources: Sequence[tuple[Image, Image | None]], box: Box) -> list[np.ndarray]:
+    """Return voxels of every image at the box of the first; `sources` are images and their origins."""
+    (image, origin), *others = sources
+    blocks = [_stand_in(image, origin, box)]
+    for other, its_origin in others:
+        volumes = other.shape[:-3]
+        if volumes and function.declared.over != "voxels":
+            volumes = (1,)
+        blocks.append(_stand_in(other, its_origin, (*((0, n) for n in volumes), *box[-3:])))
+    return blocks
+
+
+def _stand_in(image: Image, origin: Image | None, box: Box) -> np.ndarray:
+    """Return voxels of an image; where it is made in the run, those of its origin, of any shape, for them."""
+    if origin is None:
+        return np.ones(box_shape(box), image.native)
+    if len(origin.shape) == len(image.shape) and origin.shape[:-3] == image.shape[:-3]:
+        return _sample(image, origin, box)
+    place = (*((0, 1) for _ in origin.shape[:-3]), *box[-3:])
+    return np.broadcast_to(_sample(image, origin, place).reshape(box_shape(place)[-3:]), box_shape(box))
 
 
 def apart(function: Function, when: str, task: Callable, *arguments: Any) -> Any:
@@ -315,20 +339,20 @@ def check_halo(image: Image, function: Function, context: Mapping[str, Any], mas
     slices = min(image.shape[-3], max(MAX_CHECKED_BYTES // plane, 4 * halo + 4))
     box = _window(image, function, slices)
     block = _sample(image, image, box)
-    return apart(
-        function, "when its halo was checked", _halo_checked, image, function, context, masked, box, block
-    )
+    call = _Call(image, function, context, masked)
+    return apart(function, "when its halo was checked", _halo_checked, call, box, block)
 
 
-def _halo_checked(image, function: Function, context, masked: bool, box: Box, block: np.ndarray) -> str:
+def _halo_checked(call: _Call, box: Box, block: np.ndarray) -> str:
     """Compare tilings of a block, in whatever process this is."""
+    image, function = call.image, call.function
     halo, where, slices = (
         function.declared.halo,
         f"{function.origin.where}: {function.name}",
         box_shape(box)[-3],
     )
     tile = max(1, min(grid(image, function).block[-1], slices // 2))
-    tiled = functools.partial(_tiled, image, function, context, masked, box, block)
+    tiled = functools.partial(_tiled, call, box, block)
     whole = tiled(slices, 0)
     disagreement = _disagreement(whole, tiled(tile, halo))
     larger = range(halo + 1, min(slices, halo + MAX_LARGER_HALOS)) if disagreement else ()
@@ -340,7 +364,7 @@ def _halo_checked(image, function: Function, context, masked: bool, box: Box, bl
     return f"{where}: halo {halo} is enough: blocks of {tile} and of {slices} slices agree {same}"
 
 
-def _tiled(image, function: Function, context, masked: bool, box: Box, block, tile: int, halo: int):
+def _tiled(call: _Call, box: Box, block: np.ndarray, tile: int, halo: int) -> np.ndarray:
     """Return the result of a function on a box, called on tiles of so many slices with a halo."""
     parts = []
     slices = box_shape(box)[-3]
@@ -348,9 +372,10 @@ def _tiled(image, function: Function, context, masked: bool, box: Box, block, ti
         stop = min(start + tile, slices)
         low, high = max(start - halo, 0), min(stop + halo, slices)
         part = (*box[:-3], (box[-3][0] + low, box[-3][0] + high), *box[-2:])
-        result = _call(image, function, context, masked, part, block[..., low:high, :, :])
+        result = call(part, [block[..., low:high, :, :]])
         components = np.shape(result)[3] if np.ndim(result) == 4 else None
-        result = checked_result(function, result, result_shape(function, image, components, high - low))
+        expected = (*call.image.shape[:-3:-1], high - low, *([] if components is None else [components]))
+        result = checked_result(call.function, result, expected)
         parts.append(result[:, :, start - low : stop - low])
     return np.concatenate(parts, axis=2)
 

@@ -32,12 +32,15 @@ class Mask:
         Otsu's threshold of a mask that was computed, in image units.
     file : Image, optional
         The file of a mask that the user gave.
+    result : str
+        Name of the file of one that a function of the user's has made.
     """
 
     array: Array
     offsets: tuple[int, ...]
     threshold: float | None = None
     file: Image | None = None
+    result: str = ""
 
     @property
     def voxels(self) -> int:

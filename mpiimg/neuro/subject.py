@@ -76,6 +76,32 @@ class Maps:
     volumes: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class NamedImages:
+    """Images that functions of a pipeline read by name: from files, or made by functions before them.
+
+    Parameters
+    ----------
+    names : tuple of str
+    images : tuple of Image
+        Space, shape, type and scaling of each.
+    arrays : tuple of Array
+        Its voxels.
+    """
+
+    names: tuple[str, ...] = ()
+    images: tuple[Image, ...] = ()
+    arrays: tuple[Array, ...] = ()
+
+    def __getitem__(self, name: str) -> tuple[Image, Array]:
+        number = self.names.index(name)
+        return self.images[number], self.arrays[number]
+
+    def with_one(self, name: str, image: Image, array: Array) -> NamedImages:
+        """Return these and one more."""
+        return NamedImages((*self.names, name), (*self.images, image), (*self.arrays, array))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Subject(State):
     """What a chain of steps knows of a subject at each point; `stem` is that of the image.
@@ -103,6 +129,8 @@ class Subject(State):
         Gradient files by ending (.bval, .bvec), to be copied beside a denoised image.
     result : object
         What the last function of a user's made; a dataclass of mpiimg.functions.
+    named : NamedImages
+        What functions read by name.
     """
 
     original: Image
@@ -116,6 +144,7 @@ class Subject(State):
     mask_image: Image | None = None
     gradient_files: Mapping[str, bytes] = field(default_factory=dict)
     result: Any = None
+    named: NamedImages = NamedImages()
 
     @property
     def has_given_mask(self) -> bool:
@@ -130,7 +159,9 @@ def mask_file(subject: Subject) -> str:
 
 def mask_source(subject: Subject) -> str:
     """Return the name of the file that the mask lies in, as sidecars say it."""
-    return subject.mask.file.path.name if subject.has_given_mask else mask_file(subject)
+    if subject.has_given_mask:
+        return subject.mask.file.path.name
+    return subject.mask.result or mask_file(subject)
 
 
 def dense(subject: Subject, name: str = "unpacked") -> Stages[Subject]:
@@ -311,6 +342,9 @@ def _subject(
             )
         inputs.append(Voxels(mask_image, "mask-image"))
         sources["mask"] = identity(mask_image)
+    named = _named(image, paths.get("named") or {})
+    inputs += [Voxels(one, array.name) for one, array in zip(named.images, named.arrays, strict=True)]
+    sources |= {f"input {name}": identity(one) for name, one in zip(named.names, named.images, strict=True)}
     return Subject(
         stem=image.stem,
         original=image,
@@ -322,7 +356,22 @@ def _subject(
         inputs=tuple(inputs),
         sources=sources,
         warnings=warnings,
+        named=named,
     )
+
+
+def _named(image: Image, paths: Mapping[str, Any]) -> NamedImages:
+    """Read the headers of images that functions read by name, which are in the space of the image."""
+    named = NamedImages()
+    for name, path in paths.items():
+        one = open_image(Path(path), (3, 4), f"image {name}")
+        difference = same_space(image, one)
+        if difference:
+            raise BadInput(
+                f"{path}: the image {name} is not in the space of {image.path}: they differ in {difference}"
+            )
+        named = named.with_one(name, one, one.array(f"input-{name}"))
+    return named
 
 
 def identity(image: Image) -> dict[str, Any]:
@@ -340,23 +389,24 @@ def identity(image: Image) -> dict[str, Any]:
 
 def read_image(subject: Subject, p: GradientParameters, taken: frozenset[str]) -> Stages[Subject]:
     """Yield how an image and its mask come into arrays."""
-    yield from _streamed(subject, "dwi")
+    yield from _streamed(subject)
     return (yield from _given_mask(subject, taken))
 
 
 def read_dwi(subject: Subject, p: GradientParameters, taken: frozenset[str]) -> Stages[Subject]:
     """Yield the same, with the voxels counted that are not finite."""
-    yield from _streamed(subject, "dwi")
+    yield from _streamed(subject)
     check = count_nonfinite(subject.image, subject.dwi)
     if check is not None:
         yield check
     return (yield from _given_mask(subject, taken))
 
 
-def _streamed(subject: Subject, name: str) -> Stages[None]:
-    """Yield the reading of an input that only one rank can read."""
+def _streamed(subject: Subject) -> Stages[None]:
+    """Yield the reading of the image, and of those with names, where only one rank can read one."""
+    names = ("dwi", *(array.name for array in subject.named.arrays))
     for source in subject.inputs:
-        if source.array.name == name and not source.parallel:
+        if source.array.name in names and not source.parallel:
             yield inflate(source)
 
 
@@ -364,7 +414,9 @@ def _given_mask(subject: Subject, taken: frozenset[str]) -> Stages[Subject]:
     if subject.mask_image is None or "mask" not in taken:
         return subject
     image = subject.mask_image
-    yield from _streamed(subject, "mask-image")
+    for source in subject.inputs:
+        if source.array.name == "mask-image" and not source.parallel:
+            yield inflate(source)
     array = volume(subject.image, "given-mask", "uint8")
     yield take_given(image, image.array("mask-image"), array)
     offsets = yield count_voxels(array, str(image.path))

@@ -405,6 +405,90 @@ def test_a_counter_of_the_function_around_it():
     assert digest(within)
 
 
+CHANGES = {
+    "a dict": ("K = {}\ndef f(b):\n K[b] = 1\n return K", "changes the global K"),
+    "a dict by setdefault": ("K = {}\ndef f(b): return K.setdefault(b, 1)", "changes the global K"),
+    "a dict of a helper": (
+        "K = {}\ndef put(b): K[b] = 1\ndef get(b): return K.get(b)\ndef f(b): put(b); return get(b)",
+        "changes the global K",
+    ),
+    "a list": ("K = []\ndef f(b):\n K.append(b)\n return len(K)", "changes the global K"),
+    "an item in place": ("K = {'n': 0}\ndef f(b):\n K['n'] += 1\n return K['n']", "changes the global K"),
+    "an array": (
+        "import numpy as np\nK = np.zeros(3)\ndef f(b):\n K[0] += 1\n return K",
+        "changes the global K",
+    ),
+    "itself": ("def f(b):\n f.n = b\n return b", "changes the global f"),
+    "the closure": (
+        "def make():\n K = {}\n def f(b):\n  K[b] = 1\n  return K\n return f\nf = make()",
+        "changes K of the function around it",
+    ),
+    "an attribute": (
+        "class C:\n n = 0\n def __call__(self, b):\n  self.n += 1\n  return b * self.n\nf = C()",
+        r"C.__call__\(\) changes the attribute n",
+    ),
+    "an attribute of an attribute": (
+        "class C:\n def __init__(s): s.k = {}\n def g(s, b):\n  s.k[b] = 1\n  return s.k\nf = C().g",
+        r"C.g\(\) changes the attribute k",
+    ),
+    "a class": ("class C: n = 0\ndef f(b):\n C.n += 1\n return C.n", "changes the global C"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_what_it_changes_itself_is_not_part_of_it_since_ranks_differ_in_that(what):
+    text, words = CHANGES[what]
+    f = defined(text)
+    found = identity(f)
+    assert not found.known and re.search(words, found.why), found
+    f(3)
+    assert identity(f) == found
+
+
+def test_what_it_changes_of_a_call_alone_is_its_own_affair():
+    f = defined("""
+        import numpy as np
+        class C:
+            def __init__(self, k):
+                self.set_k(k)
+            def set_k(self, k):
+                self.k = k
+            def __call__(self, b):
+                out = np.zeros(3)
+                made = {}
+                def inner(i):
+                    out[i] = i
+                    made[i] = b
+                inner(1)
+                b.mark = 1
+                np.random.seed(3)
+                return out * self.k
+        f = C(5)
+    """)
+    before = digest(f)
+    f.set_k(7)
+    assert digest(f) != before
+
+
+def test_what_is_kept_for_the_next_call_but_follows_from_the_rest_does_not_count():
+    f = defined("""
+        import functools
+        class C:
+            k = 5
+            @functools.cached_property
+            def table(self): return [self.k] * 3
+            def __call__(self, b): return self.table
+        f = C()
+    """)
+    before = digest(f)
+    f(3)
+    assert digest(f) == before
+    g = defined("import functools\n@functools.cache\ndef f(b): return b + 1")
+    before = digest(g)
+    g(3)
+    assert digest(g) == before
+
+
 def test_what_is_nested_too_deeply():
     nested = []
     for _ in range(100_000):

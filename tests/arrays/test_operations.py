@@ -26,7 +26,7 @@ RESULTS = {
     "value": "result.compute()",
     "own_map": "result.compute()",
     "join": "result.compute()",
-    "group": "result.compute()",
+    "group": "dict(result.keyed())",
     "loop": "(state.compute(), passes)",
     "reader": "result.compute()",
     "in_memory": "result.compute()",

@@ -103,8 +103,8 @@ found = frames.compute()
 assert [record["name"] for record in found] == ["frame-0.npy", "frame-2.npy", "frame-3.npy"]
 assert all((record["values"] == frame).all() for record, frame in zip(found, kept, strict=True))
 tiles = {row: [frame[row : row + 50] for frame in FRAMES] for row in (0, 50)}
-assert [key for key, _ in medians.compute()] == [0, 50]
-for key, values in medians.compute():
+assert medians.keys() == [0, 50]
+for key, values in medians.keyed():
     equal(values, np.median(tiles[key], axis=0))
     equal(np.load(f"results/tiles/tile-{key:04d}.npy"), np.median(tiles[key], axis=0))
 sums = [sum((float(tile.mean()) for tile in tiles[row]), 0.0) for row in (0, 50)]
@@ -114,9 +114,12 @@ assert stack.axes == ("t", "x", "y")
 """,
     "Tables": """
 import pyarrow.parquet
-bright = [(f"frame-{n}.npy", *map(int, at)) for n, frame in enumerate(FRAMES) for at in np.argwhere(frame > 900)]
+places = [(f"frame-{n}.npy", *at) for n, frame in enumerate(FRAMES) for at in np.argwhere(frame > 900).tolist()]
 rows = pyarrow.parquet.read_table("sources.parquet").to_pylist()
-assert [(row["frame"], row["y"], row["x"]) for row in rows] == bright
+assert [(row["frame"], row["y"], row["x"]) for row in rows] == places
+most = bright.compute()
+assert len(most) == (FRAMES[2] > 950).sum() and np.allclose(most["mag"], -2.5 * np.log10(most["flux"]))
+assert again.compute().colnames == ["frame", "brightest"]
 assert all(row["brightest"] == FRAMES[2].max() for row in rows) and rows[0]["number"] == len(rows) > 3
 """,
     "Programs of others": "",

@@ -476,6 +476,48 @@ def test_the_serial_coadd_keeps_flux_where_pixels_are_masked():
     assert most == pytest.approx((1 / 4 + 1 / 2 + 1 / 3) ** -0.5, rel=1e-5)
 
 
+#: Warps one frame, and says how far each plane is from what reproject gives when it is called plainly.
+WARP = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import astro_kernels as kernels, numpy as np
+from astropy.wcs import WCS
+from reproject import reproject_interp
+
+def tan(pixels, scale, angle):
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype, wcs.wcs.crval, wcs.wcs.crpix = ("RA---TAN", "DEC--TAN"), (150, 2), (pixels / 2,) * 2
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    wcs.wcs.cd = scale / 3600 * turn
+    return wcs
+
+rng = np.random.default_rng(2)
+source, tract = tan(90, 0.3, 0.4), tan(200, 0.35, 0)
+planes = np.stack([*rng.random((2, 90, 90)), rng.random((90, 90)) < 0.05]).astype(np.float32)
+box = (40, 150), (30, 160)
+patch = kernels.Patch("patch-0-0", tract.to_header().tostring(), box, box)
+image, variance, flags = kernels.warp(planes, source.to_header().tostring(), patch, box).planes
+target = tract[40:150, 30:160]
+plain = [
+    reproject_interp((plane, source), target, shape_out=(110, 130), order=order, return_footprint=False)
+    for plane, order in ((planes[0], "bicubic"), (planes[2], "nearest-neighbor"))
+]
+ratio = np.nanmedian(image / plain[0])
+away = [np.nanmax(np.abs(image - ratio * plain[0])), np.nanmax(np.abs(flags - plain[1]))]
+found = [float(ratio), *map(float, away), int(np.isfinite(image).sum())]
+print(json.dumps([*found, sorted(set(flags[np.isfinite(flags)].tolist()))]))
+"""
+
+
+@pytest.mark.skipif(not PEERS.exists(), reason="the peers are not installed: make bench-systems")
+def test_the_serial_warp_is_that_of_reproject_and_keeps_flags_whole():
+    text = launch.run([PEERS, "-c", WARP, BENCHMARKS / "systems"], timeout=300).stdout
+    ratio, image_off, flags_off, known, flags = json.loads(text)
+    assert ratio == pytest.approx((0.35 / 0.3) ** 2, rel=1e-4)
+    assert image_off < 1e-5 and flags_off == 0
+    assert known > 3000 and flags == [0, 1]
+
+
 def program(name, *words, ranks=None):
     """Run a program of systems/ that needs no peer but dipy."""
     run(BENCHMARKS / "systems" / name, words, ranks, [])

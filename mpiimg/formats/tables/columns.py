@@ -195,6 +195,27 @@ def _cast(values: np.ndarray, column: Column, where: str) -> np.ndarray:
     return made
 
 
+def in_unit(rows: Rows, name: str, unit: str, where: str = "table") -> Rows:
+    """Return rows with a column in a unit, which it is said to have where it has none.
+
+    Raises
+    ------
+    BadInput
+        It has another one, from which there is no way.
+    """
+    own = rows.units.get(name, "")
+    if own in ("", unit) or not unit:
+        return Rows(rows.columns, {**rows.units, **({name: unit} if unit else {})})
+    from astropy import units
+
+    try:
+        factor = units.Unit(own).to(units.Unit(unit))
+    except (ValueError, TypeError, units.UnitConversionError):
+        raise BadInput(f"{where}: column {name}: is in {own}, which cannot become {unit}") from None
+    values = rows[name] if factor == 1 else rows[name] * factor
+    return Rows({**rows.columns, name: values}, {**rows.units, name: unit})
+
+
 # --- Many parts, one schema -------------------------------------------------------------------------------
 
 
@@ -238,11 +259,12 @@ def unified(schemas: Iterable[tuple[Any, int, Schema]], declared: Schema | None 
     if not columns and fallback is not None:
         columns = {column.name: column for column in fallback.columns}
     for column in declared.columns if declared else ():
+        if origin is not None and column.name not in columns:
+            raise BadInput(f"table: {origin} has no column {column.name}; it has: {', '.join(columns)}")
         found = columns.get(column.name, replace(column, dtype=column.dtype or "f8"))
         dtype = column.dtype if column.dtype not in ("", "U") else found.dtype
         columns[column.name] = replace(found, dtype=dtype, unit=column.unit or found.unit)
-    order = declared.names if declared and declared.columns else tuple(columns)
-    return Schema(tuple(columns[name] for name in order))
+    return Schema(tuple(columns.values()))
 
 
 def _promoted(one: Column, other: Column, where: Any, origin: Any, first: Column) -> Column:

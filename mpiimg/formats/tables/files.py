@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -117,8 +118,9 @@ def pieces(path: str | Path) -> list[dict[str, Any]]:
     files = {one.get("file", str(path)) for one in found}
     samples = {file: list(sample_file(Path(file))) for file in files if Path(file).is_file()}
     of_piece = [samples.get(one.get("file", str(path)), [0]) for one in found]
+    stamp = hashlib.sha256(repr(sorted(samples.items())).encode()).hexdigest()[:16]
     return [
-        {"path": str(path), **one, "sample": sample, "bytes": sample[0] // len(found)}
+        {"path": str(path), **one, "sample": sample, "bytes": sample[0] // len(found), "stamp": stamp}
         for one, sample in zip(found, of_piece, strict=True)
     ]
 
@@ -146,7 +148,7 @@ def read_piece(piece: dict[str, Any]) -> Rows:
     path = Path(piece["path"])
     try:
         if path.is_dir() or path.suffix.lower() == ".parquet":
-            return parquet.read(path, piece.get("file"), piece.get("group"))
+            return parquet.read(path, piece.get("file"), piece.get("group"), piece["stamp"])
         if path.suffix.lower() in (".fits", ".fit"):
             return fits.read(path, piece.get("start"), piece.get("stop"))
         return text.read(path, path.suffix.lower() == ".ecsv")

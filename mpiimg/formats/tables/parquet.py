@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 from collections.abc import Iterable
@@ -116,18 +117,25 @@ def groups(path: Path) -> list[tuple[str, int, int]]:
     return found
 
 
-def read(path: Path, file: str | None = None, group: int | None = None) -> Rows:
-    """Return the rows of a row group, or of all."""
-    dataset = _dataset(path)
+def read(path: Path, file: str | None = None, group: int | None = None, stamp: str = "") -> Rows:
+    """Return the rows of a row group, or of all; `stamp` is another one where files have changed."""
+    dataset, fragments = _opened(str(path), stamp)
     if file is None:
         return _rows(dataset.to_table(), path)
-    fragment = next(one for one in dataset.get_fragments() if one.path == file)
+    fragment = fragments[file]
     return _rows(fragment.subset(row_group_ids=[group]).to_table(schema=dataset.schema), path)
 
 
 def schema_of(path: Path) -> Schema:
     """Return the columns of a file, or of the files in a folder."""
     return _rows(_dataset(path).schema.empty_table(), path).schema
+
+
+@functools.lru_cache(maxsize=2)
+def _opened(path: str, stamp: str) -> tuple[Any, dict[str, Any]]:
+    """Return a table and its files by their names: of thousands, each is not looked for anew."""
+    dataset = _dataset(Path(path))
+    return dataset, {fragment.path: fragment for fragment in dataset.get_fragments()}
 
 
 def _dataset(path: Path) -> Any:

@@ -22,7 +22,8 @@ def as_rows(value: Any, names: Sequence[str] = (), where: str = "table") -> Rows
     ----------
     value : object
         A structured array, an astropy Table, a dict of columns (a number stands in every row; where all are
-        numbers there is one), a (rows, columns) array, a tuple of columns, a list of rows as tuples or dicts, one row as a tuple; None for no row.
+        numbers there is one), a (rows, columns) array, a tuple of columns, a list of rows as tuples or dicts,
+        one row as a tuple; None for no row.
     names : sequence of str
         The columns wanted; all that `value` names, where none is.
     where : str
