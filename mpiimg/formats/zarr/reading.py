@@ -72,6 +72,8 @@ class ZarrArray:
         Factor and offset of values, and the stored number that stands for none.
     documents : tuple of str
         The metadata, below the folder.
+    chunks : tuple of int
+        Items along each axis of what is unpacked as a whole: a box that cuts chunks costs all of them.
     """
 
     path: Path
@@ -82,6 +84,7 @@ class ZarrArray:
     attrs: dict[str, Any]
     scaling: tuple[float, float, float | None] | None
     documents: tuple[str, ...]
+    chunks: tuple[int, ...]
 
     parallel = True
 
@@ -210,7 +213,8 @@ def read(path: Path, name: str) -> ZarrArray:
     if image is not None:
         space, attrs = space or image.space, {**image.attrs, **attrs}
     documents = tuple(name for name in _metadata_names(inside) if (store / name).is_file())
-    return ZarrArray(store, inside, array, names, space, attrs, scaling, documents)
+    about = array, names, space, attrs, scaling, documents
+    return ZarrArray(store, inside, *about, tuple(map(int, found.chunks)))
 
 
 def _line(error: BaseException) -> str:
