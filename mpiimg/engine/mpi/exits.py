@@ -8,6 +8,8 @@ import ctypes
 import functools
 import os
 import posix
+import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 
@@ -41,6 +43,23 @@ def forks_end_here() -> Iterator[None]:
     finally:
         if os.getpid() != process:
             leave_now(status & 0xFF)
+
+
+def leave_what_is_left(status: int) -> None:
+    """End this process with `status` at once where threads or processes of a user's function are still there.
+
+    Python would wait for them, and some never end. Nothing is to be done any more but that.
+    """
+    threads = [one for one in threading.enumerate() if not one.daemon and one is not threading.main_thread()]
+    processes = getattr(sys.modules.get("multiprocessing"), "active_children", list)()
+    if not threads and not processes:
+        return
+    for process in processes:
+        process.kill()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    leave_now(status)
 
 
 class ExitGuard:
