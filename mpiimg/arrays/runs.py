@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from mpiimg.engine.array import Array as EngineArray
 from mpiimg.engine.inputs import said_of
 from mpiimg.engine.mpi import rendezvous, scripts
 from mpiimg.engine.mpi.agreement import on_root
+from mpiimg.engine.mpi.runtime import say
 from mpiimg.engine.names import file_name
 from mpiimg.engine.recipe import Options, Recipe
 from mpiimg.engine.stage import Stages
@@ -644,5 +646,4 @@ def _print_plan(recipe: Recipe, comm: Any, memory: int, ranks: int, nodes: int |
         return show_plan.as_json(plan, resources) if form == "json" else show_plan.table(plan, resources)
 
     said = on_root(comm, text)
-    if comm.rank == 0:
-        print(said, flush=True)
+    say(comm, said, sys.stdout)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import shutil
@@ -104,7 +103,8 @@ def current() -> Session:
             given.in_memory, given.progress, check_halo=given.check_halo, force=given.force, plan_only=given.plan or "",
         )  # fmt: skip
         _open.append(made)
-        atexit.register(_close_default, made, os.getpid())
+        process = os.getpid()
+        scripts.when_ended(lambda: _close_default(made, process))
     return _open[-1]
 
 

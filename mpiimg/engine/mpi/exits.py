@@ -79,13 +79,14 @@ class ExitGuard:
     """
 
     def __init__(self, say: Callable[[str], str]):
-        self._say, self._process = say, os.getpid()
+        self._say, self._process = say, -1
         self._callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._in_exit)
         self._handle = ctypes.create_string_buffer(1)
         self._library: ctypes.CDLL | None = None
 
     def arm(self) -> None:
         """Register with exit(), also once more, and stand in for os._exit and os.exec*."""
+        self._process = os.getpid()
         atexit.register(self.disarm)  # the interpreter may end before we are asked to
         with contextlib.suppress(ValueError, OSError, AttributeError):
             os.confstr("CS_GNU_LIBC_VERSION")  # others do not take a callback back
