@@ -43,7 +43,7 @@ def stages(lowering: Lowering, call: Call) -> Stages[None]:
         counts = yield _weighed(lowering, call, grid)
         # Work that is nowhere is spread evenly.
         weights = None if counts is None else tuple(int(one) + 1 for one in counts)
-    yield _stage(lowering, call, grid, weights)
+    yield stage_of(lowering, call, grid, weights)
 
 
 def output_key(call: Call, number: int) -> str:
@@ -291,7 +291,10 @@ def bounds_of(chunk: Chunk) -> dict[str, tuple[int, int]]:
     return {axis: box for axis, box in chunk.bounds.items() if axis != ONE}
 
 
-def _stage(lowering: Lowering, call: Call, grid: ChunkGrid, weights) -> Compute:
+def stage_of(
+    lowering: Lowering, call: Call, grid: ChunkGrid, weights: tuple[int, ...] | None = None
+) -> Compute:
+    """Declare the stage of a call on the chunks of a grid."""
     on_chunks = OnChunks(lowering, call, grid)
     outputs = [_output(lowering, call, number) for number in range(len(call.outputs))]
     lengths = {axis: n for of in call.outputs for axis, n in zip(of.axes, of.shape, strict=True)}
@@ -381,5 +384,3 @@ def _scaled_weights(rows: np.ndarray):
     most = rows.max(initial=0)
     scaled = rows[:, 0] * (1_000_000 / most) if most > 0 else rows[:, 0]
     return Found(tuple(int(one) for one in scaled))
-
-

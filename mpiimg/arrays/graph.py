@@ -138,6 +138,24 @@ class FromInput(Node):
         return self.identified
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class OfRun(Node):
+    """An array that other stages of the same run make.
+
+    Parameters
+    ----------
+    array : Array
+        Of the engine, with the axes of the graph in the order of storage.
+    """
+
+    array: Any
+    is_stored = True
+
+    @property
+    def content(self):
+        return (self.array.name,)
+
+
 # --- Views ------------------------------------------------------------------------------------------------
 
 

@@ -124,7 +124,7 @@ def _first_slice(rehearsal: Any, start: Slices) -> tuple[Key, Any, str, bool] | 
     lengths = {axis: 1 if axis in start.along else length for axis, length in node.sizes.items()}
     if not all(lengths.values()) or not all(node.shape):
         return None
-    (block,) = rehearsal._values([(node, {axis: Cut(None, (range(n),)) for axis, n in lengths.items()})])
+    (block,) = rehearsal.values([(node, {axis: Cut(None, (range(n),)) for axis, n in lengths.items()})])
     index = tuple(0 if axis in start.along else slice(None) for axis in node.axes)
     key: Key = (0,) * len(start.along) if len(start.along) > 1 else 0
     return key, np.array(block[index], order=node.order, copy=True), f"the first of {node.label}", True
@@ -137,6 +137,6 @@ def _given(rehearsal: Any, steps: list[Step]) -> dict[Function, dict[str, Any]]:
         for function in step.uses:
             for name, node in function.given.items():
                 cuts = {axis: Cut.whole(length) for axis, length in node.sizes.items()}
-                (values,) = rehearsal._values([(node, cuts)])
+                (values,) = rehearsal.values([(node, cuts)])
                 given.setdefault(function, {})[name] = values
     return given

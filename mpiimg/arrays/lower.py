@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mpiimg.arrays.chunks import Sized, block_shape
-from mpiimg.arrays.graph import F, FromInput, Node, Output, Persisted, Reduced, Types
+from mpiimg.arrays.graph import F, FromInput, Node, OfRun, Output, Persisted, Reduced, Types
 from mpiimg.arrays.program import Program
 from mpiimg.engine.array import AnyArray, Array
 from mpiimg.engine.boxes import Box, ChunkGrid
@@ -93,7 +93,8 @@ class Lowering:
     nonce : str
         Stands for what cannot be known of functions, different in every run.
     names : mapping of str to str
-        What stages and arrays of calls are named, by key, where that is not to follow from what they are.
+        What stages of calls are named, by their keys, and arrays, by the same and "-0" and so on where there
+        are several; without it a name follows from what is made.
     """
 
     types: Types
@@ -120,6 +121,8 @@ class Lowering:
             yield from call_stages.stages(self, node.call)
         elif isinstance(node, Reduced):
             yield from reduction_stages.stages(self, node)
+        elif isinstance(node, OfRun):
+            self.made[node.key] = node.array
         elif isinstance(node, Persisted):
             yield copied(self, node)
         else:
@@ -141,7 +144,7 @@ class Lowering:
 
     def name_of(self, call: Any, suffix: str = "") -> str:
         """Return what the stage or an array of a call is named."""
-        return self.names.get(call.key) or f"{call.label}{suffix}-{call.key[:12]}"
+        return self.names.get(f"{call.key}{suffix}") or f"{call.label}{suffix}-{call.key[:12]}"
 
     def parameters(self, node: Any) -> dict[str, Any]:
         """Return what enters the provenance of the stages of a node."""
@@ -362,5 +365,3 @@ def check_axes(nodes: Iterable[Node]) -> None:
     for node in nodes:
         if ONE in node.axes:
             raise BadInput(f"an axis cannot be called {ONE!r}; rename it")
-
-

@@ -27,8 +27,8 @@ from mpiimg.engine.record_index import Index, RecordsOf
 from mpiimg.engine.stage import Compute, Records, Stages
 from mpiimg.engine.view import Cut, grid_cut, grid_index
 
-#: Partial results that are combined at a time.
-AT_A_TIME = 32
+#: Partial results that are combined at a time: so many, or as many as have so many bytes, but at least two.
+AT_A_TIME, BYTES_AT_A_TIME = 32, 256 << 20
 
 #: Bytes of a partial result that plans reckon with where there was no rehearsal.
 UNKNOWN_BYTES = 4096
@@ -85,10 +85,12 @@ def _groups(index: Index) -> list[tuple[int, list[int]]]:
         by_place.setdefault(key, []).append(number)
     if all(len(numbers) == 1 for numbers in by_place.values()):
         return []
+    largest = max(int(index.sizes.max(initial=1)), 1)
+    count = max(2, min(AT_A_TIME, BYTES_AT_A_TIME // largest))
     return [
-        (place, numbers[first : first + AT_A_TIME])
+        (place, numbers[first : first + count])
         for place, numbers in sorted(by_place.items())
-        for first in range(0, len(numbers), AT_A_TIME)
+        for first in range(0, len(numbers), count)
     ]
 
 

@@ -257,5 +257,3 @@ def _of_nothing(lowering: Lowering, node: Reduced, final: Array) -> Compute:
         return (to_storage(result, node.axes, final.axes, final.dtype),)
 
     return Compute(node.name, grid, writes=(final,), work=work, parameters=lowering.parameters(node))
-
-

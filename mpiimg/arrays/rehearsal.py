@@ -59,7 +59,9 @@ def calls_to_rehearse(targets: Sequence[Node], there: Mapping[str, Any], types: 
     found = []
     for node in needed(list(targets), there):
         own = isinstance(node, Reduced) and node.functions is not None
-        further = not isinstance(node, FromInput | Output | Reduced | Persisted) and getattr(node, "is_tried", True)
+        further = not isinstance(node, FromInput | Output | Reduced | Persisted) and getattr(
+            node, "is_tried", True
+        )
         if (isinstance(node, Output) or own or further) and types.known(_fact_key(node)) is None:
             found.append(node)
     return found
@@ -336,5 +338,3 @@ def _input_sample(node: FromInput) -> np.ndarray:
     if not node.axes:
         return block.reshape(())
     return block.transpose([array.axes.index(axis) for axis in node.axes])
-
-

@@ -615,5 +615,3 @@ def _print_plan(recipe: Recipe, comm: Any, memory: int, ranks: int, nodes: int |
     said = on_root(comm, text)
     if comm.rank == 0:
         print(said, flush=True)
-
-

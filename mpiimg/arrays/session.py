@@ -90,6 +90,7 @@ class Session:
 #: The sessions that are open, the default one first.
 _open: list[Session] = []
 
+
 def current() -> Session:
     """Return the innermost open session; the default one is opened at need."""
     if not _open:
@@ -97,7 +98,7 @@ def current() -> Session:
         given = scripts.settings()
         made = Session(
             Path(given.folder or ".", FOLDER, name), given.memory, given.keep_work, given.timeout,
-            given.in_memory, given.progress, force=given.force, plan_only=given.plan or "",
+            given.in_memory, given.progress, check_halo=given.check_halo, force=given.force, plan_only=given.plan or "",
         )  # fmt: skip
         _open.append(made)
         atexit.register(_close_default, made, os.getpid())
@@ -431,5 +432,3 @@ def iterate(body: Any, state: Any, until: Any = None, *, at_most: int) -> Any:
 def kept_nodes(targets: Sequence[Node], there: Mapping[str, Any]) -> list[Node]:
     """Return the persisted nodes that targets are made of, and that are not there."""
     return [node for node in needed(list(targets), there) if isinstance(node, Persisted)]
-
-

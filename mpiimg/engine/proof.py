@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from mpiimg.engine.recipe import Options, Recipe, is_within, output_folders, output_names
@@ -26,11 +27,14 @@ def prove(recipe: Recipe, options: Options) -> None:
     Raises
     ------
     BadInput
-        A header cannot be made, a name is too long, or a folder lies where a file is to go.
+        A header cannot be made, a name is too long or stands twice, or a folder lies where a file is to go.
     """
     _look_above(options.out)
     prove_heads(recipe)
     names = output_names(recipe)  # which makes the small files
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise BadInput(f"{twice}: two results would have this file; give them other names")
     longest = max(names, key=_length)
     if _length(longest) > MAX_NAME or len(os.fsencode(recipe.stem)) > MAX_STEM:
         raise BadInput(

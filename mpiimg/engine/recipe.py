@@ -175,8 +175,13 @@ def work_folder(recipe: Recipe, options: Options) -> Path:
 
 def output_names(recipe: Recipe) -> list[str]:
     """Return the names of all files that a run writes."""
-    shared = {stage.file for stage in recipe.expected if isinstance(stage, PlacedSink) and stage.shared}
-    files = [name for stage in recipe.expected for name in stage.files if name not in shared]
+    files, shared = [], set()
+    for stage in recipe.expected:
+        alike = stage.shared if isinstance(stage, Files) else ()
+        if isinstance(stage, PlacedSink) and stage.shared:
+            alike = stage.files
+        shared.update(alike)
+        files += stage.files if not alike else [name for name in stage.files if name not in alike]
     files += sorted(shared)
     staged = [name for name, _ in recipe.staged_outputs.values()]
     return [*files, *staged, *recipe.documents(recipe.expected_state), recipe.record]

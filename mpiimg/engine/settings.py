@@ -22,6 +22,8 @@ class Settings:
         As in :class:`mpiimg.engine.recipe.Options`.
     timeout : float
         Seconds that one step may take; 0 for ever.
+    check_halo : bool
+        Look whether what lies outside the declared depth of functions changes what lies within.
     plan : str, optional
         "table" or "json": runs are planned, and nothing is run.
     ranks, nodes : int, optional
@@ -41,6 +43,7 @@ class Settings:
     keep_work: bool = False
     progress: bool = False
     timeout: float = DEFAULT_TIMEOUT
+    check_halo: bool = False
     plan: str | None = None
     ranks: int | None = None
     nodes: int | None = None

@@ -361,6 +361,8 @@ class Files(Stage):
         become all that is in it. "" where each file is a result.
     marks : tuple of str
         Names of which one lies in a folder of this kind: one without them is not replaced, not by force.
+    shared : tuple of str
+        Those of the names that other stages of the same folder have too, and write alike.
     within : str
         In place of names: a folder below that of results, in which the work on each chunk writes files of any
         names that no other chunk's have. It is given a folder that stands for this one, and is empty.
@@ -371,6 +373,7 @@ class Files(Stage):
     of_chunk: Callable[[int], tuple[str, ...]] | None = None
     folder: str = ""
     marks: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
     within: str = ""
 
     @property

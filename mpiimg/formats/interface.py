@@ -166,7 +166,8 @@ class FilesWriter(Protocol):
         """Return the files that are of no chunk, by name below the folder.
 
         The folder is one result, and replaces one that is there as a whole; but only one in which there is a
-        file of these names, or of those that an attribute `marks` has.
+        file of these names, or of those that an attribute `marks` has. Of a file that is named as one within
+        a folder, such as x.zarr/a, the folders above get the documents of an attribute `above`.
         """
         ...
 

@@ -283,20 +283,28 @@ def _creator(made: PlacedWriter, items: int) -> Callable[[Path, bool], int]:
 
 
 def _files(name: str, file: str | Path, made: FilesWriter, reads, ordered: Callable, fields: dict) -> Files:
-    """Declare the writing of a folder; its documents come with the first chunk."""
-    folder, documents = Path(file), made.documents()
+    """Declare the writing of a folder, or of an array in one; its documents come with the first chunk."""
+    whole, inside = split(file)
+    folder = whole / inside.strip("/")
+    documents = {str(folder / one): data for one, data in made.documents().items()}
+    above = {
+        str(place / one): data
+        for place in (folder, *folder.parents)
+        if place != folder and (place == whole or whole in place.parents)
+        for one, data in getattr(made, "above", {}).items()
+    }
 
     def work(chunk, where, *blocks):
         if chunk.number == 0:
-            for document, data in documents.items():
-                path = where / folder / document
+            for document, data in {**above, **documents}.items():
+                path = where / document
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data)
         made.work(chunk, where / folder, ordered(chunk, *blocks))
 
     def of_chunk(number: int) -> tuple[str, ...]:
-        first = () if number else tuple(documents)
-        return tuple(str(folder / one) for one in (*first, *made.names(number)))
+        first = () if number else (*above, *documents)
+        return (*first, *(str(folder / one) for one in made.names(number)))
 
     return Files(
         name,
@@ -305,8 +313,9 @@ def _files(name: str, file: str | Path, made: FilesWriter, reads, ordered: Calla
         work=work,
         names=tuple(one for number in range(len(made.grid)) for one in of_chunk(number)),
         of_chunk=of_chunk,
-        folder=str(folder),
-        marks=getattr(made, "marks", tuple(documents)),
+        folder=str(whole),
+        marks=getattr(made, "marks", tuple(made.documents())),
+        shared=tuple(above),
         **fields,
     )
 

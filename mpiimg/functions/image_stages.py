@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,13 +10,20 @@ from typing import Any
 
 import numpy as np
 
+from mpiimg.arrays import call_stages, own_reductions
+from mpiimg.arrays.graph import Call, F, OfRun, OutputOf, Types, digest
+from mpiimg.arrays.identity import Identity
+from mpiimg.arrays.lower import Costs, Lowering
+from mpiimg.arrays.reducing import reduced_by
 from mpiimg.engine.array import Array
-from mpiimg.engine.boxes import Box, ChunkGrid, blocks_along, box_shape
-from mpiimg.engine.needs import Chunk, Need, Part
-from mpiimg.engine.stage import Compute, Found, Reduce
+from mpiimg.engine.boxes import Box, ChunkGrid, blocks_along
+from mpiimg.engine.codec import decode
+from mpiimg.engine.needs import Chunk
+from mpiimg.engine.record_index import RecordsOf
+from mpiimg.engine.stage import Compute, Records, Stages
 from mpiimg.functions.function import Function
 from mpiimg.functions.partials import Fields
-from mpiimg.functions.results import Refused, checked_result
+from mpiimg.functions.results import Refused, checked_result, jsonable
 from mpiimg.neuro.images import CHUNK_BYTES
 from mpiimg.neuro.masks import Mask
 from mpiimg.neuro.nifti import Image
@@ -134,14 +142,6 @@ def presented(
     return [one.T for one in values], block_context
 
 
-def result_shape(function: Function, image: Image, components: int | None, slices: int) -> tuple[int, ...]:
-    """Return the shape of a result for a block of so many slices; None stands for one component."""
-    depth_last = (*image.shape[:-3:-1], slices)
-    if function.declared.over != "voxels" or components is None:
-        return depth_last
-    return (*depth_last, components)
-
-
 def output(function: Function, image: Image, name: str, components: int | None, dtype: str) -> Array:
     """Describe the array that a function fills; None stands for one component."""
     if function.declared.over != "voxels":
@@ -149,12 +149,6 @@ def output(function: Function, image: Image, name: str, components: int | None, 
     if components is None:
         return Array(name, "zyx", image.shape[-3:], dtype)
     return Array(name, "vzyx", (components, *image.shape[-3:]), dtype)
-
-
-def reads(function: Function, sources: Sequence[Array], mask: Array | None) -> tuple[Need, ...]:
-    """Return what a function reads for a chunk."""
-    halo = {"z": function.declared.halo}
-    return (*(Part(one, halo) for one in sources), *((Part(mask, halo),) if mask is not None else ()))
 
 
 def one_by_one(function: Function, result: Any, count: int) -> tuple:
@@ -173,110 +167,203 @@ def one_by_one(function: Function, result: Any, count: int) -> tuple:
     return tuple(result)
 
 
+@dataclass(frozen=True)
+class OnBlocks:
+    """A user's function as the primitives call it, on blocks of one image and of others.
+
+    Parameters
+    ----------
+    image : Image
+        The image whose voxels the first block holds.
+    function : Function
+    context : mapping
+        What the function may ask for, bounds and mask apart.
+    others : sequence of Image
+        Further images that it reads.
+    results : sequence of (str, int or None)
+        Type of each of its results, and values per voxel.
+    fields : Fields, optional
+        Those of its partial results, if it is an aggregate.
+    """
+
+    image: Image
+    function: Function
+    context: Mapping[str, Any]
+    others: tuple[Image, ...] = ()
+    results: tuple[tuple[str, int | None], ...] = ()
+    fields: Fields | None = None
+
+    def __call__(self, *blocks: np.ndarray, block_info: Mapping[str, Any]) -> Any:
+        stored = [block.T for block in blocks]
+        box = tuple(block_info[axis] for axis in ("t", "z", "y", "x") if axis in block_info)
+        values, context = presented(self.image, self.function, box, stored, self.context, self.others)
+        result = self.function(*values, **context)
+        if self.fields is not None:
+            return self.fields.unpack(self.fields.pack(result))
+        sides = [stop - start for start, stop in box[:-4:-1]]
+        checked = [
+            checked_result(self.function, one, (*sides, *([] if count is None else [count])), dtype)
+            for one, (dtype, count) in zip(
+                one_by_one(self.function, result, len(self.results)), self.results, strict=True
+            )
+        ]
+        return tuple(checked) if len(checked) > 1 else checked[0]
+
+
+def called(
+    on_blocks: OnBlocks, source: Array, name: str, mask: Array | None, others: Sequence[Array]
+) -> Call:
+    """Return the call of a function on blocks of an image; its chunks follow from the image's shape alone."""
+    image, function = on_blocks.image, on_blocks.function
+    over = function.declared.over
+    series = len(image.shape) == 4
+    nodes = [_node(source, "t")]
+    nodes += [_node(one, f"t{n}" if over == "voxels" else "t") for n, one in enumerate(others)]
+    nodes += [_node(mask, "t")] if mask is not None else []
+    known = _provenance(image, function, on_blocks.context, on_blocks.others)
+    return Call(
+        function=on_blocks,
+        identity=Identity(digest(known), True, ""),
+        name=name,
+        inputs=tuple(nodes),
+        each=("t",) if series and over != "voxels" else (),
+        whole=("x", "y", *(axis for node in nodes for axis in node.axes[3:] if over == "voxels")),
+        depth={"z": function.declared.halo} if function.declared.halo else {},
+        outputs=tuple(_output(image, over, count, dtype) for dtype, count in on_blocks.results),
+        chunks={"z": grid(image, function).block[-1]},
+        block_info=True,
+        order=F,
+        label=name,
+    )
+
+
+def _node(array: Array, volumes: str) -> OfRun:
+    """Return voxels of a run as an array whose axes are x y z and, of a series, `volumes`."""
+    axes = ("x", "y", "z", volumes)[: len(array.shape)]
+    named = Array(array.name, axes[::-1], array.shape, array.dtype)
+    return OfRun(
+        axes=axes,
+        shape=array.shape[::-1],
+        dtype=np.dtype(array.dtype).str,
+        order=F,
+        label=array.name,
+        array=named,
+    )
+
+
+def _output(image: Image, over: str, components: int | None, dtype: str) -> OutputOf:
+    sides = image.shape[:-4:-1]
+    if over == "voxels":
+        axes, shape = ("x", "y", "z"), sides
+        more = () if components is None else (components,)
+        return OutputOf((*axes, *("c" for _ in more)), (*axes, *("c" for _ in more)), (*shape, *more), dtype)
+    axes = ("x", "y", "z", "t")[: len(image.shape)]
+    return OutputOf(("x", "y", "z"), axes, image.shape[::-1], dtype)
+
+
 def apply(
-    image: Image,
+    on_blocks: OnBlocks,
     source: Array,
-    function: Function,
     name: str,
     written: Sequence[Array],
     trial: TrialResult,
-    context: Mapping[str, Any],
     mask: Mask | None = None,
-    others: Sequence[tuple[Image, Array]] = (),
+    others: Sequence[Array] = (),
 ) -> Compute:
     """Declare a function over all chunks of an image.
 
     Parameters
     ----------
-    image : Image
-        The image whose voxels `source` holds.
+    on_blocks : OnBlocks
+    source : Array
+        The voxels of its image.
+    name : str
+        Of the stage.
     written : sequence of Array
         As :func:`output` describes them.
     trial : TrialResult
         What its trial told.
-    context : mapping
-        What the function may ask for, bounds and mask apart.
     mask : Mask, optional
         Where the function takes it; its voxels weigh the chunks.
-    others : sequence of (Image, Array)
-        Further images that it reads.
+    others : sequence of Array
+        The voxels of further images.
     """
-    sources = (source, *(array for _, array in others))
-    needs, chunks = reads(function, sources, mask and mask.array), grid(image, function)
-    images, over_voxels = [one for one, _ in others], function.declared.over == "voxels"
-
-    def work(chunk: Chunk, *blocks):
-        (box,) = needs[0].boxes(chunk)
-        values, block_context = presented(image, function, box, blocks, context, images)
-        results = one_by_one(function, function(*values, **block_context), len(written))
-        return tuple(laid_out(chunk, box, result, one) for result, one in zip(results, written, strict=True))
-
-    def laid_out(chunk: Chunk, box: Box, result: Any, one: Array) -> np.ndarray:
-        components = one.shape[0] if len(one.axes) == 4 and over_voxels else None
-        expected = result_shape(function, image, components, box_shape(box)[-3])
-        result = checked_result(function, result, expected, one.dtype)
-        start, stop = chunk.bounds["z"]
-        inner = result[:, :, start - box[-3][0] : stop - box[-3][0]].T
-        return inner[None] if inner.ndim < len(one.axes) else inner
-
+    call = called(on_blocks, source, name, mask and mask.array, others)
+    lowering = _lowering(call, name)
+    for number, one in enumerate(written):
+        lowering.names[f"{call.key}-{number}" if len(written) > 1 else call.key] = one.name
+    chunks = call_stages.call_grid(call, lowering.types)
     weights = None
     if mask is not None:
         bounds = [chunks.bounds(number)[-1] for number in range(len(chunks))]
         weights = tuple(1 + mask.offsets[stop] - mask.offsets[start] for start, stop in bounds)
-    return Compute(
-        name,
-        chunks,
-        reads=needs,
-        writes=tuple(written),
-        work=work,
-        parameters=_provenance(image, function, context, images),
-        weights=weights,
-        **_takes(image, function, trial, sources),
-    )
+    stage = call_stages.stage_of(lowering, call, chunks, weights)
+    sources = (source, *others)
+    about = _about(on_blocks, trial, sources)
+    return dataclasses.replace(stage, name=name, **about)
 
 
 def aggregate(
-    image: Image,
+    on_blocks: OnBlocks,
     source: Array,
-    function: Function,
     name: str,
     trial: TrialResult,
-    context: Mapping[str, Any],
     mask: Mask | None = None,
-    others: Sequence[tuple[Image, Array]] = (),
-) -> Reduce[Any]:
-    """Declare an aggregate over all chunks of an image; its value is what the partial results come to.
+    others: Sequence[Array] = (),
+) -> Stages[Any]:
+    """Yield the stages of an aggregate over all chunks of an image; return what partial results come to.
 
     Parameters
     ----------
-    trial : TrialResult
-        What its trial told.
-    context, mask, others
-        As for :func:`apply`.
+    As for :func:`apply`.
     """
-    sources, images = (source, *(array for _, array in others)), [one for one, _ in others]
-    needs, fields = reads(function, sources, mask and mask.array), trial.fields
+    function, about = on_blocks.function, _about(on_blocks, trial, (source, *others))
+    call = called(on_blocks, source, name, mask and mask.array, others)
+    reduced = reduced_by(call, functools.partial(_merged, function), None, call.axes)._node
+    lowering = _lowering(call, name)
+    lowering.costs[reduced.key] = Costs(returned=trial.fields.nbytes)
+    stages, value = own_reductions.partials(lowering, reduced), None
+    while True:
+        try:
+            stage = stages.send(value)
+        except StopIteration as end:
+            index, _ = end.value
+            break
+        first = call.key in lowering.names and stage.name == lowering.names[call.key]
+        value = yield dataclasses.replace(stage, **about) if first else stage
 
-    def work(chunk: Chunk, *blocks):
-        (box,) = needs[0].boxes(chunk)
-        values, block_context = presented(image, function, box, blocks, context, images)
-        return fields.pack(function(*values, **block_context))
+    def finished(chunk: Chunk, records: Sequence[np.ndarray]):
+        (record,) = records
+        yield 0, (), jsonable(function.finish(decode(record)))
 
-    def finish(rows):
-        merged = functools.reduce(function.merge, map(fields.unpack, rows))
-        return Found(function.finish(merged))
-
-    return Reduce(
-        name,
-        grid(image, function),
-        reads=needs,
-        work=work,
-        row=((fields.nbytes,), "uint8"),
-        finish=finish,
-        finish_bytes=PARTIALS_AT_ONCE * fields.nbytes,
-        parameters={**_provenance(image, function, context, images), "fields": fields.entries},
-        **_takes(image, function, trial, sources),
+    ends = yield Records(
+        f"finish-{name}",
+        ChunkGrid(("#",), (1,), (1,)),
+        reads=(RecordsOf(index.array, lambda chunk: [0]),),
+        work=finished,
+        parameters=about["parameters"],
+        scratch=PARTIALS_AT_ONCE * trial.fields.nbytes,
     )
+    return ends.facts[0] if len(ends) else None
+
+
+def _merged(function: Function, partials: Sequence[Any]) -> Any:
+    """Return partial results merged in their order."""
+    return functools.reduce(function.merge, partials)
+
+
+def _lowering(call: Call, name: str) -> Lowering:
+    made = {node.key: node.array for node in call.inputs}
+    return Lowering(Types(), costs={}, names={call.key: name}, made=made)
+
+
+def _about(on_blocks: OnBlocks, trial: TrialResult, sources: Sequence[Array]) -> dict[str, Any]:
+    """Return what a stage says of a function: its provenance, its cost, and what it takes at once."""
+    image, function = on_blocks.image, on_blocks.function
+    known = _provenance(image, function, on_blocks.context, on_blocks.others)
+    if trial.fields is not None:
+        known["fields"] = trial.fields.entries
+    return {"parameters": known, **_takes(image, function, trial, sources)}
 
 
 def _takes(image: Image, function: Function, trial: TrialResult, sources: Sequence[Array]) -> dict[str, Any]:

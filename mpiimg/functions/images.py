@@ -17,7 +17,7 @@ from mpiimg.engine.stage import Stage, Stages
 from mpiimg.engine.step import Inspection, Output, Step
 from mpiimg.errors import BadInput
 from mpiimg.functions.function import Function
-from mpiimg.functions.image_stages import TrialResult, aggregate, apply, output
+from mpiimg.functions.image_stages import OnBlocks, TrialResult, aggregate, apply, output
 from mpiimg.functions.wiring import IMAGE, MASK, Wiring
 from mpiimg.neuro.images import sidecar, write_dense
 from mpiimg.neuro.masks import Mask, count_voxels, take_given, volume
@@ -220,16 +220,18 @@ def _stages(
     context = _context(function, subject)
     mask = subject.mask if _is_masked(function, subject) else None
     (image, source), *others = _sources(function, wiring, subject)
-    about = (image, source, function, name)
+    voxels = [array for _, array in others]
+    results = () if trial.fields is not None else trial.results
+    on_blocks = OnBlocks(image, function, context, tuple(one for one, _ in others), results, trial.fields)
     if trial.fields is not None:
-        value = yield aggregate(*about, trial, context, mask, others)
+        value = yield from aggregate(on_blocks, source, name, trial, mask, voxels)
         return dataclasses.replace(subject, result=FunctionResult(subject.image, value=value))
     arrays = [f"{name}-{given}" for given in wiring.gives] if wiring.results > 1 else [name]
     written = tuple(
         output(function, image, array, components, dtype)
         for array, (dtype, components) in zip(arrays, trial.results, strict=True)
     )
-    yield apply(*about, written, trial, context, mask, others)
+    yield apply(on_blocks, source, name, written, trial, mask, voxels)
     result = FunctionResult(subject.image, written)
     given = wiring.gives or ((IMAGE,) if written[0].shape == subject.image.shape else ())
     subject = dataclasses.replace(subject, result=result)

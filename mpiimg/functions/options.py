@@ -10,9 +10,9 @@ RUN_ARGUMENTS = (
     (
         Argument(
             "files",
-            "With --udf: the file to read, and the file to write unless --out is given. Without: a "
-            "pipeline (.toml), or DOMAIN:NAME of a step or pipeline, and its input: an image, exposures, or "
-            "a folder of warps.",
+            "With --udf: the file to read, and the file to write unless --out is given. Without: a script "
+            "(.py) and its own arguments, or a pipeline (.toml) or DOMAIN:NAME of a step or pipeline, and "
+            "its input: an image, exposures, or a folder of warps.",
             positional=True,
             many=True,
         ),
@@ -48,7 +48,8 @@ RUN_PARAMETERS = (
     Parameter(
         "input",
         None,
-        "A step of an installed domain reads this file too; the option may be repeated.",
+        "A function of a pipeline, or a step of an installed domain, reads this file too; the option may be "
+        "repeated.",
         metavar="NAME=FILE",
         repeated=True,
     ),

@@ -19,6 +19,27 @@ class Refused(ValueError):
     """A user's function returned something else than it has to."""
 
 
+def jsonable(value: Any) -> Any:
+    """Return a result as JSON knows it: arrays as lists, NaN and infinities as null.
+
+    Raises
+    ------
+    Refused
+        JSON has nothing for it.
+    """
+    if isinstance(value, dict):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return jsonable(value.tolist())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    if value is not None and not isinstance(value, str | int | float):
+        raise Refused(f"finish returns {type(value).__name__}; return numbers, text, lists, arrays or a dict")
+    return value
+
+
 def checked_result(
     function: Function, result: Any, shape: tuple[int, ...], dtype: str | None = None
 ) -> np.ndarray:

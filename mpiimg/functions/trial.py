@@ -29,9 +29,9 @@ from mpiimg.engine.mpi.memory import anonymous_now
 from mpiimg.errors import WORK_ERRORS, BadInput
 from mpiimg.formats.gz import inflated_first
 from mpiimg.functions.function import Function, keep_loaded
-from mpiimg.functions.image_stages import TrialResult, grid, one_by_one, presented, result_shape
+from mpiimg.functions.image_stages import TrialResult, grid, one_by_one, presented
 from mpiimg.functions.partials import Fields
-from mpiimg.functions.results import Refused, checked_result, rehearsal_error, user_error
+from mpiimg.functions.results import checked_result, jsonable, rehearsal_error, user_error
 from mpiimg.neuro.nifti import Image
 
 #: Slices that a function is tried on, without its halo.
@@ -48,27 +48,6 @@ MAX_CHECKED_BYTES = 128 << 20
 
 #: Larger halos that are tried where the declared one is not enough, at most.
 MAX_LARGER_HALOS = 16
-
-
-def jsonable(value: Any) -> Any:
-    """Return a result as JSON knows it: arrays as lists, NaN and infinities as null.
-
-    Raises
-    ------
-    Refused
-        JSON has nothing for it.
-    """
-    if isinstance(value, dict):
-        return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(item) for item in value]
-    if isinstance(value, np.ndarray | np.generic):
-        return jsonable(value.tolist())
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    if value is not None and not isinstance(value, str | int | float):
-        raise Refused(f"finish returns {type(value).__name__}; return numbers, text, lists, arrays or a dict")
-    return value
 
 
 def document(result: Any) -> bytes:
@@ -395,7 +374,7 @@ def _tiled(call: _Call, box: Box, block: np.ndarray, tile: int, halo: int) -> np
         part = (*box[:-3], (box[-3][0] + low, box[-3][0] + high), *box[-2:])
         result = call(part, [block[..., low:high, :, :]])
         components = np.shape(result)[3] if np.ndim(result) == 4 else None
-        expected = result_shape(call.function, call.image, components, high - low)
+        expected = (*call.image.shape[:-3:-1], high - low, *([] if components is None else [components]))
         result = checked_result(call.function, result, expected)
         parts.append(result[:, :, start - low : stop - low])
     return np.concatenate(parts, axis=2)

@@ -38,7 +38,8 @@ def run_script(tool: Tool, options: list[str], script: str, arguments: list[str]
     """Run a script of Python whose calls run pipelines; return its exit status."""
     with living(owner=True) as life:
         life.command = shlex.join([tool.name, *options, script, *arguments])
-        of_script = dataclasses.replace(tool, arguments=[(SCRIPT_OUT, False)], parameters=())
+        halo = tuple(one for one in tool.parameters if one.name == "check_halo")
+        of_script = dataclasses.replace(tool, arguments=[(SCRIPT_OUT, False)], parameters=halo)
         args = parsed(of_script, options)
         try:
             check_common(args)
@@ -57,6 +58,7 @@ def run_script(tool: Tool, options: list[str], script: str, arguments: list[str]
                 keep_work=args.keep_work,
                 progress=sys.stderr.isatty() and not args.quiet,
                 timeout=args.timeout,
+                check_halo=args.check_halo,
                 plan=args.plan,
                 ranks=args.ranks,
                 nodes=args.nodes,

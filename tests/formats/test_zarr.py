@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import numcodecs.blosc
 import numpy as np
 import pytest
 import xarray
@@ -294,15 +295,30 @@ def test_shards_are_slabs_of_whole_chunks_of_bounded_sizes(shape, itemsize):
     assert np.prod(counts) <= 2 * max(256, total / writing.MAX_SHARD)
 
 
-def test_the_same_array_gives_the_same_bytes(small_shards, tmp_path):
-    made = []
-    for name in "ab":
+@pytest.fixture
+def threads():
+    """Let the compressor have several threads, as a user's program may."""
+    before = numcodecs.blosc.use_threads, numcodecs.blosc.set_nthreads(4)
+
+    def use():
+        numcodecs.blosc.use_threads = True
+
+    yield use
+    numcodecs.blosc.use_threads = before[0]
+    numcodecs.blosc.set_nthreads(before[1])
+
+
+def test_the_same_array_gives_the_same_bytes(threads, tmp_path):
+    """Whatever the number of threads that compress."""
+    made, values = [], numbers("int16", (700, 900)) % 100
+    for name in "abc":
         (tmp_path / name).mkdir()
-        path = write_alone(tmp_path / name, "x.ome.zarr", VALUES, AXES, space=SPACE)
+        path = write_alone(tmp_path / name, "x.ome.zarr", values, ("y", "x"), space=SPACE)
+        threads()
         made.append(
             {str(one.relative_to(path)): one.read_bytes() for one in path.rglob("*") if one.is_file()}
         )
-    assert made[0] == made[1]
+    assert made[0] == made[1] == made[2]
 
 
 def test_a_shard_of_zeros_is_there(small_shards, tmp_path):

@@ -7,6 +7,7 @@ import pathlib
 
 import numpy as np
 import pytest
+import zarr
 from support import toy
 from support.peers import numbers, write_alone
 from support.ranks import COMM
@@ -19,6 +20,7 @@ from mpiimg.engine.recipe import Options
 from mpiimg.engine.results import verify
 from mpiimg.engine.run import run
 from mpiimg.engine.stage import Compute
+from mpiimg.errors import BadInput
 from mpiimg.formats import registry
 from mpiimg.formats.zarr import writing
 
@@ -76,6 +78,27 @@ def test_all_ranks_write_what_one_process_writes(in_memory, folder):
         path = on_root(COMM, write_alone, folder / "alone", name, VALUES, AXES)
         assert contents(folder / "out" / name) == contents(path)
     assert len(contents(folder / "out" / "x.zarr")) > 4
+
+
+def test_several_arrays_of_one_run_make_a_group(folder):
+    names = ("x.zarr/a", "x.zarr:/below/b", "y.ome.zarr/c")
+    go(written(VALUES, names), folder / "out")
+    assert list(verify(folder / "out" / "run-toy.json")) == []
+    for name in names:
+        read = (
+            registry.read(f"{folder / 'out'}/{name}", "read").open().read(tuple((0, n) for n in VALUES.shape))
+        )
+        np.testing.assert_array_equal(read, VALUES)
+    group = zarr.open_group(folder / "out" / "x.zarr", mode="r")
+    assert sorted(name for name, _ in group.members(max_depth=None)) == ["a", "below", "below/b"]
+
+
+@pytest.mark.parametrize(
+    "names", [("x.zarr", "x.zarr/a"), ("x.zarr/a", "x.zarr:/a"), ("x.zarr/a", "x.zarr/a/b")]
+)
+def test_two_results_of_one_place_are_refused(names, folder):
+    with pytest.raises(BadInput, match=r"zarr\.json: two results would have this file"):
+        go(written(VALUES, names), folder / "out")
 
 
 def test_a_smaller_array_over_a_larger_one_leaves_no_shard_of_it(folder, monkeypatch):

@@ -9,7 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mpiimg.engine.forecast import finish_bytes
+from mpiimg.engine.forecast import files_only_bytes, stage_sizes
+from mpiimg.engine.stage import expected_stages
 from mpiimg.errors import BadInput
 from mpiimg.functions import image_stages, load, trial
 from mpiimg.functions.declare import Declaration
@@ -118,9 +119,13 @@ def test_a_plan_counts_what_the_end_of_an_aggregate_takes():
     image, _ = image_of((3, 8, 7, 6))
     total = function(Total, aggregate=True)
     trial_result = image_stages.TrialResult(fields=Fields.of(np.zeros(10_000_000)))
-    stage = image_stages.aggregate(image, image.array("dwi"), total, "total", trial_result, {})
-    rows = len(stage.grid) * 80_000_000
-    assert finish_bytes(stage) >= rows + 3 * 80_000_000
+    on_blocks = image_stages.OnBlocks(image, total, {}, fields=trial_result.fields)
+    stages, _ = expected_stages(
+        image_stages.aggregate(on_blocks, image.array("dwi"), "total", trial_result)
+    )
+    taken = {stage.name: files_only_bytes(stage, stage_sizes(stage), 1) for stage in stages}
+    assert max(taken.values()) >= 3 * 80_000_000
+    assert taken["finish-total"] >= 2 * 80_000_000
 
 
 # Files.

@@ -53,6 +53,10 @@ def test_the_filter_is_that_of_the_whole_volume(simulated, piped):
     np.testing.assert_array_equal(affine, nibabel.load(simulated.dwi).affine)
 
 
+def test_the_pipeline_passes_nothing_by_in_silence(piped):
+    assert not [line for line in record(piped)["warnings"] if "passed by" in line]
+
+
 def test_kurtosis_is_that_of_the_whole_image(simulated, piped):
     expected = stats.kurtosis(voxels(simulated.dwi).astype("f8"), axis=-1).astype("f4")
     np.testing.assert_array_equal(voxels(piped / "dwi_desc-kurtosis_dwimap.nii.gz"), expected)

@@ -65,6 +65,11 @@ class ZarrWriter:
     #: What tells a Zarr store, of either version, from other folders.
     marks = ("zarr.json", ".zarray", ".zgroup")
 
+    @property
+    def above(self) -> Mapping[str, bytes]:
+        """What makes a folder a group."""
+        return {"zarr.json": _as_text({"zarr_format": 3, "node_type": "group", "attributes": {}})}
+
     def names(self, number: int) -> tuple[str, ...]:
         """Return the name of the one file of a shard."""
         place = np.unravel_index(number, self.grid.counts) if self.shape else ()
@@ -114,7 +119,8 @@ class ZarrWriter:
                         cname="zstd",
                         clevel=3,
                         shuffle="shuffle" if item > 1 else "noshuffle",
-                        blocksize=0,
+                        # One block: threads, which a user's program may have asked for, end in any order.
+                        blocksize=math.prod(self.chunks) * item,
                     ),
                     zarr.codecs.Crc32cCodec(),
                 ],
