@@ -2,8 +2,8 @@
 
 A row is a dict. What ran: `workload`, `size`, `system`, `round`, `by_steps`, `limit` in bytes or None,
 `workers`, `lines` of code, and `tables` that it belongs to. How it ended: `result`, and `difference` from
-the serial run. What it took: `seconds`, `cpu_seconds`, `peak_pss`, `peak_kept`, `processes`, `steps`
-(seconds and CPU-seconds by name), `recorded` (the CPU-seconds that mpiimg's own record has for its steps), and
+the serial run. What it took: `seconds`, `cpu_seconds`, `peak_pss`, `peak_kept`, `processes`, `steps` (seconds
+and CPU-seconds by name), `recorded` (the CPU-seconds that mpiimg's own record has for its steps), and
 `rehearsal` (those in which users' functions were tried before the run). Under which conditions: `where`.
 """
 
