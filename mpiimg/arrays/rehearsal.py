@@ -74,7 +74,7 @@ def calls_to_rehearse(
 
 
 def _alike(call: Call, types: Types) -> str | None:
-    """Return what calls have in common whose functions, types and shapes are alike, as in the passes of a loop."""
+    """Return what calls have in common that are alike, as those of the passes of a loop are."""
     inputs = [(types.of(node), node.axes, node.shape, node.order) for node in call.parents]
     if any(dtype is None for dtype, *_ in inputs):
         return None
@@ -126,7 +126,7 @@ def rehearse(targets: Sequence[Node], there: Mapping[str, Input] = MappingProxyT
 
 
 class Rehearsal:
-    """Samples of the stored nodes of a graph, each a little array whose values are like those of the whole."""
+    """Samples of the stored nodes of a graph: little arrays whose values are like those of the whole."""
 
     def __init__(self, samples: dict[str, np.ndarray]):
         self.samples, self.types, self.costs = samples, Types(), {}
@@ -174,17 +174,19 @@ class Rehearsal:
             self.types.learn(call_stages.output_key(call, number), (of.dtype or block.dtype.str))
         if alike := _alike(call, self.types):
             self.costs[alike] = self.costs[call.key]
-            for number, of in enumerate(call.outputs):
+            for number in range(len(call.outputs)):
                 self.types.learn(f"{alike}-{number}", self.types.known(call_stages.output_key(call, number)))
 
     def tried(self, call: Call, check: Callable[[Call, Any, Mapping[str, int]], Any]) -> Any:
-        """Call a function on a small block, and if it fails there on one of its own; return what `check` returns.
+        """Call a function on a small block, and if it fails there on one of its own; return what `check`
+        returns.
 
         Parameters
         ----------
         call : Call
         check : callable
-            Called as check(call, result, lengths) with what the function returns for a block of these lengths.
+            Called as check(call, result, lengths) with what the function returns for a block of these
+            lengths.
         """
         for node in (*call.inputs, *call.given.values()):
             self.types.of(node)
@@ -259,7 +261,7 @@ class Rehearsal:
 
 
 def _checked_blocks(call: Call, result: Any, lengths: Mapping[str, int]) -> list[np.ndarray]:
-    """Return the blocks that a function returned for a block of some lengths, once they are what they must be."""
+    """Return the blocks that a function returned for a small one, once they are what they must be."""
     own = {
         axis: n for of in call.outputs for axis, n in zip(of.axes, of.shape, strict=True)
         if axis not in lengths or n != call.sizes[axis]
@@ -348,7 +350,7 @@ def _wrapped(sample: np.ndarray, node: Node, cuts: Mapping[str, Cut]) -> np.ndar
 
 
 def sample_of(node: Node, source: Input) -> np.ndarray:
-    """Return a little of what holds a node: from its midst, or its front where it can be read from there only."""
+    """Return a little of what holds a node: of its midst, or of its front where it is a stream."""
     array = source.array
     sizes = dict(zip(array.axes, array.shape, strict=True))
     spans = {axis: min(length, 2 * SIDE) if axis != "t" else length for axis, length in sizes.items()}

@@ -274,8 +274,8 @@ def halos_checked(session: Any, values: Sequence[Any], comm: Any) -> list[str]:
 
 
 def recipe_of(
-    session: Any, results: Sequence[Any], *, stem: str, record: str, nonce: str, kept: Mapping[str, KeptInput],
-    keep: Sequence[Node] = (), more: Mapping[str, Any] | None = None,
+    session: Any, results: Sequence[Any], *, stem: str, record: str, nonce: str, kept: Mapping[str,
+    KeptInput], keep: Sequence[Node] = (), more: Mapping[str, Any] | None = None,
 ) -> Recipe:  # fmt: skip
     """Return the recipe of a run that makes results.
 
@@ -392,7 +392,7 @@ def _kept_path(session: Any, node: Node) -> Path:
 
 
 def _dtype_kept(session: Any, node: Node) -> str | None:
-    """Return the type of a node that a run of the session has kept whole, None where none has. On one rank."""
+    """Return the type of a node that a run of the session has kept, None where none has. On one rank."""
     from mpiimg.engine.staged_file import check_record
 
     if session.catalogue is None:
@@ -489,7 +489,8 @@ def computed(session: Any, nodes: Sequence[Node], comm: Any, root: int | None, m
     )
     if size > max(budget - BASELINE, 0):
         raise BadInput(
-            f"compute: the result has {size >> 20} MB, and a rank has {max(budget - BASELINE, 0) >> 20} MB left for it; "
+            f"compute: the result has {size >> 20} MB, and a rank has "
+            f"{max(budget - BASELINE, 0) >> 20} MB left for it; "
             "write it to a file by x.write(path), take a part of it, or give memory="
         )
     wanted = [node if node.is_stored and not isinstance(node, FromInput) else stored(node) for node in nodes]
@@ -512,7 +513,7 @@ def computed(session: Any, nodes: Sequence[Node], comm: Any, root: int | None, m
 
 
 def carried_out(session: Any, result: Any, comm: Any, memory: Any) -> Any:
-    """Run what one result needs that the program itself takes, such as records; return the outcome. Collective."""
+    """Run what a result needs that the program itself takes, such as records. Collective."""
     if not getattr(result, "is_kept", False):
         _make_items(session, result.targets, comm, memory)
     rehearsed(session, result.targets, comm)
@@ -579,7 +580,7 @@ def written(session: Any, results: Mapping[str, Any], folder: Path, options: Map
 
 
 def _names(session: Any, files: Sequence[str], folder: Path) -> tuple[str, str]:
-    """Return what a run is called by: its work folder, and its record, of which each run has one of its own."""
+    """Return what a run is called by: its work folder, and its record, of which each run has its own."""
     first = file_name(Path(files[0].rstrip("/")).name.split(".")[0])[:40] or "results"
     if len(files) == 1:
         return first, f"run-{first}.json"

@@ -100,7 +100,8 @@ def current() -> Session:
         given = scripts.settings()
         made = Session(
             Path(given.folder or ".", FOLDER, name), given.memory, given.keep_work, given.timeout,
-            given.in_memory, given.progress, check_halo=given.check_halo, force=given.force, plan_only=given.plan or "",
+            given.in_memory, given.progress, check_halo=given.check_halo, force=given.force,
+            plan_only=given.plan or "",
         )  # fmt: skip
         _open.append(made)
         process = os.getpid()
@@ -187,7 +188,7 @@ def session(
 
 
 def known_types(nodes: Sequence[Node]) -> Types:
-    """Return the types of arrays; users' functions are rehearsed where they are not known. Collective then."""
+    """Return the types of arrays; functions are rehearsed where these are not known. Collective then."""
     known = current().types
     if all(known.of(node) is not None for node in nodes):
         return known
@@ -406,8 +407,8 @@ def iterate(body: Any, state: Any, until: Any = None, *, at_most: int) -> Any:
     state : Array or tuple of Array
         The first.
     until : callable, optional
-        Called as until(state), or as until(state, before) if it takes two; returns an array of one truth value:
-        whether it is the last state.
+        Called as until(state), or as until(state, before) if it takes two; returns an array of one truth
+        value: whether it is the last state.
     at_most : int
         Passes.
 

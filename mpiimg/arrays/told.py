@@ -35,7 +35,7 @@ def save(folder: Path, told: Mapping[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Return what an earlier program has kept in a file of a session, or in the record of a run. On one rank."""
+    """Return what an earlier program has kept in a session, or in the record of a run. On one rank."""
     try:
         told = ((read_record(path) or {}).get("rehearsal") or {}).get("told") or {}
         types = {str(key): str(dtype) for key, dtype in told.get("types", {}).items()}
