@@ -318,7 +318,7 @@ def stack(arrays: Any, axis: Any, position: int = 0) -> Node:
     for number, member in enumerate(members[1:], 2):
         if member.sizes != first.sizes:
             raise BadInput(
-                f"{call}: array 1 is {_shaped(first)}, and array {number} is {_shaped(member)}: make them alike"
+                f"{call}: array 1 is {_shaped(first)} and array {number} {_shaped(member)}; make them alike"
             )
     members = [expand(transpose(member, first.axes), name, position) for member in members]
     return _joined(members, name, members[0])

@@ -41,7 +41,7 @@ def stages(lowering: Lowering, node: Reduced) -> Stages[None]:
 
 
 def partials(lowering: Lowering, node: Reduced) -> Stages[tuple[Index, ChunkGrid]]:
-    """Yield the stages up to one partial result per block of the axes that stay; return these, and the blocks."""
+    """Yield the stages up to one partial result per block that stays; return these, and the blocks."""
     call = node.functions.call
     grid = call_stages.call_grid(call, lowering.types)
     kept = [axis for axis in grid.axes if axis in node.axes]
