@@ -405,6 +405,11 @@ def _function(
         if isinstance(getattr(value, "_node", None), Node)
     }
     plain = {word: value for word, value in keywords.items() if word not in given}
+    for word, value in plain.items():
+        if hasattr(value, "_computed"):
+            raise BadInput(
+                f"{name}: {word} = {value!r} is lazy; give {word}.compute(), or what is needed of it"
+            )
     takes_key = False
     try:
         signature = inspect.signature(call)
