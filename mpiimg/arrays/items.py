@@ -168,6 +168,20 @@ class Items:
         stored = kept(self._items)
         return Groups(Grouped(label=stored.label, leave_out=stored.leave_out, parent=stored))
 
+    def reduce(self, init: Any, step: Callable, finish: Callable | None = None, **keywords: Any) -> Items:
+        """Return what all records come to, as the only record, with one of them in hand at a time.
+
+        It is made by one rank; for what can be reduced in parts, give records keys and reduce groups.
+
+        Parameters
+        ----------
+        init, step, finish, **keywords
+            As :meth:`Groups.reduce` has them.
+        """
+        stored = kept(self._items)
+        together = Grouped(label=stored.label, leave_out=stored.leave_out, parent=stored, together=True)
+        return _reduced(together, init, step, finish, keywords)
+
     # --- Where they go ------------------------------------------------------------------------------------
 
     def compute(self, root: int | None = None, memory: Any = None) -> list[Any]:
@@ -296,6 +310,11 @@ class Items:
         pairs = self.keyed(root, memory)
         return None if pairs is None else [record for _, record in pairs]
 
+    def _planned(self) -> Any:
+        from mpiimg.arrays.items_results import Collected
+
+        return Collected(kept(self._items), None)
+
     def _as_result(self, file: str) -> Any:
         return self.write(file)
 
@@ -321,24 +340,28 @@ class Groups(Items):
         **keywords
             Of `step`, as for :meth:`map`.
         """
-        if not callable(init):
-            if not isinstance(init, int | float | complex | str | tuple | bool):
-                raise BadInput(
-                    f"reduce: init = {type(init).__name__}: give a function that makes the first state, "
-                    "such as lambda: np.zeros(3), since each group changes its own"
-                )
-            init = _Constant(init)
-        given = [(init, "reduce init", {}, ()), (step, "reduce", keywords, ("state", "record"))]
-        if finish is not None:
-            given.append((finish, "reduce finish", {}, ("state",)))
-        functions = tuple(_function(one, name, own, parameters)[0] for one, name, own, parameters in given)
-        return Items(_with(self._items, REDUCE, functions, _label(step)))
+        return _reduced(self._items, init, step, finish, keywords)
 
     def group_by_key(self) -> Groups:
         """Refuse: they are groups already."""
         raise BadInput(
             "group_by_key: these are groups already; map them first, or flat_map them to other keys"
         )
+
+
+def _reduced(groups: Grouped, init: Any, step: Callable, finish: Any, keywords: Mapping[str, Any]) -> Items:
+    if not callable(init):
+        if not isinstance(init, int | float | complex | str | tuple | bool):
+            raise BadInput(
+                f"reduce: init = {type(init).__name__}: give a function that makes the first state, "
+                "such as lambda: np.zeros(3), since each group changes its own"
+            )
+        init = _Constant(init)
+    given = [(init, "reduce init", {}, ()), (step, "reduce", keywords, ("state", "record"))]
+    if finish is not None:
+        given.append((finish, "reduce finish", {}, ("state",)))
+    functions = tuple(_function(one, name, own, parameters)[0] for one, name, own, parameters in given)
+    return Items(_with(groups, REDUCE, functions, _label(step)))
 
 
 class _Constant:
@@ -474,7 +497,7 @@ def _told(node: ItemsNode) -> list[str]:
     if isinstance(node, Slices):
         return [f"{node.array.label} along {' '.join(node.along)}"]
     if isinstance(node, Grouped):
-        return [*_told(node.parent), "group_by_key"]
+        return [*_told(node.parent), *(() if node.together else ("group_by_key",))]
     if isinstance(node, Step):
         return [*_told(node.parent), node.uses[-1 if node.kind != REDUCE else 1].name]
     return _told(node.parent)

@@ -301,9 +301,12 @@ class Grouped(ItemsNode):
     Parameters
     ----------
     parent : Kept
+    together : bool
+        All records are one group, whatever their keys; its key is 0.
     """
 
     parent: Kept
+    together: bool = False
 
     @property
     def parents(self):
@@ -311,7 +314,7 @@ class Grouped(ItemsNode):
 
     @property
     def content(self):
-        return ()
+        return (self.together,)
 
 
 def kept(node: ItemsNode, persisted: bool = False) -> Kept:

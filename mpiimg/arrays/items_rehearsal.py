@@ -115,7 +115,8 @@ def _first(
     key = before.records[0][0]
     if not isinstance(start, Grouped):
         return key, decode(bytearray(before.records[0][1])), f"record {key!r} of {start.label}", before.whole
-    members = [decode(bytearray(data)) for one, data in before.records if one == key]
+    key = 0 if start.together else key
+    members = [decode(bytearray(data)) for one, data in before.records if start.together or one == key]
     return key, iter(members) if streamed else members, f"group {key!r} of {start.label}", False
 
 

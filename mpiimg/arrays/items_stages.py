@@ -247,7 +247,8 @@ def _of_records(index: Index, start: ItemsNode) -> Given:
 
 
 def _of_groups(index: Index, start: Grouped, streamed: bool) -> Given:
-    groups = grouped(index, start.label)
+    groups = grouped(index, start.label) if not start.together else {0: list(range(len(index)))}
+    groups = {key: members for key, members in groups.items() if members}
     keys, members = list(groups), list(groups.values())
     sizes = np.array([index.sizes[numbers].sum() for numbers in members], np.int64)
 

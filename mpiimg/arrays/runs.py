@@ -631,6 +631,8 @@ def _plain_results(value: Any) -> list:
     if hasattr(value, "_node"):
         node = value._node
         return [KeptResult(node if node.is_stored else stored(node))]
+    if hasattr(value, "_planned"):
+        return [value._planned()]
     return [result_of(value, "plan")]
 
 

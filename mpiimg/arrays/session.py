@@ -254,8 +254,10 @@ def compute(*arrays: Any, root: int | None = None, memory: Any = None) -> Any:
 
 
 def persist(*arrays: Any) -> Any:
-    """Return arrays as ones that are made once, and kept for all runs of this program."""
-    made = tuple(Array(persisted(node_of(one, "persist"))) for one in arrays)
+    """Return arrays, or items, as ones that are made once, and kept for all runs of this program."""
+    made = tuple(
+        one.persist() if hasattr(one, "_items") else Array(persisted(node_of(one, "persist"))) for one in arrays
+    )
     return made[0] if len(made) == 1 else made
 
 

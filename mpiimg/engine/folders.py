@@ -221,7 +221,8 @@ def clean(recipe: Recipe, options: Options, folders: Folders, left_out: int) -> 
                 stage for stage in rerun_stages if isinstance(stage, Compute | Records) and _is_kept(stage)
             ]
             size = _keep_only(kept, folders.work)
-            log.warning(
+            log.log(
+                logging.INFO if options.quiet else logging.WARNING,
                 "%s keeps what was made of the others (%d MB), so that the same command takes up only the %d "
                 "left out; remove it when you need it no longer",
                 folders.work,

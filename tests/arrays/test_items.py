@@ -193,6 +193,20 @@ def test_a_group_is_reduced_one_member_at_a_time():
     assert groups.reduce(0, lambda count, record: count + 1).compute() == [3, 3]
 
 
+def test_all_records_are_reduced_in_their_order():
+    items = mi.items(range(5), key="edcba")
+    assert items.reduce("", lambda state, n: state + str(n)).keyed() == [(0, "01234")]
+    assert mi.items([]).reduce(0, lambda state, n: state + n).compute() == []
+    persisted = mi.persist(items)
+    assert persisted.reduce(0, lambda state, n: state + n, float).compute() == [10.0]
+
+
+def test_items_are_planned(capfd):
+    mi.plan(mi.items(range(5), load).flat_map(pieces, strips=2).group_by_key().map(combined))
+    said = capfd.readouterr().out
+    assert (said.count("records") == 2) == (COMM.rank == 0)
+
+
 def test_a_state_that_is_not_returned_is_missed():
     groups = mi.items(range(2), key=[0, 0]).group_by_key()
     with pytest.raises(RunFailed, match=r"returns nothing for member 0: return the state"):
