@@ -351,7 +351,11 @@ def write_one(array: Any, path: Any, **options: Any) -> Any:
         place = Path(os.fspath(path))
     except TypeError:
         raise BadInput(f"x.write: takes the path of a file, and not {type(path).__name__}") from None
-    return write({place.name: array}, place.parent, **options)
+    from mpiimg.formats.interface import split
+
+    # Of x.h5:/a/b and x.zarr/a the file or the store is what lies in a folder.
+    folder = split(place)[0].parent
+    return write({os.path.relpath(place, folder): array}, folder, **options)
 
 
 def plan(*results: Any, ranks: int | None = None, nodes: int | None = None, memory: Any = None) -> None:
