@@ -159,8 +159,8 @@ def _keyword(value: np.ndarray) -> Any:
 def block_info(call: Call, bounds: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
     """Return where a block lies, its depth included.
 
-    First item and the one behind the last by axis, which may lie beyond the array where that has a boundary; the
-    shape of the first array; and the space of its block.
+    First item and the one behind the last by axis, which may lie beyond the array where that has a boundary;
+    the shape of the first array; and the space of its block.
     """
     model = call.inputs[0]
     inside = {}
@@ -334,7 +334,7 @@ def _scratch(lowering: Lowering, call: Call, costs: Costs | None) -> int | None:
         return None
     block = blocks_of(call, lowering.types)
     largest = sum(array.nbytes(block, call.depth) for array in sized(call, lowering.types))
-    # The function has blocks of its own beside those that were read, and libraries take more than Python sees.
+    # The function has blocks of its own beside those that were read; libraries take more than Python sees.
     return int((2 + 1.25 * costs.scratch) * largest)
 
 

@@ -1,4 +1,4 @@
-"""How arrays are cut into chunks: a function of shapes, types and what a function asks for, and of nothing else."""
+"""How arrays are cut into chunks: by shapes, types and what a function asks for, and by nothing else."""
 
 from __future__ import annotations
 

@@ -588,6 +588,10 @@ class Types:
         """Take the type of a stored node."""
         self._known[key] = dtype
 
+    def as_json(self) -> dict[str, str]:
+        """Return all that is known, as JSON has it."""
+        return dict(self._known)
+
     def known(self, key: str) -> str | None:
         """Return the type of a stored node by its key, None where it is not known yet."""
         return self._known.get(key)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import shutil
@@ -65,9 +64,12 @@ class Session:
     costs: dict[str, Costs] = field(default_factory=dict)
     records: dict[str, int] = field(default_factory=dict)
     catalogue: dict[str, Any] | None = None
+    kept_items: dict[str, Any] = field(default_factory=dict)
     status: int = 0
     rehearsal: Any = None
     held: int = 0
+    has_looked: bool = False
+    only_planned: bool = False
 
     def __post_init__(self):
         from mpiimg.arrays.runs import Rehearsed
@@ -98,17 +100,21 @@ def current() -> Session:
         given = scripts.settings()
         made = Session(
             Path(given.folder or ".", FOLDER, name), given.memory, given.keep_work, given.timeout,
-            given.in_memory, given.progress, check_halo=given.check_halo, force=given.force, plan_only=given.plan or "",
+            given.in_memory, given.progress, check_halo=given.check_halo, force=given.force,
+            plan_only=given.plan or "",
         )  # fmt: skip
         _open.append(made)
-        atexit.register(_close_default, made, os.getpid())
+        process = os.getpid()
+        scripts.when_ended(lambda: _close_default(made, process))
     return _open[-1]
 
 
 def _close_default(session: Session, process: int) -> None:
     """Remove what the default session has kept, if the program came to its end."""
     failed = getattr(sys, "last_value", None) is not None or session.status not in (0, 3)
-    if os.getpid() == process and not failed and not session.keep_work and scripts.is_first_rank():
+    # What the rehearsal of a plan has told serves the run that follows.
+    kept = session.keep_work or session.plan_only or session.only_planned
+    if os.getpid() == process and not failed and not kept and scripts.is_first_rank():
         remove(session)
 
 
@@ -182,7 +188,7 @@ def session(
 
 
 def known_types(nodes: Sequence[Node]) -> Types:
-    """Return the types of arrays; users' functions are rehearsed where they are not known. Collective then."""
+    """Return the types of arrays; functions are rehearsed where these are not known. Collective then."""
     known = current().types
     if all(known.of(node) is not None for node in nodes):
         return known
@@ -401,8 +407,8 @@ def iterate(body: Any, state: Any, until: Any = None, *, at_most: int) -> Any:
     state : Array or tuple of Array
         The first.
     until : callable, optional
-        Called as until(state), or as until(state, before) if it takes two; returns an array of one truth value:
-        whether it is the last state.
+        Called as until(state), or as until(state, before) if it takes two; returns an array of one truth
+        value: whether it is the last state.
     at_most : int
         Passes.
 

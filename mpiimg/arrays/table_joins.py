@@ -214,7 +214,12 @@ class Grouped(TableNode):
         )
         parameters = {**parameters, "groups": of_groups.to_record()}
         lowering.made[self.key] = yield stage_of(
-            self.name, 1, work, reads, parameters=parameters, expected=self.made_of([index.nbytes])
+            self.name,
+            1,
+            work,
+            reads,
+            parameters=parameters,
+            expected=self.made_of([min(index.nbytes, BUCKET_BYTES // 4)]),
         )
 
     def _in_buckets(self, apart: Index, schema: Schema, count: int, parameters: Mapping) -> Records:

@@ -20,6 +20,9 @@ from mpiimg.formats.tables.columns import Rows, Schema, in_unit, joined, unified
 from mpiimg.formats.tables.files import read_piece
 from mpiimg.formats.tables.rows import as_rows
 
+#: Times the bytes of rows that the work on them takes: decoded, together, in order, and what they become.
+WORK_COPIES = 5
+
 #: Bytes of the records that become one part of a table, about.
 PART_BYTES = 16 << 20
 
@@ -143,7 +146,14 @@ def _grid(count: int) -> ChunkGrid:
 
 
 def stage_of(name: str, count: int, work: Callable, reads: Sequence[RecordsOf], **more: Any) -> Records:
-    return Records(name, _grid(count), reads=tuple(reads), work=work, **more)
+    stage = Records(name, _grid(count), reads=tuple(reads), work=work, **more)
+    chunks = [stage.chunk(number) for number in range(count)]
+    largest = max((sum(_bytes_of(need, chunk) for need in reads) for chunk in chunks), default=0)
+    return replace(stage, scratch=WORK_COPIES * largest) if reads else stage
+
+
+def _bytes_of(need: RecordsOf, chunk: Chunk) -> int:
+    return int(need.array.shapes.sizes[list(need.numbers(chunk))].sum())
 
 
 # --- From records, and from files -------------------------------------------------------------------------

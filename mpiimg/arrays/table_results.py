@@ -23,6 +23,9 @@ from mpiimg.formats.tables.columns import Rows, Schema, cast, joined
 #: Most bytes of a number as text, with what is between it and the next.
 _TEXT_BYTES = 26
 
+#: Bytes that the libraries take which write text and FITS, and which write Parquet.
+_ASTROPY, _PYARROW = 30 << 20, 110 << 20
+
 #: Values of a column that a table may be parted by.
 MAX_FOLDERS = 10_000
 
@@ -102,6 +105,7 @@ class TableResult:
             file=self.file,
             head=lambda: how.head(schema, count),
             chunk_bytes=most * _row_bytes(schema) + 2880,
+            scratch=3 * _largest(index, runs) + _ASTROPY,
             parameters=said,
         )
 
@@ -136,6 +140,7 @@ class TableResult:
             ChunkGrid(("file",), (1,), (1,)),
             reads=(RecordsOf(index.array, lambda chunk: range(len(index)), one_by_one=True),),
             work=work,
+            scratch=4 * int(index.sizes.max(initial=0)) + _PYARROW,
             names=(self.file,),
             parameters=said,
         )
@@ -158,6 +163,7 @@ class TableResult:
             reads=(RecordsOf(index.array, lambda chunk: runs[chunk.number]),),
             work=work,
             within=place,
+            scratch=4 * _largest(index, runs) + _PYARROW,
             parameters=said,
         )
 
@@ -190,8 +196,14 @@ class TableResult:
             reads=(reads,),
             work=work,
             within=place,
+            scratch=4 * int(index.sizes.max(initial=0)) + _PYARROW,
             parameters={**said, "values": [str(value) for value in values]},
         )
+
+
+def _largest(index: Index, runs: Sequence[range]) -> int:
+    """Return the most bytes that a run of records has."""
+    return max(int(index.sizes[list(run)].sum()) for run in runs)
 
 
 def _cast(records: Iterable, schema: Schema) -> Iterator[Rows]:

@@ -111,6 +111,12 @@ def test_lazy_tables_say_to_compute(use):
         use(table([]))
 
 
+def test_a_lazy_table_is_no_keyword():
+    made = table([])
+    with pytest.raises(BadInput, match=r"map\(<lambda>\): known = .* is lazy; give known.compute\(\)"):
+        mi.items([1]).map(lambda record, known: record, known=made)
+
+
 # --- In runs ----------------------------------------------------------------------------------------------
 
 

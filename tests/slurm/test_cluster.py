@@ -71,6 +71,34 @@ def test_doctor_finds_two_nodes_in_order(cluster, tmp_path, install):
     assert list(tmp_path.iterdir()) == []
 
 
+SCRIPT = """
+import os, sys
+import numpy as np
+import mpiimg as mi
+
+numbers = mi.from_array(np.arange(24.0).reshape(2, 3, 4), "x y z")
+print(numbers.sum().compute())
+if "leave" in sys.argv and os.environ["SLURM_PROCID"] == "1": sys.exit()
+mi.write({"twice.npy": numbers * 2}, sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("install", INSTALLS)
+def test_a_script_of_python_runs_across_nodes(cluster, tmp_path, install):
+    """And ends on all of them where a rank leaves it early."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    srun = ("srun", "-N2", "-n2", f"--mpi={MPI[install]}", tool(install, "python"), script, tmp_path / "out")
+    environment = {**settings(install), "SLURM_KILL_BAD_EXIT": "1", "PYTHONPATH": str(launch.REPOSITORY)}
+    done = cluster.run(*srun, timeout=SOON, **environment)
+    assert sorted(done.stdout) == sorted("276.0\n" * 2)
+    assert (tmp_path / "out" / "twice.npy").exists()
+    done = cluster.run(*srun, "leave", check=False, timeout=SOON, **environment)
+    assert done.returncode != 0
+    said = "rank 1 called sys.exit() at script.py:8 where rank 0 called mi.write at script.py:9"
+    assert done.stderr.count(said) == 1, done.stderr
+
+
 def test_ranks_that_do_not_find_each_other_are_refused(cluster, head, tmp_path):
     """With an --mpi that says nothing to the MPI, each rank is a world of its own."""
     srun = ("srun", "-N2", "-n2", "--mpi=none", tool(".venv", "mpiimg-neuro"))

@@ -99,7 +99,7 @@ def _schema(schema: Schema) -> Any:
 def _array(values: np.ndarray, shape: tuple[int, ...]) -> Any:
     arrow, _ = libraries("Parquet")
     flat = np.ascontiguousarray(values).reshape(-1)
-    made = arrow.array(flat.tolist(), arrow.string()) if flat.dtype.kind == "U" else arrow.array(flat)
+    made = arrow.array(flat)
     for count in reversed(shape):
         made = arrow.FixedSizeListArray.from_arrays(made, count)
     return made
