@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mpiimg.arrays.chunks import Sized, block_shape
-from mpiimg.arrays.graph import Call, F, Node, OutputOf, Pad, Types
+from mpiimg.arrays.graph import Call, F, Node, OutputOf, Pad, Types, stored_below
 from mpiimg.arrays.lower import (
     ONE,
     Costs,
@@ -54,7 +54,15 @@ def output_key(call: Call, number: int) -> str:
 def blocks_of(call: Call, types: Types) -> dict[str, int]:
     """Return how many items of each axis of the inputs a chunk of a call has."""
     stored = storage_axes(call.axes, call.order) if call.axes else ()
-    block = block_shape(stored, call.sizes, sized(call, types), call.whole, call.each, call.depth)
+    block = block_shape(
+        stored,
+        call.sizes,
+        sized(call, types),
+        call.whole,
+        call.each,
+        call.depth,
+        stored_below(call.inputs),
+    )
     return {**block, **call.chunks}
 
 

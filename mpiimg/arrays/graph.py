@@ -110,6 +110,22 @@ def walk(nodes: Sequence[Node]) -> Iterator[Node]:
             pending += [(parent, False) for parent in reversed(node.parents)]
 
 
+def stored_below(nodes: Sequence[Node]) -> int:
+    """Return how many stored nodes expressions are made of."""
+    seen: set[int] = set()
+    pending, count = list(nodes), 0
+    while pending:
+        node = pending.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if node.is_stored:
+            count += 1
+        else:
+            pending += node.parents
+    return count
+
+
 # --- Sources ----------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mpiimg.arrays.array import Array
 from mpiimg.arrays.expressions import node_of, persisted
 from mpiimg.arrays.graph import Node, Persisted, Types, digest
@@ -233,9 +235,14 @@ def compute(*arrays: Any, root: int | None = None, memory: Any = None) -> Any:
     if current().plan_only:
         runs.planned(current(), arrays, scripts.settings().ranks, scripts.settings().nodes, memory)
         scripts.end_planned()
-    if any(hasattr(one, "_computed") for one in arrays):
+    if all(map(_is_computed, arrays)):
+        return arrays[0] if len(arrays) == 1 else arrays
+    if any(hasattr(one, "_computed") or _is_computed(one) for one in arrays):
+        # What needs no work is given back as it is, as by dask.
         results = [
-            one._computed(root, memory)
+            one
+            if _is_computed(one)
+            else one._computed(root, memory)
             if hasattr(one, "_computed")
             else compute(one, root=root, memory=memory)
             for one in arrays
@@ -251,6 +258,10 @@ def compute(*arrays: Any, root: int | None = None, memory: Any = None) -> Any:
     if values is None:
         return None if len(arrays) == 1 else (None,) * len(arrays)
     return values[0] if len(arrays) == 1 else tuple(values)
+
+
+def _is_computed(value: Any) -> bool:
+    return isinstance(value, np.ndarray | np.generic | int | float | complex)
 
 
 def persist(*arrays: Any) -> Any:
@@ -353,7 +364,11 @@ def write_one(array: Any, path: Any, **options: Any) -> Any:
         place = Path(os.fspath(path))
     except TypeError:
         raise BadInput(f"x.write: takes the path of a file, and not {type(path).__name__}") from None
-    return write({place.name: array}, place.parent, **options)
+    from mpiimg.formats.interface import split
+
+    # Of x.h5:/a/b and x.zarr/a the file or the store is what lies in a folder.
+    folder = split(place)[0].parent
+    return write({os.path.relpath(place, folder): array}, folder, **options)
 
 
 def plan(*results: Any, ranks: int | None = None, nodes: int | None = None, memory: Any = None) -> None:

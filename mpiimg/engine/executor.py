@@ -226,8 +226,8 @@ class Executor:
             allowed, needed = self.resources.memory >> 20, planned.peak >> 20
             self._warn(
                 [
-                    f"stage {stage.name}: the records that one chunk reads may take {needed} MB with all "
-                    f"else, and a rank may use {allowed}; members of groups are read one by one by .reduce"
+                    f"stage {stage.name}: the records that a chunk reads may take {needed} MB with all else, "
+                    f"and a rank may use {allowed}; members of groups are read one by one by .reduce"
                 ]
             )
         self.logbook.stage(stage, planned, todo)

@@ -20,5 +20,6 @@ def start(name: str) -> int:
         # How it ends is decided.
         life.stop.ignore()
         runtime.end_world()
-    leave_what_is_left(status)
+    if not life.is_of_script:
+        leave_what_is_left(status)
     return status

@@ -60,6 +60,26 @@ def test_groups_on_two_nodes_share_a_cohort(cluster, head, maps, tmp_path):
         assert json.loads((out / "logs" / subject / "run.json").read_text())["ranks"] == 2
 
 
+FUNCTION = """
+import os
+def f(block):
+    of_ranks = [name for name in os.environ if name.startswith(("PMI", "SLURM_"))]
+    if block.shape[2] <= 2 and of_ranks:
+        raise RuntimeError(f"tried as a rank: {of_ranks}")
+    return block * 2
+"""
+
+
+@pytest.mark.parametrize("install", INSTALLS)
+def test_a_function_is_tried_in_a_process_that_is_no_task(cluster, head, tmp_path, install):
+    function, out = tmp_path / "mine.py", tmp_path / "out"
+    function.write_text(FUNCTION)
+    words = ("--udf", f"{function}:f", "--slices", 6, head.dwi, "--out", out)
+    srun = ("srun", "-N2", "-n2", f"--mpi={MPI[install]}", *forked(install, "mpiimg-run"))
+    cluster.run(*srun, *words, timeout=SOON, **settings(install))
+    assert (out / "run.json").exists()
+
+
 @pytest.mark.parametrize("install", INSTALLS)
 def test_doctor_finds_two_nodes_in_order(cluster, tmp_path, install):
     srun = ("srun", "-N2", "-n2", f"--mpi={MPI[install]}", tool(install, "mpiimg-doctor"), "--dir", tmp_path)

@@ -136,6 +136,7 @@ class Script:
     def begin(self, settings: Settings) -> None:
         """Begin a script that a tool runs in this process."""
         self._settings, self.ended = settings, False
+        lifetime().is_of_script = True
         self.hook()
         self._begin()
         self._between_calls()
