@@ -271,7 +271,7 @@ def test_a_group_above_the_cap_is_worked_on_and_said(out):
     recipe = toy.recipe("large", stages)
     outcome = go(recipe, out, memory=recipe.baseline + (5 << 20))
     assert saved(out) == 15
-    assert any("records that one chunk reads may take" in line for line in outcome.report["warnings"])
+    assert any("records that a chunk reads may take" in line for line in outcome.report["warnings"])
 
 
 def test_in_memory_they_are_refused_with_what_to_do(out):
