@@ -51,6 +51,12 @@ _UNKNOWN: dict[type, str] = {
 }
 
 
+#: Classes of functions that are compiled ahead: made in each process anew, by no module that can be looked up.
+_COMPILED_FUNCTIONS = frozenset(
+    {"cython_function_or_method", "fused_cython_function", "nb_func", "nb_method"}
+)
+
+
 def describe(walk: Walk, value: Any) -> bytes:
     """Return the digest of a value that is no class and no code, and walk on to what it holds."""
     kind = type(value)
@@ -65,6 +71,8 @@ def describe(walk: Walk, value: Any) -> bytes:
     if python_function is not None:
         options = getattr(value, "targetoptions", None)
         return hashed(b"compiled", walk.named(kind), walk.of(python_function), walk.of(options))
+    if kind.__name__ in _COMPILED_FUNCTIONS:
+        return hashed(b"compiled function", str(value.__qualname__), walk.module(module_of(value)))
     if is_local(kind):
         # What a class of the user's hides from pickle may still be what results depend on.
         return hashed(b"object", walk.of(kind), walk.attributes(value))

@@ -689,3 +689,16 @@ def test_it_is_the_same_in_all_processes_and_however_it_is_defined(tmp_path):
 
 def test_text_files_and_buffers_are_files():
     assert "an open file" in identity(io.StringIO()).why
+
+
+def test_a_function_that_cython_compiles_is_known():
+    """The class of such functions has no name for its module, but what gives functions theirs."""
+    import sep
+
+    def detect(image):
+        return sep.extract(image, 3.0)
+
+    known = identity(detect)
+    assert known.known, known.why
+    assert known.digest == identity(detect).digest
+    assert identity(sep.extract).digest != identity(sep.sum_circle).digest
