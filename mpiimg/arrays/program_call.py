@@ -167,7 +167,8 @@ class ProgramCall:
     def _place(self, folder: Path, name: tuple[str, int | None], value: Any, block_info: Mapping) -> str:
         """Return what stands in the command line for a value; an array is written to a file first."""
         if not isinstance(value, np.ndarray):
-            return value
+            # A file means the same wherever the program works.
+            return os.path.abspath(value) if self.cwd and os.path.exists(value) else value
         stem, number = name
         axes = self._axes(number, value, block_info)
         given = self.endings[0][number] if number is not None and number < len(self.endings[0]) else ""
@@ -176,7 +177,7 @@ class ProgramCall:
         try:
             save_block(path, value, axes, _space(block_info.get("space"), axes))
         except OSError as error:
-            raise self._refused(error, path) from None
+            raise self._refused(error, path, value.nbytes) from None
         return str(path)
 
     def _axes(self, number: int | None, value: np.ndarray, block_info: Mapping) -> tuple[str, ...] | None:
@@ -218,10 +219,18 @@ class ProgramCall:
         said = "\n  ".join(["; its last words:", *lines]) if lines else "; it said nothing"
         return ProgramError(f"{_line(words)}: {how}{said}")
 
-    def _refused(self, error: OSError, path: Path) -> OSError:
-        """Return an error of the system that names the place of scratch files."""
+    def _refused(self, error: OSError, path: Path, size: int = 0) -> OSError:
+        """Return an error of the system that names the place of scratch files.
+
+        Libraries find in words of their own that a disk has no room for so many bytes.
+        """
+        number = error.errno
+        if number is None and free_bytes(path.parent) < max(FULL, size):
+            number = errno.ENOSPC
+        if number is None:
+            return error
         where = f"{path.parent} (scratch files of {self.__name__}; TMPDIR chooses another place)"
-        return OSError(error.errno, error.strerror, where)
+        return OSError(number, os.strerror(number), where)
 
     # --- What comes out -----------------------------------------------------------------------------------
 
