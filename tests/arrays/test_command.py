@@ -107,6 +107,25 @@ def test_blocks_go_in_any_format_and_come_back_by_the_names_of_axes(ending):
     assert np.array_equal(turned, block.T)
 
 
+def test_a_command_is_a_function_for_map_blocks_and_map_overlap_too(tmp_path):
+    import mpiimg as mi
+
+    values = np.arange(240, dtype="f4").reshape(6, 5, 8)
+    with mi.session(tmp_path / "session"):
+        volume = mi.from_array(values, "z y x")
+        assert np.array_equal(mi.map_blocks(command("cp {in} {out}"), volume).compute(), values)
+        call = mi.map_overlap(command("cp {in:.nii} {out:.nii}"), volume, depth={"z": 1}, boundary="reflect")
+        assert np.array_equal(call.compute(), values)
+
+
+def test_an_output_has_the_ending_of_the_file_that_goes_in(tmp_path):
+    for name in ("a.nii.gz", "a.fits", "a.txt"):
+        path = tmp_path / name
+        path.write_text("text") if name == "a.txt" else save_block(path, np.ones((3, 4), "f4"), ("y", "x"))
+        made = command("cp {in} {out}")(path)
+        assert made == "text" if name == "a.txt" else made.sum() == 12
+
+
 def test_a_slice_of_a_volume_comes_back_without_the_axis_that_nifti_needs():
     block = np.arange(30, dtype="f4").reshape(3, 2, 5)
     for axes in (("x", "y", "t"), ("t", "y", "x")):
