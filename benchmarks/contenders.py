@@ -241,8 +241,8 @@ def run(system: System, source: Path, out: Path, case: Case) -> dict:
     -------
     dict
         result ("done", "out of memory", "timeout", "refused: ..." or "failed: ..."), seconds, cpu_seconds,
-        peak_pss, peak_kept, processes, steps: (seconds, CPU-seconds) by name, and recorded: the CPU-seconds
-        of mpiimg's own record.
+        peak_pss, peak_kept, processes, steps: (seconds, CPU-seconds) by name, recorded: the CPU-seconds of
+        mpiimg's own record, and rehearsal: those that it spent on trying the functions before the run.
     """
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
@@ -266,6 +266,7 @@ def run(system: System, source: Path, out: Path, case: Case) -> dict:
         **{key: found[key] for key in ("seconds", "cpu_seconds", "peak_pss", "peak_kept", "processes")},
         "steps": steps_between(marks_of(out, found), found),
         "recorded": recorded(out),
+        "rehearsal": rehearsal(out),
     }
 
 
@@ -324,15 +325,22 @@ def steps_between(marks: list[tuple[str, float]], found: dict) -> dict[str, tupl
 
 def recorded(out: Path) -> dict[str, float]:
     """Return the CPU-seconds of each step as the stages of mpiimg count them; nothing for other systems."""
-    # One result has a record under its own name.
-    record = next(iter(sorted(out.glob("run*.json"))), None)
-    if record is None:
-        return {}
     steps: dict[str, float] = {}
-    for stage in json.loads(record.read_text())["stages"]:
+    for stage in record_of(out).get("stages", ()):
         step = step_of(stage["stage"])
         steps[step] = steps.get(step, 0.0) + stage["cpu_seconds"]
     return steps
+
+
+def rehearsal(out: Path) -> float | None:
+    """Return the CPU-seconds of trying users' functions before a run; None where nothing was tried."""
+    return record_of(out).get("rehearsal", {}).get("cpu_seconds")
+
+
+def record_of(out: Path) -> dict:
+    """Return mpiimg's record of a run, which has the name of the result where there is but one."""
+    found = sorted(out.glob("run*.json"))
+    return json.loads(found[0].read_text()) if found else {}
 
 
 def result_file(out: Path, name: str) -> Path:

@@ -149,14 +149,25 @@ def whole_table(rows: list[dict]) -> str:
         if not done:
             lines.append(f"| {name} | {found[-1]['result']} | | | | | {found[-1]['lines'] or ''} | |")
             continue
-        cpu = median(done, "cpu_seconds")
         lines.append(
-            f"| {name} | {spread(done, 'cpu_seconds')} | {beside(cpu, base) if base else ''} "
+            f"| {name} | {spread(done, 'cpu_seconds')} | {compared(done, base)} "
             f"| {spread(done, 'seconds')} | {median(done, 'peak_pss') / 1e6:.0f} "
             f"| {max(row['processes'] for row in done)} | {done[0]['lines'] or 'a command'} "
             f"| {done[0].get('difference', '')} |"
         )
     return "\n".join(lines)
+
+
+def compared(done: list[dict], base: float | None) -> str:
+    """Return a system beside serial; where functions were tried before the run, without that as well."""
+    if not base:
+        return ""
+    cpu = median(done, "cpu_seconds")
+    tried = [row["rehearsal"] for row in done if row.get("rehearsal")]
+    if not tried:
+        return beside(cpu, base)
+    apart = statistics.median(tried)
+    return f"{beside(cpu, base)}; {beside(cpu - apart, base)} without its rehearsal of {apart:.3g} CPU-s"
 
 
 def beside(cpu: float, base: float) -> str:

@@ -2,9 +2,9 @@
 
 A row is a dict. What ran: `workload`, `size`, `system`, `round`, `by_steps`, `limit` in bytes or None,
 `workers`, `lines` of code, and `tables` that it belongs to. How it ended: `result`, and `difference` from
-the serial run. What it took: `seconds`, `cpu_seconds`, `peak_pss`, `peak_kept`, `processes`, `steps`
-(seconds and CPU-seconds by name), and `recorded` (the CPU-seconds that mpiimg's own record has for its
-steps). Under which conditions: `where`.
+the serial run. What it took: `seconds`, `cpu_seconds`, `peak_pss`, `peak_kept`, `processes`, `steps` (seconds
+and CPU-seconds by name), `recorded` (the CPU-seconds that mpiimg's own record has for its steps), and
+`rehearsal` (those in which users' functions were tried before the run). Under which conditions: `where`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ TYPES = {
     "peak_pss": int,
     "peak_kept": int,
     "processes": int,
+    "rehearsal": float,
 }
 
 #: What follows the name of a step in the name of its column.

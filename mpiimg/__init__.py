@@ -1,4 +1,4 @@
-"""mpiimg runs scientific image pipelines as MPI programs. See docs/primitives.md, docs/architecture.md and docs/udf.md."""
+"""mpiimg runs scientific image pipelines as MPI programs: see docs/primitives.md and docs/architecture.md."""
 
 import atexit as _atexit
 

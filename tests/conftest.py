@@ -5,11 +5,16 @@ import shutil
 
 import pytest
 
+from mpiimg.engine.mpi import scripts
+
 pytest_plugins = ["support.fixtures", "support.ranks"]
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Also of the peers that tests compare with: blocks share the machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The status of a rank that tests run in is that of its tests, and not of the runs that they make.
+scripts.not_a_script()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -20,8 +20,8 @@ _NUMPY_FUNCTIONS = ("where", "clip", "real", "imag", "round", "around", "nan_to_
 class Array(np.lib.mixins.NDArrayOperatorsMixin):
     """A lazy array with named axes: nothing is read or worked on before `compute` or `write`.
 
-    It is made by :func:`mpiimg.read`, :func:`mpiimg.from_array` and by calls on other arrays. All ranks make the
-    same ones.
+    It is made by :func:`mpiimg.read`, :func:`mpiimg.from_array` and by calls on other arrays. All ranks make
+    the same ones.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
 
     @property
     def dtype(self) -> np.dtype:
-        """Type of the items. Where a user's function decides, it is rehearsed to find out. Collective then."""
+        """Type of the items; where a user's function decides, it is rehearsed first. Collective then."""
         return np.dtype(self._known_dtype() or _types_of(self._node).of(self._node))
 
     @property
@@ -439,7 +439,7 @@ def _reduced(array: Array, operation: str, axes, compat: Mapping[str, Any], **op
 
 def _not_yet(array: Array, what: str) -> TypeError:
     return TypeError(
-        f"{what}: the array is lazy, nothing has been worked on yet; call compute(), which gives a NumPy array"
+        f"{what}: the array is lazy, nothing was worked on yet; call compute(), which gives a NumPy array"
     )
 
 
@@ -500,5 +500,5 @@ def _apply_function(function, args, kwargs):
     if name in _NUMPY_FUNCTIONS:
         return _wrap(expressions.elementwise(function, f"numpy.{name}", args, kwargs))
     raise BadInput(
-        f"numpy.{name}: is not offered for lazy arrays; use map_blocks(np.{name}, ...), or compute() for a NumPy array"
+        f"numpy.{name}: is not offered for lazy arrays; use map_blocks(np.{name}, ...), or compute() first"
     )

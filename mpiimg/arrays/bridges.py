@@ -71,8 +71,8 @@ class Stacked(Node):
             if block.shape != self.shape[1:] or not np.can_cast(block.dtype, self.dtype, "same_kind"):
                 raise BadInput(
                     f"stack: record {index.keys[chunk.number]!r} has shape {block.shape} and type "
-                    f"{block.dtype.name}, and the first one {self.shape[1:]} and {np.dtype(self.dtype).name}: "
-                    "all must be alike"
+                    f"{block.dtype.name}, and the first one {self.shape[1:]} and "
+                    f"{np.dtype(self.dtype).name}: all must be alike"
                 )
             return (to_storage(block[None], names, array.axes, array.dtype),)
 

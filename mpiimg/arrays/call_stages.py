@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mpiimg.arrays.chunks import Sized, block_shape
-from mpiimg.arrays.graph import Call, F, Node, OutputOf, Pad, Types
+from mpiimg.arrays.graph import Call, F, Node, OutputOf, Pad, Types, stored_below
 from mpiimg.arrays.lower import (
     ONE,
     Costs,
@@ -54,7 +54,15 @@ def output_key(call: Call, number: int) -> str:
 def blocks_of(call: Call, types: Types) -> dict[str, int]:
     """Return how many items of each axis of the inputs a chunk of a call has."""
     stored = storage_axes(call.axes, call.order) if call.axes else ()
-    block = block_shape(stored, call.sizes, sized(call, types), call.whole, call.each, call.depth)
+    block = block_shape(
+        stored,
+        call.sizes,
+        sized(call, types),
+        call.whole,
+        call.each,
+        call.depth,
+        stored_below(call.inputs),
+    )
     return {**block, **call.chunks}
 
 
@@ -159,8 +167,8 @@ def _keyword(value: np.ndarray) -> Any:
 def block_info(call: Call, bounds: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
     """Return where a block lies, its depth included.
 
-    First item and the one behind the last by axis, which may lie beyond the array where that has a boundary; the
-    shape of the first array; and the space of its block.
+    First item and the one behind the last by axis, which may lie beyond the array where that has a boundary;
+    the shape of the first array; and the space of its block.
     """
     model = call.inputs[0]
     inside = {}
@@ -334,7 +342,7 @@ def _scratch(lowering: Lowering, call: Call, costs: Costs | None) -> int | None:
         return None
     block = blocks_of(call, lowering.types)
     largest = sum(array.nbytes(block, call.depth) for array in sized(call, lowering.types))
-    # The function has blocks of its own beside those that were read, and libraries take more than Python sees.
+    # The function has blocks of its own beside those that were read; libraries take more than Python sees.
     return int((2 + 1.25 * costs.scratch) * largest)
 
 

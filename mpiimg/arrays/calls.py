@@ -40,8 +40,8 @@ def map_blocks(
     """Call a function on blocks of arrays.
 
     The function gets a NumPy block of each array, in the array's own order of axes; arrays are aligned by the
-    names of their axes, and one that lacks an axis is given with every block along it. It returns one block, or
-    a tuple where `out` names several.
+    names of their axes, and one that lacks an axis is given with every block along it. It returns one block,
+    or a tuple where `out` names several.
 
     Parameters
     ----------
@@ -53,7 +53,8 @@ def map_blocks(
     whole : str or tuple of str
         Axes that are not cut: every block has all of them.
     out : str or tuple of str, optional
-        The axes of the block that is returned, e.g. "x y z"; a tuple of such texts, one per block, where several
+        The axes of the block that is returned, e.g. "x y z"; a tuple of such texts, one per block, where
+        several
         are returned; "" for one value. By default those of the first block. Axes of `each` are put back.
     output_sizes : mapping of str to int, optional
         Lengths of axes that the arrays do not have, or of whole ones that come out in another length.
@@ -158,7 +159,8 @@ def apply_gufunc(
     output_dtypes: Any = None,
     **keywords: Any,
 ) -> Array | tuple[Array, ...]:
-    """Call a generalised ufunc: its core axes are whole and come last, over all others it is called in blocks.
+    """Call a generalised ufunc: its core axes are whole and come last, over all others it is called in
+    blocks.
 
     Parameters
     ----------
@@ -277,7 +279,8 @@ def made_call(
     call, function, arrays, each=(), whole=(), output_sizes=None, chunks=None, weight=None, keywords=(),
     depth=None, boundary="none", cval=0,
 ):  # fmt: skip
-    """Return a call, all of whose arguments are checked but for its outputs; its `each` axes; lengths of new axes.
+    """Return a call, all of whose arguments are checked but for its outputs; its `each` axes; lengths of new
+    axes.
 
     Raises
     ------
@@ -288,7 +291,8 @@ def made_call(
     named = f"{call}({_called(function)})"
     made = Call(
         function=function, identity=identity(function), name=named, inputs=tuple(nodes), depth=depth or {},
-        boundary=boundary, cval=cval, order=nodes[0].order, label=file_name(_called(function))[:40] or "function",
+        boundary=boundary, cval=cval, order=nodes[0].order,
+        label=file_name(_called(function))[:40] or "function",
         keywords={name: getattr(value, "_node", value) for name, value in dict(keywords).items()},
         weight=None if weight is None else node_of(weight, f"{named}: weight"),
     )  # fmt: skip
@@ -457,7 +461,7 @@ def _check_keywords(function: Callable, call: Call, named: str) -> None:
         size = int(np.prod(node.shape, dtype=np.int64)) * (np.dtype(node.dtype).itemsize if node.dtype else 4)
         if size > MAX_WHOLE:
             raise BadInput(
-                f"{named}: {name} = an array of {size >> 20} MB: what arrives whole on every rank has at most "
+                f"{named}: {name} = an array of {size >> 20} MB: what arrives whole on all ranks has at most "
                 f"{MAX_WHOLE >> 20} MB; give it among the arrays, to be aligned by its axes"
             )
 

@@ -1,4 +1,4 @@
-"""How arrays are cut into chunks: a function of shapes, types and what a function asks for, and of nothing else."""
+"""How arrays are cut into chunks: by shapes, types and what a function asks for, and by nothing else."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 #: Bytes of a chunk: of all bytes this share, but at least and at most so many; and so many chunks at most.
 SHARE, LEAST, MOST, MAX_CHUNKS = 1024, 512 << 10, 8 << 20, 16384
+
+#: A chunk that reads many arrays, as one of a stack does, takes so many bytes of each, but MOST in all.
+OF_EACH = 128 << 10
 
 #: A block is at least so many depths thick, since what lies within the depth is worked on twice.
 MIN_DEPTHS = 4
@@ -46,6 +49,7 @@ def block_shape(
     whole: Collection[str] = (),
     each: Collection[str] = (),
     depth: Mapping[str, int] | None = None,
+    count: int = 1,
 ) -> dict[str, int]:
     """Return how many items of each axis a chunk has.
 
@@ -61,11 +65,14 @@ def block_shape(
         Axes that are not cut, and axes of which a chunk has one item.
     depth : mapping of str to int, optional
         Items more on both sides that are read, by axis.
+    count : int
+        How many stored arrays a chunk reads.
     """
     depth = {axis: items for axis, items in (depth or {}).items() if items}
     block = {axis: min(1, sizes[axis]) if axis in each else sizes[axis] for axis in axes}
     total = sum(array.nbytes({axis: sizes[axis] for axis in axes}, {}) for array in arrays)
-    limit = max(min(max(total // SHARE, LEAST), MOST), total // MAX_CHUNKS)
+    least = max(LEAST, OF_EACH * count)
+    limit = max(min(max(total // SHARE, least), MOST), total // MAX_CHUNKS)
 
     def taken() -> int:
         return sum(array.nbytes(block, depth) for array in arrays)
@@ -80,8 +87,7 @@ def block_shape(
             axis = max(thick, key=lambda one: block[one])
         else:
             break
-        least = MIN_DEPTHS * depth.get(axis, 0)
-        halved = max(-(-block[axis] // 2), least, 1)
+        halved = max(-(-block[axis] // 2), MIN_DEPTHS * depth.get(axis, 0), 1)
         if halved == block[axis]:
             break
         block[axis] = halved

@@ -131,7 +131,7 @@ def isel(node: Node, indexers: Mapping[str, Any], call: str = "isel") -> Node:
 
 
 def _lost(space: Any, axis: str) -> Any:
-    """Return a space after items of an axis were taken that are not evenly spaced: none, if it has that axis."""
+    """Return a space after uneven items of an axis were taken: none, if it has that axis."""
     return None if space is None or axis in space.axes else space
 
 
@@ -302,7 +302,8 @@ def concatenate(arrays: Any, axis: Any) -> Node:
         for other, length in first.sizes.items():
             if other != name and member.sizes[other] != length:
                 raise BadInput(
-                    f"{call}: axis {other} has {length} items in array 1 and {member.sizes[other]} in array {number}"
+                    f"{call}: axis {other} has {length} items in array 1 and {member.sizes[other]} in "
+                    f"array {number}"
                 )
     members = [transpose(member, first.axes) for member in members]
     return _joined(members, name, first)
@@ -317,7 +318,7 @@ def stack(arrays: Any, axis: Any, position: int = 0) -> Node:
     for number, member in enumerate(members[1:], 2):
         if member.sizes != first.sizes:
             raise BadInput(
-                f"{call}: array 1 is {_shaped(first)}, and array {number} is {_shaped(member)}; they must be alike"
+                f"{call}: array 1 is {_shaped(first)} and array {number} {_shaped(member)}; make them alike"
             )
     members = [expand(transpose(member, first.axes), name, position) for member in members]
     return _joined(members, name, members[0])
@@ -456,7 +457,8 @@ def reduced(node: Node, operation: str, axes: Any, options: Mapping[str, Any]) -
     return Reduced(
         axes=kept, shape=tuple(node.sizes[axis] for axis in kept),
         dtype=None if known is None else result_dtype(operation, options, known),
-        order=node.order, space=_without(node, over), attrs=node.attrs, label=f"{operation}-{node.label}"[:40],
+        order=node.order, space=_without(node, over), attrs=node.attrs,
+        label=f"{operation}-{node.label}"[:40],
         parent=node, over=over, operation=operation, options=dict(options),
     )  # fmt: skip
 

@@ -110,6 +110,22 @@ def walk(nodes: Sequence[Node]) -> Iterator[Node]:
             pending += [(parent, False) for parent in reversed(node.parents)]
 
 
+def stored_below(nodes: Sequence[Node]) -> int:
+    """Return how many stored nodes expressions are made of."""
+    seen: set[int] = set()
+    pending, count = list(nodes), 0
+    while pending:
+        node = pending.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if node.is_stored:
+            count += 1
+        else:
+            pending += node.parents
+    return count
+
+
 # --- Sources ----------------------------------------------------------------------------------------------
 
 
@@ -587,6 +603,10 @@ class Types:
     def learn(self, key: str, dtype: str) -> None:
         """Take the type of a stored node."""
         self._known[key] = dtype
+
+    def as_json(self) -> dict[str, str]:
+        """Return all that is known, as JSON has it."""
+        return dict(self._known)
 
     def known(self, key: str) -> str | None:
         """Return the type of a stored node by its key, None where it is not known yet."""

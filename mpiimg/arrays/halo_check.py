@@ -1,6 +1,7 @@
 """Does what lies outside the declared depth change what lies within? Blocks are made larger, by other data.
 
-A function on blocks is right if the result for a block is what it would be in any larger block: what lies beyond
+A function on blocks is right if the result for a block is what it would be in any larger block: what lies
+beyond
 the depth must not move it. So a function is called on blocks as it will see them, and on the same blocks with
 items more on all sides that are cut, which hold something else: larger values, zeros, noise. Where the inside
 moves, the depth is too small, or the function looks at its block as a whole (its maximum, its first volume).
@@ -92,7 +93,7 @@ def _checked(call: Call, made: Any) -> Report:
     return Report(
         call.name,
         False,
-        f"{call.name}: depth {depth} is not enough: {largest}; nor is any up to {MAX_LARGER} more: the function "
+        f"{call.name}: depth {depth} is not enough: {largest}; nor is {MAX_LARGER} more: the function "
         "looks at its block as a whole (its extremes, its mean, its first items); name the axis in whole= or "
         "each=, or bring what is of the whole array as a keyword",
     )
@@ -222,4 +223,4 @@ def _difference(one: np.ndarray, other: np.ndarray) -> str:
         return ""
     with np.errstate(invalid="ignore"):
         largest = np.nanmax(np.abs(a - b)[wrong], initial=0.0)
-    return f"the inside changes by up to {largest:.3g} in {100 * wrong.mean():.2g} % of its items"
+    return f"the inside changes by up to {largest:.3g} in {100 * wrong.mean():.0f} % of its items"

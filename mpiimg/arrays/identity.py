@@ -347,7 +347,11 @@ class Walk:
         """Return the digest of a module: see :func:`mpiimg.arrays.modules.described`."""
         if name == "__main__":
             return self.doubt("the module __main__ as a whole")
-        return hashed(b"module", *(part for fact in modules.described(name) for part in fact))
+        facts = modules.described(name)
+        for one, _ in facts:
+            if modules.is_stale(one):
+                self.doubt_code(f"the module {one} was changed after it was imported; start Python anew")
+        return hashed(b"module", *(part for fact in facts for part in fact))
 
     def named(self, kind: type) -> bytes:
         """Return the digest of a class by name and module; that of a local one tells what it is made of."""

@@ -183,7 +183,7 @@ class Items:
         return self._computed(root, memory)
 
     def keyed(self, root: int | None = None, memory: Any = None) -> list[tuple[Any, Any]]:
-        """Return (key, record) pairs, as :meth:`compute` does records; dict(x.keyed()) has one of each key."""
+        """Return (key, record) pairs, as :meth:`compute` does records; dict(x.keyed()) has one per key."""
         from mpiimg.arrays.items_results import computed
 
         return computed(kept(self._items), root, memory)
@@ -222,8 +222,8 @@ class Items:
     ) -> Any:
         """Return the table of the rows that records give, in the order of the records.
 
-        A record may be a structured array, a dict of columns, a (rows, columns) array, a table, or None for no
-        row.
+        A record may be a structured array, a dict of columns, a (rows, columns) array, a table, or None for
+        no row.
 
         Parameters
         ----------
@@ -254,8 +254,8 @@ class Items:
         return stack_items(self, axis, axes, shape=shape, dtype=dtype)
 
     def persist(self) -> Items:
-        """Return the same records, made once in a run and kept, whatever is made of them."""
-        return Items(kept(self._items))
+        """Return these records as ones that are made once, and kept for all runs of this program."""
+        return type(self)(kept(self._items, persisted=True))
 
     # --- What they show of themselves ---------------------------------------------------------------------
 

@@ -260,9 +260,12 @@ class Kept(ItemsNode):
     Parameters
     ----------
     parent : ItemsNode
+    persisted : bool
+        They are made once, and kept for all runs of the program.
     """
 
     parent: ItemsNode
+    persisted: bool = False
     is_stored = True
 
     @property
@@ -311,11 +314,11 @@ class Grouped(ItemsNode):
         return ()
 
 
-def kept(node: ItemsNode) -> ItemsNode:
-    """Return a node whose records are of the run of their own."""
-    if isinstance(node, Kept):
+def kept(node: ItemsNode, persisted: bool = False) -> Kept:
+    """Return a node whose records are of the run of their own, or of all runs of the program."""
+    if isinstance(node, Kept) and node.persisted >= persisted:
         return node
-    made = Kept(label=node.label, leave_out=node.leave_out, parent=node)
+    made = Kept(label=node.label, leave_out=node.leave_out, parent=node, persisted=persisted)
     noted(node, made)
     return made
 

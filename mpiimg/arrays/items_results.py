@@ -156,8 +156,8 @@ class Collected:
         if index.nbytes > self.limit:
             raise BadInput(
                 f"compute: the {len(index)} records have {index.nbytes >> 20} MB, and a rank has "
-                f"{self.limit >> 20} MB left for them; write them by .files(...) or .table(...), make less of "
-                "them by .map(...), or give memory="
+                f"{self.limit >> 20} MB left for them; write them by .files(...) or .table(...), make less "
+                "of them by .map(...), or give memory="
             )
         self.data.clear()
         count = max(1, min(len(index), _TOGETHER // max(1, int(index.sizes.max(initial=0)))))

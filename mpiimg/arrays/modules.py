@@ -7,6 +7,7 @@ a package installed in place (pip install -e), a compiled .so of one's own. Noth
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -151,6 +152,33 @@ def described(name: str) -> tuple[tuple[str, str], ...]:
                 facts[one] = file_digest(place.file)
                 waiting += _imported(place)
     return tuple(sorted(facts.items()))
+
+
+#: Of modules that are loaded: what they were loaded from, and the digest of their file when first looked at.
+_seen: dict[str, tuple[Any, str]] = {}
+
+
+def is_stale(name: str) -> bool:
+    """Say whether the file of a module was changed after this process loaded it, as far as can be seen."""
+    module = sys.modules.get(name)
+    file, spec = getattr(module, "__file__", None), getattr(module, "__spec__", None)
+    if file is None or spec is None or not file.endswith(".py"):
+        return False
+    digest = file_digest(file)
+    loaded, first = _seen.setdefault(name, (spec, digest))
+    if loaded is not spec:  # it was loaded anew since
+        _seen[name], first = (spec, digest), digest
+    return digest != first or _is_older(getattr(spec, "cached", None), file)
+
+
+def _is_older(compiled: str | None, source: str) -> bool:
+    """Say whether Python compiled another text than a file has now; it notes the time of that text."""
+    with contextlib.suppress(OSError, TypeError):
+        with open(compiled, "rb") as file:
+            head = file.read(16)
+        by_time = len(head) == 16 and head[4:8] == bytes(4)
+        return by_time and int.from_bytes(head[8:12], "little") != int(os.stat(source).st_mtime) & 0xFFFFFFFF
+    return False
 
 
 def resolved(statement: Import, package: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The stages of a reduction by functions of the user: partial results of any size, combined by a fixed tree."""
+"""The stages of a user's own reduction: partial results of any size, combined by a fixed tree."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def stages(lowering: Lowering, node: Reduced) -> Stages[None]:
 
 
 def partials(lowering: Lowering, node: Reduced) -> Stages[tuple[Index, ChunkGrid]]:
-    """Yield the stages up to one partial result for each block of the axes that stay; return these, and the blocks."""
+    """Yield the stages up to one partial result per block that stays; return these, and the blocks."""
     call = node.functions.call
     grid = call_stages.call_grid(call, lowering.types)
     kept = [axis for axis in grid.axes if axis in node.axes]
@@ -79,7 +79,7 @@ def _place(grid: ChunkGrid, kept: ChunkGrid, number: int) -> int:
 
 
 def _groups(index: Index) -> list[tuple[int, list[int]]]:
-    """Return which records are combined next, in the order of chunks; none where one is left for each place."""
+    """Return which records are combined next, in the order of chunks; none where each place has one."""
     by_place: dict[int, list[int]] = {}
     for number, key in enumerate(index.keys):
         by_place.setdefault(key, []).append(number)
@@ -110,7 +110,8 @@ def _combined(
 
     grid = ChunkGrid((ONE,), (len(groups),), (1,))
     return Records(
-        f"combine-{level}-{node.name}", grid, reads=(RecordsOf(index.array, lambda chunk: groups[chunk.number][1]),),
+        f"combine-{level}-{node.name}", grid,
+        reads=(RecordsOf(index.array, lambda chunk: groups[chunk.number][1]),),
         work=work, parameters=lowering.parameters(node),
         expected=Index.of("", [(n, place, size, None) for n, (place, _) in enumerate(groups)], {}),
     )  # fmt: skip

@@ -43,7 +43,7 @@ class Leaf:
     cuts: Mapping[str, Cut]
 
 
-#: A step of the work: called with all values so far, and the chunk's place in the grid; returns the next value.
+#: A step of the work: called with all values so far, and the place in the grid; returns the next value.
 _Step = Callable[[list, Mapping[str, int]], np.ndarray]
 
 
@@ -297,7 +297,7 @@ def _widened(pick: Pick, factor: int) -> Pick:
 
 
 def _within(pick: Pick, offset: int, length: int) -> tuple[Pick, Any]:
-    """Return which items of a part of an axis a pick of the axis takes, and where among the pick they stand."""
+    """Return which items of a part of an axis a pick takes, and where among the pick they stand."""
     if isinstance(pick, range) and pick.step == 1:
         start, stop = max(pick.start, offset), min(pick.stop, offset + length)
         if stop <= start:

@@ -62,8 +62,8 @@ def reduction(
     ----------
     array : Array
     chunk : callable
-        Called as chunk(block, **keywords); returns a partial result: numbers, arrays, and dicts, lists and tuples
-        of them.
+        Called as chunk(block, **keywords); returns a partial result: numbers, arrays, and dicts, lists and
+        tuples of them.
     combine : callable
         Called as combine(partials) with a list of partial results, in the order of chunks, at most 32 at a
         time; returns another partial result.

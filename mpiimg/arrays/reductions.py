@@ -1,6 +1,7 @@
 """Reductions: what comes of a block, of blocks in the order of chunks, and at the end.
 
-Sums of floating-point numbers are made in float64, one item after the other in the order of storage, so that no
+Sums of floating-point numbers are made in float64, one item after the other in the order of storage, so that
+no
 bit depends on where a vector or a pairwise sum begins. A missing value (NaN) makes a result NaN, as in NumPy;
 ``skipna=True`` leaves it out.
 """

@@ -11,15 +11,17 @@ import time
 import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from mpiimg.arrays import call_stages
-from mpiimg.arrays.graph import Call, FromInput, Node, Output, Persisted, Reduced, Types
+from mpiimg.arrays.graph import Call, FromInput, Node, Output, Persisted, Reduced, Types, digest, walk
 from mpiimg.arrays.lower import ONE, Costs, needed, stored_input
 from mpiimg.arrays.program import Program
 from mpiimg.engine.boxes import ChunkGrid
+from mpiimg.engine.inputs import Input
 from mpiimg.engine.mpi.memory import anonymous_now
 from mpiimg.engine.view import Cut
 
@@ -54,31 +56,56 @@ class Facts:
     libraries: int = 0
 
 
-def calls_to_rehearse(targets: Sequence[Node], there: Mapping[str, Any], types: Types) -> list[Node]:
-    """Return the nodes whose functions have not been rehearsed."""
+def calls_to_rehearse(
+    targets: Sequence[Node], there: Mapping[str, Any], types: Types, costs: dict[str, Costs]
+) -> list[Node]:
+    """Return the nodes whose functions have not been rehearsed, nor others like them."""
     found = []
     for node in needed(list(targets), there):
         own = isinstance(node, Reduced) and node.functions is not None
         further = not isinstance(node, FromInput | Output | Reduced | Persisted) and getattr(
             node, "is_tried", True
         )
+        if isinstance(node, Output) and types.known(_fact_key(node)) is None:
+            _take_alike(node.call, types, costs)
         if (isinstance(node, Output) or own or further) and types.known(_fact_key(node)) is None:
             found.append(node)
     return found
+
+
+def _alike(call: Call, types: Types) -> str | None:
+    """Return what calls have in common that are alike, as those of the passes of a loop are."""
+    inputs = [(types.of(node), node.axes, node.shape, node.order) for node in call.parents]
+    if any(dtype is None for dtype, *_ in inputs):
+        return None
+    return f"alike-{digest(call.content, inputs)}"
+
+
+def _take_alike(call: Call, types: Types, costs: dict[str, Costs]) -> None:
+    """Take for a call what the rehearsal of another one told that is alike."""
+    alike = _alike(call, types)
+    if alike is None or types.known(f"{alike}-0") is None:
+        return
+    for number in range(len(call.outputs)):
+        key = call_stages.output_key(call, number)
+        types.learn(key, types.known(f"{alike}-{number}"))
+        types.learn(f"rehearsed-{key}", "|b1")
+    if alike in costs:
+        costs[call.key] = costs[alike]
 
 
 def _fact_key(node: Node) -> str:
     return f"rehearsed-{node.key}"
 
 
-def rehearse(targets: Sequence[Node], there: Mapping[str, np.ndarray] = ()) -> Facts:
+def rehearse(targets: Sequence[Node], there: Mapping[str, Input] = MappingProxyType({})) -> Facts:
     """Call the functions of a graph on a little of the data, in this process.
 
     Parameters
     ----------
     targets : sequence of Node
-    there : mapping of str to ndarray
-        Samples of nodes that are made already, by key.
+    there : mapping of str to Input
+        Nodes that are made already, by key.
 
     Raises
     ------
@@ -86,17 +113,20 @@ def rehearse(targets: Sequence[Node], there: Mapping[str, np.ndarray] = ()) -> F
         What a function raises, with an attribute `rehearsed`: the name of the call, and what it was tried on.
     """
     started, before = time.perf_counter(), anonymous_now()
-    rehearsal = Rehearsal(dict(there))
-    for node in needed(list(targets), {}):
+    rehearsal = Rehearsal({})
+    for node in walk(list(targets)):
+        if node.key in there:
+            rehearsal.take(node, sample_of(node, there[node.key]))
+    for node in needed(list(targets), there):
         rehearsal.node(node)
     samples = sum(sample.nbytes for sample in rehearsal.samples.values() if isinstance(sample, np.ndarray))
     libraries = max(0, anonymous_now() - before - samples)
     seconds = time.perf_counter() - started, time.process_time()
-    return Facts(dict(rehearsal.types._known), rehearsal.costs, *seconds, libraries)
+    return Facts(rehearsal.types.as_json(), rehearsal.costs, *seconds, libraries)
 
 
 class Rehearsal:
-    """Samples of the stored nodes of a graph, each a little array whose values are like those of the whole."""
+    """Samples of the stored nodes of a graph: little arrays whose values are like those of the whole."""
 
     def __init__(self, samples: dict[str, np.ndarray]):
         self.samples, self.types, self.costs = samples, Types(), {}
@@ -106,7 +136,7 @@ class Rehearsal:
         if node.key in self.samples:
             self.types.learn(node.key, self.samples[node.key].dtype.str)
         elif isinstance(node, FromInput):
-            self.samples[node.key] = _input_sample(node)
+            self.samples[node.key] = sample_of(node, stored_input(node))
         elif isinstance(node, Output):
             self._call(node.call)
         elif isinstance(node, Reduced):
@@ -119,6 +149,11 @@ class Rehearsal:
         if node.key in self.samples:
             self.types.learn(node.key, self.samples[node.key].dtype.str)
         self.types.learn(_fact_key(node), "|b1")
+
+    def take(self, node: Node, sample: np.ndarray) -> None:
+        """Take the sample of a node that is made already."""
+        self.samples[node.key] = sample
+        self.types.learn(node.key, sample.dtype.str)
 
     def values(self, asked: Sequence[tuple[Node, Mapping[str, Cut]]]) -> list[np.ndarray]:
         """Return parts of expressions, made of samples in place of the stored arrays."""
@@ -137,15 +172,21 @@ class Rehearsal:
         for number, (block, of) in enumerate(zip(blocks, call.outputs, strict=True)):
             self.samples[call_stages.output_key(call, number)] = np.asarray(block, of.dtype or block.dtype)
             self.types.learn(call_stages.output_key(call, number), (of.dtype or block.dtype.str))
+        if alike := _alike(call, self.types):
+            self.costs[alike] = self.costs[call.key]
+            for number in range(len(call.outputs)):
+                self.types.learn(f"{alike}-{number}", self.types.known(call_stages.output_key(call, number)))
 
     def tried(self, call: Call, check: Callable[[Call, Any, Mapping[str, int]], Any]) -> Any:
-        """Call a function on a small block, and if it fails there on one of its own; return what `check` returns.
+        """Call a function on a small block, and if it fails there on one of its own; return what `check`
+        returns.
 
         Parameters
         ----------
         call : Call
         check : callable
-            Called as check(call, result, lengths) with what the function returns for a block of these lengths.
+            Called as check(call, result, lengths) with what the function returns for a block of these
+            lengths.
         """
         for node in (*call.inputs, *call.given.values()):
             self.types.of(node)
@@ -220,7 +261,7 @@ class Rehearsal:
 
 
 def _checked_blocks(call: Call, result: Any, lengths: Mapping[str, int]) -> list[np.ndarray]:
-    """Return the blocks that a function returned for a block of some lengths, once they are what they must be."""
+    """Return the blocks that a function returned for a small one, once they are what they must be."""
     own = {
         axis: n for of in call.outputs for axis, n in zip(of.axes, of.shape, strict=True)
         if axis not in lengths or n != call.sizes[axis]
@@ -308,9 +349,8 @@ def _wrapped(sample: np.ndarray, node: Node, cuts: Mapping[str, Cut]) -> np.ndar
     return block
 
 
-def _input_sample(node: FromInput) -> np.ndarray:
-    """Return a little of an input: from its midst, or from its front where it can be read from there only."""
-    source = stored_input(node)
+def sample_of(node: Node, source: Input) -> np.ndarray:
+    """Return a little of what holds a node: of its midst, or of its front where it is a stream."""
     array = source.array
     sizes = dict(zip(array.axes, array.shape, strict=True))
     spans = {axis: min(length, 2 * SIDE) if axis != "t" else length for axis, length in sizes.items()}

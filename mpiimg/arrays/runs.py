@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mpiimg.arrays import rehearsal
+from mpiimg.arrays import rehearsal, told
 from mpiimg.arrays.graph import FromInput, Node, Persisted, digest, walk
 from mpiimg.arrays.lower import (
     Lowering,
@@ -27,6 +28,7 @@ from mpiimg.engine.array import Array as EngineArray
 from mpiimg.engine.inputs import said_of
 from mpiimg.engine.mpi import rendezvous, scripts
 from mpiimg.engine.mpi.agreement import on_root
+from mpiimg.engine.mpi.runtime import say
 from mpiimg.engine.names import file_name
 from mpiimg.engine.recipe import Options, Recipe
 from mpiimg.engine.stage import Stages
@@ -184,8 +186,16 @@ class Rehearsed:
 # --- Before a run -----------------------------------------------------------------------------------------
 
 
-def rehearsed(session: Any, targets: Sequence[Node], comm: Any) -> None:
+def rehearsed(session: Any, targets: Sequence[Node], comm: Any, record: Path | None = None) -> None:
     """See to it that the types of all nodes are known, and what functions cost. Collective.
+
+    Parameters
+    ----------
+    session : Session
+    targets : sequence of Node
+    comm : communicator
+    record : Path, optional
+        Of the run that this may have been done by before.
 
     Raises
     ------
@@ -198,16 +208,21 @@ def rehearsed(session: Any, targets: Sequence[Node], comm: Any) -> None:
     check_axes(walk(targets))
     budget = session.budget(comm)
     there = _kept(session, targets, comm)
-    missing = rehearsal.calls_to_rehearse(targets, there, session.types)
+    places = [] if session.has_looked else [session.folder / told.FILE]
+    session.has_looked = True
+    for path in (*places, *([record] if record is not None else [])):
+        told.learn(on_root(comm, told.load, path), session.types, session.costs)
+    missing = rehearsal.calls_to_rehearse(targets, there, session.types, session.costs)
     if not session.rehearse:
         # Without types nothing can be planned; records need none.
         missing = [node for node in missing if isinstance(node, Node) and session.types.of(node) is None]
     if not missing:
         return
-    facts = on_root(comm, lambda: _apart(session, targets, budget, rehearsal.rehearse))
+    facts = on_root(comm, lambda: _apart(session, targets, budget, rehearsal.rehearse, there))
     for key, dtype in facts.types.items():
         session.types.learn(key, dtype)
     session.costs.update(facts.costs)
+    on_root(comm, lambda: told.save(session.folder, told.facts(targets, session.types, session.costs)))
     if session.check_halo:
         on_root(comm, lambda: _check_halos(session, targets, budget))
     session.rehearsal = Rehearsed(
@@ -217,7 +232,7 @@ def rehearsed(session: Any, targets: Sequence[Node], comm: Any) -> None:
     )
 
 
-def _apart(session: Any, targets: Sequence[Node], budget: int, task: Callable) -> Any:
+def _apart(session: Any, targets: Sequence[Node], budget: int, task: Callable, *more: Any) -> Any:
     """Call a task on a graph in a fresh interpreter, within what this rank may use. On one rank."""
     from mpiimg.arrays.rehearse import in_fresh_interpreter, seconds_for
     from mpiimg.engine.mpi.memory import anonymous_now
@@ -226,6 +241,7 @@ def _apart(session: Any, targets: Sequence[Node], budget: int, task: Callable) -
     return in_fresh_interpreter(
         task,
         tuple(targets),
+        *more,
         timeout=seconds_for(session.timeout),
         memory=max(budget - anonymous_now(), budget // 4),
         name=", ".join(name for name in calls if name) or "the rehearsal",
@@ -258,8 +274,8 @@ def halos_checked(session: Any, values: Sequence[Any], comm: Any) -> list[str]:
 
 
 def recipe_of(
-    session: Any, results: Sequence[Any], *, stem: str, record: str, nonce: str, kept: Mapping[str, KeptInput],
-    keep: Sequence[Node] = (), more: Mapping[str, Any] | None = None,
+    session: Any, results: Sequence[Any], *, stem: str, record: str, nonce: str, kept: Mapping[str,
+    KeptInput], keep: Sequence[Node] = (), more: Mapping[str, Any] | None = None,
 ) -> Recipe:  # fmt: skip
     """Return the recipe of a run that makes results.
 
@@ -287,7 +303,9 @@ def recipe_of(
     inputs += [StoredInput(one, one.array) for one in used]
 
     def lowering() -> Lowering:
-        return Lowering(session.types, session.costs, {key: one.array for key, one in kept.items()}, nonce)
+        ready = {key: one.array for key, one in kept.items() if not hasattr(one, "index")}
+        made = {key: one.index for key, one in kept.items() if hasattr(one, "index")}
+        return Lowering(session.types, session.costs, ready, nonce, made=made)
 
     def stages():
         lowered = lowering()
@@ -315,6 +333,7 @@ def recipe_of(
             "rehearsal": {
                 "seconds": round(session.rehearsal.seconds, 3),
                 "cpu_seconds": round(session.rehearsal.cpu_seconds, 3),
+                "told": told.facts(targets, session.types, session.costs),
             }
         },
     )
@@ -356,6 +375,8 @@ def _kept(session: Any, targets: Sequence[Node], comm: Any) -> dict[str, KeptInp
     candidates = [node for node in walk(list(targets)) if node.is_stored and not isinstance(node, FromInput)]
     if not candidates:
         return {}
+    from mpiimg.arrays import items_kept
+
     there = on_root(comm, lambda: [_dtype_kept(session, node) for node in candidates])
     found = {}
     for node, dtype in zip(candidates, there, strict=True):
@@ -363,7 +384,7 @@ def _kept(session: Any, targets: Sequence[Node], comm: Any) -> dict[str, KeptInp
             session.types.learn(node.key, dtype)
             array = stored_array(node.name, node.axes, node.shape, dtype, node.order)
             found[node.key] = KeptInput(_kept_path(session, node), array, node.key)
-    return found
+    return found | items_kept.found(session, targets, comm)
 
 
 def _kept_path(session: Any, node: Node) -> Path:
@@ -371,7 +392,7 @@ def _kept_path(session: Any, node: Node) -> Path:
 
 
 def _dtype_kept(session: Any, node: Node) -> str | None:
-    """Return the type of a node that a run of the session has kept whole, None where none has. On one rank."""
+    """Return the type of a node that a run of the session has kept, None where none has. On one rank."""
     from mpiimg.engine.staged_file import check_record
 
     if session.catalogue is None:
@@ -420,6 +441,7 @@ def keep(session: Any, nodes: Sequence[Node], comm: Any, memory: Any = None) -> 
     missing = [node for node in {node.key: node for node in nodes}.values() if node.key not in kept]
     if not missing:
         return kept
+    _make_items(session, missing, comm, memory)
     rehearsed(session, missing, comm)
     kept = _kept(session, missing, comm) | kept
     missing += [node for node in needed(missing, kept) if isinstance(node, Persisted) and node not in missing]
@@ -447,8 +469,9 @@ def _carry_out(recipe: Recipe, comm: Any, options: Options, session: Any) -> Any
     from mpiimg.engine.run import run
 
     given = scripts.settings()
-    told = {"command": given.command, "run_id": given.run_id, "script": given.script}
-    outcome = run(recipe, comm, dataclasses.replace(options, **told))
+    about = {"command": given.command, "run_id": given.run_id, "script": given.script}
+    session.only_planned = False
+    outcome = run(recipe, comm, dataclasses.replace(options, **about))
     scripts.note(outcome.status)
     session.status = int(outcome.status) or session.status
     return outcome
@@ -466,7 +489,8 @@ def computed(session: Any, nodes: Sequence[Node], comm: Any, root: int | None, m
     )
     if size > max(budget - BASELINE, 0):
         raise BadInput(
-            f"compute: the result has {size >> 20} MB, and a rank has {max(budget - BASELINE, 0) >> 20} MB left for it; "
+            f"compute: the result has {size >> 20} MB, and a rank has "
+            f"{max(budget - BASELINE, 0) >> 20} MB left for it; "
             "write it to a file by x.write(path), take a part of it, or give memory="
         )
     wanted = [node if node.is_stored and not isinstance(node, FromInput) else stored(node) for node in nodes]
@@ -489,7 +513,9 @@ def computed(session: Any, nodes: Sequence[Node], comm: Any, root: int | None, m
 
 
 def carried_out(session: Any, result: Any, comm: Any, memory: Any) -> Any:
-    """Run what one result needs that the program itself takes, such as records; return the outcome. Collective."""
+    """Run what a result needs that the program itself takes, such as records. Collective."""
+    if not getattr(result, "is_kept", False):
+        _make_items(session, result.targets, comm, memory)
     rehearsed(session, result.targets, comm)
     kept = _kept(session, result.targets, comm)
     (name,) = (node.name for node in result.targets)
@@ -501,6 +527,12 @@ def carried_out(session: Any, result: Any, comm: Any, memory: Any) -> Any:
         in_memory=session.in_memory, force=True, replace=True, quiet=True,
     )  # fmt: skip
     return _carry_out(recipe, comm, options, session)
+
+
+def _make_items(session: Any, targets: Sequence[Node], comm: Any, memory: Any) -> None:
+    from mpiimg.arrays import items_kept
+
+    items_kept.make(session, targets, comm, memory)
 
 
 def _presented(block: np.ndarray, node: Node, array: EngineArray) -> np.ndarray:
@@ -522,11 +554,12 @@ def written(session: Any, results: Mapping[str, Any], folder: Path, options: Map
     targets = [node for result in made for node in result.targets]
     parts = [[getattr(result, "file", ""), *(node.key for node in result.targets)] for result in made]
     with scripts.collective("write", digest(parts, str(folder), str(options))) as comm:
-        rehearsed(session, targets, comm)
+        stem, record = _names(session, list(results), folder)
+        rehearsed(session, targets, comm, folder / record)
         persisted_below = [one for one in walk(targets) if isinstance(one, Persisted)]
+        _make_items(session, targets, comm, options["memory"])
         kept = keep(session, persisted_below, comm, options["memory"]) if persisted_below else {}
         kept |= _kept(session, targets, comm)
-        stem, record = _names(session, list(results), folder)
         recipe = recipe_of(session, made, stem=stem, record=record, nonce=_nonce(comm), kept=kept)
         lowering = Lowering(session.types)
         for result in made:
@@ -547,7 +580,7 @@ def written(session: Any, results: Mapping[str, Any], folder: Path, options: Map
 
 
 def _names(session: Any, files: Sequence[str], folder: Path) -> tuple[str, str]:
-    """Return what a run is called by: its work folder, and its record, of which each run has one of its own."""
+    """Return what a run is called by: its work folder, and its record, of which each run has its own."""
     first = file_name(Path(files[0].rstrip("/")).name.split(".")[0])[:40] or "results"
     if len(files) == 1:
         return first, f"run-{first}.json"
@@ -587,6 +620,7 @@ def planned(session: Any, results: Sequence[Any], ranks: int | None, nodes: int 
     with scripts.collective(
         "plan", digest([node.key for node in targets], ranks, nodes, str(memory))
     ) as comm:
+        session.only_planned = True
         rehearsed(session, targets, comm)
         kept = _kept(session, targets, comm)
         recipe = recipe_of(session, made, stem="plan", record="run.json", nonce="", kept=kept)
@@ -613,5 +647,4 @@ def _print_plan(recipe: Recipe, comm: Any, memory: int, ranks: int, nodes: int |
         return show_plan.as_json(plan, resources) if form == "json" else show_plan.table(plan, resources)
 
     said = on_root(comm, text)
-    if comm.rank == 0:
-        print(said, flush=True)
+    say(comm, said, sys.stdout)

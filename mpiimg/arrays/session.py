@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import shutil
@@ -11,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mpiimg.arrays.array import Array
 from mpiimg.arrays.expressions import node_of, persisted
@@ -65,9 +66,12 @@ class Session:
     costs: dict[str, Costs] = field(default_factory=dict)
     records: dict[str, int] = field(default_factory=dict)
     catalogue: dict[str, Any] | None = None
+    kept_items: dict[str, Any] = field(default_factory=dict)
     status: int = 0
     rehearsal: Any = None
     held: int = 0
+    has_looked: bool = False
+    only_planned: bool = False
 
     def __post_init__(self):
         from mpiimg.arrays.runs import Rehearsed
@@ -98,17 +102,21 @@ def current() -> Session:
         given = scripts.settings()
         made = Session(
             Path(given.folder or ".", FOLDER, name), given.memory, given.keep_work, given.timeout,
-            given.in_memory, given.progress, check_halo=given.check_halo, force=given.force, plan_only=given.plan or "",
+            given.in_memory, given.progress, check_halo=given.check_halo, force=given.force,
+            plan_only=given.plan or "",
         )  # fmt: skip
         _open.append(made)
-        atexit.register(_close_default, made, os.getpid())
+        process = os.getpid()
+        scripts.when_ended(lambda: _close_default(made, process))
     return _open[-1]
 
 
 def _close_default(session: Session, process: int) -> None:
     """Remove what the default session has kept, if the program came to its end."""
     failed = getattr(sys, "last_value", None) is not None or session.status not in (0, 3)
-    if os.getpid() == process and not failed and not session.keep_work and scripts.is_first_rank():
+    # What the rehearsal of a plan has told serves the run that follows.
+    kept = session.keep_work or session.plan_only or session.only_planned
+    if os.getpid() == process and not failed and not kept and scripts.is_first_rank():
         remove(session)
 
 
@@ -182,7 +190,7 @@ def session(
 
 
 def known_types(nodes: Sequence[Node]) -> Types:
-    """Return the types of arrays; users' functions are rehearsed where they are not known. Collective then."""
+    """Return the types of arrays; functions are rehearsed where these are not known. Collective then."""
     known = current().types
     if all(known.of(node) is not None for node in nodes):
         return known
@@ -227,9 +235,14 @@ def compute(*arrays: Any, root: int | None = None, memory: Any = None) -> Any:
     if current().plan_only:
         runs.planned(current(), arrays, scripts.settings().ranks, scripts.settings().nodes, memory)
         scripts.end_planned()
-    if any(hasattr(one, "_computed") for one in arrays):
+    if all(map(_is_computed, arrays)):
+        return arrays[0] if len(arrays) == 1 else arrays
+    if any(hasattr(one, "_computed") or _is_computed(one) for one in arrays):
+        # What needs no work is given back as it is, as by dask.
         results = [
-            one._computed(root, memory)
+            one
+            if _is_computed(one)
+            else one._computed(root, memory)
             if hasattr(one, "_computed")
             else compute(one, root=root, memory=memory)
             for one in arrays
@@ -245,6 +258,10 @@ def compute(*arrays: Any, root: int | None = None, memory: Any = None) -> Any:
     if values is None:
         return None if len(arrays) == 1 else (None,) * len(arrays)
     return values[0] if len(arrays) == 1 else tuple(values)
+
+
+def _is_computed(value: Any) -> bool:
+    return isinstance(value, np.ndarray | np.generic | int | float | complex)
 
 
 def persist(*arrays: Any) -> Any:
@@ -345,7 +362,11 @@ def write_one(array: Any, path: Any, **options: Any) -> Any:
         place = Path(os.fspath(path))
     except TypeError:
         raise BadInput(f"x.write: takes the path of a file, and not {type(path).__name__}") from None
-    return write({place.name: array}, place.parent, **options)
+    from mpiimg.formats.interface import split
+
+    # Of x.h5:/a/b and x.zarr/a the file or the store is what lies in a folder.
+    folder = split(place)[0].parent
+    return write({os.path.relpath(place, folder): array}, folder, **options)
 
 
 def plan(*results: Any, ranks: int | None = None, nodes: int | None = None, memory: Any = None) -> None:
@@ -401,8 +422,8 @@ def iterate(body: Any, state: Any, until: Any = None, *, at_most: int) -> Any:
     state : Array or tuple of Array
         The first.
     until : callable, optional
-        Called as until(state), or as until(state, before) if it takes two; returns an array of one truth value:
-        whether it is the last state.
+        Called as until(state), or as until(state, before) if it takes two; returns an array of one truth
+        value: whether it is the last state.
     at_most : int
         Passes.
 

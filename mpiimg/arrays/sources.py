@@ -1,4 +1,4 @@
-"""Where arrays come from: files of any known format, NumPy arrays and what wraps them, and readers of users."""
+"""Where arrays come from: files of known formats, arrays in memory, and readers of users."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from mpiimg.errors import BadInput
 
 
 def read(path: Any, *, axes: AxesLike | None = None, name: str | None = None) -> Array:
-    """Return an array that lies in a file, of which ranks read what they need when it is worked on. Collective.
+    """Return an array that lies in a file, of which ranks read what they need when it is worked on.
+    Collective.
 
     Parameters
     ----------
@@ -145,8 +146,8 @@ def from_array(x: Any, axes: AxesLike | None = None, *, space: Any = None, name:
     Parameters
     ----------
     x : array
-        A NumPy array or what can be made one, a nibabel image, an astropy HDU, CCDData or Quantity, or an xarray
-        DataArray. It is copied.
+        A NumPy array or what can be made one, a nibabel image, an astropy HDU, CCDData or Quantity, or an
+        xarray DataArray. It is copied.
     axes : str or tuple of str, optional
         Names of its axes. Asked for where `x` does not have them: images of nibabel have x y z t, HDUs have
         y x, those of xarray their own.
@@ -201,7 +202,8 @@ def from_array(x: Any, axes: AxesLike | None = None, *, space: Any = None, name:
     source = HeldArray(held, array, tuple(given), checksum, space, attrs)
     return Array(
         FromInput(
-            axes=tuple(given), shape=values.shape, dtype=held.dtype.str, order=order, space=space, attrs=attrs,
+            axes=tuple(given), shape=values.shape, dtype=held.dtype.str, order=order, space=space,
+            attrs=attrs,
             label=file_name(str(name))[:40] or "array", input=source,
         )
     )  # fmt: skip
@@ -331,7 +333,8 @@ def from_reader(reader: Any, *, name: str | None = None) -> Array:
     Parameters
     ----------
     reader : object
-        With `shape`, `dtype`, `axes` (the slowest in storage first, if that matters), a method `read(box)` that
+        With `shape`, `dtype`, `axes` (the slowest in storage first, if that matters), a method `read(box)`
+        that
         returns the items of ((start, stop), ...), and if what it reads is to be resumed an `identity`: JSON
         that tells this array from others. It may have `space`, `attrs` and `close()`.
     name : str, optional

@@ -28,6 +28,7 @@ from mpiimg.engine.placed import PlacedArrays
 from mpiimg.engine.plan import Resources, StagePlan, plan_stage, still_read
 from mpiimg.engine.provenance import RESULT_LIBRARIES, Lineage, Provenance, versions
 from mpiimg.engine.recipe import Options, Recipe
+from mpiimg.engine.record_index import RecordsOf
 from mpiimg.engine.record_store import MadeRecord, RecordStore
 from mpiimg.engine.recording import OutOfRoom, Recorder
 from mpiimg.engine.rounds import Rounds
@@ -220,6 +221,15 @@ class Executor:
         """Plan a stage from what is in memory now, and make the room that it needs."""
         planned = plan_stage(stage, sizes, self.resources, self.arrays.placements, todo)
         self.arrays.spill(planned.spilled)
+        if planned.peak > self.resources.memory and any(isinstance(one, RecordsOf) for one in stage.reads):
+            # Of records nobody knew how large they would be: what can be done is done.
+            allowed, needed = self.resources.memory >> 20, planned.peak >> 20
+            self._warn(
+                [
+                    f"stage {stage.name}: the records that a chunk reads may take {needed} MB with all else, "
+                    f"and a rank may use {allowed}; members of groups are read one by one by .reduce"
+                ]
+            )
         self.logbook.stage(stage, planned, todo)
         return planned
 

@@ -6,7 +6,9 @@ import errno
 import os
 import stat
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 
 from mpiimg.engine.recipe import Options, Recipe, is_within, output_folders, output_names
 from mpiimg.engine.stage import PlacedSink, Sink
@@ -49,11 +51,23 @@ def prove(recipe: Recipe, options: Options) -> None:
 
 def prove_heads(recipe: Recipe) -> None:
     """Make the heads of all files that the ranks fill together, and forget them. On one rank."""
+    shared: dict[str, list[PlacedSink]] = {}
     for stage in recipe.expected:
         if isinstance(stage, Sink):
             stage.head()
         elif isinstance(stage, PlacedSink):
             stage.prove()
+            if stage.shared:
+                shared.setdefault(stage.file, []).append(stage)
+    _prove_shared(shared)
+
+
+def _prove_shared(shared: Mapping[str, Sequence[PlacedSink]]) -> None:
+    """Make the files that several arrays go into, where nobody sees them; they take hardly any room."""
+    for stages in shared.values():
+        with TemporaryDirectory() as folder:
+            for number, stage in enumerate(stages):
+                stage.create(Path(folder) / "shared", number > 0)
 
 
 def _length(name: str) -> int:

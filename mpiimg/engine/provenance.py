@@ -85,7 +85,9 @@ class Lineage:
         self._versions = {"mpiimg": __version__, "cpu_target": cpu_target, **versions(RESULT_LIBRARIES)}
         self._versions |= packages or {}
         self._origins = {
-            source.array.name: _Origin(digest("input", source.identity, source.sample, source.array.shape))
+            source.array.name: _Origin(
+                digest("input", source.identity, source.sample, source.array.stored_shape)
+            )
             for source in inputs
         }
 

@@ -142,7 +142,7 @@ class View:
         return tuple(itertools.product(*by_axis))
 
     def table(self, grid: ChunkGrid) -> np.ndarray | None:
-        """Return the one box that each chunk reads, (chunks, axes, 2); None where one reads several or none."""
+        """Return the one box that each chunk reads, (chunks, axes, 2); None where one reads others."""
         if any(len(of_pick) != 1 for of_axis in self._runs for of_pick in of_axis):
             return None
         places = np.unravel_index(np.arange(len(grid)), grid.counts) if grid.counts else ()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mpiimg.engine.boxes import box_shape
 from mpiimg.engine.containment import Containment
@@ -14,11 +18,14 @@ from mpiimg.engine.mpi.runtime import progress
 from mpiimg.engine.mpi.waiting import soft_barrier
 from mpiimg.engine.plan import StagePlan
 from mpiimg.engine.raw import RawFile, write_fully
-from mpiimg.engine.results import OUTPUTS, OwnFiles, OwnFolder, crc_of, joined, sum_of_shared
+from mpiimg.engine.results import OUTPUTS, OwnFiles, OwnFolder, crc_of, joined, sum_of_range, sum_of_shared
 from mpiimg.engine.rounds import Rounds
 from mpiimg.engine.stage import Files, PlacedSink, Sink
 from mpiimg.engine.system_errors import naming
 from mpiimg.errors import BadInput
+
+#: Bytes beside an array in a file that one rank sums alone.
+ALONE = 64 << 20
 
 
 class ResultFiles:
@@ -136,28 +143,51 @@ class ResultFiles:
             where,
         )
         self._rounds.agree()
+        sums: list[tuple[int, int, int]] = []
+        share = len(planned.partition.owned(self._comm.rank))
         try:
-            for number, blocks in self._rounds.chunks(stage, planned, range(len(stage.grid))):
-                self._rounds.guarded(
-                    lambda number=number, blocks=blocks: self._place(stage, number, opened[0], blocks),
-                    f"{where}, chunk {number}",
-                )
-                del blocks
+            with progress(self._comm, stage.name, share, self._shown) as tick:
+                for number, blocks in self._rounds.chunks(stage, planned, range(len(stage.grid))):
+                    self._rounds.guarded(
+                        lambda number=number, blocks=blocks: self._place(
+                            stage, number, opened[0], blocks, sums
+                        ),
+                        f"{where}, chunk {number}",
+                    )
+                    del blocks
+                    tick(1)
             self._rounds.guarded(opened[0].sync, where)
         finally:
             opened[0].close()
         self._rounds.agree()
         self._rounds.logbook.wait("checksums of all ranks")
-        said = sum_of_shared(self._comm, path, size)
+        parts = self._comm.gather(sums)
+        said = on_root(self._comm, lambda: _sum_of_placed(stage, path, offset, size, parts))
+        # Where a chunk lies in many runs, or other arrays in the file, all ranks read what is there.
+        said = said or sum_of_shared(self._comm, path, size)
         on_root(self._comm, lambda: self.written.update({stage.file: said}))
 
-    def _place(self, stage: PlacedSink, number: int, file: RawFile, blocks: Sequence[Any]) -> None:
-        """Make the block of a chunk, and write it where it lies in the file."""
+    def _place(
+        self,
+        stage: PlacedSink,
+        number: int,
+        file: RawFile,
+        blocks: Sequence[Any],
+        sums: list[tuple[int, int, int]],
+    ) -> None:
+        """Make the block of a chunk, and write it where it lies in the file.
+
+        Of one that lies there in one piece the first item, bytes and CRC32 are added to `sums`.
+        """
         chunk = stage.chunk(number)
         block = self._rounds.logbook.at_work(stage.work, chunk, *blocks)
         box = stage.layout.part(chunk.bounds)
         if block.shape != box_shape(box):
             raise ValueError(f"the work returned the shape {block.shape}, and not {box_shape(box)}")
+        block = np.ascontiguousarray(block, dtype=stage.stored)
+        runs = list(itertools.islice(stage.layout.runs(box), 2))
+        if len(runs) == 1:
+            sums.append((runs[0][0], block.nbytes, crc_of(memoryview(block).cast("B"))))
         file.write(box, block)
         self._rounds.logbook.done(stage, number, block.nbytes)
 
@@ -249,6 +279,24 @@ def _create_placed(path: Path, stage: PlacedSink, further: bool) -> tuple[int, i
         with open(path, "rb") as file:
             os.fdatasync(file.fileno())
     return offset, size
+
+
+def _sum_of_placed(
+    stage: PlacedSink, path: Path, offset: int, size: int, parts: Sequence[Sequence[tuple[int, int, int]]]
+) -> dict[str, Any] | None:
+    """Return what the record says of a file, from the sums of its chunks; None where they are not all."""
+    ordered = sorted(itertools.chain.from_iterable(parts))
+    place = 0
+    for first, length, _ in ordered:
+        if first * stage.stored.itemsize != place:
+            return None
+        place += length
+    if not ordered or place != math.prod(stage.layout.shape) * stage.stored.itemsize:
+        return None
+    if size - place > ALONE:
+        return None
+    head, tail = sum_of_range(path, 0, offset), sum_of_range(path, offset + place, size)
+    return joined([head, *((length, crc) for _, length, crc in ordered), tail])
 
 
 def _write_members(path: Path, descriptor: int, members: Sequence[bytes], position: int) -> None:

@@ -87,6 +87,9 @@ def read(path: Path, name: str) -> PlainInput | FileInput:
         _check_tiles(file_path, number)
         source = FileInput(file_path, array, _Tiles(number, values), **about)
         source.__dict__["identity"] = {"dtype": array.dtype, "image": number, "header": zlib.crc32(said)}
+        first = source.open()
+        first.read(((0, 1),) * len(shape))  # what is wrong with the table of tiles shows here
+        first.close()
         return source
     size, end = file_path.stat().st_size, offset + math.prod(shape) * dtype.itemsize
     if not gzipped and size < end:
@@ -233,21 +236,40 @@ class _Tiles:
     def __call__(self, path: Path) -> Reader:
         from astropy.io import fits
 
-        hdus = fits.open(path, "readonly", memmap=True, do_not_scale_image_data=True)
-        return TiledImage(hdus, self.number, self.values)
+        return TiledImage(
+            path,
+            fits.open(path, "readonly", memmap=True, do_not_scale_image_data=True),
+            self.number,
+            self.values,
+        )
 
 
 @dataclass(frozen=True)
 class TiledImage:
     """An open tile-compressed image; a :class:`mpiimg.engine.inputs.Reader`."""
 
+    path: Path
     hdus: Any
     number: int
     values: Values
 
     def read(self, box: Box) -> np.ndarray:
-        """Return the pixels of a box; the tiles that it touches are decompressed."""
-        block = np.asarray(self.hdus[self.number].section[box_slices(box)])
+        """Return the pixels of a box; the tiles that it touches are decompressed.
+
+        Raises
+        ------
+        BadInput
+            They cannot be.
+        """
+        try:
+            block = np.asarray(self.hdus[self.number].section[box_slices(box)])
+        except (MemoryError, OSError):
+            raise
+        except Exception as error:  # whatever astropy makes of damaged tables and tiles
+            what = " ".join(str(error).split()) or type(error).__name__
+            raise BadInput(
+                f"{self.path}: damaged: a tile cannot be decompressed ({what}); copy it again"
+            ) from None
         native = np.ascontiguousarray(block, dtype=block.dtype.newbyteorder("="))
         return self.values(native)
 

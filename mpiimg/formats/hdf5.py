@@ -7,6 +7,7 @@ written lies in one piece.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import math
 import os
@@ -80,7 +81,7 @@ def read(path: Path, name: str) -> PlainInput | FileInput:
                 )
             said = json.dumps([dataset.name, shape, dtype.str]).encode()
             return PlainInput(file_path, array, offset, dtype.str, said, **about)
-        source = FileInput(file_path, array, Dataset.opener(dataset.name), **about)
+        source = FileInput(file_path, array, _Opener(dataset.name, _needs_plugins(dataset, path)), **about)
         source.__dict__["identity"] = {"dtype": array.dtype, "dataset": zlib.crc32(dataset.name.encode())}
         return source
 
@@ -179,35 +180,73 @@ def _attrs(dataset) -> dict:
     return {name: value for name, value in attrs.items() if name not in hidden}
 
 
+def _needs_plugins(dataset, path: Path) -> bool:
+    """Say whether the chunks of a dataset are compressed by what the package hdf5plugin brings.
+
+    Raises
+    ------
+    BadInput
+        By something that is not there.
+    """
+    import h5py
+
+    properties = dataset.id.get_create_plist()
+    filters = [properties.get_filter(number) for number in range(properties.get_nfilters())]
+    missing = [one for one in filters if not h5py.h5z.filter_avail(one[0])]
+    if not missing:
+        return False
+    with contextlib.suppress(ImportError):
+        importlib.import_module("hdf5plugin")
+    for number, _, _, name in missing:
+        if not h5py.h5z.filter_avail(number):
+            said = f"{number} ({name.decode(errors='replace')})" if name else str(number)
+            raise BadInput(
+                f"{path}: its chunks are compressed by filter {said}, which HDF5 does not have here: "
+                "pip install hdf5plugin, or repack the file"
+            )
+    return True
+
+
 @dataclass(frozen=True)
 class _Opener:
-    """Opens a dataset by its name."""
+    """Opens a dataset by its name, with further filters if it needs any."""
 
     name: str
+    plugins: bool = False
 
     def __call__(self, path: Path) -> Reader:
         import h5py
 
-        return Dataset(h5py.File(path, "r", locking=False), self.name)
+        if self.plugins:
+            importlib.import_module("hdf5plugin")
+        return Dataset(path, h5py.File(path, "r", locking=False), self.name)
 
 
 @dataclass(frozen=True)
 class Dataset:
     """An open dataset in chunks; a :class:`mpiimg.engine.inputs.Reader`."""
 
+    path: Path
     file: object
     name: str
 
-    @staticmethod
-    def opener(name: str) -> _Opener:
-        """Return what opens a dataset of this name."""
-        return _Opener(name)
-
     def read(self, box: Box) -> np.ndarray:
-        """Return the items of a box, in the machine's byte order."""
+        """Return the items of a box, in the machine's byte order.
+
+        Raises
+        ------
+        BadInput
+            A chunk is not what was written, or lies beyond the end of the file.
+        """
         dataset = self.file[self.name]
-        block = np.asarray(dataset[box_slices(box)])
-        return np.ascontiguousarray(block, dtype=dataset.dtype.newbyteorder("=")).reshape(block.shape)
+        try:
+            block = np.asarray(dataset[box_slices(box)])
+        except OSError as error:
+            if error.errno is not None or "errno =" in str(error):
+                raise
+            what = " ".join(str(error).split())
+            raise BadInput(f"{self.path}:{self.name}: damaged: {what}; copy it again") from None
+        return np.asarray(block, dtype=dataset.dtype.newbyteorder("="), order="C")
 
     def close(self) -> None:
         """Release the file."""
@@ -233,6 +272,8 @@ class Hdf5Writer:
     BadInput
         Its values are no numbers.
     """
+
+    shared = True
 
     def __init__(self, result: ResultArray):
         kind = np.dtype(result.dtype)

@@ -127,7 +127,7 @@ class PlacedWriter(Protocol):
     `stored(block) -> block`, which makes the numbers of the file from those of the array, such as unsigned
     ones in FITS; and, in place of head, tail and offset, `create(path, further) -> offset`, which makes a
     file with all that is not the array. With `further` this run has written another array to the file, which
-    stays.
+    stays; a format that takes several has the attribute `shared`, True.
     """
 
     axes: tuple[str, ...]

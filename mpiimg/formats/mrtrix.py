@@ -353,7 +353,8 @@ def _space(
         # MRtrix then takes the middle of the image for the origin.
         matrix[:3, 3] = [-0.5 * (n - 1) * size for n, size in zip(shape[:3], sizes[:3], strict=True)]
     matrix[:3, :3] *= sizes[:3]
-    space = Affine(FILE_AXES[:3], matrix, ("mm", "unknown"), (1, 1))
+    steps = (("t", sizes[3], 0.0),) if len(shape) > 3 else ()
+    space = Affine(FILE_AXES[:3], matrix, ("mm", "sec" if steps else "unknown"), (1, 1), steps=steps)
     for axis, n, sign in zip(FILE_AXES[:3], shape[:3], signs[:3], strict=True):
         if sign < 0:
             space = space.taken(axis, n - 1, -1)

@@ -210,7 +210,7 @@ def stage_of(
     **fields
         As :class:`mpiimg.engine.stage.Stage` has them.
     """
-    target, inside = split(file)
+    target = split(file)[0]
     axes = named_axes(array.axes)
     order = named_axes(getattr(made, "axes", None) or axes)
     permutation = [axes.index(axis) for axis in order]
@@ -251,7 +251,7 @@ def stage_of(
         stored=np.dtype(made.dtype),
         create=getattr(made, "create", None) or _creator(made, math.prod(layout.shape)),
         prove=getattr(made, "head", bool),
-        shared=bool(inside),
+        shared=getattr(made, "shared", False),
         **about,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mpiimg.engine.mpi.exits import leave_what_is_left
 from mpiimg.engine.mpi.lifetime import living
 from mpiimg.tools import environment
 
@@ -19,4 +20,6 @@ def start(name: str) -> int:
         # How it ends is decided.
         life.stop.ignore()
         runtime.end_world()
+    if not life.is_of_script:
+        leave_what_is_left(status)
     return status

@@ -582,6 +582,25 @@ def test_a_module_whose_value_is_set_after_import(local):
     assert digest(f) != before
 
 
+def test_a_module_that_is_changed_and_not_loaded_again_is_unknown(local, tmp_path):
+    """What runs is the old code, and the file has the new one."""
+    user = "import own_b\ndef f(b):\n import own_b\n return own_b.g(b)"
+    f = local("own_a", own_a=user, own_b="def g(b): return b + 5").f
+    assert digest(f)
+    (tmp_path / "own_b.py").write_text("def g(b): return b + 77")
+    assert "the module own_b was changed after it was imported" in identity(f).why
+    importlib.reload(sys.modules["own_b"])
+    assert digest(f)
+
+
+def test_a_module_that_is_changed_before_the_first_look_is_unknown_too(local, tmp_path):
+    sys.dont_write_bytecode = False
+    f = local("own_a", own_a="import own_b\ndef f(b): return own_b.g(b)", own_b="def g(b): return b + 5").f
+    (tmp_path / "own_b.py").write_text("def g(b): return b + 77")
+    os.utime(tmp_path / "own_b.py", (1, 1))
+    assert "was changed after it was imported" in identity(f).why
+
+
 def test_an_installed_module_is_known_by_its_version(monkeypatch):
     from mpiimg.arrays import modules
 

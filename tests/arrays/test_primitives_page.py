@@ -114,7 +114,8 @@ assert stack.axes == ("t", "x", "y")
 """,
     "Tables": """
 import pyarrow.parquet
-places = [(f"frame-{n}.npy", *at) for n, frame in enumerate(FRAMES) for at in np.argwhere(frame > 900).tolist()]
+found_at = [np.argwhere(frame > 900).tolist() for frame in FRAMES]
+places = [(f"frame-{n}.npy", *at) for n, every in enumerate(found_at) for at in every]
 rows = pyarrow.parquet.read_table("sources.parquet").to_pylist()
 assert [(row["frame"], row["y"], row["x"]) for row in rows] == places
 most = bright.compute()

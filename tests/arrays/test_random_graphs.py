@@ -4,8 +4,8 @@ import warnings
 
 import numpy as np
 import pytest
-from support.random_graphs import graphs
 from hypothesis import HealthCheck, given, settings
+from support.random_graphs import graphs
 
 import mpiimg as mi
 

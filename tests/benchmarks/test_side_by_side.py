@@ -270,6 +270,19 @@ def test_a_page_gets_new_figures_in_the_place_of_the_old_ones(tmp_path):
         side_by_side.main(flags)
 
 
+def test_what_was_spent_on_trying_functions_before_a_run_is_said_apart(tmp_path):
+    import contenders
+    import report
+    import runs
+
+    (tmp_path / "run-x.json").write_text(json.dumps({"stages": [], "rehearsal": {"cpu_seconds": 1.5}}))
+    assert contenders.rehearsal(tmp_path) == 1.5
+    rows = [row("serial", 10.0), row("mpiimg, their functions", 12.0, rehearsal=1.5)]
+    runs.write(tmp_path / "a.csv", rows)
+    text = report.markdown(runs.read([tmp_path / "a.csv"]))
+    assert "| 1.2 times slower; 1.05 times slower without its rehearsal of 1.5 CPU-s |" in text
+
+
 def test_what_a_frame_takes_with_either_kernels_is_said():
     import report
 

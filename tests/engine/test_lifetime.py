@@ -284,6 +284,31 @@ def test_a_process_that_a_function_forks_does_not_go_on_with_the_run(simulated, 
     assert log.read_text().split() == [status, status]  # in the trial, and in a chunk
 
 
+LEAVES = """
+import multiprocessing, threading, time
+def f(block):
+    if threading.active_count() < 4:
+        {start}
+    return block
+"""
+
+
+@pytest.mark.tool
+@pytest.mark.parametrize(
+    "start",
+    [
+        "threading.Thread(target=time.sleep, args=(1e6,)).start()",
+        "multiprocessing.get_context('fork').Process(target=time.sleep, args=(1e6,)).start()",
+    ],
+    ids=["thread", "process"],
+)
+def test_what_a_function_leaves_running_keeps_no_job_from_its_end(simulated, tmp_path, start):
+    function, out = tmp_path / "leaves.py", tmp_path / "out"
+    function.write_text(LEAVES.format(start=start))
+    launch.run_tool(*run_words(function, simulated, out))
+    assert (out / "run.json").exists()
+
+
 @pytest.mark.tool
 @pytest.mark.parametrize("way", [*WAYS, "crash"])
 def test_an_end_from_inside_a_trial_says_so(simulated, tmp_path, way):

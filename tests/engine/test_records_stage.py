@@ -253,6 +253,27 @@ def test_more_than_was_expected_stays_in_files(out, monkeypatch):
     assert seen[0] == (COMM.size >= 5)
 
 
+def test_a_group_above_the_cap_is_worked_on_and_said(out):
+    """Nobody knew: it is no reason to give up what all else has come to."""
+
+    def stages():
+        index = yield Records("one", ChunkGrid("e", (6,), (1,)), work=one, scratch=0)
+        every = RecordsOf(index.array, lambda chunk: range(len(index)))
+        grid = ChunkGrid("k", (1,), (1,))
+        yield Files("save", grid, reads=(every,), work=save, names=("all.json",), scratch=0)
+
+    def one(chunk):
+        yield 0, parts(np.full(SIZE, chunk.number))
+
+    def save(chunk, folder, blocks):
+        (folder / "all.json").write_text(json.dumps(sum(int(decode(block)[0]) for block in blocks)))
+
+    recipe = toy.recipe("large", stages)
+    outcome = go(recipe, out, memory=recipe.baseline + (5 << 20))
+    assert saved(out) == 15
+    assert any("records that one chunk reads may take" in line for line in outcome.report["warnings"])
+
+
 def test_in_memory_they_are_refused_with_what_to_do(out):
     recipe = chain(size=SIZE, scratch=0)
     with pytest.raises(BadInput, match=r"stage one: its records take more than .* leave out --in-memory"):

@@ -179,6 +179,44 @@ def test_a_process_that_leaves_by_itself_ends_the_job(tmp_path):
     assert "called os._exit() in the script, after mi.compute at script.py:101" in done.stderr
 
 
+@pytest.mark.parametrize("ranks", [None, 2])
+def test_code_that_ends_the_process_within_a_later_call_is_no_success(tmp_path, ranks):
+    body = "import ctypes\ncompute()\nwith scripts.collective('write', 'graph'): ctypes.CDLL(None).exit(0)"
+    done = ran(tmp_path, body, ranks)
+    assert done.returncode in (Exit.FAILED, signal.SIGKILL)
+    assert "called exit() in " in done.stderr and "which is no end of a run" in done.stderr
+
+
+def test_a_rank_that_hangs_between_two_calls_ends_the_job(tmp_path):
+    body = """
+compute()
+from mpiimg.engine.mpi.lifetime import lifetime
+lifetime().watchdog.seconds = 1.0
+if rank == 1: time.sleep(60)
+compute()
+"""
+    done = ran(tmp_path, body, 2)
+    assert done.returncode not in (0, Exit.BAD_INPUT)
+    assert (
+        "mpiimg: rank 1 on" in done.stderr and "the script, after mi.compute at script.py:101" in done.stderr
+    )
+    assert ", line 104, in <module>" in done.stderr
+
+
+def test_what_ranks_share_is_put_away_when_the_last_is_through(tmp_path):
+    body = """
+compute()
+marker = os.path.dirname(__file__) + "/marker"
+def close():
+    if rank == 0: print(os.path.exists(marker))
+scripts.when_ended(close)
+if rank == 1:
+    time.sleep(0.5)
+    open(marker, "w").close()
+"""
+    assert ran(tmp_path, body, 2).stdout == "True\n"
+
+
 WAITS = """
 compute()
 open({marker!r}, "w").close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import h5py
 import numpy as np
@@ -136,3 +137,25 @@ def test_several_results_in_one_file(tmp_path):
     array = Array("one", ("a",), (3,), "int16")
     with pytest.raises(BadInput, match="beside the other datasets of this file"):
         do(tmp_path, registry.write("a.h5:/one/more", array), numbers("int16", (3,)), further=True)
+
+
+def test_a_chunk_that_is_damaged_is_named(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        data = file.create_dataset("data", data=VALUES, chunks=(2, 3, 5), compression="gzip", fletcher32=True)
+        place = data.id.get_chunk_info(1).byte_offset
+    raw = bytearray(path.read_bytes())
+    raw[place + 20] ^= 1
+    path.write_bytes(raw)
+    reader = registry.read(path, "values").open()
+    np.testing.assert_array_equal(reader.read(((0, 2), (0, 3), (0, 5))), VALUES[:2])
+    with pytest.raises(BadInput, match=r"a\.h5:/data: damaged: .*; copy it again$"):
+        reader.read(((2, 4), (0, 3), (0, 5)))
+    reader.close()
+
+
+def test_a_filter_that_is_missing_is_named(several, monkeypatch):
+    monkeypatch.setattr(h5py.h5z, "filter_avail", lambda number: number != 2)
+    monkeypatch.setitem(sys.modules, "hdf5plugin", None)
+    with pytest.raises(BadInput, match=r"compressed by filter 2 \(shuffle\), which .*pip install hdf5plugin"):
+        registry.read(f"{several}:/packed", "values")

@@ -79,6 +79,7 @@ def test_an_image_as_it_lies_in_its_nifti_is_read_as_that(image, tmp_path):
     values, source = read_in_boxes(tmp_path / "x.mif")
     np.testing.assert_array_equal(values, VALUES)
     np.testing.assert_allclose(source.space.matrix, AFFINE, atol=1e-4)
+    assert (source.space.units, source.space.steps) == (("mm", "sec"), (("t", 1.0, 0.0),))
 
 
 def test_gradients_and_other_fields_are_attributes(image, tmp_path):

@@ -53,8 +53,8 @@ def sinks(array):
     return [registry.write(name, array, space=spaces.get(name)) for name in FILES]
 
 
-def pipeline(hook=toy.nothing, files=slice(None)):
-    """A run that makes an array in slices, and writes it to all files."""
+def pipeline(hook=toy.nothing, files=slice(None), more=()):
+    """A run that makes an array in slices, and writes it to all files, and to more."""
     array = Array("values", ("z", "y", "x"), SHAPE, "float32")
 
     def make(chunk):
@@ -64,6 +64,7 @@ def pipeline(hook=toy.nothing, files=slice(None)):
     def stages():
         yield Compute("make", array.cut(z=2), writes=(array,), work=make, parameters={})
         yield from sinks(array)[files]
+        yield from (registry.write(name, array) for name in more)
         return 0
 
     return toy.recipe("placed", stages)
@@ -142,6 +143,20 @@ def test_a_disk_that_takes_no_more_is_said_in_one_line(number, out, alone, monke
     check(out, alone)
 
 
+def test_the_record_says_what_was_meant_and_not_what_the_disk_has(out, monkeypatch):
+    """What changes on its way to the disk is found when somebody looks."""
+    write = raw.write_fully
+
+    def flipping(descriptor, data, position):
+        write(descriptor, bytes(memoryview(data).cast("B")[:-1]) + b"?", position)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(raw, "write_fully", flipping)
+        go(out, files=slice(0, 2))
+    said = sorted(pathlib.Path(line.partition(":")[0]).name for line in verify(out / "run-toy.json"))
+    assert said == ["a.npy", "b.nii"]
+
+
 def test_a_header_that_cannot_be_made_is_said_before_the_run(out, monkeypatch):
     from mpiimg.formats.nifti.images import NiftiWriter
 
@@ -151,4 +166,11 @@ def test_a_header_that_cannot_be_made_is_said_before_the_run(out, monkeypatch):
     monkeypatch.setattr(NiftiWriter, "head", fails)
     with pytest.raises(interface.BadInput, match=r"^b\.nii: no header$"):
         go(out)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["f.h5:/one", "f.h5:/one/below", "f.h5:/below"])
+def test_datasets_that_cannot_stand_in_one_file_are_refused_before_the_run(name, out):
+    with pytest.raises(interface.BadInput, match=f"^{name}: cannot be made beside the other datasets"):
+        go(out, more=[name])
     assert not out.exists()

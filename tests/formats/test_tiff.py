@@ -54,7 +54,10 @@ def test_packed_colours_are_read_by_strips_and_tiles(compression, tile, planes, 
     cut = {"tile": tile} if tile else {"rowsperstrip": 7}
     about = {"photometric": "rgb", "planarconfig": planes, "compression": compression}
     path = saved(tmp_path / "x.tif", values, **about, **cut)
-    check(path, tifffile.imread(path), "q y x s" if planes == "contig" else "q s y x")
+    source = check(path, tifffile.imread(path), "q y x s" if planes == "contig" else "q s y x")
+    if compression not in (None, "jpeg"):
+        cut = tile or (7, 37)
+        assert source.chunks == ((1, *cut, 3) if planes == "contig" else (1, 1, *cut))
 
 
 def test_a_box_reads_only_the_strips_that_it_meets(tmp_path, monkeypatch):
@@ -82,6 +85,14 @@ def test_a_box_reads_only_the_strips_that_it_meets(tmp_path, monkeypatch):
 def test_other_layouts(options, dtype, tmp_path):
     values = STACK[0].astype(dtype)
     check(saved(tmp_path / "x.tif", values, metadata={"axes": "TZYX"}, **options), values, "t z y x")
+
+
+def test_pixels_that_are_no_brightness_are_said_to_be_such(tmp_path):
+    values = STACK[0, 0, 0].astype(np.uint8)
+    path = saved(tmp_path / "x.tif", values, photometric="palette", colormap=np.zeros((3, 256), np.uint16))
+    assert check(path, values, "y x").attrs == {"photometric": "palette"}
+    path = saved(tmp_path / "y.tif", values, photometric="miniswhite")
+    assert check(path, values, "y x").attrs == {"photometric": "miniswhite"}
 
 
 def test_bits_and_pages_by_pillow(tmp_path):

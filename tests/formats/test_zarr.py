@@ -84,6 +84,7 @@ def test_any_layout_is_read_in_boxes(layout, tmp_path):
     zarr.create_array(tmp_path / "x.zarr", data=VALUES, **layout)
     source = check(tmp_path / "x.zarr", VALUES, AXES)
     assert "_ARRAY_DIMENSIONS" not in source.attrs
+    assert source.chunks == layout["chunks"]
 
 
 def test_chunks_that_are_not_there_are_the_fill_value(tmp_path):

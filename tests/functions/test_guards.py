@@ -120,9 +120,7 @@ def test_a_plan_counts_what_the_end_of_an_aggregate_takes():
     total = function(Total, aggregate=True)
     trial_result = image_stages.TrialResult(fields=Fields.of(np.zeros(10_000_000)))
     on_blocks = image_stages.OnBlocks(image, total, {}, fields=trial_result.fields)
-    stages, _ = expected_stages(
-        image_stages.aggregate(on_blocks, image.array("dwi"), "total", trial_result)
-    )
+    stages, _ = expected_stages(image_stages.aggregate(on_blocks, image.array("dwi"), "total", trial_result))
     taken = {stage.name: files_only_bytes(stage, stage_sizes(stage), 1) for stage in stages}
     assert max(taken.values()) >= 3 * 80_000_000
     assert taken["finish-total"] >= 2 * 80_000_000

@@ -131,6 +131,16 @@ def test_a_closure_with_another_value_is_another_function(image, tmp_path):
         assert np.array_equal(values(made), values(image) * k)
 
 
+def test_a_helper_in_a_module_beside_the_file_is_part_of_the_function(image, tmp_path):
+    function, helper, made = tmp_path / "mine.py", tmp_path / "own_helper.py", tmp_path / "out.nii.gz"
+    function.write_text("from own_helper import scaled\ndef f(block):\n    return scaled(block)\n")
+    words = ("mpiimg-run", "--udf", f"{function}:f", "--keep-work", image, made)
+    for k in (5, 77):
+        helper.write_text(f"def scaled(block):\n    return block * {k}\n")
+        launch.run_tool(*words, *(("--force",) if k == 77 else ()))
+        assert np.array_equal(values(made), values(image) * k)
+
+
 def test_two_closures_in_one_run_are_two_functions(image, tmp_path):
     stages = [{"udf": times(k), "name": f"by{k}"} for k in (3, 5)]
     mpiimg.run(stages, image, tmp_path / "out")

@@ -60,6 +60,26 @@ def test_groups_on_two_nodes_share_a_cohort(cluster, head, maps, tmp_path):
         assert json.loads((out / "logs" / subject / "run.json").read_text())["ranks"] == 2
 
 
+FUNCTION = """
+import os
+def f(block):
+    of_ranks = [name for name in os.environ if name.startswith(("PMI", "SLURM_"))]
+    if block.shape[2] <= 2 and of_ranks:
+        raise RuntimeError(f"tried as a rank: {of_ranks}")
+    return block * 2
+"""
+
+
+@pytest.mark.parametrize("install", INSTALLS)
+def test_a_function_is_tried_in_a_process_that_is_no_task(cluster, head, tmp_path, install):
+    function, out = tmp_path / "mine.py", tmp_path / "out"
+    function.write_text(FUNCTION)
+    words = ("--udf", f"{function}:f", "--slices", 6, head.dwi, "--out", out)
+    srun = ("srun", "-N2", "-n2", f"--mpi={MPI[install]}", *forked(install, "mpiimg-run"))
+    cluster.run(*srun, *words, timeout=SOON, **settings(install))
+    assert (out / "run.json").exists()
+
+
 @pytest.mark.parametrize("install", INSTALLS)
 def test_doctor_finds_two_nodes_in_order(cluster, tmp_path, install):
     srun = ("srun", "-N2", "-n2", f"--mpi={MPI[install]}", tool(install, "mpiimg-doctor"), "--dir", tmp_path)
@@ -69,6 +89,34 @@ def test_doctor_finds_two_nodes_in_order(cluster, tmp_path, install):
     assert "GB/s each way between ranks" in page["messages"]
     assert page["messages"].split()[0] == "ok"
     assert list(tmp_path.iterdir()) == []
+
+
+SCRIPT = """
+import os, sys
+import numpy as np
+import mpiimg as mi
+
+numbers = mi.from_array(np.arange(24.0).reshape(2, 3, 4), "x y z")
+print(numbers.sum().compute())
+if "leave" in sys.argv and os.environ["SLURM_PROCID"] == "1": sys.exit()
+mi.write({"twice.npy": numbers * 2}, sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("install", INSTALLS)
+def test_a_script_of_python_runs_across_nodes(cluster, tmp_path, install):
+    """And ends on all of them where a rank leaves it early."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    srun = ("srun", "-N2", "-n2", f"--mpi={MPI[install]}", tool(install, "python"), script, tmp_path / "out")
+    environment = {**settings(install), "SLURM_KILL_BAD_EXIT": "1", "PYTHONPATH": str(launch.REPOSITORY)}
+    done = cluster.run(*srun, timeout=SOON, **environment)
+    assert sorted(done.stdout) == sorted("276.0\n" * 2)
+    assert (tmp_path / "out" / "twice.npy").exists()
+    done = cluster.run(*srun, "leave", check=False, timeout=SOON, **environment)
+    assert done.returncode != 0
+    said = "rank 1 called sys.exit() at script.py:8 where rank 0 called mi.write at script.py:9"
+    assert done.stderr.count(said) == 1, done.stderr
 
 
 def test_ranks_that_do_not_find_each_other_are_refused(cluster, head, tmp_path):

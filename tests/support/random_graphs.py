@@ -72,8 +72,13 @@ def steps(draw, pair):
                 "coarsen",
                 "map",
                 "overlap",
+                "expand",
+                "where",
+                "reduce",
+                "stack",
+                "each",
+                "persist",
             ]
-            + ["expand", "where", "reduce", "stack", "each", "persist"]
         )
     )
     step = globals()[f"_{kind}"](draw, x, a)

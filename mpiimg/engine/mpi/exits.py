@@ -8,6 +8,8 @@ import ctypes
 import functools
 import os
 import posix
+import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 
@@ -43,6 +45,23 @@ def forks_end_here() -> Iterator[None]:
             leave_now(status & 0xFF)
 
 
+def leave_what_is_left(status: int) -> None:
+    """End this process with `status` at once where threads or processes of a user's function are still there.
+
+    Python would wait for them, and some never end. Nothing is to be done any more but that.
+    """
+    threads = [one for one in threading.enumerate() if not one.daemon and one is not threading.main_thread()]
+    processes = getattr(sys.modules.get("multiprocessing"), "active_children", list)()
+    if not threads and not processes:
+        return
+    for process in processes:
+        process.kill()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    leave_now(status)
+
+
 class ExitGuard:
     """Turns an end from inside a user's function or a library into a failure that says so.
 
@@ -60,13 +79,14 @@ class ExitGuard:
     """
 
     def __init__(self, say: Callable[[str], str]):
-        self._say, self._process = say, os.getpid()
+        self._say, self._process = say, -1
         self._callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._in_exit)
         self._handle = ctypes.create_string_buffer(1)
         self._library: ctypes.CDLL | None = None
 
     def arm(self) -> None:
         """Register with exit(), also once more, and stand in for os._exit and os.exec*."""
+        self._process = os.getpid()
         atexit.register(self.disarm)  # the interpreter may end before we are asked to
         with contextlib.suppress(ValueError, OSError, AttributeError):
             os.confstr("CS_GNU_LIBC_VERSION")  # others do not take a callback back

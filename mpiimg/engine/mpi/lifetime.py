@@ -41,6 +41,8 @@ class Lifetime:
         self.rank, self.who = reporter.rank, reporter.who
         #: What to give again to go on; empty where it was no command.
         self.command = ""
+        #: Whether threads and processes that are left at the end are a script's own, which Python waits for.
+        self.is_of_script = False
         #: Bytes that a rank may use, where the user has said so.
         self.memory: int | None = None
         # Whoever speaks for all ends first.

@@ -46,6 +46,8 @@ class Script:
         self.ended = False
         #: The worst status of its runs that came to their ends.
         self.worst = Exit.DONE
+        #: What is called once all ranks have come to their ends.
+        self.closers: list[Callable[[], object]] = []
         self._settings: Settings | None = None
 
     # --- Calls ----------------------------------------------------------------------------------------------
@@ -95,6 +97,8 @@ class Script:
         """End the innermost call."""
         if self._open:
             self._open.pop()
+        # What functions did with sys.exit() in the call has become of the call.
+        self._left, self._status = "", 0
         if not self._open and self._life is not None:
             self._between_calls()
 
@@ -132,6 +136,7 @@ class Script:
     def begin(self, settings: Settings) -> None:
         """Begin a script that a tool runs in this process."""
         self._settings, self.ended = settings, False
+        lifetime().is_of_script = True
         self.hook()
         self._begin()
         self._between_calls()
@@ -219,13 +224,16 @@ class Script:
                 flush()
                 leave_now(self._status or int(getattr(sys, "last_value", None) is not None))
             return
+        status = Exit.DONE
         if not self.ended and (is_script() or rendezvous.open_channels()):
             status = self.end()
-            if status:
-                # No handler of the interpreter can set its status.
-                flush()
-                runtime.end_world()
-                leave_now(status)
+        while self.closers:
+            self.closers.pop()()
+        if status:
+            # No handler of the interpreter can set its status.
+            flush()
+            runtime.end_world()
+            leave_now(status)
         self._stack.close()
 
     def end(self) -> int:
@@ -270,7 +278,7 @@ class Script:
     def _is_alone(self) -> bool:
         """Say whether no other rank can wait for this one."""
         if self.comm is not None:
-            return self.comm.size == 1 or runtime.has_ended()
+            return runtime.has_ended() or self.comm.size == 1
         return job.launched_size() == 1 or runtime.has_ended() or job.is_child_of_rank()
 
 

@@ -16,7 +16,7 @@ import socket
 import sys
 import traceback
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from mpiimg.engine.mpi import rendezvous, runtime
@@ -78,8 +78,9 @@ def run_file(path: str, arguments: list[str], given: Settings) -> int:
     main = types.ModuleType("__main__")
     main.__file__ = os.path.abspath(path)
     sys.modules["__main__"], sys.argv = main, [path, *arguments]
-    # As for `python script.py`, what lies beside it can be imported.
-    sys.path[0:1] = [os.path.dirname(os.path.realpath(path))]
+    if not sys.flags.safe_path:
+        # As for `python script.py`, what lies beside it can be imported.
+        sys.path[0:1] = [os.path.dirname(os.path.realpath(path))]
     _script.begin(dataclasses.replace(given, script=record_of(path)))
     try:
         exec(compile(text, main.__file__, "exec"), main.__dict__)
@@ -95,6 +96,11 @@ def run_file(path: str, arguments: list[str], given: Settings) -> int:
         sys.last_type, sys.last_value, sys.last_traceback = type(error), error, error.__traceback__
         return _script.end_by(error, lambda: traceback.print_exception(error))
     return _script.end()
+
+
+def when_ended(close: Callable[[], object]) -> None:
+    """Have `close` called at the end of this process, once no rank makes a call any more."""
+    _script.closers.append(close)
 
 
 def is_first_rank() -> bool:

@@ -62,6 +62,10 @@ def described(tiff, number: int, series) -> Description:
         n for n in shape if n != 1
     ]:
         axes, shape = tuple(map(str, said[0])), tuple(map(int, said[1]))
+    colours = getattr(series.keyframe.photometric, "name", "")
+    if colours not in ("", "MINISBLACK", "RGB", "YCBCR"):
+        # Pixels are as they are stored: numbers of colours in a palette, or the less the brighter.
+        attrs["photometric"] = colours.lower()
     if "space" in own:
         space = space_from(own["space"])
     return Description(axes, shape, _of_level(space, axes, tiff.series[number], series), attrs)

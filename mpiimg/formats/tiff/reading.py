@@ -105,6 +105,16 @@ class TiffImage:
 
     parallel = True
 
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Items along each axis of what is unpacked as a whole; 1 along all where nothing is packed."""
+        shape = self.array.shape
+        if self.segments is None:
+            return (1,) * len(shape)
+        leading = len(self.segments.pages)
+        long = iter([m for n, m in zip(self.segments.shaped, self.segments.segment, strict=True) if n != 1])
+        return (1,) * leading + tuple(1 if n == 1 else min(next(long), n) for n in shape[leading:])
+
     @cached_property
     def sample(self) -> tuple[tuple[int, int, int], ...]:
         """Size, time and a checksum of samples of each file; once known, it is sent with the input."""

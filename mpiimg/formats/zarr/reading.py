@@ -32,8 +32,11 @@ from mpiimg.formats.zarr import ngff
 #: Key of the attributes that only mpiimg reads: where an array lies, in full.
 OWN = "mpiimg"
 
-#: Files of chunks that are looked at to tell an array from another, and from itself changed.
+#: Files of chunks that are looked at to tell an array from another.
 MAX_SEEN = 4096
+
+#: Those of them whose sizes and times must not change while a run reads the array.
+MAX_WATCHED = 64
 
 #: Attributes that say how values are made of what is stored (the conventions for climate and forecast).
 _SCALING = ("scale_factor", "add_offset")
@@ -69,6 +72,8 @@ class ZarrArray:
         Factor and offset of values, and the stored number that stands for none.
     documents : tuple of str
         The metadata, below the folder.
+    chunks : tuple of int
+        Items along each axis of what is unpacked as a whole: a box that cuts chunks costs all of them.
     """
 
     path: Path
@@ -79,13 +84,15 @@ class ZarrArray:
     attrs: dict[str, Any]
     scaling: tuple[float, float, float | None] | None
     documents: tuple[str, ...]
+    chunks: tuple[int, ...]
 
     parallel = True
 
     @cached_property
     def files(self) -> tuple[Path, ...]:
-        """The metadata, and files of chunks: all, or :data:`MAX_SEEN` spread over the array."""
-        chunks = (path for path in self._chunk_files if path.is_file())
+        """The metadata, and files of chunks: all, or :data:`MAX_WATCHED` spread over the array."""
+        places = self._chunk_files
+        chunks = (path for path in places[:: max(1, -(-len(places) // MAX_WATCHED))] if path.is_file())
         return (*(self.path / name for name in self.documents), *chunks)
 
     @cached_property
@@ -206,7 +213,8 @@ def read(path: Path, name: str) -> ZarrArray:
     if image is not None:
         space, attrs = space or image.space, {**image.attrs, **attrs}
     documents = tuple(name for name in _metadata_names(inside) if (store / name).is_file())
-    return ZarrArray(store, inside, array, names, space, attrs, scaling, documents)
+    about = array, names, space, attrs, scaling, documents
+    return ZarrArray(store, inside, *about, tuple(map(int, found.chunks)))
 
 
 def _line(error: BaseException) -> str:
