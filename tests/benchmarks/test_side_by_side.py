@@ -564,6 +564,8 @@ def test_the_study_in_user_code_has_no_more_lines_than_on_dask_and_public_names_
     counts = [lines.count_file(contenders.PROGRAMS / name) for name in theirs]
     text = contenders.path_of(ours).read_text()
     assert 5 < lines.count(text) <= min(counts)
+    page = (launch.REPOSITORY / "docs" / "primitives.md").read_text()
+    assert re.search(rf"\[{ours}\].* \| {lines.count(text)} \| {min(counts)} \|", page)
     assert set(re.findall(r"^(?:import|from) (mpiimg\S*)", text, re.M)) == {"mpiimg"}
     assert all(hasattr(mpiimg, name) for name in re.findall(r"\bmi\.(\w+)", text))
 
