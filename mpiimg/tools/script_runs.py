@@ -36,7 +36,6 @@ SCRIPT_OUT = Argument("out", "Records and work go to this folder, where the scri
 
 def run_script(tool: Tool, options: list[str], script: str, arguments: list[str]) -> int:
     """Run a script of Python whose calls run pipelines; return its exit status."""
-    arguments = _own_arguments(tool, script, arguments)
     with living(owner=True) as life:
         life.command = shlex.join([tool.name, *options, script, *arguments])
         halo = tuple(one for one in tool.parameters if one.name == "check_halo")
@@ -44,6 +43,7 @@ def run_script(tool: Tool, options: list[str], script: str, arguments: list[str]
         args = parsed(of_script, options)
         try:
             check_common(args)
+            arguments = _own_arguments(tool, script, arguments)
             if args.portable:
                 from mpiimg.kernels.jit import pin_target
 
