@@ -102,6 +102,8 @@ def test_of_a_script_that_is_planned_nothing_is_written(script, tmp_path):
         (["--udf", "a.py:f", "{}"], "mpiimg-run: error: unrecognized arguments: --udf a.py:f; see"),
         (["--memory", "lots", "{}"], "mpiimg: error: --memory lots: "),
         (["--ranks", "3", "{}"], "mpiimg: error: --ranks and --nodes are for --plan"),
+        # Behind the script it would be the script's, and all would run.
+        (["{}", "--plan"], "mpiimg: error: --plan stands behind "),
     ],
 )
 def test_what_a_script_cannot_be_started_with_is_said_in_a_line(script, words, said):
