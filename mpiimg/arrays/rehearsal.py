@@ -7,6 +7,7 @@ interpreter, so that nothing that a function does there stays in this one, with 
 from __future__ import annotations
 
 import inspect
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
@@ -177,6 +178,17 @@ class Rehearsal:
             for number in range(len(call.outputs)):
                 self.types.learn(f"{alike}-{number}", self.types.known(call_stages.output_key(call, number)))
 
+    @staticmethod
+    def _stand_in_for_main(function: Any) -> None:
+        """Let what a function of the script looks up by name, as pickle does, be found in this interpreter."""
+        plain = inspect.unwrap(getattr(function, "func", function))
+        if getattr(plain, "__module__", "") != "__main__" or not hasattr(plain, "__globals__"):
+            return
+        main = sys.modules["__main__"]
+        for name, value in {plain.__name__: plain, **plain.__globals__}.items():
+            if not hasattr(main, name):
+                setattr(main, name, value)
+
     def tried(self, call: Call, check: Callable[[Call, Any, Mapping[str, int]], Any]) -> Any:
         """Call a function on a small block, and if it fails there on one of its own; return what `check`
         returns.
@@ -190,6 +202,7 @@ class Rehearsal:
         """
         for node in (*call.inputs, *call.given.values()):
             self.types.of(node)
+        self._stand_in_for_main(call.function)
         small = small_block(call)
         try:
             return self._try(call, small, check)
