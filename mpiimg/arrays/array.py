@@ -10,7 +10,7 @@ import numpy as np
 
 from mpiimg.arrays import expressions
 from mpiimg.arrays.axes import AxesLike, axes_tuple, checked_axes
-from mpiimg.arrays.graph import Node, Types
+from mpiimg.arrays.graph import Node, Types, bounded
 from mpiimg.errors import BadInput
 
 #: NumPy functions that are elementwise, and no ufuncs.
@@ -418,7 +418,7 @@ def _types_of(node: Node) -> Types:
 
 
 def _wrap(node: Node) -> Array:
-    return Array(node)
+    return Array(bounded(node))
 
 
 def _reduced(array: Array, operation: str, axes, compat: Mapping[str, Any], **options: Any) -> Array:

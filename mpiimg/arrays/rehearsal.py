@@ -18,7 +18,18 @@ from typing import Any
 import numpy as np
 
 from mpiimg.arrays import call_stages
-from mpiimg.arrays.graph import Call, FromInput, Node, Output, Persisted, Reduced, Types, digest, walk
+from mpiimg.arrays.graph import (
+    Call,
+    FromInput,
+    Materialised,
+    Node,
+    Output,
+    Persisted,
+    Reduced,
+    Types,
+    digest,
+    walk,
+)
 from mpiimg.arrays.lower import ONE, Costs, needed, stored_input
 from mpiimg.arrays.program import Program
 from mpiimg.engine.boxes import ChunkGrid
@@ -64,7 +75,7 @@ def calls_to_rehearse(
     found = []
     for node in needed(list(targets), there):
         own = isinstance(node, Reduced) and node.functions is not None
-        further = not isinstance(node, FromInput | Output | Reduced | Persisted) and getattr(
+        further = not isinstance(node, FromInput | Output | Reduced | Persisted | Materialised) and getattr(
             node, "is_tried", True
         )
         if isinstance(node, Output) and types.known(_fact_key(node)) is None:
@@ -142,7 +153,7 @@ class Rehearsal:
             self._call(node.call)
         elif isinstance(node, Reduced):
             self._reduce(node)
-        elif isinstance(node, Persisted):
+        elif isinstance(node, Persisted | Materialised):
             lengths = {axis: min(length, SIDE) for axis, length in node.sizes.items()}
             self.samples[node.key] = self.values([(node.parent, spans(node.parent, lengths))])[0]
         else:
@@ -180,7 +191,7 @@ class Rehearsal:
 
     @staticmethod
     def _stand_in_for_main(function: Any) -> None:
-        """Let what a function of the script looks up by name, as pickle does, be found in this interpreter."""
+        """Let what a function of the script looks up by name, as pickle does, be found here."""
         plain = inspect.unwrap(getattr(function, "func", function))
         if getattr(plain, "__module__", "") != "__main__" or not hasattr(plain, "__globals__"):
             return

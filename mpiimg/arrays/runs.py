@@ -239,6 +239,9 @@ def _apart(session: Any, targets: Sequence[Node], budget: int, task: Callable, *
 
     calls = dict.fromkeys(getattr(node, "call_name", "") for node in walk(targets))
     return in_fresh_interpreter(
+        _of_graph,
+        # In this order, so that pickle, which looks into each, never has to go deep.
+        tuple(walk(targets)),
         task,
         tuple(targets),
         *more,
@@ -246,6 +249,11 @@ def _apart(session: Any, targets: Sequence[Node], budget: int, task: Callable, *
         memory=max(budget - anonymous_now(), budget // 4),
         name=", ".join(name for name in calls if name) or "the rehearsal",
     )
+
+
+def _of_graph(nodes: Sequence[Node], task: Callable, *arguments: Any) -> Any:
+    """Call a task on a graph, in the fresh interpreter."""
+    return task(*arguments)
 
 
 def _check_halos(session: Any, targets: Sequence[Node], budget: int) -> list:
