@@ -216,15 +216,24 @@ def rehearsed(session: Any, targets: Sequence[Node], comm: Any, record: Path | N
     if not session.rehearse:
         # Without types nothing can be planned; records need none.
         missing = [node for node in missing if isinstance(node, Node) and session.types.of(node) is None]
-    if not missing:
-        return
+    if missing:
+        _rehearse(session, targets, budget, there, comm)
+    unchecked = [node for node in targets if node.key not in session.checked] if session.check_halo else []
+    if unchecked:  # also of functions that were rehearsed in an earlier run
+        for report in on_root(comm, lambda: _check_halos(session, unchecked, budget)):
+            say(comm, f"mpiimg: {report.line}")
+        session.checked.update(node.key for node in unchecked)
+
+
+def _rehearse(
+    session: Any, targets: Sequence[Node], budget: int, there: Mapping[str, KeptInput], comm: Any
+) -> None:
+    """Call the functions of a graph on a little of the data, and keep what that tells. Collective."""
     facts = on_root(comm, lambda: _apart(session, targets, budget, rehearsal.rehearse, there))
     for key, dtype in facts.types.items():
         session.types.learn(key, dtype)
     session.costs.update(facts.costs)
     on_root(comm, lambda: told.save(session.folder, told.facts(targets, session.types, session.costs)))
-    if session.check_halo:
-        on_root(comm, lambda: _check_halos(session, targets, budget))
     session.rehearsal = Rehearsed(
         session.rehearsal.seconds + facts.seconds,
         session.rehearsal.cpu_seconds + facts.cpu_seconds,

@@ -65,6 +65,7 @@ class Session:
     types: Types = field(default_factory=Types)
     costs: dict[str, Costs] = field(default_factory=dict)
     records: dict[str, int] = field(default_factory=dict)
+    checked: set[str] = field(default_factory=set)
     catalogue: dict[str, Any] | None = None
     kept_items: dict[str, Any] = field(default_factory=dict)
     status: int = 0
