@@ -59,6 +59,8 @@ class Facts:
         That it took, with the start of the interpreter for the latter.
     libraries : int
         Bytes that a rank takes when it calls the functions first, and keeps.
+    unsteady : tuple of str
+        The names of calls whose functions gave something else when they were called again.
     """
 
     types: Mapping[str, str]
@@ -66,6 +68,7 @@ class Facts:
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     libraries: int = 0
+    unsteady: tuple[str, ...] = ()
 
 
 def calls_to_rehearse(
@@ -134,14 +137,14 @@ def rehearse(targets: Sequence[Node], there: Mapping[str, Input] = MappingProxyT
     samples = sum(sample.nbytes for sample in rehearsal.samples.values() if isinstance(sample, np.ndarray))
     libraries = max(0, anonymous_now() - before - samples)
     seconds = time.perf_counter() - started, time.process_time()
-    return Facts(rehearsal.types.as_json(), rehearsal.costs, *seconds, libraries)
+    return Facts(rehearsal.types.as_json(), rehearsal.costs, *seconds, libraries, tuple(rehearsal.unsteady))
 
 
 class Rehearsal:
     """Samples of the stored nodes of a graph: little arrays whose values are like those of the whole."""
 
     def __init__(self, samples: dict[str, np.ndarray]):
-        self.samples, self.types, self.costs = samples, Types(), {}
+        self.samples, self.types, self.costs, self.unsteady = samples, Types(), {}, {}
 
     def node(self, node: Node) -> None:
         """Make the sample of a node whose parents have theirs."""
@@ -249,8 +252,10 @@ class Rehearsal:
         checked = check(call, result, lengths)
         if seconds < QUICK:
             started = time.process_time()
-            calls(bounds, self.values(asked)[:count], given)
+            again = calls(bounds, self.values(asked)[:count], given)
             seconds = time.process_time() - started
+            if not alike(result, again):
+                self.unsteady[call.name] = True
         items = sum(value.size for value in values[:count])
         moved = 2 * sum(value.nbytes for value in values[:count])
         self.costs[call.key] = Costs(seconds / max(items, 1), peak / max(moved, 1))
@@ -282,6 +287,27 @@ class Rehearsal:
             parts = reductions.partial(values, axes, node.operation, node.options)
         dtype = node.dtype or self.types.of(node)
         self.samples[node.key] = reductions.finished(parts, node.operation, node.options, dtype)
+
+
+def alike(first: Any, second: Any) -> bool:
+    """Return whether two results of a function are the same, but for what threads round otherwise."""
+    if isinstance(first, tuple | list) and isinstance(second, tuple | list):
+        return len(first) == len(second) and all(map(alike, first, second))
+    if isinstance(first, dict) and isinstance(second, dict):
+        return first.keys() == second.keys() and all(alike(first[name], second[name]) for name in first)
+    try:
+        one, other = np.asarray(first), np.asarray(second)
+    except ValueError:
+        return True
+    if one.dtype.kind not in "biufc" or one.dtype != other.dtype:
+        return True
+    if one.shape != other.shape:
+        return False
+    if one.dtype.kind in "biu":
+        return np.array_equal(one, other)
+    with np.errstate(all="ignore"):
+        largest = np.nanmax(np.abs(one), initial=0, where=np.isfinite(one))
+    return bool(np.allclose(one, other, rtol=1e-3, atol=1e-3 * float(largest), equal_nan=True))
 
 
 def _checked_blocks(call: Call, result: Any, lengths: Mapping[str, int]) -> list[np.ndarray]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mpiimg.arrays import rehearsal, told
+from mpiimg.arrays.expressions import node_of
 from mpiimg.arrays.graph import FromInput, Node, Persisted, digest, walk
 from mpiimg.arrays.lower import (
     Lowering,
@@ -167,6 +168,13 @@ def result_of(value: Any, file: str) -> Any:
     raise BadInput(f"write: {file}: takes an array, items or a table, and not {what}")
 
 
+#: What is said of a function that does not give the same twice.
+UNSTEADY = (
+    "gives another result when it is called again with the same block, and so other bytes in each run; "
+    "seed random numbers from block_info or the key, and read nothing that changes"
+)
+
+
 @dataclass(frozen=True)
 class Rehearsed:
     """What the rehearsals of a session have taken so far.
@@ -233,6 +241,8 @@ def _rehearse(
     for key, dtype in facts.types.items():
         session.types.learn(key, dtype)
     session.costs.update(facts.costs)
+    for name in facts.unsteady:
+        say(comm, f"mpiimg: warning: {name}: {UNSTEADY}", sys.stderr)
     on_root(comm, lambda: told.save(session.folder, told.facts(targets, session.types, session.costs)))
     session.rehearsal = Rehearsed(
         session.rehearsal.seconds + facts.seconds,
@@ -627,6 +637,9 @@ class Result:
 
 def planned(session: Any, results: Sequence[Any], ranks: int | None, nodes: int | None, memory: Any) -> None:
     """Print the plan of a run. Collective."""
+    for name, count in (("ranks", ranks), ("nodes", nodes)):
+        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+            raise BadInput(f"plan: {name} = {count!r}: must be a whole number from 1 on")
     made = []
     for value in results:
         if isinstance(value, Mapping):
@@ -650,6 +663,8 @@ def _plain_results(value: Any) -> list:
         return [KeptResult(node if node.is_stored else stored(node))]
     if hasattr(value, "_planned"):
         return [value._planned()]
+    if not hasattr(value, "_as_result"):
+        node_of(value, "plan")
     return [result_of(value, "plan")]
 
 
