@@ -324,7 +324,7 @@ def test_importing_loads_nothing_heavy():
 
 
 def test_a_long_chain_of_expressions_is_worked_on_in_parts():
-    """Longer than Python's stack is deep, in the graph, in its compilation and on the way to the rehearsal."""
+    """Longer than Python's stack is deep: in the graph, when compiled, and on the way to the rehearsal."""
     x = mi.from_array(np.zeros(3), "x")
     for _ in range(1200):
         x = x + 1
