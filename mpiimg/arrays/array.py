@@ -10,7 +10,7 @@ import numpy as np
 
 from mpiimg.arrays import expressions
 from mpiimg.arrays.axes import AxesLike, axes_tuple, checked_axes
-from mpiimg.arrays.graph import Node, Types
+from mpiimg.arrays.graph import Node, Types, bounded
 from mpiimg.errors import BadInput
 
 #: NumPy functions that are elementwise, and no ufuncs.
@@ -152,6 +152,19 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __index__(self) -> int:
         raise _not_yet(self, "an index")
+
+    def __format__(self, form: str) -> str:
+        if form:
+            raise _not_yet(self, f"x:{form}")
+        return repr(self)
+
+    @property
+    def values(self) -> None:
+        """Not offered: an array is lazy."""
+        raise AttributeError("x.values: the array is lazy; call compute(), which gives a NumPy array")
+
+    def __round__(self, digits: int | None = None) -> Array:
+        return self.round(digits or 0)
 
     def __array__(self, dtype=None, copy=None):
         raise _not_yet(self, "a NumPy array")
@@ -360,7 +373,12 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
         "reshape", "axes have names here; use coarsen, stack, expand_dims or map_blocks with out="
     )
     dot = _refused("dot", "use apply_gufunc, e.g. with np.matmul and '(i,j),(j,k)->(i,k)'")
-    del _refused, _cut
+    _lazy = "the array is lazy; call compute(), which gives a NumPy array"
+    to_numpy, numpy, load = _refused("to_numpy", _lazy), _refused("numpy", _lazy), _refused("load", _lazy)
+    _flat = "axes have names here; reductions without axes take all items, and map_blocks gives NumPy blocks"
+    ravel, flatten = _refused("ravel", _flat), _refused("flatten", _flat)
+    swapaxes = _refused("swapaxes", "axes have names here; use transpose('t z y x')")
+    del _refused, _cut, _lazy, _flat
 
     # --- Going on -----------------------------------------------------------------------------------------
 
@@ -418,7 +436,7 @@ def _types_of(node: Node) -> Types:
 
 
 def _wrap(node: Node) -> Array:
-    return Array(node)
+    return Array(bounded(node))
 
 
 def _reduced(array: Array, operation: str, axes, compat: Mapping[str, Any], **options: Any) -> Array:
@@ -449,7 +467,14 @@ def _apply_ufunc(ufunc, method: str, inputs: Sequence[Any], options: Mapping[str
         names = {"add": "sum", "multiply": "prod", "minimum": "min", "maximum": "max"}
         names |= {"logical_and": "all", "logical_or": "any"}
         if ufunc.__name__ in names and isinstance(inputs[0], Array):
-            return _reduced(inputs[0], names[ufunc.__name__], options.get("axis"), {})
+            given = {
+                name: value for name, value in options.items() if value is not None and value is not False
+            }
+            if set(given) - {"axis"}:
+                extra = sorted(set(given) - {"axis"})[0]
+                raise BadInput(f"{call}.reduce: the option {extra} is not offered for lazy arrays")
+            # NumPy's takes the first axis where none is named; all are axis=None.
+            return _reduced(inputs[0], names[ufunc.__name__], options.get("axis", 0), {})
     if method != "__call__" or ufunc.signature is not None:
         raise BadInput(f"{call}.{method}: lazy arrays have no such operation; use map_blocks or apply_gufunc")
     if options.get("out") is not None or options.get("where", True) is not True:
@@ -468,6 +493,7 @@ def _apply_ufunc(ufunc, method: str, inputs: Sequence[Any], options: Mapping[str
 
 def _apply_function(function, args, kwargs):
     name = function.__name__
+    full = f"{function.__module__ or 'numpy'}.{name}"
     if name in ("concatenate", "stack"):
         raise BadInput(f"numpy.{name}: axes have names here; use mi.{name}(arrays, axis)")
     if name == "transpose" and len(args) == 1 and not kwargs:
@@ -500,5 +526,6 @@ def _apply_function(function, args, kwargs):
     if name in _NUMPY_FUNCTIONS:
         return _wrap(expressions.elementwise(function, f"numpy.{name}", args, kwargs))
     raise BadInput(
-        f"numpy.{name}: is not offered for lazy arrays; use map_blocks(np.{name}, ...), or compute() first"
+        f"{full}: is not offered for lazy arrays; use map_blocks({full.replace('numpy', 'np', 1)}, ...), "
+        "or compute() first"
     )

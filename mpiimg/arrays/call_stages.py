@@ -235,7 +235,8 @@ def _checked(call: Call, of: OutputOf, result: Any, bounds, lengths) -> np.ndarr
         )
     if of.dtype is not None and not np.can_cast(block.dtype, of.dtype, "same_kind"):
         raise WrongResult(
-            f"returns {block.dtype.name} where {np.dtype(of.dtype).name} is due; cast it, or give dtype="
+            f"returns {block.dtype.name} where {np.dtype(of.dtype).name} is due; "
+            f"cast it, or give dtype={block.dtype.name!r}"
         )
     block = block[tuple(trimmed)] if trimmed else block
     for place, axis in enumerate(of.axes):

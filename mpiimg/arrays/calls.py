@@ -245,7 +245,8 @@ def _nodes(call: str, function: Any, arrays: Sequence[Any]) -> list[Node]:
     if hasattr(function, "_node"):
         raise BadInput(f"{call}: the function comes first, then the arrays")
     if not callable(function):
-        raise BadInput(f"{call}: {function!r} cannot be called; the first argument is a function")
+        called = "; name it without calling it: f, and not f(x)" if isinstance(function, np.ndarray) else ""
+        raise BadInput(f"{call}: the first argument is a function, and not {type(function).__name__}{called}")
     if not arrays:
         raise BadInput(f"{call}({_called(function)}): there is no array")
     return [node_of(one, f"{call}({_called(function)})") for one in arrays]
@@ -394,7 +395,21 @@ def _outputs(call, nodes, out, dtype, axes, sizes, each, whole, new_sizes, depth
     gone = [axis for axis in depth if all(axis not in one.axes for one in outputs) and axis not in whole]
     if gone:
         raise BadInput(f"{call}: axis {gone[0]} has a depth, and no output has it to cut it off from")
+    check_used(new_sizes, [axis for one in outputs for axis in one.axes], call)
     return tuple(outputs), several
+
+
+def check_used(sizes: Mapping[str, int], axes: Sequence[str], call: str) -> None:
+    """Refuse the length of an axis that no result has.
+
+    Raises
+    ------
+    BadInput
+        There is one.
+    """
+    unused = [axis for axis in sizes if axis not in axes]
+    if unused:
+        raise BadInput(f"{call}: output_sizes: axis {unused[0]} is in no result; name it in out=")
 
 
 def _put_back(asked, each, first, axes) -> tuple[str, ...]:

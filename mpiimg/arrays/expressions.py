@@ -377,6 +377,8 @@ def elementwise(
         Arrays, numbers, and NumPy arrays without axes.
     options : mapping, optional
     """
+    if function is not np.clip and builtins.any(operand is None for operand in operands):
+        raise BadInput(f"{name}: cannot be done with None: give lazy arrays and numbers")
     made = [_operand(operand, name) for operand in operands]
     nodes = [one for one in made if isinstance(one, Node)]
     axes = union(one.axes for one in nodes)
@@ -443,7 +445,10 @@ def reduced(node: Node, operation: str, axes: Any, options: Mapping[str, Any]) -
         isinstance(axes, tuple | list) and axes and all(isinstance(a, int) for a in axes)
     ):
         numbers_ = (axes,) if isinstance(axes, int) else axes
-        over = tuple(node.axes[_position(a, len(node.axes), "axis", call)] for a in numbers_)
+        wrong = [a for a in numbers_ if not -len(node.axes) <= a < len(node.axes)]
+        if wrong:
+            raise BadInput(f"{call}: axis = {wrong[0]}: the axes are {said(node.axes) or 'none'}")
+        over = tuple(node.axes[a] for a in numbers_)
     else:
         over = checked_axes(axes, node.axes, call)
     over = tuple(axis for axis in node.axes if axis in over)

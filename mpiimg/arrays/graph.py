@@ -76,6 +76,11 @@ class Node:
         parents = [parent.key for parent in self.parents]
         return digest(type(self).__name__, self.content, parents, self.axes, self.shape, self.dtype)
 
+    @cached_property
+    def depth(self) -> int:
+        """How many expressions lie between it and what is stored, at most."""
+        return 0 if self.is_stored else 1 + max((parent.depth for parent in self.parents), default=0)
+
     @property
     def sizes(self) -> dict[str, int]:
         return dict(zip(self.axes, self.shape, strict=True))
@@ -553,6 +558,44 @@ class Persisted(Node):
     @property
     def content(self):
         return ("persist",)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Materialised(Node):
+    """An array of an expression that is too long to be worked on in one go.
+
+    Parameters
+    ----------
+    parent : Node
+    """
+
+    parent: Node
+    is_stored = True
+
+    @property
+    def parents(self):
+        return (self.parent,)
+
+    @property
+    def content(self):
+        return ("expression",)
+
+
+#: Expressions that are worked on in one go, one within the other, at most.
+MAX_DEPTH = 64
+
+
+def bounded(node: Node) -> Node:
+    """Return a node of an expression; if it is a long one, what stores its array."""
+    _ = (
+        node.key
+    )  # while those of its parents are known: else a long chain would be longer than Python's stack
+    if node.depth < MAX_DEPTH:
+        return node
+    return Materialised(
+        axes=node.axes, shape=node.shape, dtype=node.dtype, order=node.order, space=node.space,
+        attrs=node.attrs, label=node.label, parent=node,
+    )  # fmt: skip
 
 
 # --- Types ------------------------------------------------------------------------------------------------

@@ -191,6 +191,8 @@ class Walk:
         if tokenize is not None:
             try:
                 return hashed(b"token", self.named(kind), self.of(value.__dask_tokenize__()))
+            except ImportError:
+                pass  # those of xarray call dask, which need not be there
             except Exception as error:
                 return self.doubt(f"a {kind.__name__}, whose __dask_tokenize__ failed: {error}")
         return describe(self, value)

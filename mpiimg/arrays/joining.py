@@ -9,6 +9,7 @@ import numpy as np
 
 from mpiimg.arrays import expressions
 from mpiimg.arrays.array import Array
+from mpiimg.arrays.graph import bounded
 
 
 def where(condition: Any, a: Any, b: Any) -> Array:
@@ -18,7 +19,7 @@ def where(condition: Any, a: Any, b: Any) -> Array:
     ----------
     condition, a, b : Array or number
     """
-    return Array(expressions.elementwise(np.where, "where", [condition, a, b]))
+    return Array(bounded(expressions.elementwise(np.where, "where", [condition, a, b])))
 
 
 def stack(arrays: Iterable[Array], axis: str, position: int = 0) -> Array:
@@ -33,7 +34,7 @@ def stack(arrays: Iterable[Array], axis: str, position: int = 0) -> Array:
     position : int
         Its place among the axes.
     """
-    return Array(expressions.stack(arrays, axis, position))
+    return Array(bounded(expressions.stack(arrays, axis, position)))
 
 
 def concatenate(arrays: Iterable[Array], axis: str) -> Array:
@@ -45,4 +46,4 @@ def concatenate(arrays: Iterable[Array], axis: str) -> Array:
         Alike but for their lengths along `axis`.
     axis : str
     """
-    return Array(expressions.concatenate(arrays, axis))
+    return Array(bounded(expressions.concatenate(arrays, axis)))

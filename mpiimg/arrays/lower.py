@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mpiimg.arrays.chunks import Sized, block_shape
-from mpiimg.arrays.graph import F, FromInput, Node, OfRun, Output, Persisted, Reduced, Types
+from mpiimg.arrays.graph import F, FromInput, Materialised, Node, OfRun, Output, Persisted, Reduced, Types
 from mpiimg.arrays.program import Program
 from mpiimg.engine.array import AnyArray, Array
 from mpiimg.engine.boxes import Box, ChunkGrid
@@ -123,7 +123,7 @@ class Lowering:
             yield from reduction_stages.stages(self, node)
         elif isinstance(node, OfRun):
             self.made[node.key] = node.array
-        elif isinstance(node, Persisted):
+        elif isinstance(node, Persisted | Materialised):
             yield copied(self, node)
         else:
             yield from node.stages(self)
@@ -317,7 +317,7 @@ class Regular(At):
         object.__setattr__(self, "table", view.table)
 
 
-def copied(lowering: Lowering, node: Persisted) -> Compute:
+def copied(lowering: Lowering, node: Persisted | Materialised) -> Compute:
     """Declare the stage that makes an array of an expression."""
     (parent,) = node.parents
     array = stored_array(node.name, node.axes, node.shape, lowering.dtype_of(node), node.order)

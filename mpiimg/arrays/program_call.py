@@ -124,7 +124,9 @@ class ProgramCall:
             for name, value in inputs.items():
                 places[name] = self._place(folder, name, value, block_info or {})
             outs = self.template.numbers("out")
-            written = [folder / f"out{number}{self._out_ending(number, blocks)}" for number in outs]
+            written = [
+                folder / f"out{number}{self._out_ending(number, list(places.values()))}" for number in outs
+            ]
             places |= {("out", number): str(path) for number, path in zip(outs, written, strict=True)}
             places["scratch", None] = str(folder)
             words = self.template.filled(places)
@@ -167,7 +169,8 @@ class ProgramCall:
     def _place(self, folder: Path, name: tuple[str, int | None], value: Any, block_info: Mapping) -> str:
         """Return what stands in the command line for a value; an array is written to a file first."""
         if not isinstance(value, np.ndarray):
-            return value
+            # A file means the same wherever the program works.
+            return os.path.abspath(value) if self.cwd and os.path.exists(value) else value
         stem, number = name
         axes = self._axes(number, value, block_info)
         given = self.endings[0][number] if number is not None and number < len(self.endings[0]) else ""
@@ -176,7 +179,7 @@ class ProgramCall:
         try:
             save_block(path, value, axes, _space(block_info.get("space"), axes))
         except OSError as error:
-            raise self._refused(error, path) from None
+            raise self._refused(error, path, value.nbytes) from None
         return str(path)
 
     def _axes(self, number: int | None, value: np.ndarray, block_info: Mapping) -> tuple[str, ...] | None:
@@ -185,13 +188,16 @@ class ProgramCall:
         axes = tuple(name for name in block_info if name not in ("shape", "space"))
         return axes if len(axes) == value.ndim else None
 
-    def _out_ending(self, number: int, blocks: Mapping) -> str:
+    def _out_ending(self, number: int, inputs: Sequence[str]) -> str:
         given = self.endings[1][number] if number < len(self.endings[1]) else ""
         if self.template.ending("out", number) or given:
             return self.template.ending("out", number) or given
         if self.out is not None:
             return ending_for(self.out[number])
-        return ".npy"
+        # As the first file that goes in.
+        name = next((os.path.basename(text) for text in inputs if os.path.exists(text)), "")
+        found = next((ending for ending in (".nii.gz", ".fits.gz") if name.endswith(ending)), "")
+        return found.replace(".fits.gz", ".fits") or os.path.splitext(name)[1] or ".npy"
 
     # --- The run ------------------------------------------------------------------------------------------
 
@@ -218,10 +224,18 @@ class ProgramCall:
         said = "\n  ".join(["; its last words:", *lines]) if lines else "; it said nothing"
         return ProgramError(f"{_line(words)}: {how}{said}")
 
-    def _refused(self, error: OSError, path: Path) -> OSError:
-        """Return an error of the system that names the place of scratch files."""
+    def _refused(self, error: OSError, path: Path, size: int = 0) -> OSError:
+        """Return an error of the system that names the place of scratch files.
+
+        Libraries find in words of their own that a disk has no room for so many bytes.
+        """
+        number = error.errno
+        if number is None and free_bytes(path.parent) < max(FULL, size):
+            number = errno.ENOSPC
+        if number is None:
+            return error
         where = f"{path.parent} (scratch files of {self.__name__}; TMPDIR chooses another place)"
-        return OSError(error.errno, error.strerror, where)
+        return OSError(number, os.strerror(number), where)
 
     # --- What comes out -----------------------------------------------------------------------------------
 
@@ -248,7 +262,7 @@ class ProgramCall:
                 f"read: {reason}"
             ) from None
         if isinstance(result, Block) and self.out is None:
-            return result.values
+            return self._as_given(result, blocks, block_info)
         if self.out is None:
             return result
         if not isinstance(result, Block | np.ndarray) or getattr(result, "dtype", np.dtype(int)).names:
@@ -256,6 +270,13 @@ class ProgramCall:
         block = result if isinstance(result, Block) else Block(result)
         values, axes = _oriented(block, _space(block_info.get("space"), block.axes)), block.axes
         return self._shaped(values, axes, number, blocks, f"its {what}", words)
+
+    def _as_given(self, block: Block, blocks: Mapping, block_info: Mapping) -> np.ndarray:
+        """Return an image, its axes in the order of the first block that went in, where both are known."""
+        first = next(iter(blocks.values()), None)
+        axes = None if first is None else self._axes(None, first, block_info)
+        values = _oriented(block, _space(block_info.get("space"), block.axes))
+        return values if axes is None or block.axes is None else _by_name(values, block.axes, axes)
 
     def _shaped(
         self, values: np.ndarray, axes, number: int, blocks: Mapping, what: str, words: Sequence[str]
@@ -269,10 +290,7 @@ class ProgramCall:
         """
         out = self.out[number]
         if axes is not None:
-            gone = [n for n, axis in enumerate(axes) if axis not in out and values.shape[n] == 1]
-            kept = [axis for n, axis in enumerate(axes) if n not in gone]
-            if set(kept) == set(out):
-                values = values.squeeze(tuple(gone)).transpose([kept.index(axis) for axis in out])
+            values = _by_name(values, axes, out)
         sizes = dict(self.sizes)
         for (_, n), block in blocks.items():
             own = self.axes[n] if self.axes is not None else out[: block.ndim]
@@ -323,6 +341,15 @@ def _space(space: Any, axes: Sequence[str] | None) -> Any:
         if axis not in axes and hasattr(space, "without"):
             space = space.without(axis, 0)
     return space
+
+
+def _by_name(values: np.ndarray, axes: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
+    """Return an image with its axes in another order, and without those of one item that are not wanted."""
+    gone = [n for n, axis in enumerate(axes) if axis not in wanted and values.shape[n] == 1]
+    kept = [axis for n, axis in enumerate(axes) if n not in gone]
+    if set(kept) != set(wanted):
+        return values
+    return values.squeeze(tuple(gone)).transpose([kept.index(axis) for axis in wanted])
 
 
 def _oriented(block: Block, space: Any) -> np.ndarray:

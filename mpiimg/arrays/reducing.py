@@ -8,7 +8,7 @@ from typing import Any
 
 from mpiimg.arrays.array import Array
 from mpiimg.arrays.axes import AxesLike, axes_tuple, checked_axes
-from mpiimg.arrays.calls import _called, _checked_dtype, _checked_sizes, made_call
+from mpiimg.arrays.calls import _called, _checked_dtype, _checked_sizes, check_used, made_call
 from mpiimg.arrays.expressions import node_of
 from mpiimg.arrays.graph import Call, Reduced, digest
 from mpiimg.arrays.identity import Identity, identity
@@ -51,6 +51,8 @@ def reduction(
     aggregate: Callable | None = None,
     *,
     axes: AxesLike | None = None,
+    whole: AxesLike = (),
+    chunks: Mapping[str, int] | None = None,
     out: AxesLike = (),
     output_sizes: Mapping[str, int] | None = None,
     dtype: Any = None,
@@ -71,6 +73,10 @@ def reduction(
         Called as aggregate(partial); returns the result. By default the last partial result is the result.
     axes : str or tuple of str, optional
         That go; by default all. Along others one result is made for each block.
+    whole : str or tuple of str
+        Axes that are not cut: every block has all of them, e.g. the time series of its voxels.
+    chunks : mapping of str to int, optional
+        Items of a block along some axes, where the choice that follows from the data will not do.
     out : str or tuple of str
         New axes that the result has behind those that are kept.
     output_sizes : mapping of str to int, optional
@@ -86,10 +92,11 @@ def reduction(
         An argument makes no sense.
     """
     node = node_of(array, f"reduction({_called(chunk)})")
-    call, _, _ = made_call("reduction", chunk, [array], keywords=keywords)
+    call, _, _ = made_call("reduction", chunk, [array], whole=whole, chunks=chunks, keywords=keywords)
     new = axes_tuple(out, f"{call.name}: out")
     over = node.axes if axes is None else checked_axes(axes, node.axes, f"{call.name}: axes")
     sizes = _checked_sizes(output_sizes, {}, (), call.name)
+    check_used(sizes, new, call.name)
     return reduced_by(call, combine, aggregate, over, new, sizes, dtype)
 
 

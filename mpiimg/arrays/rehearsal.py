@@ -7,6 +7,7 @@ interpreter, so that nothing that a function does there stays in this one, with 
 from __future__ import annotations
 
 import inspect
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,18 @@ from typing import Any
 import numpy as np
 
 from mpiimg.arrays import call_stages
-from mpiimg.arrays.graph import Call, FromInput, Node, Output, Persisted, Reduced, Types, digest, walk
+from mpiimg.arrays.graph import (
+    Call,
+    FromInput,
+    Materialised,
+    Node,
+    Output,
+    Persisted,
+    Reduced,
+    Types,
+    digest,
+    walk,
+)
 from mpiimg.arrays.lower import ONE, Costs, needed, stored_input
 from mpiimg.arrays.program import Program
 from mpiimg.engine.boxes import ChunkGrid
@@ -47,6 +59,8 @@ class Facts:
         That it took, with the start of the interpreter for the latter.
     libraries : int
         Bytes that a rank takes when it calls the functions first, and keeps.
+    unsteady : tuple of str
+        The names of calls whose functions gave something else when they were called again.
     """
 
     types: Mapping[str, str]
@@ -54,6 +68,7 @@ class Facts:
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     libraries: int = 0
+    unsteady: tuple[str, ...] = ()
 
 
 def calls_to_rehearse(
@@ -63,7 +78,7 @@ def calls_to_rehearse(
     found = []
     for node in needed(list(targets), there):
         own = isinstance(node, Reduced) and node.functions is not None
-        further = not isinstance(node, FromInput | Output | Reduced | Persisted) and getattr(
+        further = not isinstance(node, FromInput | Output | Reduced | Persisted | Materialised) and getattr(
             node, "is_tried", True
         )
         if isinstance(node, Output) and types.known(_fact_key(node)) is None:
@@ -122,14 +137,14 @@ def rehearse(targets: Sequence[Node], there: Mapping[str, Input] = MappingProxyT
     samples = sum(sample.nbytes for sample in rehearsal.samples.values() if isinstance(sample, np.ndarray))
     libraries = max(0, anonymous_now() - before - samples)
     seconds = time.perf_counter() - started, time.process_time()
-    return Facts(rehearsal.types.as_json(), rehearsal.costs, *seconds, libraries)
+    return Facts(rehearsal.types.as_json(), rehearsal.costs, *seconds, libraries, tuple(rehearsal.unsteady))
 
 
 class Rehearsal:
     """Samples of the stored nodes of a graph: little arrays whose values are like those of the whole."""
 
     def __init__(self, samples: dict[str, np.ndarray]):
-        self.samples, self.types, self.costs = samples, Types(), {}
+        self.samples, self.types, self.costs, self.unsteady = samples, Types(), {}, {}
 
     def node(self, node: Node) -> None:
         """Make the sample of a node whose parents have theirs."""
@@ -141,7 +156,7 @@ class Rehearsal:
             self._call(node.call)
         elif isinstance(node, Reduced):
             self._reduce(node)
-        elif isinstance(node, Persisted):
+        elif isinstance(node, Persisted | Materialised):
             lengths = {axis: min(length, SIDE) for axis, length in node.sizes.items()}
             self.samples[node.key] = self.values([(node.parent, spans(node.parent, lengths))])[0]
         else:
@@ -177,6 +192,17 @@ class Rehearsal:
             for number in range(len(call.outputs)):
                 self.types.learn(f"{alike}-{number}", self.types.known(call_stages.output_key(call, number)))
 
+    @staticmethod
+    def _stand_in_for_main(function: Any) -> None:
+        """Let what a function of the script looks up by name, as pickle does, be found here."""
+        plain = inspect.unwrap(getattr(function, "func", function))
+        if getattr(plain, "__module__", "") != "__main__" or not hasattr(plain, "__globals__"):
+            return
+        main = sys.modules["__main__"]
+        for name, value in {plain.__name__: plain, **plain.__globals__}.items():
+            if not hasattr(main, name):
+                setattr(main, name, value)
+
     def tried(self, call: Call, check: Callable[[Call, Any, Mapping[str, int]], Any]) -> Any:
         """Call a function on a small block, and if it fails there on one of its own; return what `check`
         returns.
@@ -190,6 +216,7 @@ class Rehearsal:
         """
         for node in (*call.inputs, *call.given.values()):
             self.types.of(node)
+        self._stand_in_for_main(call.function)
         small = small_block(call)
         try:
             return self._try(call, small, check)
@@ -225,8 +252,10 @@ class Rehearsal:
         checked = check(call, result, lengths)
         if seconds < QUICK:
             started = time.process_time()
-            calls(bounds, self.values(asked)[:count], given)
+            again = calls(bounds, self.values(asked)[:count], given)
             seconds = time.process_time() - started
+            if not alike(result, again):
+                self.unsteady[call.name] = True
         items = sum(value.size for value in values[:count])
         moved = 2 * sum(value.nbytes for value in values[:count])
         self.costs[call.key] = Costs(seconds / max(items, 1), peak / max(moved, 1))
@@ -258,6 +287,27 @@ class Rehearsal:
             parts = reductions.partial(values, axes, node.operation, node.options)
         dtype = node.dtype or self.types.of(node)
         self.samples[node.key] = reductions.finished(parts, node.operation, node.options, dtype)
+
+
+def alike(first: Any, second: Any) -> bool:
+    """Return whether two results of a function are the same, but for what threads round otherwise."""
+    if isinstance(first, tuple | list) and isinstance(second, tuple | list):
+        return len(first) == len(second) and all(map(alike, first, second))
+    if isinstance(first, dict) and isinstance(second, dict):
+        return first.keys() == second.keys() and all(alike(first[name], second[name]) for name in first)
+    try:
+        one, other = np.asarray(first), np.asarray(second)
+    except ValueError:
+        return True
+    if one.dtype.kind not in "biufc" or one.dtype != other.dtype:
+        return True
+    if one.shape != other.shape:
+        return False
+    if one.dtype.kind in "biu":
+        return np.array_equal(one, other)
+    with np.errstate(all="ignore"):
+        largest = np.nanmax(np.abs(one), initial=0, where=np.isfinite(one))
+    return bool(np.allclose(one, other, rtol=1e-3, atol=1e-3 * float(largest), equal_nan=True))
 
 
 def _checked_blocks(call: Call, result: Any, lengths: Mapping[str, int]) -> list[np.ndarray]:

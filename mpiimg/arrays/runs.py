@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mpiimg.arrays import rehearsal, told
+from mpiimg.arrays.expressions import node_of
 from mpiimg.arrays.graph import FromInput, Node, Persisted, digest, walk
 from mpiimg.arrays.lower import (
     Lowering,
@@ -167,6 +168,13 @@ def result_of(value: Any, file: str) -> Any:
     raise BadInput(f"write: {file}: takes an array, items or a table, and not {what}")
 
 
+#: What is said of a function that does not give the same twice.
+UNSTEADY = (
+    "gives another result when it is called again with the same block, and so other bytes in each run; "
+    "seed random numbers from block_info or the key, and read nothing that changes"
+)
+
+
 @dataclass(frozen=True)
 class Rehearsed:
     """What the rehearsals of a session have taken so far.
@@ -216,15 +224,26 @@ def rehearsed(session: Any, targets: Sequence[Node], comm: Any, record: Path | N
     if not session.rehearse:
         # Without types nothing can be planned; records need none.
         missing = [node for node in missing if isinstance(node, Node) and session.types.of(node) is None]
-    if not missing:
-        return
+    if missing:
+        _rehearse(session, targets, budget, there, comm)
+    unchecked = [node for node in targets if node.key not in session.checked] if session.check_halo else []
+    if unchecked:  # also of functions that were rehearsed in an earlier run
+        for report in on_root(comm, lambda: _check_halos(session, unchecked, budget)):
+            say(comm, f"mpiimg: {report.line}")
+        session.checked.update(node.key for node in unchecked)
+
+
+def _rehearse(
+    session: Any, targets: Sequence[Node], budget: int, there: Mapping[str, KeptInput], comm: Any
+) -> None:
+    """Call the functions of a graph on a little of the data, and keep what that tells. Collective."""
     facts = on_root(comm, lambda: _apart(session, targets, budget, rehearsal.rehearse, there))
     for key, dtype in facts.types.items():
         session.types.learn(key, dtype)
     session.costs.update(facts.costs)
+    for name in facts.unsteady:
+        say(comm, f"mpiimg: warning: {name}: {UNSTEADY}", sys.stderr)
     on_root(comm, lambda: told.save(session.folder, told.facts(targets, session.types, session.costs)))
-    if session.check_halo:
-        on_root(comm, lambda: _check_halos(session, targets, budget))
     session.rehearsal = Rehearsed(
         session.rehearsal.seconds + facts.seconds,
         session.rehearsal.cpu_seconds + facts.cpu_seconds,
@@ -239,6 +258,9 @@ def _apart(session: Any, targets: Sequence[Node], budget: int, task: Callable, *
 
     calls = dict.fromkeys(getattr(node, "call_name", "") for node in walk(targets))
     return in_fresh_interpreter(
+        _of_graph,
+        # In this order, so that pickle, which looks into each, never has to go deep.
+        tuple(walk(targets)),
         task,
         tuple(targets),
         *more,
@@ -246,6 +268,11 @@ def _apart(session: Any, targets: Sequence[Node], budget: int, task: Callable, *
         memory=max(budget - anonymous_now(), budget // 4),
         name=", ".join(name for name in calls if name) or "the rehearsal",
     )
+
+
+def _of_graph(nodes: Sequence[Node], task: Callable, *arguments: Any) -> Any:
+    """Call a task on a graph, in the fresh interpreter."""
+    return task(*arguments)
 
 
 def _check_halos(session: Any, targets: Sequence[Node], budget: int) -> list:
@@ -610,6 +637,9 @@ class Result:
 
 def planned(session: Any, results: Sequence[Any], ranks: int | None, nodes: int | None, memory: Any) -> None:
     """Print the plan of a run. Collective."""
+    for name, count in (("ranks", ranks), ("nodes", nodes)):
+        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+            raise BadInput(f"plan: {name} = {count!r}: must be a whole number from 1 on")
     made = []
     for value in results:
         if isinstance(value, Mapping):
@@ -633,6 +663,8 @@ def _plain_results(value: Any) -> list:
         return [KeptResult(node if node.is_stored else stored(node))]
     if hasattr(value, "_planned"):
         return [value._planned()]
+    if not hasattr(value, "_as_result"):
+        node_of(value, "plan")
     return [result_of(value, "plan")]
 
 

@@ -65,6 +65,7 @@ class Session:
     types: Types = field(default_factory=Types)
     costs: dict[str, Costs] = field(default_factory=dict)
     records: dict[str, int] = field(default_factory=dict)
+    checked: set[str] = field(default_factory=set)
     catalogue: dict[str, Any] | None = None
     kept_items: dict[str, Any] = field(default_factory=dict)
     status: int = 0
@@ -267,7 +268,8 @@ def _is_computed(value: Any) -> bool:
 def persist(*arrays: Any) -> Any:
     """Return arrays, or items, as ones that are made once, and kept for all runs of this program."""
     made = tuple(
-        one.persist() if hasattr(one, "_items") else Array(persisted(node_of(one, "persist"))) for one in arrays
+        one.persist() if hasattr(one, "_items") else Array(persisted(node_of(one, "persist")))
+        for one in arrays
     )
     return made[0] if len(made) == 1 else made
 

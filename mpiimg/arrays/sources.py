@@ -60,7 +60,11 @@ def _path(path: Any, call: str) -> str:
     try:
         place = os.fspath(path)
     except TypeError:
-        raise BadInput(f"{call}: takes the path of a file, and not {type(path).__name__}") from None
+        several = "; several files are read by mi.items, or one by one and put together by mi.stack"
+        raise BadInput(
+            f"{call}: takes the path of a file, and not {type(path).__name__}"
+            f"{several if isinstance(path, list | tuple) else ''}"
+        ) from None
     if isinstance(place, bytes):
         place = os.fsdecode(place)
     if not place:

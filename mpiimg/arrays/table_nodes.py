@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mpiimg.arrays.graph import Node
+from mpiimg.arrays.identity import Identity
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.codec import decode, parts
 from mpiimg.engine.needs import Chunk
@@ -66,6 +67,11 @@ class TableNode(Node):
     @property
     def known(self) -> bool:
         return not self.why
+
+    @property
+    def identity(self) -> Identity:
+        """What is known of its steps, as warnings say it."""
+        return Identity(self.key, self.known, self.why)
 
     def stages(self, lowering: Any) -> Stages[None]:
         """Yield the stages that make its parts."""

@@ -41,6 +41,7 @@ class Table:
     def select(self, *columns: str) -> Table:
         """Return some columns, in this order: t.select("x", "y") or t.select("x y")."""
         names = _names(columns, "select")
+        _refuse_twice(names, "select")
         return self._stepped(Select(names), self._known(names, "select"))
 
     def rename(self, **names: str) -> Table:
@@ -77,6 +78,8 @@ class Table:
             "-2.5 * log10(flux)"; or a function as for :meth:`filter`, that returns one value per row.
         unit : str or astropy unit
         """
+        if not isinstance(name, str) or not name:
+            raise BadInput(f"with_column: {name!r} is no name of a column")
         made, text = how_of(how, "with_column"), _unit(unit, name)
         self._check(made, "with_column")
         columns = None
@@ -143,6 +146,7 @@ class Table:
     def group(self, *by: str) -> Groups:
         """Return groups of rows with equal keys, to be aggregated: t.group("night").agg(flux="mean")."""
         names = _names(by, "group")
+        _refuse_twice(names, "group")
         self._known(names, "group")
         return Groups(self, names)
 

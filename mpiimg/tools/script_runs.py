@@ -43,6 +43,7 @@ def run_script(tool: Tool, options: list[str], script: str, arguments: list[str]
         args = parsed(of_script, options)
         try:
             check_common(args)
+            arguments = _own_arguments(tool, script, arguments)
             if args.portable:
                 from mpiimg.kernels.jit import pin_target
 
@@ -70,3 +71,26 @@ def run_script(tool: Tool, options: list[str], script: str, arguments: list[str]
             if launched_rank() == 0:
                 runtime.put(f"mpiimg: error: {shown(error)}", sys.stderr)
             return Exit.BAD_INPUT
+
+
+#: Options that promise to run nothing: behind the script they would be the script's, and all would run.
+NOTHING_RUNS = ("--plan", "--check-halo")
+
+
+def _own_arguments(tool: Tool, script: str, arguments: list[str]) -> list[str]:
+    """Return the arguments that a script is given: all behind it, or all behind --.
+
+    Raises
+    ------
+    BadInput
+        One among them looks as if it were to keep the script from running.
+    """
+    if "--" in arguments[:1]:
+        return arguments[1:]
+    meant = next((word for word in arguments if word.partition("=")[0] in NOTHING_RUNS), None)
+    if meant is not None:
+        raise BadInput(
+            f"{meant} stands behind {script}, and would be an argument of the script: write "
+            f"{tool.name} {meant} {script}, or {script} -- {meant} if the script is to have it"
+        )
+    return arguments

@@ -321,3 +321,18 @@ def test_importing_loads_nothing_heavy():
         "import sys, mpiimg; print(sorted({'numpy', 'mpi4py', 'numba', 'astropy', 'h5py'} & {*sys.modules}))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_a_long_chain_of_expressions_is_worked_on_in_parts():
+    """Longer than Python's stack is deep: in the graph, when compiled, and on the way to the rehearsal."""
+    x = mi.from_array(np.zeros(3), "x")
+    for _ in range(1200):
+        x = x + 1
+    assert mi.map_blocks(np.negative, x).compute().tolist() == [-1200] * 3
+
+
+def test_what_needs_no_work_is_given_back_by_compute(x):
+    counts, edges = x.histogram(4, (-2, 2))
+    made, same = mi.compute(counts, edges)
+    np.testing.assert_array_equal(made, np.histogram(A, 4, (-2, 2))[0])
+    assert same is edges

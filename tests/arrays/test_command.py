@@ -107,6 +107,25 @@ def test_blocks_go_in_any_format_and_come_back_by_the_names_of_axes(ending):
     assert np.array_equal(turned, block.T)
 
 
+def test_a_command_is_a_function_for_map_blocks_and_map_overlap_too(tmp_path):
+    import mpiimg as mi
+
+    values = np.arange(240, dtype="f4").reshape(6, 5, 8)
+    with mi.session(tmp_path / "session"):
+        volume = mi.from_array(values, "z y x")
+        assert np.array_equal(mi.map_blocks(command("cp {in} {out}"), volume).compute(), values)
+        call = mi.map_overlap(command("cp {in:.nii} {out:.nii}"), volume, depth={"z": 1}, boundary="reflect")
+        assert np.array_equal(call.compute(), values)
+
+
+def test_an_output_has_the_ending_of_the_file_that_goes_in(tmp_path):
+    for name in ("a.nii.gz", "a.fits", "a.txt"):
+        path = tmp_path / name
+        path.write_text("text") if name == "a.txt" else save_block(path, np.ones((3, 4), "f4"), ("y", "x"))
+        made = command("cp {in} {out}")(path)
+        assert made == "text" if name == "a.txt" else made.sum() == 12
+
+
 def test_a_slice_of_a_volume_comes_back_without_the_axis_that_nifti_needs():
     block = np.arange(30, dtype="f4").reshape(3, 2, 5)
     for axes in (("x", "y", "t"), ("t", "y", "x")):
@@ -270,6 +289,24 @@ def test_a_full_scratch_disk_is_said_with_what_to_do(tmp_path, monkeypatch):
     assert "free some space there" in answer(caught.value)
 
 
+def test_a_library_that_finds_the_disk_full_in_its_own_words_is_understood(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("Not enough space on disk: requested 1000, available 1")
+
+    monkeypatch.setattr("mpiimg.arrays.program_call.save_block", full)
+    with pytest.raises(OSError, match="Not enough space"):
+        command("cp {in} {out}")(np.zeros(3))
+    monkeypatch.setattr("mpiimg.arrays.program_call.free_bytes", lambda folder: 1)
+    with pytest.raises(OSError, match=r"No space left on device.*TMPDIR"):
+        command("cp {in} {out}")(np.zeros(3))
+
+
+def test_a_scratch_folder_that_is_not_there_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", "/nowhere")
+    with pytest.raises(BadInput, match="/nowhere: cannot hold the scratch files of programs: No such file"):
+        command("cp {in} {out}")(np.zeros(3))
+
+
 def test_records_of_items(tmp_path):
     tool = program(tmp_path, "print(*[open(w).read() if os.path.exists(w) else w for w in words])")
     path = tmp_path / "one.txt"
@@ -284,6 +321,15 @@ def test_records_of_items(tmp_path):
         command(f"{tool} {{image}}")({"sigma": 2})
     with pytest.raises(BadInput, match="has 1 inputs, and was called with 2"):
         command(f"{tool} {{in}}")((path, path))
+
+
+def test_a_program_may_work_in_its_own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one.txt").write_text("hello")
+    tool = program(tmp_path, "print(os.getcwd(), open(words[0]).read()); open('dropping', 'w')")
+    where, said = command(f"{tool} {{in}}", cwd="{scratch}")("one.txt").split()
+    assert "/mpiimg-" in where and said == "hello"
+    assert command(f"{tool} {{in}}")("one.txt").split() == [str(tmp_path), "hello"]
 
 
 def test_tables_and_text_that_programs_write(tmp_path):

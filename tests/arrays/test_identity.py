@@ -349,6 +349,27 @@ def test_dask_tokenize_is_honoured():
     assert digest(Remote(1)) == digest(Remote(1)) != digest(Remote(2))
 
 
+def test_values_of_libraries_are_known_by_what_they_hold():
+    import astropy.wcs
+    import pandas
+    import scipy.interpolate
+    import xarray
+
+    def made(k):
+        wcs = astropy.wcs.WCS(naxis=2)
+        wcs.wcs.crval = [k, 2.0]
+        return (
+            wcs,
+            pandas.DataFrame({"a": [1.0, k]}),
+            scipy.interpolate.CubicSpline([0, 1, 2], [0, 1, k]),
+            xarray.DataArray(np.full(3, k), dims="x"),
+            np.polynomial.Polynomial([1, k]),
+        )
+
+    for one, again, other in zip(made(5.0), made(5.0), made(7.0), strict=True):
+        assert digest(one) == digest(again) != digest(other), type(one)
+
+
 # What cannot be known.
 
 

@@ -62,6 +62,8 @@ def test_what_it_shows():
     [
         (lambda t: t.select("y"), "select: has no column y; it has: x, n, name"),
         (lambda t: t.filter("flux > 5"), "filter: has no column flux"),
+        (lambda t: t.select("x x"), "select: two columns are called x"),
+        (lambda t: t.with_column(5, "x"), "5 is no name of a column"),
         (lambda t: t.filter("x >"), "is no expression"),
         (lambda t: t.filter("x.real > 0"), "an expression has columns, numbers"),
         (lambda t: t.filter("__import__('os')"), "an expression has columns, numbers"),

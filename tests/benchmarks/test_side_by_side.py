@@ -432,6 +432,29 @@ def test_steps_are_told_apart_by_the_marks_of_a_program_or_the_events_of_mpiimg(
     assert contenders.recorded(tmp_path) == {"mask": 3, "fit": 4}
 
 
+@pytest.mark.parametrize(
+    ("stage", "step"),
+    [
+        ("read-dwi-85ee751c4f5b", "ingest"),
+        ("mean-dwi-bcbc5e3989e6", "mean"),
+        ("brain_mask-eef6b2f46795", "mask"),
+        ("weights-eb30cf42a303", "fit"),
+        ("write-mask.nii.gz", "write"),
+        ("onto_patches-9c1ee35536e3", "warp"),
+        ("rows-7c6de266a5f8", "detect"),
+        ("files-fc9a53e69502", "write"),
+        ("brightest-1a258f64420a", "regroup"),
+        ("mask.b0-mean", "mean"),
+        ("calibrate.zero-points", "calibrate"),
+        ("anything", "other"),
+    ],
+)
+def test_a_stage_belongs_to_the_step_that_it_does(stage, step):
+    import contenders
+
+    assert contenders.step_of(stage) == step
+
+
 def test_outcomes_are_told_in_a_few_words():
     import contenders
 
@@ -564,6 +587,8 @@ def test_the_study_in_user_code_has_no_more_lines_than_on_dask_and_public_names_
     counts = [lines.count_file(contenders.PROGRAMS / name) for name in theirs]
     text = contenders.path_of(ours).read_text()
     assert 5 < lines.count(text) <= min(counts)
+    page = (launch.REPOSITORY / "docs" / "primitives.md").read_text()
+    assert re.search(rf"\[{ours}\].* \| {lines.count(text)} \| {min(counts)} \|", page)
     assert set(re.findall(r"^(?:import|from) (mpiimg\S*)", text, re.M)) == {"mpiimg"}
     assert all(hasattr(mpiimg, name) for name in re.findall(r"\bmi\.(\w+)", text))
 

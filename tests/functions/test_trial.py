@@ -131,6 +131,7 @@ def test_a_closure_with_another_value_is_another_function(image, tmp_path):
         assert np.array_equal(values(made), values(image) * k)
 
 
+@pytest.mark.long
 def test_a_helper_in_a_module_beside_the_file_is_part_of_the_function(image, tmp_path):
     function, helper, made = tmp_path / "mine.py", tmp_path / "own_helper.py", tmp_path / "out.nii.gz"
     function.write_text("from own_helper import scaled\ndef f(block):\n    return scaled(block)\n")

@@ -108,7 +108,8 @@ def test_a_script_of_python_runs_across_nodes(cluster, tmp_path, install):
     """And ends on all of them where a rank leaves it early."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    srun = ("srun", "-N2", "-n2", f"--mpi={MPI[install]}", tool(install, "python"), script, tmp_path / "out")
+    srun = ("srun", "-N2", "-n2", f"--chdir={tmp_path}", f"--mpi={MPI[install]}")
+    srun = (*srun, tool(install, "python"), script, tmp_path / "out")
     environment = {**settings(install), "SLURM_KILL_BAD_EXIT": "1", "PYTHONPATH": str(launch.REPOSITORY)}
     done = cluster.run(*srun, timeout=SOON, **environment)
     assert sorted(done.stdout) == sorted("276.0\n" * 2)

@@ -95,6 +95,32 @@ def test_of_a_script_that_is_planned_nothing_is_written(script, tmp_path):
     assert "mpiimg: the plan ends at pipeline.py:10: what comes next may depend on the result" in done.stderr
 
 
+OVERLAPS = """
+import sys
+import numpy as np
+import mpiimg as mi
+from scipy.ndimage import uniform_filter
+
+def smooth(block):
+    return uniform_filter(block, 5)
+
+numbers = mi.from_array(np.random.default_rng(0).normal(size=(20, 8, 8)), "x y z")
+depth = {"x": int(sys.argv[1]), "y": 2, "z": 2}
+smoothed = mi.map_overlap(smooth, numbers, depth=depth, boundary="reflect", chunks={"x": 5})
+mi.write({"smoothed.npy": smoothed}, "out", force=True)
+"""
+
+
+def test_the_depth_of_a_script_is_checked_also_where_it_ran_before(tmp_path):
+    (tmp_path / "overlaps.py").write_text(OVERLAPS)
+    run("overlaps.py", 1, cwd=tmp_path)
+    done = run("--check-halo", "overlaps.py", 1, cwd=tmp_path, check=False)
+    assert done.returncode == Exit.BAD_INPUT
+    assert "depth x=1, y=2, z=2 is not enough" in done.stderr
+    done = run("--check-halo", "overlaps.py", 2, cwd=tmp_path)
+    assert "mpiimg: map_overlap(smooth): depth x=2, y=2, z=2 is enough" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -102,6 +128,8 @@ def test_of_a_script_that_is_planned_nothing_is_written(script, tmp_path):
         (["--udf", "a.py:f", "{}"], "mpiimg-run: error: unrecognized arguments: --udf a.py:f; see"),
         (["--memory", "lots", "{}"], "mpiimg: error: --memory lots: "),
         (["--ranks", "3", "{}"], "mpiimg: error: --ranks and --nodes are for --plan"),
+        # Behind the script it would be the script's, and all would run.
+        (["{}", "--plan"], "mpiimg: error: --plan stands behind "),
     ],
 )
 def test_what_a_script_cannot_be_started_with_is_said_in_a_line(script, words, said):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mpiimg.engine.mpi.job import OF_RANKS
+from mpiimg.errors import BadInput
 
 #: Variables by which programs learn how many threads to start.
 OF_THREADS = (
@@ -94,7 +95,13 @@ class _Scratch:
     """The scratch folder of this process, and the guard that removes it when the process is gone."""
 
     def __init__(self, base: str | None):
-        self.folder = Path(tempfile.mkdtemp(prefix="mpiimg-", dir=base))
+        try:
+            self.folder = Path(tempfile.mkdtemp(prefix="mpiimg-", dir=base))
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+            raise BadInput(
+                f"{base}: cannot hold the scratch files of programs: {error.strerror}; let TMPDIR name "
+                "a folder on this node's disk"
+            ) from None
         self.process = os.getpid()
         try:
             self._guard = subprocess.Popen(
@@ -139,6 +146,8 @@ def scratch_folder() -> Iterator[Path]:
 
     Raises
     ------
+    BadInput
+        The folder that TMPDIR names is not there, or closed.
     OSError
         It cannot be made, with its name.
     """

@@ -1,0 +1,108 @@
+"""What a newcomer gets wrong is answered in a line that says what to do, and never by a wrong result."""
+
+import numpy as np
+import pytest
+
+import mpiimg as mi
+from mpiimg.arrays.rehearsal import alike
+from mpiimg.errors import BadInput
+
+A = np.random.default_rng(5).normal(100, 15, (8, 6, 5)).astype("f4")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def session(tmp_path_factory):
+    with mi.session(tmp_path_factory.mktemp("session")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def x():
+    return mi.from_array(A, "y x t")
+
+
+def test_a_reduction_of_whole_series_is_not_given_pieces_of_them(x):
+    centres = np.stack([A[0, 0], A[1, 1]]).astype("f8")
+
+    def sums(block, *, centres):
+        series = block.reshape(-1, block.shape[-1]).astype("f8")
+        nearest = ((series[:, None] - centres) ** 2).sum(-1).argmin(1)
+        return np.stack([series[nearest == k].sum(0) for k in range(2)])
+
+    made = mi.reduction(
+        x, sums, sum, whole="t", chunks={"y": 2}, out="k t", output_sizes={"k": 2, "t": 5}, centres=centres
+    )
+    np.testing.assert_allclose(made.compute(), sums(A, centres=centres), rtol=1e-12)
+
+
+def test_chunks_of_a_reduction_say_what_one_result_is_made_of(x):
+    shapes = mi.reduction(
+        x, lambda block: np.array([block.shape]), lambda parts: sum(parts), axes="y x", whole="y x",
+        chunks={"t": 1}, out="n", output_sizes={"n": 3},
+    )  # fmt: skip
+    np.testing.assert_array_equal(shapes.compute(), [[8, 6, 1]] * 5)
+
+
+def test_numpys_reduce_takes_the_first_axis_as_numpy_does(x):
+    np.testing.assert_array_equal(np.maximum.reduce(x).compute(), np.maximum.reduce(A))
+    np.testing.assert_array_equal(np.maximum.reduce(x, axis=None).compute(), A.max())
+    np.testing.assert_array_equal(np.logical_or.reduce(x > 100, axis=1).compute(), (A > 100).any(1))
+    with pytest.raises(BadInput, match="initial"):
+        np.add.reduce(x, initial=3)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (lambda x: mi.where(x > 1, x, None), "None: give lazy arrays and numbers"),
+        (lambda x: x + None, "None: give lazy arrays and numbers"),
+        (lambda x: x.mean(3), "axis = 3: the axes are y x t"),
+        (lambda x: np.linalg.norm(x), r"numpy.linalg.norm: is not offered .* map_blocks\(np.linalg.norm"),
+        (lambda x: x.to_numpy(), "call compute"),
+        (lambda x: x.ravel(), "axes have names"),
+        (lambda x: mi.map_blocks(A, x), "name it without calling it"),
+        (lambda x: mi.map_blocks(np.sqrt, x, output_sizes={"q": 3}), "axis q is in no result"),
+        (lambda x: mi.reduction(x, np.sum, sum, output_sizes={"q": 3}), "axis q is in no result"),
+        (lambda x: mi.map_blocks(lambda b: b * 1.5, x, dtype="u1").compute(), "give dtype='float32'"),
+        (lambda x: mi.plan(x, ranks=0), "ranks = 0"),
+        (lambda x: mi.plan(3), "^plan: takes lazy arrays"),
+        (lambda x: mi.read(["a.nii", "b.nii"]), "mi.items"),
+    ],
+)
+def test_a_mistake_is_a_line(x, wrong, told):
+    with pytest.raises(BadInput, match=told) as error:
+        wrong(x)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("wrong", [lambda x: f"{x.max():.2f}", lambda x: float(x.max())])
+def test_numbers_are_computed_before_they_are_printed(x, wrong):
+    with pytest.raises(TypeError, match=r"call compute\(\)"):
+        wrong(x)
+    assert f"{x}" == repr(x)
+    assert not hasattr(x, "values")
+
+
+def test_python_rounds_as_numpy_does(x):
+    np.testing.assert_array_equal(round(x, 1).compute(), A.round(1))
+
+
+def test_random_numbers_without_a_seed_are_warned_of(x, capfd):
+    def noisy(block):
+        return block + np.random.default_rng().normal(size=block.shape)
+
+    def seeded(block, *, block_info):
+        start = [block_info[axis][0] for axis in "yxt"]
+        return block + np.random.default_rng(start).normal(size=block.shape)
+
+    mi.compute(mi.map_blocks(noisy, x), mi.map_blocks(seeded, x))
+    told = [line for line in capfd.readouterr().err.splitlines() if "another result" in line]
+    assert len(told) == 1 and told[0].startswith("mpiimg: warning: map_blocks(noisy): gives another result")
+
+
+def test_what_threads_round_otherwise_is_alike():
+    value = np.array([1.0, np.nan, np.inf, 1e-9])
+    assert alike((value, {"n": 3}), (value + [1e-9, 0, 0, 1e-9], {"n": 3}))
+    assert not alike(value, value * 1.01)
+    assert not alike([1, 2], [1, 3]) and not alike({"n": 1}, {"m": 1})
+    assert alike("text", "other")
