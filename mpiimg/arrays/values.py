@@ -51,7 +51,7 @@ _UNKNOWN: dict[type, str] = {
 }
 
 
-#: Classes of functions that are compiled ahead: made in each process anew, by no module that can be looked up.
+#: Classes of functions that are compiled ahead; they are made anew in each process, by no module of a name.
 _COMPILED_FUNCTIONS = frozenset(
     {"cython_function_or_method", "fused_cython_function", "nb_func", "nb_method"}
 )
