@@ -73,8 +73,8 @@ def run_script(tool: Tool, options: list[str], script: str, arguments: list[str]
             return Exit.BAD_INPUT
 
 
-#: Options that promise to run nothing: behind the script they would be the script's, and all would run.
-NOTHING_RUNS = ("--plan", "--check-halo")
+#: Options that look before anything runs: behind the script they would be the script's, and nobody would look.
+THAT_LOOK = ("--plan", "--check-halo")
 
 
 def _own_arguments(tool: Tool, script: str, arguments: list[str]) -> list[str]:
@@ -83,11 +83,11 @@ def _own_arguments(tool: Tool, script: str, arguments: list[str]) -> list[str]:
     Raises
     ------
     BadInput
-        One among them looks as if it were to keep the script from running.
+        One among them looks as if it were ours.
     """
     if "--" in arguments[:1]:
         return arguments[1:]
-    meant = next((word for word in arguments if word.partition("=")[0] in NOTHING_RUNS), None)
+    meant = next((word for word in arguments if word.partition("=")[0] in THAT_LOOK), None)
     if meant is not None:
         raise BadInput(
             f"{meant} stands behind {script}, and would be an argument of the script: write "
