@@ -57,7 +57,7 @@ def python(*words, ranks=None, **how):
 @pytest.mark.parametrize("ranks", [None, 2])
 def test_a_script_writes_the_same_however_it_is_started(script, tmp_path, ranks):
     """What stands behind its name is its own, also what looks like an option of ours."""
-    out, words = tmp_path / "out", ("compute", "--memory", "--plan")
+    out, words = tmp_path / "out", ("compute", "--memory", "--force")
     done = run("--memory", "2G", script, out, *words, ranks=ranks, cwd=tmp_path)
     assert sorted(done.stdout) == sorted(f"{[str(out), *words]} 552.0\n" * (ranks or 1))
     np.testing.assert_array_equal(np.load(out / "doubled.npy"), 2 * np.arange(24.0).reshape(2, 3, 4))
