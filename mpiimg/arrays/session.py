@@ -267,7 +267,8 @@ def _is_computed(value: Any) -> bool:
 def persist(*arrays: Any) -> Any:
     """Return arrays, or items, as ones that are made once, and kept for all runs of this program."""
     made = tuple(
-        one.persist() if hasattr(one, "_items") else Array(persisted(node_of(one, "persist"))) for one in arrays
+        one.persist() if hasattr(one, "_items") else Array(persisted(node_of(one, "persist")))
+        for one in arrays
     )
     return made[0] if len(made) == 1 else made
 
