@@ -83,6 +83,8 @@ def calls_to_rehearse(
         )
         if isinstance(node, Output) and types.known(_fact_key(node)) is None:
             _take_alike(node.call, types, costs)
+        if own and types.known(_fact_key(node)) is None:
+            _take_alike_reduction(node, types, costs)
         if (isinstance(node, Output) or own or further) and types.known(_fact_key(node)) is None:
             found.append(node)
     return found
@@ -107,6 +109,28 @@ def _take_alike(call: Call, types: Types, costs: dict[str, Costs]) -> None:
         types.learn(f"rehearsed-{key}", "|b1")
     if alike in costs:
         costs[call.key] = costs[alike]
+
+
+def _alike_reduction(node: Reduced, types: Types) -> str | None:
+    """Return what reductions by functions of the user have in common that are alike."""
+    calls = _alike(node.functions.call, types)
+    if calls is None:
+        return None
+    return (
+        f"alike-{digest(calls, node.functions.identity.digest, node.over, node.axes, node.shape, node.dtype)}"
+    )
+
+
+def _take_alike_reduction(node: Reduced, types: Types, costs: dict[str, Costs]) -> None:
+    """Take for a reduction what the rehearsal of another one told that is alike."""
+    alike = _alike_reduction(node, types)
+    if alike is None or types.known(alike) is None:
+        return
+    types.learn(node.key, types.known(alike))
+    types.learn(_fact_key(node), "|b1")
+    for own, theirs in ((node.key, alike), (node.functions.call.key, f"{alike}-call")):
+        if theirs in costs:
+            costs[own] = costs[theirs]
 
 
 def _fact_key(node: Node) -> str:
@@ -254,7 +278,7 @@ class Rehearsal:
             started = time.process_time()
             again = calls(bounds, self.values(asked)[:count], given)
             seconds = time.process_time() - started
-            if not alike(result, again):
+            if not same_result(result, again):
                 self.unsteady[call.name] = True
         items = sum(value.size for value in values[:count])
         moved = 2 * sum(value.nbytes for value in values[:count])
@@ -270,6 +294,10 @@ class Rehearsal:
 
             self.samples[node.key], returned = self.tried(node.functions.call, check)
             self.costs[node.key] = Costs(returned=returned)
+            if alike := _alike_reduction(node, self.types):
+                self.types.learn(alike, self.samples[node.key].dtype.str)
+                self.costs[alike] = self.costs[node.key]
+                self.costs[f"{alike}-call"] = self.costs[node.functions.call.key]
             return
         parent = node.parent
         lengths = {axis: min(length, SIDE) for axis, length in parent.sizes.items()}
@@ -289,12 +317,12 @@ class Rehearsal:
         self.samples[node.key] = reductions.finished(parts, node.operation, node.options, dtype)
 
 
-def alike(first: Any, second: Any) -> bool:
+def same_result(first: Any, second: Any) -> bool:
     """Return whether two results of a function are the same, but for what threads round otherwise."""
     if isinstance(first, tuple | list) and isinstance(second, tuple | list):
-        return len(first) == len(second) and all(map(alike, first, second))
+        return len(first) == len(second) and all(map(same_result, first, second))
     if isinstance(first, dict) and isinstance(second, dict):
-        return first.keys() == second.keys() and all(alike(first[name], second[name]) for name in first)
+        return first.keys() == second.keys() and all(same_result(first[name], second[name]) for name in first)
     try:
         one, other = np.asarray(first), np.asarray(second)
     except ValueError:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import mpiimg as mi
-from mpiimg.arrays.rehearsal import alike
+from mpiimg.arrays.rehearsal import same_result
 from mpiimg.errors import BadInput
 
 A = np.random.default_rng(5).normal(100, 15, (8, 6, 5)).astype("f4")
@@ -100,9 +100,34 @@ def test_random_numbers_without_a_seed_are_warned_of(x, capfd):
     assert len(told) == 1 and told[0].startswith("mpiimg: warning: map_blocks(noisy): gives another result")
 
 
-def test_what_threads_round_otherwise_is_alike():
+def test_what_threads_round_otherwise_is_the_same():
     value = np.array([1.0, np.nan, np.inf, 1e-9])
-    assert alike((value, {"n": 3}), (value + [1e-9, 0, 0, 1e-9], {"n": 3}))
-    assert not alike(value, value * 1.01)
-    assert not alike([1, 2], [1, 3]) and not alike({"n": 1}, {"m": 1})
-    assert alike("text", "other")
+    assert same_result((value, {"n": 3}), (value + [1e-9, 0, 0, 1e-9], {"n": 3}))
+    assert not same_result(value, value * 1.01)
+    assert not same_result([1, 2], [1, 3]) and not same_result({"n": 1}, {"m": 1})
+    assert same_result("text", "other")
+
+
+def test_the_passes_of_a_loop_are_rehearsed_once(x, monkeypatch):
+    from mpiimg.arrays import runs
+
+    rehearsals, apart = [], runs._apart
+
+    def counted(*arguments):
+        rehearsals.append(arguments)
+        return apart(*arguments)
+
+    monkeypatch.setattr(runs, "_apart", counted)
+
+    def total(block, *, state):
+        return (block * state).sum(dtype="f8")
+
+    state = mi.from_array(1.0, "")
+    for _ in range(3):
+        state = mi.reduction(x, total, sum, lambda whole: whole / 1e5, state=state).persist()
+        state.compute()
+    assert len(rehearsals) == 1
+    expected = 1.0
+    for _ in range(3):
+        expected *= A.sum(dtype="f8") / 1e5
+    np.testing.assert_allclose(state.compute(), expected, rtol=1e-6)
