@@ -150,13 +150,13 @@ def stack_items(
 
 def _first_shape(parent: Kept) -> tuple[tuple[int, ...], str]:
     """Return shape and type of the first record. Collective."""
-    from mpiimg.arrays import runs
+    from mpiimg.arrays import rehearsing
     from mpiimg.arrays.session import current
 
     with scripts.collective("stack", digest(parent.key)) as comm:
         session = current()
         if not isinstance(session.costs.get(parent.key), ItemCosts):
-            runs.rehearsed(session, [parent], comm)
+            rehearsing.rehearsed(session, [parent], comm)
         costs = session.costs.get(parent.key)
     if not isinstance(costs, ItemCosts) or costs.shape is None:
         raise BadInput("stack: the first record is no array, or there is none; give shape= and dtype=")

@@ -203,11 +203,11 @@ def found(session: Any, targets: Sequence[Any], comm: Any) -> dict[str, KeptReco
 
 def make(session: Any, targets: Sequence[Any], comm: Any, memory: Any = None) -> None:
     """Make the records that are to be kept, of those that targets are made of. Collective."""
-    from mpiimg.arrays import runs
+    from mpiimg.arrays import keeping
 
     there = found(session, targets, comm)
     for node in walk(list(targets)):
         if isinstance(node, Kept) and node.persisted and node.key not in there:
-            runs.carried_out(session, KeptResult(node), comm, memory)
+            keeping.carried_out(session, KeptResult(node), comm, memory)
             made = on_root(comm, _opened, session.folder / file_of(node), node.key)
             session.kept_items[node.key] = there[node.key] = made

@@ -194,13 +194,13 @@ class Collected:
 
 def computed(node: ItemsNode, root: int | None, memory: Any) -> list[tuple[Any, Any]] | None:
     """Run what is needed for some records, and return them with their keys. Collective."""
-    from mpiimg.arrays import runs
+    from mpiimg.arrays import recipes
     from mpiimg.arrays.session import current
 
     with scripts.collective("compute", digest([node.key], root, str(memory))) as comm:
         _check_root(root, comm)
         budget = current().budget(comm, memory)
-        result = Collected(node, max(budget - runs.BASELINE, 0) // 3)
+        result = Collected(node, max(budget - recipes.BASELINE, 0) // 3)
         index = _carried_out(result, comm, memory)
         return result.gathered(comm, index, root)
 
@@ -219,8 +219,8 @@ def keys(node: ItemsNode) -> list[Any]:
 
 
 def _carried_out(result: Collected, comm: Any, memory: Any) -> Index:
-    from mpiimg.arrays import runs
+    from mpiimg.arrays import keeping
     from mpiimg.arrays.session import current
 
-    outcome = runs.carried_out(current(), result, comm, memory)
+    outcome = keeping.carried_out(current(), result, comm, memory)
     return index_of(outcome.state, result.node)

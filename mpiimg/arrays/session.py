@@ -75,7 +75,7 @@ class Session:
     only_planned: bool = False
 
     def __post_init__(self):
-        from mpiimg.arrays.runs import Rehearsed
+        from mpiimg.arrays.rehearsing import Rehearsed
 
         self.rehearsal = Rehearsed()
 
@@ -196,7 +196,7 @@ def known_types(nodes: Sequence[Node]) -> Types:
     if all(known.of(node) is not None for node in nodes):
         return known
     with scripts.collective("rehearsal", digest([node.key for node in nodes])) as comm:
-        from mpiimg.arrays.runs import rehearsed
+        from mpiimg.arrays.rehearsing import rehearsed
 
         rehearsed(current(), list(nodes), comm)
     return current().types
@@ -407,11 +407,11 @@ def check_halo(*arrays: Any) -> str:
     str
         A line for each function that the arrays are made by.
     """
-    from mpiimg.arrays import runs
+    from mpiimg.arrays import rehearsing
 
     nodes = [node_of(one, "check_halo") for one in arrays]
     with scripts.collective("check_halo", digest([node.key for node in nodes])) as comm:
-        return "\n".join(runs.halos_checked(current(), arrays, comm))
+        return "\n".join(rehearsing.halos_checked(current(), arrays, comm))
 
 
 def iterate(body: Any, state: Any, until: Any = None, *, at_most: int) -> Any:

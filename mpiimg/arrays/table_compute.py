@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mpiimg.arrays import runs, session
+from mpiimg.arrays import catalogue, keeping, recipes, rehearsing, session
 from mpiimg.arrays.graph import Persisted, digest, walk
 from mpiimg.arrays.table_nodes import TableNode
 from mpiimg.arrays.table_results import KEPT, TableResult, load
@@ -44,7 +44,7 @@ def check_room(size: int, memory: int) -> None:
     ------
     BadInput
     """
-    if 2 * size > max(memory - runs.BASELINE, 0):
+    if 2 * size > max(memory - recipes.BASELINE, 0):
         raise BadInput(
             f"compute: the table has {size >> 20} MB, and a rank may use {memory >> 20} MB in all; "
             "write it to a file by t.write(path), take some rows of it, or give memory="
@@ -54,12 +54,12 @@ def check_room(size: int, memory: int) -> None:
 def _keep(now: Any, result: TableResult, comm: Any, memory: Any) -> None:
     """Make a table in the folder of the session. Collective."""
     node = result.node
-    runs.rehearsed(now, [node], comm)
+    rehearsing.rehearsed(now, [node], comm)
     below = [one for one in walk([node]) if isinstance(one, Persisted)]
-    kept = runs.keep(now, below, comm, memory) if below else {}
-    kept |= runs._kept(now, [node], comm)
-    recipe = runs.recipe_of(
-        now, [result], stem=node.name, record=_record(node), nonce=runs._nonce(comm), kept=kept
+    kept = keeping.keep(now, below, comm, memory) if below else {}
+    kept |= catalogue.kept_arrays(now, [node], comm)
+    recipe = recipes.recipe_of(
+        now, [result], stem=node.name, record=_record(node), nonce=recipes.new_nonce(comm), kept=kept
     )
     options = Options(
         now.folder,
@@ -70,7 +70,7 @@ def _keep(now: Any, result: TableResult, comm: Any, memory: Any) -> None:
         force=not node.resumable,
         quiet=True,
     )
-    runs._carry_out(recipe, comm, options, now)
+    recipes.carry_out(recipe, comm, options, now)
 
 
 def _record(node: TableNode) -> str:

@@ -73,7 +73,7 @@ def run_script(tool: Tool, options: list[str], script: str, arguments: list[str]
             return Exit.BAD_INPUT
 
 
-#: Options that look before anything runs: behind the script they would be the script's, and nobody would look.
+#: Options that look before a run: behind the script they would be the script's, and nobody would look.
 THAT_LOOK = ("--plan", "--check-halo")
 
 
