@@ -18,6 +18,9 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 PROGRAMS, EXAMPLES = HERE / "systems", HERE.parent / "docs" / "examples"
 
+#: Libraries read these when they are loaded, whichever a program loads first.
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
 #: What the tools of mpiimg call what the other programs call so.
 TOOL_NAMES = {
     "mask.nii.gz": "dwi_desc-brain_mask.nii.gz",
@@ -139,7 +142,10 @@ def path_of(program: str) -> Path:
 
 
 def python_path() -> str:
-    """Return where programs find modules: beside those of systems/, and where this process does."""
+    """Return where programs find modules: beside those of systems/, and where this process does.
+
+    Examples of the docs call the functions that lie beside the other programs.
+    """
     return os.pathsep.join([str(PROGRAMS), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
@@ -258,8 +264,7 @@ def run(system: System, source: Path, out: Path, case: Case) -> dict:
             stdout=file,
             stderr=subprocess.STDOUT,
             check=False,
-            # Examples of the docs call the functions that lie beside the other programs.
-            env=os.environ | {"PYTHONWARNINGS": "ignore", "PYTHONPATH": python_path()},
+            env=os.environ | ONE_THREAD | {"PYTHONWARNINGS": "ignore", "PYTHONPATH": python_path()},
         )
     found = json.loads(report.read_text())
     return {
