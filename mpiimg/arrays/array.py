@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from mpiimg.arrays import expressions
 from mpiimg.arrays.axes import AxesLike, axes_tuple, checked_axes
-from mpiimg.arrays.graph import Node, Types, bounded
+from mpiimg.arrays.graph import Node, bounded
+from mpiimg.arrays.types_of import Types
 from mpiimg.errors import BadInput
-
-#: NumPy functions that are elementwise, and no ufuncs.
-_NUMPY_FUNCTIONS = ("where", "clip", "real", "imag", "round", "around", "nan_to_num", "angle", "isclose")
 
 
 class Array(np.lib.mixins.NDArrayOperatorsMixin):
@@ -259,10 +257,14 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
     # --- Elementwise --------------------------------------------------------------------------------------
 
     def __array_ufunc__(self, ufunc, method, *inputs, **options):
-        return _apply_ufunc(ufunc, method, inputs, options)
+        from mpiimg.arrays.numpy_protocol import apply_ufunc
+
+        return apply_ufunc(ufunc, method, inputs, options)
 
     def __array_function__(self, function, types, args, kwargs):
-        return _apply_function(function, args, kwargs)
+        from mpiimg.arrays.numpy_protocol import apply_function
+
+        return apply_function(function, args, kwargs)
 
     def astype(self, dtype: Any) -> Array:
         """Return the items as another type."""
@@ -296,55 +298,55 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
         self, axes: AxesLike | None = None, *, dtype: Any = None, skipna: bool = False, **compat
     ) -> Array:
         """Return the sum along `axes`, or of all; of floats in float64, in the order of storage."""
-        return _reduced(self, "sum", axes, compat, dtype=dtype, skipna=skipna)
+        return reduced(self, "sum", axes, compat, dtype=dtype, skipna=skipna)
 
     def prod(
         self, axes: AxesLike | None = None, *, dtype: Any = None, skipna: bool = False, **compat
     ) -> Array:
         """Return the product along `axes`, or of all."""
-        return _reduced(self, "prod", axes, compat, dtype=dtype, skipna=skipna)
+        return reduced(self, "prod", axes, compat, dtype=dtype, skipna=skipna)
 
     def mean(
         self, axes: AxesLike | None = None, *, dtype: Any = None, skipna: bool = False, **compat
     ) -> Array:
         """Return the mean along `axes`, or of all; of whole numbers float64."""
-        return _reduced(self, "mean", axes, compat, dtype=dtype, skipna=skipna)
+        return reduced(self, "mean", axes, compat, dtype=dtype, skipna=skipna)
 
     def std(self, axes: AxesLike | None = None, *, ddof: int = 0, skipna: bool = False, **compat) -> Array:
         """Return the standard deviation along `axes`, or of all; divided by the count less `ddof`."""
-        return _reduced(self, "std", axes, compat, ddof=ddof, skipna=skipna)
+        return reduced(self, "std", axes, compat, ddof=ddof, skipna=skipna)
 
     def var(self, axes: AxesLike | None = None, *, ddof: int = 0, skipna: bool = False, **compat) -> Array:
         """Return the variance along `axes`, or of all; divided by the count less `ddof`."""
-        return _reduced(self, "var", axes, compat, ddof=ddof, skipna=skipna)
+        return reduced(self, "var", axes, compat, ddof=ddof, skipna=skipna)
 
     def min(self, axes: AxesLike | None = None, *, skipna: bool = False, **compat) -> Array:
         """Return the smallest item along `axes`, or of all."""
-        return _reduced(self, "min", axes, compat, skipna=skipna)
+        return reduced(self, "min", axes, compat, skipna=skipna)
 
     def max(self, axes: AxesLike | None = None, *, skipna: bool = False, **compat) -> Array:
         """Return the largest item along `axes`, or of all."""
-        return _reduced(self, "max", axes, compat, skipna=skipna)
+        return reduced(self, "max", axes, compat, skipna=skipna)
 
     def any(self, axes: AxesLike | None = None, **compat) -> Array:
         """Return whether any item along `axes` is true."""
-        return _reduced(self, "any", axes, compat)
+        return reduced(self, "any", axes, compat)
 
     def all(self, axes: AxesLike | None = None, **compat) -> Array:
         """Return whether all items along `axes` are true."""
-        return _reduced(self, "all", axes, compat)
+        return reduced(self, "all", axes, compat)
 
     def count(self, axes: AxesLike | None = None, **compat) -> Array:
         """Return how many items along `axes` are not NaN, int64."""
-        return _reduced(self, "count", axes, compat)
+        return reduced(self, "count", axes, compat)
 
     def argmax(self, axes: AxesLike | None = None, **compat) -> Array:
         """Return where the largest item is along `axes`, the first of several, int64."""
-        return _reduced(self, "argmax", axes, compat)
+        return reduced(self, "argmax", axes, compat)
 
     def argmin(self, axes: AxesLike | None = None, **compat) -> Array:
         """Return where the smallest item is along `axes`, the first of several, int64."""
-        return _reduced(self, "argmin", axes, compat)
+        return reduced(self, "argmin", axes, compat)
 
     def histogram(self, bins: int, range: tuple[float, float]) -> tuple[Array, np.ndarray]:
         """Return counts and edges of a histogram of all items, as numpy.histogram; NaN is not counted.
@@ -439,7 +441,14 @@ def _wrap(node: Node) -> Array:
     return Array(bounded(node))
 
 
-def _reduced(array: Array, operation: str, axes, compat: Mapping[str, Any], **options: Any) -> Array:
+def reduced(array: Array, operation: str, axes, compat: Mapping[str, Any], **options: Any) -> Array:
+    """Return a reduction, whose axes may be named as NumPy and xarray name them.
+
+    Raises
+    ------
+    BadInput
+        There is no such axis or option.
+    """
     call = f"x.{operation}"
     for name in compat:
         if name not in ("axis", "dim", "keepdims"):
@@ -458,74 +467,4 @@ def _reduced(array: Array, operation: str, axes, compat: Mapping[str, Any], **op
 def _not_yet(array: Array, what: str) -> TypeError:
     return TypeError(
         f"{what}: the array is lazy, nothing was worked on yet; call compute(), which gives a NumPy array"
-    )
-
-
-def _apply_ufunc(ufunc, method: str, inputs: Sequence[Any], options: Mapping[str, Any]):
-    call = f"numpy.{ufunc.__name__}"
-    if method == "reduce":
-        names = {"add": "sum", "multiply": "prod", "minimum": "min", "maximum": "max"}
-        names |= {"logical_and": "all", "logical_or": "any"}
-        if ufunc.__name__ in names and isinstance(inputs[0], Array):
-            given = {
-                name: value for name, value in options.items() if value is not None and value is not False
-            }
-            if set(given) - {"axis"}:
-                extra = sorted(set(given) - {"axis"})[0]
-                raise BadInput(f"{call}.reduce: the option {extra} is not offered for lazy arrays")
-            # NumPy's takes the first axis where none is named; all are axis=None.
-            return _reduced(inputs[0], names[ufunc.__name__], options.get("axis", 0), {})
-    if method != "__call__" or ufunc.signature is not None:
-        raise BadInput(f"{call}.{method}: lazy arrays have no such operation; use map_blocks or apply_gufunc")
-    if options.get("out") is not None or options.get("where", True) is not True:
-        raise BadInput(f"{call}: a lazy array has no out= and no where=; use mi.where(condition, a, b)")
-    keywords = {name: np.dtype(value).str for name, value in options.items() if name == "dtype" and value}
-    unknown = set(options) - {"dtype", "out", "where"}
-    if unknown:
-        raise BadInput(f"{call}: the option {sorted(unknown)[0]} is not offered for lazy arrays")
-    if ufunc.nout == 1:
-        return _wrap(expressions.elementwise(ufunc, call, inputs, keywords))
-    return tuple(
-        _wrap(expressions.elementwise(expressions.NthOf(ufunc, n), f"{call}[{n}]", inputs, keywords))
-        for n in range(ufunc.nout)
-    )
-
-
-def _apply_function(function, args, kwargs):
-    name = function.__name__
-    full = f"{function.__module__ or 'numpy'}.{name}"
-    if name in ("concatenate", "stack"):
-        raise BadInput(f"numpy.{name}: axes have names here; use mi.{name}(arrays, axis)")
-    if name == "transpose" and len(args) == 1 and not kwargs:
-        return args[0].T
-    if name in (
-        "sum",
-        "prod",
-        "mean",
-        "std",
-        "var",
-        "min",
-        "max",
-        "amin",
-        "amax",
-        "any",
-        "all",
-        "argmax",
-        "argmin",
-    ):
-        plain = {"amin": "min", "amax": "max"}.get(name, name)
-        return getattr(args[0], plain)(*args[1:], **kwargs)
-    skipping = {"nansum": "sum", "nanmean": "mean", "nanstd": "std", "nanvar": "var", "nanmin": "min"}
-    skipping |= {"nanmax": "max", "nanprod": "prod"}
-    if name in skipping:
-        return getattr(args[0], skipping[name])(*args[1:], skipna=True, **kwargs)
-    if name in ("shape", "ndim", "size"):
-        return getattr(args[0], name)
-    if name in ("squeeze",) and len(args) == 1:
-        return args[0].squeeze()
-    if name in _NUMPY_FUNCTIONS:
-        return _wrap(expressions.elementwise(function, f"numpy.{name}", args, kwargs))
-    raise BadInput(
-        f"{full}: is not offered for lazy arrays; use map_blocks({full.replace('numpy', 'np', 1)}, ...), "
-        "or compute() first"
     )

@@ -34,11 +34,10 @@ from mpiimg.arrays.graph import (
     Reorder,
     Scalar,
     Take,
-    Types,
-    elementwise_dtype,
 )
 from mpiimg.arrays.program import MODES
 from mpiimg.arrays.reductions import check_operation, result_dtype
+from mpiimg.arrays.types_of import Types, elementwise_dtype
 from mpiimg.engine.view import as_pick
 from mpiimg.errors import BadInput
 

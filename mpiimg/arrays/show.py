@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mpiimg.arrays.graph import Types
+from mpiimg.arrays.types_of import Types
 
 
 def text(array: Any) -> str:

@@ -10,8 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mpiimg.arrays.graph import Node, Types, walk
+from mpiimg.arrays.graph import Node, walk
 from mpiimg.arrays.lower import Costs
+from mpiimg.arrays.types_of import Types
 from mpiimg.engine.atomic import make_folder
 from mpiimg.engine.records import DamagedRecord, read_record, write_record
 

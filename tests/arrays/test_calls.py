@@ -127,7 +127,7 @@ def test_boundaries_are_those_of_scipy(boundary):
 
 def test_a_plane_is_cut_in_both_axes_and_a_single_slice_too():
     from mpiimg.arrays import call_stages
-    from mpiimg.arrays.graph import Types
+    from mpiimg.arrays.types_of import Types
 
     class Huge:
         shape, dtype, axes, identity = (20_000, 20_000), "f4", "y x", "huge"
