@@ -10,7 +10,8 @@ import numpy as np
 
 from mpiimg.arrays import expressions
 from mpiimg.arrays.axes import AxesLike, axes_tuple, checked_axes
-from mpiimg.arrays.graph import Node, bounded
+from mpiimg.arrays.graph import Node
+from mpiimg.arrays.stored import bounded
 from mpiimg.arrays.types_of import Types
 from mpiimg.errors import BadInput
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mpiimg.arrays.chunks import Sized, block_shape
-from mpiimg.arrays.graph import Call, F, Node, OutputOf, Pad, stored_below
+from mpiimg.arrays.graph import F, Node, Pad, stored_below
 from mpiimg.arrays.lower import (
     ONE,
     Costs,
@@ -22,6 +22,7 @@ from mpiimg.arrays.lower import (
     to_storage,
 )
 from mpiimg.arrays.process import put_back
+from mpiimg.arrays.stored import Call, OutputOf
 from mpiimg.arrays.types_of import Types
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid

@@ -13,8 +13,9 @@ import numpy as np
 from mpiimg.arrays.array import Array
 from mpiimg.arrays.axes import AxesLike, axes_tuple, check_known, checked_axes, checked_mapping, said
 from mpiimg.arrays.expressions import _check_number, checked_mode, node_of, transpose
-from mpiimg.arrays.graph import Call, Node, Output, OutputOf
+from mpiimg.arrays.graph import Node
 from mpiimg.arrays.identity import Identity, identity
+from mpiimg.arrays.stored import Call, Output, OutputOf
 from mpiimg.engine.names import file_name
 from mpiimg.errors import BadInput
 

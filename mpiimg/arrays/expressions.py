@@ -21,22 +21,10 @@ from mpiimg.arrays.axes import (
     said,
     union,
 )
-from mpiimg.arrays.graph import (
-    C,
-    Coarsen,
-    Elementwise,
-    F,
-    Join,
-    Node,
-    Pad,
-    Persisted,
-    Reduced,
-    Reorder,
-    Scalar,
-    Take,
-)
+from mpiimg.arrays.graph import C, Coarsen, Elementwise, F, Join, Node, Pad, Reorder, Scalar, Take
 from mpiimg.arrays.program import MODES
 from mpiimg.arrays.reductions import check_operation, result_dtype
+from mpiimg.arrays.stored import Persisted, Reduced
 from mpiimg.arrays.types_of import Types, elementwise_dtype
 from mpiimg.engine.view import as_pick
 from mpiimg.errors import BadInput

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from mpiimg.arrays import call_stages, rehearsal
-from mpiimg.arrays.graph import Call, Node, Output
+from mpiimg.arrays.graph import Node
 from mpiimg.arrays.lower import ONE, needed
+from mpiimg.arrays.stored import Call, Output
 from mpiimg.engine.boxes import ChunkGrid
 
 #: Items more on each side, beside the depth; blocks that are looked at; and larger depths that are tried.

@@ -9,7 +9,7 @@ import numpy as np
 
 from mpiimg.arrays import expressions
 from mpiimg.arrays.array import Array
-from mpiimg.arrays.graph import bounded
+from mpiimg.arrays.stored import bounded
 
 
 def where(condition: Any, a: Any, b: Any) -> Array:

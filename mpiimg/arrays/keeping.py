@@ -7,13 +7,14 @@ from typing import Any
 
 from mpiimg.arrays.array_results import KeptInput, KeptResult
 from mpiimg.arrays.catalogue import Kept, kept_arrays, kept_path
-from mpiimg.arrays.graph import Node, Persisted, digest
+from mpiimg.arrays.graph import Node, digest
 from mpiimg.arrays.lower import (
     needed,
     stored_array,
 )
 from mpiimg.arrays.recipes import carry_out, new_nonce, recipe_of
 from mpiimg.arrays.rehearsing import rehearsed
+from mpiimg.arrays.stored import Persisted
 from mpiimg.engine.recipe import Options
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from mpiimg.arrays.chunks import Sized, block_shape
-from mpiimg.arrays.graph import F, FromInput, Materialised, Node, OfRun, Output, Persisted, Reduced
+from mpiimg.arrays.graph import F, FromInput, Node, OfRun
 from mpiimg.arrays.program import Program
+from mpiimg.arrays.stored import Materialised, Output, Persisted, Reduced
 from mpiimg.arrays.types_of import Types
 from mpiimg.engine.array import AnyArray, Array
 from mpiimg.engine.boxes import Box, ChunkGrid

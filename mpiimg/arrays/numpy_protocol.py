@@ -9,7 +9,8 @@ import numpy as np
 
 from mpiimg.arrays import expressions
 from mpiimg.arrays.array import Array, reduced
-from mpiimg.arrays.graph import Node, bounded
+from mpiimg.arrays.graph import Node
+from mpiimg.arrays.stored import bounded
 from mpiimg.errors import BadInput
 
 #: NumPy functions that are elementwise, and no ufuncs.

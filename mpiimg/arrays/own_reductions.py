@@ -9,7 +9,6 @@ import numpy as np
 
 from mpiimg.arrays import call_stages
 from mpiimg.arrays.call_stages import WrongResult
-from mpiimg.arrays.graph import Reduced
 from mpiimg.arrays.lower import (
     ONE,
     Lowering,
@@ -19,6 +18,7 @@ from mpiimg.arrays.lower import (
     to_storage,
 )
 from mpiimg.arrays.process import put_back
+from mpiimg.arrays.stored import Reduced
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.codec import decode, encode

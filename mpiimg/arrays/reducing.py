@@ -10,8 +10,9 @@ from mpiimg.arrays.array import Array
 from mpiimg.arrays.axes import AxesLike, axes_tuple, checked_axes
 from mpiimg.arrays.calls import _called, _checked_dtype, _checked_sizes, check_used, made_call
 from mpiimg.arrays.expressions import node_of
-from mpiimg.arrays.graph import Call, Reduced, digest
+from mpiimg.arrays.graph import digest
 from mpiimg.arrays.identity import Identity, identity
+from mpiimg.arrays.stored import Call, Reduced
 from mpiimg.errors import BadInput
 
 

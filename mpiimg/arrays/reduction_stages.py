@@ -8,7 +8,6 @@ import numpy as np
 
 from mpiimg.arrays import reductions
 from mpiimg.arrays.chunks import Sized, block_shape
-from mpiimg.arrays.graph import Reduced
 from mpiimg.arrays.lower import (
     ONE,
     Lowering,
@@ -20,6 +19,7 @@ from mpiimg.arrays.lower import (
     stored_array,
     to_storage,
 )
+from mpiimg.arrays.stored import Reduced
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.needs import Chunk

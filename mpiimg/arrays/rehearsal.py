@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from mpiimg.arrays import call_stages
-from mpiimg.arrays.graph import Call, FromInput, Materialised, Node, Output, Persisted, Reduced, digest, walk
+from mpiimg.arrays.graph import FromInput, Node, digest, walk
 from mpiimg.arrays.lower import ONE, Costs, needed, stored_input
 from mpiimg.arrays.program import Program
+from mpiimg.arrays.stored import Call, Materialised, Output, Persisted, Reduced
 from mpiimg.arrays.types_of import Types
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.inputs import Input

@@ -13,13 +13,14 @@ import numpy as np
 from mpiimg.arrays.array_results import KeptResult, result_of
 from mpiimg.arrays.catalogue import kept_arrays
 from mpiimg.arrays.expressions import node_of
-from mpiimg.arrays.graph import FromInput, Node, Persisted, digest, walk
+from mpiimg.arrays.graph import FromInput, Node, digest, walk
 from mpiimg.arrays.keeping import keep, make_items, stored
 from mpiimg.arrays.lower import (
     Lowering,
 )
 from mpiimg.arrays.recipes import BASELINE, carry_out, new_nonce, recipe_of
 from mpiimg.arrays.rehearsing import rehearsed
+from mpiimg.arrays.stored import Persisted
 from mpiimg.engine.array import Array as EngineArray
 from mpiimg.engine.mpi import scripts
 from mpiimg.engine.mpi.agreement import on_root

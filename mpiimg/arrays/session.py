@@ -15,8 +15,9 @@ import numpy as np
 
 from mpiimg.arrays.array import Array
 from mpiimg.arrays.expressions import node_of, persisted
-from mpiimg.arrays.graph import Node, Persisted, digest
+from mpiimg.arrays.graph import Node, digest
 from mpiimg.arrays.lower import Costs, needed
+from mpiimg.arrays.stored import Persisted
 from mpiimg.arrays.types_of import Types
 from mpiimg.engine.mpi import rendezvous, scripts
 from mpiimg.engine.mpi.agreement import on_root

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from mpiimg.arrays import catalogue, keeping, recipes, rehearsing, session
-from mpiimg.arrays.graph import Persisted, digest, walk
+from mpiimg.arrays.graph import digest, walk
+from mpiimg.arrays.stored import Persisted
 from mpiimg.arrays.table_nodes import TableNode
 from mpiimg.arrays.table_results import KEPT, TableResult, load
 from mpiimg.engine.mpi import scripts

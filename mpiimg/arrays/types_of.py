@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from mpiimg.arrays.graph import Coarsen, Elementwise, Join, Node, Output, Reduced, Scalar, walk
+from mpiimg.arrays.graph import Coarsen, Elementwise, Join, Node, Scalar, walk
 from mpiimg.arrays.reductions import result_dtype
+from mpiimg.arrays.stored import Output, Reduced
 from mpiimg.errors import BadInput
 
 

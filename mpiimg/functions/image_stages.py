@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from mpiimg.arrays import call_stages, own_reductions
-from mpiimg.arrays.graph import Call, F, OfRun, OutputOf, digest
+from mpiimg.arrays.graph import F, OfRun, digest
 from mpiimg.arrays.identity import Identity
 from mpiimg.arrays.lower import Costs, Lowering
 from mpiimg.arrays.reducing import reduced_by
+from mpiimg.arrays.stored import Call, OutputOf
 from mpiimg.arrays.types_of import Types
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import Box, ChunkGrid, blocks_along
