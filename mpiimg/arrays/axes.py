@@ -31,7 +31,7 @@ def axes_tuple(axes: AxesLike | None, call: str) -> tuple[str, ...]:
         return ()
     names = tuple(axes.split()) if isinstance(axes, str) else _listed(axes, call)
     for name in names:
-        if not isinstance(name, str) or not name or name != "".join(name.split()):
+        if not isinstance(name, str) or not name or name != "".join(name.split()) or "," in name:
             raise BadInput(f"{call}: {name!r} is no name of an axis; write e.g. 'x y z' or ('x', 'y', 'z')")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

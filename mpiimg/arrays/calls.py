@@ -291,6 +291,15 @@ def made_call(
     """
     nodes = _nodes(call, function, arrays)
     named = f"{call}({_called(function)})"
+    for name, value in dict(keywords).items():
+        inner = (
+            value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
+        )
+        if any(hasattr(one, "_node") for one in inner):
+            raise BadInput(
+                f"{named}: {name} is a {type(value).__name__} with a lazy array in it; give each array as a "
+                "keyword of its own"
+            )
     made = Call(
         function=function, identity=identity(function), name=named, inputs=tuple(nodes), depth=depth or {},
         boundary=boundary, cval=cval, order=nodes[0].order,

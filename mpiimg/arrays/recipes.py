@@ -17,6 +17,7 @@ from mpiimg.arrays.lower import (
     needed,
     stored_input,
 )
+from mpiimg.arrays.wording import as_calls
 from mpiimg.engine.inputs import said_of
 from mpiimg.engine.mpi import rendezvous, scripts
 from mpiimg.engine.mpi.agreement import on_root
@@ -125,7 +126,7 @@ def carry_out(recipe: Recipe, comm: Any, options: Options, session: Any) -> Any:
     from mpiimg.engine.run import run
 
     given = scripts.settings()
-    about = {"command": given.command, "run_id": given.run_id, "script": given.script}
+    about = {"command": given.command, "run_id": given.run_id, "script": given.script, "worded": as_calls}
     session.only_planned = False
     outcome = run(recipe, comm, dataclasses.replace(options, **about))
     scripts.note(outcome.status)

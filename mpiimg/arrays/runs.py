@@ -101,11 +101,15 @@ def written(session: Any, results: Mapping[str, Any], folder: Path, options: Map
 
 def _names(session: Any, files: Sequence[str], folder: Path) -> tuple[str, str]:
     """Return what a run is called by: its work folder, and its record, of which each run has its own."""
-    first = file_name(Path(files[0].rstrip("/")).name.split(".")[0])[:40] or "results"
     if len(files) == 1:
-        return first, f"run-{first}.json"
-    place = str(folder.resolve())
-    number = session.records[place] = session.records.get(place, 0) + 1
+        # By the whole name: fa.npy and fa.nii.gz, or the same file of two subjects, are two runs.
+        name = file_name(files[0].rstrip("/"))[:100] or "result"
+        return name, f"run-{name}.json"
+    first = file_name(Path(files[0].rstrip("/")).name.split(".")[0])[:40] or "results"
+    earlier = session.records.setdefault(str(folder.resolve()), [])
+    if tuple(files) not in earlier:
+        earlier.append(tuple(files))
+    number = earlier.index(tuple(files)) + 1
     return (first, "run.json") if number == 1 else (f"{first}-{number}", f"run-{number}.json")
 
 
@@ -126,6 +130,10 @@ class Result:
     files: Mapping[str, Path]
     record: Mapping[str, Any] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        left_out = f"; {len(self.left_out)} left out" if self.left_out else ""
+        return f"<mpiimg results: {', '.join(map(str, self.files.values()))}{left_out}>"
 
 
 def planned(session: Any, results: Sequence[Any], ranks: int | None, nodes: int | None, memory: Any) -> None:

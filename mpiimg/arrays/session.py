@@ -66,7 +66,7 @@ class Session:
     plan_only: str = ""
     types: Types = field(default_factory=Types)
     costs: dict[str, Costs] = field(default_factory=dict)
-    records: dict[str, int] = field(default_factory=dict)
+    records: dict[str, list[tuple[str, ...]]] = field(default_factory=dict)
     checked: set[str] = field(default_factory=set)
     catalogue: dict[str, Any] | None = None
     kept_items: dict[str, Any] = field(default_factory=dict)
@@ -441,6 +441,9 @@ def iterate(body: Any, state: Any, until: Any = None, *, at_most: int) -> Any:
 
     if isinstance(at_most, bool) or not isinstance(at_most, int) or at_most < 0:
         raise BadInput(f"iterate: at_most = {at_most!r}: must be a whole number from 0 on")
+    for one in state if isinstance(state, tuple | list) else [state]:
+        if isinstance(one, np.ndarray | int | float):
+            node_of(one, "iterate")
     both = until is not None and len(inspect.signature(until).parameters) > 1
     for _ in range(at_most):
         before, made = state, body(state)
@@ -451,7 +454,17 @@ def iterate(body: Any, state: Any, until: Any = None, *, at_most: int) -> Any:
         if until is None:
             continue
         last = until(state, before) if both else until(state)
-        if bool(compute(last) if hasattr(last, "_node") else last):
+        value = compute(last) if hasattr(last, "_node") else last
+        if np.size(value) != 1:
+            shape = (
+                f"of the axes {' '.join(last.axes)}"
+                if hasattr(last, "_node")
+                else f"of {np.size(value)} values"
+            )
+            raise BadInput(
+                f"iterate: until returns an array {shape}; one truth value is due, e.g. (...).all()"
+            )
+        if bool(value):
             break
     return state
 

@@ -172,7 +172,8 @@ def from_array(x: Any, axes: AxesLike | None = None, *, space: Any = None, name:
         raise BadInput(f"{call}: takes an array in memory, and not a path; use mi.read({os.fspath(x)!r})")
     values, own_axes, own_space, order, attrs = _opened(x, call)
     if values.dtype.kind not in "biufc":
-        raise BadInput(f"{call}: {values.dtype} holds no numbers; records go through mi.items")
+        listed = "give one of its HDUs, as x[0]" if hasattr(x, "info") and isinstance(x, list) else ""
+        raise BadInput(f"{call}: {values.dtype} holds no numbers; {listed or 'records go through mi.items'}")
     if (values.dtype.kind == "f" and values.dtype.itemsize > 8) or (
         values.dtype.kind == "c" and values.dtype.itemsize > 16
     ):
@@ -217,7 +218,7 @@ def _opened(x: Any, call: str) -> tuple:
     """Return the values of x, its axes and space where it knows them, memory order, and what else it says."""
     if hasattr(x, "dataobj") and hasattr(x, "affine"):
         return _from_nibabel(x, call)
-    if hasattr(x, "data") and hasattr(x, "header") and hasattr(x.header, "cards"):
+    if hasattr(x, "header") and hasattr(x, "data") and hasattr(x.header, "cards"):
         return _from_hdu(x, call)
     if hasattr(x, "dims") and hasattr(x, "to_numpy"):
         values = x.to_numpy()

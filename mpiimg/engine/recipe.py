@@ -142,6 +142,8 @@ class Options:
         Say nothing of what it took, nor that it was done already.
     script : mapping of str to str
         "path" and "sha256" of the script that asks for it, for run.json; empty where none does.
+    worded : callable
+        Called as worded(text) with what is said of options; returns it in the words of those who asked.
     """
 
     out: Path
@@ -159,6 +161,7 @@ class Options:
     run_id: str = ""
     quiet: bool = False
     script: Mapping[str, str] = field(default_factory=dict)
+    worded: Callable[[str], str] = str
 
 
 def records_folder(options: Options) -> Path:

@@ -97,7 +97,11 @@ def run(
         A signal asked for it; likewise.
     """
     with living(options.timeout):
-        return _run(recipe, comm, options, outer, collect)
+        try:
+            return _run(recipe, comm, options, outer, collect)
+        except BadInput as error:
+            error.args = (options.worded(str(error)),)
+            raise
 
 
 def _run(
@@ -143,7 +147,7 @@ def _already_done(earlier: Earlier, recipe: Recipe, comm, options: Options) -> O
     events = events_folder(records_folder(options), recipe.record)
     on_root(comm, note_already_done, events, options.run_id, outcome.status)
     if log.isEnabledFor(logging.WARNING) and not options.quiet:
-        say(comm, f"mpiimg: {options.label}{earlier.line(options.out)}")
+        say(comm, f"mpiimg: {options.label}{options.worded(earlier.line(options.out))}")
     return outcome
 
 

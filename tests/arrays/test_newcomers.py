@@ -67,6 +67,14 @@ def test_numpys_reduce_takes_the_first_axis_as_numpy_does(x):
         (lambda x: mi.plan(x, ranks=0), "ranks = 0"),
         (lambda x: mi.plan(3), "^plan: takes lazy arrays"),
         (lambda x: mi.read(["a.nii", "b.nii"]), "mi.items"),
+        (lambda x: mi.from_array(A, "y, x, t"), "'y,' is no name of an axis"),
+        (lambda x: mi.from_array(np.array(["2020-01-01"], "M8[D]"), "t"), "holds no numbers"),
+        (
+            lambda x: mi.iterate(lambda s: s / 2, x, until=lambda s: s < 1, at_most=3),
+            "one truth value is due",
+        ),
+        (lambda x: mi.iterate(lambda s: s / 2, A, at_most=3), "^iterate: takes lazy arrays"),
+        (lambda x: mi.map_blocks(np.add, x, where=[x > 0]), "keyword of its own"),
     ],
 )
 def test_a_mistake_is_a_line(x, wrong, told):
@@ -102,7 +110,7 @@ def test_random_numbers_without_a_seed_are_warned_of(x, capfd):
 
 def test_what_threads_round_otherwise_is_the_same():
     value = np.array([1.0, np.nan, np.inf, 1e-9])
-    assert same_result((value, {"n": 3}), (np.add(value, [1e-09, 0, 0, 1e-09]), {"n": 3}))
+    assert same_result((value, {"n": 3}), (value + np.array([1e-9, 0, 0, 1e-9]), {"n": 3}))
     assert not same_result(value, value * 1.01)
     assert not same_result([1, 2], [1, 3]) and not same_result({"n": 1}, {"m": 1})
     assert same_result("text", "other")
@@ -131,3 +139,22 @@ def test_the_passes_of_a_loop_are_rehearsed_once(x, monkeypatch):
     for _ in range(3):
         expected *= A.sum(dtype="f8") / 1e5
     np.testing.assert_allclose(state.compute(), expected, rtol=1e-6)
+
+
+def test_one_name_with_two_endings_is_two_files_of_one_folder(x, tmp_path):
+    x.write(tmp_path / "fa.npy")
+    x.write(tmp_path / "fa.fits")
+    for subject in ("a", "b"):
+        mi.write({f"{subject}/fa.npy": x}, tmp_path / "all")
+    assert sorted(path.name for path in tmp_path.glob("run-*")) == ["run-fa.fits.json", "run-fa.npy.json"]
+    assert len(list((tmp_path / "all").rglob("fa.npy"))) == 2
+
+
+def test_a_cell_of_a_notebook_that_is_run_again_finds_all_done(x, tmp_path, capfd):
+    for _ in range(2):
+        made = mi.write({"a.npy": x, "b.npy": x + 1}, tmp_path)
+        mi.write({"c.npy": x, "d.npy": x + 1}, tmp_path)
+    assert capfd.readouterr().err.count("force=True makes them anew") == 2
+    assert repr(made) == f"<mpiimg results: {tmp_path}/a.npy, {tmp_path}/b.npy>"
+    with pytest.raises(BadInput, match=r"write with force=True .* \(it was made otherwise\)$"):
+        mi.write({"a.npy": x + 2, "b.npy": x}, tmp_path)

@@ -35,7 +35,8 @@ def main(folder, examples, memory=None):
     warnings.simplefilter("ignore")
     with mi.session(folder, memory=memory):
         run()
-    print("\n".join(digests))
+    # In one piece, so that the lines of two ranks do not mingle.
+    sys.stdout.write("".join(f"{one}\n" for one in digests))
 
 
 if __name__ == "__main__":
