@@ -79,8 +79,8 @@ def on_page(page: str, text: str, chart: str) -> str:
         raise SystemExit(f"the page has no lines {BEGIN} and {END} for the figures to stand between")
     before, _, rest = page.partition(BEGIN)
     shown = f"![CPU-seconds of both pipelines on each system]({chart})"
-    # A level deeper than in a report of its own.
-    deeper = re.sub(r"^#", "##", text, flags=re.M)
+    # Below the heading of the figures.
+    deeper = re.sub(r"^#", "###", text, flags=re.M)
     return f"{before}{BEGIN}\n\n{shown}\n\n{deeper}\n{END}{rest.partition(END)[2]}"
 
 

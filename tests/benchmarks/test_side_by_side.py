@@ -263,7 +263,7 @@ def test_a_page_gets_new_figures_in_the_place_of_the_old_ones(tmp_path):
         side_by_side.main(flags)
         text = page.read_text()
         assert text.count("| Dask | 3 | 1.5 times slower |") == 2  # one for each table
-        assert "](chart.png)" in text and "\n## size small\n" in text
+        assert "](chart.png)" in text and "\n### size small\n" in text
         assert "old" not in text and text.endswith(f"{report.END}\n\nrest\n")
     page.write_text("# Page\n")
     with pytest.raises(SystemExit, match="no lines"):
