@@ -18,6 +18,7 @@ class PyMpiimg(PythonPackage):
     depends_on("py-mpi4py@4:", type=("build", "run"))
     depends_on("py-h5py@3.10: +mpi", type=("build", "run"))
     depends_on("py-astropy@6:", type=("build", "run"))
+    depends_on("py-cloudpickle@3:", type=("build", "run"))
     depends_on("py-deflate@0.7:", type=("build", "run"))
     depends_on("py-dipy@1.12:", type=("build", "run"))
     depends_on("py-isal@1.6:", type=("build", "run"))

@@ -95,7 +95,7 @@ def call_grid(call: Call, types: Types) -> ChunkGrid:
 
 def input_cuts(call: Call, node: Node, grid: ChunkGrid) -> tuple[Node, dict[str, Cut]]:
     """Return what a chunk reads of an input, and of which node: the input, or that with its boundary."""
-    depth = {axis: items for axis, items in call.depth.items() if axis in node.axes and node.sizes[axis] > 1}
+    depth = {axis: items for axis, items in call.depth.items() if has_depth(call, node, axis)}
     padded = {axis: (items, items) for axis, items in depth.items()} if call.boundary != "none" else {}
     read = node
     if padded:
@@ -117,6 +117,11 @@ def input_cuts(call: Call, node: Node, grid: ChunkGrid) -> tuple[Node, dict[str,
             plain = grid_cut(grid, axis)
             cuts[axis] = plain.map(functools.partial(_clipped, halo=halo, length=length))
     return read, cuts
+
+
+def has_depth(call: Call, node: Node, axis: str) -> bool:
+    """Say whether an input is read with its neighbours along an axis: not where its one item fits any."""
+    return axis in node.axes and (node.sizes[axis] != 1 or call.sizes[axis] == 1)
 
 
 def _clipped(bounds: range, halo: int, length: int) -> range:
@@ -250,7 +255,7 @@ def _checked(call: Call, of: OutputOf, result: Any, bounds, lengths) -> np.ndarr
 def margins(call: Call, axis: str, start: int, stop: int) -> tuple[int, int]:
     """Return the items that a block has more on both sides of a chunk along an axis."""
     halo = call.depth.get(axis, 0)
-    if not halo or not any(axis in node.axes and node.sizes[axis] > 1 for node in call.inputs):
+    if not halo or not any(has_depth(call, node, axis) for node in call.inputs):
         return 0, 0
     if call.boundary != "none":
         return halo, halo

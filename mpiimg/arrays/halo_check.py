@@ -146,7 +146,7 @@ def _blocks(call: Call, made: Any, bounds, depth, margins) -> tuple[list[np.ndar
         cuts = {}
         for axis, length in node.sizes.items():
             start, stop = bounds[axis]
-            more = (depth.get(axis, 0) if length > 1 else 0) + margins.get(axis, 0)
+            more = depth.get(axis, 0) + margins.get(axis, 0)
             if length == 1 and call.sizes[axis] != 1:
                 start, stop, more = 0, 1, 0
             cuts[axis] = rehearsal.span(range(start - more, stop + more), length)

@@ -369,7 +369,7 @@ def _input_spans(call: Call, node: Node, bounds: Mapping[str, tuple[int, int]]) 
         if length == 1 and call.sizes[axis] != 1:
             cuts[axis] = Cut.whole(1)
             continue
-        before, after = call_stages.margins(call, axis, *bounds[axis]) if length > 1 else (0, 0)
+        before, after = call_stages.margins(call, axis, *bounds[axis])
         cuts[axis] = span(range(bounds[axis][0] - before, bounds[axis][1] + after), length)
     return cuts
 

@@ -336,3 +336,18 @@ def test_what_needs_no_work_is_given_back_by_compute(x):
     made, same = mi.compute(counts, edges)
     np.testing.assert_array_equal(made, np.histogram(A, 4, (-2, 2))[0])
     assert same is edges
+
+
+@pytest.mark.parametrize("boundary, numpys", [("reflect", "symmetric"), ("constant", "constant")])
+def test_an_axis_of_one_item_has_its_boundary_and_one_that_fits_any_has_none(boundary, numpys):
+    def three(block):
+        return np.roll(block, 1, 0) + block + np.roll(block, -1, 0)
+
+    one = mi.from_array(np.full((1, 3), 5.0), "y x")
+    made = mi.map_overlap(three, one, depth={"y": 1}, boundary=boundary).compute()
+    np.testing.assert_array_equal(
+        made, three(np.pad(np.full((1, 3), 5.0), ((1, 1), (0, 0)), mode=numpys))[1:-1]
+    )
+    many = mi.from_array(np.ones((4, 3)), "y x")
+    times = mi.map_overlap(np.multiply, many, one, depth={"y": 1}, boundary=boundary)
+    np.testing.assert_array_equal(times.compute(), np.full((4, 3), 5.0))

@@ -71,7 +71,7 @@ def test_it_is_another_interpreter_that_knows_no_rank_and_finds_the_same_modules
     def look():
         import own_helper
 
-        of_ranks = ("PMI", "OMPI", "SLURM", "I_MPI", "MPI_")
+        of_ranks = ("PMI", "OMPI", "SLURM", "I_MPI", "MPI_LOCAL")
         return own_helper.K, os.getpid(), [n for n in os.environ if n.startswith(of_ranks)], os.getcwd()
 
     k, process, of_ranks, folder = called(look)
