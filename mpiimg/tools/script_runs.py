@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
 import sys
 from pathlib import Path
 
 from mpiimg.engine.mpi import runtime, scripts
+from mpiimg.engine.mpi.children import OF_THREADS
 from mpiimg.engine.mpi.job import launched_rank, run_word
 from mpiimg.engine.mpi.lifetime import living
 from mpiimg.engine.names import shown
@@ -66,6 +68,9 @@ def run_script(tool: Tool, options: list[str], script: str, arguments: list[str]
                 command=life.command,
                 run_id=run_word(),
             )
+            for name in OF_THREADS:
+                # A rank is what works on a core: libraries that the script loads start no threads beside it.
+                os.environ.setdefault(name, "1")
             return runtime.check_printed(scripts.run_file(script, arguments, settings))
         except BadInput as error:
             if launched_rank() == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -137,3 +138,13 @@ def test_what_a_script_cannot_be_started_with_is_said_in_a_line(script, words, s
     done = run(*words, check=False)
     assert done.returncode == Exit.BAD_INPUT
     assert done.stderr.startswith(said) and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_libraries_of_a_script_start_no_threads_unless_they_are_asked_for(tmp_path):
+    path = tmp_path / "threads.py"
+    path.write_text("import os\nprint(os.environ['OMP_NUM_THREADS'], os.environ['OPENBLAS_NUM_THREADS'])\n")
+    command = [sys.executable, launch.REPOSITORY / "bin" / "mpiimg-run", path]
+    for given, said in (({}, "1 1"), ({"OMP_NUM_THREADS": "3"}, "3 1")):
+        environment = {k: v for k, v in launch.environment().items() if not k.endswith("_NUM_THREADS")}
+        done = subprocess.run(command, env={**environment, **given}, capture_output=True, text=True)
+        assert done.stdout.strip() == said, done.stderr
