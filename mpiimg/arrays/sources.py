@@ -229,7 +229,8 @@ def _opened(x: Any, call: str) -> tuple:
         values = np.asarray(getattr(x, "value", x) if hasattr(x, "unit") else x)
     except (TypeError, ValueError) as error:
         raise BadInput(f"{call}: {type(x).__name__}: {error}") from None
-    return values, () if values.ndim == 0 else None, None, _order(values), {}
+    attrs = {"BUNIT": x.unit.to_string()} if hasattr(getattr(x, "unit", None), "to_string") else {}
+    return values, () if values.ndim == 0 else None, None, _order(values), attrs
 
 
 def _order(values: np.ndarray) -> str:
@@ -250,7 +251,9 @@ def _from_nibabel(image: Any, call: str) -> tuple:
         units = header.get_xyzt_units()
     if "sform_code" in getattr(header, "keys", tuple)():
         codes = (int(header["qform_code"]), int(header["sform_code"]))
-    return values, axes, Affine(("x", "y", "z"), image.affine, units, codes), F, {}
+    zooms = header.get_zooms() if hasattr(header, "get_zooms") else ()
+    steps = (("t", float(zooms[3]), 0.0),) if len(zooms) > 3 and values.ndim > 3 else ()
+    return values, axes, Affine(("x", "y", "z"), image.affine, units, codes, steps=steps), F, {}
 
 
 def _from_hdu(hdu: Any, call: str) -> tuple:

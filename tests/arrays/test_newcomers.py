@@ -156,5 +156,20 @@ def test_a_cell_of_a_notebook_that_is_run_again_finds_all_done(x, tmp_path, capf
         mi.write({"c.npy": x, "d.npy": x + 1}, tmp_path)
     assert capfd.readouterr().err.count("force=True makes them anew") == 2
     assert repr(made) == f"<mpiimg results: {tmp_path}/a.npy, {tmp_path}/b.npy>"
-    with pytest.raises(BadInput, match=r"write with force=True .* \(it was made otherwise\)$"):
+    with pytest.raises(BadInput, match=r"write with force=True.* \(it was made otherwise\)$"):
         mi.write({"a.npy": x + 2, "b.npy": x}, tmp_path)
+
+
+def test_what_is_loaded_keeps_its_unit_and_the_time_of_its_volumes(tmp_path):
+    import nibabel
+    from astropy import units
+    from astropy.io import fits
+
+    image = nibabel.Nifti1Image(np.ones((2, 3, 4, 5), "f4"), np.diag([2.0, 2, 3, 1]))
+    image.header.set_zooms((2, 2, 3, 1.5))
+    image.header.set_xyzt_units("mm", "sec")
+    mi.from_array(image).write(tmp_path / "image.nii")
+    made = nibabel.load(tmp_path / "image.nii").header
+    assert made.get_zooms() == (2, 2, 3, 1.5) and made.get_xyzt_units() == ("mm", "sec")
+    mi.from_array(A[..., 0] * units.Jy, "y x").write(tmp_path / "flux.fits")
+    assert fits.getval(tmp_path / "flux.fits", "BUNIT") == "Jy"
