@@ -98,7 +98,10 @@ def cutouts(results):
     assert light["flux"][4] == pytest.approx(FRAMES[1, :4, 18:].sum(dtype="f8"))
 
 
-@pytest.mark.parametrize("check", [tsnr_qc, otsu_slabs, kmeans, pyramid, cutouts])
+SLOW = [pytest.param(check, marks=pytest.mark.long) for check in (otsu_slabs, kmeans)]
+
+
+@pytest.mark.parametrize("check", [tsnr_qc, pyramid, cutouts, *SLOW])
 def test_a_program_of_the_examples(check, folder):
     command = [*launch.mpiexec(2), sys.executable, PROGRAMS / f"{check.__name__}.py"]
     launch.run(command, env={"PYTHONPATH": str(launch.REPOSITORY)}, cwd=folder, timeout=120)
