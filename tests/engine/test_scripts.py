@@ -191,7 +191,7 @@ def test_a_rank_that_hangs_between_two_calls_ends_the_job(tmp_path):
     body = """
 compute()
 from mpiimg.engine.mpi.lifetime import lifetime
-lifetime().watchdog.seconds = 1.0
+lifetime().watchdog.seconds = 4.0
 if rank == 1: time.sleep(60)
 compute()
 """

@@ -62,7 +62,7 @@ def test_a_script_writes_the_same_however_it_is_started(script, tmp_path, ranks)
     done = run("--memory", "2G", script, out, *words, ranks=ranks, cwd=tmp_path)
     assert sorted(done.stdout) == sorted(f"{[str(out), *words]} 552.0\n" * (ranks or 1))
     np.testing.assert_array_equal(np.load(out / "doubled.npy"), 2 * np.arange(24.0).reshape(2, 3, 4))
-    record = json.loads((out / "run-doubled.json").read_text())
+    record = json.loads((out / "run-doubled.npy.json").read_text())
     assert record["script"] == {
         "path": str(script),
         "sha256": hashlib.sha256(script.read_bytes()).hexdigest(),
