@@ -9,11 +9,7 @@ from typing import Any
 import numpy as np
 
 from mpiimg.arrays.graph import Node
-from mpiimg.arrays.lower import (
-    Lowering,
-    Reads,
-    plain_cuts,
-)
+from mpiimg.arrays.lower import Lowering, Reads, plain_cuts
 from mpiimg.engine.array import Array as EngineArray
 from mpiimg.engine.stage import Stages
 from mpiimg.errors import BadInput

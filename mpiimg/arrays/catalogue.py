@@ -9,9 +9,7 @@ from typing import Any
 
 from mpiimg.arrays.array_results import KeptInput
 from mpiimg.arrays.graph import FromInput, Node, walk
-from mpiimg.arrays.lower import (
-    stored_array,
-)
+from mpiimg.arrays.lower import stored_array
 from mpiimg.engine.mpi.agreement import on_root
 from mpiimg.errors import BadInput
 

@@ -524,9 +524,4 @@ def coarsened(node: Node, factors: Mapping[str, int], operation: str, options: M
 
 def persisted(node: Node) -> Node:
     """Return an array that is kept for all runs of a program."""
-    if isinstance(node, Persisted):
-        return node
-    return Persisted(
-        axes=node.axes, shape=node.shape, dtype=node.dtype, order=node.order, space=node.space,
-        attrs=node.attrs, label=node.label, parent=node,
-    )  # fmt: skip
+    return node if isinstance(node, Persisted) else Persisted.of(node)

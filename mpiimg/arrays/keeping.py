@@ -8,10 +8,7 @@ from typing import Any
 from mpiimg.arrays.array_results import KeptInput, KeptResult
 from mpiimg.arrays.catalogue import Kept, kept_arrays, kept_path
 from mpiimg.arrays.graph import Node, digest
-from mpiimg.arrays.lower import (
-    needed,
-    stored_array,
-)
+from mpiimg.arrays.lower import needed, stored_array
 from mpiimg.arrays.recipes import carry_out, new_nonce, recipe_of
 from mpiimg.arrays.rehearsing import rehearsed
 from mpiimg.arrays.stored import Persisted
@@ -48,13 +45,6 @@ def keep(session: Any, nodes: Sequence[Node], comm: Any, memory: Any = None) -> 
     return kept
 
 
-def stored(node: Node) -> Node:
-    """Return a stored node of an expression."""
-    from mpiimg.arrays.expressions import persisted
-
-    return persisted(node)
-
-
 def carried_out(session: Any, result: Any, comm: Any, memory: Any) -> Any:
     """Run what a result needs that the program itself takes, such as records. Collective."""
     if not getattr(result, "is_kept", False):
@@ -73,6 +63,7 @@ def carried_out(session: Any, result: Any, comm: Any, memory: Any) -> Any:
 
 
 def make_items(session: Any, targets: Sequence[Node], comm: Any, memory: Any) -> None:
+    """Make what an array needs of items that are kept. Collective."""
     from mpiimg.arrays import items_kept
 
     items_kept.make(session, targets, comm, memory)

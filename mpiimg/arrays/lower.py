@@ -12,7 +12,7 @@ import numpy as np
 from mpiimg.arrays.chunks import Sized, block_shape
 from mpiimg.arrays.graph import F, FromInput, Node, OfRun
 from mpiimg.arrays.program import Program
-from mpiimg.arrays.stored import Materialised, Output, Persisted, Reduced
+from mpiimg.arrays.stored import Output, Reduced, StoredParent
 from mpiimg.arrays.types_of import Types
 from mpiimg.engine.array import AnyArray, Array
 from mpiimg.engine.boxes import Box, ChunkGrid
@@ -125,7 +125,7 @@ class Lowering:
             yield from reduction_stages.stages(self, node)
         elif isinstance(node, OfRun):
             self.made[node.key] = node.array
-        elif isinstance(node, Persisted | Materialised):
+        elif isinstance(node, StoredParent):
             yield copied(self, node)
         else:
             yield from node.stages(self)
@@ -319,7 +319,7 @@ class Regular(At):
         object.__setattr__(self, "table", view.table)
 
 
-def copied(lowering: Lowering, node: Persisted | Materialised) -> Compute:
+def copied(lowering: Lowering, node: StoredParent) -> Compute:
     """Declare the stage that makes an array of an expression."""
     (parent,) = node.parents
     array = stored_array(node.name, node.axes, node.shape, lowering.dtype_of(node), node.order)

@@ -9,14 +9,7 @@ import numpy as np
 
 from mpiimg.arrays import call_stages
 from mpiimg.arrays.call_stages import WrongResult
-from mpiimg.arrays.lower import (
-    ONE,
-    Lowering,
-    Regular,
-    grid_of,
-    stored_array,
-    to_storage,
-)
+from mpiimg.arrays.lower import ONE, Lowering, Regular, grid_of, stored_array, to_storage
 from mpiimg.arrays.process import put_back
 from mpiimg.arrays.stored import Reduced
 from mpiimg.engine.array import Array

@@ -11,12 +11,7 @@ from typing import Any
 from mpiimg.arrays import told
 from mpiimg.arrays.array_results import KeptInput
 from mpiimg.arrays.graph import FromInput, Node, walk
-from mpiimg.arrays.lower import (
-    Lowering,
-    StoredInput,
-    needed,
-    stored_input,
-)
+from mpiimg.arrays.lower import Lowering, StoredInput, needed, stored_input
 from mpiimg.arrays.wording import as_calls
 from mpiimg.engine.inputs import said_of
 from mpiimg.engine.mpi import rendezvous, scripts

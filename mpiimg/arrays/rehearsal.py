@@ -21,7 +21,7 @@ from mpiimg.arrays import call_stages
 from mpiimg.arrays.graph import FromInput, Node, digest, walk
 from mpiimg.arrays.lower import ONE, Costs, needed, stored_input
 from mpiimg.arrays.program import Program
-from mpiimg.arrays.stored import Call, Materialised, Output, Persisted, Reduced
+from mpiimg.arrays.stored import Call, Output, Reduced, StoredParent
 from mpiimg.arrays.types_of import Types
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.inputs import Input
@@ -69,7 +69,7 @@ def calls_to_rehearse(
     found = []
     for node in needed(list(targets), there):
         own = isinstance(node, Reduced) and node.functions is not None
-        further = not isinstance(node, FromInput | Output | Reduced | Persisted | Materialised) and getattr(
+        further = not isinstance(node, FromInput | Output | Reduced | StoredParent) and getattr(
             node, "is_tried", True
         )
         if isinstance(node, Output) and types.known(_fact_key(node)) is None:
@@ -171,7 +171,7 @@ class Rehearsal:
             self._call(node.call)
         elif isinstance(node, Reduced):
             self._reduce(node)
-        elif isinstance(node, Persisted | Materialised):
+        elif isinstance(node, StoredParent):
             lengths = {axis: min(length, SIDE) for axis, length in node.sizes.items()}
             self.samples[node.key] = self.values([(node.parent, spans(node.parent, lengths))])[0]
         else:

@@ -12,9 +12,7 @@ from mpiimg.arrays import rehearsal, told
 from mpiimg.arrays.array_results import KeptInput
 from mpiimg.arrays.catalogue import kept_arrays
 from mpiimg.arrays.graph import Node, walk
-from mpiimg.arrays.lower import (
-    check_axes,
-)
+from mpiimg.arrays.lower import check_axes
 from mpiimg.engine.mpi.agreement import on_root
 from mpiimg.engine.mpi.runtime import say
 from mpiimg.errors import BadInput

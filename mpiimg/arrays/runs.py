@@ -12,12 +12,10 @@ import numpy as np
 
 from mpiimg.arrays.array_results import KeptResult, result_of
 from mpiimg.arrays.catalogue import kept_arrays
-from mpiimg.arrays.expressions import node_of
+from mpiimg.arrays.expressions import node_of, persisted
 from mpiimg.arrays.graph import FromInput, Node, digest, walk
-from mpiimg.arrays.keeping import keep, make_items, stored
-from mpiimg.arrays.lower import (
-    Lowering,
-)
+from mpiimg.arrays.keeping import keep, make_items
+from mpiimg.arrays.lower import Lowering
 from mpiimg.arrays.recipes import BASELINE, carry_out, new_nonce, recipe_of
 from mpiimg.arrays.rehearsing import rehearsed
 from mpiimg.arrays.stored import Persisted
@@ -43,7 +41,9 @@ def computed(session: Any, nodes: Sequence[Node], comm: Any, root: int | None, m
             f"{max(budget - BASELINE, 0) >> 20} MB left for it; "
             "write it to a file by x.write(path), take a part of it, or give memory="
         )
-    wanted = [node if node.is_stored and not isinstance(node, FromInput) else stored(node) for node in nodes]
+    wanted = [
+        node if node.is_stored and not isinstance(node, FromInput) else persisted(node) for node in nodes
+    ]
     kept = keep(session, wanted, comm, memory)
     if root is not None and comm.rank != root:
         comm.Barrier()
@@ -161,7 +161,7 @@ def planned(session: Any, results: Sequence[Any], ranks: int | None, nodes: int 
 def _plain_results(value: Any) -> list:
     if hasattr(value, "_node"):
         node = value._node
-        return [KeptResult(node if node.is_stored else stored(node))]
+        return [KeptResult(node if node.is_stored else persisted(node))]
     if hasattr(value, "_planned"):
         return [value._planned()]
     if not hasattr(value, "_as_result"):

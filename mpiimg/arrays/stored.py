@@ -189,8 +189,8 @@ class Reduced(Node):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Persisted(Node):
-    """An array that is made once in a program and kept for all its runs.
+class StoredParent(Node):
+    """An array of the run, of what another node is: of the same axes, shape and type.
 
     Parameters
     ----------
@@ -200,9 +200,22 @@ class Persisted(Node):
     parent: Node
     is_stored = True
 
+    @classmethod
+    def of(cls, node: Node) -> StoredParent:
+        """Return what stores the array of a node."""
+        return cls(
+            axes=node.axes, shape=node.shape, dtype=node.dtype, order=node.order, space=node.space,
+            attrs=node.attrs, label=node.label, parent=node,
+        )  # fmt: skip
+
     @property
     def parents(self):
         return (self.parent,)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Persisted(StoredParent):
+    """An array that is made once in a program and kept for all its runs."""
 
     @property
     def content(self):
@@ -210,20 +223,8 @@ class Persisted(Node):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Materialised(Node):
-    """An array of an expression that is too long to be worked on in one go.
-
-    Parameters
-    ----------
-    parent : Node
-    """
-
-    parent: Node
-    is_stored = True
-
-    @property
-    def parents(self):
-        return (self.parent,)
+class Materialised(StoredParent):
+    """An array of an expression that is too long to be worked on in one go."""
 
     @property
     def content(self):
@@ -236,12 +237,6 @@ MAX_DEPTH = 64
 
 def bounded(node: Node) -> Node:
     """Return a node of an expression; if it is a long one, what stores its array."""
-    _ = (
-        node.key
-    )  # while those of its parents are known: else a long chain would be longer than Python's stack
-    if node.depth < MAX_DEPTH:
-        return node
-    return Materialised(
-        axes=node.axes, shape=node.shape, dtype=node.dtype, order=node.order, space=node.space,
-        attrs=node.attrs, label=node.label, parent=node,
-    )  # fmt: skip
+    # Its key now, while those of its parents are known: a long chain is longer than Python's stack.
+    _ = node.key
+    return node if node.depth < MAX_DEPTH else Materialised.of(node)
