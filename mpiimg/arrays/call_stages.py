@@ -12,6 +12,7 @@ from mpiimg.arrays.chunks import Sized, block_shape
 from mpiimg.arrays.graph import F, Node, Pad, stored_below
 from mpiimg.arrays.lower import (
     ONE,
+    UNKNOWN,
     Costs,
     Lowering,
     Reads,
@@ -83,7 +84,7 @@ def sized(call: Call, types: Types) -> list[Sized]:
 
 def _itemsize(dtype: str | None) -> int:
     # Before the rehearsal the type of a result is not known; plans that are made then are estimates.
-    return np.dtype(dtype or "<f4").itemsize
+    return np.dtype(dtype or UNKNOWN).itemsize
 
 
 def call_grid(call: Call, types: Types) -> ChunkGrid:
@@ -365,7 +366,7 @@ def _cast(block: np.ndarray, array: Array, call: Call) -> str:
 
 def _output(lowering: Lowering, call: Call, number: int) -> Array:
     of, key = call.outputs[number], output_key(call, number)
-    dtype = of.dtype or lowering.types.known(key) or "<f4"
+    dtype = of.dtype or lowering.types.known(key) or UNKNOWN
     suffix = f"-{number}" if len(call.outputs) > 1 else ""
     array = stored_array(lowering.name_of(call, suffix), of.axes, of.shape, dtype, call.order)
     lowering.made[key] = array

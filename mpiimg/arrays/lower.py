@@ -25,6 +25,9 @@ from mpiimg.errors import BadInput
 #: The axis of arrays that have none, and that of partial results.
 ONE = "#"
 
+#: The type that plans count with where only a rehearsal would tell; no run does.
+UNKNOWN = "<f4"
+
 
 @dataclass(frozen=True)
 class StoredInput:
@@ -141,8 +144,8 @@ class Lowering:
         return self.made[node.key] if node.key in self.made else self.ready[node.key]
 
     def dtype_of(self, node: Node) -> str:
-        """Return the type of a node; of uint8 where that is not known yet, for plans alone."""
-        return self.types.of(node) or "<f4"
+        """Return the type of a node; for plans alone a guess, where that is not known yet."""
+        return self.types.of(node) or UNKNOWN
 
     def name_of(self, call: Any, suffix: str = "") -> str:
         """Return what the stage or an array of a call is named."""
@@ -179,9 +182,7 @@ def storage_axes(axes: Sequence[str], order: str) -> tuple[str, ...]:
 
 def stored_array(name: str, axes: Sequence[str], shape: Sequence[int], dtype: str, order: str) -> Array:
     """Return the array of a run that holds an array of the graph."""
-    sizes = (
-        {**dict(zip(axes, shape, strict=True)), ONE: 1} if not axes else dict(zip(axes, shape, strict=True))
-    )
+    sizes = {**dict(zip(axes, shape, strict=True)), ONE: 1}
     stored = storage_axes(axes, order)
     return Array(name, stored, tuple(sizes[axis] for axis in stored), np.dtype(dtype).name)
 
@@ -319,6 +320,15 @@ class Regular(At):
         object.__setattr__(self, "table", view.table)
 
 
+def own_part(array: Array, grid: ChunkGrid) -> Regular:
+    """Return that each chunk fills its own part of an array, and all along axes that are not cut."""
+    cuts = tuple(
+        grid_cut(grid, axis) if axis in grid.axes and axis != ONE else Cut.whole(length)
+        for axis, length in zip(array.axes, array.shape, strict=True)
+    )
+    return Regular(array, cuts=cuts, grid=grid)
+
+
 def copied(lowering: Lowering, node: StoredParent) -> Compute:
     """Declare the stage that makes an array of an expression."""
     (parent,) = node.parents
@@ -345,7 +355,7 @@ def chunks_of(node: Node, types: Types) -> tuple[tuple[int, ...], ...]:
     """Return the lengths of the chunks along each axis of a node, where it is stored."""
     from mpiimg.arrays import call_stages
 
-    dtype = types.of(node) or "<f4"
+    dtype = types.of(node) or UNKNOWN
     stored = storage_axes(node.axes, node.order)
     if not node.axes:
         return ()

@@ -9,7 +9,7 @@ import numpy as np
 
 from mpiimg.arrays import call_stages
 from mpiimg.arrays.call_stages import WrongResult
-from mpiimg.arrays.lower import ONE, Lowering, Regular, grid_of, stored_array, to_storage
+from mpiimg.arrays.lower import ONE, Lowering, grid_of, own_part, stored_array, to_storage
 from mpiimg.arrays.process import put_back
 from mpiimg.arrays.stored import Reduced
 from mpiimg.engine.array import Array
@@ -18,7 +18,7 @@ from mpiimg.engine.codec import decode, encode
 from mpiimg.engine.needs import Chunk
 from mpiimg.engine.record_index import Index, RecordsOf
 from mpiimg.engine.stage import Compute, Records, Stages
-from mpiimg.engine.view import Cut, grid_cut, grid_index
+from mpiimg.engine.view import grid_index
 
 #: Partial results that are combined at a time: so many, or as many as have so many bytes, but at least two.
 AT_A_TIME, BYTES_AT_A_TIME = 32, 256 << 20
@@ -114,10 +114,6 @@ def _aggregated(lowering: Lowering, node: Reduced, index: Index, grid: ChunkGrid
     final = stored_array(node.name, node.axes, node.shape, lowering.dtype_of(node), node.order)
     lowering.made[node.key] = final
     numbers = {key: number for number, key in enumerate(index.keys)}
-    cuts = tuple(
-        grid_cut(grid, axis) if axis in grid.axes and axis != ONE else Cut.whole(length)
-        for axis, length in zip(final.axes, final.shape, strict=True)
-    )
 
     def work(chunk: Chunk, records: Sequence[np.ndarray]):
         (record,) = records
@@ -131,7 +127,7 @@ def _aggregated(lowering: Lowering, node: Reduced, index: Index, grid: ChunkGrid
 
     reads = (RecordsOf(index.array, lambda chunk: [numbers[chunk.number]]),)
     return Compute(
-        node.name, grid, reads=reads, writes=(Regular(final, cuts=cuts, grid=grid),), work=work,
+        node.name, grid, reads=reads, writes=(own_part(final, grid),), work=work,
         parameters=lowering.parameters(node),
     )  # fmt: skip
 

@@ -14,6 +14,7 @@ from mpiimg.arrays.lower import (
     Reads,
     Regular,
     grid_of,
+    own_part,
     plain_cuts,
     storage_axes,
     stored_array,
@@ -58,7 +59,7 @@ def stages(lowering: Lowering, node: Reduced) -> Stages[None]:
             return (to_storage(result, node.axes, final.axes, final.dtype),)
 
         yield Compute(
-            node.name, grid, reads=needs, writes=(_filled(final, node, grid),), work=work,
+            node.name, grid, reads=needs, writes=(own_part(final, grid),), work=work,
             parameters=lowering.parameters(node),
         )  # fmt: skip
         return
@@ -184,14 +185,6 @@ class _Row(Regular):
         return table
 
 
-def _filled(array: Array, node: Reduced, grid: ChunkGrid) -> Regular:
-    cuts = tuple(
-        grid_cut(grid, axis) if axis in grid.axes and axis in node.axes else Cut.whole(length)
-        for axis, length in zip(array.axes, array.shape, strict=True)
-    )
-    return Regular(array, cuts=cuts, grid=grid)
-
-
 def _combined(lowering: Lowering, node: Reduced, arrays: Mapping[str, Array], final: Array) -> Compute:
     """Declare the end: what comes of all partial results, along the axes that stay."""
     kept = tuple(axis for axis in final.axes if axis != ONE and node.operation != "histogram")
@@ -227,17 +220,9 @@ def _combined(lowering: Lowering, node: Reduced, arrays: Mapping[str, Array], fi
         )
 
     return Compute(
-        node.name, grid, reads=needs, writes=(_filled_whole(final, grid),), work=work,
+        node.name, grid, reads=needs, writes=(own_part(final, grid),), work=work,
         parameters=lowering.parameters(node),
     )  # fmt: skip
-
-
-def _filled_whole(array: Array, grid: ChunkGrid) -> Regular:
-    cuts = tuple(
-        grid_cut(grid, axis) if axis in grid.axes and axis != ONE else Cut.whole(length)
-        for axis, length in zip(array.axes, array.shape, strict=True)
-    )
-    return Regular(array, cuts=cuts, grid=grid)
 
 
 def _of_nothing(lowering: Lowering, node: Reduced, final: Array) -> Compute:
