@@ -23,12 +23,12 @@ from mpiimg.arrays.lower import (
     to_storage,
 )
 from mpiimg.arrays.process import put_back
-from mpiimg.arrays.stored import Call, OutputOf
+from mpiimg.arrays.stored import Call, OutputOf, output_key
 from mpiimg.arrays.types_of import Types
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.needs import Chunk
-from mpiimg.engine.stage import Compute, Reduce, Stages
+from mpiimg.engine.stage import Compute, Found, Reduce, Stages
 from mpiimg.engine.view import Cut, grid_cut
 
 
@@ -47,11 +47,6 @@ def stages(lowering: Lowering, call: Call) -> Stages[None]:
         # Work that is nowhere is spread evenly.
         weights = None if counts is None else tuple(int(one) + 1 for one in counts)
     yield stage_of(lowering, call, grid, weights)
-
-
-def output_key(call: Call, number: int) -> str:
-    """Return the key of an output's node."""
-    return f"{call.key}-{number}"
 
 
 def blocks_of(call: Call, types: Types) -> dict[str, int]:
@@ -135,11 +130,10 @@ class Calls:
     Parameters
     ----------
     call : Call
-    grid : ChunkGrid
     """
 
-    def __init__(self, call: Call, grid: ChunkGrid):
-        self.call, self.grid = call, grid
+    def __init__(self, call: Call):
+        self.call = call
         self._function = functools.partial(call.function, **call.plain) if call.plain else call.function
 
     def __call__(
@@ -289,7 +283,7 @@ class OnChunks:
 
     def __init__(self, lowering: Lowering, call: Call, grid: ChunkGrid):
         self._reads, self._count = Reads(lowering, grid), len(call.inputs)
-        self._call, self._calls = call, Calls(call, grid)
+        self._call, self._calls = call, Calls(call)
         for node in call.inputs:
             self._reads.add(*input_cuts(call, node, grid))
         for node in call.given.values():
@@ -396,8 +390,6 @@ def _weighed(lowering: Lowering, call: Call, grid: ChunkGrid) -> Reduce:
 
 
 def _scaled_weights(rows: np.ndarray):
-    from mpiimg.engine.stage import Found
-
     most = rows.max(initial=0)
     scaled = rows[:, 0] * (1_000_000 / most) if most > 0 else rows[:, 0]
     return Found(tuple(int(one) for one in scaled))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import re
@@ -13,7 +14,7 @@ import numpy as np
 from mpiimg.arrays.array import Array
 from mpiimg.arrays.axes import AxesLike, axes_tuple, check_known, checked_axes, checked_mapping, said
 from mpiimg.arrays.expressions import _check_number, checked_mode, node_of, transpose
-from mpiimg.arrays.graph import Node
+from mpiimg.arrays.graph import Node, digest
 from mpiimg.arrays.identity import Identity, identity
 from mpiimg.arrays.stored import Call, Output, OutputOf
 from mpiimg.engine.names import file_name
@@ -265,14 +266,14 @@ def _mapped(
     call, function, arrays, each, whole, out, output_sizes, dtype, chunks, weight, keywords,
     depth=None, boundary="none", cval=0,
 ):  # fmt: skip
-    made, looped, new_sizes = made_call(
+    made, new_sizes = made_call(
         call, function, arrays, each, whole, output_sizes, chunks, weight, keywords, depth, boundary, cval
     )
     nodes = made.inputs
     outputs, several = _outputs(
-        made.name, nodes, out, dtype, made.axes, made.sizes, looped, made.whole, new_sizes, made.depth
+        made.name, nodes, out, dtype, made.axes, made.sizes, made.each, made.whole, new_sizes, made.depth
     )
-    call_made = Call(**{**vars_of(made), "outputs": outputs})
+    call_made = dataclasses.replace(made, outputs=outputs)
     arrays_made = tuple(Array(_output(call_made, number, nodes)) for number in range(len(outputs)))
     return arrays_made if several else arrays_made[0]
 
@@ -281,8 +282,7 @@ def made_call(
     call, function, arrays, each=(), whole=(), output_sizes=None, chunks=None, weight=None, keywords=(),
     depth=None, boundary="none", cval=0,
 ):  # fmt: skip
-    """Return a call, all of whose arguments are checked but for its outputs; its `each` axes; lengths of new
-    axes.
+    """Return a call, all of whose arguments are checked but for its outputs, and the lengths of new axes.
 
     Raises
     ------
@@ -320,27 +320,21 @@ def made_call(
     _check_keywords(function, made, named)
     if made.weight is not None:
         check_known(made.weight.axes, axes, f"{named}: weight")
-    changed = {
-        "each": looped,
-        "whole": uncut,
-        "chunks": _checked_chunks(chunks, sizes, looped, uncut, named),
-        "block_info": _takes(function, "block_info") and "block_info" not in made.keywords,
-        "identity": with_keywords(made.identity, made.plain, named),
-    }
-    return Call(**{**vars_of(made), **changed}), looped, new_sizes
+    checked = dataclasses.replace(
+        made,
+        each=looped,
+        whole=uncut,
+        chunks=_checked_chunks(chunks, sizes, looped, uncut, named),
+        block_info=_takes(function, "block_info") and "block_info" not in made.keywords,
+        identity=_with_keywords(made.identity, made.plain),
+    )
+    return checked, new_sizes
 
 
-def vars_of(call: Call) -> dict[str, Any]:
-    """Return the fields of a call."""
-    return {name: getattr(call, name) for name in Call.__dataclass_fields__}
-
-
-def with_keywords(known: Identity, keywords: Mapping[str, Any], call: str) -> Identity:
+def _with_keywords(known: Identity, keywords: Mapping[str, Any]) -> Identity:
     """Return the identity of a function together with its keywords."""
     if not keywords:
         return known
-    from mpiimg.arrays.graph import digest
-
     values = {name: identity(value) for name, value in sorted(keywords.items())}
     unknown = next((f"{name}: {one.why}" for name, one in values.items() if not one.known), "")
     return Identity(
@@ -503,9 +497,8 @@ def _output(call: Call, number: int, nodes: Sequence[Node]) -> Output:
             elif axis in of.axes and axis in sizes and of.shape[of.axes.index(axis)] != sizes[axis]:
                 space = None  # where its items lie now only the function knows
                 break
-    order = call.order
     suffix = f"-{number}" if len(call.outputs) > 1 else ""
     return Output(
-        axes=of.axes, shape=of.shape, dtype=of.dtype, order=order, space=space, attrs=nodes[0].attrs,
+        axes=of.axes, shape=of.shape, dtype=of.dtype, order=call.order, space=space, attrs=nodes[0].attrs,
         label=f"{call.label}{suffix}", call=call, number=number,
     )  # fmt: skip

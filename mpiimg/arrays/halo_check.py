@@ -1,10 +1,10 @@
 """Does what lies outside the declared depth change what lies within? Blocks are made larger, by other data.
 
 A function on blocks is right if the result for a block is what it would be in any larger block: what lies
-beyond
-the depth must not move it. So a function is called on blocks as it will see them, and on the same blocks with
-items more on all sides that are cut, which hold something else: larger values, zeros, noise. Where the inside
-moves, the depth is too small, or the function looks at its block as a whole (its maximum, its first volume).
+beyond the depth must not move it. So a function is called on blocks as it will see them, and on the same
+blocks with items more on all sides that are cut, which hold something else: larger values, zeros, noise.
+Where the inside moves, the depth is too small, or the function looks at its block as a whole (its maximum,
+its first volume).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from mpiimg.arrays import call_stages, rehearsal
+from mpiimg.arrays.differences import beyond_rounding
 from mpiimg.arrays.graph import Node
-from mpiimg.arrays.lower import ONE, needed
+from mpiimg.arrays.lower import needed
 from mpiimg.arrays.stored import Call, Output
-from mpiimg.engine.boxes import ChunkGrid
 
 #: Items more on each side, beside the depth; blocks that are looked at; and larger depths that are tried.
 MORE, PLACES, MAX_LARGER = 5, 3, 16
@@ -110,14 +110,14 @@ def _larger(call: Call, axes: Sequence[str]) -> Iterator[dict[str, int]]:
 def _movement(call: Call, made: Any, depth: Mapping[str, int], axes: Sequence[str]) -> str | None:
     """Return how much the inside of blocks moves with what lies outside, in words; None where it does not."""
     started = time.monotonic()
-    for bounds in _places(call, depth):
+    for bounds in _places(call):
         blocks, given = _blocks(call, made, bounds, depth, {})
         inside = _inner(call, made, bounds, depth, {}, blocks, given)
         for name, disturb in _disturbances():
             margins = {axis: MORE for axis in axes}
             wider, _ = _blocks(call, made, bounds, depth, margins)
             for node, block in zip(call.inputs, wider, strict=True):
-                _disturb(node, block, call, margins, disturb)
+                _disturb(node, block, margins, disturb)
             outside = _inner(call, made, bounds, depth, margins, wider, given)
             for one, other in zip(inside, outside, strict=True):
                 if moved := _difference(one, other):
@@ -127,7 +127,7 @@ def _movement(call: Call, made: Any, depth: Mapping[str, int], axes: Sequence[st
     return None
 
 
-def _places(call: Call, depth: Mapping[str, int]) -> Iterator[dict[str, tuple[int, int]]]:
+def _places(call: Call) -> Iterator[dict[str, tuple[int, int]]]:
     """Yield chunks that are looked at: at the front, in the midst and at the end of all axes."""
     small = rehearsal.small_block(call)
     for place in range(PLACES):
@@ -157,7 +157,7 @@ def _blocks(call: Call, made: Any, bounds, depth, margins) -> tuple[list[np.ndar
     return values[:count], dict(zip(call.given, values[count:], strict=True))
 
 
-def _disturb(node: Node, block: np.ndarray, call: Call, margins: Mapping[str, int], disturb) -> None:
+def _disturb(node: Node, block: np.ndarray, margins: Mapping[str, int], disturb) -> None:
     """Change what lies in the margins of a block."""
     inner = tuple(
         slice(margins[axis], length - margins[axis])
@@ -195,7 +195,7 @@ def _disturbances() -> Iterator[tuple[str, Any]]:
 
 def _inner(call: Call, made: Any, bounds, depth, margins, blocks, given) -> list[np.ndarray]:
     """Call the function, and return the blocks of the chunk itself out of what it returns."""
-    calls = call_stages.Calls(call, ChunkGrid((ONE,), (1,), (1,)))
+    calls = call_stages.Calls(call)
     result = calls(bounds, [block.copy(order="K") for block in blocks], given)
     results = list(result) if len(call.outputs) > 1 else [result[0] if isinstance(result, tuple) else result]
     inner = []
@@ -213,15 +213,8 @@ def _difference(one: np.ndarray, other: np.ndarray) -> str:
     """Say how two results differ by more than rounding; nothing where they do not."""
     if one.shape != other.shape:
         return f"the result has another shape ({one.shape} and {other.shape})"
-    if np.array_equal(one, other, equal_nan=one.dtype.kind in "fc"):
+    beyond = beyond_rounding(one, other)
+    if beyond is None:
         return ""
-    exact = one.dtype.kind in "biu"
-    a, b = one.astype(np.complex128), other.astype(np.complex128)
-    digits = 0.0 if exact else 100 * float(np.finfo(one.dtype).eps)
-    scale = np.abs(a[np.isfinite(a)]).max(initial=0.0)
-    wrong = ~np.isclose(a, b, rtol=digits, atol=digits * scale, equal_nan=True)
-    if not wrong.any():
-        return ""
-    with np.errstate(invalid="ignore"):
-        largest = np.nanmax(np.abs(a - b)[wrong], initial=0.0)
-    return f"the inside changes by up to {largest:.3g} in {100 * wrong.mean():.0f} % of its items"
+    largest, share = beyond
+    return f"the inside changes by up to {largest:.3g} in {100 * share:.0f} % of its items"

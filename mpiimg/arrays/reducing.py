@@ -93,7 +93,7 @@ def reduction(
         An argument makes no sense.
     """
     node = node_of(array, f"reduction({_called(chunk)})")
-    call, _, _ = made_call("reduction", chunk, [array], whole=whole, chunks=chunks, keywords=keywords)
+    call, _ = made_call("reduction", chunk, [array], whole=whole, chunks=chunks, keywords=keywords)
     new = axes_tuple(out, f"{call.name}: out")
     over = node.axes if axes is None else checked_axes(axes, node.axes, f"{call.name}: axes")
     sizes = _checked_sizes(output_sizes, {}, (), call.name)

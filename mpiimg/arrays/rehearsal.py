@@ -21,7 +21,7 @@ from mpiimg.arrays import call_stages
 from mpiimg.arrays.graph import FromInput, Node, digest, walk
 from mpiimg.arrays.lower import ONE, Costs, needed, stored_input
 from mpiimg.arrays.program import Program
-from mpiimg.arrays.stored import Call, Output, Reduced, StoredParent
+from mpiimg.arrays.stored import Call, Output, Reduced, StoredParent, output_key
 from mpiimg.arrays.types_of import Types
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.inputs import Input
@@ -95,7 +95,7 @@ def _take_alike(call: Call, types: Types, costs: dict[str, Costs]) -> None:
     if alike is None or types.known(f"{alike}-0") is None:
         return
     for number in range(len(call.outputs)):
-        key = call_stages.output_key(call, number)
+        key = output_key(call, number)
         types.learn(key, types.known(f"{alike}-{number}"))
         types.learn(f"rehearsed-{key}", "|b1")
     if alike in costs:
@@ -196,16 +196,16 @@ class Rehearsal:
 
     def _call(self, call: Call) -> None:
         """Take what a function returns for a small block as the samples of its outputs."""
-        if call_stages.output_key(call, 0) in self.samples:
+        if output_key(call, 0) in self.samples:
             return
         blocks = self.tried(call, _checked_blocks)
         for number, (block, of) in enumerate(zip(blocks, call.outputs, strict=True)):
-            self.samples[call_stages.output_key(call, number)] = np.asarray(block, of.dtype or block.dtype)
-            self.types.learn(call_stages.output_key(call, number), (of.dtype or block.dtype.str))
+            self.samples[output_key(call, number)] = np.asarray(block, of.dtype or block.dtype)
+            self.types.learn(output_key(call, number), (of.dtype or block.dtype.str))
         if alike := _alike(call, self.types):
             self.costs[alike] = self.costs[call.key]
             for number in range(len(call.outputs)):
-                self.types.learn(f"{alike}-{number}", self.types.known(call_stages.output_key(call, number)))
+                self.types.learn(f"{alike}-{number}", self.types.known(output_key(call, number)))
 
     @staticmethod
     def _stand_in_for_main(function: Any) -> None:
@@ -254,7 +254,7 @@ class Rehearsal:
         asked += [(node, spans(node, node.sizes)) for node in call.given.values()]
         values = self.values(asked)
         count = len(call.inputs)
-        calls = call_stages.Calls(call, ChunkGrid((ONE,), (1,), (1,)))
+        calls = call_stages.Calls(call)
         given = dict(zip(call.given, values[count:], strict=True))
         tracemalloc.start()
         try:

@@ -68,7 +68,11 @@ def rehearsed(session: Any, targets: Sequence[Node], comm: Any, record: Path | N
         _rehearse(session, targets, budget, there, comm)
     unchecked = [node for node in targets if node.key not in session.checked] if session.check_halo else []
     if unchecked:  # also of functions that were rehearsed in an earlier run
-        for report in on_root(comm, lambda: _check_halos(session, unchecked, budget)):
+        reports = _halo_reports(session, unchecked, budget, comm)
+        wrong = next((report for report in reports if not report.enough), None)
+        if wrong is not None:
+            raise BadInput(wrong.line)
+        for report in reports:
             say(comm, f"mpiimg: {report.line}")
         session.checked.update(node.key for node in unchecked)
 
@@ -122,24 +126,14 @@ def _of_graph(nodes: Sequence[Node], task: Callable, *arguments: Any) -> Any:
     return task(*arguments)
 
 
-def _check_halos(session: Any, targets: Sequence[Node], budget: int) -> list:
-    """Refuse a graph one of whose functions sees more than its depth. On one rank."""
+def _halo_reports(session: Any, targets: Sequence[Node], budget: int, comm: Any) -> list:
+    """Return what is found of the depth of every function in a graph. Collective."""
     from mpiimg.arrays import halo_check
 
-    reports = called_apart(session, targets, budget, halo_check.check)
-    wrong = next((report for report in reports if not report.enough), None)
-    if wrong is not None:
-        raise BadInput(wrong.line)
-    return reports
+    return on_root(comm, lambda: called_apart(session, targets, budget, halo_check.check))
 
 
 def halos_checked(session: Any, values: Sequence[Any], comm: Any) -> list[str]:
     """Return what is found of the depth of every function in a graph, a line each. Collective."""
-    from mpiimg.arrays import halo_check
-
     targets = [value._node for value in values]
-    budget = session.budget(comm)
-    return [
-        report.line
-        for report in on_root(comm, lambda: called_apart(session, targets, budget, halo_check.check))
-    ]
+    return [report.line for report in _halo_reports(session, targets, session.budget(comm), comm)]

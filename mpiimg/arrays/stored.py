@@ -114,6 +114,11 @@ class Call:
         return digest("Call", self.content, [parent.key for parent in (*self.inputs, *self.given.values())])
 
 
+def output_key(call: Call, number: int) -> str:
+    """Return the key of the node of an output, before there is one."""
+    return f"{call.key}-{number}"
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Output(Node):
     """One of the arrays that a user's function makes.
@@ -135,7 +140,7 @@ class Output(Node):
 
     @cached_property
     def key(self) -> str:
-        return f"{self.call.key}-{self.number}"
+        return output_key(self.call, self.number)
 
     @property
     def known(self) -> bool:

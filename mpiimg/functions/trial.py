@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from mpiimg.arrays.differences import beyond_rounding
 from mpiimg.arrays.identity import identity
 from mpiimg.arrays.rehearse import (
     MAX_SECONDS,
@@ -382,12 +383,8 @@ def _tiled(call: _Call, box: Box, block: np.ndarray, tile: int, halo: int) -> np
 
 def _disagreement(one: np.ndarray, other: np.ndarray) -> str:
     """Say how two results differ by more than rounding; nothing where they do not."""
-    a, b = one.astype(np.float64), other.astype(np.float64)
-    digits = 0.0 if one.dtype.kind in "iu" else 100 * float(np.finfo(one.dtype).eps)
-    scale = np.abs(a[np.isfinite(a)]).max(initial=0.0)
-    wrong = ~np.isclose(a, b, rtol=digits, atol=digits * scale, equal_nan=True)
-    if not wrong.any():
+    beyond = beyond_rounding(one, other)
+    if beyond is None:
         return ""
-    with np.errstate(invalid="ignore"):
-        largest = np.nanmax(np.abs(a - b)[wrong], initial=0.0)
-    return f"two tilings differ by up to {largest:.3g} in {100 * wrong.mean():.2g} % of the voxels"
+    largest, share = beyond
+    return f"two tilings differ by up to {largest:.3g} in {100 * share:.2g} % of the voxels"
