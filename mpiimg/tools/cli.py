@@ -234,9 +234,7 @@ def main(name: str, arguments: list[str] | None = None) -> int:
         try:
             comm = runtime.world()
         except BadInput as error:
-            if launched_rank() == 0:
-                runtime.put(f"mpiimg: error: {shown(error)}", sys.stderr)
-            return Exit.BAD_INPUT
+            return runtime.refused(error)
         status = runtime.check_printed(runtime.guard(comm, lambda: _program(made, args, comm)))
         life.watchdog("the end")
         return status

@@ -10,13 +10,12 @@ from pathlib import Path
 
 from mpiimg.engine.mpi import runtime, scripts
 from mpiimg.engine.mpi.children import OF_THREADS
-from mpiimg.engine.mpi.job import launched_rank, run_word
+from mpiimg.engine.mpi.job import run_word
 from mpiimg.engine.mpi.lifetime import living
-from mpiimg.engine.names import shown
 from mpiimg.engine.parameters import checked_memory
 from mpiimg.engine.settings import Settings
 from mpiimg.engine.step import Argument
-from mpiimg.errors import BadInput, Exit
+from mpiimg.errors import BadInput
 from mpiimg.tools.cli import answer_ended, check_common, parsed, parser_of
 from mpiimg.tools.registry import Tool
 
@@ -73,9 +72,7 @@ def run_script(tool: Tool, options: list[str], script: str, arguments: list[str]
                 os.environ.setdefault(name, "1")
             return runtime.check_printed(scripts.run_file(script, arguments, settings))
         except BadInput as error:
-            if launched_rank() == 0:
-                runtime.put(f"mpiimg: error: {shown(error)}", sys.stderr)
-            return Exit.BAD_INPUT
+            return runtime.refused(error)
 
 
 #: Options that look before a run: behind the script they would be the script's, and nobody would look.

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from mpiimg.engine.mpi.job import launched_rank
 from mpiimg.engine.mpi.lifetime import lifetime
 from mpiimg.engine.mpi.nodes import processes_of_node
 from mpiimg.engine.mpi.processes import mapped_files
@@ -172,6 +173,17 @@ def verdict(error: BadInput | RunFailed | RunStopped) -> tuple[Exit, str]:
     if isinstance(error, RunFailed):
         return Exit.FAILED, f"mpiimg: failed: {error}"
     return Exit.STOPPED, f"mpiimg: stopped: {error}"
+
+
+def refused(error: BadInput) -> int:
+    """Say why nothing is begun, once for all processes that were launched, and return the exit status.
+
+    It is for where there is no communicator yet; a :func:`guard` speaks where there is one.
+    """
+    status, line = verdict(error)
+    if launched_rank() == 0:
+        put(line, sys.stderr)
+    return status
 
 
 def abort(comm, status: int) -> NoReturn:
