@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,6 +56,11 @@ class Gradients:
     def up_to(self, b_max: float | None) -> tuple[int, ...]:
         """Numbers of the volumes whose b-value is at most `b_max` (all without one), ascending."""
         return tuple(v for v, b in enumerate(self.bvals) if b_max is None or b <= b_max)
+
+    def of_volumes(self, volumes: Sequence[int]) -> Gradients:
+        """Return the weighting of some volumes alone, in this order."""
+        bvals, bvecs = (tuple(table[v] for v in volumes) for table in (self.bvals, self.bvecs))
+        return dataclasses.replace(self, bvals=bvals, bvecs=bvecs)
 
 
 def read_gradients(
@@ -160,4 +167,4 @@ def _numbers(path: Path, what: str) -> np.ndarray:
 def gradients_text(bvals: np.ndarray, bvecs: np.ndarray) -> tuple[bytes, bytes]:
     """Return a gradient table as FSL writes it: one row of b-values, three rows of directions."""
     rows = [" ".join(f"{x:.8f}" for x in row) for row in np.asarray(bvecs).T]
-    return (" ".join(f"{b:g}" for b in bvals) + "\n").encode(), ("\n".join(rows) + "\n").encode()
+    return (" ".join(f"{b:.10g}" for b in bvals) + "\n").encode(), ("\n".join(rows) + "\n").encode()

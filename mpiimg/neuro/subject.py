@@ -117,6 +117,8 @@ class Subject(State):
         those out.
     packed : Array, optional
         Its voxels in the mask, (V, n), where denoising left only these.
+    volumes : tuple of int
+        The numbers that the current volumes have in `original`; empty for an image of three dimensions.
     gradients : Gradients, optional
     mask : Mask, optional
     denoised : Denoised, optional
@@ -137,6 +139,7 @@ class Subject(State):
     image: Image
     dwi: Array | None
     packed: Array | None = None
+    volumes: tuple[int, ...] = ()
     gradients: Gradients | None = None
     mask: Mask | None = None
     denoised: Denoised | None = None
@@ -350,6 +353,7 @@ def _subject(
         original=image,
         image=image,
         dwi=voxels.array,
+        volumes=tuple(range(image.shape[0])) if len(image.shape) == 4 else (),
         gradients=gradients,
         mask_image=mask_image,
         gradient_files=gradient_files,

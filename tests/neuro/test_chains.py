@@ -16,7 +16,9 @@ from mpiimg.engine.parameters import parameters_of
 from mpiimg.engine.recipe import Options
 from mpiimg.engine.run import run
 from mpiimg.engine.stage import expected_stages
+from mpiimg.engine.step import Step
 from mpiimg.errors import BadInput
+from mpiimg.neuro.volumes import keep_volumes
 
 NEURO = plugins.domain("neuro")
 SHAPE = (10, 9, 6)
@@ -308,3 +310,66 @@ def test_a_plan_does_not_change_what_a_run_declares(subject):
     assert names(first) == names(second) == names(recipe.expected)
     assert [stage.parameters for stage in first] == [stage.parameters for stage in second]
     assert len(set(names(first))) == len(first)
+
+
+# --------------------------------------------------------------------------- volumes that are left out
+
+
+def dropping(*numbers):
+    """A step that leaves volumes of the current image out."""
+
+    def stages(subject, p, data):
+        kept = [v for v in range(subject.image.shape[0]) if v not in numbers]
+        return (yield from keep_volumes(subject, kept))
+
+    name = "drop-" + "-".join(map(str, numbers))
+    one = Step(name=name, takes=("dwi",), gives=("dwi",), stages=stages)
+    return compose.Link(one, one.parameters(), name)
+
+
+def cut(subject, folder, kept):
+    """The same subject with some volumes alone."""
+    bvals, bvecs = (np.loadtxt(path, ndmin=2) for path in (subject.bvals, subject.bvecs))
+    voxels = np.asarray(subject.image.dataobj)[..., kept]
+    return write_subject(folder, voxels, AFFINE, bvals[0, kept], bvecs[:, kept].T)
+
+
+def test_volumes_are_left_out_of_image_gradients_and_index_alike(tmp_path, subject):
+    """The same results as from a file that never had them, also where they are left out one by one."""
+    kept = [0, 2, 3, 4, 5, 6, 7]
+    go(tmp_path / "cut", chain_of("mask", "denoise", "fit"), paths_of(cut(subject, tmp_path / "s", kept)))
+    chain = chain_of(dropping(8), dropping(1), "mask", "denoise", "fit")
+    recipe = recipe_of(chain, paths_of(subject))
+    last = expected_stages(recipe.stages())[1][-1]
+    assert last.volumes == tuple(kept)
+    assert last.image.shape[0] == last.denoised.voxels.shape[0] == len(last.gradients.bvals) == len(kept)
+    go(tmp_path / "dropped", chain, paths_of(subject))
+    assert images(tmp_path / "dropped") == images(tmp_path / "cut")
+    tables = [
+        [np.loadtxt(path) for path in sorted((tmp_path / folder).glob("*.bv*"))]
+        for folder in ("dropped", "cut")
+    ]
+    np.testing.assert_allclose(np.vstack(tables[0]), np.vstack(tables[1]), atol=1e-8)
+
+
+def test_volumes_of_packed_voxels_are_left_out_too(tmp_path, subject, whole):
+    """After denoising: as a fit to the denoised file without them."""
+    kept = [0, 1, 2, 3, 5, 6, 7, 8]
+    go(tmp_path / "dropped", chain_of("mask", "denoise", dropping(4), "fit"), paths_of(subject))
+    denoised = dataclasses.replace(subject, dwi=whole / "dwi_desc-denoised_dwi.nii.gz")
+    given = paths_of(cut(denoised, tmp_path / "s", kept), whole / "dwi_desc-brain_mask.nii.gz")
+    go(tmp_path / "cut", chain_of("fit"), given)
+    made = images(tmp_path / "dropped")
+    assert images(tmp_path / "cut").items() <= made.items()
+
+
+def test_where_all_volumes_are_kept_nothing_is_copied(subject):
+    states = recipe_of(chain_of(dropping(), "mask"), paths_of(subject)).expected
+    assert not [stage for stage in states if "kept" in stage.name]
+
+
+def test_a_plan_that_does_not_know_the_volumes_reckons_with_a_copy_of_all(subject):
+    state = compose.inspect_chain(chain_of("mask"), paths_of(subject)).state
+    (stage,), after = expected_stages(keep_volumes(state, None))
+    assert stage.writes[0].shape == state.dwi.shape
+    assert after.gradients == state.gradients and after.volumes == state.volumes
