@@ -13,11 +13,20 @@ from mpiimg.astro.kernels import bad_pixels, coadd, cosmic_search, cosmics, robu
 from mpiimg.engine import plugins, precompile
 from mpiimg.kernels import cache, vmath
 from mpiimg.kernels.disk import kept
-from mpiimg.neuro.kernels import median, nlmeans, otsu, piesno, tensor, tensor_maps, tensor_solve
+from mpiimg.neuro.kernels import (
+    median,
+    nlmeans,
+    otsu,
+    piesno,
+    tensor,
+    tensor_blocks,
+    tensor_maps,
+    tensor_solve,
+)
 from mpiimg.tools import cli
 
 KERNELS = (
-    *(median, nlmeans, otsu, piesno, tensor, tensor_maps, tensor_solve),
+    *(median, nlmeans, otsu, piesno, tensor, tensor_blocks, tensor_maps, tensor_solve),
     *(vmath, cosmic_search, cosmics, bad_pixels, warp, coadd, robust),
 )
 

@@ -5,20 +5,21 @@ import decimal
 import numpy as np
 
 
-def tensor_fit(signal, design, weighted=True, min_signal=1e-4, digits=50):
+def tensor_fit(signal, design, method="WLS", min_signal=1e-4, digits=50):
     """Return the seven tensor parameters of one voxel, worked out to `digits` decimal digits.
 
-    Least squares of the log-signal by normal equations; if `weighted`, once more
-    with the squared signals that the first fit predicts as weights.
+    Least squares of the log-signal by normal equations: "OLS" without weights; "WLS" once more with the
+    squared signals that the first fit predicts as weights; "IWLS" as MRtrix3's dwi2tensor, with the squared
+    signals themselves, then twice with those that the fit before predicts.
     """
     with decimal.localcontext() as context:
         context.prec = digits
         rows = [[decimal.Decimal(float(x)) for x in row] for row in design]
         logs = [decimal.Decimal(max(float(s), min_signal)).ln() for s in signal]
-        beta = _least_squares(rows, logs, [decimal.Decimal(1)] * len(rows))
-        if weighted:
-            fitted = [sum(x * b for x, b in zip(row, beta, strict=True)) for row in rows]
+        fitted = logs if method == "IWLS" else [decimal.Decimal(0)] * len(rows)
+        for _ in range({"OLS": 1, "WLS": 2, "IWLS": 3}[method]):
             beta = _least_squares(rows, logs, [(2 * value).exp() for value in fitted])
+            fitted = [sum(x * b for x, b in zip(row, beta, strict=True)) for row in rows]
         return [float(b) for b in beta]
 
 

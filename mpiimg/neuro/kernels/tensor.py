@@ -9,31 +9,17 @@ how many voxels there are, to the last bit.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from mpiimg.kernels.jit import kernel
-from mpiimg.kernels.vmath import exp64, log64
+from mpiimg.kernels.vmath import exp64
+from mpiimg.neuro.kernels.tensor_blocks import GROUP, accumulate, load_logs, scale_design, weigh
 from mpiimg.neuro.kernels.tensor_solve import BLOCK_VOXELS, solve_cholesky, solve_qr, store_block
 
-#: Volumes that one pass over the sums of a block takes in; :func:`_accumulate` spells them out.
-_GROUP = 8
-
-
-class _Scaled(NamedTuple):
-    """A design matrix made ready for the kernels, with diffusion columns near 1."""
-
-    #: The design with its diffusion columns divided by `scale`, shape (V, 7).
-    rows: np.ndarray
-    #: Grouped (see :func:`_grouped`): the rows, for sums X' r.
-    columns: np.ndarray
-    #: Grouped: products of two columns, packed lower triangle, for sums X' W X.
-    products: np.ndarray
-    #: Grouped: the pseudo-inverse of the rows.
-    inverse: np.ndarray
-    #: A power of two, so that dividing by it is exact.
-    scale: float
+#: Of each solution of a weighted fit, whether the signals that weigh it are the measured ones or those
+#: that the solution before it predicts.
+_WLS_ROUNDS = np.array([False])
+_IWLS_ROUNDS = np.array([True, False, False])
 
 
 def design_matrix(bvals: np.ndarray, bvecs: np.ndarray) -> np.ndarray:
@@ -107,7 +93,28 @@ def fit_wls(signal: np.ndarray, design: np.ndarray, min_signal: float = 1e-4) ->
     Chung, Lu and Henry, NeuroImage 33 (2006) 531; dipy `wls_fit_tensor`.
     """
     signal, scaled = _prepare(signal, design, min_signal)
-    parameters = _wls(signal, *scaled[:4], float(min_signal))
+    return _weighted(signal, scaled, min_signal, _WLS_ROUNDS)
+
+
+def fit_iwls(signal: np.ndarray, design: np.ndarray, min_signal: float = 1e-4) -> np.ndarray:
+    """Fit the tensor by least squares of the log-signal, weighted anew by each solution.
+
+    Parameters, result and errors are those of :func:`fit_ols`. The first weights are the squared signals
+    themselves, then twice those that the solution predicts: the default of MRtrix3's dwi2tensor. Where a
+    round of weights is singular, the solution before it stands, so finite signals give finite parameters;
+    the first of all is the ordinary fit. How each is solved for is said of :func:`fit_wls`.
+
+    References
+    ----------
+    Veraart et al., NeuroImage 81 (2013) 335, doi:10.1016/j.neuroimage.2013.05.028.
+    """
+    signal, scaled = _prepare(signal, design, min_signal)
+    return _weighted(signal, scaled, min_signal, _IWLS_ROUNDS)
+
+
+def _weighted(signal, scaled, min_signal, rounds):
+    tables = scaled.rows, scaled.columns, scaled.products, scaled.inverse
+    parameters = _solve_rounds(signal, *tables, float(min_signal), rounds)
     parameters[:6] /= scaled.scale
     return parameters
 
@@ -123,33 +130,7 @@ def _prepare(signal, design, min_signal):
     if not min_signal > 0:
         raise ValueError(f"min_signal is {min_signal}, but a logarithm needs it above 0")
     dtype = np.float32 if signal.dtype == np.float32 else np.float64
-    return np.ascontiguousarray(signal, dtype=dtype), _scale(design)
-
-
-def _scale(design: np.ndarray) -> _Scaled:
-    largest = np.abs(design[:, :6]).max(initial=0.0)
-    scale = 2.0 ** np.ceil(np.log2(largest)) if largest > 0 else 1.0
-    rows = design / np.array([scale] * 6 + [1.0])
-    rank = np.linalg.matrix_rank(rows)
-    if rank < 7:
-        raise ValueError(
-            f"the gradients determine {rank} of a tensor's 7 unknowns: "
-            "six directions and a second b-value (usually b=0) are needed"
-        )
-    q, r = np.tril_indices(7)
-    return _Scaled(
-        rows=rows,
-        columns=_grouped(rows),
-        products=_grouped(rows[:, q] * rows[:, r]),
-        inverse=_grouped(np.linalg.pinv(rows).T),
-        scale=scale,
-    )
-
-
-def _grouped(coefficients: np.ndarray) -> np.ndarray:
-    """Turn (V, m) into (groups, m, _GROUP), with zeros after the last volume."""
-    padded = np.pad(coefficients, ((0, -len(coefficients) % _GROUP), (0, 0)))
-    return np.ascontiguousarray(padded.reshape(-1, _GROUP, coefficients.shape[1]).swapaxes(1, 2))
+    return np.ascontiguousarray(signal, dtype=dtype), scale_design(design)
 
 
 @kernel
@@ -157,117 +138,45 @@ def _ols(signal, inverse, min_signal):
     """Return the (7, n) ordinary fit in scaled units."""
     n = signal.shape[1]
     parameters = np.empty((7, n))
-    logs = np.zeros((inverse.shape[0] * _GROUP, BLOCK_VOXELS))
+    logs = np.zeros((inverse.shape[0] * GROUP, BLOCK_VOXELS))
     beta = np.empty((7, BLOCK_VOXELS))
     for start in range(0, n, BLOCK_VOXELS):
         width = min(BLOCK_VOXELS, n - start)
-        _load_logs(signal, start, width, min_signal, logs)
-        _accumulate(inverse, logs, beta)
+        load_logs(signal, start, width, min_signal, logs)
+        accumulate(inverse, logs, beta)
         store_block(beta, width, start, parameters)
     return parameters
 
 
 @kernel
-def _wls(signal, rows, columns, products, inverse, min_signal):
-    """Return the (7, n) weighted fit in scaled units."""
-    n = signal.shape[1]
+def _solve_rounds(signal, rows, columns, products, inverse, min_signal, rounds):
+    """Return the (7, n) weighted fit in scaled units, after a solution for each of `rounds`."""
+    volumes, n = signal.shape
     parameters = np.empty((7, n))
-    # Rows past the last volume stay zero in both.
-    logs = np.zeros((inverse.shape[0] * _GROUP, BLOCK_VOXELS))
-    weights = np.zeros_like(logs)
+    # Rows past the last volume stay zero in all three.
+    logs = np.zeros((inverse.shape[0] * GROUP, BLOCK_VOXELS))
+    weights, residuals = np.zeros_like(logs), np.zeros_like(logs)
     beta = np.empty((7, BLOCK_VOXELS))
     matrix = np.empty((28, BLOCK_VOXELS))
     correction = np.empty((7, BLOCK_VOXELS))
     safe = np.empty(BLOCK_VOXELS)
     for start in range(0, n, BLOCK_VOXELS):
         width = min(BLOCK_VOXELS, n - start)
-        _load_logs(signal, start, width, min_signal, logs)
-        _accumulate(inverse, logs, beta)
-        _weigh(rows, beta, logs, weights)
-        _accumulate(products, weights, matrix)
-        _accumulate(columns, logs, correction)
-        solve_cholesky(matrix, correction, safe)
-        for lane in range(width):
-            if safe[lane] == 0.0:
-                solve_qr(signal[:, start + lane], rows, beta[:, lane], min_signal, correction[:, lane])
-        for q in range(7):
-            for lane in range(BLOCK_VOXELS):
-                beta[q, lane] += correction[q, lane]
+        load_logs(signal, start, width, min_signal, logs)
+        accumulate(inverse, logs, beta)
+        for by_measured in rounds:
+            weigh(rows, beta, logs, by_measured, weights, residuals)
+            accumulate(products, weights, matrix)
+            accumulate(columns, residuals, correction)
+            solve_cholesky(matrix, correction, safe)
+            for lane in range(width):
+                if safe[lane] == 0.0:
+                    solve_qr(logs[:volumes, lane], rows, beta[:, lane], by_measured, correction[:, lane])
+            for q in range(7):
+                for lane in range(BLOCK_VOXELS):
+                    beta[q, lane] += correction[q, lane]
         store_block(beta, width, start, parameters)
     return parameters
-
-
-@kernel
-def _load_logs(signal, start, width, min_signal, logs):
-    """Fill `logs` with the logarithms of a block of voxels; lanes past `width` take log 1."""
-    if width == BLOCK_VOXELS:
-        for volume in range(signal.shape[0]):
-            _clamped_logs(signal[volume, start : start + BLOCK_VOXELS], min_signal, logs[volume])
-        return
-    padded = np.ones(BLOCK_VOXELS, signal.dtype)
-    for volume in range(signal.shape[0]):
-        for lane in range(width):
-            padded[lane] = signal[volume, start + lane]
-        _clamped_logs(padded, min_signal, logs[volume])
-
-
-@kernel
-def _clamped_logs(values, min_signal, logs):
-    for lane in range(BLOCK_VOXELS):
-        value = np.float64(values[lane])
-        logs[lane] = log64(min_signal if value < min_signal else value)
-
-
-@kernel
-def _accumulate(coefficients, values, totals):
-    """Set totals (m, lanes) to the sum over volumes, in order, of coefficient times value.
-
-    coefficients are grouped; values have shape (groups * _GROUP, BLOCK_VOXELS). Each total is
-    loaded and stored once a group, and rows that share a base address cost one check for overlap.
-    """
-    totals[:] = 0.0
-    groups, rows, _ = coefficients.shape
-    values = values.reshape(groups, _GROUP * BLOCK_VOXELS)
-    for group in range(groups):
-        v = values[group]
-        for row in range(rows):
-            c = coefficients[group, row]
-            c0, c1, c2, c3, c4, c5, c6, c7 = c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]
-            total = totals[row]
-            for lane in range(BLOCK_VOXELS):
-                value = total[lane] + c0 * v[lane] + c1 * v[BLOCK_VOXELS + lane]
-                value = value + c2 * v[2 * BLOCK_VOXELS + lane] + c3 * v[3 * BLOCK_VOXELS + lane]
-                value = value + c4 * v[4 * BLOCK_VOXELS + lane] + c5 * v[5 * BLOCK_VOXELS + lane]
-                total[lane] = value + c6 * v[6 * BLOCK_VOXELS + lane] + c7 * v[7 * BLOCK_VOXELS + lane]
-
-
-@kernel
-def _weigh(rows, beta, logs, weights):
-    """Set the weights from the ordinary fit `beta`, and turn logs into weighted residuals.
-
-    A weight is the square of the predicted signal over the largest in its voxel,
-    so that nothing overflows. Solving for the residuals rather than for the logs
-    keeps rounding errors relative to the correction.
-    """
-    peak = np.full(BLOCK_VOXELS, -np.inf)
-    b = beta.reshape(7 * BLOCK_VOXELS)
-    for volume in range(rows.shape[0]):
-        x = rows[volume]
-        x0, x1, x2, x3, x4, x5, x6 = x[0], x[1], x[2], x[3], x[4], x[5], x[6]
-        predicted = weights[volume]
-        for lane in range(BLOCK_VOXELS):
-            value = x0 * b[lane] + x1 * b[BLOCK_VOXELS + lane] + x2 * b[2 * BLOCK_VOXELS + lane]
-            value = value + x3 * b[3 * BLOCK_VOXELS + lane] + x4 * b[4 * BLOCK_VOXELS + lane]
-            predicted[lane] = value + x5 * b[5 * BLOCK_VOXELS + lane] + x6 * b[6 * BLOCK_VOXELS + lane]
-        for lane in range(BLOCK_VOXELS):
-            peak[lane] = predicted[lane] if predicted[lane] > peak[lane] else peak[lane]
-    for volume in range(rows.shape[0]):
-        y, w = logs[volume], weights[volume]
-        for lane in range(BLOCK_VOXELS):
-            residual = y[lane] - w[lane]
-            weight = exp64(2.0 * (w[lane] - peak[lane]))
-            w[lane] = weight
-            y[lane] = weight * residual
 
 
 def fit_residual(signal: np.ndarray, design: np.ndarray, parameters: np.ndarray) -> np.ndarray:
@@ -339,6 +248,6 @@ def precompile() -> None:
     design = design_matrix(np.array([0.0] + [1000.0] * 6), bvecs)
     for dtype in (np.float32, np.float64):
         signal = np.exp(-np.ones((7, 3))).astype(dtype)
-        for fitter in (fit_ols, fit_wls):
+        for fitter in (fit_ols, fit_wls, fit_iwls):
             parameters = fitter(signal, design)
             fit_residual(signal, design, parameters)

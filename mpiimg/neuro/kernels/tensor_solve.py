@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from mpiimg.kernels.jit import kernel
-from mpiimg.kernels.vmath import exp64, log64
+from mpiimg.kernels.vmath import exp64
 
-#: Voxels in a block: its logs and weights stay in the L2 cache (1 MiB) up to 1000 volumes.
+#: Voxels in a block: its logs, weights and residuals stay in the L2 cache (1 MiB) up to 650 volumes.
 BLOCK_VOXELS = 64
 
 #: A pivot of the Cholesky factor below this part of its diagonal element means
@@ -62,13 +62,14 @@ def solve_cholesky(matrix, right, safe):
 
 
 @kernel
-def solve_qr(signal, rows, beta, min_signal, correction):
-    """Set the weighted correction of one voxel's ordinary fit `beta` by Householder QR.
+def solve_qr(logs, rows, beta, by_measured, correction):
+    """Set the weighted correction of one voxel's fit `beta` by Householder QR.
 
-    The condition number of the weighted design enters once, where normal equations
+    The weights are those of the signals that `beta` predicts, or if `by_measured` of the signals whose
+    logarithms are `logs`. The condition number of the weighted design enters once, where normal equations
     square it. A column that depends on those before it gives a correction of zero.
     """
-    volumes = signal.size
+    volumes = logs.size
     system = np.empty((volumes, 8))
     peak = -np.inf
     for volume in range(volumes):
@@ -76,12 +77,11 @@ def solve_qr(signal, rows, beta, min_signal, correction):
         for q in range(7):
             predicted += rows[volume, q] * beta[q]
         system[volume, 7] = predicted
-        peak = max(peak, predicted)
+        peak = max(peak, logs[volume] if by_measured else predicted)
     for volume in range(volumes):
         predicted = system[volume, 7]
-        root_weight = exp64(predicted - peak)
-        value = np.float64(signal[volume])
-        system[volume, 7] = root_weight * (log64(max(value, min_signal)) - predicted)
+        root_weight = exp64((logs[volume] if by_measured else predicted) - peak)
+        system[volume, 7] = root_weight * (logs[volume] - predicted)
         for q in range(7):
             system[volume, q] = root_weight * rows[volume, q]
     correction[:] = 0.0
