@@ -20,13 +20,13 @@ LIBRARIES = ("numpy", "numba", "scipy", "dipy")
 
 HCP_SHAPE, HCP_VOLUMES = "145x174x145", 288
 
-#: Bytes a rank may take beside its share of the raw data and of the masked denoised data.
+#: Bytes a rank may take beside its share of the raw data and of the denoised data.
 ALLOWANCE = 400e6
 
 
-def memory_bound(raw_bytes: int, volumes: int, mask_voxels: int, ranks: int) -> float:
-    """Return the bytes that a rank may take: its share of the raw and masked denoised data, and a margin."""
-    return raw_bytes / ranks + 4 * volumes * mask_voxels / ranks + ALLOWANCE
+def memory_bound(raw_bytes: int, ranks: int) -> float:
+    """Return the bytes that a rank may take: its share of int16 and denoised data, and a margin."""
+    return 3 * raw_bytes / ranks + ALLOWANCE
 
 
 def report(folder: Path, ranks: int, simulated: float, wall: float) -> str:
@@ -36,7 +36,7 @@ def report(folder: Path, ranks: int, simulated: float, wall: float) -> str:
     volumes, *extents = record["inputs"]["dwi"]["shape"]
     raw_bytes = 2 * volumes * extents[0] * extents[1] * extents[2]
     peak = max(stage["peak_per_rank"] for stage in record["stages"])
-    bound = memory_bound(raw_bytes, volumes, mask["Voxels"], ranks)
+    bound = memory_bound(raw_bytes, ranks)
     shape = " x ".join(map(str, extents[::-1]))
     memory = ", in memory" if record["in_memory"] else ""
     return "\n".join(
@@ -47,7 +47,7 @@ def report(folder: Path, ranks: int, simulated: float, wall: float) -> str:
             whole.table(record["stages"], wall),
             "",
             f"Peak memory of a rank: {peak / 1e6:.0f} MB, {bound / 1e6:.0f} MB allowed (its share of the "
-            f"{raw_bytes / 1e6:.0f} MB of raw data and of the masked denoised data, and "
+            f"{raw_bytes / 1e6:.0f} MB of raw data and twice these of denoised data, and "
             f"{ALLOWANCE / 1e6:.0f} MB). Simulating the subject took {simulated:.0f} s.",
         ]
     )

@@ -40,7 +40,7 @@ def make(folder: Path, shape: str, volumes: int, sigma: float, seed: int = 7, ra
     size = ("--shape", shape, "--volumes", volumes, "--sigma", sigma, "--seed", seed)
     tool("mpiimg-simulate", "neuro", *size, "--out", folder, ranks=ranks)
     dwi = (folder / "dwi.nii.gz", "--bvals", folder / "dwi.bval", "--bvecs", folder / "dwi.bvec")
-    tool("mpiimg-neuro", *dwi, "--out", folder / "denoised", ranks=ranks)
+    tool("mpiimg-neuro", *dwi, "--inside-mask", "--out", folder / "denoised", ranks=ranks)
     mask = folder / "denoised" / "dwi_desc-brain_mask.nii.gz"
     tool("mpiimg-fit", *dwi, "--mask", mask, "--out", folder / "raw", ranks=ranks)
 

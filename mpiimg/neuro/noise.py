@@ -17,7 +17,7 @@ from mpiimg.engine.rates import RateSample, chunk_sample
 from mpiimg.engine.stage import Found, Reduce, Stages
 from mpiimg.errors import BadInput
 from mpiimg.neuro.images import finite, slice_grid, value_bytes
-from mpiimg.neuro.masks import volume
+from mpiimg.neuro.masks import Mask, volume
 from mpiimg.neuro.nifti import Image
 from mpiimg.neuro.samples import image_of
 from mpiimg.neuro.subject import Noise
@@ -94,8 +94,13 @@ def check_coils(method: str | float, coils: int | None) -> None:
         raise BadInput(f"--coils {coils}: PIESNO needs at least one; --sigma estimate works without")
 
 
+def needs_mask(method: str | float) -> bool:
+    """Say whether a noise level is found with a look at the mask."""
+    return method in ("auto", "piesno")
+
+
 def noise_level(
-    image: Image, dwi: Array, mask: Array, method: str | float, coils: int | None
+    image: Image, dwi: Array, mask: Mask | None, method: str | float, coils: int | None
 ) -> Stages[Noise]:
     """Yield how the noise level is found.
 
@@ -105,8 +110,8 @@ def noise_level(
         Whose values `dwi` holds.
     dwi : Array
         (V, z, y, x).
-    mask : Array
-        (z, y, x), not 0 inside.
+    mask : Mask, optional
+        Where the method needs one.
     method : str or float
         As from :func:`parse`.
     coils : int, optional
@@ -116,10 +121,10 @@ def noise_level(
         return Noise(np.full((1, 1), method), "given")
     if method != "estimate":
         # None stands for what nobody knows yet: a plan has every stage that may come.
-        has_background = yield count_zeros(image, dwi, mask, method)
+        has_background = yield count_zeros(image, dwi, mask.array, method)
         sigma = None
         if has_background is not False:
-            sigma = yield piesno(image, dwi, mask, coils or 1, method)
+            sigma = yield piesno(image, dwi, mask.array, coils or 1, method)
         if sigma is not None:
             return Noise(sigma, "piesno")
     sigma = yield estimate(image, dwi, coils or 0)

@@ -46,7 +46,7 @@ class Denoised:
     Parameters
     ----------
     voxels : Array
-        (V, n) float32, the voxels in the mask.
+        float32: (V, z, y, x), or (V, n), the voxels in the mask, where only these were denoised.
     image : Image
         Whose voxels were denoised.
     dwi : Array
@@ -116,7 +116,7 @@ class Subject(State):
         Its voxels, (V, z, y, x) or (z, y, x); None where only `packed` ones are there. :func:`dense` lays
         those out.
     packed : Array, optional
-        Its voxels in the mask, (V, n), where denoising left only these.
+        Its voxels in the mask, (V, n), where only these were denoised.
     volumes : tuple of int
         The numbers that the current volumes have in `original`; empty for an image of three dimensions.
     gradients : Gradients, optional

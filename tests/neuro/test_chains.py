@@ -122,7 +122,7 @@ GRADIENTS = {"dwi": True, "bvals": True, "bvecs": True}
     ("steps", "arguments"),
     [
         (("mask",), GRADIENTS),
-        (("denoise",), {"dwi": True, "mask": True}),
+        (("denoise",), {"dwi": True, "mask": False}),
         (("fit",), {**GRADIENTS, "mask": True}),
         (("mask", "denoise"), {**GRADIENTS, "mask": False}),
         (("mask", "denoise", "fit"), {**GRADIENTS, "mask": False}),
@@ -177,12 +177,16 @@ def test_a_step_cannot_stand_before_what_gives_what_it_takes():
     assert chain_of("mask", "fit", last).taken == {"dwi", "gradients"}
 
 
-@pytest.mark.parametrize("name", ["denoise", "fit"])
-def test_a_step_without_its_mask_says_what_is_missing(subject, name):
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("denoise", {"inside_mask": True}), ("denoise", {"sigma": "auto"}), ("fit", {})],
+)
+def test_a_step_without_its_mask_says_what_is_missing(subject, name, settings):
+    needy = link(name, **settings)
     with pytest.raises(BadInput, match=f"{name} needs a mask: give --mask, or put a mask stage before it"):
-        compose.inspect_chain(chain_of(name), paths_of(subject))
+        compose.inspect_chain(chain_of(needy), paths_of(subject))
     with pytest.raises(BadInput, match=f"{name} needs a mask"):
-        compose.inspect_chain(chain_of(name, "mask"), paths_of(subject))
+        compose.inspect_chain(chain_of(needy, "mask"), paths_of(subject))
 
 
 def test_gradients_are_those_beside_the_image_or_the_missing_file_is_named(tmp_path, subject, whole):
@@ -214,14 +218,21 @@ def test_parameters_that_do_not_fit_together_are_refused_before_any_image(settin
 # --------------------------------------------------------------------------- a step that stands twice
 
 
-def test_a_step_may_stand_twice_and_works_on_what_it_made_before(subject, whole, out):
+@pytest.mark.parametrize("inside", [False, True], ids=["whole-field", "inside-mask"])
+def test_a_step_may_stand_twice_and_works_on_what_it_made_before(subject, whole, out, inside):
     """Denoising what was denoised: the same voxels as by a second run on the file of the first."""
-    twice = chain_of("mask", link("denoise", "first", write=False), link("denoise", "second"))
-    record = go(out / "twice", twice, paths_of(subject))
-    stages = [entry["stage"] for entry in record["stages"]]
-    assert {"first", "second.unpack-unpacked", "second"} <= set(stages)
-    denoised, mask = (whole / f"dwi_desc-{name}.nii.gz" for name in ("denoised_dwi", "brain_mask"))
-    go(out / "again", chain_of("denoise"), {"dwi": denoised, "mask": mask})
+    once = link("denoise", inside_mask=inside)
+    first, second = (dataclasses.replace(once, label=label) for label in ("first", "second"))
+    record = go(
+        out / "twice", chain_of("mask", dataclasses.replace(first, write=False), second), paths_of(subject)
+    )
+    stages = {entry["stage"] for entry in record["stages"]}
+    assert {"first", "second"} <= stages
+    assert ("second.unpack-unpacked" in stages) == inside
+    mask = whole / "dwi_desc-brain_mask.nii.gz"
+    go(out / "once", chain_of(once), paths_of(subject, mask))
+    denoised = out / "once" / "dwi_desc-denoised_dwi.nii.gz"
+    go(out / "again", chain_of(once), {"dwi": denoised, "mask": mask})
     once = nibabel.load(out / "again" / "dwi_desc-denoised_desc-denoised_dwi.nii.gz")
     both = nibabel.load(out / "twice" / "dwi_desc-denoised_dwi.nii.gz")
     assert np.asarray(once.dataobj).tobytes() == np.asarray(both.dataobj).tobytes()

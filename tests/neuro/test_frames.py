@@ -186,9 +186,8 @@ def test_mrtrix_reads_every_output(simulated, alone):
         expected = " ".join(map(str, nibabel.load(file).shape))
         assert mrtrix("mrinfo", "-size", file) == expected
         assert mrtrix("mrinfo", "-transform", file) == transform
-    assert float(mrtrix("mrstats", path(alone, "fa"), "-output", "max")) == np.float32(
-        read(alone, "fa").max()
-    )
+    # mrstats says six digits.
+    assert mrtrix("mrstats", path(alone, "fa"), "-output", "max") == f"{read(alone, 'fa').max():.6g}"
 
 
 @pytest.mark.needs_mrtrix

@@ -21,7 +21,7 @@ from dipy.segment.mask import median_otsu
 from dipy.segment.threshold import otsu
 from scipy.ndimage import median_filter
 from support import warm
-from support.subjects import PATIENCE, path, read, record, tool, write_subject
+from support.subjects import EVERYTHING, PATIENCE, neuro, path, read, record, tool, write_subject
 
 pytestmark = pytest.mark.tool
 
@@ -165,17 +165,49 @@ def test_mask_options_are_dipys(simulated, tmp_path, options, dipys):
 
 
 def test_denoised_volumes(dataset):
+    """The whole field is denoised, also where there is no brain."""
     subject, out = dataset
-    mask, denoised = read(out, "mask") != 0, read(out, "denoised")
+    denoised = read(out, "denoised")
     sigma, _ = noise_of(out)
-    volumes = subject.data.shape[3]
-    by_slice = np.broadcast_to(sigma, (volumes, mask.shape[2]))
+    volumes, everywhere = subject.data.shape[3], np.ones(subject.data.shape[:3], bool)
+    by_slice = np.broadcast_to(sigma, (volumes, everywhere.shape[2]))
     for v in {0, 1, volumes // 2, volumes - 1}:
-        expected = dipy_classic(subject.data[..., v], by_slice[v], mask)
+        expected = dipy_classic(subject.data[..., v], by_slice[v], everywhere, rician=False)
         assert_denoised(denoised[..., v], expected, by_slice[v])
-        assert np.abs(denoised[..., v] - subject.data[..., v])[mask].max() > sigma.mean() / 10
-    assert not denoised[~mask].any()
+        assert np.abs(denoised[..., v] - subject.data[..., v]).max() > sigma.mean() / 10
     assert nibabel.load(path(out, "denoised")).get_data_dtype() == np.float32
+    sidecar = json.loads(path(out, "denoised", ".json").read_text())
+    assert (sidecar["RicianBias"], sidecar["SkullStripped"]) == ("left in", False)
+
+
+@pytest.fixture(scope="module")
+def inside_mask(simulated, tmp_path_factory):
+    """The simulated subject denoised in its mask alone."""
+    folder = tmp_path_factory.mktemp("inside")
+    return neuro(simulated, folder / "out", *EVERYTHING, "--inside-mask", "--sigma", 40)
+
+
+def test_inside_the_mask_the_rician_bias_is_taken_out_and_all_else_is_0(simulated, inside_mask):
+    mask, denoised = read(inside_mask, "mask") != 0, read(inside_mask, "denoised")
+    for v in (0, 5, 11):
+        assert_denoised(denoised[..., v], dipy_classic(simulated.data[..., v], 40.0, mask), 40.0)
+    assert not denoised[~mask].any()
+    residual = simulated.data.astype(np.float32) - denoised.astype(np.float32)
+    np.testing.assert_array_equal(read(inside_mask, "residual"), np.where(mask[..., None], residual, 0))
+    assert_maps(inside_mask, denoised, mask, simulated)
+    sidecar = json.loads(path(inside_mask, "denoised", ".json").read_text())
+    assert (sidecar["RicianBias"], sidecar["SkullStripped"]) == ("subtracted", True)
+
+
+def test_a_level_that_is_given_needs_no_mask(simulated, alone, tmp_path):
+    """Nothing but the noise level would be measured in it."""
+    options = ("--sigma", 37.5)
+    without = warm.run_tool("mpiimg-denoise", simulated.dwi, "--out", tmp_path / "without", *options)
+    assert without.returncode == 0
+    denoise(simulated, tmp_path / "with", path(alone, "mask"), *options)
+    one, other = (path(tmp_path / name, "denoised").read_bytes() for name in ("without", "with"))
+    assert one == other
+    assert "Mask" not in json.loads(path(tmp_path / "without", "denoised", ".json").read_text())
 
 
 def test_noise_map(dataset):
@@ -189,10 +221,8 @@ def test_noise_map(dataset):
 
 def test_residual(dataset):
     subject, out = dataset
-    mask, residual = read(out, "mask") != 0, read(out, "residual")
-    np.testing.assert_array_equal(residual[~mask], 0)
     expected = subject.data.astype(np.float32) - read(out, "denoised").astype(np.float32)
-    np.testing.assert_array_equal(residual[mask], expected[mask])
+    np.testing.assert_array_equal(read(out, "residual"), expected)
 
 
 def test_maps_of_the_denoised_image(dataset):
@@ -249,8 +279,8 @@ def test_sigma_by_estimate_is_dipys_volume_by_volume(simulated, alone, tmp_path,
     sigma, method = noise_of(tmp_path / "out")
     assert method == "estimate"
     np.testing.assert_array_equal(sigma[:, 0], estimate_sigma(simulated.data, N=coils or 0))
-    mask, v = read(alone, "mask") != 0, 3
-    expected = dipy_classic(simulated.data[..., v], sigma[v], mask)
+    everywhere, v = np.ones(simulated.data.shape[:3], bool), 3
+    expected = dipy_classic(simulated.data[..., v], sigma[v], everywhere, rician=False)
     assert_denoised(read(tmp_path / "out", "denoised")[..., v], expected, sigma[v])
 
 
@@ -265,7 +295,8 @@ def test_sigma_by_estimate_is_dipys_volume_by_volume(simulated, alone, tmp_path,
 )
 def test_denoising_options_are_dipys(simulated, alone, tmp_path, options, dipys):
     mask, v = read(alone, "mask") != 0, 4
-    denoise(simulated, tmp_path / "out", path(alone, "mask"), "--sigma", 37.5, *options)
+    options = ("--sigma", 37.5, "--inside-mask", *options)
+    denoise(simulated, tmp_path / "out", path(alone, "mask"), *options)
     assert noise_of(tmp_path / "out") == (37.5, "given")
     expected = dipy_classic(simulated.data[..., v], 37.5, mask, **dipys)
     assert_denoised(read(tmp_path / "out", "denoised")[..., v], expected, 37.5)

@@ -1,4 +1,4 @@
-"""Non-local means, volume by volume, inside the mask."""
+"""Non-local means, volume by volume: of the whole field, or of the voxels in the mask alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mpiimg.engine.array import Array, Packing
+from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid, blocks_along
 from mpiimg.engine.halo import reflect
 from mpiimg.engine.needs import Part
@@ -21,7 +21,6 @@ from mpiimg.engine.step import Inspection, Output, Step
 from mpiimg.errors import BadInput
 from mpiimg.neuro import noise
 from mpiimg.neuro.images import finite, sidecar, sidecar_name, value_bytes, write_dense, write_packed
-from mpiimg.neuro.masks import volume
 from mpiimg.neuro.nifti import Image
 from mpiimg.neuro.samples import image_of
 from mpiimg.neuro.subject import Denoised, Subject, dense, mask_of, mask_source
@@ -59,7 +58,14 @@ class DenoiseParameters:
     block_radius: int = parameter(
         5, "Similar patches are looked for within this radius.", unit="voxels", limits=(1, 20)
     )
-    gaussian: bool = parameter(False, "The noise counts as Gaussian: the Rician correction is left out.")
+    inside_mask: bool = parameter(
+        False,
+        "Only the voxels in the mask are denoised, with the Rician bias taken out, and all others are 0. "
+        "Without it the whole field is denoised, and the bias stays in.",
+    )
+    gaussian: bool = parameter(
+        False, "The noise counts as Gaussian: --inside-mask leaves the Rician bias in too."
+    )
     residual: bool = parameter(False, "The residual, input minus denoised image, is written too.")
 
     def __post_init__(self):
@@ -75,37 +81,50 @@ class DenoiseParameters:
         """How the noise level is found, or the noise level itself."""
         return noise.parse(self.sigma)
 
+    @property
+    def subtracts_bias(self) -> bool:
+        """Whether the bias of Rician noise, 2 sigma**2 of the mean square, is taken out.
+
+        Of the whole field it is not: half of the background would become 0, and what corrects eddy currents
+        afterwards looks at the background too.
+        """
+        return self.inside_mask and not self.gaussian
+
 
 def inspect(subject: Subject, p: DenoiseParameters) -> Inspection:
-    """Check that there is a mask.
+    """Check that there is a mask, where one is needed.
 
     Raises
     ------
     BadInput
         There is none.
     """
-    mask_of(subject, STEP.name)
+    if p.inside_mask or noise.needs_mask(p.method):
+        mask_of(subject, STEP.name)
     return Inspection()
 
 
 def stages(subject: Subject, p: DenoiseParameters, data: Any) -> Stages[Subject]:
-    """Yield how the noise level is found, and the voxels in the mask are denoised."""
+    """Yield how the noise level is found, and the series is denoised."""
     subject = yield from dense(subject)
     image, dwi, mask = subject.image, subject.dwi, subject.mask
-    level = yield from noise.noise_level(image, dwi, mask.array, p.method, p.coils)
-    voxels = Array("denoised", "vn", (image.shape[0], mask.voxels), "float32", mask.packing)
-    yield denoise(image, dwi, mask.array, voxels, level.sigma, p)
+    level = yield from noise.noise_level(image, dwi, mask, p.method, p.coils)
+    if p.inside_mask:
+        voxels = Array("denoised", "vn", (image.shape[0], mask.voxels), "float32", mask.packing)
+    else:
+        voxels = Array("denoised", "vzyx", image.shape, "float32")
+    yield denoise(image, dwi, mask.array if p.inside_mask else None, voxels, level.sigma, p)
     return dataclasses.replace(
         subject,
         image=image.made_of("float32"),
-        dwi=None,
-        packed=voxels,
+        dwi=None if p.inside_mask else voxels,
+        packed=voxels if p.inside_mask else None,
         denoised=Denoised(voxels, image, dwi, level),
     )
 
 
 def denoise(
-    image: Image, dwi: Array, mask: Array, voxels: Array, sigma: np.ndarray, p: DenoiseParameters
+    image: Image, dwi: Array, mask: Array | None, voxels: Array, sigma: np.ndarray, p: DenoiseParameters
 ) -> Compute:
     """Declare the denoising of a series.
 
@@ -115,10 +134,10 @@ def denoise(
         Whose values `dwi` holds.
     dwi : Array
         (V, z, y, x).
-    mask : Array
-        (z, y, x), not 0 inside.
+    mask : Array, optional
+        (z, y, x), not 0 inside; without it all voxels are denoised.
     voxels : Array
-        (V, n) float32, the voxels in the mask with their packing; written.
+        float32, written: (V, n), the voxels in the mask with their packing, or (V, z, y, x) without a mask.
     sigma : (V or 1, nz or 1) float64
         Noise level by volume or slice, image units.
     p : DenoiseParameters
@@ -127,35 +146,38 @@ def denoise(
     thickness = blocks_along(-(-depth // SLICES_AT_ONCE), MAX_VOLUME_BLOCKS) * SLICES_AT_ONCE
     grid = ChunkGrid("vz", (volumes, depth), (1, min(thickness, depth)))
     sigma = np.broadcast_to(sigma, (volumes, depth))
-    radius, patch_radius, rician = p.block_radius, p.patch_radius, not p.gaussian
+    radius, patch_radius = p.block_radius, p.patch_radius
     rows, columns = (reflect(-radius, n + radius, n, edge=False) for n in (height, width))
 
-    def work(chunk, block, mask_block):
+    def work(chunk, block, mask_block=None):
         from mpiimg.neuro.kernels.nlmeans import nonlocal_means
 
-        inside = mask_block != 0
-        if not inside.any():
-            return (np.empty((1, 0), np.float32),)
         (v, _), (start, stop) = chunk.box
+        if mask_block is None:
+            inside = np.ones((stop - start, height, width), bool)
+        else:
+            inside = mask_block != 0
+            if not inside.any():
+                return (np.empty((1, 0), np.float32),)
         slices = reflect(start - radius, stop + radius, depth, edge=False)
         values = finite(image.scaled(block[0])).astype(np.float32, copy=False)
         padded = values[np.ix_(slices - max(start - radius, 0), rows, columns)]
-        out = nonlocal_means(padded, sigma[v, slices], inside, patch_radius, radius, rician)
-        return (out[inside][None],)
+        out = nonlocal_means(padded, sigma[v, slices], inside, patch_radius, radius, p.subtracts_bias)
+        return (out[None] if mask_block is None else out[inside][None],)
 
-    slice_counts = np.diff(voxels.packing.offsets)
+    slice_counts = np.full(depth, height * width) if mask is None else np.diff(voxels.packing.offsets)
     weights = [int(slice_counts[a:b].sum()) for _, (a, b) in map(grid.bounds, range(len(grid)))]
     return Compute(
         "denoise",
         grid,
-        reads=(Part(dwi, {"z": radius}), Part(mask)),
+        reads=(Part(dwi, {"z": radius}), *(() if mask is None else (Part(mask),))),
         writes=(voxels,),
         work=work,
         parameters={
             "sigma": sigma.tolist(),
             "patch_radius": patch_radius,
             "block_radius": radius,
-            "rician": rician,
+            "rician": p.subtracts_bias,
             "slope": image.slope,
             "inter": image.inter,
         },
@@ -180,8 +202,12 @@ def _scratch(image: Image, thickness: int, radius: int) -> int:
 def write_denoised(subject: Subject, p: DenoiseParameters, folder: Path) -> Sink:
     """Declare the file of the denoised series."""
     voxels = subject.denoised.voxels
-    file = str(folder / _files(subject)["denoised"])
-    return write_packed(file, subject.image, subject.mask.array, voxels, range(voxels.shape[0]))
+    volumes, file = voxels.shape[0], str(folder / _files(subject)["denoised"])
+    if p.inside_mask:
+        return write_packed(file, subject.image, subject.mask.array, voxels, range(volumes))
+    return write_dense(
+        file, subject.image, (Part(voxels),), lambda chunk, block: block, volumes, voxels.dtype
+    )
 
 
 def write_noise(subject: Subject, p: DenoiseParameters, folder: Path) -> Sink:
@@ -197,22 +223,25 @@ def write_noise(subject: Subject, p: DenoiseParameters, folder: Path) -> Sink:
 
 
 def write_residual(subject: Subject, p: DenoiseParameters, folder: Path) -> Sink | None:
-    """Declare input minus denoised inside the mask: structure in it is signal that denoising took away."""
+    """Declare input minus denoised: structure in it is signal that denoising took away."""
     if not p.residual:
         return None
     image, dwi = subject.denoised.image, subject.denoised.dwi
 
-    def work(chunk, block, mask_block, voxels):
+    def removed(chunk, block, denoised):
+        return finite(image.scaled(block)).astype(np.float32, copy=False) - denoised
+
+    def removed_inside(chunk, block, denoised, mask_block):
         out = np.zeros(block.shape, np.float32)
         inside = mask_block != 0
-        values = finite(image.scaled(block[0][inside]))
-        out[0][inside] = values.astype(np.float32, copy=False) - voxels[0]
+        out[0][inside] = removed(chunk, block[0][inside], denoised[0])
         return out
 
-    reads = (Part(dwi), Part(subject.mask.array), Part(subject.denoised.voxels))
-    return write_dense(
-        str(folder / _files(subject)["residual"]), image, reads, work, image.shape[0], "float32"
-    )
+    file, reads = str(folder / _files(subject)["residual"]), (Part(dwi), Part(subject.denoised.voxels))
+    if p.inside_mask:
+        reads = (*reads, Part(subject.mask.array))
+    work = removed_inside if p.inside_mask else removed
+    return write_dense(file, image, reads, work, image.shape[0], "float32")
 
 
 def _files(subject: Subject) -> dict[str, str]:
@@ -225,23 +254,27 @@ def _files(subject: Subject) -> dict[str, str]:
 
 def _common(subject: Subject, p: DenoiseParameters) -> dict[str, Any]:
     """Return what all sidecars say."""
+    mask = {} if subject.mask is None else {"Mask": mask_source(subject)}
     return {
         "Units": "arbitrary",
-        "Method": f"non-local means, voxelwise, {'Gaussian' if p.gaussian else 'Rician'} noise",
+        "Method": f"non-local means, voxelwise, {'Rician' if p.subtracts_bias else 'Gaussian'} noise",
         "Reference": PAPER,
         "PatchRadius": p.patch_radius,
         "BlockRadius": p.block_radius,
-        "Mask": mask_source(subject),
+        "RicianBias": "subtracted" if p.subtracts_bias else "left in",
+        **mask,
         "NoiseMethod": subject.denoised.noise.method,
     }
+
+
+def _where(p: DenoiseParameters) -> str:
+    return "inside the mask, 0 outside" if p.inside_mask else "in the whole field"
 
 
 def describe_denoised(subject: Subject, p: DenoiseParameters) -> Mapping[str, bytes]:
     """Return the sidecar of the denoised series, and its gradient files as they were given."""
     file = _files(subject)["denoised"]
-    text = sidecar(
-        Description="Denoised inside the mask, 0 outside", SkullStripped=True, **_common(subject, p)
-    )
+    text = sidecar(Description=f"Denoised {_where(p)}", SkullStripped=p.inside_mask, **_common(subject, p))
     base = file.removesuffix(".nii.gz")
     return {
         sidecar_name(file): text,
@@ -267,26 +300,26 @@ def describe_residual(subject: Subject, p: DenoiseParameters) -> Mapping[str, by
     """Return the sidecar of the residual, if there is one."""
     if not p.residual:
         return {}
-    text = "Input minus denoised inside the mask, 0 outside"
-    described = sidecar(Description=text, SkullStripped=True, **_common(subject, p))
+    described = sidecar(
+        Description=f"Input minus denoised {_where(p)}", SkullStripped=p.inside_mask, **_common(subject, p)
+    )
     return {sidecar_name(_files(subject)["residual"]): described}
 
 
 def sample_nlmeans() -> RateSample:
     """Denoise a block of slices; voxels times the patches compared with each."""
     image, values = image_of((1, 16, 64, 64))
-    mask = volume(image, "mask", "uint8")
-    packing = Packing("n", "z", tuple(64 * 64 * z for z in range(17)))
-    voxels = Array("denoised", "vn", (1, 64 * 64 * 16), "float32", packing)
-    stage = denoise(image, image.array("dwi"), mask, voxels, np.full((1, 1), 40.0), DenoiseParameters())
-    return chunk_sample(stage, 1, values[:, :13], np.ones((4, 64, 64), np.uint8))
+    voxels = Array("denoised", "vzyx", image.shape, "float32")
+    stage = denoise(image, image.array("dwi"), None, voxels, np.full((1, 1), 40.0), DenoiseParameters())
+    return chunk_sample(stage, 1, values[:, :13])
 
 
 STEP = Step(
     name="denoise",
-    summary="Denoise a series by non-local means inside a mask, before eddy-current and motion correction.",
+    summary="Denoise a series by non-local means, before eddy-current and motion correction.",
     papers=(noise.PIESNO_PAPER, PAPER),
-    takes=("dwi", "mask"),
+    takes=("dwi",),
+    may_take=("mask",),
     gives=("denoised",),
     parameters=DenoiseParameters,
     inspect=inspect,

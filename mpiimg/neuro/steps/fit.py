@@ -243,7 +243,9 @@ def fit(
 
 def _scratch(image: Image, volumes: int, voxels: int, method: str, packed: bool) -> int:
     """Return the bytes that the fit of `voxels` takes: their maps on the way, and copies of their signal."""
-    per_sample = 0 if packed else np.dtype(image.native).itemsize + value_bytes(image) + 8
+    per_sample = 0 if packed else np.dtype(image.native).itemsize + value_bytes(image)
+    if np.dtype(image.native).kind != "f" and value_bytes(image) == 0:
+        per_sample += 8  # integers as they are become float64
     if method in ("nlls", "restore"):
         per_sample += 4 * 8
     return int(voxels) * (MAPS_BYTES + volumes * per_sample) + (1 << 20)
