@@ -1,4 +1,4 @@
-"""Diffusion images of a BIDS dataset with their gradients, and what a derivative says of itself.
+"""Diffusion images of a BIDS dataset with their gradients.
 
 A reader of the dwi part of BIDS alone. pybids reads all of BIDS, but brings a database (SQLAlchemy), indexes
 every file of the dataset first and takes seconds to import, on each rank.
@@ -12,27 +12,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 from mpiimg.engine.names import file_name
 from mpiimg.engine.small_files import read_text
 from mpiimg.errors import BadInput
-from mpiimg.version import __version__
-
-#: The version of the standard that outputs follow.
-BIDS_VERSION = "1.10.0"
 
 #: Parts of a name that a raw diffusion image may have, in the order in which they stand in it.
 ENTITIES = ("sub", "ses", "acq", "rec", "dir", "run", "part", "chunk")
-
-#: What validators are to pass over: our records, and names that BIDS has only proposed so far (BEP 16).
-BIDS_IGNORED = (
-    "logs/",
-    "*_dwimap.nii.gz",
-    "*_dwimap.json",
-    "*_desc-denoised_dwi.bval",
-    "*_desc-denoised_dwi.bvec",
-)
 
 IMAGE_ENDINGS = ("_dwi.nii.gz", "_dwi.nii")
 
@@ -187,7 +173,7 @@ def _scans_in(dataset: Path, folder: Path, subject: str, session: str) -> Iterat
         stem = name.removesuffix(ending)
         if f"{name}.gz" in names:
             continue
-        entities = _entities(stem)
+        entities = entities_of(stem)
         problem = _misnamed(name, entities, expected)
         if problem:
             # Under a name of its own, whatever the file is called: folders of records have it.
@@ -210,7 +196,7 @@ def _names(folder: Path) -> list[str]:
         raise BadInput(f"{folder}: cannot read this folder: {error.strerror}") from None
 
 
-def _entities(stem: str) -> dict[str, str] | None:
+def entities_of(stem: str) -> dict[str, str] | None:
     """Return the parts of a name, e.g. {"sub": "01", "run": "2"}; None if it is not made of such parts."""
     parts = [part.split("-", 1) for part in stem.split("_")]
     if any(len(part) != 2 or not re.fullmatch(r"[0-9A-Za-z+]+", part[1]) for part in parts):
@@ -259,38 +245,5 @@ def _applies(name: str, ending: str, entities: dict[str, str]) -> bool:
         return True
     if not name.endswith(ending):
         return False
-    own = _entities(name.removesuffix(ending))
+    own = entities_of(name.removesuffix(ending))
     return own is not None and own.items() <= entities.items()
-
-
-def describe_derivative(dataset: Path, out: Path) -> dict[str, bytes]:
-    """Return the files at the top of a derivative of `dataset` in `out`, by name."""
-    source = read_description(dataset)
-    link = quote(Path(os.path.relpath(dataset.resolve(), out.resolve())).as_posix())
-    origin: dict[str, str] = {"URL": link}
-    if isinstance(source.get("DatasetDOI"), str):
-        origin["DOI"] = source["DatasetDOI"]
-    described = {
-        "Name": f"mpiimg-neuro: brain mask, denoised diffusion MRI and tensor maps of {source['Name']}",
-        "BIDSVersion": BIDS_VERSION,
-        "DatasetType": "derivative",
-        "GeneratedBy": [
-            {
-                "Name": "mpiimg-neuro",
-                "Version": __version__,
-                "Description": "Brain mask, non-local means denoising, diffusion tensor",
-            }
-        ],
-        "SourceDatasets": [origin],
-        "DatasetLinks": {"raw": link},
-    }
-    return {
-        "dataset_description.json": json.dumps(described, indent=2).encode() + b"\n",
-        ".bidsignore": "\n".join(BIDS_IGNORED).encode() + b"\n",
-    }
-
-
-def sources(dataset: Path, scan: Scan) -> list[str]:
-    """Return the BIDS URIs of the files that the results of a scan were made of."""
-    paths = (scan.dwi, scan.bval, scan.bvec)
-    return [f"bids:raw:{path.relative_to(dataset).as_posix()}" for path in paths if path is not None]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -174,9 +176,14 @@ def write_dense(
     )
 
 
-def sidecar(**fields) -> bytes:
-    """Return the JSON that stands beside an image."""
-    return json.dumps({**fields, "GeneratedBy": f"mpiimg {__version__}"}, indent=2).encode() + b"\n"
+def sidecar(inherited: Mapping[str, Any] = MappingProxyType({}), **fields) -> bytes:
+    """Return the JSON that stands beside an image; `inherited` is what holds for it as for its source.
+
+    Every image lies in the space of its source, as the scanner made it: "orig" to BIDS.
+    """
+    said = {"SpatialReference": "orig", **fields, "GeneratedBy": f"mpiimg {__version__}"}
+    inherited = {name: value for name, value in inherited.items() if name not in said}
+    return json.dumps({**said, **inherited}, indent=2).encode() + b"\n"
 
 
 def sidecar_name(file: str) -> str:

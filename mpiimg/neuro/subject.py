@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from mpiimg.errors import BadInput
 from mpiimg.neuro.gradients import MAX_B, MAX_TABLE_BYTES, Gradients, read_gradients
 from mpiimg.neuro.images import count_nonfinite, inflate, unpack
 from mpiimg.neuro.masks import Mask, count_voxels, take_given, volume
+from mpiimg.neuro.metadata import inherited_fields
 from mpiimg.neuro.nifti import Image, Voxels, bare_name, open_image, same_space
 
 
@@ -129,6 +131,8 @@ class Subject(State):
         The file of a mask that the user gave.
     gradient_files : mapping of str to bytes
         Gradient files by ending (.bval, .bvec), to be copied beside a denoised image.
+    inherited : mapping
+        What the sidecars of the image say that is as true of a series made from it.
     result : object
         What the last function of a user's made; a dataclass of mpiimg.functions.
     named : NamedImages
@@ -146,6 +150,7 @@ class Subject(State):
     maps: Maps | None = None
     mask_image: Image | None = None
     gradient_files: Mapping[str, bytes] = field(default_factory=dict)
+    inherited: Mapping[str, Any] = field(default_factory=dict)
     result: Any = None
     named: NamedImages = NamedImages()
 
@@ -275,7 +280,12 @@ def inspect_dwi(paths: Mapping[str, Any], p: GradientParameters, taken: frozense
         ending: read_small(file, "this table", MAX_TABLE_BYTES) for ending, file in files.items()
     }
     said = _said_of_gradients(files)
-    return _subject(image, gradients, paths, taken, warnings, gradient_files, said)
+    inherited = inherited_fields(path)
+    if inherited.files:
+        said["sidecars"] = [said_of_file(file) for file in inherited.files]
+    warnings = (*warnings, *inherited.warnings)
+    subject = _subject(image, gradients, paths, taken, warnings, gradient_files, said)
+    return dataclasses.replace(subject, inherited=inherited.fields)
 
 
 def _gradient_files(path: Path, paths: Mapping[str, Any]) -> dict[str, Path]:
@@ -321,7 +331,10 @@ def _gradient_file(path: Path, named: Any, name: str) -> Path:
 
 
 def _beside(path: Path, name: str) -> Path:
-    return path.with_name(f"{bare_name(path)}.{name[:-1]}")
+    """Return where gradients lie beside an image; in a BIDS derivative, under its name without `desc`."""
+    beside = path.with_name(f"{bare_name(path)}.{name[:-1]}")
+    shared = beside.with_name(re.sub(r"_desc-[0-9A-Za-z+]+(?=_)", "", beside.name))
+    return shared if shared.is_file() and not beside.is_file() else beside
 
 
 def _subject(

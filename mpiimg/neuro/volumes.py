@@ -12,6 +12,7 @@ from mpiimg.engine.needs import At, Chunk
 from mpiimg.engine.stage import Compute, Stages
 from mpiimg.neuro.gradients import Gradients, gradients_text
 from mpiimg.neuro.images import slice_grid
+from mpiimg.neuro.metadata import fields_of_volumes
 from mpiimg.neuro.nifti import Image
 from mpiimg.neuro.subject import Subject
 
@@ -84,6 +85,7 @@ def without_volumes(subject: Subject, kept: tuple[int, ...]) -> Subject:
         image=image,
         gradients=gradients,
         gradient_files=table_files(gradients) if gradients and subject.gradient_files else {},
+        inherited=fields_of_volumes(subject.inherited, len(subject.volumes), kept),
         volumes=tuple(subject.volumes[v] for v in kept),
     )
 

@@ -7,9 +7,10 @@ import json
 import pytest
 
 from mpiimg.errors import BadInput
-from mpiimg.neuro.bids import describe_derivative, find_scans, sources
+from mpiimg.neuro.bids import find_scans
+from mpiimg.neuro.derivative import describe_derivative, sources
 
-DESCRIPTION = '{"Name": "made up", "BIDSVersion": "1.9.0", "DatasetDOI": "doi:10.0/x"}'
+DESCRIPTION = '{"Name": "made up", "BIDSVersion": "1.9.0", "DatasetDOI": "doi:10.0/x", "License": "CC0"}'
 
 
 @pytest.fixture
@@ -179,7 +180,9 @@ def test_what_a_derivative_says_of_itself(tree, tmp_path):
     assert said["GeneratedBy"][0]["Name"] == "mpiimg-neuro"
     assert said["SourceDatasets"] == [{"URL": "../../raw%20data", "DOI": "doi:10.0/x"}]
     assert said["DatasetLinks"] == {"raw": "../../raw%20data"}
-    assert "logs/" in files[".bidsignore"].decode().splitlines()
+    assert said["License"] == "CC0"
+    assert files[".bidsignore"].decode().splitlines() == ["*_dwimap.nii.gz", "*_dwimap.json"]
+    assert b'Made from the dataset "made up"' in files["README.md"]
     (scan,) = find_scans(root)
     assert sources(root, scan) == [
         "bids:raw:sub-01/dwi/sub-01_dwi.nii.gz",

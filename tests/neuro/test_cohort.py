@@ -17,6 +17,7 @@ from support import launch, sabotage, warm
 from support.subjects import PATIENCE
 
 from mpiimg.engine.records import read_record
+from mpiimg.neuro.subject import GradientParameters, inspect_dwi
 
 pytestmark = pytest.mark.tool
 
@@ -24,6 +25,9 @@ pytestmark = pytest.mark.tool
 OPTIONS = ("--median-radius", 1, "--sigma", 20)
 
 BVALS = np.array([0.0, *[1000.0] * 8])
+
+#: What the sidecar of all scans says of the acquisition.
+ACQUISITION = {"PhaseEncodingDirection": "j-", "TotalReadoutTime": 0.05, "EchoTime": 0.09}
 
 #: Scans of the dataset with the first part of their path and the file that holds their gradients.
 SCANS = {
@@ -58,6 +62,7 @@ def pristine(tmp_path_factory) -> Path:
         np.savetxt(root / f"{gradients}.bval", BVALS[None], fmt="%g")
         np.savetxt(root / f"{gradients}.bvec", bvecs / np.linalg.norm(bvecs, axis=0), fmt="%.9g")
     (root / "dataset_description.json").write_text('{"Name": "heads", "BIDSVersion": "1.9.0"}')
+    (root / "dwi.json").write_text(json.dumps(ACQUISITION))
     return root
 
 
@@ -90,9 +95,13 @@ def results(out: Path, name: str) -> Path:
 
 
 def assert_same(out: Path, alone, names=SCANS) -> None:
-    """Assert that the files of scans are those of single runs; sidecars say in addition what they are of."""
+    """Assert that the files of scans are those of single runs, with gradients under their name in BIDS.
+
+    Sidecars say in addition what they are of.
+    """
     for name in names:
-        expected = {p.name: p for p in alone[name].iterdir() if p.is_file() and p.name != "run.json"}
+        made_alone = [p for p in alone[name].iterdir() if p.is_file() and p.name != "run.json"]
+        expected = {re.sub(r"_desc-denoised(_dwi\.bv)", r"\1", p.name): p for p in made_alone}
         folder = results(out, name)
         assert {p.name for p in folder.iterdir() if p.name.startswith(f"{name}_")} == expected.keys()
         for file, path in expected.items():
@@ -154,7 +163,8 @@ def test_the_derivative_is_bids(made, pristine):
 
     schema = load_schema()
     derived = regexify_filename_rules(schema.rules.files.deriv.imaging, schema, level=1)
-    patterns = [rule["regex"] for rule in derived]
+    of_raw = regexify_filename_rules(schema.rules.files.raw.dwi, schema, level=1)
+    patterns = [rule["regex"] for rule in (*derived, *of_raw)]
     ignored = (made / ".bidsignore").read_text().split()
     model = (
         r"(sub-\w+?)(_ses-\w+?)?(_run-\d+)?(_model-tensor_param-[a-z0-9]+|_desc-noise)_dwimap\.(nii\.gz|json)"
@@ -165,15 +175,17 @@ def test_the_derivative_is_bids(made, pristine):
         if path.is_dir() or name.startswith("logs/") or "/" not in name:
             continue
         count += 1
-        if "_dwimap" in name or path.suffix in (".bval", ".bvec"):
+        if "_dwimap" in name:
             assert any(path.match(pattern) for pattern in ignored), name
-            assert re.fullmatch(model, path.name) or "_desc-denoised_dwi.bv" in name
+            assert re.fullmatch(model, path.name)
         else:
+            assert not any(path.match(pattern) for pattern in ignored), name
             assert any(re.fullmatch(pattern, name) for pattern in patterns), name
     assert count == 4 * 24
     assert {path.name for path in made.iterdir() if path.is_file()} == {
         "dataset_description.json",
         ".bidsignore",
+        "README.md",
     }
     said = json.loads((made / "dataset_description.json").read_text())
     required = {"Name", "BIDSVersion", "DatasetType", "GeneratedBy", "SourceDatasets"}
@@ -191,8 +203,21 @@ def test_sidecars_name_their_sources(made, pristine):
         assert len(fields["Sources"]) == 3
         for uri in fields["Sources"]:
             assert (pristine / uri.removeprefix("bids:raw:")).is_file()
+        assert fields["Units"]
+        assert fields["SpatialReference"] == "orig"
         if not image.name.endswith("_mask.nii.gz"):
             assert isinstance(fields["SkullStripped"], bool)
+        if image.name.endswith("_dwi.nii.gz"):
+            assert fields.items() >= ACQUISITION.items()
+            assert image.with_name(image.name.replace("_desc-denoised_dwi.nii.gz", "_dwi.bvec")).is_file()
+
+
+def test_gradients_of_the_denoised_series_are_found(made):
+    """In a derivative, where BIDS has them under a name without desc."""
+    series = results(made, "sub-01") / "sub-01_desc-denoised_dwi.nii.gz"
+    subject = inspect_dwi({"dwi": series}, GradientParameters(), frozenset({"gradients"}))
+    assert subject.gradients.bvals == tuple(BVALS)
+    assert subject.inherited.items() >= ACQUISITION.items()
 
 
 def test_a_cohort_that_is_done_plans_nothing(made, pristine):
@@ -483,6 +508,7 @@ def test_a_wrong_command_line_is_answered_in_one_line(pristine, tmp_path, words,
     assert not (tmp_path / "out").exists()
     assert sorted(path.name for path in pristine.iterdir()) == [
         "dataset_description.json",
+        "dwi.json",
         "sub-01",
         "sub-02",
         "sub-03",

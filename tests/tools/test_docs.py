@@ -22,6 +22,8 @@ FOREIGN = {
     "srun": {"--mpi", "--kill-on-bad-exit", "--ntasks-per-node"},
     "sbatch": {"--ntasks", "--mem", "--mem-per-cpu", "--constraint", "--array", "--signal"},
     "scancel": {"--signal"},
+    "topup": {"--imain", "--datain", "--config", "--out"},
+    "eddy": {"--imain", "--mask", "--topup", "--out", "--acqp", "--index", "--bvecs", "--bvals"},
     "pip": {"--no-deps"},
     "pytest": {"--hypothesis-seed"},
 }

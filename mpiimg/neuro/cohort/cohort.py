@@ -24,7 +24,7 @@ from mpiimg.engine.plan import Resources, plan_recipe
 from mpiimg.engine.recipe import Options, Recipe
 from mpiimg.engine.run import agreed_cpu_target, compile_kernels
 from mpiimg.errors import BadInput, Exit, RunStopped
-from mpiimg.neuro.bids import Scan, describe_derivative
+from mpiimg.neuro.bids import Scan
 from mpiimg.neuro.cohort.groups import asked_sizes, finished_after, group_sizes, min_ranks, part_of
 from mpiimg.neuro.cohort.records import (
     LOGS,
@@ -37,6 +37,7 @@ from mpiimg.neuro.cohort.records import (
 )
 from mpiimg.neuro.cohort.status import counts, why
 from mpiimg.neuro.cohort.work import image_identity, process_scans, tell
+from mpiimg.neuro.derivative import describe_derivative
 from mpiimg.neuro.nifti import open_image
 
 log = logging.getLogger("mpiimg")

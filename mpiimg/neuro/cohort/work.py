@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import json
 import logging
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mpiimg.engine import lease
@@ -22,8 +22,9 @@ from mpiimg.engine.names import shown
 from mpiimg.engine.recipe import Options, Recipe, output_names
 from mpiimg.engine.run import run
 from mpiimg.errors import BadInput, DamagedData, RunFailed, RunStopped
-from mpiimg.neuro.bids import Scan, sources
+from mpiimg.neuro.bids import Scan
 from mpiimg.neuro.cohort.records import Cohort, scan_state, settings_digest
+from mpiimg.neuro.derivative import as_derivative, sources
 
 log = logging.getLogger("mpiimg")
 
@@ -218,9 +219,7 @@ def _process(cohort: Cohort, scan: Scan, group, outer: Agreement, options: Optio
         if scan.problem:
             raise BadInput(scan.problem)
         headers = on_root(group, cohort.inspect, scan)
-        recipe = _together(
-            group, lambda: _with_sources(cohort.recipe(scan, headers), sources(cohort.dataset, scan))
-        )
+        recipe = _together(group, lambda: _of_dataset(cohort.recipe(scan, headers), cohort.dataset, scan))
         image = image_identity(scan)
         run(recipe, group, scan_options, outer)
     except BadInput as error:
@@ -260,17 +259,10 @@ def _together(group, function: Callable[[], Any]) -> Any:
     return result
 
 
-def _with_sources(recipe: Recipe, uris: list[str]) -> Recipe:
-    """Return the recipe with the URIs of its sources in the sidecars."""
-
-    def documents(values) -> dict[str, bytes]:
-        files = recipe.documents(values)
-        for name in [name for name in files if name.endswith(".json")]:
-            fields = {**json.loads(files[name]), "Sources": uris}
-            files[name] = json.dumps(fields, indent=2).encode() + b"\n"
-        return files
-
-    return dataclasses.replace(recipe, documents=documents)
+def _of_dataset(recipe: Recipe, dataset: Path, scan: Scan) -> Recipe:
+    """Return the recipe with its small files as a derivative of the dataset has them."""
+    uris = sources(dataset, scan)
+    return dataclasses.replace(recipe, documents=lambda values: as_derivative(recipe.documents(values), uris))
 
 
 def image_identity(scan: Scan) -> list[int]:

@@ -274,10 +274,15 @@ def _where(p: DenoiseParameters) -> str:
 def describe_denoised(subject: Subject, p: DenoiseParameters) -> Mapping[str, bytes]:
     """Return the sidecar of the denoised series, and its gradient files as they were given."""
     file = _files(subject)["denoised"]
-    text = sidecar(Description=f"Denoised {_where(p)}", SkullStripped=p.inside_mask, **_common(subject, p))
+    described = sidecar(
+        subject.inherited,
+        Description=f"Denoised {_where(p)}",
+        SkullStripped=p.inside_mask,
+        **_common(subject, p),
+    )
     base = file.removesuffix(".nii.gz")
     return {
-        sidecar_name(file): text,
+        sidecar_name(file): described,
         **{base + ending: data for ending, data in subject.gradient_files.items()},
     }
 
@@ -301,7 +306,10 @@ def describe_residual(subject: Subject, p: DenoiseParameters) -> Mapping[str, by
     if not p.residual:
         return {}
     described = sidecar(
-        Description=f"Input minus denoised {_where(p)}", SkullStripped=p.inside_mask, **_common(subject, p)
+        subject.inherited,
+        Description=f"Input minus denoised {_where(p)}",
+        SkullStripped=p.inside_mask,
+        **_common(subject, p),
     )
     return {sidecar_name(_files(subject)["residual"]): described}
 
