@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
@@ -50,16 +50,35 @@ def prove(recipe: Recipe, options: Options) -> None:
 
 
 def prove_heads(recipe: Recipe) -> None:
-    """Make the heads of all files that the ranks fill together, and forget them. On one rank."""
+    """Make the heads of all files that the ranks fill together, and forget them. On one rank.
+
+    Raises
+    ------
+    BadInput
+        One cannot be made, whatever it is that its format raises.
+    """
     shared: dict[str, list[PlacedSink]] = {}
     for stage in recipe.expected:
         if isinstance(stage, Sink):
-            stage.head()
+            _prove_head(stage.file, stage.head)
         elif isinstance(stage, PlacedSink):
-            stage.prove()
+            _prove_head(stage.file, stage.prove)
             if stage.shared:
                 shared.setdefault(stage.file, []).append(stage)
     _prove_shared(shared)
+
+
+def _prove_head(file: str, head: Callable[[], object]) -> None:
+    try:
+        head()
+    except (BadInput, OSError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadInput(
+            f"{file}: this result cannot be written: no header can be made for it: {reason}; "
+            "nothing was computed yet"
+        ) from error
 
 
 def _prove_shared(shared: Mapping[str, Sequence[PlacedSink]]) -> None:

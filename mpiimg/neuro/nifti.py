@@ -24,15 +24,13 @@ from mpiimg.engine.staged_file import DATASET, check_record, dataset_offset, ope
 from mpiimg.errors import BadInput
 from mpiimg.formats.gz import inflated
 from mpiimg.formats.nifti.header import (
-    best_affine,
     check_length,
-    check_zooms,
     checked_offset,
     checked_scaling,
     first_bytes,
     parse_header,
-    spans_space,
 )
+from mpiimg.formats.nifti.whole import best_affine, check_result, corner_distance, made_whole
 from mpiimg.formats.scaling import scaled
 
 AXES = {3: "zyx", 4: "vzyx"}
@@ -65,11 +63,13 @@ class Image:
     slope, inter : float
         A value is voxel * slope + inter.
     header : bytes
-        The NIfTI header, as read.
+        The NIfTI header, made whole: :func:`mpiimg.formats.nifti.whole.made_whole`.
     identity : tuple
         Size, time and header checksum, which enter the provenance; of a staged file those of its image.
     sample : (int, int, int)
         Of the file itself, as from :func:`mpiimg.engine.raw.sample_file`; enters the provenance as well.
+    words : tuple of str
+        What to warn of, such as what was taken in place of what makes no sense in the header.
     """
 
     path: Path
@@ -83,6 +83,7 @@ class Image:
     header: bytes
     identity: tuple
     sample: tuple[int, int, int] = (0, 0, 0)
+    words: tuple[str, ...] = ()
 
     @property
     def axes(self) -> str:
@@ -244,19 +245,8 @@ def open_image(path: Path, dimensions: int | tuple[int, ...], what: str = "image
     offset = checked_offset(header, path)
     check_length(path, status.st_size, offset + math.prod(shape) * dtype.itemsize, compressed)
     identity = (status.st_size, status.st_mtime_ns, zlib.crc32(header.binaryblock))
-    return _with_affine(
-        path,
-        "nii.gz" if compressed else "nii",
-        output_stem(path),
-        shape,
-        dtype.str,
-        offset,
-        slope,
-        inter,
-        header.binaryblock,
-        identity,
-        sample_file(path),
-    )
+    kind, stem = "nii.gz" if compressed else "nii", output_stem(path)
+    return _made_whole(header, path, kind, stem, shape, dtype.str, offset, slope, inter, identity)
 
 
 def bare_name(path: Path) -> str:
@@ -298,11 +288,16 @@ def output_header(image: Image, components: int | None, dtype: str, description:
     header.set_data_dtype(np.dtype(dtype).newbyteorder("<"))
     header.set_data_shape(spatial if components is None else (*spatial, components))
     same = len(image.shape) == 4 and components == image.shape[0]
-    header.set_zooms(zooms[:3] if components is None else (*zooms[:3], zooms[3] if same else 1.0))
+    step = float(zooms[3]) if same and zooms[3] > 0 else 1.0
+    header.set_zooms(zooms[:3] if components is None else (*zooms[:3], step))
+    # What is unknown counts as millimetres and seconds everywhere, and validators want it said.
+    space, time = header.get_xyzt_units()
+    header.set_xyzt_units(space if space != "unknown" else "mm", time if time != "unknown" else "sec")
     for field, value in {"scl_slope": 1, "scl_inter": 0, "cal_max": 0, "cal_min": 0}.items():
         header[field] = value
     header["descrip"] = description.encode()[:79]
     header["vox_offset"] = len(header.binaryblock) + 4
+    check_result(header, image.path)
     return header.binaryblock + bytes(4)
 
 
@@ -355,11 +350,10 @@ def _open_staged(path: Path, dimensions: int | tuple[int, ...], what: str) -> Im
     slope, inter = checked_scaling(header, path, dtype)
     if math.prod(lengths) != math.prod(shape) or stored.newbyteorder("=") != dtype or len(identity) != 3:
         raise BadInput(f"{path}: this staged file is not what its header says; stage the image again")
-    seen = sample_file(path)
-    return _with_affine(path, kind, name, shape, dtype.str, offset, slope, inter, raw, identity, seen)
+    return _made_whole(header, path, kind, name, shape, dtype.str, offset, slope, inter, identity)
 
 
-def _with_affine(*fields) -> Image:
+def _made_whole(header, path: Path, *fields) -> Image:
     """Return an image whose affine is known already: the ranks that it is sent to need no nibabel for it.
 
     Raises
@@ -367,21 +361,23 @@ def _with_affine(*fields) -> Image:
     BadInput
         The header says no voxel sizes or no place that results could have.
     """
-    image = Image(*fields)
-    header = parse_header(image.header)
-    check_zooms(header, image.path)
-    try:
-        affine = image.affine
-    except Exception as error:
-        raise BadInput(
-            f"{image.path}: qform and sform in the header make no sense: {error}; write it again"
-        ) from None
-    if not spans_space(affine):
-        raise BadInput(
-            f"{image.path}: the affine in the header (qform, sform) is not one of voxels in space; "
-            "write it again"
-        )
+    *before, identity = fields
+    whole, words = made_whole(header, path)
+    words += _odd_units(whole, path)
+    image = Image(path, *before, whole.binaryblock, identity, sample_file(path), words)
+    _ = image.affine
     return image
+
+
+def _odd_units(header, path: Path) -> tuple[str, ...]:
+    """Say so where a header gives lengths in another unit than all programs take them in."""
+    unit = header.get_xyzt_units()[0]
+    if unit in ("mm", "unknown"):
+        return ()
+    return (
+        f"{path}: lengths are in {unit} by its header (xyzt_units), and are taken in mm, as MRtrix and FSL "
+        "do; where they are not, write it again with sizes in mm",
+    )
 
 
 def _checked_shape(header, path: Path, dimensions: int | tuple[int, ...], what: str) -> tuple[int, ...]:
@@ -418,7 +414,5 @@ def same_space(one: Image, other: Image) -> str | None:
         return "shape {} against {}".format(*shapes)
     a, b = one.affine, other.affine
     voxel = np.sqrt((a[:3, :3] ** 2).sum(axis=0)).min()
-    corners = np.array([[i, j, k, 1] for k in (0, 1) for j in (0, 1) for i in (0, 1)], dtype=float)
-    corners[:, :3] *= np.array(one.shape[-3:][::-1])
-    distance = np.abs((corners @ (a - b).T)[:, :3]).max()
+    distance = corner_distance(a, b, one.shape[-3:][::-1])
     return f"affine, by up to {distance:.3g} mm" if distance > 1e-3 * voxel else None

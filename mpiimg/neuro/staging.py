@@ -58,6 +58,7 @@ def stage_recipe(image: Image, staged: str | Path, parameters: Mapping[str, Any]
         documents=lambda state: {},
         parameters=parameters,
         sources={"image": identity(image)},
+        warnings=image.words,
         record=f"{target.name}.json",
         staged_outputs={DATASET: (target.name, staged_attributes(image))},
         rates={name: seconds for name, (seconds, _) in DOMAIN.rates.items()},

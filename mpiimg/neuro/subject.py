@@ -372,7 +372,10 @@ def _subject(
         gradient_files=gradient_files,
         inputs=tuple(inputs),
         sources=sources,
-        warnings=warnings,
+        warnings=(
+            *warnings,
+            *(text for one in (image, mask_image, *named.images) if one is not None for text in one.words),
+        ),
         named=named,
     )
 

@@ -201,6 +201,13 @@ def test_what_is_no_image_of_numbers_is_refused_in_one_line(spoil, name, said, t
 
 def test_an_affine_that_makes_no_sense_is_left_out_with_a_word(tmp_path, caplog):
     path = save(tmp_path / "a.nii", numbers("int16", SHAPE), (0, 1))
-    patched(path, 280, np.zeros(12, "<f4"))
+    patched(path, 280, np.full(12, np.nan, "<f4"))
     assert space_of(path).codes == (0, 0)
-    assert "a.nii: the affine in the header" in caplog.text
+    assert "a.nii: qform and sform in the header do not say where the voxels lie" in caplog.text
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_an_affine_that_no_nifti_can_have_is_refused_before_the_run(ending, tmp_path):
+    space = Affine(("x", "y", "z"), np.zeros((4, 4)), codes=(0, 1))
+    with pytest.raises(BadInput, match=f"^a{ending}: its affine is not one of voxels"):
+        write_alone(tmp_path, f"a{ending}", numbers("float32", (3, 4, 2)), ("x", "y", "z"), space=space)

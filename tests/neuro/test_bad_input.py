@@ -407,9 +407,10 @@ def image_larger_than_any_machine(it):
 
 
 @case("dwi.nii.gz", "pixdim", "must be positive")
-def voxels_of_negative_size(it):
+def voxels_of_no_size(it):
     spoilt = bytearray(it.bytes())
-    spoilt[80:84] = np.float32(-2).tobytes()
+    spoilt[80:84] = np.float32(0).tobytes()
+    spoilt[254:256] = bytes(2)
     it.subject.dwi.write_bytes(gzip.compress(bytes(spoilt)))
 
 

@@ -13,12 +13,6 @@ from mpiimg.formats.gz import inflated_start
 #: Bytes that one byte of a deflated stream stands for, at most; and what a short stream may have more.
 MAX_INFLATION, SLACK = 1032, 1 << 16
 
-#: Sizes of voxels that make sense, in whatever unit a header has them.
-VOXEL_SIZES = (1e-6, 1e6)
-
-#: Smallest volume that the axes of voxels, each of length 1, may span.
-MIN_VOLUME = 1e-6
-
 #: What nibabel says of headers that it mends.
 _UNHEARD = logging.Logger("nibabel, unheard", logging.CRITICAL + 1)
 
@@ -66,41 +60,31 @@ def parse_header(raw: bytes, pair: bool = False):
     return header
 
 
-def check_zooms(header, path: Path) -> None:
-    """Refuse voxel sizes that are none, and a time step that is none; 0 stands for an unknown one."""
-    zooms = [float(size) for size in header.get_zooms()[:4]]
-    low, high = VOXEL_SIZES
-    steps = zooms[3:]
-    if not all(low <= size <= high for size in zooms[:3]) or not all(0 <= one < np.inf for one in steps):
-        raise BadInput(
-            f"{path}: pixdim in the header is {' x '.join(f'{size:g}' for size in zooms)}: voxel sizes must "
-            "be positive, and a time step must not be negative; write it again"
-        )
+def mended(header, path: Path):
+    """Return a header as nibabel's own loader has it, which first mends codes and signs that it knows.
 
-
-def mended(header):
-    """Return a header as nibabel's own loader has it, which first mends codes and signs that it knows."""
+    Raises
+    ------
+    BadInput
+        nibabel would not load it.
+    """
     header = header.copy()
-    header.check_fix(logger=_UNHEARD, error_level=None)
+    try:
+        header.check_fix(logger=_UNHEARD, error_level=None)
+    except Exception as error:
+        raise BadInput(
+            f"{path}: its header makes no sense: {error}; copy it again, or write it again from its source"
+        ) from None
     return header
 
 
-def best_affine(header) -> np.ndarray:
-    """Return the affine as nibabel's own loader has it."""
-    return mended(header).get_best_affine()
+def checked_offset(header, path: Path, pair: bool = False) -> int:
+    """Return where the voxels begin: in one file behind the header and the four bytes that end it.
 
-
-def spans_space(affine: np.ndarray) -> bool:
-    """Say whether an affine is one of voxels in space: finite, no axis in the plane of the others."""
-    lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        volume = abs(np.linalg.det(affine[:3, :3] / lengths)) if np.isfinite(affine).all() else np.nan
-    return bool(volume > MIN_VOLUME)
-
-
-def checked_offset(header, path: Path) -> int:
-    offset = float(header["vox_offset"])
-    if not len(header.binaryblock) + 4 <= offset < 1 << 40:
+    An offset of 0 is refused there: nibabel then takes the header for voxels, and MRtrix does not.
+    """
+    offset, first = float(header["vox_offset"]), 0 if pair else len(header.binaryblock) + 4
+    if not first <= offset < 1 << 40:
         raise BadInput(
             f"{path}: vox_offset in the header is {offset:g}, which makes no sense; write it again"
         )

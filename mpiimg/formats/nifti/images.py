@@ -19,14 +19,14 @@ from mpiimg.errors import BadInput
 from mpiimg.formats.gz import gzip_member
 from mpiimg.formats.interface import FILE_AXES, Format, ResultArray, file_grid, gzipped_bytes
 from mpiimg.formats.nifti.header import (
-    best_affine,
     check_length,
+    checked_offset,
     checked_scaling,
     first_bytes,
     mended,
     parse_header,
-    spans_space,
 )
+from mpiimg.formats.nifti.whole import best_affine, check_result, made_whole, spans_space
 from mpiimg.formats.plain import AsTheyAre, PlainInput, Scaling
 from mpiimg.formats.space import Affine
 from mpiimg.version import __version__
@@ -59,7 +59,7 @@ def read(path: Path, name: str) -> PlainInput:
         compressed = file.read(2) == b"\x1f\x8b"
     raw = first_bytes(head, 544, compressed)
     try:
-        header = mended(parse_header(raw, pair=head != data))
+        header = parse_header(raw, pair=head != data)
         shape = tuple(map(int, header.get_data_shape()))
     except Exception:
         raise BadInput(f"{path}: is no NIfTI that can be read; {_hint(raw)}") from None
@@ -68,7 +68,7 @@ def read(path: Path, name: str) -> PlainInput:
         raise BadInput(f"{path}: its shape is {lengths}: there is nothing in it")
     dtype = _number_type(header, path)
     slope, inter = checked_scaling(header, path, dtype)
-    offset = _offset(header, path, head != data)
+    offset = checked_offset(header, path, head != data)
     if head != data:
         with open(data, "rb") as file:
             compressed = file.read(2) == b"\x1f\x8b"
@@ -81,7 +81,7 @@ def read(path: Path, name: str) -> PlainInput:
         Array(name, axes[::-1], shape[::-1], kept.newbyteorder("=").name),
         offset,
         dtype.str,
-        bytes(header.binaryblock),
+        bytes(mended(header, path).binaryblock),
         axes,
         values,
         compressed,
@@ -123,28 +123,20 @@ def _number_type(header, path: Path) -> np.dtype:
     return dtype
 
 
-def _offset(header, path: Path, pair: bool) -> int:
-    offset, least = float(header["vox_offset"]), 0 if pair else len(header.binaryblock)
-    if not least <= offset < 1 << 40:
-        raise BadInput(f"{path}: vox_offset in the header is {offset:g}, which makes no sense")
-    return int(offset)
-
-
 def _space(header, path: Path, axes: tuple[str, ...]) -> Affine:
-    """Return where the voxels lie; unknown where the header says what cannot be."""
-    codes = (int(header["qform_code"]), int(header["sform_code"]))
+    """Return where the voxels lie; unknown where the header has lost it: not all images are of heads."""
     try:
+        header, words = made_whole(header, path)
         matrix = best_affine(header)
-        qform = header.get_qform() if min(codes) > 0 else None
-    except Exception:
-        matrix, qform = np.full((4, 4), np.nan), None
-    if not spans_space(matrix):
-        log.warning(
-            "warning: %s: the affine in the header (qform, sform) is not one of voxels in space: left out",
-            path,
-        )
-        matrix, codes, qform = np.eye(4), (0, 0), None
-    if qform is not None and (not spans_space(qform) or np.allclose(qform, matrix, 1e-5, 1e-5)):
+    except BadInput as error:
+        header, words = mended(header, path), (f"{error}: left out",)
+        header["qform_code"] = header["sform_code"] = 0
+        matrix = np.eye(4)
+    for text in words:
+        log.warning("warning: %s", text)
+    codes = (int(header["qform_code"]), int(header["sform_code"]))
+    qform = header.get_qform() if min(codes) > 0 else None
+    if qform is not None and np.allclose(qform, matrix, 1e-5, 1e-5):
         qform = None
     try:
         units = header.get_xyzt_units()
@@ -223,6 +215,11 @@ class NiftiWriter:
         space = self._space or Affine(FILE_AXES[:3], np.eye(4))
         matrix = np.array(space.matrix)
         qform = matrix if space.qform is None else np.array(space.qform)
+        if not (spans_space(matrix) and spans_space(qform)):
+            raise BadInput(
+                f"{self._name}: its affine is not one of voxels in space, and a NIfTI cannot have it; give "
+                "the array another space"
+            )
         header.set_sform(matrix, code=space.codes[1])
         header.set_qform(qform, code=space.codes[0])
         steps = {axis: (pitch, offset) for axis, pitch, offset in space.steps}
@@ -236,6 +233,7 @@ class NiftiWriter:
         header["scl_slope"], header["scl_inter"] = 1, 0
         header["descrip"] = f"mpiimg {__version__}".encode()
         header["vox_offset"] = self.offset
+        check_result(header, self._name)
         return header.binaryblock + bytes(4)
 
     def stored(self, block: np.ndarray) -> np.ndarray:
