@@ -73,6 +73,8 @@ class Kind(enum.StrEnum):
     STOPPED = "stopped"
     DIED = "died"
     SUSPECT = "suspect"
+    BROKEN = "broken"
+    PASSED_OVER = "passed over"
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,12 @@ every file of the dataset first and takes seconds to import, on each rank.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +22,13 @@ from mpiimg.errors import BadInput
 #: Parts of a name that a raw diffusion image may have, in the order in which they stand in it.
 ENTITIES = ("sub", "ses", "acq", "rec", "dir", "run", "part", "chunk")
 
-IMAGE_ENDINGS = ("_dwi.nii.gz", "_dwi.nii")
+IMAGE_ENDINGS = (".nii.gz", ".nii")
+
+#: Called with a folder and an ending; returns the names in the folder that have it.
+Tables = Callable[[Path, str], list[str]]
+
+#: Why images that lie in dwi/ are not processed, by the last part of their name.
+OTHER_IMAGES = {"sbref": "a reference image of one volume (sbref)"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,8 @@ class Scan:
         Its gradients, None where there are none.
     problem : str
         Why it cannot be used, "" where nothing speaks against it.
+    passed_over : str
+        Why it is not meant to be processed, "" where it is.
     """
 
     name: str
@@ -47,11 +57,31 @@ class Scan:
     bval: Path | None
     bvec: Path | None
     problem: str = ""
+    passed_over: str = ""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a dataset holds of diffusion images.
+
+    Parameters
+    ----------
+    scans : tuple of Scan
+        By subject, session and name.
+    without : tuple of str
+        Subjects and sessions that have none, e.g. sub-03 and sub-04_ses-2.
+    """
+
+    scans: tuple[Scan, ...]
+    without: tuple[str, ...]
 
 
 def find_scans(
-    dataset: Path, participants: Sequence[str] = (), sessions: Sequence[str] = ()
-) -> tuple[Scan, ...]:
+    dataset: Path,
+    participants: Sequence[str] = (),
+    sessions: Sequence[str] = (),
+    selects: Callable[[Mapping[str, str]], bool] = lambda entities: True,
+) -> Study:
     """Find the diffusion images of a raw BIDS dataset, by subject, session and name.
 
     Parameters
@@ -60,6 +90,9 @@ def find_scans(
         Its folder.
     participants, sessions : sequence of str
         Labels, with or without sub- and ses-; all where none are given.
+    selects : callable
+        Called as selects(entities) with the parts of the name of an image, as :func:`entities_of` returns
+        them; says whether it is among those that are asked for.
 
     Raises
     ------
@@ -68,36 +101,61 @@ def find_scans(
     """
     read_description(dataset)
     scans: list[Scan] = []
+    excluded: list[Scan] = []
+    without: list[str] = []
     seen: set[str] = set()
+    wanted = set(_bare(sessions, "ses"))
+    # The top of a dataset has a folder for each subject, and is asked once for all scans.
+    tables = functools.cache(lambda folder, ending: [one for one in _names(folder) if one.endswith(ending)])
     for subject in _labelled(dataset, "sub", participants):
-        of_subject: list[Scan] = []
         try:
             folders = _folders(dataset / subject)
         except BadInput as error:  # of this subject alone, and the others have theirs
-            of_subject.append(_unreadable(dataset / subject, subject, subject, error))
-            folders = []
-        for session in ("", *folders):
-            seen.add(session)
-            if not sessions or session.removeprefix("ses-") in _bare(sessions, "ses"):
-                folder = dataset / subject / session / "dwi"
-                try:
-                    of_subject += _scans_in(dataset, folder, subject, session)
-                except BadInput as error:
-                    name = "_".join(filter(None, [subject, session]))
-                    where = folder.relative_to(dataset).as_posix()
-                    of_subject.append(_unreadable(folder, name, where, error))
-        if not of_subject and participants and not sessions:
-            raise BadInput(
-                f"{dataset / subject}: no diffusion image ([ses-<label>/]dwi/*_dwi.nii.gz or .nii); "
-                "leave this subject out"
-            )
-        scans += of_subject
+            scans.append(_unreadable(dataset / subject, subject, subject, error))
+            continue
+        seen.update(folders)
+        chosen = [one for one in ("", *folders) if not wanted or one.removeprefix("ses-") in wanted]
+        by_session = {one: list(_of_session(tables, dataset, subject, one)) for one in chosen}
+        for scan in itertools.chain.from_iterable(by_session.values()):
+            (scans if selects(_parts(scan)) else excluded).append(scan)
+        empty = [one for one in chosen if one and not by_session[one]]
+        if not any(by_session.values()):
+            without.append(subject)
+        elif not by_session.get(""):
+            without += [f"{subject}_{one}" for one in empty]
     unknown = [label for label in _bare(sessions, "ses") if f"ses-{label}" not in seen]
     if unknown:
-        raise BadInput(f"{dataset}: no session {unknown[0]}{_among(seen - {''}, 'ses')}")
+        raise BadInput(f"{dataset}: no session {unknown[0]}{_among(seen, 'ses')}")
+    if not scans and excluded:
+        raise BadInput(f"{dataset}: the filter selects none of its {len(excluded)} diffusion images")
     if not scans:
-        raise BadInput(f"{dataset}: no diffusion images (sub-<label>/[ses-<label>/]dwi/*_dwi.nii.gz or .nii)")
-    return tuple(scans)
+        among = f" of {', '.join(without[:5])}" if participants and without else ""
+        raise BadInput(
+            f"{dataset}: no diffusion images{among} (sub-<label>/[ses-<label>/]dwi/*_dwi.nii.gz or .nii)"
+        )
+    return Study(tuple(scans), tuple(without))
+
+
+def _of_session(tables: Tables, dataset: Path, subject: str, session: str) -> Iterator[Scan]:
+    """Yield the scans of a session, or of a subject outside its sessions; a broken one if unreadable."""
+    folder = dataset / subject / session / "dwi"
+    try:
+        yield from _scans_in(tables, dataset, folder, subject, session)
+    except BadInput as error:
+        name = "_".join(filter(None, [subject, session]))
+        yield _unreadable(folder, name, folder.relative_to(dataset).as_posix(), error)
+
+
+def _parts(scan: Scan) -> dict[str, str]:
+    """Return the parts of a scan's name; of one that is misnamed, those of its folder."""
+    named = entities_of(bare_stem(scan.dwi.name))
+    of_folder = [part.split("-", 1) for part in scan.folder.split("/") if "-" in part]
+    return named or {key: label for key, label in of_folder}
+
+
+def bare_stem(name: str) -> str:
+    """Return the name of an image without its ending and its last part, such as _dwi.nii.gz."""
+    return name.removesuffix(".gz").removesuffix(".nii").rpartition("_")[0]
 
 
 def _unreadable(folder: Path, name: str, where: str, error: BadInput) -> Scan:
@@ -160,30 +218,43 @@ def _folders(parent: Path, prefix: str = "ses") -> list[str]:
         raise BadInput(f"{parent}: cannot read this folder: {error.strerror}") from None
 
 
-def _scans_in(dataset: Path, folder: Path, subject: str, session: str) -> Iterator[Scan]:
-    """Yield the scans of one dwi folder."""
+def _scans_in(tables: Tables, dataset: Path, folder: Path, subject: str, session: str) -> Iterator[Scan]:
+    """Yield the images of one dwi folder, also those that are not meant to be processed."""
     expected = "_".join(filter(None, [subject, session]))
     where = folder.relative_to(dataset).as_posix()
     names = _names(folder)
     for name in names:
         ending = next((ending for ending in IMAGE_ENDINGS if name.endswith(ending)), None)
-        # Phase images and the like are no signal to fit.
-        if ending is None or re.search(r"_part-(?!mag_)", name):
+        # What is there as .nii and .nii.gz is said of the latter.
+        if ending is None or f"{name}.gz" in names:
             continue
-        stem = name.removesuffix(ending)
-        if f"{name}.gz" in names:
-            continue
+        stem, _, suffix = name.removesuffix(ending).rpartition("_")
         entities = entities_of(stem)
-        problem = _misnamed(name, entities, expected)
-        if problem:
-            # Under a name of its own, whatever the file is called: folders of records have it.
-            unique = stem if f"{stem}_".startswith(f"{expected}_") else f"{expected}_{stem}"
-            yield Scan(file_name(unique), where, folder / name, None, None, problem)
+        unique = _record_name(stem if suffix == "dwi" else f"{stem}_{suffix}".strip("_"), expected)
+        reason = _other_kind(stem, suffix)
+        problem = _misnamed(name, entities if suffix == "dwi" else None, expected)
+        if reason or problem:
+            yield Scan(unique, where, folder / name, None, None, "" if reason else problem, reason)
         elif name.endswith(".gz") and name.removesuffix(".gz") in names:
             problem = f"{folder / name}: is there as .nii too; remove one of them"
             yield Scan(stem, where, folder / name, None, None, problem)
         else:
-            yield Scan(stem, where, folder / name, *_gradients(dataset, folder, entities, name))
+            yield Scan(stem, where, folder / name, *_gradients(tables, dataset, folder, entities, name))
+
+
+def _record_name(stem: str, expected: str) -> str:
+    """Return a name that no image of another folder has, whatever the file is called."""
+    return file_name(stem if f"{stem}_".startswith(f"{expected}_") else f"{expected}_{stem}")
+
+
+def _other_kind(stem: str, suffix: str) -> str:
+    """Say why an image in a dwi folder is no magnitude of a diffusion series, "" where it may be one."""
+    part = re.search(r"_part-(?!mag(_|$))([0-9A-Za-z]+)", stem)
+    if part:
+        return f"no magnitude image (part-{part[2]}), and so no signal to fit"
+    if suffix.lower() == "dwi":
+        return ""
+    return OTHER_IMAGES.get(suffix, f"no diffusion series: its name ends in {suffix}, not in _dwi")
 
 
 def _names(folder: Path) -> list[str]:
@@ -215,20 +286,22 @@ def _misnamed(name: str, entities: dict[str, str] | None, expected: str) -> str:
 
 
 def _gradients(
-    dataset: Path, folder: Path, entities: dict[str, str], image: str
+    tables: Tables, dataset: Path, folder: Path, entities: dict[str, str], image: str
 ) -> tuple[Path | None, Path | None, str]:
     """Find the gradients of an image by the inheritance principle: .bval, .bvec, and what is wrong.
 
     A file applies if it lies in the folder of the image or above it, and every part of its name is one of the
     image's. The nearest folder counts, and there the name with most parts.
     """
-    tables: list[Path | None] = []
+    applied: list[Path | None] = []
     problem = ""
     for ending in (".bval", ".bvec"):
         best: list[Path] = []
         level = folder
         while not best and level.is_relative_to(dataset):
-            applying = [name for name in _names(level) if _applies(name, f"_dwi{ending}", entities)]
+            applying = [
+                name for name in tables(level, f"dwi{ending}") if _applies(name, f"_dwi{ending}", entities)
+            ]
             most = max((name.count("_") for name in applying), default=0)
             best = [level / name for name in applying if name.count("_") == most]
             level = level.parent
@@ -236,8 +309,8 @@ def _gradients(
             problem = f"{folder / image}: no {ending} applies to it, in its folder or above; add one"
         elif best[1:]:
             problem = f"{best[0]}: {best[1].name} applies to {image} as well; remove one of them"
-        tables.append(best[0] if len(best) == 1 else None)
-    return tables[0], tables[1], problem
+        applied.append(best[0] if len(best) == 1 else None)
+    return applied[0], applied[1], problem
 
 
 def _applies(name: str, ending: str, entities: dict[str, str]) -> bool:

@@ -134,10 +134,12 @@ def process(tool, args: argparse.Namespace, values: Mapping[str, Any], comm, opt
     # Parameters that fit no scan are one error of the command line, not one of each scan.
     tool.check(values)
     labels = (request.participant_label or (), request.session_label or ())
+    study = on_root(comm, find_scans, request.dataset, *labels)
     cohort = Cohort(
         dataset=request.dataset,
         out=request.out,
-        scans=on_root(comm, find_scans, request.dataset, *labels),
+        scans=study.scans,
+        without=study.without,
         parameters={name: value for name, value in values.items() if name not in ("dwi", *OF_ONE)},
         inspect=lambda scan: tool.inspect(of_scan(scan)),
         recipe=lambda scan, inspected: tool.recipe(inspected, of_scan(scan)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -37,7 +38,9 @@ def found(root, **labels):
         return None if path is None else path.relative_to(root).as_posix()
 
     return {
-        s.name: (short(s.dwi), short(s.bval), short(s.bvec), s.problem) for s in find_scans(root, **labels)
+        s.name: (short(s.dwi), short(s.bval), short(s.bvec), s.problem)
+        for s in find_scans(root, **labels).scans
+        if not s.passed_over
     }
 
 
@@ -63,10 +66,60 @@ def test_subjects_sessions_and_runs(tree):
     for name, (stem, scan) in zip(names, found(root).items(), strict=True):
         bare = name.split(".nii")[0]
         assert scan == (name, f"{bare}.bval", f"{bare}.bvec", ""), stem
-    assert [scan.folder for scan in find_scans(root)] == [name.rpartition("/")[0] for name in names]
+    study = find_scans(root)
+    meant = [scan for scan in study.scans if not scan.passed_over]
+    assert [scan.folder for scan in meant] == [name.rpartition("/")[0] for name in names]
+    assert study.without == ("sub-03",)
     assert list(found(root, participants=["sub-02"], sessions=["b"])) == stems[3:]
     assert list(found(root, participants=["01", "02", "01"])) == stems
     assert list(found(root, sessions=["ses-a"])) == stems[1:3]
+
+
+def test_other_images_are_passed_over_and_subjects_without_any_are_named(tree):
+    root = tree(
+        "dwi.bval",
+        "dwi.bvec",
+        "sub-01/dwi/sub-01_dwi.nii.gz",
+        "sub-01/dwi/sub-01_sbref.nii.gz",
+        "sub-01/dwi/sub-01_sbref.nii",
+        "sub-01/dwi/sub-01_part-phase_dwi.nii.gz",
+        "sub-01/dwi/sub-01_part-mag_dwi.nii.gz",
+        "sub-01/dwi/sub-01_run-1_ADC.nii",
+        "sub-01/dwi/sub-01_DWI.nii.gz",
+        "sub-01/dwi/notes.txt",
+        "sub-02/dwi/trace.nii.gz",
+        "sub-03/anat/sub-03_T1w.nii.gz",
+        "sub-04/ses-1/dwi/sub-04_ses-1_dwi.nii.gz",
+        "sub-04/ses-2/anat/sub-04_ses-2_T1w.nii.gz",
+        "sub-05/ses-1/anat/sub-05_ses-1_T1w.nii.gz",
+        "sub-05/ses-2/anat/sub-05_ses-2_T1w.nii.gz",
+    )
+    study = find_scans(root)
+    assert {scan.name: scan.passed_over for scan in study.scans} == {
+        "sub-01_sbref": "a reference image of one volume (sbref)",
+        "sub-01_part-phase": "no magnitude image (part-phase), and so no signal to fit",
+        "sub-01_run-1_ADC": "no diffusion series: its name ends in ADC, not in _dwi",
+        "sub-02_trace": "no diffusion series: its name ends in trace, not in _dwi",
+        "sub-01": "",
+        "sub-01_part-mag": "",
+        "sub-01_DWI": "",
+        "sub-04_ses-1": "",
+    }
+    problems = {scan.name for scan in study.scans if scan.problem}
+    assert problems == {"sub-01_DWI"}
+    assert study.without == ("sub-03", "sub-04_ses-2", "sub-05")
+    assert find_scans(root, sessions=["1"]).without == ("sub-01", "sub-02", "sub-03", "sub-05")
+
+
+def test_the_top_of_a_dataset_is_listed_once(tree, monkeypatch):
+    """Not once for each scan, which would take the square of the number of subjects."""
+    count = 30
+    root = tree("dwi.bval", "dwi.bvec", *(f"sub-{n}/dwi/sub-{n}_dwi.nii" for n in range(count)))
+    listed = []
+    whole = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder: listed.append(folder) or whole(folder))
+    assert len(find_scans(root).scans) == count
+    assert listed.count(root) <= 2
 
 
 @pytest.mark.parametrize(
@@ -140,7 +193,7 @@ def test_a_scan_that_cannot_be_used_stays_among_the_others(tree):
             ("sub-01/anat/sub-01_T1w.nii", "sub-02/dwi/sub-02_dwi.nii"),
             {"participants": ["01"]},
             DESCRIPTION,
-            "sub-01: no diffusion image",
+            "no diffusion images of sub-01",
         ),
         (
             ("sub-01/dwi/sub-01_dwi.nii",),
@@ -183,7 +236,7 @@ def test_what_a_derivative_says_of_itself(tree, tmp_path):
     assert said["License"] == "CC0"
     assert files[".bidsignore"].decode().splitlines() == ["*_dwimap.nii.gz", "*_dwimap.json"]
     assert b'Made from the dataset "made up"' in files["README.md"]
-    (scan,) = find_scans(root)
+    (scan,) = find_scans(root).scans
     assert sources(root, scan) == [
         "bids:raw:sub-01/dwi/sub-01_dwi.nii.gz",
         "bids:raw:dwi.bval",

@@ -266,9 +266,9 @@ def test_scans_that_fail_are_named_and_others_go_on(raw, spoilt, alone, tmp_path
     out = tmp_path / "out"
     done = cohort(raw, out, ranks=3, check=False)
     assert done.returncode == 3, done.stderr
-    assert re.search(r"mpiimg: sub-01: failed: .*no \.bvec applies to it", done.stderr)
-    assert re.search(r"mpiimg: sub-03: failed: .*truncated or corrupt gzip", done.stderr)
-    assert "mpiimg: 4 scans: 2 done, 2 failed" in done.stderr
+    assert re.search(r"mpiimg: sub-01: broken: .*no \.bvec applies to it", done.stderr)
+    assert re.search(r"mpiimg: sub-03: broken: .*truncated or corrupt gzip", done.stderr)
+    assert "mpiimg: 4 scans: 2 done, 2 broken" in done.stderr
     assert "Traceback" not in done.stderr
     assert_same(out, alone, GOOD)
     assert not results(out, "sub-01").exists()
@@ -284,7 +284,7 @@ def test_a_rerun_takes_what_failed_alone(raw, spoilt, alone, tmp_path):
     assert_same(out, alone)
     histories = {name: ends(out, name) for name in SCANS}
     expected = {name: ["done"] for name in GOOD}
-    expected |= {"sub-01": ["failed", "done"], "sub-03": ["failed", "failed", "done"]}
+    expected |= {"sub-01": ["broken", "done"], "sub-03": ["broken", "done"]}
     assert histories == expected
 
 
@@ -457,8 +457,8 @@ def test_status_lists_every_scan(raw, spoilt, tmp_path):
     said = warm.run_tool("mpiimg-status", out, check=False)
     assert said.returncode == 1
     lines = said.stdout.splitlines()
-    assert lines[0] == "4 scans: 1 in work, 2 done, 1 failed"
-    assert re.fullmatch(r"  sub-01 +failed +.*: no \.bvec applies to it.*", lines[1])
+    assert lines[0] == "4 scans: 1 in work, 2 done, 1 broken"
+    assert re.fullmatch(r"  sub-01 +broken +.*: no \.bvec applies to it.*", lines[1])
     assert [re.fullmatch(r"  (\S+) +done", line)[1] for line in lines[2:4]] == list(GOOD)
     pid = sabotage.rank_processes(run) or [run.pid]
     words = rf"  sub-03 +in work +by \S+, process {pid[0]}; stage \d+ of \d+, denoise: \d+ of \d+ chunks"
@@ -467,7 +467,7 @@ def test_status_lists_every_scan(raw, spoilt, tmp_path):
     sabotage.finish(run, SOON)
     (out / "logs" / "sub-09").mkdir()
     said = json.loads(warm.run_tool("mpiimg-status", out, "--json", check=False).stdout)
-    assert [scan["state"] for scan in said] == ["failed", "done", "done", "died", "to do"]
+    assert [scan["state"] for scan in said] == ["broken", "done", "done", "died", "to do"]
     assert "the same command goes on" in said[3]["why"]
 
 
@@ -551,8 +551,8 @@ def test_a_damaged_record_of_the_settings_loses_no_results(derivative, raw, alon
 def test_settings_with_which_nothing_was_done_may_change(raw, spoilt, tmp_path):
     out = tmp_path / "out"
     words = (raw, out, "--participant-label", "01", "03")
-    assert "2 failed" in cohort(*words, check=False).stderr
-    assert "2 failed" in cohort(*words, "--b-max", 2000, check=False).stderr
+    assert "2 broken" in cohort(*words, check=False).stderr
+    assert "2 broken" in cohort(*words, "--b-max", 2000, check=False).stderr
 
 
 def test_a_plan_writes_nothing(pristine, tmp_path):

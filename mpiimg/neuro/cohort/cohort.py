@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 
 from mpiimg.engine import lease
 from mpiimg.engine.atomic import make_folder, write_file
-from mpiimg.engine.boxes import Partition
 from mpiimg.engine.containment import ends_run
 from mpiimg.engine.lease import Kind, LeaseState
 from mpiimg.engine.log.ended import note_job
@@ -35,15 +33,24 @@ from mpiimg.neuro.cohort.records import (
     scan_states,
     write_settings,
 )
+from mpiimg.neuro.cohort.review import (
+    MAX_NAMED,
+    Review,
+    kinds_of,
+    lines_of,
+    look_through,
+    named,
+    record_reviews,
+)
+from mpiimg.neuro.cohort.review import as_json as review_json
 from mpiimg.neuro.cohort.status import counts, why
 from mpiimg.neuro.cohort.work import image_identity, process_scans, tell
 from mpiimg.neuro.derivative import describe_derivative
-from mpiimg.neuro.nifti import open_image
 
 log = logging.getLogger("mpiimg")
 
-#: Scans that are named in one message.
-MAX_NAMED = 10
+#: A scan with which nothing is left to do.
+FINISHED = (Kind.DONE, Kind.PASSED_OVER)
 
 
 def run_cohort(cohort: Cohort, comm, options: Options, resources: Resources, plan: str | None = None) -> Exit:
@@ -77,19 +84,28 @@ def _note_end(cohort: Cohort, comm, options: Options, status: Exit) -> None:
 def _run_cohort(cohort: Cohort, comm, options: Options, resources: Resources, plan: str | None) -> Exit:
     agreed_cpu_target(comm)
     states = on_root(comm, _check, cohort, options.force)
-    todo = [scan for scan in cohort.scans if _to_do(cohort, states[scan.name], options.force)]
-    tell(comm, f"mpiimg: {_counts(states)} before this job, {len(states) - len(todo)} of them skipped")
+    not_done = [scan for scan in cohort.scans if _to_do(cohort, states[scan.name], options.force)]
+    reviews = look_through(cohort, not_done, comm)
+    todo = [scan for scan in not_done if reviews[scan.name].kind is Kind.TO_DO]
+    kinds = kinds_of(states, reviews)
+    tell(comm, f"mpiimg: {counts(kinds)} before this job, {len(states) - len(todo)} of them skipped")
+    lines = [] if plan else lines_of(reviews, cohort.without, states)
+    if lines:
+        tell(comm, "\n".join(lines))
+    if cohort.strict:
+        _refuse_broken(reviews)
     changed = on_root(comm, _changed, cohort, states)
     if changed:
-        tell(comm, f"mpiimg: warning: {_named(changed)}: image changed since; --force does such scans again")
-    costs = _weigh(todo, comm)
+        tell(comm, f"mpiimg: warning: {named(changed)}: image changed since; --force does such scans again")
+    costs = {name: review.voxels for name, review in reviews.items()}
     # What was in work when a process died comes last, so that it cannot end the work on the others again.
     todo.sort(key=lambda scan: (states[scan.name].deaths, -costs[scan.name], scan.name))
     chosen = on_root(comm, _choose, cohort, todo, costs, resources, plan)
     if plan:
-        say(comm, chosen.plan, sys.stdout)
+        say(comm, _with_reviews(chosen.plan, plan, kinds, reviews, cohort.without), sys.stdout)
         return Exit.DONE
     on_root(comm, _make_folders, cohort)
+    on_root(comm, record_reviews, cohort, states, reviews, options.timeout)
     if todo:
         tell(comm, chosen.text)
         compile_kernels(chosen.kernels, comm)  # here, where one rank per node does it for all groups
@@ -98,7 +114,7 @@ def _run_cohort(cohort: Cohort, comm, options: Options, resources: Resources, pl
     tell(comm, _summary(final))
     # What another job has in work is not done either: that job may yet die. Nor is another image's result.
     outdated = {*changed} - {scan.name for scan in todo}
-    done = all(state.kind is Kind.DONE for state in final.values()) and not outdated
+    done = all(state.kind in FINISHED for state in final.values()) and not outdated
     return Exit.DONE if done else Exit.PARTIAL
 
 
@@ -133,7 +149,7 @@ def _check_scans(cohort: Cohort) -> None:
     others = maybe_otherwise(cohort.out, cohort.settings)
     if others:
         raise BadInput(
-            f"{cohort.out}: the record of its settings is damaged, and {_named(others)} were done with other "
+            f"{cohort.out}: the record of its settings is damaged, and {named(others)} were done with other "
             "ones than now, or are in work; wait until no job is at work there, choose another folder, or do "
             "all scans again by --force"
         )
@@ -188,16 +204,17 @@ def _to_do(cohort: Cohort, state: LeaseState, force: bool) -> bool:
     return force or state.kind is not Kind.DONE
 
 
-def _weigh(todo: Sequence[Scan], comm) -> dict[str, int]:
-    """Return the voxels of each scan, 0 where its header cannot be read. Ranks share the work. Collective."""
-    mine = {}
-    for number in Partition.even(len(todo), comm.size).owned(comm.rank):
-        scan = todo[number]
-        try:
-            mine[scan.name] = math.prod(open_image(scan.dwi, 4).shape)
-        except Exception:  # what is wrong with it is said when its turn comes
-            mine[scan.name] = 0
-    return {name: cost for part in comm.allgather(mine) for name, cost in part.items()}
+def _refuse_broken(reviews: Mapping[str, Review]) -> None:
+    """Refuse to begin where a scan is broken, which would end the job in the middle.
+
+    Raises
+    ------
+    BadInput
+        One is.
+    """
+    for name, review in reviews.items():
+        if review.kind is Kind.BROKEN:
+            raise BadInput(f"{name}: {review.reason}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,14 +294,17 @@ def _plan(
     return f"{text}\nthe largest, {name}: {table(plan, group)}"
 
 
+def _with_reviews(text: str, form: str, kinds: Mapping[str, Kind], reviews, without: Sequence[str]) -> str:
+    """Return a plan with what became of each scan when the study was looked through."""
+    if form == "json":
+        return json.dumps({**json.loads(text), **review_json(kinds, reviews, without)}, indent=2)
+    return "\n".join([f"mpiimg: {counts(kinds)}", *lines_of(reviews, without), text])
+
+
 def _changed(cohort: Cohort, states: Mapping[str, LeaseState]) -> list[str]:
     """Return the scans that were done from an image that is another one now."""
     done = [scan for scan in cohort.scans if states[scan.name].kind is Kind.DONE]
     return [scan.name for scan in done if states[scan.name].end.get("image") != image_identity(scan)]
-
-
-def _counts(states: Mapping[str, LeaseState]) -> str:
-    return counts({name: state.kind for name, state in states.items()})
 
 
 def _summary(states: Mapping[str, LeaseState]) -> str:
@@ -296,16 +316,11 @@ def _summary(states: Mapping[str, LeaseState]) -> str:
                 f"mpiimg: {name}: in work by {lease.owner_text(state.owner)}, and not done yet; "
                 "the same command does it if that job does not"
             )
-        elif why(state):
+        elif state.kind is not Kind.PASSED_OVER and why(state):
             notes.append(f"mpiimg: {name}: {state.kind}: {why(state)}")
     if len(notes) > MAX_NAMED:
         notes[MAX_NAMED:] = [f"mpiimg: and {len(notes) - MAX_NAMED} more, which mpiimg-status lists"]
-    return "\n".join([f"mpiimg: {_counts(states)}", *notes])
-
-
-def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return ", ".join(names[:MAX_NAMED]) + more
+    return "\n".join([f"mpiimg: {counts({name: state.kind for name, state in states.items()})}", *notes])
 
 
 def _count(number: int, what: str) -> str:

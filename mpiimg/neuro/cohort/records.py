@@ -41,6 +41,8 @@ class Cohort:
         Called as recipe(scan, headers) on every rank of a group, with what `inspect` returned.
     group_size : int, optional
         Ranks per group; without it the plan decides.
+    without : tuple of str
+        Selected subjects and sessions that have no scan.
     strict : bool
         A scan that fails ends the job.
     retry_suspects : bool
@@ -54,6 +56,7 @@ class Cohort:
     inspect: Callable[[Scan], Any]
     recipe: Callable[[Scan, Any], Recipe]
     group_size: int | None = None
+    without: tuple[str, ...] = ()
     strict: bool = False
     retry_suspects: bool = False
 

@@ -56,7 +56,7 @@ def _status(out: Path, name: str, state: LeaseState) -> ScanStatus:
 
 def why(state: LeaseState) -> str:
     """Say why a scan is in a state that it should not stay in, and what to do; "" for the others."""
-    if state.kind is Kind.FAILED:
+    if state.kind in (Kind.FAILED, Kind.BROKEN, Kind.PASSED_OVER):
         return str(state.end.get("reason", "it does not say why"))
     if state.kind is Kind.SUSPECT:
         return f"{state.deaths} times a process died with it in work; --retry-suspects takes it again"
@@ -95,7 +95,7 @@ def status_text(scans: list[ScanStatus]) -> str:
     lines = [counts({scan.name: scan.state for scan in scans})]
     for scan in scans:
         more = "; ".join(filter(None, [scan.why, scan.owner and f"by {scan.owner}", scan.progress]))
-        lines.append(f"  {scan.name:<{width}}  {scan.state:<8}{'  ' * bool(more)}{more}".rstrip())
+        lines.append(f"  {scan.name:<{width}}  {scan.state:<11}{'  ' * bool(more)}{more}".rstrip())
     return "\n".join(map(shown, lines))
 
 
@@ -105,8 +105,8 @@ def status_json(scans: list[ScanStatus]) -> str:
 
 
 def exit_status(scans: list[ScanStatus]) -> Exit:
-    """Return 1 where a scan failed or a process died with one, 75 where one was stopped, else 0."""
+    """Return 1 where a scan failed, is broken or was in work when a process died, 75 if stopped, else 0."""
     states = {scan.state for scan in scans}
-    if states & {Kind.FAILED, Kind.SUSPECT, Kind.DIED}:
+    if states & {Kind.FAILED, Kind.BROKEN, Kind.SUSPECT, Kind.DIED}:
         return Exit.FAILED
     return Exit.STOPPED if Kind.STOPPED in states else Exit.DONE

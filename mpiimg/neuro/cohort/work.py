@@ -193,7 +193,7 @@ def acquire_scan(cohort: Cohort, scan: Scan, before: LeaseState, owner: dict) ->
     seen = state.number == before.number and before.kind is not Kind.IN_WORK
     if state.kind is Kind.SUSPECT and not (seen and cohort.retry_suspects):
         return 0
-    if state.kind in (Kind.DONE, Kind.FAILED) and not seen:
+    if state.kind in (Kind.DONE, Kind.FAILED, Kind.BROKEN, Kind.PASSED_OVER) and not seen:
         return 0  # another group or job has had it since this job began
     return lease.acquire(records, state, owner)
 
@@ -216,8 +216,6 @@ def _process(cohort: Cohort, scan: Scan, group, outer: Agreement, options: Optio
         label=f"{scan.name}: ",
     )
     try:
-        if scan.problem:
-            raise BadInput(scan.problem)
         headers = on_root(group, cohort.inspect, scan)
         recipe = _together(group, lambda: _of_dataset(cohort.recipe(scan, headers), cohort.dataset, scan))
         image = image_identity(scan)
