@@ -10,9 +10,8 @@ _PLACES = {
     **dict.fromkeys(("Input", "stream_input"), "inputs"),
     **dict.fromkeys(("At", "Chunk", "Part", "Pieces", "Rows"), "needs"),
     **dict.fromkeys(("Index", "RecordsOf"), "record_index"),
-    **dict.fromkeys(
-        ("Compute", "Files", "Found", "PlacedSink", "Records", "Reduce", "Sink", "Stream"), "stage"
-    ),
+    **dict.fromkeys(("Compute", "Digested", "Files", "Found", "PlacedSink"), "stage"),
+    **dict.fromkeys(("Records", "Reduce", "Sink", "Stream"), "stage"),
     **dict.fromkeys(("extended", "trimmed"), "halo"),
     **dict.fromkeys(("Argument", "Domain", "Inspection", "Output", "Pipeline"), "step"),
     **dict.fromkeys(("Source", "State", "Step", "declare_step", "steps_in"), "step"),

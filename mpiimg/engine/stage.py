@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -272,6 +272,21 @@ class Records(Stage):
         return self.expected_index.nbytes
 
 
+@dataclass(frozen=True)
+class Digested:
+    """Bytes for a file, and what the end of the file is to know of them.
+
+    Parameters
+    ----------
+    data : bytes
+    digest : object
+        Small, such as a checksum: one rank brings those of all chunks together.
+    """
+
+    data: bytes
+    digest: Any
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sink(Stage):
     """Write one file that all ranks fill, each chunk's bytes behind those of the chunk before.
@@ -284,14 +299,29 @@ class Sink(Stage):
         Name of the file, below the folder of results.
     head : callable
         Returns the bytes that the file begins with; called on one rank.
+    tail : callable, optional
+        Where the end of the file depends on all that is before it: called on one rank as tail(digests), with
+        those of the head and of all chunks in their order; returns the bytes that the file ends with. `head`
+        and `work` then return :class:`Digested`.
     chunk_bytes : int
         The most bytes that the work on a chunk returns.
     """
 
-    work: Callable[..., bytes]
+    work: Callable[..., bytes | Digested]
     file: str
-    head: Callable[[], bytes] = bytes
+    head: Callable[[], bytes | Digested] = bytes
+    tail: Callable[[Sequence[Any]], bytes] | None = None
     chunk_bytes: int = 0
+
+    def digested(self, made: bytes | Digested) -> Digested:
+        """Return what `head` or `work` has made as bytes with their digest: None where there is no tail."""
+        return Digested(made, None) if self.tail is None else made
+
+    def whole(self, made: Iterable[bytes | Digested]) -> bytes:
+        """Return the bytes of the file from what `work` has made of its chunks, in a process alone."""
+        pieces = [self.digested(one) for one in (self.head(), *made)]
+        tail = b"" if self.tail is None else self.tail([piece.digest for piece in pieces])
+        return b"".join([*(piece.data for piece in pieces), tail])
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from mpiimg.engine.plan import StagePlan
 from mpiimg.engine.raw import RawFile, write_fully
 from mpiimg.engine.results import OUTPUTS, OwnFiles, OwnFolder, crc_of, joined, sum_of_range, sum_of_shared
 from mpiimg.engine.rounds import Rounds
-from mpiimg.engine.stage import Files, PlacedSink, Sink
+from mpiimg.engine.stage import Digested, Files, PlacedSink, Sink
 from mpiimg.engine.system_errors import naming
 from mpiimg.errors import BadInput
 
@@ -79,27 +79,26 @@ class ResultFiles:
 
     def _write_one(self, stage: Sink, planned: StagePlan) -> None:
         """Write the bytes of all chunks in order: ranks take consecutive runs, round by round."""
-        path = self._work / OUTPUTS / stage.file
-        head = on_root(self._comm, lambda: _write_head(path, stage.head()))
-        position, sums = head[0], []
+        path, where = self._work / OUTPUTS / stage.file, f"stage {stage.name}"
+        head = on_root(self._comm, lambda: _write_head(path, stage))
+        position, written = head.size, []
         chunks = range(len(stage.grid))
         opened: list[int] = []
-        self._rounds.guarded(lambda: opened.append(os.open(path, os.O_WRONLY)), f"stage {stage.name}")
+        self._rounds.guarded(lambda: opened.append(os.open(path, os.O_WRONLY)), where)
         self._rounds.agree()
         descriptor = opened[0]
         try:
             with progress(self._comm, stage.name, len(chunks), self._shown) as tick:
                 for numbers in self._rounds.planned(stage, planned, chunks):
-                    position = self._write_round(stage, numbers, descriptor, position, sums)
+                    position = self._write_round(stage, numbers, descriptor, position, written)
                     tick(sum(map(len, numbers)))
-            self._rounds.guarded(lambda: _sync(path, descriptor), f"stage {stage.name}")
+            self._rounds.guarded(lambda: _sync(path, descriptor), where)
         finally:
             os.close(descriptor)
         self._rounds.agree()
-        parts = self._comm.gather(sums)
-        if parts is not None:
-            ordered = sorted(one for part in parts for one in part)
-            self.written[stage.file] = joined([head, *(part for _, part in ordered)])
+        parts = self._comm.gather(written)
+        said = on_root(self._comm, lambda: _end_file(path, stage, position, head, parts), where=where)
+        on_root(self._comm, lambda: self.written.update({stage.file: said}))
 
     def _write_round(
         self,
@@ -107,28 +106,29 @@ class ResultFiles:
         numbers: list[list[int]],
         descriptor: int,
         position: int,
-        sums: list[tuple[int, tuple[int, int]]],
+        written: list[_Written],
     ) -> int:
         """Make and write the bytes of one round of chunks; return where the next round begins.
 
-        Number, bytes and CRC32 of each of this rank's chunks are added to `sums`.
+        What is to be known of each of this rank's chunks is added to `written`.
         """
-        members = []
+        pieces = []
         logbook = self._rounds.logbook
         for number, blocks in self._rounds.one(stage, numbers):
             try:
-                members.append(logbook.at_work(stage.work, stage.chunk(number), *blocks))
-                sums.append((number, (len(members[-1]), crc_of(members[-1]))))
-                logbook.done(stage, number, len(members[-1]))
+                made = stage.digested(logbook.at_work(stage.work, stage.chunk(number), *blocks))
+                pieces.append(made.data)
+                written.append(_Written.of(number, made))
+                logbook.done(stage, number, len(made.data))
             except Exception as error:
                 self._rounds.agreement.record(error, f"stage {stage.name}, chunk {number}")
             del blocks
         logbook.wait("sizes of all ranks")
         soft_barrier(self._comm)
-        size = sum(map(len, members))
+        size = sum(map(len, pieces))
         start = position + (self._comm.exscan(size) or 0)
         path = self._work / OUTPUTS / stage.file
-        self._rounds.guarded(lambda: _write_members(path, descriptor, members, start), f"stage {stage.name}")
+        self._rounds.guarded(lambda: _write_pieces(path, descriptor, pieces, start), f"stage {stage.name}")
         return position + self._comm.allreduce(size)
 
     def _write_placed(self, stage: PlacedSink, planned: StagePlan) -> None:
@@ -260,10 +260,39 @@ class ResultFiles:
             by_name[name] = number
 
 
-def _write_head(path: Path, head: bytes) -> tuple[int, int]:
-    """Begin a file; return bytes and CRC32."""
-    path.write_bytes(head)
-    return len(head), crc_of(head)
+class _Written(NamedTuple):
+    """What is to be known of a piece of a file that all ranks fill."""
+
+    number: int
+    size: int
+    crc: int
+    digest: Any
+
+    @classmethod
+    def of(cls, number: int, made: Digested) -> _Written:
+        return cls(number, len(made.data), crc_of(made.data), made.digest)
+
+
+def _write_head(path: Path, stage: Sink) -> _Written:
+    """Begin a file; the number of its head comes before those of all chunks."""
+    head = stage.digested(stage.head())
+    path.write_bytes(head.data)
+    return _Written.of(-1, head)
+
+
+def _end_file(
+    path: Path, stage: Sink, position: int, head: _Written, parts: Sequence[Sequence[_Written]]
+) -> dict[str, Any]:
+    """Write and make durable what a file ends with; return what the record says of the file."""
+    pieces = sorted([head, *itertools.chain.from_iterable(parts)], key=lambda piece: piece.number)
+    sums = [(piece.size, piece.crc) for piece in pieces]
+    if stage.tail is not None:
+        tail = stage.tail([piece.digest for piece in pieces])
+        with naming(path), open(path, "r+b", buffering=0) as file:
+            write_fully(file.fileno(), tail, position)
+            os.fdatasync(file.fileno())
+        sums.append((len(tail), crc_of(tail)))
+    return joined(sums)
 
 
 def _create_placed(path: Path, stage: PlacedSink, further: bool) -> tuple[int, int]:
@@ -299,11 +328,11 @@ def _sum_of_placed(
     return joined([head, *((length, crc) for _, length, crc in ordered), tail])
 
 
-def _write_members(path: Path, descriptor: int, members: Sequence[bytes], position: int) -> None:
+def _write_pieces(path: Path, descriptor: int, pieces: Sequence[bytes], position: int) -> None:
     with naming(path):
-        for member in members:
-            write_fully(descriptor, member, position)
-            position += len(member)
+        for piece in pieces:
+            write_fully(descriptor, piece, position)
+            position += len(piece)
 
 
 def _sync(path: Path, descriptor: int) -> None:

@@ -236,10 +236,7 @@ def _save_as_registered(path: Path, block: np.ndarray, axes: tuple[str, ...], sp
     stage = registry.stage_of(path.name, made, array, (), part)
     chunks = [stage.chunk(number) for number in range(len(stage.grid))]
     if isinstance(stage, Sink):
-        with open(path, "wb") as file:
-            file.write(stage.head())
-            for chunk in chunks:
-                file.write(stage.work(chunk))
+        path.write_bytes(stage.whole(map(stage.work, chunks)))
     elif isinstance(stage, PlacedSink):
         offset = stage.create(path, False)
         with contextlib.closing(RawFile(path, offset, stage.layout.shape, stage.stored, True)) as raw:

@@ -13,7 +13,7 @@ import math
 import re
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ import numpy as np
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import Box, box_slices
 from mpiimg.engine.inputs import Reader
+from mpiimg.engine.stage import Digested
 from mpiimg.errors import BadInput
-from mpiimg.formats.gz import gzip_member
+from mpiimg.formats.gz import gzip_head, gzip_part, gzip_tail
 from mpiimg.formats.interface import FILE_AXES, Format, ResultArray, file_grid, gzipped_bytes, split
 from mpiimg.formats.plain import AsTheyAre, OtherSign, PlainInput, Scaling, Values
 from mpiimg.formats.sources import FileInput
@@ -366,20 +367,24 @@ class FitsWriter:
 
 
 class FitsGzWriter(FitsWriter):
-    """An image in a gzipped file; a :class:`mpiimg.formats.interface.Writer`: a member for each chunk."""
+    """An image in a gzipped file; a :class:`mpiimg.formats.interface.Writer`: one gzip member."""
 
     def __init__(self, result: ResultArray):
         super().__init__(result)
         self.chunk_bytes = gzipped_bytes(self.grid, self.axes, result, self.dtype.itemsize) + BLOCK
 
-    def head(self) -> bytes:
+    def head(self) -> Digested:
         """Return the header, compressed."""
-        return gzip_member(super().head())
+        return gzip_head(super().head())
 
-    def encode(self, chunk, block: np.ndarray) -> bytes:
+    def encode(self, chunk, block: np.ndarray) -> Digested:
         """Return the bytes of a chunk, compressed; those of the last one fill its block of the file."""
         data = np.ascontiguousarray(self.stored(block), dtype=self.dtype).tobytes()
-        return gzip_member(data + (self.tail() if chunk.number == len(self.grid) - 1 else b""))
+        return gzip_part(data + (super().tail() if chunk.number == len(self.grid) - 1 else b""))
+
+    def tail(self, digests: Sequence[tuple[int, int]]) -> bytes:
+        """Return the checksum and the length of all that is compressed."""
+        return gzip_tail(digests)
 
 
 def _dimensions(result: ResultArray, wcs: Wcs | None) -> tuple[str, ...]:

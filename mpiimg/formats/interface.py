@@ -18,7 +18,9 @@ from mpiimg.engine.axes import named_axes
 from mpiimg.engine.boxes import Box, ChunkGrid
 from mpiimg.engine.inputs import Input
 from mpiimg.engine.needs import Chunk
+from mpiimg.engine.stage import Digested
 from mpiimg.errors import BadInput
+from mpiimg.formats.gz import deflated_bytes
 from mpiimg.formats.space import Space
 
 #: Bytes of a chunk of a file: long enough runs for any disk, and small enough to hold several.
@@ -93,16 +95,21 @@ class Writer(Protocol):
         The chunks in the order of the file; they follow from the array alone.
     chunk_bytes : int
         The most bytes that :meth:`encode` returns.
+
+    Notes
+    -----
+    A writer may have one more method, where the end of the file depends on what is before it:
+    `tail(digests) -> bytes`. Then `head` and `encode` return :class:`mpiimg.engine.stage.Digested`.
     """
 
     grid: ChunkGrid
     chunk_bytes: int
 
-    def head(self) -> bytes:
+    def head(self) -> bytes | Digested:
         """Return what the file begins with; called on one rank."""
         ...
 
-    def encode(self, chunk: Chunk, block: np.ndarray) -> bytes:
+    def encode(self, chunk: Chunk, block: np.ndarray) -> bytes | Digested:
         """Return the bytes of a chunk, whatever other chunks there are; `block` is in C order of `axes`."""
         ...
 
@@ -323,4 +330,4 @@ def gzipped_bytes(grid: ChunkGrid, axes: tuple[str, ...], result: ResultArray, i
     """
     block = dict(zip(named_axes(grid.axes), grid.block, strict=True))
     size = math.prod(block.get(axis, result.sizes[axis]) for axis in axes) * itemsize
-    return size + size // 256 + 64
+    return deflated_bytes(size)

@@ -231,6 +231,7 @@ def stage_of(
             work=lambda chunk, *blocks: made.encode(chunk, ordered(chunk, *blocks)),
             file=str(target),
             head=made.head,
+            tail=getattr(made, "tail", None),
             chunk_bytes=made.chunk_bytes,
             **about,
         )

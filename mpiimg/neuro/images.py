@@ -14,7 +14,7 @@ from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.inputs import stream_input
 from mpiimg.engine.needs import At, Chunk, Need, Part
 from mpiimg.engine.stage import Compute, Found, Reduce, Sink, Stream
-from mpiimg.formats.gz import gzip_member
+from mpiimg.formats.gz import deflated_bytes, gzip_head, gzip_part, gzip_tail
 from mpiimg.neuro.nifti import Image, Voxels, output_header
 from mpiimg.version import __version__
 
@@ -156,10 +156,10 @@ def write_dense(
     little = np.dtype(dtype).newbyteorder("<")
 
     def compress(chunk, *blocks):
-        return gzip_member(np.ascontiguousarray(work(chunk, *blocks), dtype=little).tobytes())
+        return gzip_part(np.ascontiguousarray(work(chunk, *blocks), dtype=little).tobytes())
 
     def head():
-        return gzip_member(output_header(image, components, dtype, f"mpiimg {__version__}"))
+        return gzip_head(output_header(image, components, dtype, f"mpiimg {__version__}"))
 
     largest = grid.block[-1] * image.shape[-2] * image.shape[-1] * little.itemsize
     return Sink(
@@ -169,7 +169,8 @@ def write_dense(
         work=compress,
         file=file,
         head=head,
-        chunk_bytes=largest,
+        tail=gzip_tail,
+        chunk_bytes=deflated_bytes(largest),
         # The voxels, their bytes, and these compressed; and as much for whoever makes the voxels.
         scratch=5 * largest,
         cost=("deflate", float(np.prod(shape)) * little.itemsize),

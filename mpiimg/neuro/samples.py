@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mpiimg.engine.rates import RateSample
-from mpiimg.formats.gz import gzip_member
+from mpiimg.formats.gz import gzip_head, gzip_part, gzip_tail
 from mpiimg.neuro.nifti import Image
 
 
@@ -26,16 +26,17 @@ def image_of(shape: tuple[int, ...]) -> tuple[Image, np.ndarray]:
 
 
 def sample_inflate() -> RateSample:
-    """Inflate a member of a .nii.gz; bytes."""
+    """Inflate a .nii.gz; bytes."""
     from isal import igzip
 
     _, voxels = image_of((1, 16, 128, 128))
-    data = gzip_member(voxels.tobytes())
+    head = gzip_head(voxels.tobytes())
+    data = head.data + gzip_tail([head.digest])
     return lambda: igzip.decompress(data), voxels.nbytes
 
 
 def sample_deflate() -> RateSample:
-    """Compress a member of a .nii.gz; bytes."""
+    """Compress a part of a .nii.gz; bytes."""
     _, voxels = image_of((1, 16, 128, 128))
     data = voxels.astype(np.float32).tobytes()
-    return lambda: gzip_member(data), len(data)
+    return lambda: gzip_part(data), len(data)

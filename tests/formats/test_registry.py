@@ -65,7 +65,7 @@ def test_an_array_is_written_and_read_by_the_ending_alone(formats, tmp_path):
     encoded = [sink.work(chunk, block) for chunk, block in zip(chunks, blocks, strict=True)]
     assert max(map(len, encoded)) == sink.chunk_bytes
     path = tmp_path / "values.raw"
-    path.write_bytes(sink.head() + b"".join(encoded))
+    path.write_bytes(sink.whole(encoded))
     source = registry.read(path, "frames", axes=("tyx", "yx"))
     assert isinstance(source, Input) or source.parallel
     assert (source.array, source.files) == (array.like("frames"), (path,))

@@ -7,7 +7,6 @@ import itertools
 import os
 import shutil
 import struct
-import zlib
 from pathlib import Path
 
 import h5py
@@ -19,7 +18,6 @@ from mpiimg.engine.boxes import box_slices
 from mpiimg.engine.pages import page_sums
 from mpiimg.engine.staged_file import create_staged, describe_staged, sums_path
 from mpiimg.errors import BadInput
-from mpiimg.formats.gz import gzip_member
 from mpiimg.neuro.nifti import (
     LAYOUT,
     Image,
@@ -281,12 +279,12 @@ def zipped(tmp_path):
 
 
 def test_a_stream_of_several_members(tmp_path):
-    """As pigz and we ourselves write them, cut anywhere."""
+    """As bgzip and earlier versions write them, cut anywhere."""
     data = voxels("int16")
     raw = save(tmp_path / "a.nii", data).read_bytes()
     path = tmp_path / "a.nii.gz"
     cuts = [0, 1, 348, 352, 353, 400, len(raw)]
-    path.write_bytes(b"".join(gzip_member(raw[a:b]) for a, b in itertools.pairwise(cuts)))
+    path.write_bytes(b"".join(gzip.compress(raw[a:b], 1) for a, b in itertools.pairwise(cuts)))
     image = open_image(path, 4)
     whole = np.concatenate([block.ravel() for block in read_all(image)])
     assert (whole == data.T.ravel()).all()
@@ -335,13 +333,6 @@ def test_a_stream_with_less_than_the_header_promises(tmp_path):
     image = open_image(path, 4)
     with pytest.raises(BadInput, match="ends before its last voxel"):
         read_all(image)
-
-
-def test_a_member_is_reproducible_and_plain_gzip():
-    data = voxels("int16").tobytes()
-    assert gzip_member(data) == gzip_member(data)
-    assert zlib.decompress(gzip_member(data), wbits=31) == data
-    assert gzip_member(data)[4:8] == bytes(4), "no time stamp"
 
 
 # Headers out.

@@ -196,8 +196,8 @@ def do(folder: Path, stage, values: np.ndarray, further: bool = False) -> Path:
     path = folder / stage.file
     if isinstance(stage, Sink):
         made = [stage.work(chunk, block(chunk)) for chunk in chunks]
-        assert max(map(len, made)) <= stage.chunk_bytes
-        path.write_bytes(stage.head() + b"".join(made))
+        assert max(len(stage.digested(one).data) for one in made) <= stage.chunk_bytes
+        path.write_bytes(stage.whole(made))
         return path
     assert isinstance(stage, PlacedSink)
     stage.prove()

@@ -33,7 +33,7 @@ calls = 0
 
 #: The same ahead of every compression of a block of output.
 IN_COMPRESSION = IN_DENOISING.replace("mpiimg.neuro.kernels.nlmeans", "mpiimg.neuro.images").replace(
-    "nonlocal_means", "gzip_member"
+    "nonlocal_means", "gzip_part"
 )
 
 

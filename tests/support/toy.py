@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import itertools
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ from mpiimg.engine.boxes import Box, ChunkGrid, box_slices
 from mpiimg.engine.halo import extended
 from mpiimg.engine.needs import At, Part, Pieces
 from mpiimg.engine.recipe import Recipe
-from mpiimg.engine.stage import Compute, Files, Found, Reduce, Sink, Stages, Stream
+from mpiimg.engine.stage import Compute, Digested, Files, Found, Reduce, Sink, Stages, Stream
 
 #: Memory of a rank: more than any toy needs.
 PLENTY = 1 << 40
@@ -53,10 +54,19 @@ class Toy:
     @property
     def bytes(self) -> bytes:
         """What the file OUTPUT must hold, to the last byte."""
-        return HEAD + b"".join(gzip_member(self.result[a:b].tobytes()) for a, b in self.cuts)
+        return file_of([self.result[a:b].tobytes() for a, b in self.cuts])
 
 
 HEAD = gzip_member(b"toy")
+
+
+def file_of(blocks: list[bytes]) -> bytes:
+    """What a file of these blocks holds: a head, each block, and a tail with the sums of all of them."""
+    return HEAD + b"".join(map(gzip_member, blocks)) + tail([None, *map(zlib.crc32, blocks)])
+
+
+def tail(digests: list) -> bytes:
+    return gzip_member(repr(digests).encode())
 
 
 def recipe(name: str, stages: Callable[[], Stages], **parameters) -> Recipe:
@@ -78,10 +88,19 @@ def sink(reads: Array, thickness: int, hook: Callable) -> Sink:
 
     def compress(chunk, block):
         hook("write", chunk.number)
-        return gzip_member(np.ascontiguousarray(block).tobytes())
+        data = np.ascontiguousarray(block).tobytes()
+        return Digested(gzip_member(data), zlib.crc32(data))
 
     grid = ChunkGrid(reads.axes[:1], reads.shape[:1], (thickness,))
-    return Sink("write", grid, reads=(Part(reads),), work=compress, file=OUTPUT, head=lambda: HEAD)
+    return Sink(
+        "write",
+        grid,
+        reads=(Part(reads),),
+        work=compress,
+        file=OUTPUT,
+        head=lambda: Digested(HEAD, None),
+        tail=tail,
+    )
 
 
 def blocks(length: int, thickness: int) -> list[tuple[int, int]]:

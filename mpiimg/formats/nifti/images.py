@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import numpy as np
 
 from mpiimg.engine.array import Array
 from mpiimg.engine.needs import Chunk
+from mpiimg.engine.stage import Digested
 from mpiimg.errors import BadInput
-from mpiimg.formats.gz import gzip_member
+from mpiimg.formats.gz import gzip_head, gzip_part, gzip_tail
 from mpiimg.formats.interface import FILE_AXES, Format, ResultArray, file_grid, gzipped_bytes
 from mpiimg.formats.nifti.header import (
     check_length,
@@ -242,19 +244,23 @@ class NiftiWriter:
 
 
 class NiftiGzWriter(NiftiWriter):
-    """An image in a .nii.gz; a :class:`mpiimg.formats.interface.Writer`: a gzip member for each chunk."""
+    """An image in a .nii.gz; a :class:`mpiimg.formats.interface.Writer`: one gzip member."""
 
     def __init__(self, result: ResultArray):
         super().__init__(result)
         self.chunk_bytes = gzipped_bytes(self.grid, self.axes, result, self.dtype.itemsize)
 
-    def head(self) -> bytes:
+    def head(self) -> Digested:
         """Return the header, compressed."""
-        return gzip_member(super().head())
+        return gzip_head(super().head())
 
-    def encode(self, chunk: Chunk, block: np.ndarray) -> bytes:
+    def encode(self, chunk: Chunk, block: np.ndarray) -> Digested:
         """Return the bytes of a chunk, compressed."""
-        return gzip_member(np.ascontiguousarray(self.stored(block)).tobytes())
+        return gzip_part(np.ascontiguousarray(self.stored(block)).tobytes())
+
+    def tail(self, digests: Sequence[tuple[int, int]]) -> bytes:
+        """Return the checksum and the length of all that is compressed."""
+        return gzip_tail(digests)
 
 
 def _dimensions(result: ResultArray, space: Affine | None) -> tuple[str, ...]:
