@@ -87,6 +87,12 @@ def reader(path: Path) -> Callable[[Path, str], Input]:
     raise BadInput(f"{path}: no format reads files of this name; {_hint(path) or _endings('reads')}")
 
 
+def is_read(path: Path) -> bool:
+    """Say whether some format reads files that end like `path`."""
+    format = _format(path)
+    return format is not None and (format.read or format.reader) is not None
+
+
 def writer(name: str | Path) -> Callable[[ResultArray], AnyWriter]:
     """Return what writes files that end like `name`.
 

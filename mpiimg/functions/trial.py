@@ -28,7 +28,6 @@ from mpiimg.engine.boxes import Box, box_shape, box_size
 from mpiimg.engine.mpi.lifetime import lifetime
 from mpiimg.engine.mpi.memory import anonymous_now
 from mpiimg.errors import WORK_ERRORS, BadInput
-from mpiimg.formats.gz import inflated_first
 from mpiimg.functions.function import Function, keep_loaded
 from mpiimg.functions.image_stages import TrialResult, grid, one_by_one, presented
 from mpiimg.functions.partials import Fields
@@ -245,9 +244,8 @@ def _window(image: Image, function: Function, slices: int) -> Box:
 
 def _sample(image: Image, origin: Image, box: Box) -> np.ndarray:
     """Return voxels to try a function on: those of `box`; of a stream as many from its start."""
-    if origin.kind == "nii.gz":
-        block = inflated_first(origin.path, origin.offset, origin.dtype, box_size(box))
-        block = block.reshape(box_shape(box))
+    if not origin.parallel:
+        block = origin.first(box_size(box)).reshape(box_shape(box))
     else:
         file = origin.open()
         try:

@@ -13,7 +13,7 @@ from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.inputs import stream_input
 from mpiimg.engine.needs import At, Chunk, Need, Part
-from mpiimg.engine.stage import Compute, Found, Reduce, Sink, Stream
+from mpiimg.engine.stage import Compute, Found, Reduce, Sink, Stages, Stream
 from mpiimg.formats.gz import deflated_bytes, gzip_head, gzip_part, gzip_tail
 from mpiimg.neuro.nifti import Image, Voxels, output_header
 from mpiimg.version import __version__
@@ -36,6 +36,33 @@ def inflate(voxels: Voxels) -> Stream:
     array = voxels.array
     grid = slice_grid(array.shape, np.dtype(array.dtype).itemsize)
     return stream_input(voxels, grid, ("inflate", float(array.nbytes)))
+
+
+def lay_out(source: Array, written: Array) -> Compute:
+    """Declare a copy chunk by chunk, voxels as they are; the axes may lie in another order in the source."""
+    order = [source.axes.index(axis) for axis in written.axes]
+    grid = slice_grid(written.shape, np.dtype(written.dtype).itemsize)
+    if source.axes[0] != written.axes[0]:
+        # Where the volumes of a voxel lie together, all of them are read at once.
+        sizes = dict(zip(written.axes, written.shape, strict=True))
+        depth = sizes["z"]
+        grid = ChunkGrid("z", (depth,), (max(1, min(depth, CHUNK_BYTES * depth // written.nbytes)),))
+    return Compute(
+        f"copy-{written.name}",
+        grid,
+        reads=(Part(source),),
+        writes=(written,),
+        work=lambda chunk, block: (np.ascontiguousarray(block.transpose(order)),),
+        parameters={},
+    )
+
+
+def brought_in(voxels: Voxels) -> Stages[None]:
+    """Yield how an image becomes an array of the run, where ranks cannot read it as it lies in the file."""
+    if not voxels.parallel:
+        yield inflate(voxels)
+    elif voxels.array.name != voxels.name:
+        yield lay_out(voxels.array, voxels.laid_out)
 
 
 def finite(values: np.ndarray) -> np.ndarray:

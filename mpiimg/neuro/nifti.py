@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 import zlib
 from collections.abc import Iterator
@@ -17,12 +16,12 @@ from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import Box
 from mpiimg.engine.inputs import Reader
 from mpiimg.engine.names import file_name
-from mpiimg.engine.pages import DamagedPage, PagedReader
 from mpiimg.engine.raw import RawFile, sample_file
 from mpiimg.engine.small_files import check_regular
-from mpiimg.engine.staged_file import DATASET, check_record, dataset_offset, open_checked
+from mpiimg.engine.staged_file import DATASET, check_record, open_checked
 from mpiimg.errors import BadInput
-from mpiimg.formats.gz import inflated
+from mpiimg.formats import registry
+from mpiimg.formats.gz import inflated, inflated_first
 from mpiimg.formats.nifti.header import (
     check_length,
     checked_offset,
@@ -32,13 +31,10 @@ from mpiimg.formats.nifti.header import (
 )
 from mpiimg.formats.nifti.whole import best_affine, check_result, corner_distance, made_whole
 from mpiimg.formats.scaling import scaled
+from mpiimg.neuro.other_formats import StoredVoxels, read_other
+from mpiimg.neuro.staged import StagedVoxels, read_staged
 
 AXES = {3: "zyx", 4: "vzyx"}
-
-#: Layout of staged files: with checksums, and without, as the first versions wrote them.
-LAYOUT, UNCHECKED_LAYOUT = 2, 1
-
-log = logging.getLogger("mpiimg")
 
 
 @dataclass(frozen=True)
@@ -50,8 +46,8 @@ class Image:
     path : Path
         The file.
     kind : str
-        "nii" (voxels in place), "nii.gz" (a stream), "staged" (our HDF5) or "staged-unchecked" (the same from
-        an earlier version, without checksums).
+        "nii" (voxels in place), "nii.gz" (a stream), "staged" (our HDF5), "staged-unchecked" (the same from
+        an earlier version, without checksums), or "other": `source` reads it.
     stem : str
         Its name without endings, for the names of results.
     shape : tuple of int
@@ -70,6 +66,11 @@ class Image:
         Of the file itself, as from :func:`mpiimg.engine.raw.sample_file`; enters the provenance as well.
     words : tuple of str
         What to warn of, such as what was taken in place of what makes no sense in the header.
+    source : StoredVoxels, optional
+        The voxels of a file of another format.
+    dw_scheme : tuple of (float, float, float, float)
+        The gradients in its header, a row for each volume: x, y and z in scanner axes, and b in s/mm^2.
+        MRtrix's files have them.
     """
 
     path: Path
@@ -84,10 +85,27 @@ class Image:
     identity: tuple
     sample: tuple[int, int, int] = (0, 0, 0)
     words: tuple[str, ...] = ()
+    source: StoredVoxels | None = None
+    dw_scheme: tuple[tuple[float, ...], ...] = ()
 
     @property
     def axes(self) -> str:
         return AXES[len(self.shape)]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Those that it lies in."""
+        return (self.path,) if self.source is None else tuple(dict.fromkeys((self.path, *self.source.files)))
+
+    @property
+    def parallel(self) -> bool:
+        """Whether every rank may read any part of it; else it is a stream, as a .nii.gz is."""
+        return self.kind != "nii.gz" if self.source is None else self.source.parallel
+
+    @property
+    def stored_axes(self) -> str:
+        """The axes in the order in which they lie in the file, the slowest first."""
+        return self.axes if self.source is None else self.source.in_file_order(self.axes)
 
     @property
     def native(self) -> str:
@@ -111,10 +129,18 @@ class Image:
         BadInput
             A staged file is not as it was written; on reading it too.
         """
+        if self.source is not None:
+            return self.source.open(self.axes)
         if self.kind == "staged":
             check_record(self.path)
-            return _StagedVoxels(self.path, open_checked(self.path, self.array(DATASET)))
+            return StagedVoxels(self.path, open_checked(self.path, self.array(DATASET)))
         return RawFile(self.path, self.offset, self.shape, self.dtype)
+
+    def first(self, count: int) -> np.ndarray:
+        """Return the first voxels of a stream, (count,), in the machine's byte order; others are not read."""
+        if self.source is not None:
+            return self.source.first(count)
+        return inflated_first(self.path, self.offset, self.dtype, count)
 
     def scaled(self, block: np.ndarray) -> np.ndarray:
         """Return the values that voxels stand for.
@@ -139,16 +165,25 @@ class Voxels:
     ----------
     image : Image
     name : str
-        Of the array that they are in the run.
+        Of the array that the image is in the run.
     """
 
     image: Image
     name: str
 
     @property
-    def array(self) -> Array:
-        """Name, axes, shape and dtype."""
+    def laid_out(self) -> Array:
+        """The image as an array of the run, as all steps want it."""
         return self.image.array(self.name)
+
+    @property
+    def array(self) -> Array:
+        """What is read: the same, or where it lies in another order in the file, an array in that order."""
+        axes, image = self.image.stored_axes, self.image
+        if axes == image.axes:
+            return self.laid_out
+        lengths = dict(zip(image.axes, image.shape, strict=True))
+        return Array(f"{self.name}-in-file", axes, tuple(lengths[axis] for axis in axes), image.native)
 
     @property
     def identity(self) -> tuple:
@@ -162,17 +197,18 @@ class Voxels:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The file."""
-        return (self.image.path,)
+        """The file, or the files."""
+        return self.image.files
 
     @property
     def parallel(self) -> bool:
         """Whether every rank may read any part of it: a .nii.gz is a stream."""
-        return self.image.kind != "nii.gz"
+        return self.image.parallel
 
     def open(self) -> Reader:
         """Open the voxels for reading in any order."""
-        return self.image.open()
+        source = self.image.source
+        return self.image.open() if source is None else source.open(self.image.stored_axes)
 
     def blocks(self, boxes: Iterator[Box]) -> Iterator[np.ndarray]:
         """Yield blocks of the stream, which follow each other in the file.
@@ -182,36 +218,18 @@ class Voxels:
         BadInput
             The stream is truncated or corrupt.
         """
+        if self.image.source is not None:
+            return self.image.source.blocks(boxes, self.image.axes)
         return inflated(self.image.path, self.image.offset, self.image.dtype, boxes)
 
 
-@dataclass(frozen=True)
-class _StagedVoxels:
-    """Voxels of a staged file, read page by page and verified."""
-
-    path: Path
-    pages: PagedReader
-
-    def read(self, box: Box) -> np.ndarray:
-        try:
-            return self.pages.read(box)
-        except DamagedPage:
-            raise BadInput(
-                f"{self.path}: damaged: voxels in it are not those that were staged; stage the image again "
-                "with mpiimg-stage"
-            ) from None
-
-    def close(self) -> None:
-        self.pages.close()
-
-
 def open_image(path: Path, dimensions: int | tuple[int, ...], what: str = "image") -> Image:
-    """Read and check the header of a NIfTI file or of a staged one.
+    """Read and check the header of a NIfTI file, of a staged one or of an image of another format.
 
     Parameters
     ----------
     path : Path
-        .nii, .nii.gz or .h5.
+        .nii, .nii.gz, .h5, or what a format of formats/registry.py reads that has an affine, such as .mif.
     dimensions : int or (int, int)
         3 or 4, what the image must have; (3, 4) allows either.
     what : str
@@ -238,7 +256,7 @@ def open_image(path: Path, dimensions: int | tuple[int, ...], what: str = "image
     try:
         header = parse_header(raw)
     except Exception:
-        raise BadInput(f"{path}: this {what} is not a NIfTI file (.nii, .nii.gz) nor a staged one") from None
+        return _open_other(path, dimensions, what)
     shape = _checked_shape(header, path, dimensions, what)
     dtype = _checked_dtype(header, path)
     slope, inter = checked_scaling(header, path, dtype)
@@ -246,13 +264,39 @@ def open_image(path: Path, dimensions: int | tuple[int, ...], what: str = "image
     check_length(path, status.st_size, offset + math.prod(shape) * dtype.itemsize, compressed)
     identity = (status.st_size, status.st_mtime_ns, zlib.crc32(header.binaryblock))
     kind, stem = "nii.gz" if compressed else "nii", output_stem(path)
-    return _made_whole(header, path, kind, stem, shape, dtype.str, offset, slope, inter, identity)
+    lies = (kind, stem, shape, dtype.str, offset, slope, inter)
+    return _made_whole(header, path, *lies, identity, sample_file(path))
+
+
+def _open_other(path: Path, dimensions: int | tuple[int, ...], what: str) -> Image:
+    """Read and check the header of an image of another format than NIfTI."""
+    if path.name.lower().endswith((".nii", ".nii.gz", ".h5")) or not registry.is_read(path):
+        raise BadInput(
+            f"{path}: this {what} is not a NIfTI file (.nii, .nii.gz) nor a staged one, nor of another "
+            "format that is read (.mif, .mgz, .hdr and .img)"
+        )
+    source, raw, scheme = read_other(path, what)
+    header = parse_header(raw)
+    shape = _checked_shape(header, path, dimensions, what)
+    axes = AXES[len(shape)]
+    if not source.parallel and source.in_file_order(axes) != axes:
+        raise BadInput(
+            f"{path}: the volumes of this compressed {what} do not lie one after the other in it, and it "
+            f"can only be read in the order of the file; convert it: mrconvert {path.name} "
+            f"{bare_name(path)}.nii"
+        )
+    samples = [sample_file(file) for file in source.files]
+    size, time = sum(one[0] for one in samples), max(one[1] for one in samples)
+    sample = (size, time, zlib.crc32(repr([one[2] for one in samples]).encode()))
+    identity = (size, time, zlib.crc32(repr((raw, source.source.identity)).encode()))
+    lies = ("other", output_stem(path), shape, source.dtype, 0, 1.0, 0.0)
+    return _made_whole(header, path, *lies, identity, sample, source=source, dw_scheme=scheme)
 
 
 def bare_name(path: Path) -> str:
     """Return the name of `path` without endings; gradient files beside it begin with it."""
     name = path.name
-    for ending in (".gz", ".nii", ".h5"):
+    for ending in (".gz", ".nii", ".h5", ".mif", ".mih", ".mgz", ".mgh", ".hdr", ".img"):
         name = name.removesuffix(ending)
     return name
 
@@ -301,59 +345,24 @@ def output_header(image: Image, components: int | None, dtype: str, description:
     return header.binaryblock + bytes(4)
 
 
-def staged_attributes(image: Image) -> dict:
-    """Return what a staged file keeps of the image it was made from."""
-    return {
-        "nifti_header": np.frombuffer(image.header, dtype=np.uint8),
-        "stem": image.stem,
-        "identity": np.array(image.identity, dtype=np.int64),
-        "mpiimg_staged": LAYOUT,
-    }
-
-
 def _open_staged(path: Path, dimensions: int | tuple[int, ...], what: str) -> Image:
-    import h5py
-
-    has_record = check_record(path)
-    offset = dataset_offset(path)
+    staged = read_staged(path)
+    kind = "staged" if staged.has_sums else "staged-unchecked"
     try:
-        with h5py.File(path, "r", locking=False) as file:
-            attributes = file[DATASET].attrs
-            raw = attributes["nifti_header"].tobytes()
-            name, identity = str(attributes["stem"]), tuple(attributes["identity"].tolist())
-            version = int(attributes["mpiimg_staged"])
-            lengths, stored = file[DATASET].shape, file[DATASET].dtype
-    except KeyError:
-        raise BadInput(
-            f"{path}: this HDF5 file was not made by mpiimg-stage; give a NIfTI or a staged file"
-        ) from None
-    except Exception as error:  # whatever HDF5 makes of damaged metadata
-        raise BadInput(f"{path}: damaged ({error}); stage the image again with mpiimg-stage") from None
-    if version == LAYOUT:
-        if not has_record:
-            raise BadInput(f"{path}: damaged: no record at its end; stage the image again with mpiimg-stage")
-    elif version == UNCHECKED_LAYOUT:
-        log.warning(
-            "warning: %s: staged by an earlier version, without checksums, so damaged voxels would not be "
-            "noticed; stage the image again with mpiimg-stage",
-            path,
-        )
-    else:
-        raise BadInput(f"{path}: staged by another version (layout {version}); stage the image again")
-    kind = "staged" if version == LAYOUT else "staged-unchecked"
-    try:
-        header = parse_header(raw)
+        header = parse_header(staged.header)
     except Exception:
         raise BadInput(f"{path}: the header in this staged file is damaged; stage the image again") from None
     shape = _checked_shape(header, path, dimensions, what)
     dtype = _checked_dtype(header, path).newbyteorder("=")
     slope, inter = checked_scaling(header, path, dtype)
-    if math.prod(lengths) != math.prod(shape) or stored.newbyteorder("=") != dtype or len(identity) != 3:
+    fits = math.prod(staged.shape) == math.prod(shape) and staged.dtype.newbyteorder("=") == dtype
+    if not fits or len(staged.identity) != 3:
         raise BadInput(f"{path}: this staged file is not what its header says; stage the image again")
-    return _made_whole(header, path, kind, name, shape, dtype.str, offset, slope, inter, identity)
+    lies = (kind, staged.stem, shape, dtype.str, staged.offset, slope, inter)
+    return _made_whole(header, path, *lies, staged.identity, sample_file(path), dw_scheme=staged.dw_scheme)
 
 
-def _made_whole(header, path: Path, *fields) -> Image:
+def _made_whole(header, path: Path, *fields, **others) -> Image:
     """Return an image whose affine is known already: the ranks that it is sent to need no nibabel for it.
 
     Raises
@@ -361,10 +370,10 @@ def _made_whole(header, path: Path, *fields) -> Image:
     BadInput
         The header says no voxel sizes or no place that results could have.
     """
-    *before, identity = fields
+    *before, identity, sample = fields
     whole, words = made_whole(header, path)
     words += _odd_units(whole, path)
-    image = Image(path, *before, whole.binaryblock, identity, sample_file(path), words)
+    image = Image(path, *before, whole.binaryblock, identity, sample, words, **others)
     _ = image.affine
     return image
 

@@ -6,17 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mpiimg.engine.array import Array
 from mpiimg.engine.inputs import parallel
-from mpiimg.engine.needs import Part
 from mpiimg.engine.recipe import Recipe
-from mpiimg.engine.stage import Compute, Stages
+from mpiimg.engine.stage import Stages
 from mpiimg.engine.staged_file import DATASET
-from mpiimg.neuro.images import inflate, slice_grid
-from mpiimg.neuro.nifti import Image, Voxels, open_image, staged_attributes
+from mpiimg.neuro.images import inflate, lay_out
+from mpiimg.neuro.nifti import Image, Voxels, open_image
 from mpiimg.neuro.pipelines import DOMAIN
+from mpiimg.neuro.staged import staged_attributes
 from mpiimg.neuro.subject import identity
 
 
@@ -45,10 +42,11 @@ def stage_recipe(image: Image, staged: str | Path, parameters: Mapping[str, Any]
     """
     target = Path(staged)
     # An array is staged in a file of its own name; a stream goes straight into the one that is the result.
-    voxels = Voxels(image, DATASET if image.kind == "nii.gz" else "input")
+    voxels = Voxels(image, "input" if image.parallel else DATASET)
+    kept = staged_attributes(image.header, image.stem, image.identity, image.dw_scheme)
 
     def stages() -> Stages[None]:
-        yield inflate(voxels) if not voxels.parallel else _copy(voxels.array, image.array(DATASET))
+        yield lay_out(voxels.array, image.array(DATASET)) if voxels.parallel else inflate(voxels)
 
     return Recipe(
         tool="mpiimg-stage",
@@ -60,19 +58,7 @@ def stage_recipe(image: Image, staged: str | Path, parameters: Mapping[str, Any]
         sources={"image": identity(image)},
         warnings=image.words,
         record=f"{target.name}.json",
-        staged_outputs={DATASET: (target.name, staged_attributes(image))},
+        staged_outputs={DATASET: (target.name, kept)},
         rates={name: seconds for name, (seconds, _) in DOMAIN.rates.items()},
         files=voxels.files,
-    )
-
-
-def _copy(source: Array, written: Array) -> Compute:
-    """Declare a copy chunk by chunk, voxels as they are."""
-    return Compute(
-        f"copy-{written.name}",
-        slice_grid(source.shape, np.dtype(source.dtype).itemsize),
-        reads=(Part(source),),
-        writes=(written,),
-        work=lambda chunk, block: (block,),
-        parameters={},
     )

@@ -19,7 +19,7 @@ from mpiimg.engine.stage import Stages
 from mpiimg.engine.step import Argument, Source, State
 from mpiimg.errors import BadInput
 from mpiimg.neuro.gradients import MAX_B, MAX_TABLE_BYTES, Gradients, read_gradients
-from mpiimg.neuro.images import count_nonfinite, inflate, unpack
+from mpiimg.neuro.images import brought_in, count_nonfinite, unpack
 from mpiimg.neuro.masks import Mask, count_voxels, take_given, volume
 from mpiimg.neuro.metadata import inherited_fields
 from mpiimg.neuro.nifti import Image, Voxels, bare_name, open_image, same_space
@@ -365,7 +365,7 @@ def _subject(
         stem=image.stem,
         original=image,
         image=image,
-        dwi=voxels.array,
+        dwi=voxels.laid_out,
         volumes=tuple(range(image.shape[0])) if len(image.shape) == 4 else (),
         gradients=gradients,
         mask_image=mask_image,
@@ -423,11 +423,11 @@ def read_dwi(subject: Subject, p: GradientParameters, taken: frozenset[str]) -> 
 
 
 def _streamed(subject: Subject) -> Stages[None]:
-    """Yield the reading of the image, and of those with names, where only one rank can read one."""
+    """Yield the reading of the image, and of those with names, where ranks cannot read one as it lies."""
     names = ("dwi", *(array.name for array in subject.named.arrays))
     for source in subject.inputs:
-        if source.array.name in names and not source.parallel:
-            yield inflate(source)
+        if source.laid_out.name in names:
+            yield from brought_in(source)
 
 
 def _given_mask(subject: Subject, taken: frozenset[str]) -> Stages[Subject]:
@@ -435,8 +435,8 @@ def _given_mask(subject: Subject, taken: frozenset[str]) -> Stages[Subject]:
         return subject
     image = subject.mask_image
     for source in subject.inputs:
-        if source.array.name == "mask-image" and not source.parallel:
-            yield inflate(source)
+        if source.laid_out.name == "mask-image":
+            yield from brought_in(source)
     array = volume(subject.image, "given-mask", "uint8")
     yield take_given(image, image.array("mask-image"), array)
     offsets = yield count_voxels(array, str(image.path))
@@ -445,7 +445,10 @@ def _given_mask(subject: Subject, taken: frozenset[str]) -> Stages[Subject]:
 
 ARGUMENTS = (
     Argument(
-        "dwi", "The diffusion MRI, as NIfTI (.nii, .nii.gz) or as a staged file (.h5).", positional=True
+        "dwi",
+        "The diffusion MRI, as NIfTI (.nii, .nii.gz, .hdr and .img), MRtrix's .mif, FreeSurfer's .mgz, or as a "
+        "staged file (.h5).",
+        positional=True,
     ),
     Argument("bvals", "The b-values in FSL's text format, in s/mm^2.", of="gradients"),
     Argument(

@@ -19,7 +19,6 @@ from mpiimg.engine.pages import page_sums
 from mpiimg.engine.staged_file import create_staged, describe_staged, sums_path
 from mpiimg.errors import BadInput
 from mpiimg.neuro.nifti import (
-    LAYOUT,
     Image,
     Voxels,
     open_image,
@@ -27,8 +26,8 @@ from mpiimg.neuro.nifti import (
     output_stem,
     parse_header,
     same_space,
-    staged_attributes,
 )
+from mpiimg.neuro.staged import LAYOUT, staged_attributes
 
 SHAPE = (5, 4, 3, 2)  # x, y, z, volumes
 KINDS = {1: nibabel.Nifti1Image, 2: nibabel.Nifti2Image}
@@ -176,11 +175,6 @@ def test_other_files_are_not_nifti(tmp_path, content):
     for data in (content, gzip.compress(content)):
         path.write_bytes(data)
         refuse(path, "this diffusion image is not a NIfTI file (.nii, .nii.gz) nor a staged one")
-
-
-def test_headers_in_two_pieces_are_refused(tmp_path):
-    nibabel.save(nibabel.Nifti1Pair(voxels("int16"), AFFINE), tmp_path / "a.img")
-    refuse(tmp_path / "a.hdr", "not a NIfTI file")
 
 
 def test_truncated_voxels(good):
@@ -408,8 +402,8 @@ def stage(path, image, layout=LAYOUT):
         staged["data"][...] = np.concatenate(blocks)
     boxes = np.array([[(v, v + 1), *((0, n) for n in image.shape[1:])] for v in range(image.shape[0])])
     np.concatenate([page_sums(block) for block in blocks]).tofile(sums_path(path))
-    attributes = {**staged_attributes(image), "mpiimg_staged": layout}
-    describe_staged(path, attributes, *[array, boxes] * (layout == LAYOUT))
+    kept = staged_attributes(image.header, image.stem, image.identity, image.dw_scheme)
+    describe_staged(path, {**kept, "mpiimg_staged": layout}, *[array, boxes] * (layout == LAYOUT))
     return path
 
 

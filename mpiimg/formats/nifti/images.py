@@ -28,7 +28,14 @@ from mpiimg.formats.nifti.header import (
     mended,
     parse_header,
 )
-from mpiimg.formats.nifti.whole import best_affine, check_result, made_whole, spans_space
+from mpiimg.formats.nifti.whole import (
+    ROUNDING,
+    best_affine,
+    check_result,
+    corner_distance,
+    made_whole,
+    spans_space,
+)
 from mpiimg.formats.plain import AsTheyAre, PlainInput, Scaling
 from mpiimg.formats.space import Affine
 from mpiimg.version import __version__
@@ -224,6 +231,8 @@ class NiftiWriter:
             )
         header.set_sform(matrix, code=space.codes[1])
         header.set_qform(qform, code=space.codes[0])
+        if space.qform is None and not _says(header, matrix):
+            header["qform_code"] = 0  # it has shears, which a quaternion cannot say
         steps = {axis: (pitch, offset) for axis, pitch, offset in space.steps}
         pitches = np.sqrt((matrix[:3, :3] ** 2).sum(axis=0)) if self._space else np.ones(3)
         if space.codes[0]:
@@ -261,6 +270,13 @@ class NiftiGzWriter(NiftiWriter):
     def tail(self, digests: Sequence[tuple[int, int]]) -> bytes:
         """Return the checksum and the length of all that is compressed."""
         return gzip_tail(digests)
+
+
+def _says(header, matrix: np.ndarray) -> bool:
+    """Say whether the qform of a header puts voxels where an affine does, but for rounding."""
+    shape = (*header.get_data_shape(), 1, 1, 1)[:3]
+    size = np.sqrt((matrix[:3, :3] ** 2).sum(axis=0)).min()
+    return corner_distance(header.get_qform(), matrix, shape) <= ROUNDING * size
 
 
 def _dimensions(result: ResultArray, space: Affine | None) -> tuple[str, ...]:
