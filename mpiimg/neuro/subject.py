@@ -446,8 +446,8 @@ def _given_mask(subject: Subject, taken: frozenset[str]) -> Stages[Subject]:
 ARGUMENTS = (
     Argument(
         "dwi",
-        "The diffusion MRI, as NIfTI (.nii, .nii.gz, .hdr and .img), MRtrix's .mif, FreeSurfer's .mgz, or as a "
-        "staged file (.h5).",
+        "The diffusion MRI, as NIfTI (.nii, .nii.gz, .hdr with .img), MRtrix's .mif, FreeSurfer's .mgz, or "
+        "as a staged file (.h5).",
         positional=True,
     ),
     Argument("bvals", "The b-values in FSL's text format, in s/mm^2.", of="gradients"),

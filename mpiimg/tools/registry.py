@@ -204,7 +204,7 @@ def _stage() -> Tool:
         "mpiimg-stage",
         "Copy a NIfTI image into a staged HDF5 file, in parallel, for tools to read in any order.",
         [
-            (Argument("dwi", "The diffusion MRI, as NIfTI (.nii, .nii.gz).", positional=True), True),
+            (Argument("dwi", "The diffusion MRI, as NIfTI (.nii, .nii.gz) or .mif.", positional=True), True),
             (Argument("staged", "The staged file to write (.h5).", positional=True), True),
         ],
         (),
