@@ -34,6 +34,7 @@ Made from the dataset "{name}"; `dataset_description.json` says where that lies 
 | `*_desc-noise_dwimap.nii.gz` | standard deviation of the noise |
 | `*_model-tensor_param-*_dwimap.nii.gz` | maps of the diffusion tensor |
 | `logs/` | settings, and for each scan its record, its events and what became of it |
+| `logs/group_dwi.tsv` | a row for each scan with its figures, if the level group was run |
 
 The JSON beside an image says how it was made (`Method`, `Reference`), in which unit (`Units`) and of which
 files (`Sources`). That of the denoised series also has what the raw sidecars say of the acquisition, such as

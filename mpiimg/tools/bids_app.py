@@ -1,13 +1,16 @@
 """The second form of a command line: a folder of subjects in place of one image, as BIDS Apps have it.
 
 mpiimg-neuro DWI --bvals FILE --bvecs FILE --out DIR
-mpiimg-neuro BIDS_DIR OUT_DIR participant [--participant-label LABEL ...]
+mpiimg-neuro BIDS_DIR OUT_DIR participant|group [--participant-label LABEL ...]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,82 @@ OF_MANY = {
     "group_size": None,
     "strict": False,
     "retry_suspects": False,
+    "bids_filter_file": None,
+    "ignored": None,
 }
+
+#: What is done, in the order of the BIDS Apps: each scan by itself, and the tables of all of them.
+LEVELS = ("participant", "group")
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """Flags that callers of BIDS Apps give, and that change nothing here.
+
+    Parameters
+    ----------
+    flags : tuple of str
+    why : str
+        What is the case in their place.
+    metavar : str or None
+        Their value; None where they take none.
+    """
+
+    flags: tuple[str, ...]
+    why: str
+    metavar: str | None = None
+
+
+IGNORED = (
+    Ignored(
+        (
+            "--skip-bids-validation",
+            "--skip_bids_validation",
+            "--skip-bids-validator",
+            "--skip_bids_validator",
+        ),
+        "no validator runs, and names, headers and gradients of each scan are looked at",
+    ),
+    Ignored(
+        (
+            *("--n-cpus", "--n_cpus", "--nprocs", "--n-procs", "--n_procs", "--nthreads", "--n-threads"),
+            *("--n_threads", "--omp-nthreads", "--omp_nthreads"),
+        ),
+        "the ranks that mpiexec or srun starts do the work, one thread each",
+        "N",
+    ),
+    Ignored(
+        ("--mem-mb", "--mem_mb", "--mem-gb", "--mem_gb"),
+        "--memory says how much a rank may use, by default its share of the node's",
+        "SIZE",
+    ),
+    Ignored(
+        ("-w", "--work-dir", "--work_dir"),
+        "what is in work lies in OUT_DIR/logs, where the next job finds it",
+        "DIR",
+    ),
+    Ignored(("--bids-database-dir", "--bids_database_dir"), "no database of the dataset is made", "DIR"),
+    Ignored(
+        ("--use-plugin", "--use_plugin", "--nipype-plugin-file"), "mpiexec or srun starts the ranks", "FILE"
+    ),
+    Ignored(("--fs-license-file", "--fs_license_file"), "FreeSurfer is not used", "FILE"),
+    Ignored(("--low-mem", "--low_mem"), "images are streamed through memory in any case"),
+    Ignored(("--resource-monitor", "--resource_monitor"), "run.json has the times and memory of each stage"),
+    Ignored(("--write-graph", "--write_graph"), "--plan lists the stages"),
+    Ignored(("--notrack",), "nothing is sent to anybody"),
+)
+
+
+class _Note(argparse.Action):
+    """Keep, for a flag that changes nothing, what is to be said of it."""
+
+    def __init__(self, *, why: str, **keywords):
+        super().__init__(**keywords)
+        self.why = why
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        notes = getattr(namespace, self.dest) or []
+        setattr(namespace, self.dest, [*notes, f"{option_string} is ignored: {self.why}"])
 
 
 #: Ranks that work on a scan.
@@ -56,15 +134,16 @@ def declare(
     prog = parser.prog
     parser.usage = (
         f"{prog} DWI --bvals FILE --bvecs FILE --out DIR [options]\n"
-        f"       {prog} BIDS_DIR OUT_DIR participant [options]"
+        f"       {prog} BIDS_DIR OUT_DIR participant|group [options]"
     )
     parser.add_argument(
         "inputs",
         nargs="+",
         type=path("DWI"),
-        metavar="DWI | BIDS_DIR OUT_DIR participant",
+        metavar="DWI | BIDS_DIR OUT_DIR participant|group",
         help=f"{help_of_one} In its place: a BIDS dataset, the folder of the derivative to make of all its "
-        "scans, and the word participant.",
+        "scans, and the word participant; with the word group, or after it, the tables of all scans are "
+        "written.",
     )
     group = parser.add_argument_group("with a BIDS dataset")
     for flag, what in (("participant", "subjects"), ("session", "sessions")):
@@ -75,13 +154,37 @@ def declare(
             metavar="LABEL",
             help=f"Only these {what} are processed (default: all).",
         )
+    group.add_argument(
+        "--bids-filter-file",
+        "--bids_filter_file",
+        type=path("--bids-filter-file"),
+        metavar="FILE",
+        help='Only scans whose names are as this JSON says are processed, e.g. {"dwi": {"session": "01"}}.',
+    )
     add(group, GROUP_SIZE)
-    group.add_argument("--strict", action="store_true", help="One scan that fails ends the job.")
+    group.add_argument(
+        "--strict",
+        "--stop-on-first-crash",
+        "--stop_on_first_crash",
+        action="store_true",
+        help="One scan that is broken or fails ends the job.",
+    )
     group.add_argument(
         "--retry-suspects",
         action="store_true",
         help="Scans that were being processed when two jobs died are tried once more.",
     )
+    others = parser.add_argument_group("of other BIDS Apps, taken and ignored")
+    for one in IGNORED:
+        others.add_argument(
+            *one.flags,
+            action=_Note,
+            dest="ignored",
+            nargs=None if one.metavar else 0,
+            metavar=one.metavar,
+            why=one.why,
+            help=f"Ignored, with a note: {one.why}.",
+        )
 
 
 def tell_apart(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -96,10 +199,13 @@ def tell_apart(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     flags = {name: "--" + name.replace("_", "-") for name in (*OF_ONE, *OF_MANY)}
     args.dwi, args.cohort = inputs[0], None
     if not Path(inputs[0]).is_dir():
-        if len(inputs) == 3 and inputs[2] == "participant":
+        if inputs[2:] and {*inputs[2:]} <= {*LEVELS}:
             parser.error(f"{inputs[0]}: no such folder")
         if inputs[1:]:
             parser.error(f"one image at a time, not {inputs[1]} as well; many go as a BIDS dataset")
+        if many["ignored"]:
+            flag = many["ignored"][0].partition(" ")[0]
+            parser.error(f"{flag} goes with a BIDS dataset, and {inputs[0]} is no folder")
         misplaced = [name for name, value in many.items() if value != OF_MANY[name]]
         if misplaced:
             parser.error(f"{flags[misplaced[0]]} goes with a BIDS dataset, and {inputs[0]} is no folder")
@@ -110,20 +216,61 @@ def tell_apart(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     misplaced = [name for name in OF_ONE if getattr(args, name) is not None]
     if misplaced:
         parser.error(f"{flags[misplaced[0]]} goes with one image, and {inputs[0]} is a folder of them")
-    if len(inputs) != 3:
+    if len(inputs) < 3:
         parser.error(f"{inputs[0]} is a folder: give {parser.prog} BIDS_DIR OUT_DIR participant")
-    if inputs[2] != "participant":
-        parser.error(f"analysis level {inputs[2]}: there is participant only")
+    levels = tuple(inputs[2:])
+    unknown = [level for level in levels if level not in LEVELS]
+    if unknown:
+        parser.error(f"analysis level {unknown[0]}: there are {' and '.join(LEVELS)}")
+    if levels not in (*((level,) for level in LEVELS), LEVELS):
+        parser.error(f"analysis levels {' '.join(levels)}: give {', '.join(LEVELS)}, or both in this order")
     args.dwi = None
-    args.cohort = argparse.Namespace(dataset=Path(inputs[0]), out=Path(inputs[1]), **many)
+    args.cohort = argparse.Namespace(dataset=Path(inputs[0]), out=Path(inputs[1]), levels=levels, **many)
 
 
 def process(tool, args: argparse.Namespace, values: Mapping[str, Any], comm, options, resources) -> Exit:
+    """Process the scans of a dataset with a tool, write the tables of all of them, or both. Collective."""
+    from mpiimg.neuro.cohort.work import tell
+
+    for note in args.cohort.ignored or ():
+        tell(comm, f"mpiimg: note: {note}")
+    status = Exit.DONE
+    if "participant" in args.cohort.levels:
+        status = _process_scans(tool, args, values, comm, options, resources)
+    if "group" in args.cohort.levels and (args.cohort.levels == ("group",) or not args.plan):
+        _write_tables(args, comm, options, status)
+    return status
+
+
+def _write_tables(args: argparse.Namespace, comm, options, status: Exit) -> None:
+    """Write the tables of a cohort, unless a plan is asked for, and note that this job has. Collective."""
+    from mpiimg.engine.log.ended import note_job
+    from mpiimg.engine.mpi.agreement import on_root
+    from mpiimg.engine.mpi.runtime import say
+    from mpiimg.neuro.cohort.records import LOGS
+    from mpiimg.neuro.cohort.tables import write_tables
+    from mpiimg.neuro.cohort.work import tell
+
+    request = args.cohort
+    if args.plan:
+        # One rank reads the small files of all scans.
+        nothing = {"totals": {"peak_per_rank": 0, "seconds": 0.0}}
+        text = "mpiimg: the level group reads records and sidecars alone"
+        say(comm, json.dumps(nothing, indent=2) if args.plan == "json" else text, sys.stdout)
+        return
+    labels = (request.participant_label or (), request.session_label or ())
+    tell(comm, f"mpiimg: {on_root(comm, write_tables, request.out, *labels)}")
+    on_root(comm, note_job, request.out / LOGS, options.run_id, status)
+
+
+def _process_scans(tool, args: argparse.Namespace, values: Mapping[str, Any], comm, options, resources):
     """Process the scans of a dataset with a tool. Collective."""
     from mpiimg.engine.mpi.agreement import on_root
     from mpiimg.neuro.bids import Scan, find_scans
+    from mpiimg.neuro.bids_filter import read_filter
     from mpiimg.neuro.cohort.cohort import run_cohort
     from mpiimg.neuro.cohort.records import Cohort
+    from mpiimg.neuro.cohort.work import tell
 
     request = args.cohort
 
@@ -134,7 +281,13 @@ def process(tool, args: argparse.Namespace, values: Mapping[str, Any], comm, opt
     # Parameters that fit no scan are one error of the command line, not one of each scan.
     tool.check(values)
     labels = (request.participant_label or (), request.session_label or ())
-    study = on_root(comm, find_scans, request.dataset, *labels)
+    selects: tuple = ()
+    if request.bids_filter_file:
+        chosen, notes = on_root(comm, read_filter, Path(request.bids_filter_file))
+        for note in notes:
+            tell(comm, f"mpiimg: note: {note}")
+        selects = (chosen,)
+    study = on_root(comm, find_scans, request.dataset, *labels, *selects)
     cohort = Cohort(
         dataset=request.dataset,
         out=request.out,

@@ -162,7 +162,9 @@ def parser_of(tool: Tool) -> argparse.ArgumentParser:
         _add(common, parameter)
     loudness = common.add_mutually_exclusive_group()
     loudness.add_argument("--quiet", action="store_true", help="Say nothing but errors.")
-    loudness.add_argument("--verbose", action="store_true", help="Say what each stage took too.")
+    # BIDS Apps are told to say more by -v, -vv and -vvv.
+    more = ("-v", "--verbose") if tool.bids else ("--verbose",)
+    loudness.add_argument(*more, action="store_true", help="Say what each stage took too.")
     return made
 
 

@@ -475,7 +475,6 @@ def test_status_lists_every_scan(raw, spoilt, tmp_path):
     ("words", "said"),
     [
         (["{raw}", "{out}"], "is a folder: give mpiimg-neuro BIDS_DIR OUT_DIR participant"),
-        (["{raw}", "{out}", "group"], "analysis level group: there is participant only"),
         (["{raw}", "{out}", "participant", "--out", "x"], "--out goes with one image"),
         (["{raw}", "--bvals", "x", "--bvecs", "y", "--out", "{out}"], "--bvals goes with one image"),
         (["nowhere", "{out}", "participant"], "nowhere: no such folder"),

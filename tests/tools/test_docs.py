@@ -25,6 +25,7 @@ FOREIGN = {
     "topup": {"--imain", "--datain", "--config", "--out"},
     "eddy": {"--imain", "--mask", "--topup", "--out", "--acqp", "--index", "--bvecs", "--bvals"},
     "pip": {"--no-deps"},
+    "qsiprep": {"--output-resolution"},
     "pytest": {"--hypothesis-seed"},
 }
 
