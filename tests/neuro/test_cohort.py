@@ -519,9 +519,12 @@ def test_other_settings_and_changed_images_take_force(derivative, raw, alone):
     assert done.returncode == 2
     assert "its scans were done with b_max None, not 2000.0" in done.stderr
     os.utime(raw / SCANS["sub-03"][0], (1, 1))
+    os.utime(raw / f"{SCANS['sub-01'][1]}.bvec", (1, 1))
     done = cohort(raw, derivative, check=False)
     assert done.returncode == 3
-    assert "sub-03" in next(line for line in done.stderr.splitlines() if "image changed since" in line)
+    assert "sub-01, sub-03" in next(
+        line for line in done.stderr.splitlines() if "image or gradients changed since" in line
+    )
     assert ends(derivative, "sub-03") == ["done"]
     cohort(raw, derivative, "--force")
     assert_same(derivative, alone)

@@ -44,7 +44,7 @@ from mpiimg.neuro.cohort.review import (
 )
 from mpiimg.neuro.cohort.review import as_json as review_json
 from mpiimg.neuro.cohort.status import counts, why
-from mpiimg.neuro.cohort.work import image_identity, process_scans, tell
+from mpiimg.neuro.cohort.work import input_identity, process_scans, tell
 from mpiimg.neuro.derivative import describe_derivative
 
 log = logging.getLogger("mpiimg")
@@ -96,7 +96,8 @@ def _run_cohort(cohort: Cohort, comm, options: Options, resources: Resources, pl
         _refuse_broken(reviews)
     changed = on_root(comm, _changed, cohort, states)
     if changed:
-        tell(comm, f"mpiimg: warning: {named(changed)}: image changed since; --force does such scans again")
+        text = "image or gradients changed since; --force does such scans again"
+        tell(comm, f"mpiimg: warning: {named(changed)}: {text}")
     costs = {name: review.voxels for name, review in reviews.items()}
     # What was in work when a process died comes last, so that it cannot end the work on the others again.
     todo.sort(key=lambda scan: (states[scan.name].deaths, -costs[scan.name], scan.name))
@@ -302,9 +303,9 @@ def _with_reviews(text: str, form: str, kinds: Mapping[str, Kind], reviews, with
 
 
 def _changed(cohort: Cohort, states: Mapping[str, LeaseState]) -> list[str]:
-    """Return the scans that were done from an image that is another one now."""
+    """Return the scans that were done from an image or gradients that are others now."""
     done = [scan for scan in cohort.scans if states[scan.name].kind is Kind.DONE]
-    return [scan.name for scan in done if states[scan.name].end.get("image") != image_identity(scan)]
+    return [scan.name for scan in done if states[scan.name].end.get("inputs") != input_identity(scan)]
 
 
 def _summary(states: Mapping[str, LeaseState]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import logging
@@ -218,7 +219,7 @@ def _process(cohort: Cohort, scan: Scan, group, outer: Agreement, options: Optio
     try:
         headers = on_root(group, cohort.inspect, scan)
         recipe = _together(group, lambda: _of_dataset(cohort.recipe(scan, headers), cohort.dataset, scan))
-        image = image_identity(scan)
+        identity = input_identity(scan)
         run(recipe, group, scan_options, outer)
     except BadInput as error:
         return Kind.FAILED, {"reason": shown(error)}, BadInput(f"{scan.name}: {error}")
@@ -233,7 +234,7 @@ def _process(cohort: Cohort, scan: Scan, group, outer: Agreement, options: Optio
     except RunStopped:
         return Kind.STOPPED, {}, None
     names = [name for name in output_names(recipe) if name != recipe.record]
-    return Kind.DONE, {"files": names, "image": image}, None
+    return Kind.DONE, {"files": names, "inputs": identity}, None
 
 
 def _together(group, function: Callable[[], Any]) -> Any:
@@ -263,13 +264,14 @@ def _of_dataset(recipe: Recipe, dataset: Path, scan: Scan) -> Recipe:
     return dataclasses.replace(recipe, documents=lambda values: as_derivative(recipe.documents(values), uris))
 
 
-def image_identity(scan: Scan) -> list[int]:
-    """Return size and mtime_ns of a scan's image, which tell whether it changed; empty if it is gone."""
-    try:
-        status = scan.dwi.stat()
-    except OSError:
-        return []
-    return [status.st_size, status.st_mtime_ns]
+def input_identity(scan: Scan) -> list[int]:
+    """Return size and mtime_ns of a scan's image and gradients; they tell whether one changed, or is gone."""
+    identity = []
+    for path in filter(None, (scan.dwi, scan.bval, scan.bvec)):
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            identity += [status.st_size, status.st_mtime_ns]
+    return identity
 
 
 def _reason(details: Mapping[str, Any]) -> str:
