@@ -280,6 +280,7 @@ def make_recipe(chain: Chain, inspected: Inspected, name: RunName) -> Recipe:
         sources={**inspected.named, **sources, **({"functions": functions} if functions else {})},
         record=name.record,
         warnings=(*state.warnings, *(text for one in inspected.links for text in one.warnings)),
+        notes=state.notes,
         left_out=state.left_out,
         faults=state.faults,
         kernels=tuple(dict.fromkeys(kernel for link in chain.links for kernel in link.step.kernels)),

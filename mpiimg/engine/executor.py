@@ -97,6 +97,9 @@ class Executor:
         """Run every stage of the recipe. Collective."""
         warnings, self.warnings = self.warnings, []
         self._warn(warnings)
+        if log.isEnabledFor(logging.INFO):
+            for note in self.recipe.notes:
+                say(self.comm, f"mpiimg: {self.options.label}{note}")
         if not self.options.in_memory:
             self.checkpoint.load()
             self._rounds.guarded(self.checkpoint.open, "journal")

@@ -45,6 +45,8 @@ class Recipe(Generic[_S]):
         Name of the file that says how the run went.
     warnings : tuple of str
         To be said at the start.
+    notes : tuple of str
+        Likewise, where nothing is wrong: with --verbose, and below a plan.
     left_out : mapping of str to str
         Units that cannot be used, known before the run, and why.
     faults : tuple of Fault
@@ -79,6 +81,7 @@ class Recipe(Generic[_S]):
     sources: Mapping[str, Any]
     record: str
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
     staged_outputs: Mapping[str, tuple[str, dict]] = field(default_factory=dict)

@@ -36,6 +36,8 @@ class State:
         Whose sizes and times must not change while the run reads them, beside the files of `inputs`.
     warnings : tuple of str
         To be said at the start.
+    notes : tuple of str
+        Likewise, where nothing is wrong: how inputs were understood.
     left_out : mapping of str to str
         Units that cannot be used, and why.
     faults : tuple of Fault
@@ -51,6 +53,7 @@ class State:
     sources: Mapping[str, Any] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
     history: tuple[str, ...] = ()

@@ -21,6 +21,7 @@ RUN_ARGUMENTS = (
     (Argument("out", "The folder that the results go to; it is made if it is missing."), False),
     (Argument("bvals", "The b-values; without it, the file beside the image."), False),
     (Argument("bvecs", "The gradient directions; without it, the file beside the image."), False),
+    (Argument("grad", "In place of both, a table of MRtrix3."), False),
     (Argument("mask", "A mask of the voxels that count, for functions and steps that take one."), False),
     (
         Argument(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,16 +12,17 @@ import numpy as np
 
 from mpiimg.engine.array import Array
 from mpiimg.engine.inputs import said_of_file
-from mpiimg.engine.parameters import parameter
-from mpiimg.engine.small_files import read_small
 from mpiimg.engine.stage import Stages
 from mpiimg.engine.step import Argument, Source, State
 from mpiimg.errors import BadInput
-from mpiimg.neuro.gradients import MAX_B, MAX_TABLE_BYTES, Gradients, read_gradients
+from mpiimg.neuro.gradients import Gradients
 from mpiimg.neuro.images import brought_in, count_nonfinite, unpack
 from mpiimg.neuro.masks import Mask, count_voxels, take_given, volume
 from mpiimg.neuro.metadata import inherited_fields
-from mpiimg.neuro.nifti import Image, Voxels, bare_name, open_image, same_space
+from mpiimg.neuro.nifti import Image, Voxels, open_image, same_space
+from mpiimg.neuro.tables.files import find_tables
+from mpiimg.neuro.tables.options import GradientParameters
+from mpiimg.neuro.tables.source import SETTLED, Taken, Unsettled, settle, take_gradients
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,9 @@ class Subject(State):
     mask_image : Image, optional
         The file of a mask that the user gave.
     gradient_files : mapping of str to bytes
-        Gradient files by ending (.bval, .bvec), to be copied beside a denoised image.
+        Gradient files by ending (.bval, .bvec), to be written beside a denoised image.
+    unsettled : Unsettled
+        What waits for the voxels: volumes that are left out, what the image is to tell of its gradients.
     inherited : mapping
         What the sidecars of the image say that is as true of a series made from it.
     result : object
@@ -150,6 +152,7 @@ class Subject(State):
     maps: Maps | None = None
     mask_image: Image | None = None
     gradient_files: Mapping[str, bytes] = field(default_factory=dict)
+    unsettled: Unsettled = SETTLED
     inherited: Mapping[str, Any] = field(default_factory=dict)
     result: Any = None
     named: NamedImages = NamedImages()
@@ -202,10 +205,10 @@ def gradients_of(subject: Subject) -> Gradients:
         None were given, and none lie beside the image.
     """
     if subject.gradients is None:
-        path = subject.original.path
-        _gradient_file(path, None, "bvals")
-        _gradient_file(path, None, "bvecs")
-        raise BadInput(f"{path}: gradients are needed, and this image is not a series of volumes")
+        find_tables(subject.original, {}, needed=True)
+        raise BadInput(
+            f"{subject.original.path}: gradients are needed, and this image is not a series of volumes"
+        )
     return subject.gradients
 
 
@@ -227,22 +230,6 @@ def mask_of(subject: Subject, step: str) -> Mask:
 # --- Sources ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class GradientParameters:
-    """How a gradient table is read."""
-
-    b0_threshold: float = parameter(
-        50.0,
-        "Volumes with a b-value up to this one count as b0.",
-        unit="s/mm^2",
-        limits=(0, MAX_B),
-        of="gradients",
-    )
-    normalise_bvecs: bool = parameter(
-        False, "Bvecs that are not of unit length are rescaled, with a warning.", of="gradients"
-    )
-
-
 def inspect_image(paths: Mapping[str, Any], p: GradientParameters, taken: frozenset[str]) -> Subject:
     """Read the headers of an image of 3 or 4 dimensions, and of what belongs to it.
 
@@ -252,9 +239,8 @@ def inspect_image(paths: Mapping[str, Any], p: GradientParameters, taken: frozen
         Something cannot be used, or does not fit together.
     """
     image = open_image(Path(paths["dwi"]), (3, 4))
-    gradients, warnings = _gradients(image, paths, p, taken)
-    files = _gradient_files(image.path, paths) if gradients is not None else {}
-    return _subject(image, gradients, paths, taken, warnings, {}, _said_of_gradients(files))
+    series = take_gradients(image, paths, p, taken)
+    return _subject(image, dataclasses.replace(series, gradient_files={}), paths, taken)
 
 
 def inspect_dwi(paths: Mapping[str, Any], p: GradientParameters, taken: frozenset[str]) -> Subject:
@@ -265,89 +251,23 @@ def inspect_dwi(paths: Mapping[str, Any], p: GradientParameters, taken: frozense
     BadInput
         Something is missing, cannot be used, or does not fit together.
     """
-    path = Path(paths["dwi"])
-    image = open_image(path, 4, "diffusion image")
-    gradients, warnings = _gradients(image, paths, p, taken)
-    if gradients is not None:
-        files = _gradient_files(path, paths)
-    else:
-        beside = {f".{name[:-1]}": _beside(path, name) for name in ("bvals", "bvecs")}
-        files = {ending: file for ending, file in beside.items() if file.is_file()}
-    deviations = path.parent / "grad_dev.nii.gz"
+    image = open_image(Path(paths["dwi"]), 4, "diffusion image")
+    series = take_gradients(image, paths, p, taken)
+    deviations = image.path.parent / "grad_dev.nii.gz"
     if deviations.exists():
-        warnings += (f"{deviations} is not used: gradients count as equal in all voxels",)
-    gradient_files = {
-        ending: read_small(file, "this table", MAX_TABLE_BYTES) for ending, file in files.items()
-    }
-    said = _said_of_gradients(files)
-    inherited = inherited_fields(path)
-    if inherited.files:
-        said["sidecars"] = [said_of_file(file) for file in inherited.files]
-    warnings = (*warnings, *inherited.warnings)
-    subject = _subject(image, gradients, paths, taken, warnings, gradient_files, said)
-    return dataclasses.replace(subject, inherited=inherited.fields)
+        text = f"{deviations} is not used: gradients count as equal in all voxels"
+        series = dataclasses.replace(series, warnings=(*series.warnings, text))
+    inherited = inherited_fields(image.path)
+    sidecars = {"sidecars": [said_of_file(file) for file in inherited.files]} if inherited.files else {}
+    series = dataclasses.replace(
+        series, said={**series.said, **sidecars}, warnings=(*series.warnings, *inherited.warnings)
+    )
+    return dataclasses.replace(_subject(image, series, paths, taken), inherited=inherited.fields)
 
 
-def _gradient_files(path: Path, paths: Mapping[str, Any]) -> dict[str, Path]:
-    """Return the gradient files of an image by ending, as named or beside it."""
-    return {f".{name[:-1]}": _gradient_file(path, paths.get(name), name) for name in ("bvals", "bvecs")}
-
-
-def _said_of_gradients(files: Mapping[str, Path]) -> dict[str, Any]:
-    """Return what run.json says of gradient files, by the names of their arguments."""
-    return {f"{ending[1:]}s": said_of_file(file) for ending, file in files.items()}
-
-
-def _gradients(
-    image: Image, paths: Mapping[str, Any], p: GradientParameters, taken: frozenset[str]
-) -> tuple[Gradients | None, tuple[str, ...]]:
-    """Read the gradients that were given, or those beside the image where a chain takes them.
-
-    Without any the steps that cannot do without say so, by :func:`gradients_of`.
-    """
-    path, names = image.path, ("bvals", "bvecs")
-    is_named = any(paths.get(name) for name in names)
-    beside = "gradients" in taken and all(_beside(path, name).is_file() for name in names)
-    if len(image.shape) != 4 or not (is_named or beside):
-        return None, ()
-    bvals, bvecs = (Path(_gradient_file(path, paths.get(name), name)) for name in names)
-    table, warnings = read_gradients(bvals, bvecs, image.shape[0], p.b0_threshold, p.normalise_bvecs)
-    return table, tuple(warnings)
-
-
-def _gradient_file(path: Path, named: Any, name: str) -> Path:
-    """Return the path of bvals or bvecs: as named on the command line, or beside the image.
-
-    Raises
-    ------
-    BadInput
-        Neither is there.
-    """
-    if not named and not _beside(path, name).is_file():
-        raise BadInput(
-            f"{path}: gradients are needed and {_beside(path, name).name} is not beside it; give --{name}"
-        )
-    return Path(named or _beside(path, name))
-
-
-def _beside(path: Path, name: str) -> Path:
-    """Return where gradients lie beside an image; in a BIDS derivative, under its name without `desc`."""
-    beside = path.with_name(f"{bare_name(path)}.{name[:-1]}")
-    shared = beside.with_name(re.sub(r"_desc-[0-9A-Za-z+]+(?=_)", "", beside.name))
-    return shared if shared.is_file() and not beside.is_file() else beside
-
-
-def _subject(
-    image: Image,
-    gradients: Gradients | None,
-    paths: Mapping[str, Any],
-    taken: frozenset[str],
-    warnings: tuple[str, ...],
-    gradient_files: Mapping[str, bytes],
-    said: Mapping[str, Any],
-) -> Subject:
+def _subject(image: Image, series: Taken, paths: Mapping[str, Any], taken: frozenset[str]) -> Subject:
     voxels = Voxels(image, "dwi")
-    inputs, sources = [voxels], {"dwi": identity(image), **said}
+    inputs, sources = [voxels], {"dwi": identity(image), **series.said}
     mask_image = None
     if paths.get("mask"):
         mask_image = open_image(Path(paths["mask"]), 3, "mask")
@@ -367,15 +287,17 @@ def _subject(
         image=image,
         dwi=voxels.laid_out,
         volumes=tuple(range(image.shape[0])) if len(image.shape) == 4 else (),
-        gradients=gradients,
+        gradients=series.gradients,
         mask_image=mask_image,
-        gradient_files=gradient_files,
+        gradient_files=series.gradient_files,
+        unsettled=series.unsettled,
         inputs=tuple(inputs),
         sources=sources,
         warnings=(
-            *warnings,
+            *series.warnings,
             *(text for one in (image, mask_image, *named.images) if one is not None for text in one.words),
         ),
+        notes=series.notes,
         named=named,
     )
 
@@ -410,6 +332,7 @@ def identity(image: Image) -> dict[str, Any]:
 def read_image(subject: Subject, p: GradientParameters, taken: frozenset[str]) -> Stages[Subject]:
     """Yield how an image and its mask come into arrays."""
     yield from _streamed(subject)
+    subject = yield from settle(subject)
     return (yield from _given_mask(subject, taken))
 
 
@@ -419,6 +342,7 @@ def read_dwi(subject: Subject, p: GradientParameters, taken: frozenset[str]) -> 
     check = count_nonfinite(subject.image, subject.dwi)
     if check is not None:
         yield check
+    subject = yield from settle(subject)
     return (yield from _given_mask(subject, taken))
 
 
@@ -450,11 +374,24 @@ ARGUMENTS = (
         "as a staged file (.h5).",
         positional=True,
     ),
-    Argument("bvals", "The b-values in FSL's text format, in s/mm^2.", of="gradients"),
+    Argument(
+        "bvals",
+        "The b-values in FSL's text format (default: the file beside the image).",
+        of="gradients",
+        optional=True,
+    ),
     Argument(
         "bvecs",
-        "The gradient directions in FSL's text format, one row or one column per volume.",
+        "The gradient directions in FSL's text format, one row or one column per volume (default: the file "
+        "beside the image).",
         of="gradients",
+        optional=True,
+    ),
+    Argument(
+        "grad",
+        "In place of both, a table of MRtrix3: x, y, z in scanner axes and b, a row per volume.",
+        of="gradients",
+        optional=True,
     ),
     Argument("mask", "A brain mask in the space of the image; voxels that are not 0 are inside.", of="mask"),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,10 +15,14 @@ from mpiimg.neuro.gradients import Gradients, gradients_text
 from mpiimg.neuro.images import slice_grid
 from mpiimg.neuro.metadata import fields_of_volumes
 from mpiimg.neuro.nifti import Image
-from mpiimg.neuro.subject import Subject
+
+if TYPE_CHECKING:
+    from mpiimg.neuro.subject import Subject
 
 
-def keep_volumes(subject: Subject, kept: Sequence[int] | None, name: str = "kept-volumes") -> Stages[Subject]:
+def keep_volumes(
+    subject: Subject, kept: Sequence[int] | None, name: str = "kept-volumes", always: bool = False
+) -> Stages[Subject]:
     """Copy the volumes that are kept, and make gradients, their files and the index follow.
 
     Parameters
@@ -29,15 +34,18 @@ def keep_volumes(subject: Subject, kept: Sequence[int] | None, name: str = "kept
         plan, which then has a copy of all of them.
     name : str
         Of the array that is written; two calls in a step need two names.
+    always : bool
+        Make a copy even where all are kept. Needed where a Reduce says what is kept: the plan, which did not
+        know, has let go of the voxels before the copy.
 
     Returns
     -------
     Subject
-        The same where all are kept, and then no stage is yielded.
+        The same where all are kept, and then no stage is yielded unless `always` is said.
     """
     count = subject.image.shape[0]
     chosen = tuple(range(count)) if kept is None else tuple(int(v) for v in kept)
-    if kept is not None and len(chosen) == count:
+    if kept is not None and len(chosen) == count and not always:
         return subject
     source = subject.dwi if subject.packed is None else subject.packed
     written = dataclasses.replace(source, name=name, shape=(len(chosen), *source.shape[1:]))

@@ -1,6 +1,6 @@
 """The second form of a command line: a folder of subjects in place of one image, as BIDS Apps have it.
 
-mpiimg-neuro DWI --bvals FILE --bvecs FILE --out DIR
+mpiimg-neuro DWI [--bvals FILE --bvecs FILE] --out DIR
 mpiimg-neuro BIDS_DIR OUT_DIR participant|group [--participant-label LABEL ...]
 """
 
@@ -18,7 +18,7 @@ from mpiimg.engine.parameters import Parameter
 from mpiimg.errors import Exit
 
 #: Options of the form for one image; those with True must be given.
-OF_ONE = {"bvals": True, "bvecs": True, "out": True, "mask": False}
+OF_ONE = {"bvals": False, "bvecs": False, "grad": False, "out": True, "mask": False}
 
 #: Options of the form for a dataset, with their value where they are not given.
 OF_MANY = {
@@ -133,7 +133,7 @@ def declare(
     """
     prog = parser.prog
     parser.usage = (
-        f"{prog} DWI --bvals FILE --bvecs FILE --out DIR [options]\n"
+        f"{prog} DWI [--bvals FILE --bvecs FILE] --out DIR [options]\n"
         f"       {prog} BIDS_DIR OUT_DIR participant|group [options]"
     )
     parser.add_argument(

@@ -363,8 +363,10 @@ def _plan(recipe, resources, form: str, comm) -> int:
 
     def text():
         prove_heads(recipe)
-        show = show_plan.as_json if form == "json" else show_plan.table
-        return show(plan_recipe(recipe, resources), resources)
+        plan = plan_recipe(recipe, resources)
+        if form == "json":
+            return show_plan.as_json(plan, resources)
+        return "\n".join((show_plan.table(plan, resources), *recipe.notes))
 
     runtime.say(comm, on_root(comm, text), sys.stdout)
     return Exit.DONE

@@ -6,19 +6,18 @@ import math
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from mpiimg.engine.boxes import Partition
 from mpiimg.engine.lease import Kind, LeaseState, acquire, release, sign
 from mpiimg.engine.names import shown
-from mpiimg.engine.small_files import read_text
 from mpiimg.errors import BadInput
 from mpiimg.neuro.bids import Scan
 from mpiimg.neuro.cohort.records import Cohort
-from mpiimg.neuro.gradients import MAX_TABLE_BYTES, lengths, unit_vectors
+from mpiimg.neuro.gradients import count_directions, lengths, unit_vectors
 from mpiimg.neuro.nifti import Image, open_image
+from mpiimg.neuro.tables.files import TableFiles, read_raw
 
 #: Scans that are named in one message.
 MAX_NAMED = 10
@@ -30,8 +29,8 @@ MIN_VOLUMES = MIN_DIRECTIONS + 1
 #: s/mm^2; nobody measures with less, so in a table without larger values it is the unit that is another one.
 MIN_B = 0.1
 
-#: Shorter vectors say nothing of a direction, and directions are the same within a degree.
-MIN_LENGTH, SAME = 0.01, math.cos(math.radians(1))
+#: Shorter vectors say nothing of a direction.
+MIN_LENGTH = 0.01
 
 
 @dataclass(frozen=True)
@@ -107,13 +106,14 @@ def _without_directions(scan: Scan, image: Image, b0_threshold: float) -> str:
     """
     if scan.bval is None or scan.bvec is None:
         return ""
-    bvals, bvecs = _table(scan.bval), _table(scan.bvec)
-    if bvals is None or bvecs is None or not image.shape[0] == bvals.size == bvecs.size / 3:
+    try:
+        table = read_raw(TableFiles(scan.bval, scan.bvec), image.shape[0], image.affine)
+    except BadInput:  # the inspection says so
         return ""
-    bvals, bvecs = bvals.ravel(), bvecs.T if len(bvecs) == 3 else bvecs
+    bvals, bvecs = (np.where(np.isfinite(values), values, 0.0) for values in (table.bvals, table.bvecs))
     weighted = bvals > b0_threshold
     directed = (lengths(bvecs) > MIN_LENGTH) & (weighted if weighted.any() else bvals >= MIN_B)
-    count = _count_directions(unit_vectors(bvecs[directed]))
+    count = count_directions(unit_vectors(bvecs[directed]))
     if count >= MIN_DIRECTIONS:
         return ""
     if not weighted.any():
@@ -123,28 +123,6 @@ def _without_directions(scan: Scan, image: Image, b0_threshold: float) -> str:
         )
     directions = {0: "no direction", 1: "one direction"}.get(count, f"{count} directions")
     return f"{directions} in its gradients, and a tensor takes {MIN_DIRECTIONS}"
-
-
-def _count_directions(units: np.ndarray) -> int:
-    """Count directions of (n, 3) unit vectors, opposite ones as the same; no further than a tensor needs."""
-    distinct: list[np.ndarray] = []
-    for unit in units:
-        if all(abs(unit @ other) < SAME for other in distinct):
-            distinct.append(unit)
-            if len(distinct) == MIN_DIRECTIONS:
-                break
-    return len(distinct)
-
-
-def _table(path: Path) -> np.ndarray | None:
-    """Return the numbers of a table; None where it is none, which the inspection says in words."""
-    try:
-        lines = read_text(path, "this table", MAX_TABLE_BYTES).splitlines()
-        rows = [line.partition("#")[0].replace(",", " ").split() for line in lines]
-        table = np.array([row for row in rows if row], np.float64)
-    except (BadInput, ValueError):
-        return None
-    return np.where(np.isfinite(table), table, 0.0) if table.ndim == 2 else None
 
 
 # --- What is said of it, and kept -------------------------------------------------------------------------

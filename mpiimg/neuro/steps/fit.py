@@ -19,7 +19,7 @@ from mpiimg.engine.rates import RateSample, chunk_sample
 from mpiimg.engine.stage import Compute, Sink, Stages
 from mpiimg.engine.step import Inspection, Output, Step
 from mpiimg.errors import BadInput
-from mpiimg.neuro.gradients import MAX_B, TENSOR_B_LIMIT, Gradients, unit_vectors
+from mpiimg.neuro.gradients import MAX_B, TENSOR_B_LIMIT, Gradients, bvec_to_scanner, unit_vectors
 from mpiimg.neuro.images import finite, sidecar, sidecar_name, value_bytes, write_packed
 from mpiimg.neuro.nifti import Image
 from mpiimg.neuro.samples import image_of
@@ -160,18 +160,6 @@ def stages(subject: Subject, p: FitParameters, data: Any) -> Stages[Subject]:
     voxels = Array("maps", "cn", (COUNT, mask.voxels), "float32", mask.packing)
     yield fit(subject.image, reads, voxels, gradients, volumes, p)
     return dataclasses.replace(subject, maps=Maps(voxels, volumes))
-
-
-def bvec_to_scanner(affine: np.ndarray) -> np.ndarray:
-    """Return the (3, 3) rotation from the frame of FSL's bvecs to the scanner's.
-
-    bvecs are along the voxel axes, with x negated where the determinant of
-    the affine is positive.
-    """
-    axes = affine[:3, :3] / np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
-    if np.linalg.det(axes) > 0:
-        axes = axes * [-1, 1, 1]
-    return axes
 
 
 def fit(

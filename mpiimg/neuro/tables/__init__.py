@@ -1,0 +1,1 @@
+"""Gradient tables: read as people have them, and understood."""
