@@ -88,10 +88,29 @@ without() { grep -rLE --include='test_*.py' "$1" tests; }
 
 # Programs that nobody here wrote, to compare with.
 install_peers() {
-    ! command -v dwi2tensor >/dev/null || return 0
-    if may_install_packages && (install_packages mrtrix3); then return 0; fi
-    loudly "MRtrix3 is not installed: the tests that compare with it are SKIPPED." \
-        "(On Debian, as root: apt-get install --no-install-recommends mrtrix3)"
+    if command -v dwi2tensor >/dev/null && command -v fitsverify >/dev/null; then return 0; fi
+    if may_install_packages && (install_packages mrtrix3 fitsverify); then return 0; fi
+    loudly "MRtrix3 or fitsverify is not installed: the tests that compare with it are SKIPPED." \
+        "(On Debian, as root: apt-get install --no-install-recommends mrtrix3 fitsverify)"
+}
+
+# Validators and readers that nobody here wrote, of the versions that tests/conformance names: into a folder of the
+# cache, since nobody else needs them. Deno is the client of the npm registry, too.
+install_validators() {
+    local folder=${CACHE:-.cache}/conformance pins=tests/conformance digest
+    digest=$(cat $pins/requirements.txt $pins/package.json | sha256sum)
+    refuse_shared "$folder"
+    [ "$(cat "$folder/.installed" 2>/dev/null)" != "$digest" ] || return 0
+    rm -rf "$folder"
+    mkdir -p "$folder"
+    cp $pins/package.json "$folder"
+    if [ -z "${WHEELHOUSE:-}" ] &&
+        .venv/bin/pip install -qq --retries 1 --no-deps --only-binary :all: --target "$folder/python" -r $pins/requirements.txt &&
+        (cd "$folder" && DENO_DIR=deno python/bin/deno install --quiet); then
+        echo "$digest" >"$folder/.installed"
+        return 0
+    fi
+    loudly "The BIDS validator and others of $pins cannot be fetched: NO OUTPUT IS VALIDATED."
 }
 
 # A cluster on this machine, for tests/slurm; nothing is started here. Those tests look for it themselves.
@@ -110,6 +129,7 @@ else
     installs=.venv
 fi
 install_peers
+install_validators
 install_slurm
 
 block "ruff" make --no-print-directory lint || exit 1
@@ -123,7 +143,8 @@ fi
 {
     tests "SLURM" .venv "slurm and $SELECTED" $(with 'mark\.slurm')
     tests "tools" .venv "tool and $SELECTED" $(with 'mark\.tool')
-    tests "serial" .venv "not (ranks or tool or slurm) and $SELECTED" $(without '^pytestmark.*mark\.(ranks|tool|slurm)')
+    tests "serial" .venv "not (ranks or tool or slurm or conformance) and $SELECTED" $(without '^pytestmark.*mark\.(ranks|tool|slurm|conformance)')
+    tests "conformance" .venv "conformance and $SELECTED" $(with 'mark\.conformance')
     for venv in $installs; do tests "ranks" $venv "$ranks" $(with 'mark\.ranks'); done
     [ "$installs" = .venv ] || tests "tools" .venv-mpi "tool and $site" $(with 'mark\.tool')
 }
