@@ -7,6 +7,7 @@ import os
 import stat
 from pathlib import Path
 
+from mpiimg.engine.stand_ins import START, dangling, stand_in
 from mpiimg.errors import BadInput
 
 #: Bytes that a file of text may have: no table or description comes near, and a rank holds it several times.
@@ -27,7 +28,7 @@ def read_small(path: str | os.PathLike, what: str, limit: int = MAX_BYTES) -> by
     Raises
     ------
     BadInput
-        It cannot be read, is no regular file, or is larger than that.
+        It cannot be read, is no regular file, stands for one that is not here, or is larger than that.
     """
     try:
         check_regular(Path(path))
@@ -35,6 +36,8 @@ def read_small(path: str | os.PathLike, what: str, limit: int = MAX_BYTES) -> by
             content = file.read(limit + 1)
     except (OSError, ValueError) as error:
         raise BadInput(f"{path}: cannot read {what}: {getattr(error, 'strerror', None) or error}") from None
+    if said := stand_in(Path(path), content[:START]):
+        raise BadInput(f"{path}: {said}")
     if len(content) > limit:
         raise BadInput(f"{path}: larger than {limit >> 20} MB, which {what} never are; name another file")
     return content
@@ -62,9 +65,14 @@ def check_regular(path: Path) -> None:
     OSError
         It is not there, or a folder.
     BadInput
-        It is a pipe, a socket or a device.
+        It is a pipe, a socket or a device, or a link that leads nowhere.
     """
-    mode = path.stat().st_mode
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if said := dangling(path):
+            raise BadInput(f"{path}: {said}") from None
+        raise
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(mode):

@@ -25,6 +25,7 @@ from mpiimg.engine.small_files import check_regular
 from mpiimg.engine.stage import Files, PlacedSink, Sink
 from mpiimg.engine.step import Output
 from mpiimg.errors import BadInput
+from mpiimg.formats.foreign import foreign, foreign_folder, refuse_stand_in
 from mpiimg.formats.interface import (
     AnyWriter,
     FilesWriter,
@@ -139,21 +140,24 @@ def read(
         It is not there, of no known format, broken, or has other axes.
     """
     path, file = Path(path), split(path)[0]
-    read_header, format = reader(path), _format(path)
+    format = _format(path)
+    if file.is_dir() and not (format is not None and format.folder):
+        raise BadInput(f"{path}: {foreign_folder(file)}")
     try:
+        read_header = reader(path)
         if not (format.folder and file.is_dir()):
             check_regular(file)
-            with open(file, "rb"):
-                pass
+            refuse_stand_in(file)
         source = read_header(path, name)
         _ = source.identity, source.sample  # looked at here, on one rank
-    except BadInput:
-        raise
+    except BadInput as error:
+        raise _of_another_kind(path, file) or error from None
     except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error.strerror or error}") from error
     except Exception as error:
         what = " ".join(str(error).split()) or type(error).__name__
-        raise BadInput(f"{path}: is no {format.name} that can be read: {what}") from error
+        known = _of_another_kind(path, file)
+        raise known or BadInput(f"{path}: is no {format.name} that can be read: {what}") from error
     shape = source.array.shape
     if 0 in shape:
         lengths = "x".join(map(str, shape))
@@ -166,6 +170,16 @@ def read(
         has = axes_text(source.array.axes).strip()
         raise BadInput(f"{path}: has the axes {has}, where {needed} are needed")
     return source
+
+
+def _of_another_kind(path: Path, file: Path) -> BadInput | None:
+    """Return what is said of a file that is of another kind than its name says; None if unknown."""
+    try:
+        # What a format says of a text is better than that it is one.
+        said = foreign(file, texts=False) if file.is_file() else ""
+    except (BadInput, OSError):
+        return None
+    return BadInput(f"{path}: {said}") if said else None
 
 
 def write(file: str | Path, array: Array, **about: Any) -> Sink | PlacedSink | Files:

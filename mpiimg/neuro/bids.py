@@ -18,6 +18,7 @@ from pathlib import Path
 from mpiimg.engine.names import file_name
 from mpiimg.engine.small_files import read_text
 from mpiimg.errors import BadInput
+from mpiimg.formats.foreign import dicom_folder
 
 #: Parts of a name that a raw diffusion image may have, in the order in which they stand in it.
 ENTITIES = ("sub", "ses", "acq", "rec", "dir", "run", "part", "chunk")
@@ -175,6 +176,8 @@ def read_description(dataset: Path) -> dict:
     try:
         text = read_text(path, "it")
     except BadInput as error:
+        if said := dicom_folder(dataset):
+            raise BadInput(f"{dataset}: {said}") from None
         raise BadInput(f"{error}; every BIDS dataset has one, with Name and BIDSVersion") from None
     try:
         description = json.loads(text)

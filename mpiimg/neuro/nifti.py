@@ -21,6 +21,7 @@ from mpiimg.engine.small_files import check_regular
 from mpiimg.engine.staged_file import DATASET, check_record, open_checked
 from mpiimg.errors import BadInput
 from mpiimg.formats import registry
+from mpiimg.formats.foreign import foreign, foreign_folder, refuse_stand_in
 from mpiimg.formats.gz import inflated, inflated_first
 from mpiimg.formats.nifti.header import (
     check_length,
@@ -31,6 +32,7 @@ from mpiimg.formats.nifti.header import (
 )
 from mpiimg.formats.nifti.whole import best_affine, check_result, corner_distance, made_whole
 from mpiimg.formats.scaling import scaled
+from mpiimg.neuro.checks import checked_dtype, checked_shape, odd_units, turned_grid
 from mpiimg.neuro.other_formats import StoredVoxels, read_other
 from mpiimg.neuro.staged import StagedVoxels, read_staged
 
@@ -243,13 +245,16 @@ def open_image(path: Path, dimensions: int | tuple[int, ...], what: str = "image
     """
     path = Path(path)
     try:
+        if path.is_dir():
+            raise BadInput(f"{path}: {foreign_folder(path)}")
         check_regular(path)
+        refuse_stand_in(path)
         status = path.stat()
         with open(path, "rb") as file:
             start = file.read(8)
     except OSError as error:
         raise BadInput(f"{path}: cannot read this {what}: {error.strerror}") from None
-    if start == b"\x89HDF\r\n\x1a\n":
+    if start == b"\x89HDF\r\n\x1a\n" and path.suffix != ".mnc":
         return _open_staged(path, dimensions, what)
     compressed = start[:2] == b"\x1f\x8b"
     raw = first_bytes(path, 540, compressed)
@@ -257,8 +262,8 @@ def open_image(path: Path, dimensions: int | tuple[int, ...], what: str = "image
         header = parse_header(raw)
     except Exception:
         return _open_other(path, dimensions, what)
-    shape = _checked_shape(header, path, dimensions, what)
-    dtype = _checked_dtype(header, path)
+    shape = checked_shape(header, path, dimensions, what)
+    dtype = checked_dtype(header, path)
     slope, inter = checked_scaling(header, path, dtype)
     offset = checked_offset(header, path)
     check_length(path, status.st_size, offset + math.prod(shape) * dtype.itemsize, compressed)
@@ -270,6 +275,8 @@ def open_image(path: Path, dimensions: int | tuple[int, ...], what: str = "image
 
 def _open_other(path: Path, dimensions: int | tuple[int, ...], what: str) -> Image:
     """Read and check the header of an image of another format than NIfTI."""
+    if said := foreign(path):
+        raise BadInput(f"{path}: {said}")
     if path.name.lower().endswith((".nii", ".nii.gz", ".h5")) or not registry.is_read(path):
         raise BadInput(
             f"{path}: this {what} is not a NIfTI file (.nii, .nii.gz) nor a staged one, nor of another "
@@ -277,7 +284,7 @@ def _open_other(path: Path, dimensions: int | tuple[int, ...], what: str) -> Ima
         )
     source, raw, scheme = read_other(path, what)
     header = parse_header(raw)
-    shape = _checked_shape(header, path, dimensions, what)
+    shape = checked_shape(header, path, dimensions, what)
     axes = AXES[len(shape)]
     if not source.parallel and source.in_file_order(axes) != axes:
         raise BadInput(
@@ -352,8 +359,8 @@ def _open_staged(path: Path, dimensions: int | tuple[int, ...], what: str) -> Im
         header = parse_header(staged.header)
     except Exception:
         raise BadInput(f"{path}: the header in this staged file is damaged; stage the image again") from None
-    shape = _checked_shape(header, path, dimensions, what)
-    dtype = _checked_dtype(header, path).newbyteorder("=")
+    shape = checked_shape(header, path, dimensions, what)
+    dtype = checked_dtype(header, path).newbyteorder("=")
     slope, inter = checked_scaling(header, path, dtype)
     fits = math.prod(staged.shape) == math.prod(shape) and staged.dtype.newbyteorder("=") == dtype
     if not fits or len(staged.identity) != 3:
@@ -372,45 +379,10 @@ def _made_whole(header, path: Path, *fields, **others) -> Image:
     """
     *before, identity, sample = fields
     whole, words = made_whole(header, path)
-    words += _odd_units(whole, path)
+    words += odd_units(whole, path)
     image = Image(path, *before, whole.binaryblock, identity, sample, words, **others)
     _ = image.affine
     return image
-
-
-def _odd_units(header, path: Path) -> tuple[str, ...]:
-    """Say so where a header gives lengths in another unit than all programs take them in."""
-    unit = header.get_xyzt_units()[0]
-    if unit in ("mm", "unknown"):
-        return ()
-    return (
-        f"{path}: lengths are in {unit} by its header (xyzt_units), and are taken in mm, as MRtrix and FSL "
-        "do; where they are not, write it again with sizes in mm",
-    )
-
-
-def _checked_shape(header, path: Path, dimensions: int | tuple[int, ...], what: str) -> tuple[int, ...]:
-    allowed = (dimensions,) if isinstance(dimensions, int) else dimensions
-    shape = header.get_data_shape()
-    while len(shape) > max(allowed) and shape[-1] == 1:
-        shape = shape[:-1]
-    if len(shape) not in allowed or min(shape, default=0) < 1:
-        needed = " or ".join(f"{number}-D" for number in allowed)
-        raise BadInput(f"{path}: this {what} has shape {'x'.join(map(str, shape))}; {needed} is needed")
-    return tuple(int(n) for n in shape[::-1])
-
-
-def _checked_dtype(header, path: Path) -> np.dtype:
-    try:
-        dtype = header.get_data_dtype()
-    except KeyError:
-        dtype = np.dtype("V")
-    if dtype.kind not in "iuf" or dtype.itemsize > 8:
-        raise BadInput(
-            f"{path}: voxels of type {header['datatype']} ({dtype}) are not supported; "
-            "convert the magnitude image to a real type of at most 64 bits"
-        )
-    return dtype
 
 
 def same_space(one: Image, other: Image) -> str | None:
@@ -418,10 +390,13 @@ def same_space(one: Image, other: Image) -> str | None:
 
     Affines may differ by a thousandth of a voxel: tools store them as quaternions or rounded.
     """
-    if one.shape[-3:] != other.shape[-3:]:
-        shapes = ("x".join(map(str, image.shape[-3:][::-1])) for image in (one, other))
-        return "shape {} against {}".format(*shapes)
-    a, b = one.affine, other.affine
+    (a, shape), (b, other_shape) = ((image.affine, image.shape[-3:][::-1]) for image in (one, other))
     voxel = np.sqrt((a[:3, :3] ** 2).sum(axis=0)).min()
-    distance = corner_distance(a, b, one.shape[-3:][::-1])
-    return f"affine, by up to {distance:.3g} mm" if distance > 1e-3 * voxel else None
+    distance = corner_distance(a, b, shape)
+    if shape == other_shape and distance <= 1e-3 * voxel:
+        return None
+    if how := turned_grid(a, b, shape, other_shape):
+        return f"{how}: mrconvert {other.path.name} turned.nii.gz -strides {one.path.name}"
+    if shape != other_shape:
+        return "shape {} against {}".format(*("x".join(map(str, one)) for one in (shape, other_shape)))
+    return f"affine, by up to {distance:.3g} mm"

@@ -164,7 +164,7 @@ def test_what_makes_no_sense_is_refused_in_one_line(changes, said, tmp_path):
     ("content", "said"),
     [
         (b"mrtrix image\ndim: 2,3", "its header has no END"),
-        (b"", "is no image of MRtrix"),
+        (b"", "is empty"),
         (b"mrtrix image\nEND\n", "no field 'dim'"),
     ],
 )
@@ -200,7 +200,7 @@ def test_images_of_freesurfer(shape, ending, dtype, tmp_path):
 @pytest.mark.parametrize("ending", ["mgh", "mgz"])
 @pytest.mark.parametrize(
     ("keep", "said"),
-    [(0.6, "truncated"), (100, "truncated|no FreeSurfer's MGH that can be read"), (0, "can be read")],
+    [(0.6, "truncated"), (100, "truncated|no FreeSurfer's MGH that can be read"), (0, "is empty")],
 )
 def test_images_of_freesurfer_that_are_cut_are_refused(keep, said, ending, tmp_path):
     path = tmp_path / f"x.{ending}"

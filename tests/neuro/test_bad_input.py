@@ -92,17 +92,17 @@ def missing_image(it):
     it.dwi(it.folder / "nowhere.nii.gz")
 
 
-@case("dwi.nii.gz", "not a NIfTI file", "(.nii, .nii.gz)")
+@case("dwi.nii.gz", "is a text, and no image", "'this is not an image")
 def text_file(it):
     it.subject.dwi.write_text("this is not an image\n" * 100)
 
 
-@case("dwi.nii.gz", "not a NIfTI file", "(.nii, .nii.gz)")
+@case("dwi.nii.gz", "is empty (0 bytes)", "download it again")
 def empty_file(it):
     it.subject.dwi.write_bytes(b"")
 
 
-@case("dwi.nii.gz", "not a NIfTI file")
+@case("dwi.nii.gz", "is a text, and no image")
 def compressed_text(it):
     it.subject.dwi.write_bytes(gzip.compress(b"this is not an image\n" * 100))
 
@@ -112,7 +112,7 @@ def header_cut_short(it):
     it.subject.dwi.write_bytes(it.subject.dwi.read_bytes()[:40])
 
 
-@case("dwi.nii.gz", "not a NIfTI file")
+@case("dwi.nii.gz", "is the header of a NIfTI in two files")
 def nifti_pair(it):
     header = bytearray(it.bytes())
     header[344:348] = b"ni1\0"
@@ -173,7 +173,7 @@ def complex_image(it):
     it.image(voxels().astype(np.complex64))
 
 
-@case("dwi.nii.gz", "type 128", "convert the magnitude")
+@case("dwi.nii.gz", "type 128", "are colours")
 def colour_image(it):
     colour = np.zeros(voxels().shape, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     it.image(colour)
@@ -304,6 +304,21 @@ def mask_of_another_shape(it):
 @case("brain.nii.gz", "affine", "mm")
 def mask_of_another_affine(it):
     it.mask(np.ones(SHAPE), AFFINE + np.eye(4, k=3))
+
+
+@case("brain.nii.gz", "flipped along x", "mrconvert brain.nii.gz turned.nii.gz -strides dwi.nii.gz")
+def mask_that_is_flipped(it):
+    it.mask(np.ones(SHAPE), AFFINE @ np.array([[-1, 0, 0, 9], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]))
+
+
+@case("dwi.bval", "git-annex", "datalad get")
+def bvals_that_are_a_pointer(it):
+    it.subject.bvals.write_text("/annex/objects/MD5E-s123--0f0e.bval\n")
+
+
+@case("in: ", "is a folder", "such as dwi.nii.gz")
+def folder_in_place_of_a_mask(it):
+    it.options += ["--mask", it.folder]
 
 
 @case("brain.nii.gz", "3-D is needed")

@@ -218,6 +218,15 @@ def test_a_broken_layout_is_said_in_one_line(tree, names, labels, description, w
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_of_dicom_files_is_named_with_the_command(tmp_path):
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "IM0001").write_bytes(bytes(128) + b"DICM")
+    with pytest.raises(
+        BadInput, match=f"^{tmp_path}: is a folder of DICOM files: .* dcm2niix .* {tmp_path}$"
+    ):
+        find_scans(tmp_path)
+
+
 def test_links_that_lead_nowhere_are_scans(tree):
     """As datalad leaves them before their content is fetched: the image says so when it is opened."""
     root = tree("dwi.bval", "dwi.bvec", "sub-01/dwi/other.txt")

@@ -7,6 +7,7 @@ import itertools
 import os
 import shutil
 import struct
+import subprocess
 from pathlib import Path
 
 import h5py
@@ -165,16 +166,25 @@ def refuse(path, said, dimensions=4):
 
 def test_missing_and_unreadable_files(tmp_path):
     refuse(tmp_path / "none.nii", "cannot read this diffusion image: No such file")
-    refuse(tmp_path, "cannot read this diffusion image: Is a directory")
+    refuse(tmp_path, "is a folder: give the image in it")
 
 
 @pytest.mark.filterwarnings("ignore:Extension size")
-@pytest.mark.parametrize("content", [b"", b"text", b"\0" * 1000, b"x" * 1000, bytes(range(256)) * 4])
-def test_other_files_are_not_nifti(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty (0 bytes"),
+        (b"text", "is a text, and no image: it begins with 'text'"),
+        (b"x" * 1000, "is a text, and no image: it begins with 'xxx"),
+        (b"\0" * 1000, "this diffusion image is not a NIfTI file (.nii, .nii.gz) nor a staged one"),
+        (bytes(range(256)) * 4, "this diffusion image is not a NIfTI file (.nii, .nii.gz) nor a staged one"),
+    ],
+)
+def test_other_files_are_not_nifti(tmp_path, content, said):
     path = tmp_path / "a.nii"
     for data in (content, gzip.compress(content)):
         path.write_bytes(data)
-        refuse(path, "this diffusion image is not a NIfTI file (.nii, .nii.gz) nor a staged one")
+        refuse(path, said)
 
 
 def test_truncated_voxels(good):
@@ -511,6 +521,34 @@ def test_spaces_agree_within_a_thousandth_of_a_voxel():
     turned[:3, 0] *= -1
     assert same_space(one, image_with(turned)).startswith("affine, by up to 20")
     assert same_space(one, image_with(AFFINE, (5, 4, 2))) == "shape 5x4x3 against 5x4x2"
+
+
+@pytest.mark.parametrize(
+    ("turns", "words"),
+    [
+        ([[0, -1], [1, 1], [2, 1]], "(it is flipped along x); turn it: mrconvert b.nii "),
+        ([[0, 1], [1, -1], [2, -1]], "(it is flipped along y and z); turn it"),
+        ([[1, 1], [0, 1], [2, 1]], "(its axes are in the order y x z); turn it"),
+        ([[2, 1], [1, -1], [0, 1]], "(it is flipped along y, and its axes are in the order z y x); turn it"),
+        ([[1, 1], [2, -1], [0, 1]], "(it is flipped along "),
+    ],
+)
+def test_a_grid_whose_voxels_are_in_another_order_is_named_with_the_command(turns, words, tmp_path):
+    """As of a mask that another program has turned; the command makes it fit."""
+    one = nibabel.Nifti1Image(voxels("int16", SHAPE[:3]), AFFINE)
+    nibabel.save(one, tmp_path / "a.nii")
+    nibabel.save(one.as_reoriented(turns), tmp_path / "b.nii")
+    image, mask = (open_image(tmp_path / name, 3) for name in ("a.nii", "b.nii"))
+    said = same_space(image, mask)
+    assert said.startswith("the order of their voxels ") and words in said
+    assert said.endswith("mrconvert b.nii turned.nii.gz -strides a.nii")
+    if shutil.which("mrconvert") is None:
+        pytest.skip("NO MRTRIX3: mrconvert is not installed, and the command is not tried")
+    command = said.partition("turn it: ")[2].split()
+    subprocess.run([*command, "-quiet"], cwd=tmp_path, check=True)
+    turned = open_image(tmp_path / "turned.nii.gz", 3)
+    assert same_space(image, turned) is None
+    np.testing.assert_array_equal(nibabel.load(turned.path).dataobj, one.dataobj)
 
 
 def test_parse_header_wants_one_piece():

@@ -18,6 +18,7 @@ from mpiimg.engine.array import Array
 from mpiimg.engine.needs import Chunk
 from mpiimg.engine.stage import Digested
 from mpiimg.errors import BadInput
+from mpiimg.formats.foreign import foreign
 from mpiimg.formats.gz import gzip_head, gzip_part, gzip_tail
 from mpiimg.formats.interface import FILE_AXES, Format, ResultArray, file_grid, gzipped_bytes
 from mpiimg.formats.nifti.header import (
@@ -71,7 +72,10 @@ def read(path: Path, name: str) -> PlainInput:
         header = parse_header(raw, pair=head != data)
         shape = tuple(map(int, header.get_data_shape()))
     except Exception:
-        raise BadInput(f"{path}: is no NIfTI that can be read; {_hint(raw)}") from None
+        said = foreign(head, texts=False) or (
+            "is no NIfTI that can be read: it does not begin with a header of NIfTI-1 or NIfTI-2"
+        )
+        raise BadInput(f"{path}: {said}") from None
     if not shape or min(shape) < 1:
         lengths = "x".join(map(str, shape)) or "none"
         raise BadInput(f"{path}: its shape is {lengths}: there is nothing in it")
@@ -111,13 +115,6 @@ def _files_of(path: Path) -> tuple[Path, Path]:
         if not one.exists():
             raise BadInput(f"{path}: {one.name} is not beside it: a NIfTI of two files is .hdr and .img")
     return head, data
-
-
-def _hint(raw: bytes) -> str:
-    sizes = {int.from_bytes(raw[:4], order) for order in ("little", "big")}
-    if 348 in sizes and raw[344:348] not in (b"n+1\0", b"ni1\0"):
-        return "its header is that of Analyze 7.5, which does not say left from right: convert it to NIfTI"
-    return "it does not begin with a header of NIfTI-1 or NIfTI-2"
 
 
 def _number_type(header, path: Path) -> np.dtype:
