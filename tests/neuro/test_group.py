@@ -15,7 +15,10 @@ from mpiimg.errors import BadInput
 from mpiimg.neuro.cohort.records import settings_digest, write_settings
 from mpiimg.neuro.cohort.tables import snake, write_tables
 
-SETTINGS = {"version": "1", "parameters": {"patch_radius": 1, "sigma": "auto", "method": "wls"}}
+SETTINGS = {
+    "version": "1",
+    "parameters": {"patch_radius": 1, "sigma": "auto", "method": "wls", "shells": None},
+}
 
 #: The small files of a scan that is done, as steps write them.
 SIDECARS = {
@@ -27,8 +30,13 @@ SIDECARS = {
         "Method": "median_otsu",
         "GeneratedBy": "mpiimg",
     },
-    "desc-denoised_dwi": {"Method": "NLM", "NoiseMethod": "piesno", "PatchRadius": 1, "EchoTime": 0.09},
-    "desc-noise_dwimap": {"Sigma": [10.0, 11.0], "SigmaBy": "volume"},
+    "desc-denoised_dwi": {"Method": "NLM", "PatchRadius": 1, "EchoTime": 0.09},
+    "desc-noise_dwimap": {
+        "Method": "NLM",
+        "NoiseMethod": "piesno",
+        "Sigma": [10.0, 11.0],
+        "SigmaBy": "volume",
+    },
     "model-tensor_param-fa_dwimap": {"Method": "wls", "Shells": [0.0, 1000.0], "Volumes": 9, "Mean": 0.25},
     "model-tensor_param-md_dwimap": {"Method": "wls", "Shells": [0.0, 1000.0], "Volumes": 9, "Mean": 7.5e-4},
     "desc-quality_volumes": {"Series": {"NumBadSlices": 2, "NDC": 0.91}},
@@ -85,7 +93,7 @@ def test_a_row_for_each_scan_in_the_order_of_names(out):
         "mask_volume_ml": "1234.5",
         "mask_method": "median_otsu",
         "denoise_method": "NLM",
-        "denoise_noise_method": "piesno",
+        "noise_method": "piesno",
         "noise_sigma": "10.5",
         "noise_sigma_by": "volume",
         "fit_method": "wls",

@@ -37,14 +37,14 @@ MAKERS = {"brain": "mask", "noise": "noise", "denoised": "denoise"}
 #: Fields whose words differ from scan to scan; others say the same of all.
 WORDS = re.compile(r"(?!GeneratedBy)\w*(Method|Source|By)")
 
-#: Settings that are figures too, where they are found out for each scan.
-KEPT = ("sigma", "method", "median_radius")
+#: Settings that are figures too, since they may be found out for each scan.
+KEPT = ("sigma", "method")
 
 #: Lists that are short, and figures all the same.
 LISTS = frozenset({"Shells", "MedianRadius", "MedianRadiusVoxels"})
 
 #: Of an image that inherits the fields of the raw sidecars, those that the step has added.
-OF_SERIES = re.compile(r"Method|Noise\w*|RicianBias|PatchRadius|BlockRadius|Volumes\w*")
+OF_SERIES = re.compile(r"Method|PatchRadius|BlockRadius|Volumes\w*")
 
 #: Units of figures by the end of their column.
 UNITS = {"_ml": "ml", "_shells": "s/mm^2", "_sigma": "arbitrary", "_noise_level": "arbitrary"}
@@ -72,7 +72,8 @@ def write_tables(out: Path, participants: Sequence[str] = (), sessions: Sequence
     }
     if not states:
         raise BadInput(f"{out}: no scan was processed there; run the level participant first")
-    settings = tuple(f"_{name}" for name in read_settings(out).get("parameters", {}) if name not in KEPT)
+    parameters = read_settings(out).get("parameters", {})
+    settings = {name: _number(value) for name, value in parameters.items() if name not in KEPT}
     rows = [_row(out, name, state, settings) for name, state in states.items()]
     try:
         for file, data in ((TABLE, _tsv(rows)), (COLUMNS, _described(rows))):
@@ -86,7 +87,7 @@ def _is_among(name: str, key: str, labels: Sequence[str]) -> bool:
     return not labels or (entities_of(name) or {}).get(key) in {one.removeprefix(f"{key}-") for one in labels}
 
 
-def _row(out: Path, name: str, state: LeaseState, settings: tuple[str, ...]) -> dict[str, str]:
+def _row(out: Path, name: str, state: LeaseState, settings: Mapping[str, str]) -> dict[str, str]:
     """Return what there is to say of a scan, by column, but for settings, which all scans share."""
     parts = dict(part.split("-", 1) for part in name.split("_") if "-" in part)
     row = {
@@ -99,7 +100,11 @@ def _row(out: Path, name: str, state: LeaseState, settings: tuple[str, ...]) -> 
     if state.kind is Kind.DONE:
         files = sorted(one for one in state.end["files"] if one.endswith(".json"))
         figures = _figures({one: _fields(out / state.end["folder"] / one) for one in files})
-        row |= {column: value for column, value in figures.items() if not column.endswith(settings)}
+        row |= {
+            column: value
+            for column, value in figures.items()
+            if settings.get(column.partition("_")[2]) != value
+        }
     return row
 
 
@@ -132,15 +137,16 @@ def _figures(sidecars: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         if label[1] == "param":
             maps.append(word)
     alike = set.intersection(*({*by_image[one].items()} for one in maps)) if maps[1:] else set()
-    figures = {f"fit_{snake(column)}": value for column, value in sorted(alike)}
-    for word, columns in by_image.items():
-        own = {
-            column: value
-            for column, value in columns.items()
-            if (column, value) not in alike or word not in maps
-        }
-        figures |= {f"{word}_{snake(column)}": value for column, value in own.items()}
+    figures = {_column("fit", field): value for field, value in sorted(alike)}
+    for word, fields in by_image.items():
+        own = [one for one in fields.items() if word not in maps or one not in alike]
+        figures |= {_column(word, field): value for field, value in own}
     return figures
+
+
+def _column(word: str, field: str) -> str:
+    """Return the name of a column: noise_method, of NoiseMethod in the sidecar of noise."""
+    return f"{word}_{snake(field).removeprefix(f'{word}_')}"
 
 
 def _flat(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
