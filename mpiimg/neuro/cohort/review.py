@@ -66,28 +66,24 @@ def look_through(cohort: Cohort, scans: Sequence[Scan], comm) -> dict[str, Revie
 
 
 def look_at(cohort: Cohort, scan: Scan) -> Review:
-    """Look at the header, the gradients and the name of a scan."""
+    """Look at the name, the header and the gradients of a scan; whatever that raises is of this scan alone."""
     if scan.passed_over:
         return Review(Kind.PASSED_OVER, scan.passed_over)
+    voxels = 0
     try:
         image = open_image(scan.dwi, (3, 4))
+        voxels = math.prod(image.shape)
+        b0_threshold = cohort.parameters.get("b0_threshold", 0.0)
+        reason = _too_small(image) or _without_directions(scan, image, b0_threshold)
+        if reason:
+            return Review(Kind.PASSED_OVER, reason, voxels)
+        if not scan.problem:
+            cohort.inspect(scan)
     except BadInput as error:
-        return Review(Kind.BROKEN, scan.problem or str(error))
+        return Review(Kind.BROKEN, scan.problem or str(error), voxels)
     except Exception:  # what nobody has foreseen is said, with its traceback, when the turn of the scan comes
-        return Review(Kind.TO_DO)
-    voxels = math.prod(image.shape)
-    reason = _too_small(image) or _without_directions(scan, image, cohort.parameters.get("b0_threshold", 0.0))
-    if reason:
-        return Review(Kind.PASSED_OVER, reason, voxels)
-    if scan.problem:
-        return Review(Kind.BROKEN, scan.problem, voxels)
-    try:
-        cohort.inspect(scan)
-    except BadInput as error:
-        return Review(Kind.BROKEN, str(error), voxels)
-    except Exception:  # likewise
         pass
-    return Review(Kind.TO_DO, "", voxels)
+    return Review(Kind.BROKEN if scan.problem else Kind.TO_DO, scan.problem, voxels)
 
 
 def _too_small(image: Image) -> str:
