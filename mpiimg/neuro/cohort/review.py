@@ -66,7 +66,7 @@ def look_through(cohort: Cohort, scans: Sequence[Scan], comm) -> dict[str, Revie
 
 
 def look_at(cohort: Cohort, scan: Scan) -> Review:
-    """Look at the name, the header and the gradients of a scan; whatever that raises is of this scan alone."""
+    """Look at the name, the header and the gradients of a scan; what that raises is of this scan alone."""
     if scan.passed_over:
         return Review(Kind.PASSED_OVER, scan.passed_over)
     voxels = 0
