@@ -153,7 +153,7 @@ TOOL_ARGUMENTS: Mapping[str, Callable[[Path], list[str]]] = {
     "neuro": lambda source: [
         str(source / "dwi.nii.gz"),
         *("--bvals", str(source / "dwi.bval"), "--bvecs", str(source / "dwi.bvec")),
-        *("--sigma", "40", "--inside-mask"),
+        *("--recipe", "study", "--sigma", "40"),
     ],
     "astro": lambda source: [
         *sorted(str(path) for path in source.glob("sim-*.fits")),

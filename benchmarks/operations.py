@@ -128,16 +128,16 @@ def nlmeans(shape: tuple[int, int, int], masked: int, thickness: int) -> Job:
 
 
 def wls_volume() -> Work:
-    """Return the work of a voxel and volume in `tensor._wls`, sums over volumes apart.
+    """Return the work of a voxel and volume in `tensor._solve_rounds`, sums over volumes apart.
 
-    Logarithm with its clamp. `_weigh`: the predicted signal is a product and 6 fused multiply-adds, a
+    Logarithm with its clamp. `weigh`: the predicted signal is a product and 6 fused multiply-adds, a
     maximum, a residual, twice the distance from the peak, its exponential, and the weighted residual.
     """
     return log64() + exp64() + Work(fma=6, multiply=1 + 1 + 1, add=1 + 1, compare=1 + 1)
 
 
 def wls_sums() -> Work:
-    """Return the work of a voxel and volume in `tensor._accumulate`, which takes volumes in whole groups.
+    """Return the work of a voxel and volume in `accumulate`, which takes volumes in whole groups.
 
     A fused multiply-add each: 7 unknowns of the ordinary fit, 28 products of two columns, 7 right-hand sides.
     """
@@ -169,13 +169,13 @@ def maps_voxel() -> Work:
 
 def tensor_fit(volumes: int, voxels: int) -> Job:
     """WLS with its maps, of float32 signals, as the stage has them."""
-    from mpiimg.neuro.kernels import tensor
+    from mpiimg.neuro.kernels import tensor, tensor_blocks
 
     bvals, bvecs, signal = bench_tensor.simulate(volumes, voxels)
     signal = signal.astype(np.float32)
     design = tensor.design_matrix(bvals, bvecs)
     whole = -(-voxels // tensor.BLOCK_VOXELS) * tensor.BLOCK_VOXELS
-    grouped = -(-volumes // tensor._GROUP) * tensor._GROUP
+    grouped = -(-volumes // tensor_blocks.GROUP) * tensor_blocks.GROUP
     work = whole * (volumes * wls_volume() + grouped * wls_sums() + wls_voxel() + maps_voxel())
     # The signal in; 7 parameters out and in again, and 10 values of maps out, all float64.
     traffic = signal.nbytes + voxels * 8 * (7 + 7 + 10)

@@ -24,6 +24,9 @@ BIN = Path(__file__).resolve().parent.parent / "bin"
 #: Labels of the simulated head.
 TISSUES = {1: "white matter", 2: "grey matter", 3: "CSF"}
 
+#: The fits that are compared: of the image as it was measured, by default, and by the recipe of the study.
+IMAGES = ("raw", "denoised", "study")
+
 #: Volumes and noise levels of the subjects: one shell of b = 1000, then the three of a large study.
 SUBJECTS = ((20, 20), (20, 40), (20, 80), (20, 120), (120, 40), (120, 120))
 
@@ -36,11 +39,12 @@ def tool(name: str, *words, ranks: int = 1) -> None:
 
 
 def make(folder: Path, shape: str, volumes: int, sigma: float, seed: int = 7, ranks: int = 1) -> None:
-    """Simulate a subject in `folder`, process it into ``denoised``, and fit it as it came into ``raw``."""
+    """Simulate a subject in `folder`, process it into ``denoised`` and ``study``, and fit it into ``raw``."""
     size = ("--shape", shape, "--volumes", volumes, "--sigma", sigma, "--seed", seed)
     tool("mpiimg-simulate", "neuro", *size, "--out", folder, ranks=ranks)
     dwi = (folder / "dwi.nii.gz", "--bvals", folder / "dwi.bval", "--bvecs", folder / "dwi.bvec")
-    tool("mpiimg-neuro", *dwi, "--inside-mask", "--out", folder / "denoised", ranks=ranks)
+    tool("mpiimg-neuro", *dwi, "--out", folder / "denoised", ranks=ranks)
+    tool("mpiimg-neuro", *dwi, "--recipe", "study", "--out", folder / "study", ranks=ranks)
     mask = folder / "denoised" / "dwi_desc-brain_mask.nii.gz"
     tool("mpiimg-fit", *dwi, "--mask", mask, "--out", folder / "raw", ranks=ranks)
 
@@ -52,9 +56,9 @@ def measure(folder: Path) -> dict:
     -------
     dict
         ``dice`` of the mask; ``sigma``, median noise level found; ``zeros``, share of masked voxels
-        that are 0 after denoising, by b-value; ``fa``, by tissue and image, the root mean square and
-        the mean error; ``angle``, median angle in degrees between v1 and the fibre in white matter.
-        All but dice inside mask and brain.
+        that the study's denoising makes 0, by b-value; ``fa``, by tissue and image, the root mean square
+        and the mean error; ``md``, the mean error as a share of the truth; ``angle``, median angle in
+        degrees between v1 and the fibre in white matter. All but dice inside mask and brain.
     """
     mask = _read(folder / "denoised/dwi_desc-brain_mask.nii.gz") != 0
     brain = _read(folder / "dwi_desc-truth_mask.nii.gz") != 0
@@ -66,13 +70,18 @@ def measure(folder: Path) -> dict:
         "sigma": float(np.median(noise["Sigma"])),
         "zeros": zeros_by_shell(folder, mask & brain),
         "fa": {},
+        "md": {},
         "angle": {},
     }
-    for image in ("raw", "denoised"):
+    diffusivity = _read(folder / "dwi_desc-truth_tensor.nii.gz")[..., [0, 2, 5]].mean(axis=-1)
+    for image in IMAGES:
         error = _read(folder / image / "dwi_model-tensor_param-fa_dwimap.nii.gz") - truth
+        md = _read(folder / image / "dwi_model-tensor_param-md_dwimap.nii.gz")
         for label, name in TISSUES.items():
-            values = error[mask & (tissue == label)]
+            inside = mask & (tissue == label)
+            values = error[inside]
             result["fa"][name, image] = (float(np.sqrt((values**2).mean())), float(values.mean()))
+            result["md"][name, image] = float(md[inside].mean() / diffusivity[inside].mean() - 1)
         result["angle"][image] = _angle(folder, image, mask & (tissue == 1))
     return result
 
@@ -84,7 +93,7 @@ def dice(one: np.ndarray, other: np.ndarray) -> float:
 
 def zeros_by_shell(folder: Path, inside: np.ndarray) -> dict[int, float]:
     """Return the share of voxels that the Rician correction set to 0, by b-value."""
-    denoised = nibabel.load(folder / "denoised/dwi_desc-denoised_dwi.nii.gz").dataobj
+    denoised = nibabel.load(folder / "study/dwi_desc-denoised_dwi.nii.gz").dataobj
     bvals = np.loadtxt(folder / "dwi.bval")
     shares = {}
     for b in np.unique(bvals):
@@ -109,26 +118,23 @@ def _read(path: Path) -> np.ndarray:
 def tables(results: dict[tuple[int, float], dict]) -> str:
     """Return Markdown tables of what :func:`measure` found, by (volumes, sigma)."""
     lines = [
-        "| volumes | sigma | noise level found | mask Dice | v1 off, raw | v1 off, denoised |",
-        "|---|---|---|---|---|---|",
+        f"| volumes | sigma | noise level found | mask Dice | v1 off, {', '.join(IMAGES)} |",
+        "|---|---|---|---|---|",
     ]
     for (volumes, sigma), found in results.items():
-        raw, denoised = (f"{found['angle'][image]:.1f}°" for image in ("raw", "denoised"))
-        lines.append(
-            f"| {volumes} | {sigma:g} | {found['sigma']:.1f} | {found['dice']:.4f} | {raw} | {denoised} |"
-        )
-    lines += [
-        "",
-        "| volumes | sigma | tissue | FA rms error, raw | denoised | FA mean error, raw | denoised |",
-        "|---|---|---|---|---|---|---|",
-    ]
+        angles = ", ".join(f"{found['angle'][image]:.1f}°" for image in IMAGES)
+        lines.append(f"| {volumes} | {sigma:g} | {found['sigma']:.1f} | {found['dice']:.4f} | {angles} |")
+    titles = " | ".join(
+        f"{what}, {', '.join(IMAGES)}" for what in ("FA rms error", "FA mean error", "MD error")
+    )
+    lines += ["", f"| volumes | sigma | tissue | {titles} |", "|---|---|---|---|---|---|"]
     for (volumes, sigma), found in results.items():
         for name in TISSUES.values():
-            (rms, bias), (rms_after, bias_after) = (found["fa"][name, i] for i in ("raw", "denoised"))
-            lines.append(
-                f"| {volumes} | {sigma:g} | {name} | {rms:.3f} | {rms_after:.3f} "
-                f"| {bias:+.3f} | {bias_after:+.3f} |"
-            )
+            errors = [found["fa"][name, image] for image in IMAGES]
+            rms = ", ".join(f"{one:.3f}" for one, _ in errors)
+            bias = ", ".join(f"{one:+.3f}" for _, one in errors)
+            md = ", ".join(f"{found['md'][name, image]:+.1%}" for image in IMAGES)
+            lines.append(f"| {volumes} | {sigma:g} | {name} | {rms} | {bias} | {md} |")
     lines += ["", "| volumes | sigma | b | set to 0 |", "|---|---|---|---|"]
     for (volumes, sigma), found in results.items():
         lines += [f"| {volumes} | {sigma:g} | {b} | {share:.2%} |" for b, share in found["zeros"].items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,6 +56,8 @@ class Chain:
         Fields of the state that the source must give.
     welcome : frozenset of str
         Fields that the source may give, and that steps then use.
+    recipe : str
+        The recipe by name that gave parameters their values, if one did.
     """
 
     domain: Domain
@@ -63,6 +66,7 @@ class Chain:
     links: tuple[Link, ...]
     taken: frozenset[str]
     welcome: frozenset[str] = frozenset()
+    recipe: str = ""
 
     @property
     def fields(self) -> frozenset[str]:
@@ -186,7 +190,11 @@ def parameters_for(kind: type, taken: frozenset) -> tuple[Parameter, ...]:
 
 
 def make_chain(
-    domain: Domain, links: Sequence[Link], settings: Mapping[str, Any], where: str = "this pipeline"
+    domain: Domain,
+    links: Sequence[Link],
+    settings: Mapping[str, Any],
+    where: str = "this pipeline",
+    recipe: str = "",
 ) -> Chain:
     """Put a chain together.
 
@@ -198,6 +206,8 @@ def make_chain(
         Values of the source's parameters by name; others are left alone.
     where : str
         Names the chain in messages.
+    recipe : str
+        The recipe by name that gave parameters their values, if one did.
 
     Raises
     ------
@@ -209,7 +219,8 @@ def make_chain(
     if twice is not None:
         raise BadInput(f"{where}: two stages are called {twice}; give one of them another name")
     source, taken, welcome = open_with(domain, [link.step for link in links], where)
-    return Chain(domain, source, filled(source.parameters, settings), tuple(links), taken, welcome)
+    parameters = filled(source.parameters, settings)
+    return Chain(domain, source, parameters, tuple(links), taken, welcome, recipe)
 
 
 def module_of(function: Callable) -> str:
@@ -289,6 +300,7 @@ def make_recipe(chain: Chain, inspected: Inspected, name: RunName) -> Recipe:
         baseline=domain.baseline + state.nbytes + sum(one.baseline for one in inspected.links),
         packages=inspected.packages,
         facts={key: fact for one in inspected.links for key, fact in one.facts.items()},
+        said={"recipe": chain.recipe} if chain.recipe else {},
     )
     names = output_names(recipe)
     twice = next((one for one, count in Counter(names).items() if count > 1), None)
@@ -364,7 +376,10 @@ def _opening(chain: Chain, state: Any, before: _Before) -> Stages[Any]:
             before.reserved |= {array.name for array in stage.arrays}
             value = yield stage
     except StopIteration as end:
-        return end.value
+        state = end.value
+    if chain.recipe:
+        state = dataclasses.replace(state, history=(*state.history, f"recipe: {chain.recipe}"))
+    return state
 
 
 def _of_link(link: Link, looked: Inspection, state: Any, before: _Before) -> Stages[Any]:
@@ -410,8 +425,15 @@ def _documents(chain: Chain, states: Sequence[Any]) -> dict[str, bytes]:
     for number, (link, state) in enumerate(zip(chain.links, states, strict=True)):
         for output, folder in _written(chain, number):
             for name, data in output.documents(state, link.parameters).items():
+                if chain.recipe and name.endswith(".json"):
+                    data = _with_recipe(data, chain.recipe)
                 documents[str(PurePosixPath(folder) / name)] = data
     return documents
+
+
+def _with_recipe(document: bytes, recipe: str) -> bytes:
+    """Return a sidecar that names the recipe too."""
+    return json.dumps({**json.loads(document), "Recipe": recipe}, indent=2).encode() + b"\n"
 
 
 # --- Labels -----------------------------------------------------------------------------------------------

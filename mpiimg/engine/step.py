@@ -300,6 +300,22 @@ class Pipeline:
 
 
 @dataclass(frozen=True)
+class Preset:
+    """A recipe with a name: what parameters are where a user leaves them out (presets.py).
+
+    Parameters
+    ----------
+    summary : str
+        What it stands for, in some words.
+    values : mapping
+        By the names of parameters, of whichever steps have them.
+    """
+
+    summary: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Domain:
     """Sources, steps and pipelines that share one kind of state.
 
@@ -312,6 +328,8 @@ class Domain:
     steps : mapping of str to str
         "module:attribute" of each step, by name; loaded when asked for.
     pipelines : mapping of str to Pipeline
+    presets : mapping of str to Preset
+        Recipes by name.
     baseline : int
         Bytes of a rank with the libraries and kernels of the steps loaded, before it holds any data.
     rates : mapping of str to (float, str)
@@ -323,6 +341,7 @@ class Domain:
     sources: tuple[Source, ...]
     steps: Mapping[str, str]
     pipelines: Mapping[str, Pipeline] = field(default_factory=dict)
+    presets: Mapping[str, Preset] = field(default_factory=dict)
     baseline: int = 110 << 20
     rates: Mapping[str, tuple[float, str]] = field(default_factory=dict)
 

@@ -245,7 +245,7 @@ def _given(subject: Subject, name: str, array: Array, file: str) -> Stages[Subje
     image = shaped(subject.image, array.shape, array.dtype)
     if name == IMAGE:
         # A result of the image's shape is the image that later steps work on.
-        return dataclasses.replace(subject, image=image, dwi=array, packed=None)
+        return dataclasses.replace(subject, image=image, dwi=array, packed=None, denoised=None)
     if name == MASK:
         mask = volume(subject.image, "mask", "uint8")
         yield take_given(image, array, mask)

@@ -54,6 +54,12 @@ RUN_PARAMETERS = (
         metavar="NAME=FILE",
         repeated=True,
     ),
+    Parameter(
+        "recipe",
+        None,
+        "Parameters of steps that a pipeline does not set have the values of this recipe of the domain.",
+        metavar="NAME",
+    ),
     Parameter("over", None, "Your function is called on blocks of this kind (default: slabs).", choices=OVER),
     Parameter(
         "halo",

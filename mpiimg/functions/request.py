@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mpiimg.engine import plugins
+from mpiimg.engine import plugins, presets
 from mpiimg.engine.parameters import checked, checked_path, holds_controls, parameters_of
 from mpiimg.engine.small_files import read_text
-from mpiimg.engine.step import Domain
+from mpiimg.engine.step import Domain, Preset
 from mpiimg.errors import BadInput
 from mpiimg.functions.declare import OVER_SURVEYS
 from mpiimg.functions.function import Function
@@ -86,6 +86,8 @@ class Request:
         Parameters of the source that were set.
     named : mapping of str to str
         Paths of further images that functions read, by the names that they read them by.
+    recipe : str
+        Of the domain, that gave parameters of steps their values; empty for none.
     """
 
     domain: str
@@ -96,6 +98,7 @@ class Request:
     domain_place: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     named: Mapping[str, str] = field(default_factory=dict)
+    recipe: str = ""
 
 
 def requested(values: Mapping[str, Any]) -> Request:
@@ -182,6 +185,7 @@ class _Stages:
         self.entries: list[Entry] = []
         self.settings: dict[str, Any] = {}
         self.named: dict[str, str] = {}
+        self.recipe = ""
 
     def content(self, path: Path) -> list:
         """Return the tables of a TOML file, and take the domain that it names."""
@@ -193,10 +197,14 @@ class _Stages:
         if not isinstance(self.domain, str):
             raise BadInput(f"{path}: domain = {self.domain!r}: must be the name of a domain")
         self.named = self._inputs(content.pop("inputs", {}))
+        self.recipe = content.pop(presets.NAME, "")
+        if not isinstance(self.recipe, str):
+            raise BadInput(f"{path}: recipe = {self.recipe!r}: must be the name of a recipe")
         if set(content) != {"stage"} or not isinstance(content["stage"], list):
             raise BadInput(
                 f"{path}: a pipeline is made of [[stage]] tables and nothing else, "
-                "but [inputs] for files that functions read, and domain = NAME for steps that are not ours"
+                "but [inputs] for files that functions read, recipe = NAME for values of parameters, and "
+                "domain = NAME for steps that are not ours"
             )
         return content["stage"]
 
@@ -347,10 +355,15 @@ class _Stages:
             entries = self._wired(entries, values, name)
         elif self.named:
             raise BadInput(f"{name}: [inputs] are of functions over an image, and there is none")
+        recipe = values.get(presets.NAME) or self.recipe
+        settings = dict(self.settings)
+        if recipe:
+            preset = presets.preset_of(plugins.domain(self.domain), recipe, f"{name}: recipe")
+            entries = [_with_preset(entry, preset) for entry in entries]
+            settings = {**preset.values, **settings}
         paths = tuple(map(Path, inputs))
         place = plugins.domain_place(self.domain)
-        settings = dict(self.settings)
-        return Request(self.domain, tuple(entries), paths, target, name, place, settings, self.named)
+        return Request(self.domain, tuple(entries), paths, target, name, place, settings, self.named, recipe)
 
     def _wired(self, entries: Sequence[Entry], values: Mapping[str, Any], name: str) -> list[Entry]:
         """Return the entries, with the names checked that go from one to the next."""
@@ -376,6 +389,15 @@ class _Stages:
         if "reference" not in names:
             return entry
         return dataclasses.replace(entry, settings={**entry.settings, "reference": reference})
+
+
+def _with_preset(entry: Entry, preset: Preset) -> Entry:
+    """Return an entry with the values of a recipe for the parameters that its stage does not set."""
+    if not entry.step:
+        return entry
+    names = {one.name for one in parameters_of(plugins.load_object(entry.step).parameters)}
+    values = {name: value for name, value in preset.values.items() if name in names}
+    return dataclasses.replace(entry, settings={**values, **entry.settings})
 
 
 def _named(table: Mapping, usual: str, place: str) -> str:

@@ -9,10 +9,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from mpiimg.engine import compose, plugins
+from mpiimg.engine import compose, plugins, presets
 from mpiimg.engine.folders import known_facts
 from mpiimg.engine.recipe import Recipe
-from mpiimg.engine.step import Step
+from mpiimg.engine.step import Domain, Step
 from mpiimg.errors import BadInput
 from mpiimg.functions.declare import OVER_SURVEYS
 from mpiimg.functions.load import read_params
@@ -100,9 +100,14 @@ def chain_of(request: Request, known: Mapping[str, Any] = MappingProxyType({})) 
         The order of the stages makes no sense.
     """
     links = [_link(entry, request, known) for entry in request.entries]
-    return compose.make_chain(
-        plugins.load_object(request.domain_place), links, request.settings, request.name
-    )
+    domain = plugins.load_object(request.domain_place)
+    return compose.make_chain(domain, links, request.settings, request.name, _said_recipe(request, domain))
+
+
+def _said_recipe(request: Request, domain: Domain) -> str:
+    """Return what is said of the recipe by name that gave parameters their values."""
+    values = {name: value for entry in request.entries for name, value in entry.settings.items()}
+    return presets.said(domain.presets, {**values, presets.NAME: request.recipe})
 
 
 def _link(entry: Entry, request: Request, known: Mapping[str, Any]) -> compose.Link:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mpiimg.engine.step import Domain, Pipeline, steps_in
+from mpiimg.engine.step import Domain, Pipeline, Preset, steps_in
 from mpiimg.neuro.subject import IMAGES, SERIES, Subject
 
 DOMAIN = Domain(
@@ -14,6 +14,19 @@ DOMAIN = Domain(
         "neuro": Pipeline(
             "Process diffusion MRI, from the scanner's image to maps: brain mask, denoising, tensor fit.",
             ("mask", "denoise", "fit"),
+        )
+    },
+    presets={
+        "study": Preset(
+            "what the study of this toolkit and its comparison with other systems ran, as dipy has it",
+            {
+                "median_radius": 4,
+                "sigma": "auto",
+                "inside_mask": True,
+                "method": "wls",
+                "b_max": "none",
+                "min_signal": "0.0001",
+            },
         )
     },
     baseline=110 << 20,

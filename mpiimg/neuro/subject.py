@@ -15,6 +15,7 @@ from mpiimg.engine.inputs import said_of_file
 from mpiimg.engine.stage import Stages
 from mpiimg.engine.step import Argument, Source, State
 from mpiimg.errors import BadInput
+from mpiimg.neuro.floor import Figures, Floor
 from mpiimg.neuro.gradients import Gradients
 from mpiimg.neuro.images import brought_in, count_nonfinite, unpack
 from mpiimg.neuro.masks import Mask, count_voxels, take_given, volume
@@ -72,10 +73,16 @@ class Maps:
         (c, n) float32, the voxels in the mask.
     volumes : tuple of int
         Those that were fitted.
+    floor : Floor
+        Of the signals.
+    figures : Figures
+        What the fit came to.
     """
 
     voxels: Array
     volumes: tuple[int, ...]
+    floor: Floor
+    figures: Figures
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mpiimg.engine import presets
 from mpiimg.engine.parameters import TIMEOUT, checked, checked_memory, checked_path
 from mpiimg.errors import BadInput
 from mpiimg.functions.declare import is_aggregate, udf
@@ -40,7 +41,7 @@ class Result:
 
 
 def run(
-    recipe: PipelineLike,
+    pipeline: PipelineLike,
     inputs: str | os.PathLike | Sequence[str | os.PathLike],
     out: str | os.PathLike,
     *,
@@ -58,7 +59,7 @@ def run(
 
     Parameters
     ----------
-    recipe : callable, list, path or str
+    pipeline : callable, list, path or str
         A function, or a class with partial, merge and finish; a list of these and of tables as a TOML has
         them, e.g. {"tool": "mask"}; the path of a pipeline (.toml); or the name of a tool, e.g. "neuro".
     inputs : path or list of paths
@@ -82,7 +83,7 @@ def run(
     timeout : float, optional
         Seconds without progress after which a rank that hangs ends the job (default: 3600).
     options
-        Those of the tool or of mpiimg-run, as on its command line: bvals, bvecs, mask, tract, b_max, ...
+        Those of the tool or of mpiimg-run, as on its command line: bvals, bvecs, mask, b_max, recipe, ...
 
     Raises
     ------
@@ -107,7 +108,7 @@ def run(
         memory = checked_memory(memory, "memory =")
     timeout = given.timeout if timeout is None else checked(TIMEOUT, timeout, "timeout =")
     places, place = _paths(inputs), _path(out, "out =")
-    digest = _digest(recipe, places, place, params, options)
+    digest = _digest(pipeline, places, place, params, options)
     with contextlib.ExitStack() as stack:
         if comm is None:
             comm = stack.enter_context(scripts.collective("run", digest))
@@ -115,7 +116,7 @@ def run(
             rendezvous(comm, "run", digest)
         life = stack.enter_context(living(timeout))
         life.memory = memory
-        program, values = _program(recipe, places, place, params, options)
+        program, values = _program(pipeline, places, place, params, options)
         inspected = on_root(comm, program.inspect, values)
         made = program.recipe(inspected, dict(sorted(values.items())))
         folder = program.folder(values)
@@ -225,7 +226,7 @@ def _digest(*given: Any) -> str:
 
 
 def _program(
-    recipe: PipelineLike,
+    pipeline: PipelineLike,
     inputs: list[str],
     out: str,
     params: Mapping[str, Any] | None,
@@ -238,34 +239,34 @@ def _program(
     BadInput
         There is no such tool or option, or a value that it cannot have.
     """
-    word = os.fspath(recipe) if isinstance(recipe, str | os.PathLike) else ""
+    word = os.fspath(pipeline) if isinstance(pipeline, str | os.PathLike) else ""
     if word and not word.endswith(".toml") and ":" not in word:
         return _tool_asked(word, inputs, out, options)
     from mpiimg.functions.load import remember
 
     program = tool("mpiimg-run")
-    _check_recipe(recipe, word)
+    _check_pipeline(pipeline, word)
     values = {"files": inputs, "out": out, **_options(program, options)}
     if word:
         values["files"] = [word, *inputs]
-    elif callable(recipe):
-        values["stages"] = [{"udf": recipe, "params": _keywords(params)}]
-        values["name"] = getattr(recipe, "__name__", "function")
+    elif callable(pipeline):
+        values["stages"] = [{"udf": pipeline, "params": _keywords(params)}]
+        values["name"] = getattr(pipeline, "__name__", "function")
         if out.endswith((".nii.gz", ".json")):
             values["out"], values["target"] = None, out
         else:
             can_be = "writes a .nii.gz, or a .json if it is a class with partial and merge; or give a folder"
             _check_folder(out, values["name"], can_be)
     else:
-        values["stages"], values["name"] = list(recipe), "stages"
-    if not callable(recipe):
+        values["stages"], values["name"] = list(pipeline), "stages"
+    if not callable(pipeline):
         _check_folder(out, "a pipeline", "has several results: give a folder")
     for stage in values.get("stages", ()):
         # Every rank calls its own function, so every rank must know where it is.
         code = stage.get("udf") if isinstance(stage, Mapping) else stage
         if callable(code):
             remember(code)
-    if _keywords(params) and not callable(recipe):
+    if _keywords(params) and not callable(pipeline):
         raise BadInput("params are those of a single function; in a list each table has its own")
     return program, values
 
@@ -277,15 +278,15 @@ def _keywords(params: Any) -> dict[str, Any]:
     return dict(params or {})
 
 
-def _check_recipe(recipe: Any, word: str) -> None:
+def _check_pipeline(pipeline: Any, word: str) -> None:
     """Refuse what is neither a function nor a list of stages nor a name of anything."""
-    if word or callable(recipe) or (isinstance(recipe, Sequence) and not isinstance(recipe, bytes)):
+    if word or callable(pipeline) or (isinstance(pipeline, Sequence) and not isinstance(pipeline, bytes)):
         return
-    kind = type(recipe).__name__
-    hint = "; a table of a stage goes into a list" if isinstance(recipe, Mapping) else ""
-    hint = "; give the class itself, and what it is made with as params" if is_aggregate(recipe) else hint
+    kind = type(pipeline).__name__
+    hint = "; a table of a stage goes into a list" if isinstance(pipeline, Mapping) else ""
+    hint = "; give the class itself, and what it is made with as params" if is_aggregate(pipeline) else hint
     raise BadInput(
-        "recipe: must be a function, a list of stages, the path of a pipeline (.toml) or the name of a "
+        "pipeline: must be a function, a list of stages, the path of a pipeline (.toml) or the name of a "
         f"tool, not a {kind}{hint}"
     )
 
@@ -314,19 +315,22 @@ def _tool_asked(name: str, inputs: list[str], out: str, options: Mapping[str, An
 def _options(program: Tool, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return all options of a tool: those of `options`, and defaults."""
     parameters = {parameter.name: parameter for parameter in program.parameters}
-    values = {name: parameter.default for name, parameter in parameters.items()}
+    values: dict[str, Any] = {}
     paths = [(argument.name, required) for argument, required in program.arguments if not argument.positional]
     values |= {name: None for name, _ in paths if name != "out"}
     for key, value in options.items():
-        if key not in values:
+        if key not in values and key not in parameters:
             raise BadInput(f"{program.name}: no option {key!r}; see {program.name} --help")
         plain = os.fspath(value) if isinstance(value, os.PathLike) else value
         own = parameters.get(key)
         if plain is not None and own is None:
             plain = _path(plain, f"{key} =")
-        elif own is not None and not (plain is None and own.default is None):
+        elif own is not None and plain is None and own.default is None:
+            continue
+        elif own is not None:
             plain = checked(own, plain, f"{key} =")
         values[key] = plain
+    values |= presets.settled(program.parameters, program.presets, values)
     missing = [name for name, required in paths if required and name != "out" and values[name] is None]
     if missing:
         raise BadInput(f"{program.name}: {missing[0]} is missing")

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mpiimg.engine import presets
 from mpiimg.engine.mpi import runtime, scripts
 from mpiimg.engine.mpi.agreement import on_root, safe_point
 from mpiimg.engine.mpi.job import launched_rank, run_word
@@ -76,15 +77,18 @@ COMMON = (
 
 
 class _Parser(argparse.ArgumentParser):
-    #: Whether the command line has a second form, for a BIDS dataset.
-    bids = False
+    #: The tool whose command line it is.
+    tool: Tool
 
     def parse_args(self, args=None, namespace=None):
-        """Read a command line of either form."""
-        if not self.bids:
-            return super().parse_args(args, namespace)
-        parsed = self.parse_intermixed_args(args, namespace)
-        bids_app.tell_apart(self, parsed)
+        """Read a command line of either form: for one image, or for a BIDS dataset."""
+        if self.tool.bids:
+            parsed = self.parse_intermixed_args(args, namespace)
+            bids_app.tell_apart(self, parsed)
+        else:
+            parsed = super().parse_args(args, namespace)
+        given = vars(parsed)
+        given |= presets.settled(self.tool.parameters, self.tool.presets, given)
         return parsed
 
     def parse_known_args(self, args=None, namespace=None):
@@ -135,7 +139,7 @@ def parser_of(tool: Tool) -> argparse.ArgumentParser:
     made.add_argument(
         "--version", action="version", version=f"mpiimg {__version__}", help="Show the version, and exit."
     )
-    made.bids = tool.bids
+    made.tool = tool
     for argument, required in tool.arguments:
         name, text = argument.name, argument.help.replace("%", "%%")
         if tool.bids and argument.positional:
@@ -155,8 +159,10 @@ def parser_of(tool: Tool) -> argparse.ArgumentParser:
                 f"--{name}", help=text, type=_path_of(f"--{name}"), required=needed, metavar=metavar
             )
     options = made.add_argument_group("method") if tool.recipe else made
+    negatable = presets.switches(tool.presets)
     for parameter in tool.parameters:
-        _add(options, parameter)
+        # What is not given is left out, and settled when the recipe is known.
+        _add(options, parameter, parameter.name in negatable).default = argparse.SUPPRESS
     common = made.add_argument_group("run") if tool.recipe else made
     for parameter in COMMON if tool.recipe else ():
         _add(common, parameter)
@@ -168,21 +174,21 @@ def parser_of(tool: Tool) -> argparse.ArgumentParser:
     return made
 
 
-def _add(group, parameter: Parameter) -> None:
+def _add(group, parameter: Parameter, negatable: bool = False) -> argparse.Action:
+    """Add an option; a switch that is `negatable` with --no- as well."""
     flag = parameter.flag
     if parameter.type is bool:
-        group.add_argument(flag, action="store_true", help=parameter.help)
-        return
+        switch = argparse.BooleanOptionalAction if negatable else "store_true"
+        return group.add_argument(flag, action=switch, default=False, help=parameter.help)
     if parameter.repeated:
-        group.add_argument(
+        return group.add_argument(
             flag, action="append", type=_checked(parameter), metavar=parameter.metavar, help=parameter.help
         )
-        return
     unit = f" [{parameter.unit}]" if parameter.unit else ""
     optional = {"nargs": "?", "const": parameter.bare} if parameter.bare is not None else {}
     number = f"{parameter.default:g}" if parameter.type is float and parameter.default is not None else None
     default = f" (default {number or parameter.default})" if parameter.default is not None else ""
-    group.add_argument(
+    return group.add_argument(
         flag,
         type=_checked(parameter),
         default=parameter.default,
@@ -363,10 +369,10 @@ def _plan(recipe, resources, form: str, comm) -> int:
 
     def text():
         prove_heads(recipe)
-        plan = plan_recipe(recipe, resources)
+        plan, named = plan_recipe(recipe, resources), recipe.said.get(presets.NAME, "")
         if form == "json":
-            return show_plan.as_json(plan, resources)
-        return "\n".join((show_plan.table(plan, resources), *recipe.notes))
+            return show_plan.as_json(plan, resources, named)
+        return "\n".join((show_plan.table(plan, resources, named), *recipe.notes))
 
     runtime.say(comm, on_root(comm, text), sys.stdout)
     return Exit.DONE

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mpiimg.engine import compose, plugins
+from mpiimg.engine import compose, plugins, presets
 from mpiimg.engine.parameters import Parameter, parameters_of
 from mpiimg.engine.recipe import Recipe
-from mpiimg.engine.step import Argument, Domain, Step
+from mpiimg.engine.step import Argument, Domain, Preset, Step
 from mpiimg.errors import BadInput
 
 PREFIX = "mpiimg-"
@@ -59,6 +59,8 @@ class Tool:
         Whether the program needs MPI; without it, it gets None for comm.
     bids : bool
         Whether it takes a BIDS dataset in place of one image (bids_app.py).
+    presets : mapping of str to Preset
+        Recipes by name, that its parameters may have their values from.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Tool:
     program: Callable | None = None
     mpi: bool = True
     bids: bool = False
+    presets: Mapping[str, Preset] = field(default_factory=dict)
 
 
 # --- Tools of steps ---------------------------------------------------------------------------------------
@@ -112,6 +115,8 @@ class StepsTool:
         parameters += [one for step in self.steps for one in parameters_of(step.parameters)]
         useless = self._told_by_out() | compose.idle_flags(self.steps)
         parameters = [one for one in parameters if one.name not in useless]
+        by_name = presets.option(self.domain.presets, parameters)
+        parameters = [by_name, *parameters] if by_name else parameters
         out = OUT
         if self.to_file is not None:
             out = dataclasses.replace(OUT, help="The file to write; what belongs to it goes beside it.")
@@ -126,6 +131,7 @@ class StepsTool:
             self.chain,
             tuple(dict.fromkeys(paper for step in self.steps for paper in step.papers)),
             "DIR" if self.to_file is None else "FILE",
+            presets=self.domain.presets if by_name else {},
         )
 
     def _told_by_out(self) -> set[str]:
@@ -145,7 +151,8 @@ class StepsTool:
             if self.to_file is not None:
                 parameters = self.to_file(parameters, Path(values["out"]).name)
             links.append(compose.Link(step, parameters, step.name))
-        return compose.make_chain(self.domain, links, values, self.name)
+        recipe = presets.said(self.domain.presets, values)
+        return compose.make_chain(self.domain, links, values, self.name, recipe)
 
     def inspect(self, values: Values) -> compose.Inspected:
         """Read headers, on one rank."""

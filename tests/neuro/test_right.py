@@ -20,10 +20,14 @@ from dipy.reconst.dti import (
 from dipy.segment.mask import median_otsu
 from dipy.segment.threshold import otsu
 from scipy.ndimage import median_filter
-from support import warm
+from support import reference, warm
 from support.subjects import EVERYTHING, PATIENCE, neuro, path, read, record, tool, write_subject
 
 pytestmark = pytest.mark.tool
+
+
+#: The fit as dipy has it by default.
+DIPYS = ("--method", "wls", "--min-signal", 1e-4, "--b-max", "none")
 
 
 def b0_mean(subject, b0_threshold=50.0) -> np.ndarray:
@@ -184,7 +188,7 @@ def test_denoised_volumes(dataset):
 def inside_mask(simulated, tmp_path_factory):
     """The simulated subject denoised in its mask alone."""
     folder = tmp_path_factory.mktemp("inside")
-    return neuro(simulated, folder / "out", *EVERYTHING, "--inside-mask", "--sigma", 40)
+    return neuro(simulated, folder / "out", *EVERYTHING, *DIPYS, "--inside-mask", "--sigma", 40)
 
 
 def test_inside_the_mask_the_rician_bias_is_taken_out_and_all_else_is_0(simulated, inside_mask):
@@ -225,9 +229,65 @@ def test_residual(dataset):
     np.testing.assert_array_equal(read(out, "residual"), expected)
 
 
+def iwls(signal, design) -> np.ndarray:
+    """Return the parameters (n, 7) of the signals (n, V) as MRtrix3's dwi2tensor finds them."""
+    logs = np.log(signal)
+    predicted = logs
+    for _ in range(3):
+        weights = np.exp(predicted - predicted.max(axis=1, keepdims=True))
+        inverse = np.linalg.pinv(weights[..., None] * design)
+        parameters = np.einsum("nqv,nv->nq", inverse, weights * logs)
+        predicted = parameters @ design.T
+    return parameters
+
+
 def test_maps_of_the_denoised_image(dataset):
+    """Weights found anew, the floor at half the noise level, and b up to 1500 s/mm^2."""
     subject, out = dataset
-    assert_maps(out, read(out, "denoised"), read(out, "mask") != 0, subject)
+    mask, sidecar = read(out, "mask") != 0, json.loads(path(out, "md", ".json").read_text())
+    low = np.flatnonzero(np.round(subject.gradients().bvals, -2) <= 1500)
+    sigma, method = noise_of(out)
+    floor = np.broadcast_to(sigma / 2, (subject.data.shape[3], mask.shape[2]))[low].T
+    signal = read(out, "denoised")[..., low].astype(float)
+    raised = np.maximum(signal, floor)[mask]
+    share = (signal < floor.astype(np.float32))[mask].mean()
+    design = design_matrix(subject.gradients())[low]
+    parameters = iwls(raised, design)
+    tensor = read(out, "tensor")[mask]
+    error = np.abs(tensor - parameters[:, :6]).max(axis=1)
+    assert (error <= 2e-6 * np.abs(parameters[:, :6]).max(axis=1)).all()
+    expected = [reference.tensor_maps(one, 1e-6 / -design.min())[:2] for one in parameters]
+    np.testing.assert_allclose(read(out, "fa")[mask], [fa for fa, _ in expected], rtol=0, atol=2e-6)
+    np.testing.assert_allclose(read(out, "md")[mask], [md for _, md in expected], rtol=2e-6)
+    assert (sidecar["Method"], sidecar["Volumes"]) == ("iwls", low.size)
+    levels = sigma if len(sigma) == 1 else sigma[low]
+    np.testing.assert_array_equal(2 * np.array(sidecar["MinSignal"]), levels.ravel())
+    assert sidecar["MinSignalSource"] == f"half the noise level ({method})"
+    assert sidecar["MinSignalShare"] == pytest.approx(share, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["simulated", "small_101D"])
+def test_the_recipe_of_the_study_is_dipys_chain(name, request, tmp_path):
+    """From the mask to the maps, whatever the defaults are."""
+    subject = request.getfixturevalue(name)
+    out = neuro(subject, tmp_path / "out", "--recipe", "study", "--residual")
+    mask, denoised = read(out, "mask") != 0, read(out, "denoised")
+    np.testing.assert_array_equal(mask, expected_mask(subject))
+    sigma, method = noise_of(out)
+    if method == "piesno":
+        found = np.array([piesno(subject.data[:, :, z].astype(np.int16), 1) for z in range(sigma.size)])
+        good = np.isfinite(found) & (found > 0)
+        np.testing.assert_array_equal(sigma[0], np.where(good, found, np.median(found[good])))
+    else:
+        np.testing.assert_array_equal(sigma[:, 0], estimate_sigma(subject.data))
+    by_slice = np.broadcast_to(sigma, (subject.data.shape[3], mask.shape[2]))
+    for v in (0, subject.data.shape[3] - 1):
+        assert_denoised(denoised[..., v], dipy_classic(subject.data[..., v], by_slice[v], mask), by_slice[v])
+    assert not denoised[~mask].any()
+    assert_maps(out, denoised, mask, subject)
+    for what in ("mask", "denoised", "noise", "fa"):
+        assert json.loads(path(out, what, ".json").read_text())["Recipe"] == "study"
+    assert record(out)["recipe"] == record(out)["parameters"]["recipe"] == "study"
 
 
 @pytest.mark.parametrize("method", ["wls", "ols"])
@@ -235,7 +295,7 @@ def test_maps_of_every_voxel_of_the_raw_image(dataset, tmp_path, method):
     """Background, edges and zeros included."""
     subject, _ = dataset
     mask = everywhere(subject, tmp_path)
-    options = ("--mask", mask, "--method", method, "--fit-residual")
+    options = ("--mask", mask, *DIPYS, "--method", method, "--fit-residual")
     out = tool("mpiimg-fit", subject, tmp_path / "out", *options)
     inside = np.ones(subject.data.shape[:3], bool)
     assert_maps(out, subject.data, inside, subject, method.upper())
@@ -360,7 +420,7 @@ def test_b_max_leaves_shells_out(simulated, alone, tmp_path):
     data = np.asarray(simulated.image.dataobj)
     shells = write_subject(tmp_path / "in", data, simulated.affine, bvals, simulated.gradients().bvecs)
     mask = path(alone, "mask")
-    out = tool("mpiimg-fit", shells, tmp_path / "out", "--mask", mask, "--b-max", 1500)
+    out = tool("mpiimg-fit", shells, tmp_path / "out", "--mask", mask, *DIPYS, "--b-max", 1500)
     kept = bvals <= 1500
     low = write_subject(
         tmp_path / "low", data[..., kept], simulated.affine, bvals[kept], simulated.gradients().bvecs[kept]
@@ -382,7 +442,8 @@ def test_b0_threshold_chooses_what_is_averaged(simulated, tmp_path):
 
 
 def test_min_signal_is_dipys(simulated, alone, tmp_path):
-    out = tool("mpiimg-fit", simulated, tmp_path / "out", "--mask", path(alone, "mask"), "--min-signal", 300)
+    options = ("--mask", path(alone, "mask"), *DIPYS, "--min-signal", 300)
+    out = tool("mpiimg-fit", simulated, tmp_path / "out", *options)
     mask = read(alone, "mask") != 0
     assert (simulated.data[mask] < 300).any()
     assert_maps(out, simulated.data, mask, simulated, min_signal=300)
@@ -395,7 +456,7 @@ def test_nonlinear_and_robust_fits_are_dipys(simulated, alone, tmp_path, method,
     image = tmp_path / "few.nii.gz"
     nibabel.save(nibabel.Nifti1Image(mask.astype(np.uint8), simulated.affine), image)
     sigma = ("--restore-sigma", 40) if method == "restore" else ()
-    words = ("--mask", image, "--method", method, *sigma)
+    words = ("--mask", image, *DIPYS, "--method", method, *sigma)
     out = tool("mpiimg-fit", simulated, tmp_path / "out", *words, ranks=2)
     assert_maps(out, simulated.data, mask, simulated, method.upper(), **options)
 
@@ -404,7 +465,8 @@ def test_bvecs_are_rescaled_on_request(simulated, alone, tmp_path):
     data = np.asarray(simulated.image.dataobj)
     gradients = simulated.gradients()
     long = write_subject(tmp_path / "in", data, simulated.affine, gradients.bvals, 1.5 * gradients.bvecs)
-    words = [*long.arguments, "--mask", path(alone, "mask"), "--out", tmp_path / "out", "--normalise-bvecs"]
+    words = [*long.arguments, "--mask", path(alone, "mask"), "--out", tmp_path / "out", *DIPYS]
+    words.append("--normalise-bvecs")
     done = warm.run_tool("mpiimg-fit", *words, timeout=PATIENCE)
     assert "bvecs were rescaled to unit length" in done.stderr
     assert_maps(tmp_path / "out", data, read(alone, "mask") != 0, simulated)

@@ -31,8 +31,11 @@ def totals(plan: Plan) -> dict:
     }
 
 
-def as_json(plan: Plan, resources: Resources) -> str:
-    """Return a plan for programs: resources, stages and totals, in bytes and seconds as in run.json."""
+def as_json(plan: Plan, resources: Resources, recipe: str = "") -> str:
+    """Return a plan for programs: resources, stages and totals, in bytes and seconds as in run.json.
+
+    `recipe` is that by name which gave parameters their values, if one did.
+    """
     stages = [
         {
             "stage": planned.stage,
@@ -53,6 +56,7 @@ def as_json(plan: Plan, resources: Resources) -> str:
         "memory_per_rank": resources.memory,
         "in_memory": resources.in_memory,
         "upper_bound": True,
+        **({"recipe": recipe} if recipe else {}),
         "totals": _rounded(totals(plan)),
         "stages": stages,
     }
@@ -80,13 +84,13 @@ def _rounded(numbers: Mapping) -> dict:
     return {key: float(f"{n:.4g}") if isinstance(n, float) else n for key, n in numbers.items()}
 
 
-def table(plan: Plan, resources: Resources) -> str:
+def table(plan: Plan, resources: Resources, recipe: str = "") -> str:
     """Return a plan for people: a table of its stages, and notes."""
     width = 2 + max([len("all stages"), *(len(stage.name) for stage, _ in plan)])
     r = resources
     lines = [
         f"{_many(r.ranks, 'rank')} on {_many(r.nodes, 'node')}, {r.memory >> 20} MB per rank; "
-        "upper bounds where the data decide",
+        f"upper bounds where the data decide{f'; recipe {recipe}' if recipe else ''}",
         f"{'stage':<{width}}{'kind':<9}{'chunks':>8}{'per rank':>10}{'batch':>7}"
         f"{'read MB':>10}{'moved MB':>10}{'staged MB':>11}{'peak MB':>9}{'seconds':>10}",
     ]

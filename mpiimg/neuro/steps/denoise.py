@@ -19,7 +19,7 @@ from mpiimg.engine.rates import RateSample, chunk_sample
 from mpiimg.engine.stage import Compute, Sink, Stages
 from mpiimg.engine.step import Inspection, Output, Step
 from mpiimg.errors import BadInput
-from mpiimg.neuro import noise
+from mpiimg.neuro import floor, noise
 from mpiimg.neuro.images import finite, sidecar, sidecar_name, value_bytes, write_dense, write_packed
 from mpiimg.neuro.nifti import Image
 from mpiimg.neuro.samples import image_of
@@ -264,6 +264,7 @@ def _common(subject: Subject, p: DenoiseParameters) -> dict[str, Any]:
         "RicianBias": "subtracted" if p.subtracts_bias else "left in",
         **mask,
         "NoiseMethod": subject.denoised.noise.method,
+        **floor.levels_said("Sigma", np.asarray(subject.denoised.noise.sigma)),
     }
 
 
@@ -289,14 +290,11 @@ def describe_denoised(subject: Subject, p: DenoiseParameters) -> Mapping[str, by
 
 def describe_noise(subject: Subject, p: DenoiseParameters) -> Mapping[str, bytes]:
     """Return the sidecar of the noise level."""
-    sigma = np.asarray(subject.denoised.noise.sigma)
     text = sidecar(
         Description="Noise level: standard deviation of the noise before the magnitude was taken; "
         "where it was estimated by volume, the root mean square over volumes",
         SkullStripped=False,
         **_common(subject, p),
-        Sigma=sigma.ravel().tolist(),
-        SigmaBy="slice" if sigma.shape[1] > 1 else "volume" if sigma.shape[0] > 1 else "image",
     )
     return {sidecar_name(_files(subject)["noise"]): text}
 
