@@ -38,6 +38,8 @@ TARGETS = {
     ("warp", "sensor"): 2.5,
     ("coadd", "small"): 5.0,
     ("coadd", "sensor"): 5.0,
+    ("deflate", "small"): 2.0,
+    ("deflate", "hcp"): 2.0,
 }
 
 #: What a benchmark compares with, where it is no part of an install, and how to come by it.
