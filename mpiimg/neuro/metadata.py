@@ -75,17 +75,18 @@ def inherited_fields(image: Path) -> Inherited:
     one beside it, and the nearer one counts where two differ; for any other image the one beside it.
     """
     fields: dict[str, Any] = {}
-    warnings = []
-    files = tuple(_sidecars(image))
-    for path in files:
+    files, warnings = [], []
+    for path in _sidecars(image):
         try:
             fields |= _read(path)
         except BadInput as error:
             warnings.append(f"{error}; what it says of the image is not handed on")
+        else:
+            files.append(path)
     lasting = {
         name: value for name, value in fields.items() if name not in OF_RAW_ALONE and value is not None
     }
-    return Inherited(lasting, files, tuple(warnings))
+    return Inherited(lasting, tuple(files), tuple(warnings))
 
 
 def fields_of_volumes(fields: Mapping[str, Any], count: int, kept: Sequence[int]) -> dict[str, Any]:

@@ -292,8 +292,24 @@ def more_files(it, draw):
 
 @mutation(Dataset, Kind.NEUTRAL)
 def a_sidecar_of_any_kind(it, draw):
-    odd = [b"", b"{", b"[]", b"\xff", b'{"EchoTime": "\\u001b[31m"}', b"null", b"[" * 5000]
-    (it.dwi.with_name("sub-01_dwi.json")).write_bytes(draw(st.sampled_from(odd)))
+    odd = [b"", b"{", b"[]", b"\xff", b'{"EchoTime": "\\u001b[31m"}', b"null", b"[" * 5000, b'{"A": NaN}']
+    place = draw(st.sampled_from([it.inputs, it.inputs / "sub-01", it.dwi.parent]))
+    name = "dwi.json" if place == it.inputs else "sub-01_dwi.json"
+    (place / name).write_bytes(draw(st.sampled_from(odd)))
+
+
+@mutation(Dataset, Kind.NEUTRAL)
+def scans_that_nobody_means_to_fit(it, draw):
+    """Beside the others; they are passed over, and change nothing."""
+    volumes = draw(st.sampled_from([None, 1, 3, len(BVALS)]))
+    names = {None: ("sbref", "dir-PA_dwi", "ADC"), len(BVALS): ("part-phase_dwi", "dir-PA_dwi")}
+    name = draw(st.sampled_from(names.get(volumes, ("dir-PA_dwi", "part-real_dwi"))))
+    values = voxels()[..., 0] if volumes is None else voxels()[..., :volumes]
+    nibabel.save(nibabel.Nifti1Image(values, AFFINE), it.dwi.with_name(f"sub-01_{name}.nii.gz"))
+    if volumes == len(BVALS) or draw(st.booleans()):
+        count = volumes or 1
+        np.savetxt(it.dwi.with_name(f"sub-01_{name}.bval"), np.zeros((1, count)), fmt="%g")
+        np.savetxt(it.dwi.with_name(f"sub-01_{name}.bvec"), np.zeros((3, count)), fmt="%g")
 
 
 @mutation(Dataset, Kind.DAMAGING)

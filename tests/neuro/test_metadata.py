@@ -110,6 +110,7 @@ def test_a_sidecar_that_cannot_be_read_is_warned_about(tree, text, words):
     beside.write_bytes(text.encode("latin-1"))
     inherited = inherited_fields(image)
     assert inherited.fields == ACQUISITION
+    assert [path.name for path in inherited.files] == ["dwi.json"]
     (warning,) = inherited.warnings
     assert str(beside) in warning
     assert words in warning
