@@ -6,6 +6,8 @@ import os
 import re
 from pathlib import Path
 
+from mpiimg.engine.names import shown
+
 #: Bytes that tell what a file is.
 START = 1024
 
@@ -49,7 +51,7 @@ def dangling(path: Path) -> str:
     target = os.readlink(path)
     if "annex/objects/" in target:
         return _not_here(path)
-    return f"is a link to {target}, which is not there"
+    return f"is a link to {shown(target)}, which is not there"
 
 
 def _not_here(path: Path) -> str:

@@ -8,6 +8,7 @@ in the NIfTI that mrconvert makes of it, whose voxels lie in no other order.
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import os
 import re
@@ -26,16 +27,19 @@ from mpiimg.engine.raw import FileEnds, RawFile, sample_file
 from mpiimg.errors import BadInput
 from mpiimg.formats.gz import inflated, inflated_start
 from mpiimg.formats.interface import FILE_AXES, Format
+from mpiimg.formats.nifti.whole import spans_space
 from mpiimg.formats.scaling import scaled, scaled_type
 from mpiimg.formats.space import Affine
+
+log = logging.getLogger("mpiimg")
 
 #: How a header begins, and the most bytes that it may have: histories of commands grow long.
 _MAGIC, _LONGEST = "mrtrix image", 16 << 20
 
-#: NumPy's kinds by MRtrix's names without signs of byte order.
+#: NumPy's kinds by MRtrix's names without signs of byte order; capitals do not matter.
 _KINDS = {
-    "Int8": "i1", "UInt8": "u1", "Int16": "i2", "UInt16": "u2", "Int32": "i4", "UInt32": "u4", "Int64": "i8",
-    "UInt64": "u8", "Float16": "f2", "Float32": "f4", "Float64": "f8", "CFloat32": "c8", "CFloat64": "c16",
+    "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4", "int64": "i8",
+    "uint64": "u8", "float16": "f2", "float32": "f4", "float64": "f8", "cfloat32": "c8", "cfloat64": "c16",
 }  # fmt: skip
 
 #: Fields that say how voxels lie, and enter no attributes.
@@ -226,7 +230,7 @@ def read(path: Path, name: str) -> MrtrixImage:
     pieces = _pieces(path, header, length)
     _check_lengths(path, pieces, lengths, stored)
     attrs = {key: _attribute(key, values) for key, values in header.items() if key not in _OF_LAYOUT}
-    space = _space(path, header, shape, [sign for _, sign in layout])
+    space = _space(path, header, shape, layout)
     return MrtrixImage(path, array, axes, space, attrs, stored, pieces, scaling)
 
 
@@ -279,12 +283,13 @@ def _layout(path: Path, header: Mapping[str, list[str]], count: int) -> list[tup
 
 def _stored(path: Path, header: Mapping[str, list[str]]) -> str:
     text = header["datatype"][-1]
-    if text == "Bit":
+    name = text.lower()
+    if name == "bit":
         return "bit"
-    match = re.fullmatch(r"([A-Za-z]+\d+)(LE|BE)?", text)
+    match = re.fullmatch(r"([a-z]+\d+)(le|be)?", name)
     if not match or match[1] not in _KINDS:
         raise BadInput(f"{path}: voxels of type {text!r} cannot be read; convert it with mrconvert -datatype")
-    return np.dtype(_KINDS[match[1]]).newbyteorder(">" if match[2] == "BE" else "<").str
+    return np.dtype(_KINDS[match[1]]).newbyteorder(">" if match[2] == "be" else "<").str
 
 
 def _scaling(path: Path, header: Mapping[str, list[str]]) -> tuple[float, float] | None:
@@ -336,12 +341,11 @@ def _check_lengths(path: Path, pieces, lengths: tuple[int, ...], stored: str) ->
 
 
 def _space(
-    path: Path, header: Mapping[str, list[str]], shape: tuple[int, ...], signs: list[int]
+    path: Path, header: Mapping[str, list[str]], shape: tuple[int, ...], layout: list[tuple[int, int]]
 ) -> Affine | None:
     if len(shape) < 3:
         return None
-    sizes = _numbers(path, header, "vox", float) if "vox" in header else []
-    sizes = [size if math.isfinite(size) and size > 0 else 1.0 for size in (*sizes, *(1.0,) * len(shape))]
+    sizes = _sizes(path, header, len(shape))
     matrix = np.eye(4)
     rows = [re.split(r"[,\s]+", row) for row in header.get("transform", ())]
     if rows:
@@ -349,16 +353,44 @@ def _space(
             matrix[:3] = np.array(rows, dtype=float).reshape(-1, 4)[:3]
         except ValueError:
             raise BadInput(f"{path}: the transform in its header is not three rows of four numbers") from None
-    else:
+    if not rows or not spans_space(matrix):
         # MRtrix then takes the middle of the image for the origin.
+        if rows:
+            log.warning(
+                "warning: %s: the transform in its header is not one of voxels in space: axes are taken to "
+                "run along those of the scanner, as MRtrix takes them",
+                path,
+            )
+        matrix = np.eye(4)
         matrix[:3, 3] = [-0.5 * (n - 1) * size for n, size in zip(shape[:3], sizes[:3], strict=True)]
     matrix[:3, :3] *= sizes[:3]
     steps = (("t", sizes[3], 0.0),) if len(shape) > 3 else ()
     space = Affine(FILE_AXES[:3], matrix, ("mm", "sec" if steps else "unknown"), (1, 1), steps=steps)
-    for axis, n, sign in zip(FILE_AXES[:3], shape[:3], signs[:3], strict=True):
-        if sign < 0:
+    for axis, n, (place, sign) in zip(FILE_AXES[:3], shape[:3], layout[:3], strict=True):
+        # MRtrix has no direction for an axis of length 1 whose stride is also that of a slower one.
+        if sign < 0 and (n > 1 or place == len(shape) - 1):
             space = space.taken(axis, n - 1, -1)
     return space
+
+
+def _sizes(path: Path, header: Mapping[str, list[str]], count: int) -> list[float]:
+    """Return the sizes of voxels along all axes; in space the mean of the others where one makes no sense."""
+    said = _numbers(path, header, "vox", float) if "vox" in header else [1.0] * count
+    said = [*said, *[1.0] * count][:count]
+    known = [size for size in said[:3] if math.isfinite(size) and size > 0]
+    if len(known) < 3:
+        log.warning(
+            "warning: %s: vox in its header is %s: a size that makes no sense is taken to be the mean of the "
+            "others, as MRtrix takes it",
+            path,
+            header["vox"][-1],
+        )
+    default = math.fsum(known) / len(known) if known else 1.0
+    defaults = [default] * 3 + [1.0] * count
+    return [
+        size if math.isfinite(size) and size > 0 else other
+        for size, other in zip(said, defaults, strict=False)
+    ]
 
 
 def _attribute(key: str, values: list[str]) -> Any:

@@ -122,7 +122,36 @@ def test_scaled_values_and_an_image_without_a_transform(ending, tmp_path):
     np.testing.assert_array_equal(values, expected)
     assert values.dtype == np.float32
     # The origin is then the middle of the image.
-    np.testing.assert_allclose(source.space.matrix[:3], [[2, 0, 0, -1], [0, 3, 0, -3], [0, 0, 1, -1.5]])
+    # A size that is not known is the mean of the others.
+    np.testing.assert_allclose(source.space.matrix[:3], [[2, 0, 0, -1], [0, 3, 0, -3], [0, 0, 2.5, -3.75]])
+
+
+def test_capitals_in_the_name_of_a_type_do_not_matter(tmp_path):
+    """As in MRtrix's own test data."""
+    stored = np.arange(24, dtype=">i2")
+    path = written(tmp_path / "x.mif", stored.tobytes(), datatype="int16be")
+    np.testing.assert_array_equal(read_in_boxes(path)[0], stored.reshape(4, 3, 2).T)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"dim": "4,3,1", "layout": "-0,+1,-2"}, "vox in its header is 2,3,nan"),
+        ({"dim": "12,1,1", "layout": "-0,-1,+2"}, "vox in its header is 2,3,nan"),
+        (
+            {"more": "transform: 1,0,0,nan\ntransform: 0,1,0,2\ntransform: 0,0,1,3\n"},
+            "the transform in its header",
+        ),
+        ({"more": "transform: 0,-1,0,5\ntransform: 1,0,0,2\ntransform: 0,0,1,3\n"}, "vox in its header"),
+    ],
+)
+def test_what_makes_no_sense_in_space_is_taken_as_mrtrix_takes_it(changes, word, tmp_path, caplog):
+    """Also the direction of an axis of length 1, of which MRtrix has none."""
+    path = written(tmp_path / "x.mif", bytes(48), **changes)
+    mrconvert(path, tmp_path / "x.nii")
+    space = registry.read(path, "x").space
+    np.testing.assert_allclose(space.matrix, nibabel.load(tmp_path / "x.nii").affine, atol=1e-4)
+    assert word in caplog.text
 
 
 def test_voxels_in_several_files(tmp_path):
