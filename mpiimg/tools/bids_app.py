@@ -90,6 +90,7 @@ IGNORED = (
     Ignored(("--resource-monitor", "--resource_monitor"), "run.json has the times and memory of each stage"),
     Ignored(("--write-graph", "--write_graph"), "--plan lists the stages"),
     Ignored(("--notrack",), "nothing is sent to anybody"),
+    Ignored(("--dwi-only", "--dwi_only"), "no other images are read"),
 )
 
 
@@ -146,10 +147,12 @@ def declare(
         "written.",
     )
     group = parser.add_argument_group("with a BIDS dataset")
-    for flag, what in (("participant", "subjects"), ("session", "sessions")):
+    for what, flags in (
+        ("subjects", ("--participant-label", "--participant_label")),
+        ("sessions", ("--session-label", "--session_label", "--session-id", "--session_id")),
+    ):
         group.add_argument(
-            f"--{flag}-label",
-            f"--{flag}_label",
+            *flags,
             nargs="+",
             metavar="LABEL",
             help=f"Only these {what} are processed (default: all).",

@@ -168,7 +168,7 @@ def run(*words, status=0):
 def test_both_levels_and_flags_that_callers_of_bids_apps_give(raw, tmp_path):
     out = tmp_path / "out"
     flags = ["--skip_bids_validation", "--n-cpus", 8, "--omp-nthreads", 2, "-w", tmp_path / "work"]
-    flags += ["--mem_mb", 9000, "--notrack", "-vv", "--stop-on-first-crash"]
+    flags += ["--mem_mb", 9000, "--notrack", "--dwi-only", "-vv", "--stop-on-first-crash"]
     said = run(raw, out, "participant", "group", *flags).stderr
     for flag, why in (
         ("--skip_bids_validation", "no validator runs"),
@@ -177,6 +177,7 @@ def test_both_levels_and_flags_that_callers_of_bids_apps_give(raw, tmp_path):
         ("-w", "what is in work lies in OUT_DIR/logs"),
         ("--mem_mb", "--memory says"),
         ("--notrack", "nothing is sent"),
+        ("--dwi-only", "no other images are read"),
     ):
         assert said.count(f"mpiimg: note: {flag} is ignored: {why}") == 1
     assert not (tmp_path / "work").exists()
@@ -195,6 +196,7 @@ def test_both_levels_and_flags_that_callers_of_bids_apps_give(raw, tmp_path):
     [
         (["{raw}", "{out}", "group"], "no scan was processed there; run the level participant first"),
         (["{raw}", "{out}", "group", "participant"], "or both in this order"),
+        (["{raw}", "{out}", "participant", "--session_id", "7"], "no session 7; there are none"),
         (["{raw}", "{out}", "subject"], "analysis level subject: there are participant and group"),
         (["a.nii", "--bvals", "x", "--bvecs", "y", "--out", "{out}", "--n_cpus", "3"], "--n_cpus goes with"),
         (["{raw}", "{out}", "participant", "--bids-filter-file", "{raw}/none.json"], "none.json: cannot"),
