@@ -120,6 +120,8 @@ def of_sidecar(fields: Mapping[str, Any], volumes: Sequence[int]) -> Floor | Non
         Those of the fit, as that image counts them.
     """
     sigma, by = np.asarray(fields.get("Sigma", []), dtype=object).ravel(), fields.get("SigmaBy")
+    if by == "voxel":
+        sigma = np.asarray([fields.get("NoiseLevel", 0)], dtype=object)
     if not sigma.size or not all(isinstance(one, int | float) and one > 0 for one in sigma):
         return None
     sigma = sigma.astype(float)

@@ -1,84 +1,73 @@
-"""Noise level: PIESNO by slice where there is a noise background, else dipy's estimate by volume.
+"""Noise level: which of the ways to it is taken, and what is said of that.
 
-Both give the bits of dipy's functions, PIESNO slice by slice.
+The residual of the tensor fit inside the brain (noise_fit.py) is held against PIESNO in the background
+(noise_background.py); where neither can be used, dipy's estimate by volume stands in (noise_estimate.py). A
+number or a map may be given instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
-from mpiimg.engine.array import Array
-from mpiimg.engine.boxes import ChunkGrid
-from mpiimg.engine.needs import Part
 from mpiimg.engine.parameters import number_in
-from mpiimg.engine.rates import RateSample, chunk_sample
-from mpiimg.engine.stage import Found, Reduce, Stages
+from mpiimg.engine.stage import Found, Stages
 from mpiimg.errors import BadInput
-from mpiimg.neuro.images import finite, slice_grid, value_bytes
-from mpiimg.neuro.masks import Mask, volume
-from mpiimg.neuro.nifti import Image
-from mpiimg.neuro.samples import image_of
-from mpiimg.neuro.subject import Noise
+from mpiimg.neuro.nifti import Image, open_image, same_space
+from mpiimg.neuro.noise_background import Background, count_zeros, piesno
+from mpiimg.neuro.noise_estimate import ESTIMATE_CORRECTION, estimate
+from mpiimg.neuro.noise_fit import FitLevel, fit_level, volumes_problem
+from mpiimg.neuro.noise_map import map_level
+from mpiimg.neuro.subject import Noise, Subject, mask_of
 
-PIESNO_PAPER = "PIESNO: Koay et al. 2009, doi:10.1016/j.jmr.2009.03.005"
+PAPERS = (
+    "PIESNO: Koay et al. 2009, doi:10.1016/j.jmr.2009.03.005",
+    "IWLS: Veraart et al. 2013, doi:10.1016/j.neuroimage.2013.05.028",
+)
 
 #: CPU-seconds per voxel of a series.
 RATES: Mapping[str, tuple[float, str]] = {
-    "piesno": (2.0e-9, "mpiimg.neuro.noise:sample_piesno"),
-    "estimate": (1.2e-8, "mpiimg.neuro.noise:sample_estimate"),
+    "piesno": (2.0e-9, "mpiimg.neuro.noise_background:sample_piesno"),
+    "estimate": (1.2e-8, "mpiimg.neuro.noise_estimate:sample_estimate"),
+    "noise-fit": (2.0e-8, "mpiimg.neuro.noise_fit:sample_fit"),
 }
+
+#: Ways to find the noise level.
+METHODS = ("auto", "fit", "piesno", "estimate", "study")
 
 #: Noise levels that a user may give, in image units, whose squares no single-precision number loses.
 SIGMA_LIMITS = (1e-12, 1e12)
 
-#: Share of exact zeros outside the mask above which the background is not noise.
-MAX_ZEROS = 0.10
-
-#: Share of the voxels that PIESNO takes for noise that may lie inside the mask.
-MAX_INSIDE = 0.10
-
-#: By number of coils, the variance of a magnitude without signal over that of the noise (Koay and Basser
-#: 2006, doi:10.1016/j.jmr.2006.01.016), as dipy has it; 0 stands for no correction.
-ESTIMATE_CORRECTION = {
-    0: 1,
-    1: 0.42920367320510366,
-    4: 0.4834941393603609,
-    6: 0.4891759468548269,
-    8: 0.49195420135894175,
-    12: 0.4946862482541263,
-    16: 0.4960339908122364,
-    20: 0.4968365823718557,
-    24: 0.49736907650825657,
-    32: 0.49803177052530145,
-    64: 0.49901964176235936,
-}
-
-#: Slices whose differences are made at once.
-ESTIMATE_SLICES = 8
+#: PIESNO and the residual of the fit agree within this factor: pulsation, motion and what a tensor does not
+#: describe are in the residual too.
+MAX_RATIO = 1.5
 
 
-def parse(text: str) -> str | float:
-    """Return the method, or the number that the user gave.
+def parse(text: str) -> str | float | Path:
+    """Return the method, or the number or the map that the user gave.
 
     Raises
     ------
     BadInput
-        It is neither.
+        It is none of them.
     """
-    if text in ("auto", "piesno", "estimate"):
+    if text in METHODS:
         return text
     number = number_in(text)
     low, high = SIGMA_LIMITS
-    if number is None or not low <= number <= high:
-        raise BadInput(
-            f"--sigma {text}: give auto, piesno, estimate or a positive number, between {low:g} and {high:g}"
-        )
-    return float(number)
+    if number is not None and low <= number <= high:
+        return float(number)
+    if number is None and text.endswith((".nii", ".nii.gz", ".h5")):
+        return Path(text)
+    raise BadInput(
+        f"--sigma {text}: give {', '.join(METHODS)}, a positive number, between {low:g} and {high:g}, "
+        "or the NIfTI of a map (.nii, .nii.gz)"
+    )
 
 
-def check_coils(method: str | float, coils: int | None) -> None:
+def check_coils(method: str | float | Path, coils: int | None) -> None:
     """Refuse a number of coils that dipy knows no correction for.
 
     Raises
@@ -88,193 +77,167 @@ def check_coils(method: str | float, coils: int | None) -> None:
     """
     if coils is None or not isinstance(method, str):
         return
-    if method != "piesno" and coils not in ESTIMATE_CORRECTION:
+    if method in ("auto", "estimate", "study") and coils not in ESTIMATE_CORRECTION:
         raise BadInput(f"--coils {coils}: choose one of {', '.join(map(str, ESTIMATE_CORRECTION))}")
     if method != "estimate" and coils < 1:
         raise BadInput(f"--coils {coils}: PIESNO needs at least one; --sigma estimate works without")
 
 
-def needs_mask(method: str | float) -> bool:
-    """Say whether a noise level is found with a look at the mask."""
-    return method in ("auto", "piesno")
+def inspect(subject: Subject, method: str | float | Path, step: str) -> Image | None:
+    """Look whether the noise level can be found, or used; return the image of a map.
+
+    Raises
+    ------
+    BadInput
+        It cannot.
+    """
+    if method in ("auto", "fit", "piesno", "study"):
+        mask_of(subject, step)
+    if method == "fit" and volumes_problem(subject.gradients):
+        raise BadInput(f"{subject.original.path}: --sigma fit: {volumes_problem(subject.gradients)}")
+    if not isinstance(method, Path):
+        return None
+    sigma = open_image(method, 3, "map of the noise level")
+    difference = same_space(subject.image, sigma)
+    if difference:
+        raise BadInput(
+            f"{method}: this map of the noise level is not in the space of {subject.original.path}: "
+            f"they differ in {difference}"
+        )
+    return sigma
 
 
 def noise_level(
-    image: Image, dwi: Array, mask: Mask | None, method: str | float, coils: int | None
+    subject: Subject, method: str | float | Path, coils: int | None, sigma_image: Image | None
 ) -> Stages[Noise]:
     """Yield how the noise level is found.
 
     Parameters
     ----------
-    image : Image
-        Whose values `dwi` holds.
-    dwi : Array
-        (V, z, y, x).
-    mask : Mask, optional
-        Where the method needs one.
-    method : str or float
+    subject : Subject
+        With `dwi`, and with `mask` where the method needs one.
+    method : str, float or Path
         As from :func:`parse`.
     coils : int, optional
         Receiver coils of the noise distribution.
+    sigma_image : Image, optional
+        As from :func:`inspect`.
     """
-    if not isinstance(method, str):
-        return Noise(np.full((1, 1), method), "given")
-    if method != "estimate":
+    if isinstance(method, float):
+        return Noise(np.full((1, 1), method), "given", method)
+    if sigma_image is not None:
+        return (yield from map_level(subject.image, sigma_image, subject.mask))
+    way = {"study": _as_the_study, "estimate": _estimated}.get(method, _measured)
+    return (yield from way(subject, method, coils))
+
+
+def _measured(subject: Subject, method: str, coils: int | None) -> Stages[Noise]:
+    """Yield the residual of the fit, PIESNO, and what is left where neither can be used."""
+    image, dwi, mask = subject.image, subject.dwi, subject.mask
+    fitted, problem = None, volumes_problem(subject.gradients)
+    if method != "piesno" and not problem:
         # None stands for what nobody knows yet: a plan has every stage that may come.
-        has_background = yield count_zeros(image, dwi, mask.array, method)
-        sigma = None
-        if has_background is not False:
-            sigma = yield piesno(image, dwi, mask.array, coils or 1, method)
-        if sigma is not None:
-            return Noise(sigma, "piesno")
-    sigma = yield estimate(image, dwi, coils or 0)
-    return Noise(sigma, "estimate")
+        fitted = yield fit_level(image, dwi, mask, subject.gradients, method == "fit")
+    if method == "fit":
+        return _of_fit(fitted or FitLevel(1.0, 0, 0.0))
+
+    def conclude(background: Background) -> Found[Noise | None]:
+        if method == "piesno":
+            return _only_background(image, background)
+        return choose(str(image.path), fitted, problem or (fitted.problem if fitted else ""), background)
+
+    expected = Noise(np.ones((1, 1)), "piesno", 1.0) if method == "piesno" else None
+    noise = yield piesno(image, dwi, mask.array, coils or 1, conclude, expected)
+    if noise is None:
+        noise = yield from _estimated(subject, method, coils)
+    return noise
 
 
-def count_zeros(image: Image, dwi: Array, mask: Array, method: str) -> Reduce[bool]:
-    """Count exact zeros outside the mask: released data often have their background zeroed.
+def choose(path: str, fitted: FitLevel | None, problem: str, background: Background) -> Found[Noise | None]:
+    """Choose between the residual of the fit and PIESNO, and say what speaks against the choice.
 
-    Returns
-    -------
-    Reduce
-        Whether there is a noise background. Its end raises BadInput where there is none and `method` is
-        "piesno".
-    """
-
-    def work(chunk, block, mask_block):
-        values = finite(image.scaled(block[0]))[mask_block == 0]
-        return values.size, np.count_nonzero(values == 0)
-
-    def finish(rows):
-        outside, zeros = rows.sum(axis=0)
-        share = zeros / outside if outside else 1.0
-        if share <= MAX_ZEROS:
-            return Found(True)
-        reason = f"{share:.0%} of the voxels outside the mask are exact zeros: no noise background for PIESNO"
-        return Found(False, warnings=(_without_background(image, method, reason),))
-
-    return Reduce(
-        "background",
-        slice_grid(dwi.shape, np.dtype(dwi.dtype).itemsize),
-        reads=(Part(dwi), Part(mask)),
-        work=work,
-        row=((2,), "int64"),
-        finish=finish,
-        parameters={"method": method},
-    )
-
-
-def piesno(image: Image, dwi: Array, mask: Array, coils: int, method: str) -> Reduce[np.ndarray]:
-    """Estimate the noise of each slice from the voxels whose signal over all volumes is noise alone.
-
-    What PIESNO takes for noise must lie outside the mask: in an image without
-    air around the head it finds the flattest tissue instead, and is not used.
+    Parameters
+    ----------
+    path : str
+        Of the image, for messages.
+    fitted : FitLevel, optional
+    problem : str
+        Why the residual of the fit cannot be used; empty where it can.
+    background : Background
 
     Returns
     -------
-    Reduce
-        The noise level by slice, (1, nz) float64; None where it finds none outside the mask, and then its end
-        raises BadInput if `method` is "piesno".
+    Found
+        Its value is None where neither can be used.
     """
-
-    def work(chunk, block, mask_block):
-        from mpiimg.neuro.kernels.piesno import find_noise
-
-        sigma, noise = find_noise(finite(image.scaled(block[:, 0])), coils)
-        return sigma, np.count_nonzero(noise), np.count_nonzero(noise & (mask_block[0] != 0))
-
-    def finish(rows):
-        sigma, voxels, inside = rows[:, 0], rows[:, 1].sum(), rows[:, 2].sum()
-        good = np.isfinite(sigma) & (sigma > 0)
-        if not good.any() or inside > MAX_INSIDE * voxels:
-            reason = "PIESNO finds no noise outside the brain mask"
-            return Found(None, warnings=(_without_background(image, method, reason),))
-        warnings = ()
-        if not good.all():
-            warnings = (
-                f"{image.path}: PIESNO finds no noise in {np.count_nonzero(~good)} slices; "
-                "they take the median of the others",
-            )
-        return Found(np.where(good, sigma, np.median(sigma[good]))[None, :], warnings)
-
-    return Reduce(
-        "piesno",
-        ChunkGrid("z", (image.shape[-3],), (1,)),
-        reads=(Part(dwi), Part(mask)),
-        work=work,
-        row=((3,), "float64"),
-        finish=finish,
-        parameters={"coils": coils, "method": method},
-        cost=("piesno", float(np.prod(dwi.shape))),
-        # Values, those of them that share their leading bits or are sorted, and counts by digit.
-        scratch=dwi.shape[0] * dwi.shape[2] * dwi.shape[3] * (value_bytes(image) + 8) + (2 << 20),
-        expected=np.ones((1, 1)) if method == "piesno" else None,
+    advice = "give --sigma NUMBER or MAP if you know it"
+    if problem and background.sigma is None:
+        text = (
+            f"{path}: {problem}; and {background.problem}; so the noise level is estimated volume by volume, "
+            f"a biased guess: {advice}"
+        )
+        return Found(None, warnings=(text,))
+    if problem:
+        note = f"{path}: the noise level is PIESNO's, {background.level:.4g}: {problem}"
+        return Found(_of_background(background), background.warnings, (note,))
+    noise = _of_fit(fitted)
+    if background.sigma is None:
+        text = (
+            f"{path}: {background.problem}; the noise level is that of the residual of the tensor fit, "
+            f"{fitted.sigma:.4g}, and nothing confirms it: {advice}"
+        )
+        return Found(noise, warnings=(text,))
+    found = {"fit": fitted.sigma, "piesno": background.level}
+    if 1 / MAX_RATIO <= fitted.sigma / background.level <= MAX_RATIO:
+        return Found(_of_background(background, found), background.warnings)
+    text = (
+        f"{path}: the residual of the tensor fit says a noise level of {fitted.sigma:.4g}, and PIESNO in the "
+        f"background one of {background.level:.4g}: they are more than {MAX_RATIO:g} x apart; that of the "
+        f"brain, {fitted.sigma:.4g}, is taken; {advice}"
     )
+    return Found(_of_fit(fitted, found), warnings=(text,))
 
 
-def _without_background(image: Image, method: str, reason: str) -> str:
-    """Return the warning that the estimate by volume is taken; refuse where the user asked for PIESNO."""
-    if method == "piesno":
-        raise BadInput(f"{image.path}: {reason}; use --sigma estimate or --sigma NUMBER")
-    return (
-        f"{image.path}: {reason}; the noise level is estimated volume by volume, a biased guess: "
-        "give --sigma NUMBER if you know it"
-    )
+def _of_fit(fitted: FitLevel, found: Mapping[str, float] | None = None) -> Noise:
+    sigma = fitted.sigma
+    return Noise(np.full((1, 1), sigma), "fit", sigma, found or {"fit": sigma})
 
 
-def estimate(image: Image, dwi: Array, coils: int) -> Reduce[np.ndarray]:
-    """Estimate the noise of each volume from the differences between neighbours.
-
-    Returns
-    -------
-    Reduce
-        The noise level by volume, (V, 1) float64.
-    """
-    return Reduce(
-        "noise",
-        ChunkGrid("v", (image.shape[0],), (1,)),
-        reads=(Part(dwi),),
-        work=lambda chunk, block: _estimate_sigma(finite(image.scaled(block[0])), coils),
-        row=((), "float64"),
-        finish=lambda rows: Found(np.asarray(rows)[:, None]),
-        parameters={"coils": coils},
-        cost=("estimate", float(np.prod(dwi.shape))),
-        scratch=int(np.prod(dwi.shape[1:])) * (value_bytes(image) + 8)
-        + 3 * ESTIMATE_SLICES * int(np.prod(dwi.shape[2:])) * 8,
-        expected=np.ones((1, 1)),
-    )
+def _of_background(background: Background, found: Mapping[str, float] | None = None) -> Noise:
+    return Noise(background.sigma, "piesno", background.level, found or {"piesno": background.level})
 
 
-def _estimate_sigma(values: np.ndarray, coils: int) -> float:
-    """Return what dipy's estimate_sigma does of a volume, to the last bit, in a quarter of its memory.
-
-    The mean of the squares is taken over the whole volume at once, as dipy does: the order of a sum shows
-    in its last bits. Only the differences that are squared are made some slices at a time.
-    """
-    from scipy.ndimage import convolve
-
-    neighbours = np.zeros((3, 3, 3), np.int8)
-    for axis in range(3):
-        for end in (0, 2):
-            neighbours[tuple(end if a == axis else 1 for a in range(3))] = 1
-    squares = np.empty(values.shape, np.float64)
-    for first in range(0, len(values), ESTIMATE_SLICES):
-        start, stop = max(first - 1, 0), min(first + ESTIMATE_SLICES + 1, len(values))
-        last = min(first + ESTIMATE_SLICES, len(values))
-        around = convolve(values[start:stop].astype(np.float64), neighbours)
-        around = around[first - start : last - start]
-        squares[first:last] = (np.sqrt(6 / 7) * (values[first:last] - 1 / 6 * around)) ** 2
-    return np.float32(np.sqrt(np.mean(squares.ravel()) / ESTIMATE_CORRECTION[coils]))
+def _only_background(image: Image, background: Background) -> Found[Noise]:
+    """Take what PIESNO says, because the user asked for it."""
+    if background.sigma is None:
+        raise BadInput(f"{image.path}: {background.problem}; use --sigma fit or --sigma NUMBER")
+    return Found(_of_background(background), background.warnings)
 
 
-def sample_piesno() -> RateSample:
-    """Look for noise in a slice of a series; voxels."""
-    image, voxels = image_of((32, 1, 96, 96))
-    stage = piesno(image, image.array("dwi"), volume(image, "mask", "uint8"), 1, "auto")
-    return chunk_sample(stage, 0, voxels, np.zeros((1, 96, 96), np.uint8))
+def _estimated(subject: Subject, method: str, coils: int | None) -> Stages[Noise]:
+    sigma = yield estimate(subject.image, subject.dwi, coils or 0)
+    return Noise(sigma, "estimate", float(np.median(sigma)))
 
 
-def sample_estimate() -> RateSample:
-    """Estimate the noise of a volume; voxels."""
-    image, voxels = image_of((1, 32, 64, 64))
-    return chunk_sample(estimate(image, image.array("dwi"), 0), 0, voxels)
+def _as_the_study(subject: Subject, method: str, coils: int | None) -> Stages[Noise]:
+    """Yield PIESNO of whole slices where the background was not zeroed, else the estimate by volume."""
+    image, dwi, mask = subject.image, subject.dwi, subject.mask.array
+
+    def warning(reason: str) -> str:
+        return (
+            f"{image.path}: {reason}; the noise level is estimated volume by volume, a biased guess: "
+            "give --sigma NUMBER if you know it"
+        )
+
+    def conclude(background: Background) -> Found[Noise | None]:
+        if background.sigma is None:
+            return Found(None, warnings=(warning(background.problem),))
+        return Found(_of_background(background), background.warnings)
+
+    has_background = yield count_zeros(image, dwi, mask, warning)
+    noise = None
+    if has_background is not False:
+        noise = yield piesno(image, dwi, mask, coils or 1, conclude, None, whole_slices=True)
+    if noise is None:
+        noise = yield from _estimated(subject, method, coils)
+    return noise

@@ -21,7 +21,7 @@ DOMAIN = Domain(
             "what the study of this toolkit and its comparison with other systems ran, as dipy has it",
             {
                 "median_radius": 4,
-                "sigma": "auto",
+                "sigma": "study",
                 "inside_mask": True,
                 "method": "wls",
                 "b_max": "none",

@@ -32,14 +32,23 @@ class Noise:
 
     Parameters
     ----------
-    sigma : (V or 1, nz or 1) float64
-        By volume, or by slice; image units.
+    sigma : (V or 1, nz or 1) float64, optional
+        By volume, or by slice; image units. None where it is by voxel.
     method : str
-        "piesno", "estimate" or "given".
+        "fit", "piesno", "estimate", "given" or "map".
+    level : float
+        One number for all of the image: the median of what there is.
+    found : mapping of str to float
+        What each way to it has found, also those that were not taken.
+    by_voxel : Array, optional
+        (z, y, x) float32, above 0.
     """
 
-    sigma: np.ndarray
+    sigma: np.ndarray | None
     method: str
+    level: float
+    found: Mapping[str, float] = field(default_factory=dict)
+    by_voxel: Array | None = None
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from mpiimg.engine.run import run
 from mpiimg.engine.stage import expected_stages
 from mpiimg.engine.step import Step
 from mpiimg.errors import BadInput
+from mpiimg.neuro import noise_background
 from mpiimg.neuro.volumes import keep_volumes
 
 NEURO = plugins.domain("neuro")
@@ -122,7 +123,7 @@ GRADIENTS = {"dwi": True, "bvals": False, "bvecs": False, "grad": False}
     ("steps", "arguments"),
     [
         (("mask",), GRADIENTS),
-        (("denoise",), {"dwi": True, "mask": False}),
+        (("denoise",), {**GRADIENTS, "mask": False}),
         (("fit",), {**GRADIENTS, "mask": True}),
         (("mask", "denoise"), {**GRADIENTS, "mask": False}),
         (("mask", "denoise", "fit"), {**GRADIENTS, "mask": False}),
@@ -134,9 +135,11 @@ def test_a_chain_is_given_what_its_steps_take_and_none_of_them_gives(steps, argu
 
 
 def test_parameters_of_gradients_are_offered_where_gradients_are_taken():
+    taking_none = dataclasses.replace(step("denoise"), may_take=())
+    without = chain_of(compose.Link(taking_none, taking_none.parameters(), "denoise"))
     of_volumes, of_gradients = (
         {one.name for one in compose.parameters_for(chain.source.parameters, chain.fields)}
-        for chain in (chain_of("denoise"), chain_of("mask"))
+        for chain in (without, chain_of("mask"))
     )
     assert of_volumes == {"drop_volumes"}
     assert of_gradients - of_volumes == {
@@ -214,7 +217,7 @@ def test_gradients_are_those_beside_the_image_or_the_missing_file_is_named(tmp_p
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"sigma": "much"}, "--sigma much: give auto, piesno, estimate or a positive number"),
+        ({"sigma": "much"}, "--sigma much: give auto, fit, piesno, estimate, study, a positive number"),
         ({"sigma": "estimate", "coils": 3}, "--coils 3: choose one of 0, 1, 4"),
         ({"sigma": "piesno", "coils": 0}, "--coils 0: PIESNO needs at least one"),
         ({"patch_radius": 5}, "--patch-radius 5 does not fit into --block-radius 5"),
@@ -306,12 +309,18 @@ def test_a_given_mask_takes_the_place_of_the_computed_one(subject, whole, out, s
         ("estimate", 1.0, False, set()),
         ("piesno", 1.0, False, set()),
         ("auto", 1.0, False, {"denoise.noise"}),
-        ("auto", 0.0, False, {"denoise.piesno"}),
+        ("auto", 0.0, False, set()),
+        ("study", 1.0, False, {"denoise.noise"}),
+        ("study", 0.0, False, {"denoise.piesno"}),
         # What PIESNO takes for noise lies inside this mask: it is tried, and then not used.
         ("auto", 1.0, True, set()),
+        ("study", 1.0, True, set()),
     ],
 )
-def test_a_run_has_the_stages_of_its_plan_in_their_order(tmp_path, sigma, background, masked, left_out):
+def test_a_run_has_the_stages_of_its_plan_in_their_order(
+    monkeypatch, tmp_path, sigma, background, masked, left_out
+):
+    monkeypatch.setattr(noise_background, "MIN_BACKGROUND", 100)
     subject = subject_in(tmp_path / "subject", background)
     mask = None
     if masked:

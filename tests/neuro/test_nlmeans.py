@@ -18,15 +18,22 @@ RADII = [(1, 5), (1, 2), (1, 6), (0, 1), (0, 2), (2, 3), (2, 4)]
 def denoise(volume, sigma, mask, patch_radius=1, block_radius=5, rician=True):
     """Denoise a whole volume as one chunk."""
     volume = np.asarray(volume, np.float32)
-    sigma = np.broadcast_to(np.asarray(sigma, float), volume.shape[:1])
+    sigma = np.asarray(sigma, float)
+    sigma = sigma if sigma.ndim == 3 else np.broadcast_to(sigma, volume.shape[:1])
     padded = np.pad(volume, block_radius, mode="reflect")
     level = np.pad(sigma, block_radius, mode="reflect")
     return nonlocal_means(padded, level, mask, patch_radius, block_radius, rician)
 
 
+def by_voxel(sigma, shape):
+    """Lay a noise level out that is one number, by slice or by voxel."""
+    sigma = np.asarray(sigma, float)
+    return np.broadcast_to(sigma if sigma.ndim == 3 else sigma[..., None, None], shape)
+
+
 def dipy_classic(volume, sigma, mask, patch_radius=1, block_radius=5, rician=True):
     """Denoise with dipy, padded before the call: dipy reads out of bounds where an axis is thin."""
-    sigma = np.broadcast_to(np.asarray(sigma, float)[..., None, None], volume.shape)
+    sigma = by_voxel(sigma, volume.shape)
     peer = dipy_nlmeans(
         np.pad(np.asarray(volume, float), block_radius, mode="reflect"),
         np.pad(sigma, block_radius, mode="reflect"),
@@ -42,7 +49,7 @@ def dipy_classic(volume, sigma, mask, patch_radius=1, block_radius=5, rician=Tru
 
 def assert_close(result, expected, sigma, mask):
     """Assert the bound promised: 1e-5 of the mean square, or of the Rician bias where that is larger."""
-    sigma = np.broadcast_to(np.asarray(sigma, float)[..., None, None], result.shape)
+    sigma = by_voxel(sigma, result.shape)
     assert result.dtype == np.float32
     assert np.all(result[~mask] == 0)
     error = np.abs(result.astype(float) ** 2 - expected**2)
@@ -88,6 +95,35 @@ def test_matches_dipy_with_other_radii_and_noise_that_varies_by_slice(radii, ric
     mask = np.random.default_rng(2).random(shape) < 0.5
     expected = dipy_classic(volume, sigma, mask, *radii, rician)
     assert_close(denoise(volume, sigma, mask, *radii, rician), expected, sigma, mask)
+
+
+@pytest.mark.parametrize("radii", [(1, 5), (2, 3)])
+@pytest.mark.parametrize("rician", [True, False])
+def test_matches_dipy_with_noise_that_varies_by_voxel(radii, rician):
+    """Several tiles along y and x, with levels that change inside each of them."""
+    shape = (6, TILE_ROWS + 5, LANES * TILE_VECTORS + 7) if radii == (1, 5) else (5, 8, 9)
+    volume = noisy(shape)
+    sigma = np.random.default_rng(8).uniform(5.0, 60.0, shape)
+    mask = np.random.default_rng(2).random(shape) < 0.5
+    expected = dipy_classic(volume, sigma, mask, *radii, rician)
+    assert_close(denoise(volume, sigma, mask, *radii, rician), expected, sigma, mask)
+
+
+def test_a_level_by_voxel_that_is_the_same_everywhere_is_that_of_the_slices():
+    volume = noisy((9, 14, 70))
+    mask = np.ones(volume.shape, bool)
+    by_slice, by_voxels = denoise(volume, 25.0, mask), denoise(volume, np.full(volume.shape, 25.0), mask)
+    np.testing.assert_allclose(by_voxels, by_slice, rtol=1e-5)
+
+
+@pytest.mark.parametrize("thickness", [1, 3, 5])
+def test_bits_with_a_level_by_voxel_do_not_depend_on_the_z_blocks(thickness):
+    shape = (9, 15, LANES * TILE_VECTORS + 15)
+    padded = np.pad(noisy(shape), 5, mode="reflect")
+    sigma = np.pad(np.random.default_rng(9).uniform(5.0, 60.0, shape), 5, mode="reflect")
+    mask = np.random.default_rng(4).random(shape) < 0.2
+    whole = nonlocal_means(padded, sigma, mask)
+    assert_same_bits(blocks(mask, padded, sigma, thickness, 1, 5), whole)
 
 
 @pytest.mark.parametrize("radii", [(1, 5), (2, 4)])

@@ -156,14 +156,38 @@ def _add_weighted(sums, squares, there, count, rates, tile, weights, totals):
 
 
 @kernel
-def _accumulate_offsets(image, squares, rates, radius, tile, sums, weights, totals):
+def _add_weighted_by_voxel(sums, squares, there, count, rates, furthest, tile, weights, totals):
+    """Do as :func:`_add_weighted` does, with a rate for each voxel: `rates` lie as `squares` do."""
+    second, third = min(1, count - 1), min(2, count - 1)
+    for z in range(PLANES):
+        for x in range(0, LANES * tile.vectors, LANES):
+            o = x + z * OUT_PLANE
+            k = there + x + z * PLANE
+            for _ in range(tile.rows):
+                weight0 = _weight(_patch_distance(sums, o), load_lanes(rates, k), load_lanes(furthest, k))
+                j = k + second
+                distance = _patch_distance(sums, o + OUT_SIZE)
+                weight1 = _weight(distance, load_lanes(rates, j), load_lanes(furthest, j))
+                i = k + third
+                distance = _patch_distance(sums, o + 2 * OUT_SIZE)
+                weight2 = _weight(distance, load_lanes(rates, i), load_lanes(furthest, i))
+                store_lanes(weights, o, load_lanes(weights, o) + (weight0 + weight1 + weight2))
+                total = fma(weight0, load_lanes(squares, k), load_lanes(totals, o))
+                total = fma(weight1, load_lanes(squares, j), total)
+                store_lanes(totals, o, fma(weight2, load_lanes(squares, i), total))
+                o += OUT_ROW
+                k += ROW
+
+
+@kernel
+def _accumulate_offsets(image, squares, rates, furthest, by_voxel, radius, tile, sums, weights, totals):
     """Sum weights, and weights times squares, over all offsets up to `radius`, in a fixed order."""
     weights[:] = np.float32(0.0)
     totals[:] = np.float32(0.0)
     corner = radius * (PLANE + ROW + 1)
     centre = (radius + 1) * (PLANE + ROW + 1)
     for dz in range(-radius, radius + 1):
-        slice_rates = rates[radius + 1 + dz :]
+        slice_rates = rates[radius + 1 + dz :]  # where they are by slice
         for dy in range(-radius, radius + 1):
             for dx in range(-radius, radius + 1, UNROLL):
                 count = min(UNROLL, radius + 1 - dx)
@@ -173,7 +197,13 @@ def _accumulate_offsets(image, squares, rates, radius, tile, sums, weights, tota
                     _sum_over_z_and_y(image, corner, corner + offset + i, tile, part)
                 # Past the reach: infinitely far, so of the smallest weight there is.
                 sums[count * OUT_SIZE :] = np.inf
-                _add_weighted(sums, squares, centre + offset, count, slice_rates, tile, weights, totals)
+                there = centre + offset
+                if by_voxel:
+                    _add_weighted_by_voxel(
+                        sums, squares, there, count, rates, furthest, tile, weights, totals
+                    )
+                else:
+                    _add_weighted(sums, squares, there, count, slice_rates, tile, weights, totals)
 
 
 @kernel
@@ -203,6 +233,19 @@ def _copy_tile(padded, image, squares):
 
 
 @kernel
+def _copy_rates(rates, tile_rates, furthest):
+    """Copy the rates of a tile with its halo, and the distance beyond which a weight is the smallest."""
+    depth, height, width = rates.shape
+    for z in range(tile_rates.size // PLANE):
+        for y in range(height):
+            o = z * PLANE + y * ROW
+            for x in range(min(width, ROW)):
+                rate = rates[min(z, depth - 1), y, x]
+                tile_rates[o + x] = rate
+                furthest[o + x] = -MAX_HALVINGS / rate
+
+
+@kernel
 def _denoise_tile(mask, weights, totals, bias, out):
     """Write the denoised value of the tile's masked centres."""
     for z in range(mask.shape[0]):
@@ -210,7 +253,7 @@ def _denoise_tile(mask, weights, totals, bias, out):
             for x in range(mask.shape[2]):
                 if mask[z, y, x]:
                     o = z * OUT_PLANE + y * OUT_ROW + x
-                    square = totals[o] / weights[o] - bias[z]
+                    square = totals[o] / weights[o] - bias[z, y, x]
                     out[z, y, x] = np.float32(math.sqrt(square if not square < 0 else np.float32(0.0)))
 
 
@@ -234,13 +277,16 @@ def _denoise_small_patches(padded, rates, bias, mask, block_radius, out):
     sums = _aligned_zeros(UNROLL * OUT_SIZE + LANES, 0)
     weights = _aligned_zeros(OUT_SIZE, 0)
     totals = _aligned_zeros(OUT_SIZE, 0)
-    slice_rates = np.empty(PLANES + halo, np.float32)
+    by_voxel = rates.shape[1] > 1
+    tile_rates = _aligned_zeros(size, block_radius) if by_voxel else np.zeros(PLANES + halo, np.float32)
+    furthest = _aligned_zeros(size if by_voxel else 0, block_radius)
     # Two columns of each row of sums belong to the patches at its end.
     width = LANES * TILE_VECTORS - 2
     for z0 in range(0, nz, PLANES):
         z1 = min(z0 + PLANES, nz)
-        for z in range(PLANES + halo):
-            slice_rates[z] = rates[min(z0 + z, rates.size - 1)]
+        if not by_voxel:
+            for z in range(PLANES + halo):
+                tile_rates[z] = rates[min(z0 + z, rates.shape[0] - 1), 0, 0]
         for strip in range(0, ny, TILE_ROWS):
             first, end, x_first, x_end = _bounds(mask[z0:z1, strip : strip + TILE_ROWS])
             y0, y1 = strip + first, strip + end
@@ -249,11 +295,15 @@ def _denoise_small_patches(padded, rates, bias, mask, block_radius, out):
                 vectors = (x1 - x0 + 2 + LANES - 1) // LANES
                 tile = TileSize(y1 - y0, vectors)
                 _copy_tile(padded[z0 : z1 + halo, y0 : y1 + halo, x0:], image, squares)
+                if by_voxel:
+                    _copy_rates(rates[z0 : z1 + halo, y0 : y1 + halo, x0:], tile_rates, furthest)
                 _accumulate_offsets(
-                    image, squares, slice_rates, block_radius - 1, tile, sums, weights, totals
+                    *(image, squares, tile_rates, furthest, by_voxel, block_radius - 1, tile),
+                    *(sums, weights, totals),
                 )
                 box = mask[z0:z1, y0:y1, x0:x1]
-                _denoise_tile(box, weights, totals, bias[z0:z1], out[z0:z1, y0:y1, x0:x1])
+                part = bias[z0:z1, y0:y1, x0:x1]
+                _denoise_tile(box, weights, totals, part, out[z0:z1, y0:y1, x0:x1])
 
 
 # --- Patches and blocks of any size: one centre at a time ---------------------------------------------------
@@ -277,6 +327,7 @@ def _any_patch_distance(padded, centre, other, radius):
 def _denoise_any_patches(padded, rates, bias, mask, patch_radius, block_radius, out):
     """Denoise with patches of any size, the plain way: slow, in float64."""
     reach = block_radius - patch_radius
+    by_voxel = rates.shape[1] > 1
     for z, y, x in np.ndindex(mask.shape):
         if not mask[z, y, x]:
             continue
@@ -288,10 +339,11 @@ def _denoise_any_patches(padded, rates, bias, mask, patch_radius, block_radius, 
                 for dx in range(-reach, reach + 1):
                     other = (centre[0] + dz, centre[1] + dy, centre[2] + dx)
                     distance = _any_patch_distance(padded, centre, other, patch_radius)
-                    weight = math.exp(math.log(2.0) * rates[other[0]] * distance)
+                    rate = rates[other] if by_voxel else rates[other[0], 0, 0]
+                    weight = math.exp(math.log(2.0) * rate * distance)
                     weights += weight
                     total += weight * float(padded[other]) ** 2
-        square = total / weights - bias[z]
+        square = total / weights - bias[z, y, x]
         out[z, y, x] = np.float32(math.sqrt(square if not square < 0 else 0.0))
 
 
@@ -313,8 +365,8 @@ def nonlocal_means(
     padded : (nz + 2B, ny + 2B, nx + 2B) float32 array, B = `block_radius`
         The chunk with its halo; the edges of the whole volume are mirrored without repeating the edge
         (``np.pad`` ``reflect``).
-    sigma : (nz + 2B,) float64 array
-        Noise level of each slice, in the unit of `padded`, extended in the same way.
+    sigma : (nz + 2B,) or (nz + 2B, ny + 2B, nx + 2B) array
+        Noise level of each slice, or of each voxel, in the unit of `padded`, extended in the same way.
     mask : (nz, ny, nx) bool array
         The voxels to denoise. It restricts centres only: all of `padded` is searched.
     patch_radius : int
@@ -330,7 +382,7 @@ def nonlocal_means(
     -------
     (nz, ny, nx) float32 array
         Denoised values, 0 outside the mask. A voxel's bits do not depend on the chunk's extent nor on the
-        rest of the mask. Where sigma is 0 on all slices of a voxel's own patch, there is no noise to remove
+        rest of the mask. Where sigma is 0 all over a voxel's own patch, there is no noise to remove
         and the value is that of the input (dipy gives 0).
 
     Raises
@@ -359,27 +411,32 @@ def nonlocal_means(
     with np.errstate(divide="ignore"):
         decay = 1.0 / ((2 * patch_radius + 1) ** 3 * math.sqrt(2.0) * level**2)
     rates = (-np.clip(decay / math.log(2.0), 1e-30, 1e30)).astype(np.float32)
-    inner = slice(block_radius, block_radius + mask.shape[0])
-    bias = np.where(rician, 2.0 * sigma[inner] ** 2, 0.0).astype(np.float32)
+    inner = tuple(slice(block_radius, block_radius + n) for n in mask.shape)
+    centres = inner if sigma.ndim == 3 else (inner[0], None, None)
+    bias = np.where(rician, 2.0 * sigma[centres] ** 2, 0.0).astype(np.float32)
+    bias = np.ascontiguousarray(np.broadcast_to(bias, mask.shape))
+    rates = rates if sigma.ndim == 3 else rates[:, None, None]
 
     out = np.zeros(mask.shape, np.float32)
     if patch_radius == 1 and 2 * block_radius <= MAX_HALO:
         _denoise_small_patches(padded, rates, bias, mask, block_radius, out)
     else:
         _denoise_any_patches(padded, rates, bias, mask, patch_radius, block_radius, out)
-    noiseless = (level[inner] == 0)[:, None, None] & mask
+    noiseless = (level[centres] == 0) & mask
     if noiseless.any():
-        out[noiseless] = padded[(inner, *(slice(block_radius, -block_radius),) * 2)][noiseless]
+        out[noiseless] = padded[inner][noiseless]
     return out
 
 
 def _mean_over_patch(sigma, radius):
-    """Return the mean of `sigma` over a patch about each slice, added from the lowest slice up."""
+    """Return the mean of `sigma` over a patch about each slice or voxel, added from the lowest index up."""
     width = 2 * radius + 1
     level = np.zeros_like(sigma)
-    for start in range(width):
-        level[radius : sigma.size - radius] += sigma[start : sigma.size - 2 * radius + start]
-    return level / width
+    inner = tuple(slice(radius, n - radius) for n in sigma.shape)
+    for starts in np.ndindex((width,) * sigma.ndim):
+        shifted = tuple(slice(a, n - 2 * radius + a) for a, n in zip(starts, sigma.shape, strict=True))
+        level[inner] += sigma[shifted]
+    return level / width**sigma.ndim
 
 
 def _validate(padded, sigma, mask, patch_radius, block_radius):
@@ -396,8 +453,10 @@ def _validate(padded, sigma, mask, patch_radius, block_radius):
             f"padded must be the mask's shape {mask.shape} plus {block_radius} on each side, {expected}: "
             f"got {padded.shape}"
         )
-    if sigma.shape != expected[:1]:
-        raise ValueError(f"sigma must have one value per padded slice, {expected[:1]}: got {sigma.shape}")
+    if sigma.shape not in (expected[:1], expected):
+        raise ValueError(
+            f"sigma must have one value per padded slice, {expected[:1]}, or per voxel: got {sigma.shape}"
+        )
     if not np.all(np.isfinite(sigma) & (sigma >= 0)):
         raise ValueError("sigma must be finite and not negative")
 

@@ -23,7 +23,7 @@ from mpiimg.neuro import floor, noise
 from mpiimg.neuro.images import finite, sidecar, sidecar_name, value_bytes, write_dense, write_packed
 from mpiimg.neuro.nifti import Image
 from mpiimg.neuro.samples import image_of
-from mpiimg.neuro.subject import Denoised, Subject, dense, mask_of, mask_source
+from mpiimg.neuro.subject import Denoised, Noise, Subject, dense, mask_of, mask_source
 
 PAPER = "Coupe et al. 2008, doi:10.1109/TMI.2007.906087; voxelwise ('classic') method of DIPY"
 
@@ -43,11 +43,12 @@ class DenoiseParameters:
 
     sigma: str = parameter(
         "auto",
-        "The noise level of the magnitude image is this number, or is estimated: by piesno (per slice, from "
-        "the background), by estimate (per volume, from local differences), or by auto (piesno, or estimate "
-        "where the background was zeroed).",
+        "The noise level of the magnitude image is this number, or that of a map in the space of the image, "
+        "or is measured: by fit (what a tensor leaves unexplained in the brain), by piesno (per slice, from "
+        "the background), by estimate (per volume, from local differences), or by auto (piesno where fit "
+        "agrees with it, else fit); study is piesno, or estimate where the background was zeroed.",
         unit="image units",
-        metavar="auto|estimate|piesno|NUMBER",
+        metavar="auto|fit|piesno|estimate|study|NUMBER|MAP.nii.gz",
     )
     coils: int | None = parameter(
         None,
@@ -77,8 +78,8 @@ class DenoiseParameters:
             )
 
     @property
-    def method(self) -> str | float:
-        """How the noise level is found, or the noise level itself."""
+    def method(self) -> str | float | Path:
+        """How the noise level is found, or the noise level itself, or its map."""
         return noise.parse(self.sigma)
 
     @property
@@ -92,28 +93,28 @@ class DenoiseParameters:
 
 
 def inspect(subject: Subject, p: DenoiseParameters) -> Inspection:
-    """Check that there is a mask, where one is needed.
+    """Check that there is a mask, where one is needed; look at a map of the noise level.
 
     Raises
     ------
     BadInput
-        There is none.
+        There is none, or the map is not one of this image.
     """
-    if p.inside_mask or noise.needs_mask(p.method):
+    if p.inside_mask:
         mask_of(subject, STEP.name)
-    return Inspection()
+    return Inspection(noise.inspect(subject, p.method, STEP.name))
 
 
-def stages(subject: Subject, p: DenoiseParameters, data: Any) -> Stages[Subject]:
+def stages(subject: Subject, p: DenoiseParameters, sigma_image: Image | None) -> Stages[Subject]:
     """Yield how the noise level is found, and the series is denoised."""
     subject = yield from dense(subject)
     image, dwi, mask = subject.image, subject.dwi, subject.mask
-    level = yield from noise.noise_level(image, dwi, mask, p.method, p.coils)
+    level = yield from noise.noise_level(subject, p.method, p.coils, sigma_image)
     if p.inside_mask:
         voxels = Array("denoised", "vn", (image.shape[0], mask.voxels), "float32", mask.packing)
     else:
         voxels = Array("denoised", "vzyx", image.shape, "float32")
-    yield denoise(image, dwi, mask.array if p.inside_mask else None, voxels, level.sigma, p)
+    yield denoise(image, dwi, mask.array if p.inside_mask else None, voxels, level, p)
     return dataclasses.replace(
         subject,
         image=image.made_of("float32"),
@@ -124,7 +125,7 @@ def stages(subject: Subject, p: DenoiseParameters, data: Any) -> Stages[Subject]
 
 
 def denoise(
-    image: Image, dwi: Array, mask: Array | None, voxels: Array, sigma: np.ndarray, p: DenoiseParameters
+    image: Image, dwi: Array, mask: Array | None, voxels: Array, level: Noise, p: DenoiseParameters
 ) -> Compute:
     """Declare the denoising of a series.
 
@@ -138,43 +139,44 @@ def denoise(
         (z, y, x), not 0 inside; without it all voxels are denoised.
     voxels : Array
         float32, written: (V, n), the voxels in the mask with their packing, or (V, z, y, x) without a mask.
-    sigma : (V or 1, nz or 1) float64
-        Noise level by volume or slice, image units.
+    level : Noise
     p : DenoiseParameters
     """
     volumes, depth, height, width = image.shape
     thickness = blocks_along(-(-depth // SLICES_AT_ONCE), MAX_VOLUME_BLOCKS) * SLICES_AT_ONCE
     grid = ChunkGrid("vz", (volumes, depth), (1, min(thickness, depth)))
-    sigma = np.broadcast_to(sigma, (volumes, depth))
+    sigma = None if level.sigma is None else np.broadcast_to(level.sigma, (volumes, depth))
     radius, patch_radius = p.block_radius, p.patch_radius
     rows, columns = (reflect(-radius, n + radius, n, edge=False) for n in (height, width))
 
-    def work(chunk, block, mask_block=None):
+    def work(chunk, block, *others):
         from mpiimg.neuro.kernels.nlmeans import nonlocal_means
 
         (v, _), (start, stop) = chunk.box
-        if mask_block is None:
-            inside = np.ones((stop - start, height, width), bool)
-        else:
-            inside = mask_block != 0
-            if not inside.any():
-                return (np.empty((1, 0), np.float32),)
+        inside = np.ones((stop - start, height, width), bool) if mask is None else others[0] != 0
+        if not inside.any():
+            return (np.empty((1, 0), np.float32),)
         slices = reflect(start - radius, stop + radius, depth, edge=False)
-        values = finite(image.scaled(block[0])).astype(np.float32, copy=False)
-        padded = values[np.ix_(slices - max(start - radius, 0), rows, columns)]
-        out = nonlocal_means(padded, sigma[v, slices], inside, patch_radius, radius, p.subtracts_bias)
-        return (out[None] if mask_block is None else out[inside][None],)
+        mirrored = np.ix_(slices - max(start - radius, 0), rows, columns)
+        padded = finite(image.scaled(block[0])).astype(np.float32, copy=False)[mirrored]
+        around = others[-1][mirrored] if sigma is None else sigma[v, slices]
+        out = nonlocal_means(padded, around, inside, patch_radius, radius, p.subtracts_bias)
+        return (out[None] if mask is None else out[inside][None],)
 
     slice_counts = np.full(depth, height * width) if mask is None else np.diff(voxels.packing.offsets)
     weights = [int(slice_counts[a:b].sum()) for _, (a, b) in map(grid.bounds, range(len(grid)))]
     return Compute(
         "denoise",
         grid,
-        reads=(Part(dwi, {"z": radius}), *(() if mask is None else (Part(mask),))),
+        reads=(
+            Part(dwi, {"z": radius}),
+            *(() if mask is None else (Part(mask),)),
+            *(() if level.by_voxel is None else (Part(level.by_voxel, {"z": radius}),)),
+        ),
         writes=(voxels,),
         work=work,
         parameters={
-            "sigma": sigma.tolist(),
+            "sigma": "by voxel" if sigma is None else sigma.tolist(),
             "patch_radius": patch_radius,
             "block_radius": radius,
             "rician": p.subtracts_bias,
@@ -182,17 +184,18 @@ def denoise(
             "inter": image.inter,
         },
         weights=tuple(weights),
-        scratch=_scratch(image, min(thickness, depth), radius),
+        scratch=_scratch(image, min(thickness, depth), radius, sigma is None),
         cost=("nlmeans", float(sum(weights)) * (2 * (radius - patch_radius) + 1) ** 3),
     )
 
 
-def _scratch(image: Image, thickness: int, radius: int) -> int:
+def _scratch(image: Image, thickness: int, radius: int, by_voxel: bool) -> int:
     """Return the bytes of a chunk's values, of these mirrored at its edges, of its result, and of a tile."""
     height, width = image.shape[-2:]
     deep = thickness + 2 * radius
     values = deep * height * width * (4 + value_bytes(image))
-    mirrored = deep * (height + 2 * radius) * (width + 2 * radius) * 4
+    # A level by voxel is mirrored as well, and made into means over patches and two tables of weights.
+    mirrored = deep * (height + 2 * radius) * (width + 2 * radius) * (4 + by_voxel * (4 + 4 * 8 + 2 * 4))
     return values + mirrored + 2 * thickness * height * width * 4 + (2 << 20)
 
 
@@ -212,14 +215,16 @@ def write_denoised(subject: Subject, p: DenoiseParameters, folder: Path) -> Sink
 
 def write_noise(subject: Subject, p: DenoiseParameters, folder: Path) -> Sink:
     """Declare the noise level as a 3-D map: the root mean square over volumes where it is by volume."""
-    image, sigma = subject.image, np.asarray(subject.denoised.noise.sigma)
-    levels = np.broadcast_to(np.sqrt((sigma**2).mean(axis=0)), image.shape[1:2])
+    image, level, file = subject.image, subject.denoised.noise, str(folder / _files(subject)["noise"])
+    if level.by_voxel is not None:
+        return write_dense(file, image, (Part(level.by_voxel),), lambda chunk, block: block, None, "float32")
+    levels = np.broadcast_to(np.sqrt((level.sigma**2).mean(axis=0)), image.shape[1:2])
 
     def work(chunk):
         start, stop = chunk.bounds["z"]
         return np.broadcast_to(levels[start:stop, None, None], (stop - start, *image.shape[2:]))
 
-    return write_dense(str(folder / _files(subject)["noise"]), image, (), work, None, "float32")
+    return write_dense(file, image, (), work, None, "float32")
 
 
 def write_residual(subject: Subject, p: DenoiseParameters, folder: Path) -> Sink | None:
@@ -255,6 +260,11 @@ def _files(subject: Subject) -> dict[str, str]:
 def _common(subject: Subject, p: DenoiseParameters) -> dict[str, Any]:
     """Return what all sidecars say."""
     mask = {} if subject.mask is None else {"Mask": mask_source(subject)}
+    level = subject.denoised.noise
+    if level.sigma is None:
+        values = {"SigmaBy": "voxel", "SigmaMap": p.method.name}
+    else:
+        values = floor.levels_said("Sigma", level.sigma)
     return {
         "Units": "arbitrary",
         "Method": f"non-local means, voxelwise, {'Rician' if p.subtracts_bias else 'Gaussian'} noise",
@@ -263,8 +273,10 @@ def _common(subject: Subject, p: DenoiseParameters) -> dict[str, Any]:
         "BlockRadius": p.block_radius,
         "RicianBias": "subtracted" if p.subtracts_bias else "left in",
         **mask,
-        "NoiseMethod": subject.denoised.noise.method,
-        **floor.levels_said("Sigma", np.asarray(subject.denoised.noise.sigma)),
+        "NoiseMethod": level.method,
+        "NoiseLevel": level.level,
+        **({"NoiseLevelsFound": dict(level.found)} if level.found else {}),
+        **values,
     }
 
 
@@ -316,16 +328,23 @@ def sample_nlmeans() -> RateSample:
     """Denoise a block of slices; voxels times the patches compared with each."""
     image, values = image_of((1, 16, 64, 64))
     voxels = Array("denoised", "vzyx", image.shape, "float32")
-    stage = denoise(image, image.array("dwi"), None, voxels, np.full((1, 1), 40.0), DenoiseParameters())
+    stage = denoise(
+        image,
+        image.array("dwi"),
+        None,
+        voxels,
+        Noise(np.full((1, 1), 40.0), "given", 40.0),
+        DenoiseParameters(),
+    )
     return chunk_sample(stage, 1, values[:, :13])
 
 
 STEP = Step(
     name="denoise",
     summary="Denoise a series by non-local means, before eddy-current and motion correction.",
-    papers=(noise.PIESNO_PAPER, PAPER),
+    papers=(*noise.PAPERS, PAPER),
     takes=("dwi",),
-    may_take=("mask",),
+    may_take=("mask", "gradients"),
     gives=("denoised",),
     parameters=DenoiseParameters,
     inspect=inspect,
@@ -335,6 +354,11 @@ STEP = Step(
         Output("denoised", write_noise, documents=describe_noise),
         Output("denoised", write_residual, documents=describe_residual),
     ),
-    kernels=("mpiimg.neuro.kernels.piesno:precompile", "mpiimg.neuro.kernels.nlmeans:precompile"),
+    kernels=(
+        "mpiimg.neuro.kernels.piesno:precompile",
+        "mpiimg.neuro.kernels.tensor:precompile",
+        "mpiimg.neuro.kernels.unexplained:precompile",
+        "mpiimg.neuro.kernels.nlmeans:precompile",
+    ),
     rates={"nlmeans": (8.0e-10, "mpiimg.neuro.steps.denoise:sample_nlmeans"), **noise.RATES},
 )

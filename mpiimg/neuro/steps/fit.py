@@ -109,7 +109,8 @@ class FitParameters:
             return floor.of_noise([[self.fit_sigma]], "given")
         if subject.denoised is not None:
             noise = subject.denoised.noise
-            sigma = noise.sigma if len(noise.sigma) == 1 else noise.sigma[list(volumes)]
+            sigma = np.full((1, 1), noise.level) if noise.sigma is None else noise.sigma
+            sigma = sigma if len(sigma) == 1 else sigma[list(volumes)]
             return floor.of_noise(sigma, noise.method)
         if subject.result is not None:  # of a function, which may have scaled the image
             return floor.of_largest()
