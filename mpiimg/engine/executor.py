@@ -90,6 +90,7 @@ class Executor:
         self.files = ResultFiles(comm, work, self._rounds, self.containment, options.progress)
         self.timings: list[dict] = []
         self.warnings = list(recipe.warnings)
+        self.notes = list(recipe.notes)
         self._stages = recipe.expected
         self._cpu_target = cpu_target
 
@@ -142,6 +143,7 @@ class Executor:
             "parameters": dict(self.recipe.parameters),
             "inputs": dict(self.recipe.sources),
             "warnings": self.warnings,
+            "notes": self.notes,
             "left_out": self.left_out,
             "faults": [fault.as_record() for fault in self.containment.faults],
             "ranks": self.comm.size,
@@ -243,6 +245,7 @@ class Executor:
         # One rank decides for all: a library may round differently on another node.
         end = on_root(self.comm, lambda: stage.finish(rows()), where=f"stage {stage.name}, end")
         self._warn(end.warnings)
+        self.notes += end.notes
         for note in end.notes:
             if log.isEnabledFor(logging.INFO):
                 say(self.comm, f"mpiimg: {note}")

@@ -14,9 +14,9 @@ from mpiimg.version import __version__
 #: The version of the standard that outputs follow.
 BIDS_VERSION = "1.11.0"
 
-#: What validators are to pass over: maps, whose names BIDS has only proposed so far (BEP 16). Everything else
-#: has a name of the standard.
-BIDS_IGNORED = ("*_dwimap.nii.gz", "*_dwimap.json")
+#: What validators are to pass over: maps, whose names BIDS has only proposed so far (BEP 16), and among them
+#: the table of the volumes. Everything else has a name of the standard.
+BIDS_IGNORED = ("*_dwimap.nii.gz", "*_dwimap.json", "*_dwimap.tsv")
 
 #: What a step calls gradients, and BIDS, where they have no `desc`: they apply to each series of the scan by
 #: the inheritance principle.
@@ -30,6 +30,7 @@ Made from the dataset "{name}"; `dataset_description.json` says where that lies 
 | file | what it is |
 |---|---|
 | `*_desc-brain_mask.nii.gz` | brain mask |
+| `*_desc-volumes_dwimap.tsv` | what was found of each volume, and which were left out |
 | `*_desc-denoised_dwi.nii.gz` | the denoised series, with `*_dwi.bval` and `*_dwi.bvec` as its gradients |
 | `*_desc-noise_dwimap.nii.gz` | standard deviation of the noise |
 | `*_model-tensor_param-*_dwimap.nii.gz` | maps of the diffusion tensor |

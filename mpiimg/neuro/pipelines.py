@@ -12,8 +12,9 @@ DOMAIN = Domain(
     steps=steps_in("mpiimg.neuro.steps"),
     pipelines={
         "neuro": Pipeline(
-            "Process diffusion MRI, from the scanner's image to maps: brain mask, denoising, tensor fit.",
-            ("mask", "denoise", "fit"),
+            "Process diffusion MRI, from the scanner's image to maps: brain mask, check of the volumes, "
+            "denoising, tensor fit.",
+            ("mask", "volumes", "denoise", "fit"),
         )
     },
     presets={

@@ -24,6 +24,7 @@ from mpiimg.neuro.nifti import Image, Voxels, open_image, same_space
 from mpiimg.neuro.tables.files import find_tables
 from mpiimg.neuro.tables.options import GradientParameters
 from mpiimg.neuro.tables.source import SETTLED, Taken, Unsettled, settle, take_gradients
+from mpiimg.neuro.volume_quality import VolumeQuality
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,8 @@ class Subject(State):
     mask : Mask, optional
     denoised : Denoised, optional
         What the last denoising made.
+    quality : VolumeQuality, optional
+        What was found of the volumes, and which of them were left out.
     maps : Maps, optional
         What the last fit made.
     mask_image : Image, optional
@@ -165,6 +168,7 @@ class Subject(State):
     gradients: Gradients | None = None
     mask: Mask | None = None
     denoised: Denoised | None = None
+    quality: VolumeQuality | None = None
     maps: Maps | None = None
     mask_image: Image | None = None
     gradient_files: Mapping[str, bytes] = field(default_factory=dict)

@@ -53,6 +53,7 @@ def test_every_file_is_there(alone):
     images += [f"model-tensor_param-{key}_dwimap" for key in (*MAPS, "residual")]
     expected = {f"dwi_{name}{ending}" for name in images for ending in (".nii.gz", ".json")}
     expected |= {"dwi_desc-denoised_dwi.bval", "dwi_desc-denoised_dwi.bvec"}
+    expected |= {"dwi_desc-volumes_dwimap.tsv", "dwi_desc-volumes_dwimap.json"}
     assert set(digests(alone)) == expected
 
 

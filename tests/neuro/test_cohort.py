@@ -168,6 +168,7 @@ def test_the_derivative_is_bids(made, pristine):
     ignored = (made / ".bidsignore").read_text().split()
     model = (
         r"(sub-\w+?)(_ses-\w+?)?(_run-\d+)?(_model-tensor_param-[a-z0-9]+|_desc-noise)_dwimap\.(nii\.gz|json)"
+        r"|(sub-\w+?)(_ses-\w+?)?(_run-\d+)?_desc-volumes_dwimap\.(tsv|json)"
     )
     count = 0
     for path in made.rglob("*"):
@@ -181,7 +182,7 @@ def test_the_derivative_is_bids(made, pristine):
         else:
             assert not any(path.match(pattern) for pattern in ignored), name
             assert any(re.fullmatch(pattern, name) for pattern in patterns), name
-    assert count == 4 * 24
+    assert count == 4 * 26
     assert {path.name for path in made.iterdir() if path.is_file()} == {
         "dataset_description.json",
         ".bidsignore",

@@ -538,3 +538,28 @@ def stored_items(array, box) -> frozenset[int]:
 
 def nbytes(array, items) -> int:
     return len(items) * np.dtype(array.dtype).itemsize
+
+
+def predicted_without(signal, design, volume):
+    """Return what the ordinary tensor fit to the logarithms of all other volumes says of one."""
+    others = np.arange(len(signal)) != volume
+    tensors = np.linalg.lstsq(design[others], np.log(signal[others]), rcond=None)[0]
+    return np.exp(design[volume] @ tensors)
+
+
+def compared(signal, predicted, most=5.0, hot_ratio=3.0, hot_errors=10.0):
+    """Return mean ratio, relative error and number of hot voxels of each volume, from (V, n) arrays."""
+    off = signal - predicted
+    mean_off = np.abs(off).mean(axis=1)
+    ratio, error, hot = [], mean_off / predicted.mean(axis=1), []
+    for v in range(len(signal)):
+        ratio.append(np.mean([min(s / p, most) for s, p in zip(signal[v], predicted[v], strict=True)]))
+        hot.append(
+            sum(
+                signal[v, i] > hot_ratio * predicted[v, i]
+                and off[v, i] > hot_errors * mean_off[v]
+                and v == np.nanargmax(off[:, i])
+                for i in range(signal.shape[1])
+            )
+        )
+    return np.array(ratio), error, np.array(hot)

@@ -21,7 +21,14 @@ MAPS = ("fa", "md", "ad", "rd", "rgb", "v1", "s0", "tensor")
 EVERYTHING = ("--residual", "--fit-residual", "--median-radius", 2)
 
 #: What a run says of itself: it differs from run to run, and is left out where bytes are compared.
-RECORDS = ("run.json", "run-mask.json", "run-denoise.json", "run-fit.json", "run-simulate.json")
+RECORDS = (
+    "run.json",
+    "run-mask.json",
+    "run-volumes.json",
+    "run-denoise.json",
+    "run-fit.json",
+    "run-simulate.json",
+)
 
 #: Seconds that a run of a tool on a small subject may take on a loaded machine, compilation included.
 PATIENCE = 240

@@ -209,7 +209,14 @@ def readme_run(tmp_path_factory):
     lines = [line for block in blocks for line in block.splitlines()]
     commands = [re.fullmatch(r"mpiexec -n (\d+) (mpiimg-\w+) (.*)", line).groups() for line in lines]
     tools = [tool for _, tool, _ in commands]
-    assert tools == ["mpiimg-neuro", "mpiimg-stage", "mpiimg-mask", "mpiimg-denoise", "mpiimg-fit"]
+    assert tools == [
+        "mpiimg-neuro",
+        "mpiimg-stage",
+        "mpiimg-mask",
+        "mpiimg-volumes",
+        "mpiimg-denoise",
+        "mpiimg-fit",
+    ]
     for ranks, tool, words in commands:
         # Every file that the table of outputs names, those on request too.
         wanted = ("--residual", "--fit-residual") if tool == "mpiimg-neuro" else ()
