@@ -119,22 +119,30 @@ def find_scans(
         by_session = {one: list(_of_session(tables, dataset, subject, one)) for one in chosen}
         for scan in itertools.chain.from_iterable(by_session.values()):
             (scans if selects(_parts(scan)) else excluded).append(scan)
-        empty = [one for one in chosen if one and not by_session[one]]
-        if not any(by_session.values()):
-            without.append(subject)
-        elif not by_session.get(""):
-            without += [f"{subject}_{one}" for one in empty]
+        without += _without(subject, by_session)
     unknown = [label for label in _bare(sessions, "ses") if f"ses-{label}" not in seen]
     if unknown:
         raise BadInput(f"{dataset}: no session {unknown[0]}{_among(seen, 'ses')}")
-    if not scans and excluded:
+    if scans:
+        return Study(tuple(scans), tuple(without))
+    if excluded:
         raise BadInput(f"{dataset}: the filter selects none of its {len(excluded)} diffusion images")
-    if not scans:
-        among = f" of {', '.join(without[:5])}" if participants and without else ""
-        raise BadInput(
-            f"{dataset}: no diffusion images{among} (sub-<label>/[ses-<label>/]dwi/*_dwi.nii.gz or .nii)"
-        )
-    return Study(tuple(scans), tuple(without))
+    among = f" of {', '.join(without[:5])}" if participants and without else ""
+    raise BadInput(
+        f"{dataset}: no diffusion images{among} (sub-<label>/[ses-<label>/]dwi/*_dwi.nii.gz or .nii)"
+    )
+
+
+def _without(subject: str, by_session: Mapping[str, Sequence[Scan]]) -> list[str]:
+    """Return a subject that has no scan at all, or those of its sessions that have none.
+
+    Sessions count where no scan lies outside them, under the name "".
+    """
+    if not any(by_session.values()):
+        return [subject]
+    if by_session.get(""):
+        return []
+    return [f"{subject}_{session}" for session, found in by_session.items() if session and not found]
 
 
 def _of_session(tables: Tables, dataset: Path, subject: str, session: str) -> Iterator[Scan]:
@@ -149,14 +157,9 @@ def _of_session(tables: Tables, dataset: Path, subject: str, session: str) -> It
 
 def _parts(scan: Scan) -> dict[str, str]:
     """Return the parts of a scan's name; of one that is misnamed, those of its folder."""
-    named = entities_of(bare_stem(scan.dwi.name))
-    of_folder = [part.split("-", 1) for part in scan.folder.split("/") if "-" in part]
-    return named or {key: label for key, label in of_folder}
-
-
-def bare_stem(name: str) -> str:
-    """Return the name of an image without its ending and its last part, such as _dwi.nii.gz."""
-    return name.removesuffix(".gz").removesuffix(".nii").rpartition("_")[0]
+    stem = scan.dwi.name.removesuffix(".gz").removesuffix(".nii").rpartition("_")[0]
+    of_folder = (part.split("-", 1) for part in scan.folder.split("/") if "-" in part)
+    return entities_of(stem) or dict(of_folder)
 
 
 def _unreadable(folder: Path, name: str, where: str, error: BadInput) -> Scan:

@@ -481,7 +481,7 @@ def test_status_lists_every_scan(raw, spoilt, tmp_path):
         (["nowhere", "{out}", "participant"], "nowhere: no such folder"),
         (["a.nii", "b.nii", "--bvals", "x", "--bvecs", "y", "--out", "{out}"], "one image at a time"),
         (["a.nii", "--bvals", "x", "--bvecs", "y", "--out", "{out}", "--strict"], "--strict goes with a"),
-        (["a.nii", "--bvals", "x"], "the following arguments are required: --bvecs, --out"),
+        (["a.nii", "--bvals", "x"], "the following arguments are required: --out"),
         (["{raw}", "{out}", "participant", "--group-size", "0"], "--group-size 0: is not between 1"),
         (["{raw}", "{out}", "participant", "--group-size", "2"], "--group-size 2: this job has 1 ranks"),
         (["{raw}", "{out}", "participant", "--participant-label", "9"], "no participant 9; there are 01, 02"),
