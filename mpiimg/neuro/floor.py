@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from mpiimg.engine.array import Array
+
 #: Of the noise level: a magnitude without signal is below this in one of nine cases, one with signal hardly.
 OF_SIGMA = 0.5
 
@@ -33,22 +35,29 @@ class Floor:
         They are shares of the largest signal in a voxel, and no signals.
     origin : str
         Where they come from, in words.
+    by_voxel : Array, optional
+        (z, y, x) float32, the noise level; the one level is then the share of it.
     """
 
     levels: np.ndarray
     is_relative: bool
     origin: str
+    by_voxel: Array | None = None
 
     @property
     def unit(self) -> str:
         """The unit of the levels."""
+        if self.by_voxel is not None:
+            return "share of the noise level in the voxel"
         return "share of the largest signal in the voxel" if self.is_relative else "image units"
 
     @property
     def said(self) -> dict[str, Any]:
         """What sidecars and provenance say of it."""
+        by_voxel = {"MinSignalBy": "voxel"} if self.is_relative or self.by_voxel is not None else {}
         return {
             **levels_said("MinSignal", self.levels),
+            **by_voxel,
             "MinSignalUnits": self.unit,
             "MinSignalSource": self.origin,
         }
@@ -57,7 +66,7 @@ class Floor:
         return f"{np.median(self.levels):.3g} {self.unit}, {self.origin}"
 
     def raise_signal(
-        self, signal: np.ndarray, first: int, voxels: Sequence[int]
+        self, signal: np.ndarray, first: int, voxels: Sequence[int], sigma: np.ndarray | None = None
     ) -> tuple[np.ndarray, float, np.ndarray]:
         """Raise small signals to the floor.
 
@@ -69,6 +78,8 @@ class Floor:
             The slice that they begin in.
         voxels : sequence of int
             How many there are in each slice from there on.
+        sigma : (n,) float array, optional
+            Their noise level, from `by_voxel`.
 
         Returns
         -------
@@ -80,10 +91,12 @@ class Floor:
         floored : (n,) int
             How many signals of each voxel lie below the floor.
         """
-        if self.levels.size == 1 and not self.is_relative:
+        if self.levels.size == 1 and not self.is_relative and sigma is None:
             level = float(self.levels[0, 0])
             return signal, level, np.count_nonzero(signal < level, axis=0)
-        if self.is_relative:
+        if sigma is not None:
+            levels = self.levels[0, 0] * sigma[None]
+        elif self.is_relative:
             levels = np.maximum(self.levels[0, 0] * signal.max(axis=0, keepdims=True), SMALLEST)
         elif self.levels.shape[1] == 1:
             levels = self.levels
@@ -107,6 +120,11 @@ def absolute(level: float) -> Floor:
 def of_noise(sigma: np.ndarray, origin: str) -> Floor:
     """Return the floor where the noise level (V or 1, nz or 1) is known."""
     return Floor(OF_SIGMA * np.asarray(sigma, float), False, f"half the noise level ({origin})")
+
+
+def of_map(sigma: Array, origin: str) -> Floor:
+    """Return the floor where the noise level (z, y, x) is known by voxel."""
+    return Floor(np.full((1, 1), OF_SIGMA), False, f"half the noise level ({origin})", sigma)
 
 
 def of_sidecar(fields: Mapping[str, Any], volumes: Sequence[int]) -> Floor | None:

@@ -93,6 +93,12 @@ def test_other_words_are_refused(given):
         FitParameters(**given)
 
 
+@pytest.mark.parametrize("given", ["auto", "piesno", "-3", "level"])
+def test_a_noise_level_that_is_none_is_refused(given):
+    with pytest.raises(BadInput, match="give"):
+        FitParameters(fit_sigma=given)
+
+
 # --- Floor ------------------------------------------------------------------------------------------------
 
 
@@ -136,6 +142,36 @@ def test_a_noise_level_that_is_given_sets_the_floor(subject, tmp_path):
     out, _ = fit(subject(), tmp_path / "out", "--fit-sigma", 30)
     assert (sidecar(out)["MinSignal"], sidecar(out)["MinSignalBy"]) == ([15], "image")
     assert sidecar(out)["MinSignalSource"] == "half the noise level (given)"
+
+
+def test_a_noise_level_by_voxel_sets_the_floor_of_each(subject, tmp_path):
+    one = subject()
+    data = np.asarray(one.image.dataobj)
+    sigma = np.random.default_rng(3).uniform(200, 1800, data.shape[:3]).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(sigma, np.eye(4)), tmp_path / "sigma.nii.gz")
+    out, _ = fit(one, tmp_path / "out", "--fit-sigma", tmp_path / "sigma.nii.gz")
+    raised = np.maximum(data, np.float32(0.5) * sigma[..., None])
+    assert sidecar(out)["MinSignalShare"] == (data < raised).mean()
+    assert (sidecar(out)["MinSignalBy"], sidecar(out)["MinSignal"]) == ("voxel", [0.5])
+    (tmp_path / "in").rename(tmp_path / "first")
+    higher = write_subject(tmp_path / "in", raised, np.eye(4), BVALS, BVECS, "dwi.nii")
+    expected, _ = fit(higher, tmp_path / "expected", "--min-signal", 1e-20)
+    for key in ("tensor", "fa", "s0"):
+        assert path(out, key).read_bytes() == path(expected, key).read_bytes()
+
+
+@pytest.mark.parametrize("where", [(), ("--inside-mask",)], ids=["whole-field", "inside-mask"])
+def test_a_map_given_to_the_chain_and_to_the_fit_alone_are_the_same(simulated, tmp_path, where):
+    sigma = np.random.default_rng(3).uniform(30, 60, simulated.data.shape[:3]).astype(np.float32)
+    level = tmp_path / "sigma.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(sigma, simulated.affine), level)
+    chain = ("--median-radius", 1, "--passes", 1, "--block-radius", 2, "--sigma", level, *where)
+    out = tool("mpiimg-neuro", simulated, tmp_path / "chain", *chain, ranks=2)
+    tables = ("--bvals", simulated.bvals, "--bvecs", simulated.bvecs, "--mask", path(out, "mask"))
+    words = (path(out, "denoised"), *tables, "--fit-sigma", level, "--out", tmp_path / "alone")
+    warm.run_tool("mpiimg-fit", *words, timeout=PATIENCE)
+    assert sidecar(out)["MinSignalSource"] == "half the noise level (map)"
+    assert path(out, "tensor").read_bytes() == path(tmp_path / "alone", "tensor").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
@@ -18,17 +18,16 @@ from mpiimg.engine.rates import RateSample, chunk_sample
 from mpiimg.engine.stage import Compute, Stages
 from mpiimg.engine.step import Inspection, Output, Step
 from mpiimg.errors import BadInput
-from mpiimg.neuro import floor, plausible
+from mpiimg.neuro import floor, noise, plausible
 from mpiimg.neuro.floor import Floor
 from mpiimg.neuro.gradients import MAX_B, TENSOR_B_LIMIT, Gradients, bvec_to_scanner, unit_vectors
 from mpiimg.neuro.images import finite, value_bytes
 from mpiimg.neuro.maps import COUNT, MAPS, PAPERS, ROWS, describe_map, draw, write_map
 from mpiimg.neuro.nifti import Image
+from mpiimg.neuro.noise import SIGMA_LIMITS
+from mpiimg.neuro.noise_map import map_level
 from mpiimg.neuro.samples import image_of
-from mpiimg.neuro.subject import Maps, Subject, gradients_of, mask_of
-
-#: Noise levels that a user may give, in image units.
-SIGMA_LIMITS = (1e-12, 1e12)
+from mpiimg.neuro.subject import Maps, Noise, Subject, gradients_of, mask_of
 
 #: Methods of ours; the others are dipy's.
 LINEAR = ("iwls", "wls", "ols")
@@ -70,11 +69,13 @@ class FitParameters:
         limits=(floor.SMALLEST, 1e30),
         metavar="SIGNAL",
     )
-    fit_sigma: float | None = parameter(
+    fit_sigma: str | None = parameter(
         None,
-        "The noise level that --min-signal auto goes by (default: that of the denoising before).",
+        "The noise level that --min-signal auto goes by: a number, or the NIfTI of a map (default: that of "
+        "the denoising before).",
         unit="image units",
         limits=SIGMA_LIMITS,
+        metavar="SIGMA",
     )
     frame: str = parameter(
         "bvec",
@@ -100,22 +101,32 @@ class FitParameters:
         ):
             if text not in words and number_in(text) is None:
                 raise BadInput(f"{flag} {text}: give {', '.join(words)} or a number")
+        level = self.noise_level
+        if isinstance(level, str):
+            raise BadInput(
+                f"--fit-sigma {level}: give a positive number, or the NIfTI of a map (.nii, .nii.gz)"
+            )
 
-    def floor_of(self, subject: Subject, volumes: tuple[int, ...]) -> Floor:
-        """Return the floor of the fit of some volumes."""
-        if self.min_signal != "auto":
-            return floor.absolute(float(self.min_signal))
-        if self.fit_sigma is not None:
-            return floor.of_noise([[self.fit_sigma]], "given")
-        if subject.denoised is not None:
-            noise = subject.denoised.noise
-            sigma = np.full((1, 1), noise.level) if noise.sigma is None else noise.sigma
-            sigma = sigma if len(sigma) == 1 else sigma[list(volumes)]
-            return floor.of_noise(sigma, noise.method)
-        if subject.result is not None:  # of a function, which may have scaled the image
-            return floor.of_largest()
-        originals = [subject.volumes[v] for v in volumes]
-        return floor.of_sidecar(subject.inherited, originals) or floor.of_largest()
+    @property
+    def noise_level(self) -> float | Path | str | None:
+        """The noise level that was given, or the path of its map."""
+        return None if self.fit_sigma is None else noise.parse(self.fit_sigma)
+
+
+def floor_of(subject: Subject, p: FitParameters, volumes: tuple[int, ...], level: Noise | None) -> Floor:
+    """Return the floor of the fit of some volumes, with the noise level that the chain or the user knows."""
+    if p.min_signal != "auto":
+        return floor.absolute(float(p.min_signal))
+    if level is not None and level.by_voxel is not None:
+        return floor.of_map(level.by_voxel, level.method)
+    if level is not None:
+        return floor.of_noise(
+            level.sigma if len(level.sigma) == 1 else level.sigma[list(volumes)], level.method
+        )
+    if subject.result is not None:  # of a function, which may have scaled the image
+        return floor.of_largest()
+    originals = [subject.volumes[v] for v in volumes]
+    return floor.of_sidecar(subject.inherited, originals) or floor.of_largest()
 
 
 def fitted_volumes(gradients: Gradients, b_max: str) -> tuple[int, ...]:
@@ -140,7 +151,7 @@ def _determines_tensor(gradients: Gradients) -> bool:
 
 
 def inspect(subject: Subject, p: FitParameters) -> Inspection:
-    """Check that there are a mask and gradients, and that the volumes determine a tensor.
+    """Check that there are a mask and gradients, and that the volumes determine a tensor; look at a map.
 
     Raises
     ------
@@ -156,6 +167,7 @@ def inspect(subject: Subject, p: FitParameters) -> Inspection:
             f"{gradients.path}: the {len(volumes)} volumes{limit} do not determine a tensor: "
             "at least six directions and one other b-value are needed; raise --b-max or give more volumes"
         )
+    sigma_image = noise.inspect(subject, p.noise_level, STEP.name) if p.min_signal == "auto" else None
     highest, left_out = max(gradients.bvals[v] for v in volumes), len(gradients.bvals) - len(volumes)
     if p.b_max == "auto" and left_out:
         text = (
@@ -163,24 +175,33 @@ def inspect(subject: Subject, p: FitParameters) -> Inspection:
             f"{TENSOR_B_LIMIT:g} s/mm^2, are left out of the fit, since a tensor does not describe them; "
             "--b-max none takes all"
         )
-        return Inspection(warnings=(text,))
+        return Inspection(sigma_image, warnings=(text,))
     if p.b_max in ("auto", "none") and round(highest, -2) > TENSOR_B_LIMIT:
         text = (
             f"{gradients.path}: b-values up to {highest:g} s/mm^2 enter the tensor fit; "
             f"--b-max {TENSOR_B_LIMIT:g} keeps to those that a tensor describes"
         )
-        return Inspection(warnings=(text,))
-    return Inspection()
+        return Inspection(sigma_image, warnings=(text,))
+    return Inspection(sigma_image)
 
 
-def stages(subject: Subject, p: FitParameters, data: Any) -> Stages[Subject]:
+def stages(subject: Subject, p: FitParameters, sigma_image: Image | None) -> Stages[Subject]:
     """Yield the fit, to the voxels in the mask where only these are there, else to those that it selects."""
     mask, gradients = subject.mask, gradients_of(subject)
     volumes = fitted_volumes(gradients, p.b_max)
-    least = p.floor_of(subject, volumes)
+    level = None if subject.denoised is None else subject.denoised.noise
+    if sigma_image is not None:
+        level = yield from map_level(subject.image, sigma_image, mask)
+    elif p.fit_sigma is not None:
+        level = Noise(np.full((1, 1), p.noise_level), "given", p.noise_level)
+    least = floor_of(subject, p, volumes, level)
     source = subject.dwi if subject.packed is None else subject.packed
     part = Part(source) if len(volumes) == source.shape[0] else Rows(source, volumes)
-    reads = (part,) if subject.packed is not None else (part, Part(mask.array))
+    reads = (part,)
+    if subject.packed is None or least.by_voxel is not None:
+        reads += (Part(mask.array),)
+    if least.by_voxel is not None:
+        reads += (Part(least.by_voxel),)
     voxels = Array("maps", "cn", (COUNT, mask.voxels), "float32", mask.packing)
     fitting = fit(subject.image, reads, voxels, gradients, volumes, least, p)
     yield fitting
@@ -206,7 +227,8 @@ def fit(
     image : Image
         Whose values are read.
     reads : tuple of Need
-        The voxels in the mask (V, n) alone, or the dwi (V, z, y, x) and the mask; just `volumes` of them.
+        The voxels in the mask (V, n), or the dwi (V, z, y, x), just `volumes` of them; where these are not
+        enough the mask; and the noise level, where the floor goes by it voxel by voxel.
     voxels : Array
         (c, n) float32, the maps with their packing; written.
     gradients : Gradients
@@ -225,15 +247,18 @@ def fit(
     depth = image.shape[-3]
     grid = ChunkGrid("z", (depth,), (blocks_along(depth, MAX_FIT_SLABS),))
     counts = np.diff(voxels.packing.offsets)
+    packed = reads[0].array.packing is not None
 
-    def work(chunk, block, mask_block=None):
-        signal = block if mask_block is None else finite(image.scaled(block[:, mask_block != 0]))
+    def work(chunk, block, mask_block=None, sigma_block=None):
+        inside = None if mask_block is None else mask_block != 0
+        signal = block if packed else finite(image.scaled(block[:, inside]))
         if not signal.shape[1]:
             return (np.empty((COUNT, 0), np.float32),)
         if signal.dtype != np.float32:
             signal = signal.astype(np.float64)
         ((first, end),) = chunk.box
-        raised, min_signal, floored = least.raise_signal(signal, first, counts[first:end])
+        sigma = None if sigma_block is None else sigma_block[inside]
+        raised, min_signal, floored = least.raise_signal(signal, first, counts[first:end], sigma)
         if p.method in LINEAR:
             tensors = _linear(raised, design, min_signal, p.method)
         else:
@@ -260,7 +285,7 @@ def fit(
             "rotation": rotation.tolist(),
         },
         weights=tuple(int(counts[a:b].sum()) for ((a, b),) in map(grid.bounds, range(len(grid)))),
-        scratch=_scratch(image, len(volumes), max(counts), p.method, packed=len(reads) == 1),
+        scratch=_scratch(image, len(volumes), max(counts), p.method, packed),
         # Drawing the maps of a voxel takes as long as fitting so many volumes.
         cost=(f"fit-{p.method}", float(voxels.shape[1]) * (len(volumes) + MAPS_AS_VOLUMES)),
     )
