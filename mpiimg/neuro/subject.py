@@ -15,6 +15,7 @@ from mpiimg.engine.inputs import said_of_file
 from mpiimg.engine.stage import Stages
 from mpiimg.engine.step import Argument, Source, State
 from mpiimg.errors import BadInput
+from mpiimg.neuro.continuity import Verdict
 from mpiimg.neuro.floor import Figures, Floor
 from mpiimg.neuro.gradients import Gradients
 from mpiimg.neuro.images import brought_in, count_nonfinite, unpack
@@ -146,6 +147,8 @@ class Subject(State):
         What was found of the volumes, and which of them were left out.
     maps : Maps, optional
         What the last fit made.
+    gradcheck : Verdict, optional
+        What the last check of the gradient table came to.
     mask_image : Image, optional
         The file of a mask that the user gave.
     gradient_files : mapping of str to bytes
@@ -170,6 +173,7 @@ class Subject(State):
     denoised: Denoised | None = None
     quality: VolumeQuality | None = None
     maps: Maps | None = None
+    gradcheck: Verdict | None = None
     mask_image: Image | None = None
     gradient_files: Mapping[str, bytes] = field(default_factory=dict)
     unsettled: Unsettled = SETTLED

@@ -26,6 +26,7 @@ TOOLS = {
     "mpiimg-mask": ("s/mm^2", "voxels", "Otsu 1979", "default 4"),
     "mpiimg-volumes": ("s/mm^2", "dropout", "doi:10.1016/j.neuroimage.2019.116131", "default: none"),
     "mpiimg-denoise": ("image units", "voxels", "doi:10.1109/TMI.2007.906087", "Koay", "default 5"),
+    "mpiimg-gradcheck": ("s/mm^2", "doi:10.1016/j.mri.2018.09.025", "volumes of these shells"),
     "mpiimg-fit": ("s/mm^2", "image units", "doi:10.1006/jmrb.1994.1037", "default iwls"),
     "mpiimg-simulate": ("image units", "default 72x72x60", "voxels along x, y and z"),
 }
