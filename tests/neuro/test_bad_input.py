@@ -83,6 +83,14 @@ class Case:
         self.options += ["--mask", self.image(np.asarray(data, np.uint8), affine, "brain.nii.gz")]
 
 
+class Beside(Subject):
+    """A subject whose tables are found beside its image."""
+
+    @property
+    def arguments(self) -> list:
+        return [self.dwi]
+
+
 CASES = Cases()
 case = CASES.case
 
@@ -314,6 +322,13 @@ def mask_that_is_flipped(it):
 @case("dwi.bval", "git-annex", "datalad get")
 def bvals_that_are_a_pointer(it):
     it.subject.bvals.write_text("/annex/objects/MD5E-s123--0f0e.bval\n")
+
+
+@case("dwi.bvec", "git-annex", "datalad get")
+def bvecs_that_are_a_link_of_annex_beside_the_image(it):
+    it.subject.bvecs.unlink()
+    it.subject.bvecs.symlink_to("../.git/annex/objects/Xk/9q/MD5E-s12--ab.bvec/MD5E-s12--ab.bvec")
+    it.subject = Beside(*vars(it.subject).values())
 
 
 @case("in: ", "is a folder", "such as dwi.nii.gz")

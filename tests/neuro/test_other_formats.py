@@ -14,7 +14,7 @@ from mpiimg.engine.boxes import box_slices
 from mpiimg.engine.needs import Chunk
 from mpiimg.errors import BadInput
 from mpiimg.neuro.images import lay_out
-from mpiimg.neuro.nifti import Voxels, open_image, same_space
+from mpiimg.neuro.nifti import Voxels, open_image, output_header, same_space
 
 AFFINE = nibabel.affines.from_matvec(
     nibabel.eulerangles.euler2mat(0.1, -0.2, 0.05) @ np.diag([-2.0, 2, 3]), [9, -8, -4]
@@ -129,6 +129,15 @@ def test_images_of_freesurfer_and_in_two_files(ending, source, tmp_path):
     )
 
 
+def test_an_axis_that_is_too_long_for_nifti_1_makes_results_of_nifti_2(tmp_path):
+    header = "mrtrix image\ndim: 40000,2,2\nvox: 2,2,2\nlayout: +0,+1,+2\ndatatype: UInt8\nfile: . 200\nEND\n"
+    (tmp_path / "x.mif").write_bytes(header.encode().ljust(200, b"\0") + bytes(160000))
+    image = open_image(tmp_path / "x.mif", 3)
+    result = nibabel.Nifti2Header(output_header(image, 3, "float32", "")[:540])
+    assert result.get_data_shape() == (40000, 2, 2, 3)
+    np.testing.assert_allclose(result.get_best_affine(), image.affine)
+
+
 def test_an_array_without_a_place_in_space_is_refused(tmp_path):
     np.save(tmp_path / "x.npy", VALUES)
     with pytest.raises(BadInput, match=r"x\.npy: this image does not say where its voxels lie in space"):
@@ -166,4 +175,9 @@ def test_mask_and_maps_of_a_mif_are_those_of_its_nifti(tmp_path):
     mask = tmp_path / "mask.mif"
     mrconvert(out / "dwi_desc-brain_mask.nii.gz", mask, "-datatype", "bit")
     given = tool("mpiimg-fit", Subject(mif, *tables), tmp_path / "d", "--mask", mask)
+    # The gradients of its header stand for tables.
+    alone = (tmp_path / "alone").with_suffix(".mif")
+    alone.write_bytes(mif.read_bytes())
+    warm.run_tool("mpiimg-fit", alone, "--mask", mask, "--out", tmp_path / "e")
     assert read(given, "fa").any()
+    np.testing.assert_allclose(read(tmp_path / "e", "fa"), read(given, "fa"), atol=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import math
 import os
 import subprocess
@@ -13,6 +14,8 @@ import nibabel
 import numpy as np
 import pytest
 from nibabel.fileholders import FileHolder
+from support import warm
+from support.subjects import write_subject
 
 from mpiimg.errors import BadInput
 from mpiimg.formats import gz, registry
@@ -266,6 +269,37 @@ def test_a_header_is_made_whole_with_a_word_and_so_are_those_of_all_results(
     said = [record.getMessage() for record in caplog.records if record.name == "mpiimg"]
     # To the primitives a length is what it is, in whatever unit.
     assert said == [f"warning: {text}" for text in image.words if "lengths are in" not in text]
+
+
+@pytest.mark.tool
+def test_a_run_on_a_broken_header_says_so_and_all_its_results_are_whole(tmp_path):
+    """A negative pixdim once cost all the work; an empty sform gave colours of NaN."""
+    rng = np.random.default_rng(0)
+    bvals = np.array([0.0, *[1000.0] * 8])
+    bvecs = rng.normal(size=(9, 3))
+    bvecs = np.where(bvals[:, None] > 0, bvecs / np.linalg.norm(bvecs, axis=1)[:, None], 0)
+    data = rng.normal(500, 20, (10, 9, 6, 9)) * np.exp(-7e-4 * bvals)
+    subject = write_subject(tmp_path / "in", data.astype(np.int16), RIGID, bvals, bvecs, name="dwi.nii")
+    image = nibabel.load(subject.dwi, mmap=False)
+    image.set_qform(RIGID, 1)
+    raw = spoilt(image.to_bytes(), pixdim_1=-2, sform_code=1, **EMPTY)
+    subject.dwi.write_bytes(raw)
+    mask = tmp_path / "mask.nii"
+    nibabel.save(nibabel.Nifti1Image(np.ones(data.shape[:3], np.uint8), RIGID), mask)
+    out = tmp_path / "out"
+    done = warm.run_tool("mpiimg-neuro", *subject.arguments, "--mask", mask, "--sigma", 20, "--out", out)
+    said = ("the sform in the header (code 1) is empty: the qform is taken", "taken as positive, as nibabel")
+    warnings = json.loads((out / "run.json").read_text())["warnings"]
+    for words in said:
+        assert f"{subject.dwi}: " in done.stderr and words in done.stderr
+        assert any(words in text for text in warnings)
+    results = sorted(out.glob("*.nii.gz"))
+    assert len(results) > 5
+    for path in results:
+        whole = tmp_path / "whole.nii"
+        whole.write_bytes(gzip.decompress(path.read_bytes()))
+        assert_whole(whole, RIGID)
+        assert np.isfinite(nibabel.load(whole).dataobj).all()
 
 
 @pytest.mark.needs_mrtrix

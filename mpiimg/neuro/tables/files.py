@@ -110,15 +110,20 @@ def find_tables(image: Image, paths: Mapping[str, Any], needed: bool = False) ->
     if image.dw_scheme:
         return TableFiles(scheme=image.dw_scheme, image=image.path)
     for pair in _pairs(image.path):
-        if all(path.is_file() for path in pair):
+        if all(_is_there(path) for path in pair):
             return TableFiles(*pair)
     grad = image.path.with_name(bare_name(image.path) + GRAD_ENDING)
-    if grad.is_file():
+    if _is_there(grad):
         return TableFiles(grad=grad)
     if needed:
         for name in PAIR:
             _beside(image.path, name)
     return None
+
+
+def _is_there(path: Path) -> bool:
+    """Say whether there is a file; so is a link that leads nowhere, and reading says what it is."""
+    return path.is_file() or path.is_symlink()
 
 
 def _pairs(path: Path) -> list[tuple[Path, Path]]:
@@ -141,7 +146,7 @@ def _beside(path: Path, name: str) -> Path:
         There is none.
     """
     candidates = [pair[PAIR.index(name)] for pair in _pairs(path)]
-    there = next((one for one in candidates if one.is_file()), None)
+    there = next((one for one in candidates if _is_there(one)), None)
     if there is None:
         raise BadInput(
             f"{path}: gradients are needed and {candidates[0].name} is not beside it; give --{name}, or "
