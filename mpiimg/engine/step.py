@@ -309,10 +309,13 @@ class Preset:
         What it stands for, in some words.
     values : mapping
         By the names of parameters, of whichever steps have them.
+    without : tuple of str
+        Steps that pipelines by name leave out.
     """
 
     summary: str
     values: Mapping[str, Any]
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

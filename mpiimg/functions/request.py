@@ -156,7 +156,11 @@ def _one_step(values: Mapping[str, Any], files: Sequence[str]) -> Request:
     """Read DOMAIN:NAME, a step or a pipeline, with its parameters by --param."""
     domain_name, _, word = files[0].partition(":")
     domain = plugins.domain(domain_name)
-    names = domain.pipelines[word].steps if word in domain.pipelines else (word,)
+    names = (word,)
+    if word in domain.pipelines:
+        recipe = values.get(presets.NAME)
+        left_out = presets.preset_of(domain, recipe, "--recipe").without if recipe else ()
+        names = tuple(name for name in domain.pipelines[word].steps if name not in left_out)
     stages = _Stages(files[0], Path(), domain_name)
     params = read_params(values["param"] or ())
     tables = []

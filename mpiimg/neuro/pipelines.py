@@ -28,6 +28,7 @@ DOMAIN = Domain(
                 "b_max": "none",
                 "min_signal": "0.0001",
             },
+            without=("volumes",),
         )
     },
     baseline=110 << 20,

@@ -146,13 +146,35 @@ class StepsTool:
     def chain(self, values: Values) -> compose.Chain:
         """Return the chain with the parameters that `values` say."""
         links = []
-        for step in self.steps:
+        for step in self._chosen(values):
             parameters = compose.filled(step.parameters, values)
             if self.to_file is not None:
                 parameters = self.to_file(parameters, Path(values["out"]).name)
             links.append(compose.Link(step, parameters, step.name))
         recipe = presets.said(self.domain.presets, values)
         return compose.make_chain(self.domain, links, values, self.name, recipe)
+
+    def _chosen(self, values: Values) -> tuple[Step, ...]:
+        """Return the steps without those of a pipeline that the recipe leaves out.
+
+        Raises
+        ------
+        BadInput
+            An option that was given is for one of these.
+        """
+        preset = self.domain.presets.get(values.get(presets.NAME) or "")
+        if preset is None or len(self.steps) == 1:
+            return self.steps
+        chosen = tuple(step for step in self.steps if step.name not in preset.without)
+        used = {one.name for step in chosen for one in parameters_of(step.parameters)}
+        for step in self.steps:
+            for one in parameters_of(step.parameters):
+                if step not in chosen and one.name not in used and values.get(one.name) != one.default:
+                    recipe = values[presets.NAME]
+                    raise BadInput(
+                        f"{one.flag} is of the step {step.name}, which the recipe {recipe} leaves out"
+                    )
+        return chosen
 
     def inspect(self, values: Values) -> compose.Inspected:
         """Read headers, on one rank."""

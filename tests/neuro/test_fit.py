@@ -316,6 +316,20 @@ def test_the_plan_names_the_recipe_and_another_one_is_refused(subject, tmp_path)
     assert "recipe other: no such recipe of neuro; there are study" in done.stderr
 
 
+def test_the_recipe_leaves_steps_of_the_pipeline_out(simulated, tmp_path):
+    """And says so of options that are for these alone."""
+    words = (*simulated.arguments, "--recipe", "study", "--out", tmp_path / "out")
+    done = warm.run_tool("mpiimg-neuro", *words, "--plan=json")
+    stages = [one["stage"] for one in json.loads(done.stdout)["stages"]]
+    assert "fit.plausible" in stages
+    assert not any(name.startswith("volumes.") for name in stages)
+    by_name = warm.run_tool("mpiimg-run", "neuro:neuro", *words, "--plan=json")
+    assert [one["stage"] for one in json.loads(by_name.stdout)["stages"]] == stages
+    done = warm.run_tool("mpiimg-neuro", *words, "--exclude", "empty", check=False)
+    assert done.returncode == 2
+    assert "--exclude is of the step volumes, which the recipe study leaves out" in done.stderr
+
+
 def test_a_switch_of_the_recipe_can_be_switched_off(simulated, tmp_path):
     words = ("--recipe", "study", "--sigma", 40, "--median-radius", 1, "--passes", 1)
     inside = tool("mpiimg-neuro", simulated, tmp_path / "inside", *words)
