@@ -184,5 +184,5 @@ STEP = Step(
     stages=stages,
     outputs=(Output("quality", documents=describe_volumes),),
     kernels=("mpiimg.neuro.kernels.prediction:precompile",),
-    rates={"volumes": (1.3e-8, "mpiimg.neuro.steps.volumes:sample_volumes")},
+    rates={"volumes": (1.5e-8, "mpiimg.neuro.steps.volumes:sample_volumes")},
 )
