@@ -24,6 +24,7 @@ setup(
     license="BSD-3-Clause",
     python_requires=">=3.11",
     packages=find_packages(include=["mpiimg", "mpiimg.*"]),
+    package_data={"mpiimg.astro": ["instruments/*.toml"]},
     scripts=sorted(str(p.relative_to(here)) for p in (here / "bin").glob("mpiimg-*")),
     install_requires=[
         "astropy>=6",

@@ -76,58 +76,100 @@ class ExposureOptions:
     strict: bool = parameter(
         False, "One exposure that cannot be used ends the run, instead of being left out."
     )
+    instrument: tuple[str, ...] | None = parameter(
+        None,
+        "Exposures are of this instrument, one of the package by its name; or files (TOML) say what further "
+        "instruments call things. May be given more than once. By default headers say which it is.",
+        type=str,
+        metavar="NAME|FILE",
+        repeated=True,
+    )
     zero_point: str | None = parameter(
         None,
-        "The magnitude of one count; by default card MAGZERO.",
+        "The magnitude of one count; by default the card of the instrument (MAGZERO), or its unit.",
         unit="magnitudes",
         metavar="CARD|NUMBER",
         limits=(-100, 100),
     )
     gain: str | None = parameter(
         None,
-        "Electrons per count; by default card GAIN, or GAINA and GAINB.",
+        "Electrons per count; by default the card of the instrument (GAIN, or GAINA and GAINB).",
         metavar="CARD|NUMBER",
         limits=(1e-6, 1e6),
     )
     read_noise: str | None = parameter(
         None,
-        "The read noise; by default card RDNOISE, or RDNOISEA and RDNOISEB.",
+        "The read noise; by default the card of the instrument (RDNOISE, or RDNOISEA and RDNOISEB).",
         unit="electrons",
         metavar="CARD|NUMBER",
         limits=(0, 1e6),
     )
     saturate: str | None = parameter(
         None,
-        "Pixels are saturated from this level on; by default card SATURATE.",
+        "Pixels are saturated from this level on; by default the card of the instrument (SATURATE).",
         unit="counts",
         metavar="CARD|NUMBER",
         limits=(1e-6, 1e12),
     )
     filter: str | None = parameter(
-        None, "The filter; by default the first word of card FILTER.", metavar="CARD|=NAME"
+        None,
+        "The filter; by default what the card of the instrument says (FILTER). Filters of different names "
+        "are never combined.",
+        metavar="CARD|=NAME",
     )
     visit: str | None = parameter(
-        None, "The visit; by default card EXPID, VISIT or EXPNUM, else DATE-OBS.", metavar="CARD|=NAME"
+        None,
+        "The visit; by default the card of the instrument (EXPID, VISIT or EXPNUM, else DATE-OBS), and where "
+        "two exposures share it, the first card in which they differ.",
+        metavar="CARD|=NAME",
     )
     sensor: str | None = parameter(
-        None, "The sensor; by default card CCDNUM, DETPOS, CCDNAME, CCD or DETSER.", metavar="CARD|=NAME"
+        None,
+        "The sensor; by default the card of the instrument (CCDNUM, DETPOS, CCDNAME, CCD or DETSER).",
+        metavar="CARD|=NAME",
     )
-    zero_point_per: str = parameter(
-        "exposure",
-        "The zero point holds for counts of the whole exposure, or for counts per second.",
+    zero_point_per: str | None = parameter(
+        None,
+        "The zero point holds for counts of the whole exposure, or for counts per second; by default as the "
+        "instrument has it, mostly the exposure.",
         choices=("exposure", "second"),
+    )
+    bad_bits: str | None = parameter(
+        None,
+        "These bits of a mask make a pixel bad, and no other: their values with commas between, as 1,2,1024; "
+        "with ~ before them all but these; none for no bit. By default the instrument says what bits mean.",
+        metavar="BITS",
+    )
+    weight_file: str | None = parameter(
+        None,
+        "Weights lie beside each image in a file of this name, with {stem} for the name of the image, as "
+        "{stem}.weight.fits.",
+        metavar="PATTERN",
+    )
+    weight_file_is: str = parameter(
+        "weight",
+        "Files of weights hold inverse variances in any scale (weight), variances, or standard deviations "
+        "(error).",
+        choices=("weight", "variance", "error"),
+    )
+    mask_file: str | None = parameter(
+        None,
+        "Masks lie beside each image in a file of this name, as --weight-file has it.",
+        metavar="PATTERN",
     )
     decam_mask: str = parameter(
         "auto",
-        "The mask of a DECam triplet (ood) holds codes or bits; auto goes by card PLVER.",
+        "The mask of a triplet (ood) holds codes or bits; auto goes by the instrument, and by card PLVER.",
         choices=("auto", "codes", "bits"),
     )
+    no_checksums: bool = parameter(False, "Checksums in headers are not looked at.")
 
     @property
     def read_options(self) -> ReadOptions:
         """Where the facts about exposures are found."""
         names = (field.name for field in dataclasses.fields(ReadOptions))
-        return ReadOptions(**{name: getattr(self, name) for name in names})
+        settings = {name: getattr(self, name) for name in names}
+        return ReadOptions(**settings | {"instrument": tuple(self.instrument or ())})
 
 
 # --- Exposures --------------------------------------------------------------------------------------------
@@ -193,11 +235,22 @@ def _inspect_exposures(
         usable=(True,) * len(exposures),
         sources=_identities(exposures),
         files=tuple(path for ref in exposures for path in ref.paths),
-        warnings=tuple(f"left out: {reason}" for _, reason in rejected),
+        warnings=(*(f"left out: {reason}" for _, reason in rejected), *_notes(exposures)),
         left_out=dict(rejected),
         faults=(*faults, *(Fault(name, "layout", reason) for name, reason in rejected[len(faults) :])),
         nbytes=layout.nbytes,
     )
+
+
+def _notes(exposures: Sequence[ExposureRef]) -> tuple[str, ...]:
+    """Return what is said of exposures that can be used, a line for each thing."""
+    first: dict[str, Path] = {}
+    counts = Counter(note for ref in exposures for note in ref.notes)
+    for ref in exposures:
+        for note in ref.notes:
+            first.setdefault(note, ref.image.path)
+    more = {note: f", and so of {count - 1} more" if count > 1 else "" for note, count in counts.items()}
+    return tuple(f"{path}: {note}{more[note]}" for note, path in first.items())
 
 
 def _identities(exposures: Sequence[ExposureRef]) -> dict[str, Any]:

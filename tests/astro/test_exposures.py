@@ -31,7 +31,8 @@ from mpiimg.astro.exposure_files import exposure_names
 from mpiimg.astro.fits import exposure as reading
 from mpiimg.astro.fits.exposure import read_exposure
 from mpiimg.astro.fits.headers import ReadOptions
-from mpiimg.astro.fits.maskplanes import DECAM_BITS, DECAM_CODES, MASK_PLANES, bits
+from mpiimg.astro.fits.instruments import known_instruments
+from mpiimg.astro.fits.maskplanes import MASK_PLANES, bits
 from mpiimg.astro.fits.search import find_exposures
 from mpiimg.astro.sky.wcs import parse_wcs
 from mpiimg.errors import BadInput
@@ -237,7 +238,7 @@ def test_options_name_cards_or_give_values(tmp_path):
     )
     (ref,) = find_exposures([path], options)
     assert (ref.gain, ref.readnoise, ref.magzero) == (2.5, 5.0, 25.0)
-    assert (ref.band, ref.visit, ref.sensor) == ("g", "3", "N1")
+    assert (ref.band, ref.visit, ref.sensor) == ("g wide", "3", "N1")
     assert find_exposures([path], ReadOptions(filter="=z"))[0].band == "z"
     refused("no card XGAIN, which --gain names", path, options=ReadOptions(gain="XGAIN"))
     with pytest.raises(BadInput, match="--zero-point-per"):
@@ -282,9 +283,9 @@ def test_lists_of_files(tmp_path, monkeypatch):
 def test_files_of_one_name_whose_headers_tell_no_visit_are_two_exposures(tmp_path):
     nowhere = {"EXPNUM": None, "CCDNUM": None, "DATE-OBS": None}
     paths = [tmp_path / night / "img.fits" for night in ("night1", "night2")]
-    for path in paths:
+    for seed, path in enumerate(paths):
         path.parent.mkdir()
-        single(path, **nowhere)
+        single(path, image=pixels(seed)[0], **nowhere)
     assert [ref.visit for ref in find_exposures(paths)] == list(map(str, paths))
     assert [ref.visit for ref in find_exposures(paths[:1])] == ["img"]
     (tmp_path / "link").symlink_to(paths[0].parent)
@@ -336,7 +337,8 @@ def test_coordinates_are_astropys(tmp_path, projection):
 @pytest.mark.parametrize("codes", [True, False], ids=["codes", "bits"])
 def test_decam_triplets(tmp_path, codes):
     """A mask with every code, or every bit; any of the three files stands for all."""
-    table = DECAM_CODES if codes else DECAM_BITS
+    (decam, *_) = known_instruments(("decam",))
+    table = decam.codes if codes else decam.bits
     mask = np.zeros(SHAPE, np.int32)
     for place, value in enumerate(table, 1):
         mask[place, place] = value

@@ -9,7 +9,8 @@ import pytest
 from astropy.io import fits
 
 from mpiimg.astro.fits import maskplanes
-from mpiimg.astro.fits.maskplanes import DECAM_CODES, MASK_PLANES, bits
+from mpiimg.astro.fits.instruments import known_instruments
+from mpiimg.astro.fits.maskplanes import MASK_PLANES, bits
 
 
 def test_plane_numbers_are_those_of_lsst():
@@ -84,14 +85,16 @@ def test_sign_bit_of_a_mask():
     ],
 )
 def test_which_decam_versions_have_codes(version, codes):
-    assert maskplanes.decam_has_codes(version) == codes
+    (decam, *_) = known_instruments(("decam",))
+    assert (maskplanes.version_of(version) >= decam.codes_since) == codes
 
 
 def test_decam_codes_and_bits():
+    (decam, *_) = known_instruments(("decam",))
     codes = np.array([[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [-1, 500, -5, 0, 0]], np.int16)
-    plane = {code: bits(name) for code, name in DECAM_CODES.items()} | {0: 0}
+    plane = {code: bits(name) for code, name in decam.codes.items()} | {0: 0}
     expected = [[plane.get(code, bits("SUSPECT")) for code in row] for row in codes.tolist()]
-    assert maskplanes.from_decam(codes, codes=True).tolist() == expected
+    assert maskplanes.from_codes(codes, decam.codes, decam.unlisted).tolist() == expected
     both = np.array([0, 1, 2, 4, 16, 64, 128, 256, 512, 1 + 16, 2 + 64, 8], np.int32)
     names = [
         (),
@@ -108,7 +111,7 @@ def test_decam_codes_and_bits():
         "SUSPECT",
     ]
     expected = [bits(*([name] if isinstance(name, str) else name)) for name in names]
-    assert maskplanes.from_decam(both, codes=False).tolist() == expected
+    assert maskplanes.from_bits(both, decam.bits, decam.unlisted).tolist() == expected
 
 
 def test_true_is_no_bit_number():

@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.wcs import WCS
 from support import headers
@@ -212,3 +213,73 @@ def test_unusable_headers_are_one_clear_line(header, message):
         read_wcs(header, "night.fits[3]")
     line = str(caught.value)
     assert line.startswith("night.fits[3]: ") and "\n" not in line and len(line) < 160
+
+
+def _header(ctypes, crvals, **cards):
+    header = fits.Header()
+    for axis, (kind, value) in enumerate(zip(ctypes, crvals, strict=True), 1):
+        header[f"CTYPE{axis}"], header[f"CRVAL{axis}"] = kind, value
+        header[f"CRPIX{axis}"], header[f"CUNIT{axis}"] = 50.0, "deg"
+    header["CD1_1"], header["CD1_2"], header["CD2_1"], header["CD2_2"] = -7e-5, 1e-6, 1e-6, 7e-5
+    header.update(cards)
+    return header
+
+
+RADEC = ("RA---TAN", "DEC--TAN")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        _header(RADEC, (150.0, 2.0), RADESYS="FK4", EQUINOX=1950.0),
+        _header(RADEC, (150.0, 2.0), EPOCH=1950.0),
+        _header(RADEC, (150.0, 2.0), EQUINOX=1975.0),
+        _header(RADEC, (150.0, 2.0), RADESYS="FK5", EQUINOX=1990.0),
+        _header(RADEC, (150.0, 2.0), RADESYS="FK5", EQUINOX=2000.0),
+        _header(("GLON-TAN", "GLAT-TAN"), (236.0, 42.0)),
+        _header(("DEC--TAN", "RA---TAN"), (2.0, 150.0)),
+        _header(("GLAT-TAN", "GLON-TAN"), (42.0, 236.0)),
+    ],
+)
+def test_other_frames_are_converted_as_astropy_does(header):
+    x, y = np.random.default_rng(0).uniform(0, 100, (2, 50))
+    wcs = read_wcs(header, "a.fits")
+    ra, dec = to_sky(wcs, x, y)
+    truth = WCS(header).pixel_to_world(x, y).icrs
+    assert SkyCoord(ra, dec, unit="deg").separation(truth).mas.max() < 1e-3
+    back = to_pixels(wcs, ra, dec)
+    assert np.abs(np.array(back) - (x, y)).max() < 1e-4
+    # All of a frame in any other's coordinates has a place in a tract's, or it would be left out in silence.
+    tract = read_wcs(_header(RADEC, (ra[0], dec[0]), RADESYS="ICRS"), "tract")
+    assert np.isfinite(source_grid(wcs, tract, ((0, 30), (0, 30)), 8).x).all()
+
+
+def test_ecliptic_longitudes():
+    """At longitude 90 the ecliptic is as far north as its obliquity, 23.439 degrees."""
+    wcs = read_wcs(_header(("ELON-TAN", "ELAT-TAN"), (90.0, 0.0)), "a.fits")
+    ra, dec = to_sky(wcs, np.array([49.0]), np.array([49.0]))
+    assert ra[0] == pytest.approx(90.0, abs=1e-4) and dec[0] == pytest.approx(23.4393, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        (_header(("TLON-TAN", "TLAT-TAN"), (150.0, 2.0)), "CTYPE says longitudes of the kind TLON"),
+        (_header(RADEC, (150.0, 2.0), RADESYS="GAPPT"), "RADESYS is GAPPT"),
+    ],
+)
+def test_a_frame_that_cannot_be_converted_is_refused(header, said):
+    with pytest.raises(BadInput, match=said):
+        read_wcs(header, "a.fits")
+
+
+def test_old_matrices_turn_the_frame():
+    """PC001001 and the like, as AIPS wrote them."""
+    header = _header(RADEC, (150.0, 2.0))
+    for card in ("CD1_1", "CD1_2", "CD2_1", "CD2_2"):
+        del header[card]
+    header["CDELT1"], header["CDELT2"] = -7e-5, 7e-5
+    turned = {"PC001001": 0.8, "PC001002": -0.6, "PC002001": 0.6, "PC002002": 0.8}
+    header.update(turned)
+    expected = np.diag([-7e-5, 7e-5]) @ [[0.8, -0.6], [0.6, 0.8]]
+    np.testing.assert_allclose(read_wcs(header, "a.fits").pixel_scale_matrix, expected, atol=1e-12)

@@ -22,6 +22,9 @@ _SAMPLE = 1 << 16
 #: Counts and their variance beyond which a pixel holds no data: sums of squares leave the range of float32.
 MAX_COUNT, MAX_VARIANCE = 1e15, 1e30
 
+#: Share of pixels that a mask whose bits have no known meaning may take away.
+MAX_UNKNOWN = 0.05
+
 #: Pixels with any of these hold no signal.
 _USELESS = maskplanes.bits("BAD", "SAT", "NO_DATA")
 
@@ -41,10 +44,17 @@ class ExposureRef:
     variance_is : str
         "variance", "error" (its root), "weight" (its inverse), or "model".
     mask_is : str
-        "planes" (by name, see `planes`), "codes" or "bits" (DECam), "any" (what is not zero is bad), or
-        "none".
+        "planes" (by name, see `planes`), "codes" or "bits" (by value, see `meanings`), "any" (what is not
+        zero is bad), or "none".
     planes : tuple of (str, int)
         (name, bit number) of the planes of the mask.
+    meanings : tuple of (int, str)
+        The plane of ours that each bit or code of the mask stands for, "" for none.
+    unlisted : str
+        That of all other bits and codes.
+    scale : float
+        What pixels are multiplied by when they are read: they are in nanojansky then, where the file has
+        them per solid angle. All facts here are those of pixels that have been.
     shape : (int, int)
         Rows and columns.
     band, visit, sensor : str
@@ -69,6 +79,12 @@ class ExposureRef:
         What tools of ours have done to it already, lines of HISTORY.
     identity : tuple of (int, int, int)
         (size, mtime_ns, CRC32 of the headers used) of each file, which enters the provenance.
+    verify : bool
+        Whether the DATASUM of its planes is looked at when they are read.
+    distinguish : tuple of (str, str)
+        Cards, and what they say, by which two exposures that share a visit are told apart.
+    notes : tuple of str
+        What is said of it though it can be used.
     """
 
     name: str
@@ -93,6 +109,12 @@ class ExposureRef:
     wcs: str
     history: tuple[str, ...]
     identity: tuple[tuple[int, int, int], ...]
+    meanings: tuple[tuple[int, str], ...] = ()
+    unlisted: str = "SUSPECT"
+    scale: float = 1.0
+    verify: bool = True
+    distinguish: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -136,7 +158,7 @@ def _natural(text: str) -> tuple:
     return (0, int(text), text) if text.isdecimal() else (1, 0, text)
 
 
-def read_exposure(ref: ExposureRef, verify: bool = True) -> Exposure:
+def read_exposure(ref: ExposureRef) -> Exposure:
     """Read the pixels of an exposure.
 
     NaN, infinity and numbers beyond MAX_COUNT or MAX_VARIANCE, a variance or
@@ -148,26 +170,25 @@ def read_exposure(ref: ExposureRef, verify: bool = True) -> Exposure:
     A single image has the variance max(image, 0) / gain + (readnoise / gain)^2,
     and its pixels from SATURATE on are SAT.
 
-    Parameters
-    ----------
-    verify : bool
-        Check DATASUM and CHECKSUM where the headers have them.
-
     Raises
     ------
     BadInput
         A file has gone, is truncated or corrupt, fails its checksum, or holds no pixel that can be used.
     """
     with np.errstate(all="ignore"):
-        image = read_pixels(ref.image, ref.shape, verify).astype(np.float32, copy=False)
-    mask = _our_mask(ref, image, verify)
+        image = read_pixels(ref.image, ref.shape, ref.verify).astype(np.float32, copy=False)
+    mask = _our_mask(ref, image)
+    if ref.scale != 1:
+        image *= np.float32(ref.scale)
     if ref.variance is None:
         with np.errstate(all="ignore"):
             variance = np.maximum(image, np.float32(0))
             variance /= np.float32(ref.gain)
             variance += np.float32((ref.readnoise / ref.gain) ** 2)
     else:
-        variance = _our_variance(read_pixels(ref.variance, ref.shape, verify), ref.variance_is)
+        variance = _our_variance(read_pixels(ref.variance, ref.shape, ref.verify), ref.variance_is)
+        if ref.scale != 1:
+            variance *= np.float32(ref.scale * ref.scale)
     # No number compares as true.
     empty = ~((np.abs(image) <= MAX_COUNT) & (variance > 0) & (variance <= MAX_VARIANCE))
     if empty.any():
@@ -196,22 +217,45 @@ def _our_variance(values: np.ndarray, convention: str) -> np.ndarray:
         return np.multiply(values, np.abs(values), out=values)
 
 
-def _our_mask(ref: ExposureRef, image: np.ndarray, verify: bool) -> np.ndarray:
+def _our_mask(ref: ExposureRef, image: np.ndarray) -> np.ndarray:
     """Return the mask of an exposure with our bits, int32."""
     if ref.mask is None:
         mask = np.zeros(ref.shape, np.int32)
         if ref.saturate is not None:
             mask[image >= np.float32(ref.saturate)] = maskplanes.bits("SAT")
         return mask
-    values = read_pixels(ref.mask, ref.shape, verify)
+    values = read_pixels(ref.mask, ref.shape, ref.verify)
     if values.dtype.kind not in "iu":
         # IRAF writes masks as floats at times; a NaN is no good pixel.
         values = np.where(np.isfinite(values), values, 1).astype(np.int64)
     if ref.mask_is == "planes":
         return maskplanes.remap(values, dict(ref.planes))
     if ref.mask_is == "any":
+        _refuse_unknown(ref, values, np.isfinite(image))
         return maskplanes.any_bad(values)
-    return maskplanes.from_decam(values, codes=ref.mask_is == "codes")
+    turn = maskplanes.from_codes if ref.mask_is == "codes" else maskplanes.from_bits
+    return turn(values, dict(ref.meanings), ref.unlisted)
+
+
+def _refuse_unknown(ref: ExposureRef, values: np.ndarray, has_data: np.ndarray) -> None:
+    """Refuse a mask of unknown meaning that would take much of the image away: most of it may well be good.
+
+    Raises
+    ------
+    BadInput
+        It would take more than MAX_UNKNOWN of the pixels with data.
+    """
+    share = np.count_nonzero((values != 0) & has_data) / max(np.count_nonzero(has_data), 1)
+    if share <= MAX_UNKNOWN:
+        return
+    counts = ", ".join(
+        f"{bit}: {100 * n / values.size:.2g} %" for bit, n in maskplanes.count_bits(values).items()
+    )
+    raise BadInput(
+        f"{ref.mask.path}: {100 * share:.0f} % of the pixels have a bit in the mask, and no instrument says "
+        f"what the bits mean ({counts}): name those that make a pixel bad with --bad-bits, or give "
+        "--instrument"
+    )
 
 
 def _typical(values: np.ndarray, useful: np.ndarray) -> np.float32:

@@ -6,13 +6,13 @@ import contextlib
 import datetime
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
+from mpiimg.astro.fits.instruments import Instrument, find_instrument, is_like, known_instruments
+from mpiimg.astro.fits.units import PixelUnit, pixel_unit
 from mpiimg.errors import BadInput
-
-#: Cards that name the sensor, first come first served; then the extension's name.
-SENSOR_CARDS = ("CCDNUM", "DETPOS", "CCDNAME", "CCD", "DETSER")
 
 #: Cards that are kept for outputs and messages, where they are there.
 CARDS = (
@@ -39,61 +39,153 @@ LIMITS = {
 #: Likewise of numbers that are of use, but not needed: days, and seconds.
 MAX_MJD, MAX_EXPTIME = 1e6, 1e9
 
+#: Magnitude (AB) of a jansky.
+AB_JANSKY = 8.90
+
+#: The band of exposures whose headers say none.
+NO_FILTER = "unknown"
+
 #: A setting: None for the usual cards, the name of a card, a number, or text behind "=".
 Setting = str | float | None
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Where the facts about exposures are found, if not in the usual cards.
+    """Where the facts about exposures are found, if not in the cards of their instrument.
 
     Each setting is the name of a card, or the value itself: a number, or text behind "=" ("=r").
 
     Parameters
     ----------
+    instrument : tuple of str
+        Files of instruments that are asked before those of the package, or the name of one of these that
+        all exposures are of.
     zero_point : str or float, optional
-        Zero point in magnitudes; card MAGZERO.
-    zero_point_per : str
+        Magnitude of one unit of the pixels as they are in the file.
+    zero_point_per : str, optional
         "exposure": the zero point holds for the pixels as they are; "second": for counts per second, so that
-        2.5 log10(EXPTIME) is added unless BUNIT says that the pixels are per second.
+        2.5 log10(EXPTIME) is added unless BUNIT says that the pixels are per second. By default as the
+        instrument has it.
     gain : str or float, optional
-        Electrons per ADU; GAIN, or the mean of GAINA and GAINB.
+        Electrons per unit of the pixels as they are in the file.
     read_noise : str or float, optional
-        Electrons; RDNOISE, or the mean of RDNOISEA and RDNOISEB.
+        Electrons.
     saturate : str or float, optional
-        Level from which pixels are saturated, in the image's unit; SATURATE.
-    filter : str or float, optional
-        Name of the filter; first word of FILTER.
-    visit : str or float, optional
-        EXPID, VISIT or EXPNUM, else DATE-OBS, else each file is its own.
-    sensor : str or float, optional
-        CCDNUM, DETPOS, CCDNAME, CCD or DETSER, else the extension's name, else the file's.
+        Level from which pixels are saturated, in the image's unit.
+    filter, visit, sensor : str or float, optional
+        Without a visit each file is its own; without a sensor the extension's name stands for it, or the
+        file's.
+    bad_bits : str, optional
+        Bits, by their values, that make a pixel of a mask bad, and no other bit does: "1,2,1024"; with "~"
+        before them all bits but these do; "none" stands for no bit.
+    weight_file, mask_file : str, optional
+        Where weights and masks lie beside an image of their own, as "{stem}.weight.fits".
+    weight_file_is : str
+        "weight" (inverse variance, in any scale), "variance" or "error".
     decam_mask : str
-        What `ood` holds: "codes", "bits", or "auto" for what PLVER says.
+        What masks of triplets hold: "codes", "bits", or "auto" for what the instrument says.
+    no_checksums : bool
+        Sums in headers are not looked at.
     """
 
+    instrument: tuple[str, ...] = ()
     zero_point: Setting = None
-    zero_point_per: str = "exposure"
+    zero_point_per: str | None = None
     gain: Setting = None
     read_noise: Setting = None
     saturate: Setting = None
     filter: Setting = None
     visit: Setting = None
     sensor: Setting = None
+    bad_bits: str | None = None
+    weight_file: str | None = None
+    weight_file_is: str = "weight"
+    mask_file: str | None = None
     decam_mask: str = "auto"
+    no_checksums: bool = False
 
     def __post_init__(self):
-        if self.zero_point_per not in ("exposure", "second"):
+        if self.zero_point_per not in (None, "exposure", "second"):
             raise BadInput(f"--zero-point-per is exposure or second, not {self.zero_point_per}")
         if self.decam_mask not in ("auto", "codes", "bits"):
             raise BadInput(f"--decam-mask is auto, codes or bits, not {self.decam_mask}")
+        if self.weight_file_is not in ("weight", "variance", "error"):
+            raise BadInput(f"--weight-file-is is weight, variance or error, not {self.weight_file_is}")
+        for flag, pattern in (("--weight-file", self.weight_file), ("--mask-file", self.mask_file)):
+            if pattern is not None and "{stem}" not in pattern:
+                raise BadInput(
+                    f"{flag} {pattern}: must have {{stem}} in it, in whose place the name of the image "
+                    "comes, as {stem}.weight.fits"
+                )
+        if self.bad_bits is not None:
+            chosen_bits(self.bad_bits)
+
+    @property
+    def instruments(self) -> tuple[Instrument, ...]:
+        """The instruments that exposures may be of."""
+        return known_instruments(tuple(self.instrument))
 
 
+def chosen_bits(text: str) -> tuple[int, bool]:
+    """Return the bits that a user has listed, and whether they are the good ones.
+
+    Raises
+    ------
+    BadInput
+        It is no list of values of bits.
+    """
+    listed = text.strip().removeprefix("~")
+    words = [] if listed.strip().lower() == "none" else re.split(r"\s*[,+\s]\s*", listed.strip())
+    values = [int(word) if re.fullmatch(r"\d{1,10}", word) else 0 for word in words]
+    if not all(0 < value < 1 << 32 for value in values):
+        raise BadInput(
+            f"--bad-bits {text}: give values of bits with commas between them, as 1,2,1024; ~1,2 for all but "
+            "these, or none"
+        )
+    total = 0
+    for value in values:
+        total |= value
+    return total, text.strip().startswith("~")
+
+
+@dataclass
 class HeaderReader:
-    """Looks up what an exposure's header says, then the primary header, as the options have it."""
+    """Looks up what an exposure's header says, then the primary header, as instrument and options have it.
 
-    def __init__(self, where: str, header, primary, options: ReadOptions):
-        self.where, self.header, self.primary, self.options = where, header, primary, options
+    Parameters
+    ----------
+    where : str
+        The exposure, for messages.
+    header, primary : astropy.io.fits.Header
+    options : ReadOptions
+    notes : list of str
+        What is said of the exposure though it can be used.
+    """
+
+    where: str
+    header: Any
+    primary: Any
+    options: ReadOptions
+    notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def instrument(self) -> Instrument:
+        """The instrument that the headers are of."""
+        return find_instrument(self.card, self.options.instruments)
+
+    @cached_property
+    def unit(self) -> PixelUnit:
+        """What a count of the image is."""
+        values = [self.card(one) for group in self.instrument.cards["unit"] for one in group]
+        text = next((str(value) for value in values if value is not None), None)
+        if text is None:
+            text = str(self.instrument.values.get("unit", ""))
+        unit = pixel_unit(text)
+        if text.strip() and not unit.known:
+            self.notes.append(
+                f"the unit {text.strip()} is not known: its pixels are taken as counts of the whole exposure"
+            )
+        return unit
 
     def card(self, keyword: str):
         """Return the value of a card, or None: absent, without a value, or empty."""
@@ -115,26 +207,24 @@ class HeaderReader:
         if text.startswith("="):
             return text[1:], flag
         with contextlib.suppress(ValueError):
-            return float(text) if option in ("zero_point", "gain", "read_noise", "saturate") else int(
-                text
-            ), flag
+            return float(text) if option in LIMITS else int(text), flag
         value = self.card(text)
         if value is None:
             raise BadInput(f"{self.where}: has no card {text}, which {flag} names")
         return value, text
 
-    def number(self, option: str, card: str, pair: bool = False) -> float | None:
-        """Return a number: the option's, the card's, or the mean of its A and B; None without any."""
+    def number(self, option: str) -> float | None:
+        """Return a number: the option's, a card's, the mean of several, or the instrument's; None without."""
         setting = self.setting(option)
-        if setting is None and self.card(card) is not None:
-            setting = self.card(card), card
         if setting is not None:
             return self.checked(*setting, option)
-        halves = [self.card(card + amplifier) for amplifier in "AB"] if pair else []
-        if not halves or None in halves:
-            return None
-        values = [self.checked(half, card + "A/B", option) for half in halves]
-        return sum(values) / len(values)
+        for cards in self.instrument.cards[option]:
+            found = [self.card(card) for card in cards]
+            if None not in found:
+                values = [self.checked(value, "/".join(cards), option) for value in found]
+                return sum(values) / len(values)
+        value = self.instrument.values.get(option)
+        return None if value is None else self.checked(value, self.instrument.name, option)
 
     def checked(self, value, name: str, option: str) -> float:
         """Return `value` as a finite number that makes sense for what `option` stands for."""
@@ -156,13 +246,27 @@ class HeaderReader:
             )
         return number
 
-    def text(self, option: str, cards: Sequence[str]) -> str | None:
-        """Return text: the option's, or of the first card that is there; None without any."""
+    def text(self, option: str, joint: str = "-") -> str | None:
+        """Return text: the option's, of a card, or of several with `joint` between them; None without any."""
         setting = self.setting(option)
         if setting is not None:
             return str(setting[0]).strip()
-        value = next((self.card(card) for card in cards if self.card(card) is not None), None)
-        return None if value is None else str(value).strip()
+        for cards in self.instrument.cards[option]:
+            found = [str(self.card(card)).strip() for card in cards if self.card(card) is not None]
+            if option == "filter":
+                found = [one for one in found if not is_like(one, self.instrument.no_filter)]
+            if found:
+                return joint.join(found)
+        return None
+
+    def band(self) -> str:
+        """Return the name of the filter: all that its card says, unless the instrument knows better."""
+        words = (self.text("filter", "+") or "").split()
+        if self.options.filter is None and self.instrument.filter_words:
+            words = words[: self.instrument.filter_words]
+        if not words:
+            self.notes.append(f"no card says its filter: it counts as {NO_FILTER}; give --filter")
+        return " ".join(words) or NO_FILTER
 
     def optional(self, card: str, limit: float) -> float | None:
         """Return a number that is of use but not needed, or None where it makes no sense."""
@@ -171,6 +275,19 @@ class HeaderReader:
         except (TypeError, ValueError, OverflowError):
             return None
         return value if abs(value) <= limit else None
+
+    def exposure_time(self) -> float | None:
+        """Return the seconds of exposure, or None where no card says any."""
+        cards = [card for group in self.instrument.cards["exposure_time"] for card in group]
+        values = [self.optional(card, MAX_EXPTIME) for card in cards]
+        return next((value for value in values if value is not None and value > 0), None)
+
+    def hst_zero_point(self) -> float | None:
+        """Return the magnitude (AB) of a count per second, from the calibration of HST's pipelines."""
+        flux, pivot = self.optional("PHOTFLAM", 1.0), self.optional("PHOTPLAM", 1e6)
+        if not (flux and pivot and flux > 0 and pivot > 0):
+            return None
+        return -2.5 * math.log10(flux) - 5 * math.log10(pivot) - 2.408
 
     def mjd(self) -> float | None:
         """Return the start of the exposure: MJD-OBS, MJD, or from DATE-OBS."""
@@ -184,38 +301,35 @@ class HeaderReader:
         return (start.replace(tzinfo=None) - datetime.datetime(1858, 11, 17)) / datetime.timedelta(days=1)
 
 
-def _unit(facts: HeaderReader) -> tuple[bool, bool]:
-    """Say whether the image is in electrons, and whether it is per second."""
-    unit = str(facts.card("BUNIT") or "").strip().lower()
-    electrons = re.match(r"e(?![a-df-z])|e-|electron", unit) is not None
-    return electrons, re.search(r"/\s*s|\bs(\*\*|\^)?\(?-1", unit) is not None
-
-
 def noise_facts(facts: HeaderReader, needed: bool) -> tuple[float | None, float | None, float | None]:
     """Return electrons per unit of the image, read noise in electrons, and seconds of exposure."""
-    electrons, per_second = _unit(facts)
-    gain = 1.0 if electrons else facts.number("gain", "GAIN", pair=True)
-    readnoise = facts.number("read_noise", "RDNOISE", pair=True)
-    exptime = facts.optional("EXPTIME", MAX_EXPTIME)
-    if exptime is not None and exptime <= 0:
-        exptime = None
-    if per_second and gain is not None:
+    unit = facts.unit
+    gain = 1.0 if unit.kind == "electrons" else facts.number("gain")
+    readnoise = facts.number("read_noise")
+    exptime = facts.exposure_time()
+    if unit.per_second and gain is not None:
         if exptime is None and needed:
             raise BadInput(f"{facts.where}: BUNIT says per second, but no EXPTIME says how many")
         gain = None if exptime is None else gain * exptime
-    for value, what, flag in ((gain, "gain (GAIN", "gain"), (readnoise, "read noise (RDNOISE", "read-noise")):
+    for value, what in ((gain, "gain"), (readnoise, "read noise")):
         if value is None and needed:
+            cards = facts.instrument.cards[what.replace(" ", "_")]
             raise BadInput(
-                f"{facts.where}: no {what}, or its A and B), which a single image needs for its variance; "
-                f"give --{flag}, or variance and mask planes"
+                f"{facts.where}: no {what} ({', '.join('/'.join(group) for group in cards)}), which a single "
+                f"image needs for its variance; give --{what.replace(' ', '-')}, or a variance plane"
             )
     return gain, readnoise, exptime
 
 
 def zero_point(facts: HeaderReader, exptime: float | None) -> float | None:
-    """Return the magnitude of one unit of the image."""
-    magzero = facts.number("zero_point", "MAGZERO")
-    if magzero is None or facts.options.zero_point_per == "exposure" or _unit(facts)[1]:
+    """Return the magnitude (AB) of one unit of the image as it is in the file; None where nothing says it."""
+    magzero, is_rate = facts.number("zero_point"), False
+    if magzero is None and facts.unit.kind == "flux" and not facts.unit.per_steradian:
+        return AB_JANSKY - 2.5 * math.log10(facts.unit.jansky)
+    if magzero is None:
+        magzero, is_rate = facts.hst_zero_point(), True
+    per = "second" if is_rate else facts.options.zero_point_per or facts.instrument.zero_point_per
+    if magzero is None or per == "exposure" or facts.unit.per_second:
         return magzero
     if exptime is None:
         raise BadInput(

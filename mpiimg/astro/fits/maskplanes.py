@@ -45,37 +45,6 @@ IGNORED_PLANES = (
     "INJECTED_TEMPLATE",
 )
 
-#: DECam Community Pipeline from PLVER V3.5: a pixel of `ood` holds one integer code.
-#: 1 static bad pixel, 2 no value, 3 saturated, 4 bleed trail, 5 cosmic ray, 6 low weight,
-#: 7 differs between exposures, 8 long streak.
-DECAM_CODES = {
-    1: "BAD",
-    2: "NO_DATA",
-    3: "SAT",
-    4: "SAT",
-    5: "CR",
-    6: "SUSPECT",
-    7: "SUSPECT",
-    8: "SUSPECT",
-}
-
-#: Before V3.5: a pixel of `ood` holds bits (F. Valdes, NOAO PL201; 256 and 512 as legacypipe found them).
-#: 1 bad pixel, 2 saturated, 4 interpolated, 16 cosmic ray, 64 bleed trail, 128 differs between
-#: exposures, 256 and 512 edge.
-DECAM_BITS = {
-    1: "BAD",
-    2: "SAT",
-    4: "INTRP",
-    16: "CR",
-    64: "SAT",
-    128: "SUSPECT",
-    256: "EDGE",
-    512: "EDGE",
-}
-
-#: The first version of the DECam Community Pipeline whose masks hold codes.
-DECAM_CODES_SINCE = (3, 5)
-
 #: Masks are looked up in a table where their bits are no more than these.
 _TABLE_BITS = 16
 
@@ -154,43 +123,62 @@ def any_bad(mask: np.ndarray) -> np.ndarray:
     return np.multiply(mask != 0, bits("BAD"), dtype=np.int32)
 
 
-def decam_has_codes(version: str) -> bool:
-    """Say whether the DECam Community Pipeline of this PLVER writes codes (from V3.5), not bits.
+def version_of(text: str) -> tuple[int, int]:
+    """Return the version of a pipeline that a card says, as "V4.8.2a": (4, 8).
 
     Raises
     ------
     ValueError
-        There is no version number in `version`.
+        There is none in it.
     """
-    number = re.search(r"(\d+)\.(\d+)", version)
+    number = re.search(r"(\d+)\.(\d+)", text)
     if number is None:
-        raise ValueError(f"PLVER = {version!r} holds no version number")
-    return (int(number[1]), int(number[2])) >= DECAM_CODES_SINCE
+        raise ValueError(f"PLVER = {text!r} holds no version number")
+    return int(number[1]), int(number[2])
 
 
-def from_decam(mask: np.ndarray, codes: bool) -> np.ndarray:
-    """Turn a data-quality mask of the DECam Community Pipeline (`ood`) into one with our bits.
+def from_bits(mask: np.ndarray, planes: Mapping[int, str], unlisted: str) -> np.ndarray:
+    """Turn a mask whose bits are known by their values into one with ours.
 
     Parameters
     ----------
     mask : array of any integer type
-    codes : pixels hold codes (`DECAM_CODES`), else bits (`DECAM_BITS`); see `decam_has_codes`
+    planes : mapping of int to str
+        The plane of ours that each bit stands for; "" for those that say nothing against a pixel.
+    unlisted : str
+        Likewise, of all other bits.
 
     Returns
     -------
     array of int32, of the same shape
-        A code or bit that the pipeline does not document becomes SUSPECT.
     """
-    if not codes:
-        table = {value.bit_length() - 1: bits(name) for value, name in DECAM_BITS.items()}
-        return _translate(mask, table, unknown=bits("SUSPECT"))
-    table = np.full(max(DECAM_CODES) + 2, bits("SUSPECT"), np.int32)
+    table = {value.bit_length() - 1: bits(*filter(None, [name])) for value, name in planes.items()}
+    return _translate(mask, table, unknown=bits(*filter(None, [unlisted])))
+
+
+def from_codes(mask: np.ndarray, planes: Mapping[int, str], unlisted: str) -> np.ndarray:
+    """Turn a mask of one code per pixel, 0 for good ones, into one with our bits; as :func:`from_bits`."""
+    other = bits(*filter(None, [unlisted]))
+    table = np.full(max(planes, default=0) + 2, other, np.int32)
     table[0] = 0
-    for code, name in DECAM_CODES.items():
-        table[code] = bits(name)
+    for code, name in planes.items():
+        table[code] = bits(*filter(None, [name]))
     last = len(table) - 1
     # A negative code, too, is one that nobody documents.
     return table[np.where((mask < 0) | (mask > last), last, mask).astype(np.intp)]
+
+
+def count_bits(mask: np.ndarray) -> dict[int, int]:
+    """Return in how many pixels each bit of a mask is set, by its value, for those that are set anywhere."""
+    mask = np.asarray(mask)
+    used = int(np.bitwise_or.reduce(mask, axis=None)) if mask.size else 0
+    width = 8 * mask.dtype.itemsize
+    values = [1 << bit for bit in range(width) if used >> bit & 1]
+    return {
+        value: int(np.count_nonzero(mask & mask.dtype.type(value)))
+        for value in values
+        if value < 1 << (width - 1)
+    }
 
 
 def _translate(mask: np.ndarray, targets: Mapping[int, int], unknown: int) -> np.ndarray:

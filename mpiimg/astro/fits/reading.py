@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mpiimg.astro.fits.structure import SUMMED, Part, Promised, is_gzip, open_plain, parts_of
+from mpiimg.astro.fits.structure import Part, Promised, add_words, compression, open_plain, parts_of
 from mpiimg.engine.containment import ends_run
 from mpiimg.errors import BadInput
 
@@ -35,13 +35,17 @@ class Plane:
 
 @dataclass(frozen=True)
 class Extension:
-    """An image of a file: its place, header, EXTNAME in upper case, EXTVER and shape (ny, nx)."""
+    """An image of a file: its place, header, EXTNAME in upper case, EXTVER and shape (ny, nx).
+
+    `edited` says that its header was changed after its CHECKSUM was written.
+    """
 
     plane: Plane
     header: object
     name: str
     version: int
     shape: tuple[int, int]
+    edited: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def read_headers(path: Path) -> FitsFile:
     with _opened(path, parts[-1].end) as hdus:
         for number, hdu in enumerate(hdus):
             header = hdu.header
-            if isinstance(hdu, kinds) and header.get("NAXIS") == 2 and header["NAXIS1"] * header["NAXIS2"]:
+            if isinstance(hdu, kinds) and _is_plane(header):
                 images.append(
                     Extension(
                         Plane(path, number, parts[-1].end),
@@ -88,11 +92,18 @@ def read_headers(path: Path) -> FitsFile:
                         str(header.get("EXTNAME", "")).strip().upper(),
                         header.get("EXTVER", 1),
                         (int(header["NAXIS2"]), int(header["NAXIS1"])),
+                        number < len(parts) and parts[number].edited,
                     )
                 )
         primary = hdus[0].header
-    _verify_own_header(path, parts[0])
+    _refuse_edited(path, parts)
     return FitsFile(path, status.st_size, status.st_mtime_ns, primary, tuple(images), parts[-1].end)
+
+
+def _is_plane(header) -> bool:
+    """Say whether an image has two dimensions with pixels, and no more than one pixel in any other."""
+    lengths = [header.get(f"NAXIS{axis}", 0) for axis in range(1, header.get("NAXIS", 0) + 1)]
+    return len(lengths) >= 2 and lengths[0] * lengths[1] > 0 and all(length == 1 for length in lengths[2:])
 
 
 def refuse_scaling(extension: Extension) -> None:
@@ -117,7 +128,7 @@ def _opened(path: Path, end: int):
     with warnings.catch_warnings(record=True) as caught, contextlib.ExitStack() as stack:
         warnings.simplefilter("always")
         try:
-            whole = not is_gzip(path) and path.stat().st_size <= end
+            whole = compression(path) is None and path.stat().st_size <= end
             source = path if whole else stack.enter_context(Promised(path, end))
             with fits.open(source) as hdus:
                 len(hdus)  # reads all headers
@@ -153,6 +164,8 @@ def read_pixels(plane: Plane, shape: tuple[int, int], verify: bool) -> np.ndarra
             raise BadInput(f"{plane.path}: has changed since its headers were read, or is truncated")
         with np.errstate(all="ignore"):
             data = hdu.data
+        if data is not None and data.ndim > 2:
+            data = data.reshape(data.shape[-2:]) if data.size == data.shape[-1] * data.shape[-2] else data
         if data is None or data.shape != shape:
             raise BadInput(f"{plane.path}: has changed since its headers were read, or is truncated")
         if data.dtype.kind not in "biuf":
@@ -161,10 +174,12 @@ def read_pixels(plane: Plane, shape: tuple[int, int], verify: bool) -> np.ndarra
 
 
 def _verify_sums(plane: Plane, place: Mapping[str, int]) -> None:
-    """Check DATASUM and CHECKSUM of an extension against its bytes on disk.
+    """Check DATASUM of an extension against its bytes on disk, or CHECKSUM where there is no DATASUM.
 
     The sums are those of the FITS standard 4.0, appendix J, over the bytes as
-    they are: astropy's own check goes by the header as it writes it anew.
+    they are: astropy's own check goes by the header as it writes it anew. A
+    CHECKSUM that goes with the DATASUM is looked at when headers are read: many
+    programs change cards and leave old sums behind.
     """
     with open_plain(plane.path) as file:
         file.seek(place["hdrLoc"])
@@ -175,38 +190,29 @@ def _verify_sums(plane: Plane, place: Mapping[str, int]) -> None:
             return
         data_sum = 0
         for start in range(0, place["datSpan"], _PIECE):
-            data_sum = _add_words(data_sum, file.read(min(_PIECE, place["datSpan"] - start)))
-    if stated.get("DATASUM") and stated["DATASUM"] != str(data_sum):
+            data_sum = add_words(data_sum, file.read(min(_PIECE, place["datSpan"] - start)))
+    if stated.get("DATASUM"):
+        fails = "DATASUM" if stated["DATASUM"] != str(data_sum) else ""
+    else:
+        fails = "CHECKSUM" if add_words(data_sum, header) not in (0, 2**32 - 1) else ""
+    if fails:
         raise BadInput(
-            f"{plane.path}: extension {plane.hdu} fails its DATASUM: pixels are corrupt; copy it again"
-        )
-    if stated.get("CHECKSUM") and _add_words(data_sum, header) not in (0, 2**32 - 1):
-        raise BadInput(
-            f"{plane.path}: extension {plane.hdu} fails its CHECKSUM: its header is corrupt; copy it again"
+            f"{plane.path}: extension {plane.hdu} fails its {fails}: its pixels are corrupt, or were changed "
+            "by a program that left the old sum behind; copy it again, or give --no-checksums if you know "
+            "that they are right"
         )
 
 
-def _verify_own_header(path: Path, part: Part) -> None:
-    """Check the CHECKSUM of a primary header that mpiimg wrote: the cards that a tool leaves for the next.
+def _refuse_edited(path: Path, parts: tuple[Part, ...]) -> None:
+    """Refuse a header whose CHECKSUM mpiimg wrote, and which is another now.
 
     Where pixels lie, and what a count is worth, stand there alone. Headers of others, in which many programs
     change cards and leave old sums behind, are taken as they are.
     """
-    if part.end != part.data:
-        return  # with pixels, whose sums are those of a plane
-    with open_plain(path) as file:
-        header = file.read(part.data)
-    is_ours = re.search(rb"CHECKSUM= '[^']*' */ " + re.escape(SUMMED.encode()), header)
-    if is_ours and _add_words(0, header) not in (0, 2**32 - 1):
+    number = next((number for number, part in enumerate(parts) if part.ours and part.edited), None)
+    if number is not None:
+        which = "its primary header" if number == 0 else f"the header of extension {number}"
         raise BadInput(
-            f"{path}: its primary header fails the CHECKSUM that mpiimg wrote; copy it again, make it again, "
+            f"{path}: {which} fails the CHECKSUM that mpiimg wrote; copy it again, make it again, "
             "or, if you have changed it on purpose, write new sums (astropy: checksum=True)"
         )
-
-
-def _add_words(total: int, data: bytes) -> int:
-    """Add the big-endian words of 32 bits in `data` to a sum in ones' complement."""
-    total += int(np.frombuffer(data, ">u4").sum(dtype=np.uint64))
-    while total >> 32:
-        total = (total & 0xFFFFFFFF) + (total >> 32)
-    return total

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from mpiimg.astro.fits import maskplanes
 from mpiimg.astro.fits.exposure import ExposureRef, survey_order
-from mpiimg.astro.fits.headers import CARDS, SENSOR_CARDS, HeaderReader, ReadOptions, noise_facts, zero_point
+from mpiimg.astro.fits.headers import (
+    AB_JANSKY,
+    CARDS,
+    HeaderReader,
+    ReadOptions,
+    chosen_bits,
+    noise_facts,
+    zero_point,
+)
+from mpiimg.astro.fits.instruments import Instrument, known_instruments
 from mpiimg.astro.fits.reading import Extension, FitsFile, read_headers, refuse_scaling
+from mpiimg.astro.fits.twins import told_apart
 from mpiimg.astro.fits.writing import own_history
-from mpiimg.astro.sky.wcs import checked_text
+from mpiimg.astro.sky.wcs import checked_text, parse_wcs
 from mpiimg.engine.containment import Fault, ends_run, fault_of, place_of, refuse_systematic
 from mpiimg.engine.small_files import check_regular
 from mpiimg.errors import BadInput
@@ -28,8 +35,10 @@ ROLES = {
     "VARIANCE": "variance",
     "VAR": "variance",
     "ERR": "error",
+    "WHT": "weight",
     "MASK": "mask",
     "DQ": "mask",
+    "BPM": "mask",
 }
 
 #: Extensions that belong to an image without being one.
@@ -40,6 +49,9 @@ _TRIPLET = re.compile(r"(?<![A-Za-z0-9])oo[iwd](?![A-Za-z0-9])")
 
 #: Endings that one of a triplet's files may have where the others have another.
 _ENDINGS = (".fits", ".fits.fz", ".fits.gz", ".fz")
+
+#: Nanojansky in a jansky.
+NANO = 1e9
 
 
 def find_exposures(
@@ -83,7 +95,6 @@ def find_exposures(
     for first, members in groups:
         try:
             refs = _found(first, members, options)
-            _refuse_duplicates(exposures, refs)
         except Exception as error:
             if rejected is None or ends_run(error):
                 raise
@@ -93,7 +104,16 @@ def find_exposures(
     refuse_systematic(rejected or (), len(groups), "file")
     if not exposures and rejected is None:
         raise BadInput("no exposures: name at least one FITS file")
-    return sorted(_told_apart(exposures), key=survey_order)
+    apart, twins = told_apart(exposures)
+    for twin, first in twins:
+        error = BadInput(
+            f"{twin.image.path}: duplicate exposure: its pixels are those of {first.image.path}; leave one "
+            "out"
+        )
+        if rejected is None:
+            raise error
+        rejected.append(fault_of(error, str(twin.image.path), "headers"))
+    return sorted(apart, key=survey_order)
 
 
 def _found(first: Path, members: tuple[Path, ...], options: ReadOptions) -> list[ExposureRef]:
@@ -164,60 +184,53 @@ def _sibling(path: Path, letter: str) -> Path:
     return next((other for other in others if other.exists()), same)
 
 
-def _refuse_duplicates(exposures: Sequence[ExposureRef], new: Sequence[ExposureRef]) -> None:
-    firsts = {_measurement(ref): ref for ref in exposures}
-    for ref in new:
-        twin = firsts.setdefault(_measurement(ref), ref)
-        if twin is not ref:
-            raise BadInput(
-                f"{ref.image.path}: duplicate exposure: band {ref.band}, visit {ref.visit}, sensor "
-                f"{ref.sensor} is also {twin.image.path}; leave one out, or give --visit and --sensor"
-            )
-
-
-def _measurement(ref: ExposureRef) -> tuple[str, ...]:
-    """Return what two files of one measurement share."""
-    # Where the header tells no visit, the name of the file stands for it, which another night may have too.
-    by_name = ref.visit == _stem(ref.image.path)
-    return ref.band, ref.visit, ref.sensor, os.path.realpath(ref.image.path) if by_name else ""
-
-
-def _told_apart(exposures: Sequence[ExposureRef]) -> list[ExposureRef]:
-    """Return exposures of which no two have one visit: those that files of one name lend it have the path."""
-    counts = Counter((ref.band, ref.visit, ref.sensor) for ref in exposures)
-    return [
-        replace(ref, visit=str(ref.image.path)) if counts[ref.band, ref.visit, ref.sensor] > 1 else ref
-        for ref in exposures
-    ]
-
-
 def _find_in_file(path: Path, options: ReadOptions) -> list[ExposureRef]:
     """Find the exposures of a file that is no triplet's."""
     file = read_headers(path)
     groups = _planes_by_image(file)
     if not groups:
         raise BadInput(f"{path}: has no image: no extension holds two-dimensional pixels")
+    files = {"image": file, **_companions(path, options)}
     refs = []
-    for planes in groups:
+    for place, planes in enumerate(groups):
         image = planes["image"]
         where = f"{path}[{image.name or image.plane.hdu}]" if len(groups) > 1 else str(path)
-        missing = [role for role in ("variance", "mask") if role not in planes]
-        if len(missing) == 1:
-            raise BadInput(
-                f"{where}: has an image but no {missing[0]} plane; give all three, or the image alone"
-            )
-        mask_is, named = _mask_convention(planes.get("mask"), where)
+        owners = dict.fromkeys(planes, file)
+        for role in files.keys() - {"image"}:
+            planes[role], owners[role] = _same_sensor(files[role], image, place), files[role]
+            if role == "variance":
+                planes["variance_is"] = options.weight_file_is
+        roles = [role for role in ("image", "variance", "mask") if role in planes]
+        facts = HeaderReader(where, image.header, file.primary, options)
+        used = [(one, [planes[role] for role in roles if owners[role] is one]) for one in files.values()]
         refs.append(
             _exposure_ref(
-                HeaderReader(where, image.header, file.primary, options),
-                kind="single" if missing else "planes",
+                facts,
+                kind="planes" if len(roles) > 1 else "single",
                 planes=planes,
-                identity=(file.identity(image, planes.get("variance"), planes.get("mask")),),
-                conventions=(planes.get("variance_is", "model"), mask_is, named),
+                identity=tuple(one.identity(*extensions) for one, extensions in used),
+                variance_is=planes.get("variance_is", "model"),
+                mask=_mask_convention(planes.get("mask"), facts),
                 siblings=len(groups),
             )
         )
     return refs
+
+
+def _companions(path: Path, options: ReadOptions) -> dict[str, FitsFile]:
+    """Return the headers of weight and mask that lie in files of their own beside an image, by role."""
+    files = {}
+    for role, flag, pattern in (
+        ("variance", "--weight-file", options.weight_file),
+        ("mask", "--mask-file", options.mask_file),
+    ):
+        if pattern is None:
+            continue
+        beside = path.with_name(pattern.replace("{stem}", _stem(path)))
+        if not beside.is_file():
+            raise BadInput(f"{path}: {beside.name}, which {flag} names, is not beside it")
+        files[role] = read_headers(beside)
+    return files
 
 
 def _planes_by_image(file: FitsFile) -> list[dict]:
@@ -244,24 +257,61 @@ def _planes_by_image(file: FitsFile) -> list[dict]:
         for role, extension in members:
             near = image.plane.hdu < extension.plane.hdu < following
             if role != "image" and (extension.version == image.version if by_version else near):
-                group["variance" if role == "error" else role] = extension
+                group["mask" if role == "mask" else "variance"] = extension
                 if role != "mask":
                     group["variance_is"] = role
         groups.append(group)
     return groups
 
 
-def _mask_convention(mask: Extension | None, where: str) -> tuple[str, tuple]:
-    """Say what the bits of a mask mean: by its MP_ cards, else ours in a MASK, else unknown."""
+def _mask_convention(mask: Extension | None, facts: HeaderReader) -> dict:
+    """Say what the bits of a mask mean: by the user, its MP_ cards, its name MASK, or its instrument.
+
+    Returns fields of an ExposureRef.
+    """
     if mask is None:
-        return "none", ()
+        return {"mask_is": "none"}
     try:
         planes = maskplanes.planes_of(mask.header)
     except ValueError as error:
-        raise BadInput(f"{where}: the mask's header makes no sense: {error}") from None
+        raise BadInput(f"{facts.where}: the mask's header makes no sense: {error}") from None
+    instrument, chosen = facts.instrument, facts.options.bad_bits
+    if chosen is not None:
+        return _chosen(chosen, instrument)
     if planes or mask.name == "MASK":
-        return "planes", tuple((planes or maskplanes.MASK_PLANES).items())
-    return "any", ()
+        return {"mask_is": "planes", "planes": tuple((planes or maskplanes.MASK_PLANES).items())}
+    kind = _kind_of_mask(instrument, facts)
+    return _meaning(kind, instrument) if kind else {"mask_is": "any"}
+
+
+def _kind_of_mask(instrument: Instrument, facts: HeaderReader) -> str | None:
+    """Say whether masks of an instrument hold "codes" or "bits"; None where nobody knows."""
+    if instrument.codes_since is None:
+        return "codes" if instrument.codes else "bits" if instrument.bits else None
+    try:
+        version = maskplanes.version_of(str(facts.card("PLVER") or ""))
+    except ValueError:
+        return None
+    return "codes" if version >= instrument.codes_since else "bits"
+
+
+def _meaning(kind: str, instrument: Instrument) -> dict:
+    """Return what the bits or codes of an instrument's masks mean, as fields of an ExposureRef."""
+    meanings = instrument.codes if kind == "codes" else instrument.bits
+    return {"mask_is": kind, "meanings": tuple(meanings.items()), "unlisted": instrument.unlisted}
+
+
+def _chosen(text: str, instrument: Instrument) -> dict:
+    """Return what bits mean where the user says which are bad; SAT is what it is for the instrument."""
+    total, others = chosen_bits(text)
+    listed = [1 << bit for bit in range(32) if total >> bit & 1]
+    meanings = dict.fromkeys(listed, "" if others else "BAD")
+    saturated = {} if others else {bit: "SAT" for bit, plane in instrument.bits.items() if plane == "SAT"}
+    return {
+        "mask_is": "bits",
+        "meanings": tuple((saturated | meanings).items()),
+        "unlisted": "BAD" if others else "",
+    }
 
 
 def _find_triplet(members: tuple[Path, ...], options: ReadOptions) -> list[ExposureRef]:
@@ -273,10 +323,10 @@ def _find_triplet(members: tuple[Path, ...], options: ReadOptions) -> list[Expos
     image_file, weight_file, mask_file = files = [read_headers(path) for path in members]
     if not image_file.images:
         raise BadInput(f"{image_file.path}: has no image: no extension holds two-dimensional pixels")
-    mask_is = _decam_convention(mask_file, options)
     refs = []
     for place, image in enumerate(image_file.images):
         where = f"{image_file.path}[{image.name}]" if len(image_file.images) > 1 else str(image_file.path)
+        facts = HeaderReader(where, image.header, image_file.primary, options)
         planes = {
             "image": image,
             "variance": _same_sensor(weight_file, image, place),
@@ -284,13 +334,14 @@ def _find_triplet(members: tuple[Path, ...], options: ReadOptions) -> list[Expos
         }
         refs.append(
             _exposure_ref(
-                HeaderReader(where, image.header, image_file.primary, options),
+                facts,
                 kind="triplet",
                 planes=planes,
                 identity=tuple(
                     file.identity(plane) for file, plane in zip(files, planes.values(), strict=True)
                 ),
-                conventions=("weight", mask_is, ()),
+                variance_is="weight",
+                mask=_triplet_convention(mask_file, facts),
                 siblings=len(image_file.images),
             )
         )
@@ -310,64 +361,105 @@ def _same_sensor(file: FitsFile, image: Extension, place: int) -> Extension:
     return extensions[0]
 
 
-def _decam_convention(file: FitsFile, options: ReadOptions) -> str:
-    """Say what an `ood` holds: "codes" or "bits"."""
+def _triplet_convention(file: FitsFile, facts: HeaderReader) -> dict:
+    """Say what the mask of a triplet holds, codes or bits of its instrument, as fields of an ExposureRef."""
+    options = facts.options
+    # Triplets are of the Community Pipeline, whatever instrument their cards name: most are of DECam.
+    instrument = facts.instrument if facts.instrument.codes else known_instruments(("decam",))[0]
+    if options.bad_bits is not None:
+        return _chosen(options.bad_bits, instrument)
     if options.decam_mask != "auto":
-        return options.decam_mask
-    try:
-        return "codes" if maskplanes.decam_has_codes(str(file.primary.get("PLVER", ""))) else "bits"
-    except ValueError as error:
-        raise BadInput(f"{file.path}: {error}, so that its mask has no meaning; give --decam-mask") from None
+        return _meaning(options.decam_mask, instrument)
+    kind = _kind_of_mask(instrument, HeaderReader(facts.where, file.primary, file.primary, options))
+    if kind is None:
+        raise BadInput(
+            f"{file.path}: PLVER = {str(file.primary.get('PLVER', ''))!r} holds no version number, so that "
+            "its mask has no meaning; give --decam-mask"
+        )
+    return _meaning(kind, instrument)
 
 
-def _exposure_ref(facts, *, kind, planes, identity, conventions, siblings) -> ExposureRef:
-    """Put together what the headers of an exposure say, and check it."""
-    image, variance, mask = (planes.get(role) for role in ("image", "variance", "mask"))
-    for extension in (image, variance, mask):
+def _exposure_ref(facts: HeaderReader, *, kind, planes, identity, variance_is, mask, siblings) -> ExposureRef:
+    """Put together what the headers of an exposure say, and check it; `mask` says what its mask means."""
+    image, variance, dq = (planes.get(role) for role in ("image", "variance", "mask"))
+    for extension in (image, variance, dq):
         if extension is not None:
             refuse_scaling(extension)
-    for extension, role in ((variance, "variance"), (mask, "mask")):
+    for extension, role in ((variance, "variance"), (dq, "mask")):
         if extension is not None and extension.shape != image.shape:
             shapes = ("x".join(map(str, e.shape[::-1])) for e in (image, extension))
             raise BadInput(
                 f"{facts.where}: mixed shapes: the image is {next(shapes)} pixels, its {role} {next(shapes)}"
             )
-    variance_is, mask_is, named = conventions
+    if (
+        any(one is not None and one.edited for one in (image, variance, dq))
+        and not facts.options.no_checksums
+    ):
+        facts.notes.append("its header was changed after its CHECKSUM was written")
     path = image.plane.path
-    sensor = facts.text("sensor", SENSOR_CARDS)
+    sensor = facts.text("sensor")
     if sensor is None:
         own = image.name if image.name not in ROLES else str(image.version) if siblings > 1 else ""
         sensor = own or (f"{_stem(path)}-{image.plane.hdu}" if siblings > 1 else _stem(path))
     gain, readnoise, exptime = noise_facts(facts, needed=variance_is == "model")
+    wcs = _wcs(facts)
+    scale = _scale(facts, wcs)
+    saturate = facts.number("saturate")
+    marks = [card for group in facts.instrument.cards["distinguish"] for card in group]
     return ExposureRef(
         name=f"{_stem(path)}.{sensor}" if siblings > 1 else _stem(path),
         kind=kind,
         image=image.plane,
         variance=variance.plane if variance else None,
-        mask=mask.plane if mask else None,
+        mask=dq.plane if dq else None,
         variance_is=variance_is,
-        mask_is=mask_is,
-        planes=named,
+        **{"planes": (), **mask},
         shape=image.shape,
-        band=((facts.text("filter", ("FILTER",)) or "").split() or ["unknown"])[0],
-        visit=facts.text("visit", ("EXPID", "VISIT", "EXPNUM", "DATE-OBS")) or _stem(path),
+        band=facts.band(),
+        visit=facts.text("visit") or _stem(path),
         sensor=sensor,
-        gain=gain,
+        gain=None if gain is None else gain / scale,
         readnoise=readnoise,
-        saturate=facts.number("saturate", "SATURATE"),
-        magzero=zero_point(facts, exptime),
+        saturate=None if saturate is None else saturate * scale,
+        magzero=_magzero(zero_point(facts, exptime), scale),
         exptime=exptime,
         mjd=facts.mjd(),
         cards=tuple((card, facts.card(card)) for card in CARDS if facts.card(card) is not None),
-        wcs=_wcs(facts),
+        wcs=wcs,
         history=own_history(facts.primary),
         identity=identity,
+        scale=scale,
+        verify=not facts.options.no_checksums,
+        distinguish=tuple(
+            (card, str(facts.card(card)).strip()) for card in marks if facts.card(card) is not None
+        ),
+        notes=tuple(facts.notes),
     )
+
+
+def _scale(facts: HeaderReader, wcs: str) -> float:
+    """Return what makes nanojansky per pixel of what is per solid angle, by its area; 1 elsewhere."""
+    unit = facts.unit
+    if not unit.per_steradian:
+        return 1.0
+    area = facts.optional("PIXAR_SR", 1.0)
+    if area is None or area <= 0:
+        from astropy.wcs.utils import proj_plane_pixel_area
+
+        area = math.radians(1) ** 2 * float(proj_plane_pixel_area(parse_wcs(wcs).celestial))
+    return unit.jansky * NANO * area
+
+
+def _magzero(magzero: float | None, scale: float) -> float | None:
+    """Return the magnitude of one unit of pixels that are multiplied by `scale` when they are read."""
+    if magzero is not None:
+        return magzero if scale == 1 else magzero + 2.5 * math.log10(scale)
+    return None if scale == 1 else AB_JANSKY + 2.5 * math.log10(NANO)
 
 
 def _stem(path: Path) -> str:
     name = path.name
-    for ending in (".fz", ".gz", ".fits", ".fit"):
+    for ending in (".fz", ".gz", ".bz2", ".fits", ".fit", ".fts"):
         name = name.removesuffix(ending)
     return name
 

@@ -13,6 +13,8 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from mpiimg.errors import BadInput
 
 #: Bytes of a block, of which all parts of a file are made.
@@ -33,6 +35,9 @@ PIECE = 1 << 20
 #: Times that deflate makes data smaller, at most.
 DEFLATE_RATIO = 1032
 
+#: Likewise of all that a file as a whole may be compressed by; bzip2 has runs of runs.
+RATIOS = {None: 1, "gzip": DEFLATE_RATIO, "bzip2": 2_000_000}
+
 #: Pixels per byte that compressed images hold at most, by ZCMPTYPE; others may hold any.
 COMPRESSED_PIXELS = {"RICE_1": 100, "RICE_ONE": 100, "GZIP_1": DEFLATE_RATIO, "GZIP_2": DEFLATE_RATIO}
 
@@ -43,26 +48,52 @@ _TEXT = re.compile(r" *'((?:[^']|'')*)'")
 
 @dataclass(frozen=True)
 class Part:
-    """A header with its data: where they begin and end, and what the header says of their size."""
+    """A header with its data: where they begin and end, and what the header says of their size.
+
+    Parameters
+    ----------
+    header, data, end : int
+        Bytes, inflated ones.
+    edited : bool
+        Whether the header is another than when its CHECKSUM was written, going by the DATASUM that it states.
+    ours : bool
+        Whether mpiimg wrote the CHECKSUM.
+    """
 
     header: int
     data: int
     end: int
+    edited: bool = False
+    ours: bool = False
 
 
-def is_gzip(path: Path) -> bool:
-    """Say whether a file is compressed by gzip."""
+def compression(path: Path) -> str | None:
+    """Return by what a file as a whole is compressed: "gzip", "bzip2" or None."""
     with open(path, "rb") as file:
-        return file.read(2) == b"\x1f\x8b"
+        start = file.read(3)
+    return "gzip" if start[:2] == b"\x1f\x8b" else "bzip2" if start == b"BZh" else None
 
 
 def open_plain(path: Path):
-    """Open a file, or what gzip has made of one, to be read from its start."""
-    if is_gzip(path):
+    """Open a file, or what gzip or bzip2 has made of one, to be read from its start."""
+    kind = compression(path)
+    if kind == "gzip":
         import gzip
 
         return gzip.open(path, "rb")
+    if kind == "bzip2":
+        import bz2
+
+        return bz2.open(path, "rb")
     return open(path, "rb")
+
+
+def add_words(total: int, data: bytes) -> int:
+    """Add the big-endian words of 32 bits in `data` to a sum in ones' complement."""
+    total += int(np.frombuffer(data, ">u4").sum(dtype=np.uint64))
+    while total >> 32:
+        total = (total & 0xFFFFFFFF) + (total >> 32)
+    return total
 
 
 def parts_of(path: Path) -> tuple[Part, ...]:
@@ -77,7 +108,7 @@ def parts_of(path: Path) -> tuple[Part, ...]:
     """
     try:
         with open_plain(path) as file:
-            return tuple(_walk(path, file, path.stat().st_size, is_gzip(path)))
+            return tuple(_walk(path, file, path.stat().st_size, compression(path)))
     except (EOFError, zlib.error) as error:
         raise BadInput(f"{path}: truncated or corrupt ({error}); copy it again") from None
     except OSError as error:
@@ -86,9 +117,9 @@ def parts_of(path: Path) -> tuple[Part, ...]:
         raise
 
 
-def _walk(path: Path, file, size: int, compressed: bool):
-    # Behind gzip nobody knows the length before all is inflated, but how long it can be at most.
-    longest = size * DEFLATE_RATIO if compressed else size
+def _walk(path: Path, file, size: int, compressed: str | None):
+    # Of what is compressed nobody knows the length before all is inflated, but how long it can be at most.
+    longest = size * RATIOS[compressed]
     at = 0
     for number in range(MAX_PARTS):
         first = file.read(BLOCK)
@@ -118,7 +149,9 @@ def _walk(path: Path, file, size: int, compressed: bool):
         data = at + len(header)
         end = data + -(-length // BLOCK) * BLOCK
         if end > longest:
-            holds = f"{size} bytes of gzip can hold {longest}" if compressed else f"the file has {size}"
+            holds = (
+                f"{size} bytes of {compressed} can hold {longest}" if compressed else f"the file has {size}"
+            )
             raise BadInput(
                 f"{path}: truncated: extension {number} is said to end at byte {end}, and {holds}; "
                 "copy it again"
@@ -131,8 +164,17 @@ def _walk(path: Path, file, size: int, compressed: bool):
                 f"{path}: truncated: {data + skipped} bytes where extension {number} ends at {end}; "
                 "copy it again"
             )
-        yield Part(at, data, end)
+        yield Part(at, data, end, *_sums(header, cards))
         at = end
+
+
+def _sums(header: bytes, cards: dict[str, str]) -> tuple[bool, bool]:
+    """Say whether a header was edited after its sums were written, and whether we wrote them."""
+    stated = _TEXT.match(cards.get("DATASUM", ""))
+    if "CHECKSUM" not in cards or stated is None or not stated[1].strip().isdigit():
+        return False, False
+    total = add_words(int(stated[1]), header)
+    return total not in (0, 2**32 - 1), SUMMED in cards["CHECKSUM"]
 
 
 def _ends(block: bytes) -> bool:

@@ -1,12 +1,14 @@
 """Where pixels lie on the sky, by astropy.wcs: checked headers, footprints, coarse grids for the warp.
 
 Pixel coordinates are 0-based with centres at integers; a frame reaches from -0.5 to n - 0.5. Sky coordinates
-are degrees in the frame of the WCS (ICRS or FK5, which are taken as the same). TAN, TAN-SIP and TPV, and
-whatever else astropy knows, work alike.
+are right ascension and declination, degrees, ICRS: what a WCS has in another frame, such as FK4, FK5 of any
+equinox, galactic or ecliptic longitude, is converted. TAN, TAN-SIP and TPV, and whatever else astropy knows,
+work alike, with the axes in either order.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 import warnings
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,6 +29,9 @@ BLOCK_NODES = 16
 #: Pixels by which a node may miss itself on the way to the source and back.
 ROUND_TRIP = 1e-6
 
+#: Likewise where the source is in another frame than ICRS: to FK4 and back is not exact.
+ROUND_TRIP_CONVERTED = 1e-3
+
 #: Pixels between two points of a frame's edge.
 EDGE_SPACING = 256.0
 
@@ -34,13 +39,13 @@ ARCSEC = 3600.0
 
 #: Cards that make up a celestial coordinate system.
 _WCS_CARD = re.compile(
-    r"WCSAXES|C(TYPE|RVAL|RPIX|UNIT|DELT|ROTA)[12]|(CD|PC)[12]_[12]|P[VS][12]_\d+|LONPOLE|LATPOLE"
-    r"|RADESYS|RADECSYS|EQUINOX|[AB]P?_(ORDER|DMAX|\d_\d)"
+    r"C(TYPE|RVAL|RPIX|UNIT|DELT|ROTA)[12]|(CD|PC)([12]_[12]|00[12]00[12])|P[VS][12]_\d+|LONPOLE|LATPOLE"
+    r"|RADESYS|RADECSYS|EQUINOX|EPOCH|[AB]P?_(ORDER|DMAX|\d_\d)"
 )
 
 #: Those of them that hold a number whose lack would go unnoticed.
 _NUMBER_CARD = re.compile(
-    r"C(DELT|ROTA)[12]|(CD|PC)[12]_[12]|PV[12]_\d+|LONPOLE|LATPOLE|[AB]P?_(ORDER|DMAX|\d_\d)"
+    r"C(DELT|ROTA)[12]|(CD|PC)([12]_[12]|00[12]00[12])|PV[12]_\d+|LONPOLE|LATPOLE|[AB]P?_(ORDER|DMAX|\d_\d)"
 )
 
 _KIND = re.compile(r"^CTYPE[12] *= '(?:RA---|DEC--)(TAN|TPV) *'", re.M)
@@ -91,7 +96,7 @@ def _is_plain(text: str) -> bool:
     """Say whether wcslib does it alone; astropy adds SIP, and takes the PV of old TAN headers for TPV."""
     tpv, tan = ["TPV", "TPV"], ["TAN", "TAN"]
     kinds = _KIND.findall(text)
-    distorted = re.search(r"^(WCSAXES|[AB]P?_)", text, re.M)
+    distorted = re.search(r"^[AB]P?_", text, re.M)
     return not distorted and (kinds == tpv or (kinds == tan and not re.search("^PV", text, re.M)))
 
 
@@ -131,7 +136,7 @@ def checked_text(header: Header, where: str) -> str:
             )
         _check_cards(header, where)
         _check_numbers(header, where)
-        corner = wcs.all_pix2world([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]], 0)
+        corner = np.array(to_sky(wcs, np.array([0.0, 1.0, 0.0]), np.array([0.0, 0.0, 1.0])))
         matrix = wcs.pixel_scale_matrix
     except BadInput:
         raise
@@ -158,7 +163,7 @@ def _check_cards(header, where):
         unit = header.get(f"CUNIT{axis}", "")
         if not isinstance(unit, str):
             raise BadInput(f"{where}: unusable WCS: CUNIT{axis} is {unit!r}, no unit")
-        scales = (f"CD{axis}_1", f"CD{axis}_2", f"CDELT{axis}")
+        scales = (f"CD{axis}_1", f"CD{axis}_2", f"CDELT{axis}", f"CD00{axis}001", f"CD00{axis}002")
         if not any(key in header for key in scales):
             raise BadInput(f"{where}: unusable WCS: neither {scales[0]}, {scales[1]} nor {scales[2]}")
         # wcslib takes a row of zeros for none, and a pixel for a degree.
@@ -178,20 +183,84 @@ def _check_numbers(header, where):
 
 
 def to_sky(wcs: WCS, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return right ascension and declination (degrees) of pixels; NaN beyond the projection."""
-    ra, dec = wcs.all_pix2world(np.ravel(x), np.ravel(y), 0)
+    """Return right ascension and declination (degrees, ICRS) of pixels; NaN beyond the projection."""
+    world = wcs.all_pix2world(np.ravel(x), np.ravel(y), 0)
+    frame = sky_frame(wcs)
+    ra, dec = world[wcs.wcs.lng], world[wcs.wcs.lat]
+    if frame is not None:
+        ra, dec = _converted(ra, dec, frame, to_icrs=True)
     return ra.reshape(np.shape(x)), dec.reshape(np.shape(x))
 
 
 def to_pixels(wcs: WCS, ra: np.ndarray, dec: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return pixel coordinates of places on the sky; NaN where they have none, or none that is found."""
+    """Return pixel coordinates of places on the sky (ICRS); NaN where there are none, or none are found."""
+    frame, shape = sky_frame(wcs), np.shape(ra)
+    longitude, latitude = np.ravel(ra), np.ravel(dec)
+    if frame is not None:
+        longitude, latitude = _converted(longitude, latitude, frame, to_icrs=False)
+    world = (longitude, latitude) if wcs.wcs.lng < wcs.wcs.lat else (latitude, longitude)
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         # SIP is inverted by iteration: to 1e-10 pixel, near what degrees in float64 hold, or not at all.
-        x, y = wcs.all_world2pix(
-            np.ravel(ra), np.ravel(dec), 0, tolerance=1e-10, maxiter=40, adaptive=True, quiet=True
+        x, y = wcs.all_world2pix(*world, 0, tolerance=1e-10, maxiter=40, adaptive=True, quiet=True)
+    return x.reshape(shape), y.reshape(shape)
+
+
+# --- Frames of the sky --------------------------------------------------------------------------------------
+
+
+def sky_frame(wcs: WCS):
+    """Return the frame of a WCS as astropy has it; None for ICRS, whose places need no conversion.
+
+    Raises
+    ------
+    ValueError
+        It is one that is not known here.
+    """
+    parameters = wcs.wcs
+    kind, system, equinox = parameters.lngtyp.strip(), parameters.radesys.strip(), parameters.equinox
+    return _frame(kind, system, None if np.isnan(equinox) else float(equinox))
+
+
+@functools.cache
+def _frame(kind: str, system: str, equinox: float | None):
+    """Return the frame that a kind of longitude, RADESYS and EQUINOX name, by the standard's defaults."""
+    from astropy import coordinates
+
+    if kind == "GLON":
+        return coordinates.Galactic()
+    if kind == "SLON":
+        return coordinates.Supergalactic()
+    if kind == "ELON":
+        return coordinates.BarycentricMeanEcliptic(equinox=f"J{2000.0 if equinox is None else equinox}")
+    if kind != "RA":
+        raise ValueError(
+            f"CTYPE says longitudes of the kind {kind}, which cannot be converted to right ascension"
         )
-    return x.reshape(np.shape(ra)), y.reshape(np.shape(ra))
+    if not system:
+        system = "ICRS" if equinox is None else "FK4" if equinox < 1984 else "FK5"
+    if system == "ICRS":
+        return None
+    if system in ("FK4", "FK4-NO-E"):
+        old = coordinates.FK4 if system == "FK4" else coordinates.FK4NoETerms
+        return old(equinox=f"B{1950.0 if equinox is None else equinox}")
+    if system == "FK5":
+        return coordinates.FK5(equinox=f"J{2000.0 if equinox is None else equinox}")
+    raise ValueError(f"RADESYS is {system}, whose places cannot be converted to ICRS")
+
+
+def _converted(longitude: np.ndarray, latitude: np.ndarray, frame, to_icrs: bool):
+    """Convert places (degrees) from a frame to ICRS, or back; NaN stay NaN."""
+    from astropy import units
+    from astropy.coordinates import ICRS, SkyCoord
+
+    source, target = (frame, ICRS()) if to_icrs else (ICRS(), frame)
+    there = np.isfinite(longitude) & np.isfinite(latitude)
+    places = SkyCoord(longitude[there] * units.deg, latitude[there] * units.deg, frame=source)
+    found = places.transform_to(target).spherical
+    out = np.full((2, longitude.size), np.nan)
+    out[:, there] = found.lon.wrap_at(360 * units.deg).deg, found.lat.deg
+    return out[0], out[1]
 
 
 # --- Frames -------------------------------------------------------------------------------------------------
@@ -278,5 +347,6 @@ def _block(source, target, i, j, step):
     with np.errstate(all="ignore"):
         back_x, back_y = to_pixels(target, *to_sky(source, x, y))
         # No number compares as true.
-        same = (np.abs(back_x - target_x) < ROUND_TRIP) & (np.abs(back_y - target_y) < ROUND_TRIP)
+        limit = ROUND_TRIP if sky_frame(source) is None else ROUND_TRIP_CONVERTED
+        same = (np.abs(back_x - target_x) < limit) & (np.abs(back_y - target_y) < limit)
     return np.where(same, x, np.nan), np.where(same, y, np.nan)
