@@ -108,7 +108,7 @@ def exposure_header(survey: SimulatedSurvey, visit: int, sensor: int):
     header["INSTRUME"] = "mpiimg"
     header["EXPNUM"] = (visit, "visit, from 0")
     header["CCDNUM"] = (sensor, "sensor, from 0")
-    header["FILTER"] = f"{survey.band(visit)} simulated"
+    header["FILTER"] = survey.band(visit)
     header["EXPTIME"] = (survey.exptime, "s")
     start = datetime.datetime(1858, 11, 17) + datetime.timedelta(days=mjd)
     header["DATE-OBS"] = (start.isoformat(timespec="milliseconds"), "start of the exposure, UTC")

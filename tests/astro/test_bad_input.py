@@ -110,7 +110,6 @@ BAD = {
     "flat": (lambda path: edit(path, flatten), ("WCS", "singular")),
     "linear": (lambda path: edit(path, forget_the_sky), ("WCS is not celestial",)),
     "odd": (lambda path: edit(path, cut_the_mask), ("mixed shapes", "its mask")),
-    "half": (lambda path: edit(path, lambda hdus: hdus.pop("MASK")), ("no mask plane",)),
     "alone": (lambda path: edit(path, keep_the_image), ("no gain", "--gain")),
     "masked": (lambda path: edit(path, set_plane("BAD")), ("no pixel that can be used",)),
     "bright": (lambda path: edit(path, set_plane("SAT")), ("no pixel that can be used",)),
