@@ -322,7 +322,7 @@ STAGES = {
     "no such parameter": ('[[stage]]\ntool = "mask"\nmedian = 1\n', "mask has no parameter 'median'"),
     "kind": ('[[stage]]\ntool = "mask"\nmedian_radius = 2.5\n', "median_radius = 2.5: must be of type int"),
     "range": ('[[stage]]\ntool = "mask"\nmedian_radius = -1\n', "is not between 0 and 19"),
-    "choice": ('[[stage]]\ntool = "mask"\n[[stage]]\ntool = "fit"\nmethod = "wsl"\n', "must be one of wls"),
+    "choice": ('[[stage]]\ntool = "mask"\n[[stage]]\ntool = "fit"\nmethod = "wsl"\n', "must be one of iwls"),
     "twice": ('[[stage]]\nudf = "mine.py:f"\n[[stage]]\nudf = "mine.py:f"\n', "another result is called f"),
     "ours": ('[[stage]]\nudf = "mine.py:f"\nname = "denoised"\n', "another result is called denoised"),
     "order": ('[[stage]]\ntool = "fit"\n', "fit needs a mask"),

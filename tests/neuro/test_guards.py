@@ -10,9 +10,9 @@ import pytest
 from mpiimg.engine.array import Array, Packing
 from mpiimg.engine.needs import Chunk
 from mpiimg.errors import BadInput
-from mpiimg.neuro import images, masks, noise
+from mpiimg.neuro import gradients, images, maps, masks, noise
 from mpiimg.neuro.samples import image_of
-from mpiimg.neuro.steps import denoise, fit, mask
+from mpiimg.neuro.steps import denoise, mask
 
 
 def chunk_of(stage, number: int) -> Chunk:
@@ -138,10 +138,10 @@ def test_a_fitted_s0_beyond_float32_is_written_as_the_largest_float32():
     design = design_matrix(np.array([0.0] + [1000.0] * 6), bvecs)
     tensors = np.zeros((7, 2))
     tensors[[0, 2, 5]], tensors[6] = 1e-3, [-200, -3]
-    maps = fit._maps(np.ones((7, 2), np.float32), design, tensors, np.eye(3), fit.FitParameters())
-    assert np.isfinite(maps).all()
-    assert maps[fit.ROWS["s0"][0], 0] == np.finfo(np.float32).max
-    np.testing.assert_allclose(maps[fit.ROWS["s0"][0], 1], np.exp(3), rtol=1e-6)
+    drawn = maps.draw(np.ones((7, 2), np.float32), design, tensors, np.eye(3), "bvec", "dipy")
+    assert np.isfinite(drawn).all()
+    assert drawn[maps.ROWS["s0"][0], 0] == np.finfo(np.float32).max
+    np.testing.assert_allclose(drawn[maps.ROWS["s0"][0], 1], np.exp(3), rtol=1e-6)
 
 
 def test_rotated_directions_and_tensors_have_the_same_bits_however_many_are_rotated_at_once():
@@ -149,7 +149,7 @@ def test_rotated_directions_and_tensors_have_the_same_bits_however_many_are_rota
     rng = np.random.default_rng(1)
     rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0]
     vectors, tensors = rng.normal(size=(3, 257)), rng.normal(size=(6, 257))
-    for rotate, values in ((fit._rotate, vectors), (fit._rotate_tensor, tensors)):
+    for rotate, values in ((maps._rotate, vectors), (maps._rotate_tensor, tensors)):
         whole = rotate(rotation, values)
         pieces = [
             rotate(rotation, np.ascontiguousarray(values[:, i : i + n]))
@@ -165,13 +165,13 @@ def test_rotated_directions_are_sums_in_their_order_with_each_product_rounded():
         [sum(float(rotation[i, j]) * float(vectors[j, n]) for j in range(3)) for n in range(64)]
         for i in range(3)
     ]
-    assert fit._rotate(rotation, vectors).tolist() == expected
+    assert maps._rotate(rotation, vectors).tolist() == expected
 
 
 def test_the_frame_of_bvecs_turns_x_round_where_the_affine_keeps_its_handedness():
-    turned = fit.bvec_to_scanner(np.diag([2.0, 2, 2, 1]))
+    turned = gradients.bvec_to_scanner(np.diag([2.0, 2, 2, 1]))
     np.testing.assert_array_equal(turned, np.diag([-1.0, 1, 1]))
-    np.testing.assert_array_equal(fit.bvec_to_scanner(np.diag([-2.0, 2, 2, 1])), np.diag([-1.0, 1, 1]))
+    np.testing.assert_array_equal(gradients.bvec_to_scanner(np.diag([-2.0, 2, 2, 1])), np.diag([-1.0, 1, 1]))
 
 
 # Images.
