@@ -15,6 +15,7 @@ import numpy as np
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.needs import Need, Part
+from mpiimg.engine.rates import RateSample
 from mpiimg.engine.stage import Found, Reduce
 from mpiimg.neuro.gradients import bvec_to_scanner
 from mpiimg.neuro.nifti import Image
@@ -306,3 +307,14 @@ def described(verdict: Verdict, tables: tuple[Candidate, ...]) -> dict[str, Any]
         "MinFA": MIN_FA,
         "MinRatio": MIN_RATIO,
     }
+
+
+def sample_continuity() -> RateSample:
+    """Score the tables on a few slices; voxels times tables."""
+    from mpiimg.neuro.kernels.continuity import continuity_scores
+
+    rng = np.random.default_rng(4)
+    v1 = rng.normal(size=(3, 9, 48, 48)).astype(np.float32)
+    v1 /= np.sqrt((v1**2).sum(axis=0))
+    fa, turned = np.full((9, 48, 48), 0.5, np.float32), np.ones((24, 13, 3))
+    return lambda: continuity_scores(fa, v1, turned, 0, 8, 0.25), 8 * 48 * 48 * 24

@@ -27,6 +27,7 @@ DOMAIN = Domain(
                 "method": "wls",
                 "b_max": "none",
                 "min_signal": "0.0001",
+                "gradient_check": "off",
             },
             without=("volumes",),
         )

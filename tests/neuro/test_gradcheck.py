@@ -112,6 +112,26 @@ def test_oblique_images_are_checked_along_their_own_axes(tmp_path, x):
     assert said["Axes"] == "unrotated" and "(as given, taken as written along scanner axes)" in warnings[0]
 
 
+@pytest.mark.parametrize("frame", ["bvec", "scanner"])
+def test_the_fit_warns_of_a_wrong_table_from_its_own_maps(tmp_path, frame):
+    voxels, inside, bvals, bvecs = fibres(2)
+    (tmp_path / "in").mkdir()
+    nibabel.save(nibabel.Nifti1Image(inside.astype(np.uint8), AFFINE), tmp_path / "mask.nii")
+    step = plugins.step(NEURO, "fit")
+    for name, signs in (("right", [1, 1, 1]), ("wrong", [1, -1, 1])):
+        subject = write_subject(tmp_path / "in", voxels, AFFINE, bvals, bvecs * signs)
+        link = compose.Link(step, step.parameters(frame=frame), "fit")
+        inspected = compose.inspect_chain(
+            chain := compose.make_chain(NEURO, [link], {}),
+            {"dwi": subject.dwi, "mask": tmp_path / "mask.nii"},
+        )
+        recipe = compose.make_recipe(chain, inspected, compose.RunName("t", "run.json"))
+        run(recipe, MPI.COMM_SELF, Options(tmp_path / name, 4 << 30))
+        warnings = json.loads((tmp_path / name / "run.json").read_text())["warnings"]
+        told = [warning for warning in warnings if "another table of gradients (y negated)" in warning]
+        assert len(told) == (name == "wrong"), warnings
+
+
 def test_noise_without_fibres_is_not_decidable(tmp_path):
     _, _, bvals, bvecs = fibres(0)
     rng = np.random.default_rng(0)

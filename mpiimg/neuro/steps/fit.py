@@ -19,6 +19,7 @@ from mpiimg.engine.stage import Compute, Stages
 from mpiimg.engine.step import Inspection, Output, Step
 from mpiimg.errors import BadInput
 from mpiimg.neuro import floor, noise, plausible
+from mpiimg.neuro.continuity import check_continuity
 from mpiimg.neuro.floor import Floor
 from mpiimg.neuro.gradients import MAX_B, TENSOR_B_LIMIT, Gradients, bvec_to_scanner, unit_vectors
 from mpiimg.neuro.images import finite, value_bytes
@@ -90,6 +91,11 @@ class FitParameters:
         choices=("dipy", "fsl", "mrtrix"),
     )
     fit_residual: bool = parameter(False, "The root mean square residual of the fit is written too.")
+    gradient_check: str = parameter(
+        "on",
+        "With on, a table of gradients whose axes seem to be flipped or swapped is warned of.",
+        choices=("on", "off"),
+    )
     restore_sigma: float | None = parameter(
         None, "RESTORE tells outliers by this noise level.", unit="image units", limits=SIGMA_LIMITS
     )
@@ -208,6 +214,9 @@ def stages(subject: Subject, p: FitParameters, sigma_image: Image | None) -> Sta
     figures = yield plausible.look(
         voxels, fitting.grid, len(volumes), p.tensor_order, least, str(subject.original.path)
     )
+    if p.gradient_check == "on":
+        directions = Rows(voxels, (*ROWS["fa"], *ROWS["v1"]), {"z": 1})
+        yield check_continuity(subject.image, directions, mask.array, p.frame)
     return dataclasses.replace(subject, maps=Maps(voxels, volumes, least, figures))
 
 
@@ -364,8 +373,13 @@ STEP = Step(
         Output("maps", functools.partial(write_map, key), documents=functools.partial(describe_map, key))
         for key in (*MAPS, "residual")
     ),
-    kernels=("mpiimg.neuro.kernels.tensor:precompile", "mpiimg.neuro.kernels.tensor_maps:precompile"),
+    kernels=(
+        "mpiimg.neuro.kernels.tensor:precompile",
+        "mpiimg.neuro.kernels.tensor_maps:precompile",
+        "mpiimg.neuro.kernels.continuity:precompile",
+    ),
     rates={
+        "continuity": (1.5e-8, "mpiimg.neuro.continuity:sample_continuity"),
         "fit-iwls": (1.3e-8, "mpiimg.neuro.steps.fit:sample_iwls"),
         "fit-wls": (8.0e-9, "mpiimg.neuro.steps.fit:sample_wls"),
         "fit-ols": (5.5e-9, "mpiimg.neuro.steps.fit:sample_ols"),

@@ -11,7 +11,6 @@ import numpy as np
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid, blocks_along
 from mpiimg.engine.needs import Need, Part, Rows
-from mpiimg.engine.rates import RateSample
 from mpiimg.engine.stage import Compute, Stages
 from mpiimg.engine.step import Inspection, Output, Step
 from mpiimg.errors import BadInput
@@ -132,17 +131,6 @@ def describe(subject: Subject, p: Any) -> Mapping[str, bytes]:
     }
 
 
-def sample_continuity() -> RateSample:
-    """Score the tables on a few slices; voxels times tables."""
-    from mpiimg.neuro.kernels.continuity import continuity_scores
-
-    rng = np.random.default_rng(4)
-    v1 = rng.normal(size=(3, 9, 48, 48)).astype(np.float32)
-    v1 /= np.sqrt((v1**2).sum(axis=0))
-    fa, turned = np.full((9, 48, 48), 0.5, np.float32), np.ones((24, 13, 3))
-    return lambda: continuity_scores(fa, v1, turned, 0, 8, 0.25), 8 * 48 * 48 * 24
-
-
 STEP = Step(
     name="gradcheck",
     summary="Check whether axes of the gradient table are flipped or swapped, by the continuity of fibres.",
@@ -160,7 +148,7 @@ STEP = Step(
         "mpiimg.neuro.kernels.continuity:precompile",
     ),
     rates={
-        "continuity": (1.5e-8, "mpiimg.neuro.steps.gradcheck:sample_continuity"),
+        "continuity": (1.5e-8, "mpiimg.neuro.continuity:sample_continuity"),
         "fit-wls": (8.0e-9, "mpiimg.neuro.steps.fit:sample_wls"),
         **mask_step.STEP.rates,
     },
