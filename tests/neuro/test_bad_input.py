@@ -356,12 +356,6 @@ def nothing_at_all(it):
     it.image(np.zeros((*SHAPE, 9), np.float32))
 
 
-@case("dwi.nii.gz", "exact zeros", "--sigma estimate")
-def no_background_for_piesno(it):
-    it.image(voxels() * (voxels()[..., :1] > 500))
-    it.options += ["--sigma", "piesno"]
-
-
 @case("--sigma much", "positive number")
 def sigma_of_words(it):
     it.options += ["--sigma", "much"]

@@ -10,9 +10,11 @@ import pytest
 from mpiimg.engine.array import Array, Packing
 from mpiimg.engine.needs import Chunk
 from mpiimg.errors import BadInput
-from mpiimg.neuro import gradients, images, maps, masks, noise
+from mpiimg.neuro import gradients, images, maps, masks
+from mpiimg.neuro.noise_background import count_zeros, piesno
 from mpiimg.neuro.samples import image_of
 from mpiimg.neuro.steps import denoise, mask
+from mpiimg.neuro.subject import Noise
 
 
 def chunk_of(stage, number: int) -> Chunk:
@@ -74,41 +76,57 @@ def test_an_image_that_is_the_same_everywhere_has_no_threshold_and_says_so():
 # The noise level.
 
 
-def piesno_finish(rows, method="auto"):
+def found_by_piesno(rows, whole_slices=False):
+    """What PIESNO says by rows of level, voxels of noise, those of them inside, and voxels outside."""
     image, _ = image_of((6, 4, 3, 2))
-    stage = noise.piesno(image, image.array("dwi"), masks.volume(image, "mask", "uint8"), 1, method)
-    return stage.finish(np.array(rows, np.float64))
+    said = []
+    stage = piesno(
+        image, image.array("dwi"), masks.volume(image, "mask", "uint8"), 1, said.append, None, whole_slices
+    )
+    stage.finish(np.array(rows, np.float64))
+    return said[0]
 
 
+@pytest.mark.parametrize("whole_slices", [False, True])
 @pytest.mark.parametrize(("inside", "is_used"), [(0, True), (100, True), (101, False)])
-def test_piesno_that_takes_tissue_for_noise_is_not_used(inside, is_used):
+def test_piesno_that_takes_tissue_for_noise_is_not_used(inside, is_used, whole_slices):
     """A tenth of what it takes for noise may lie inside the mask."""
-    found = piesno_finish([[20.0, 1000, inside]])
-    assert (found.value is not None) == is_used
-    assert bool(found.warnings) != is_used
+    found = found_by_piesno([[20.0, 1000, inside, 2000]], whole_slices)
+    assert (found.sigma is not None) == is_used
+    assert ("finds no noise outside the brain mask" in found.problem) != is_used
 
 
-def test_slices_in_which_piesno_finds_no_noise_take_the_median_of_the_others():
-    found = piesno_finish([[10.0, 9, 0], [np.nan, 0, 0], [0.0, 0, 0], [30.0, 9, 0]])
-    assert found.value.tolist() == [[10, 20, 20, 30]]
+@pytest.mark.parametrize("whole_slices", [False, True])
+def test_slices_in_which_piesno_finds_no_noise_take_the_median_of_the_others(whole_slices):
+    rows = [[16.0, 9, 0, 500], [np.nan, 0, 0, 500], [0.0, 0, 0, 500], [24.0, 9, 0, 500]]
+    found = found_by_piesno(rows, whole_slices)
+    assert found.sigma.tolist() == [[16, 20, 20, 24]]
     assert "no noise in 2 slices" in found.warnings[0]
 
 
-def test_piesno_on_request_refuses_where_nothing_outside_the_mask_is_noise():
-    with pytest.raises(BadInput, match="--sigma estimate or --sigma NUMBER"):
-        piesno_finish([[20.0, 10, 10]], "piesno")
+def test_slices_whose_noise_is_tissue_take_the_median_of_the_others():
+    """Far off the others, or what is taken for noise lies in the mask; the study believes them."""
+    rows = [[20.0, 90, 0, 500], [20.0, 90, 0, 500], [370.0, 20, 0, 500], [24.0, 10, 9, 500]]
+    assert found_by_piesno(rows).sigma.tolist() == [[20, 20, 20, 20]]
+    assert found_by_piesno(rows, whole_slices=True).sigma.tolist() == [[20, 20, 370, 24]]
+
+
+def test_little_background_is_none():
+    assert "999 voxels outside the mask" in found_by_piesno([[20.0, 900, 0, 999]]).problem
+    assert found_by_piesno([[20.0, 900, 0, 1000]]).sigma is not None
+    assert found_by_piesno([[20.0, 900, 0, 999]], whole_slices=True).sigma is not None
 
 
 @pytest.mark.parametrize(("zeros", "is_noise"), [(10, True), (11, False)])
-def test_a_background_of_which_more_than_a_tenth_is_exactly_zero_is_not_noise(zeros, is_noise):
+def test_to_the_study_a_background_of_which_more_than_a_tenth_is_zero_is_not_noise(zeros, is_noise):
     image, _ = image_of((6, 4, 3, 2))
-    stage = noise.count_zeros(image, image.array("dwi"), masks.volume(image, "mask", "uint8"), "auto")
+    stage = count_zeros(image, image.array("dwi"), masks.volume(image, "mask", "uint8"), str)
     assert stage.finish(np.array([[60, zeros], [40, 0]])).value is is_noise
 
 
 def test_an_image_without_voxels_outside_the_mask_has_no_noise_background():
     image, _ = image_of((6, 4, 3, 2))
-    stage = noise.count_zeros(image, image.array("dwi"), masks.volume(image, "mask", "uint8"), "auto")
+    stage = count_zeros(image, image.array("dwi"), masks.volume(image, "mask", "uint8"), str)
     assert stage.finish(np.array([[0, 0]])).value is False
 
 
@@ -120,7 +138,7 @@ def test_a_chunk_without_masked_voxels_is_denoised_to_nothing():
         image.array("dwi"),
         masks.volume(image, "mask", "uint8"),
         voxels,
-        np.full((1, 1), 40.0),
+        Noise(np.full((1, 1), 40.0), "given", 40.0),
         denoise.DenoiseParameters(),
     )
     (packed,) = work(stage, values, np.zeros((4, 6, 5), np.uint8))

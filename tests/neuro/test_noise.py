@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import nibabel
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_erosion
 from scipy.stats import chi2
-from support import warm
+from support import launch, warm
 from support.ranks import on_site
 from support.subjects import PATIENCE, digests, path, read, write_subject
 
@@ -376,3 +378,32 @@ def test_maps_that_are_none_of_this_image_are_refused(on_disk, tmp_path):
         done = denoised(subject, mask, tmp_path / "out", "--sigma", sigma, check=False)
         assert done.returncode == 2
         assert words in done.stderr
+
+
+# --------------------------------------------------------------------------- one head in four states
+
+#: A whole head, 64 x 64 x 20 voxels and 17 volumes, outside this repository.
+UIH_DMRI = launch.REPOSITORY.parent / "shared" / "data" / "uih-dmri"
+
+
+@pytest.mark.tool
+@pytest.mark.long
+def test_one_head_in_four_states_has_one_noise_level_and_one_fa(tmp_path):
+    """As scanned, skull-stripped, its background zeroed, and that with a hot voxel, which changes nothing."""
+    name = "uih_AP_9_134431"
+    if not (UIH_DMRI / f"{name}.nii.gz").exists():
+        pytest.skip(f"NO REAL DATA: {UIH_DMRI} is not there, and nothing is tested on it")
+    specification = importlib.util.spec_from_file_location(
+        "noise_tables", launch.REPOSITORY / "benchmarks" / "noise.py"
+    )
+    tables = importlib.util.module_from_spec(specification)
+    sys.modules["noise_tables"] = tables
+    specification.loader.exec_module(tables)
+    series = tables.Series(name, *(UIH_DMRI / f"{name}{end}" for end in (".nii.gz", ".bval", ".bvec")))
+    mask = tables.mask_of(series, tmp_path / "mask", 1)
+    scanned, *others = tables.head_rows(series, mask, tmp_path, 1)
+    for row in others:
+        assert 1 / 1.5 < row["sigma"] / scanned["sigma"] < 1.5
+        assert row["fa"] == pytest.approx(scanned["fa"], abs=0.01)
+    zeroed, hot = others[1:]
+    assert (hot["sigma"], hot["fa"]) == (zeroed["sigma"], zeroed["fa"])
