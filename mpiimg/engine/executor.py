@@ -90,17 +90,15 @@ class Executor:
         self.files = ResultFiles(comm, work, self._rounds, self.containment, options.progress)
         self.timings: list[dict] = []
         self.warnings = list(recipe.warnings)
-        self.notes = list(recipe.notes)
+        self.notes: list[str] = []
         self._stages = recipe.expected
         self._cpu_target = cpu_target
 
     def execute(self) -> None:
         """Run every stage of the recipe. Collective."""
         warnings, self.warnings = self.warnings, []
+        self._note(self.recipe.notes)
         self._warn(warnings)
-        if log.isEnabledFor(logging.INFO):
-            for note in self.recipe.notes:
-                say(self.comm, f"mpiimg: {self.options.label}{note}")
         if not self.options.in_memory:
             self.checkpoint.load()
             self._rounds.guarded(self.checkpoint.open, "journal")
@@ -244,11 +242,8 @@ class Executor:
         self.logbook.wait("the end")
         # One rank decides for all: a library may round differently on another node.
         end = on_root(self.comm, lambda: stage.finish(rows()), where=f"stage {stage.name}, end")
+        self._note(end.notes)
         self._warn(end.warnings)
-        self.notes += end.notes
-        for note in end.notes:
-            if log.isEnabledFor(logging.INFO):
-                say(self.comm, f"mpiimg: {note}")
         self.left_out |= end.left_out
         return end.value
 
@@ -382,10 +377,17 @@ class Executor:
 
     def _warn(self, warnings: Iterable[str]) -> None:
         warnings = list(warnings)
-        if log.isEnabledFor(logging.WARNING):
-            for warning in warnings:
-                say(self.comm, f"mpiimg: {self.options.label}warning: {warning}")
+        self._say(f"warning: {warning}" for warning in warnings)
         self.warnings += warnings
+
+    def _note(self, notes: Iterable[str]) -> None:
+        self._say(notes)
+        self.notes += notes
+
+    def _say(self, lines: Iterable[str]) -> None:
+        if log.isEnabledFor(logging.WARNING):
+            for line in lines:
+                say(self.comm, f"mpiimg: {self.options.label}{line}")
 
     def _time(self, stage: Stage, planned: StagePlan, started, cpu, before, done: int) -> None:
         """Note what a stage took, over all ranks. Collective."""

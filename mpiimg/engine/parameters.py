@@ -66,6 +66,9 @@ class Parameter:
         The value that the option alone stands for; another one is given as --name=value.
     of : str
         The field of the state that it is about: offered only where a chain takes that field.
+    form : callable, optional
+        What a text must look like: called as form(text), returns the text as it is kept, or raises a
+        ValueError that says what it must be.
     """
 
     name: str
@@ -79,6 +82,7 @@ class Parameter:
     repeated: bool = False
     bare: Any = None
     of: str = ""
+    form: Callable[[str], str] | None = None
 
     def __post_init__(self):
         if self.limits is None and self.choices is None and self.type in UNDECLARED:
@@ -116,7 +120,7 @@ def parameter(default: Any, help: str, **about: Any) -> Any:
     Parameters
     ----------
     default, help
-        As :class:`Parameter` has them, and so is what `about` says: unit, choices, limits, metavar, of.
+        As :class:`Parameter` has them, and so is what `about` says: unit, choices, limits, metavar, of, form.
     """
     return dataclasses.field(default=default, metadata={"help": help, **about})
 
@@ -176,6 +180,11 @@ def checked(parameter: Parameter, value: Any, place: str, word: str | None = Non
         low, high = parameter.limits
         if not low <= tested <= high:
             raise BadInput(f"{said}: is not {parameter.range}")
+    if parameter.form is not None:
+        try:
+            return parameter.form(converted)
+        except ValueError as error:
+            raise BadInput(f"{said}: {error}") from None
     return converted
 
 

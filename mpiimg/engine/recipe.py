@@ -46,7 +46,7 @@ class Recipe(Generic[_S]):
     warnings : tuple of str
         To be said at the start.
     notes : tuple of str
-        Likewise, where nothing is wrong: with --verbose, and below a plan.
+        Likewise, where nothing is wrong; they stand below a plan too.
     left_out : mapping of str to str
         Units that cannot be used, known before the run, and why.
     faults : tuple of Fault

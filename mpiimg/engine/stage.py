@@ -35,7 +35,7 @@ class Found(Generic[_V]):
     value : object
         Sent to the generator that declared the stage, on every rank.
     warnings, notes : tuple of str
-        To be said.
+        To be said, unless a run is quiet, and kept in its record; a note says what a value came to.
     left_out : mapping of str to str
         Units (exposures, scans) that cannot be used, and why.
     """

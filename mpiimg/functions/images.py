@@ -19,8 +19,10 @@ from mpiimg.errors import BadInput
 from mpiimg.functions.function import Function
 from mpiimg.functions.image_stages import OnBlocks, TrialResult, aggregate, apply, output
 from mpiimg.functions.wiring import IMAGE, MASK, Wiring
+from mpiimg.neuro.given_masks import take_given
 from mpiimg.neuro.images import sidecar, write_dense
-from mpiimg.neuro.masks import Mask, count_voxels, take_given, volume
+from mpiimg.neuro.mask_checks import checked_mask
+from mpiimg.neuro.masks import volume
 from mpiimg.neuro.nifti import Image
 from mpiimg.neuro.subject import Subject, dense, gradients_of, mask_of
 
@@ -248,9 +250,10 @@ def _given(subject: Subject, name: str, array: Array, file: str) -> Stages[Subje
         return dataclasses.replace(subject, image=image, dwi=array, packed=None, denoised=None)
     if name == MASK:
         mask = volume(subject.image, "mask", "uint8")
-        yield take_given(image, array, mask)
-        offsets = yield count_voxels(mask, f"the mask of {file}")
-        return dataclasses.replace(subject, mask=Mask(mask, offsets, result=file))
+        where = f"the mask of {file}"
+        yield from take_given(image, array, mask, where)
+        made = yield from checked_mask(mask, subject.image, where, None)
+        return dataclasses.replace(subject, mask=dataclasses.replace(made, result=file))
     return dataclasses.replace(subject, named=subject.named.with_one(name, image, array))
 
 

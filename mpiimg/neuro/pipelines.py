@@ -21,7 +21,8 @@ DOMAIN = Domain(
         "study": Preset(
             "what the study of this toolkit and its comparison with other systems ran, as dipy has it",
             {
-                "median_radius": 4,
+                "mask_method": "dipy",
+                "median_radius": "4",
                 "sigma": "study",
                 "inside_mask": True,
                 "method": "wls",

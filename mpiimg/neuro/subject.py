@@ -17,9 +17,11 @@ from mpiimg.engine.step import Argument, Source, State
 from mpiimg.errors import BadInput
 from mpiimg.neuro.continuity import Verdict
 from mpiimg.neuro.floor import Figures, Floor
+from mpiimg.neuro.given_masks import take_given
 from mpiimg.neuro.gradients import Gradients
 from mpiimg.neuro.images import brought_in, count_nonfinite, unpack
-from mpiimg.neuro.masks import Mask, count_voxels, take_given, volume
+from mpiimg.neuro.mask_checks import checked_mask
+from mpiimg.neuro.masks import Mask, signal_of, volume
 from mpiimg.neuro.metadata import inherited_fields
 from mpiimg.neuro.nifti import Image, Voxels, open_image, same_space
 from mpiimg.neuro.tables.files import find_tables
@@ -357,7 +359,7 @@ def read_image(subject: Subject, p: GradientParameters, taken: frozenset[str]) -
     """Yield how an image and its mask come into arrays."""
     yield from _streamed(subject)
     subject = yield from settle(subject)
-    return (yield from _given_mask(subject, taken))
+    return (yield from _given_mask(subject, p, taken))
 
 
 def read_dwi(subject: Subject, p: GradientParameters, taken: frozenset[str]) -> Stages[Subject]:
@@ -367,7 +369,7 @@ def read_dwi(subject: Subject, p: GradientParameters, taken: frozenset[str]) -> 
     if check is not None:
         yield check
     subject = yield from settle(subject)
-    return (yield from _given_mask(subject, taken))
+    return (yield from _given_mask(subject, p, taken))
 
 
 def _streamed(subject: Subject) -> Stages[None]:
@@ -378,7 +380,7 @@ def _streamed(subject: Subject) -> Stages[None]:
             yield from brought_in(source)
 
 
-def _given_mask(subject: Subject, taken: frozenset[str]) -> Stages[Subject]:
+def _given_mask(subject: Subject, p: GradientParameters, taken: frozenset[str]) -> Stages[Subject]:
     if subject.mask_image is None or "mask" not in taken:
         return subject
     image = subject.mask_image
@@ -386,9 +388,11 @@ def _given_mask(subject: Subject, taken: frozenset[str]) -> Stages[Subject]:
         if source.laid_out.name == "mask-image":
             yield from brought_in(source)
     array = volume(subject.image, "given-mask", "uint8")
-    yield take_given(image, image.array("mask-image"), array)
-    offsets = yield count_voxels(array, str(image.path))
-    return dataclasses.replace(subject, mask=Mask(array, offsets, file=image))
+    where = str(image.path)
+    yield from take_given(image, image.array("mask-image"), array, where)
+    signal = signal_of(subject.image, subject.dwi)
+    mask = yield from checked_mask(array, subject.image, where, p.expect_ml, signal)
+    return dataclasses.replace(subject, mask=dataclasses.replace(mask, file=image))
 
 
 ARGUMENTS = (
@@ -417,7 +421,11 @@ ARGUMENTS = (
         of="gradients",
         optional=True,
     ),
-    Argument("mask", "A brain mask in the space of the image; voxels that are not 0 are inside.", of="mask"),
+    Argument(
+        "mask",
+        "A brain mask in the space of the image; what is not 0, or has a probability of 0.5, is inside.",
+        of="mask",
+    ),
 )
 
 #: For chains that take nothing of a diffusion series, such as a user's function over any image.

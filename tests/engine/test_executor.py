@@ -185,10 +185,12 @@ def test_staged_arrays_are_left_on_request(out):
                 assert file["data"].dtype == expected.dtype
 
 
-def test_warnings_are_said_once_and_recorded(out, capfd):
+def test_warnings_and_notes_are_said_once_and_recorded(out, capfd):
     report = go(toy.smooth(), out)
-    assert capfd.readouterr().err.count("mpiimg: warning: toy: a warning\n") == (COMM.rank == 0)
-    assert report["warnings"] == ["toy: a warning"]
+    said = capfd.readouterr().err
+    for line in ("mpiimg: warning: toy: a warning\n", "mpiimg: toy: a note\n"):
+        assert said.count(line) == (COMM.rank == 0)
+    assert (report["warnings"], report["notes"]) == (["toy: a warning"], ["toy: a note"])
 
 
 def test_nothing_is_overwritten_without_force(out):

@@ -320,7 +320,10 @@ STAGES = {
     "tool and udf": ('[[stage]]\ntool = "mask"\nudf = "a.py:f"\n', "stage 1: give either tool"),
     "no such key": ('[[stage]]\nudf = "mine.py:f"\nhaloo = 1\n', "no key 'haloo'"),
     "no such parameter": ('[[stage]]\ntool = "mask"\nmedian = 1\n', "mask has no parameter 'median'"),
-    "kind": ('[[stage]]\ntool = "mask"\nmedian_radius = 2.5\n', "median_radius = 2.5: must be of type int"),
+    "kind": (
+        '[[stage]]\ntool = "mask"\nmedian_radius = 2.5\n',
+        "median_radius = 2.5: must be auto, a length",
+    ),
     "range": ('[[stage]]\ntool = "mask"\nmedian_radius = -1\n', "is not between 0 and 19"),
     "choice": ('[[stage]]\ntool = "mask"\n[[stage]]\ntool = "fit"\nmethod = "wsl"\n', "must be one of iwls"),
     "twice": ('[[stage]]\nudf = "mine.py:f"\n[[stage]]\nudf = "mine.py:f"\n', "another result is called f"),

@@ -141,7 +141,7 @@ def test_parameters_of_gradients_are_offered_where_gradients_are_taken():
         {one.name for one in compose.parameters_for(chain.source.parameters, chain.fields)}
         for chain in (without, chain_of("mask"))
     )
-    assert of_volumes == {"drop_volumes"}
+    assert of_volumes == {"drop_volumes", "expect_ml"}
     assert of_gradients - of_volumes == {
         "b0_threshold",
         "b_unit",
@@ -151,10 +151,12 @@ def test_parameters_of_gradients_are_offered_where_gradients_are_taken():
     }
 
 
-def test_no_two_steps_have_a_parameter_of_one_name():
+def test_no_two_steps_have_a_parameter_of_one_name_but_what_is_asked_of_every_mask():
     kinds = [NEURO.sources[1].parameters, *(step(name).parameters for name in NEURO.steps)]
-    options = [one.name for kind in kinds for one in parameters_of(kind)]
-    assert len(set(options)) == len(options)
+    options = [one for kind in kinds for one in parameters_of(kind)]
+    shared = [one for one in options if one.name == "expect_ml"]
+    assert len(shared) == 2 and shared[0] == shared[1]
+    assert len({one.name for one in options}) == len(options) - 1
 
 
 def test_every_field_that_a_step_takes_or_gives_is_one_of_the_state():
@@ -283,7 +285,8 @@ def test_a_given_mask_takes_the_place_of_the_computed_one(subject, whole, out, s
     mask = whole / "dwi_desc-brain_mask.nii.gz"
     record = go(out, chain_of(*steps), paths_of(subject, mask))
     stages = [entry["stage"] for entry in record["stages"]]
-    assert stages[:4] == ["read-dwi", "read-mask-image", "mask-in", "mask-voxels"]
+    expected = ["read-dwi", "read-mask-image", "mask-values", "mask-in", "mask-voxels", "mask-pieces"]
+    assert stages[:6] == expected
     # The mask is only written: nothing of the step that would compute it runs.
     assert {name for name in stages if name.startswith("mask.")} <= {f"mask.write-{mask.name}"}
     assert record["inputs"]["mask"]["path"] == str(mask)

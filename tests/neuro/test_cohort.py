@@ -330,8 +330,8 @@ UNFORESEEN = {
     "header": (("mpiimg.neuro.subject", "open_image"), "'sub-03' in str(arguments[0])"),
     "plan": (("mpiimg.neuro.steps.fit", "fit"), "'sub-03' in str(arguments[0].path)"),
     "step": (
-        ("mpiimg.neuro.steps.mask", "otsu"),
-        "arguments[0].shape[2] > 10 and tuple(arguments[1]) != (0, 1)",
+        ("mpiimg.neuro.median_otsu", "otsu"),
+        "arguments[0].shape[2] > 10 and tuple(arguments[1][:2]) != (0, 1)",
     ),
 }
 

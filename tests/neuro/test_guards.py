@@ -10,7 +10,9 @@ import pytest
 from mpiimg.engine.array import Array, Packing
 from mpiimg.engine.needs import Chunk
 from mpiimg.errors import BadInput
-from mpiimg.neuro import gradients, images, maps, masks
+from mpiimg.neuro import gradients, images, maps, masks, median_otsu
+from mpiimg.neuro.kernels.otsu import magnitudes
+from mpiimg.neuro.lengths import Length
 from mpiimg.neuro.noise_background import count_zeros, piesno
 from mpiimg.neuro.samples import image_of
 from mpiimg.neuro.steps import denoise, mask
@@ -47,14 +49,16 @@ def test_nan_and_infinity_count_as_background_in_the_mean_of_the_b0_volumes():
     block = np.full((2, 3, 4, 5), 6, np.float32)
     block[0, 0, 0, 0], block[1, 1, 1, 1] = np.nan, np.inf
     (mean,) = work(
-        mask.b0_mean(image, image.array("dwi"), (0, 1), masks.volume(image, "b0", "float32")), block
+        median_otsu.b0_mean(image, image.array("dwi"), (0, 1), masks.volume(image, "b0", "float32")), block
     )
     assert mean[0, 0, 0] == mean[1, 1, 1] == 3 and np.delete(mean.ravel(), [0, 26]).min() == 6
 
 
 def test_voxels_at_the_threshold_are_outside_the_mask():
     image, _ = image_of((2, 3, 4))
-    stage = mask.above_threshold(masks.volume(image, "b0", "float32"), 2.0, masks.volume(image, "m", "uint8"))
+    stage = median_otsu.above_threshold(
+        masks.volume(image, "b0", "float32"), 2.0, median_otsu.Span(0, 9), masks.volume(image, "m", "uint8")
+    )
     block = np.array([[[1.0, 2.0, 2.5]]], np.float32)
     assert work(stage, block)[0].tolist() == [[[False, False, True]]]
 
@@ -63,14 +67,15 @@ def test_an_empty_mask_ends_the_run_and_names_the_mask():
     image, _ = image_of((4, 3, 2))
     stage = masks.count_voxels(masks.volume(image, "mask", "uint8"), "brain.nii")
     with pytest.raises(BadInput, match=r"^brain\.nii is empty: .*--mask"):
-        stage.finish(np.zeros((len(stage.grid), stage.grid.block[0]), np.int64))
+        stage.finish(np.zeros((len(stage.grid), stage.grid.block[0] + 5), np.int64))
 
 
 def test_an_image_that_is_the_same_everywhere_has_no_threshold_and_says_so():
     image, _ = image_of((4, 3, 2))
-    stage = mask.value_range(masks.volume(image, "b0", "float32"), "b0.nii")
+    radius = median_otsu.Radius(Length(4, "voxels"), (4, 4, 4))
+    stage = median_otsu.value_range(masks.volume(image, "b0", "float32"), "b0.nii", radius, False)
     with pytest.raises(BadInput, match="the smoothed b0 is 3 everywhere"):
-        stage.finish(np.full((2, 2), 3, np.float32))
+        stage.finish(np.stack([magnitudes(np.full(5, 3, np.float32))] * 2))
 
 
 # The noise level.

@@ -15,10 +15,11 @@ from mpiimg.neuro.kernels.median import median_filter
 
 def filtered(volume, radius, thickness=None):
     """Filter a whole volume, cut into z-blocks of at most `thickness`, as the frame does."""
-    extended = np.pad(volume, [(radius, radius), (0, 0), (0, 0)], mode="symmetric")
+    halo = radius if isinstance(radius, int) else radius[0]
+    extended = np.pad(volume, [(halo, halo), (0, 0), (0, 0)], mode="symmetric")
     nz = volume.shape[0]
     step = thickness or nz
-    blocks = [median_filter(extended[z : min(z + step, nz) + 2 * radius], radius) for z in range(0, nz, step)]
+    blocks = [median_filter(extended[z : min(z + step, nz) + 2 * halo], radius) for z in range(0, nz, step)]
     return np.concatenate(blocks)
 
 
@@ -70,6 +71,19 @@ def test_same_bits_as_sorted_cubes(kind):
     volume = np.abs(values(kind, (5, 7, 6), seed=3))
     for radius in (1, 2, 3):
         assert_same_bits(filtered(volume, radius), reference.median_filter(volume, radius))
+
+
+@pytest.mark.parametrize("kind", ["continuous", "rounded", "clustered"])
+@pytest.mark.parametrize(
+    "radii", [(0, 0, 1), (1, 0, 0), (0, 2, 0), (0, 3, 4), (2, 4, 4), (4, 1, 0), (3, 8, 8), (8, 3, 1)], ids=str
+)
+def test_each_axis_has_its_own_radius(radii, kind):
+    """As voxels that are longer along one axis need; blocks as thin as they come, and several tiles."""
+    volume = values(kind, (7, 11, median.TILE[2] + 5))
+    volume = np.where(volume == 0, np.float32(0), volume)
+    expected = scipy.ndimage.median_filter(volume, size=[2 * r + 1 for r in radii], mode="reflect")
+    assert_same_bits(filtered(volume, radii), expected)
+    assert_same_bits(filtered(volume, radii, thickness=2), expected)
 
 
 @pytest.mark.parametrize("radius", [7, 8])

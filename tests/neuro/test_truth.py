@@ -54,7 +54,7 @@ def assert_mask_overlaps_as_dipys(subject, folder, truth):
 
 
 def test_mask_is_as_near_the_brain_as_dipys(simulated, truth, tmp_path):
-    out = tool("mpiimg-mask", simulated, tmp_path / "out", ranks=2)
+    out = tool("mpiimg-mask", simulated, tmp_path / "out", "--mask-method", "dipy", ranks=2)
     assert_mask_overlaps_as_dipys(simulated, out, truth)
 
 

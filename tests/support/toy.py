@@ -138,7 +138,7 @@ def smooth(
 
     def finish(rows):
         hook("finish", 0)
-        return Found(in_order(rows), warnings=("toy: a warning",))
+        return Found(in_order(rows), warnings=("toy: a warning",), notes=("toy: a note",))
 
     def divide(total):
         def work(chunk, block):

@@ -171,8 +171,8 @@ def test_force_overwrites_and_only_that(simulated, tmp_path):
     assert digests(out) == first
 
 
-def test_quiet_says_nothing_and_otherwise_warnings_alone(simulated, tmp_path):
-    """A warning about b-values is said by default and kept in the record either way."""
+def test_quiet_says_nothing_and_otherwise_warnings_and_notes(simulated, tmp_path):
+    """A warning about b-values and the size of the mask are said by default, and kept in the record."""
     table = simulated.bvals.read_text().split()
     high = tmp_path / "high.bval"
     high.write_text(" ".join("3000" if b != "0" else b for b in table))
@@ -181,13 +181,17 @@ def test_quiet_says_nothing_and_otherwise_warnings_alone(simulated, tmp_path):
     said = warm.run_tool("mpiimg-neuro", *words, "--out", tmp_path / "said", ranks=3, timeout=PATIENCE)
     assert (quiet.stdout, quiet.stderr) == ("", "")
     assert said.stdout == ""
-    line, last = said.stderr.splitlines()
+    *lines, last = said.stderr.splitlines()
+    (line,) = [one for one in lines if "warning: " in one]
+    notes = [one for one in lines if one != line]
     assert re.fullmatch(r"mpiimg: peak \d+ MB per rank \(planned \d+\), .* s \(predicted [\d.]+\)", last)
     assert line.startswith("mpiimg: warning: ")
     assert "--b-max 1500" in line
     for out in ("quiet", "said"):
         (warning,) = record(tmp_path / out)["warnings"]
         assert warning in line
+        assert [f"mpiimg: {note}" for note in record(tmp_path / out)["notes"]] == notes
+        assert any(" ml, " in note for note in notes)
 
 
 def test_grad_dev_is_warned_about(simulated, tmp_path):

@@ -128,12 +128,13 @@ def test_the_command_line_refuses_what_lies_outside(owner, one, capsys):
 
 @pytest.mark.parametrize("value", ["1.5", "1e3.5", "1.0000001"])
 def test_a_whole_number_has_no_fraction(value, capsys):
-    assert "must be of type int" in refused("mpiimg-mask", ["--median-radius", value], capsys)
+    assert "must be of type int" in refused("mpiimg-mask", ["--passes", value], capsys)
+    assert "a whole number of voxels" in refused("mpiimg-mask", ["--median-radius", value], capsys)
 
 
 def test_a_whole_number_may_be_written_with_an_exponent():
-    words = ["dwi.nii", "--bvals", "a", "--bvecs", "b", "--out", "o", "--dilate", "1e2"]
-    assert vars(cli.parser("mpiimg-mask").parse_args(words))["dilate"] == 100
+    words = ["dwi.nii", "--bvals", "a", "--bvecs", "b", "--out", "o", "--passes", "1e2"]
+    assert vars(cli.parser("mpiimg-mask").parse_args(words))["passes"] == 100
 
 
 @pytest.mark.parametrize("path", ["", " ", "-", "~", "~/out", "a\nb", "a\x1b[2Jb"])

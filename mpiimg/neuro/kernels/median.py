@@ -3,7 +3,7 @@
 A box of outputs (a tile) is filtered at once. Its values become codes of 13
 bits, which keep their order and are about equally frequent: the upper six bits
 are a bucket, the lower seven a bin of the bucket. Every column of the window
-(window x window values along z and y) has its histogram, which slides along y.
+(its values along z and y) has its histogram, which slides along y.
 Buckets are counted cumulatively: a bucket's count takes in all buckets below
 it, so that the bucket of a median is the number of counts that do not reach it,
 and no loop depends on the data. Bins are counted in the one bucket that matters.
@@ -31,7 +31,7 @@ CODES = COARSE * FINE
 #: Outputs of a tile along z, y and x, at most.
 TILE = (16, 48, 48)
 
-#: A window of (2 radius + 1)^3 values is counted in 16 bits.
+#: Along an axis: a window of at most 39^3 values is counted in 16 bits.
 MAX_RADIUS = 19
 
 #: Pieces of the range of a tile; codes are linear within each.
@@ -47,12 +47,12 @@ _EMPTY = np.int32(2**31 - 1)
 _PREFIX = np.uint64(0x0001000100010001)
 
 
-def median_filter(block: np.ndarray, radius: int) -> np.ndarray:
-    """Filter a z-block by the median of a cube of (2 radius + 1)^3 voxels.
+def median_filter(block: np.ndarray, radius: int | tuple[int, int, int]) -> np.ndarray:
+    """Filter a z-block by the median of a box of 2 radius + 1 voxels along each axis.
 
-    The result is the element of rank (2 radius + 1)^3 // 2 of each window, as
-    ``scipy.ndimage.median_filter(volume, size=2 * radius + 1, mode="reflect")``
-    gives it, whatever the thickness of the block.
+    The result is the element of rank n // 2 of the n values of each window, as
+    ``scipy.ndimage.median_filter(volume, size, mode="reflect")`` gives it for the
+    size 2 radius + 1 of each axis, whatever the thickness of the block.
 
     Parameters
     ----------
@@ -60,8 +60,8 @@ def median_filter(block: np.ndarray, radius: int) -> np.ndarray:
         The block with its halo in z, which the caller extends at the ends of
         the volume (``np.pad`` mode "symmetric"). y and x are extended here.
         No NaN. Infinities are ordered as any other value.
-    radius : int
-        0 to 19 voxels.
+    radius : int or (int, int, int)
+        Along z, y and x, or along all of them; 0 to 19 voxels.
 
     Returns
     -------
@@ -78,13 +78,14 @@ def median_filter(block: np.ndarray, radius: int) -> np.ndarray:
     block = np.asarray(block)
     if block.dtype != np.float32:
         raise TypeError(f"median_filter takes float32, not {block.dtype}")
-    if not 0 <= radius <= MAX_RADIUS:
+    radii = (radius,) * 3 if isinstance(radius, int | np.integer) else tuple(radius)
+    if not all(0 <= one <= MAX_RADIUS for one in radii):
         raise ValueError(f"a median radius is 0 to {MAX_RADIUS} voxels, not {radius}")
-    if block.ndim != 3 or block.shape[0] <= 2 * radius:
-        raise ValueError(f"a block of shape {block.shape} has no plane within its halo of {radius}")
+    if block.ndim != 3 or block.shape[0] <= 2 * radii[0]:
+        raise ValueError(f"a block of shape {block.shape} has no plane within its halo of {radii[0]}")
     keys = _ordered(np.ascontiguousarray(block).view(np.int32))
-    if radius:
-        keys = _filter_keys(keys, radius)
+    if any(radii):
+        keys = _filter_keys(keys, radii)
     return _ordered(keys).view(np.float32)
 
 
@@ -95,17 +96,17 @@ def _ordered(bits: np.ndarray) -> np.ndarray:
     return keys
 
 
-def _filter_keys(keys: np.ndarray, radius: int) -> np.ndarray:
-    window = 2 * radius + 1
-    shape = (keys.shape[0] - 2 * radius, *keys.shape[1:])
-    rows, columns = (_extension(n, radius) for n in shape[1:])
+def _filter_keys(keys: np.ndarray, radii: tuple[int, int, int]) -> np.ndarray:
+    window = tuple(2 * radius + 1 for radius in radii)
+    halo = tuple(2 * radius for radius in radii)
+    shape = (keys.shape[0] - halo[0], *keys.shape[1:])
+    rows, columns = (_extension(n, radius) for n, radius in zip(shape[1:], radii[1:], strict=True))
     out = np.empty(shape, np.int32)
-    count_type = np.uint8 if window**2 < 2**8 else np.uint16
+    count_type = np.uint8 if window[0] * window[1] < 2**8 else np.uint16
     for z, y, x in _tiles(shape):
-        tile = keys[z.start : z.stop + 2 * radius]
-        tile = np.take(
-            np.take(tile, rows[y.start : y.stop + 2 * radius], 1), columns[x.start : x.stop + 2 * radius], 2
-        )
+        tile = keys[z.start : z.stop + halo[0]]
+        tile = np.take(tile, rows[y.start : y.stop + halo[1]], 1)
+        tile = np.take(tile, columns[x.start : x.stop + halo[2]], 2)
         low, high = tile.min(), tile.max()
         if low == high:
             out[z, y, x] = low
@@ -169,9 +170,10 @@ def _encode(keys, low, high):
 def _find_values(keys, codes, extremes, window, count_like):
     """Find the key of every median of a tile, plane by plane and row by row."""
     depth, height, width = keys.shape
-    out = np.empty((depth - window + 1, height - window + 1, width - window + 1), np.int32)
-    lanes = (window + 15) // 16 * 16
-    # Slot z % window of the last axis holds plane z: a column needs no order along z.
+    deep, high, wide = window
+    out = np.empty((depth - deep + 1, height - high + 1, width - wide + 1), np.int32)
+    lanes = (deep + 15) // 16 * 16
+    # Slot z % deep of the last axis holds plane z: a column needs no order along z.
     key_ring = np.full((width, height, lanes), _EMPTY, np.int32)
     code_ring = np.full((width, height, lanes), CODES, np.uint16)
     lines = np.zeros((height, width * COARSE), np.uint8)
@@ -181,16 +183,16 @@ def _find_values(keys, codes, extremes, window, count_like):
     steps = _steps()
     bucket, rank = np.empty((2, width), np.uint16)
     for z in range(depth):
-        _enter_plane(keys[z], codes[z], z % window, (key_ring, code_ring), lines, steps)
-        if z < window - 1:
+        _enter_plane(keys[z], codes[z], z % deep, (key_ring, code_ring), lines, steps)
+        if z < deep - 1:
             continue
         fine[:] = 0
         coarse[:] = 0
-        for y in range(height - window + 1):
-            _slide_columns(code_ring, fine, y, window)
-            _slide_buckets(lines, coarse, y, window)
-            _find_buckets(coarse, window, bucket, rank)
-            _find_row((key_ring, y), fine, extremes, (bucket, rank), window, out[z - window + 1, y])
+        for y in range(height - high + 1):
+            _slide_columns(code_ring, fine, y, (deep, high))
+            _slide_buckets(lines, coarse, y, high)
+            _find_buckets(coarse, (wide, deep * high * wide // 2), bucket, rank)
+            _find_row((key_ring, y), fine, extremes, (bucket, rank), (high, wide), out[z - deep + 1, y])
     return out
 
 
@@ -221,39 +223,40 @@ def _enter_plane(keys, codes, slot, rings, lines, steps):
 
 @kernel
 def _slide_columns(codes, fine, y, window):
-    """Bring the histograms of all columns from the rows before y to y ... y + window - 1."""
+    """Bring the histograms of all columns from the rows before y to y ... y + high - 1."""
+    deep, high = window
     for x in range(codes.shape[0]):
         bins = fine[x].reshape(-1)
         if y > 0:
-            for slot in range(window):
+            for slot in range(deep):
                 bins[codes[x, y - 1, slot]] -= 1
-        for row in range(y + window - 1 if y > 0 else 0, y + window):
-            for slot in range(window):
+        for row in range(y + high - 1 if y > 0 else 0, y + high):
+            for slot in range(deep):
                 bins[codes[x, row, slot]] += 1
 
 
 @kernel
-def _slide_buckets(lines, coarse, y, window):
+def _slide_buckets(lines, coarse, y, high):
     """Do the same for the counts in buckets, which are the sums of counts along z."""
     if y > 0:
         leaving = lines[y - 1]
         for i in range(coarse.size):
             coarse[i] -= leaving[i]
-    for row in range(y + window - 1 if y > 0 else 0, y + window):
+    for row in range(y + high - 1 if y > 0 else 0, y + high):
         entering = lines[row]
         for i in range(coarse.size):
             coarse[i] += entering[i]
 
 
 @kernel
-def _find_buckets(coarse, window, bucket, rank):
+def _find_buckets(coarse, wide_target, bucket, rank):
     """Find the bucket of each median of a row, and its rank among the values in that bucket."""
-    target = np.uint16(window**3 // 2)
+    wide, target = wide_target[0], np.uint16(wide_target[1])
     total = np.zeros(COARSE, np.uint16)
-    for i in range((window - 1) * COARSE):
+    for i in range((wide - 1) * COARSE):
         total[i % COARSE] += coarse[i]
-    for x in range(bucket.size - window + 1):
-        entering = coarse[(x + window - 1) * COARSE : (x + window) * COARSE]
+    for x in range(bucket.size - wide + 1):
+        entering = coarse[(x + wide - 1) * COARSE : (x + wide) * COARSE]
         leaving = coarse[x * COARSE : (x + 1) * COARSE]
         lower = np.uint16(0)
         for i in range(COARSE):
@@ -274,13 +277,14 @@ def _find_row(keys, fine, extremes, places, window, out):
     """
     first, last = extremes
     buckets, ranks = places
+    high, wide = window
     counts = np.zeros(FINE, np.uint16)
     quads = counts.view(np.uint64)
     held = -1
     for x in range(out.size):
         bucket = buckets[x]
         if bucket == held:
-            entering, leaving = fine[x + window - 1, bucket], fine[x - 1, bucket]
+            entering, leaving = fine[x + wide - 1, bucket], fine[x - 1, bucket]
             for i in range(FINE):
                 counts[i] += entering[i] - leaving[i]
         else:
@@ -288,7 +292,7 @@ def _find_row(keys, fine, extremes, places, window, out):
             for i in range(FINE):
                 counts[i] = alone[i]
             # Two columns a step: the sums go through memory, and each step waits for the one before.
-            for column in range(x + 1, x + window, 2):
+            for column in range(x + 1, x + wide, 2):
                 one, other = fine[column, bucket], fine[column + 1, bucket]
                 for i in range(FINE):
                     counts[i] += np.uint16(one[i]) + np.uint16(other[i])
@@ -298,7 +302,8 @@ def _find_row(keys, fine, extremes, places, window, out):
         if first[code] == last[code]:
             out[x] = first[code]
         else:
-            out[x] = _pick(keys, fine, (x, x + window), (bucket, bin), (first[code], last[code]), rank)
+            columns = (x, x + wide, high)
+            out[x] = _pick(keys, fine, columns, (bucket, bin), (first[code], last[code]), rank)
 
 
 @kernel
@@ -334,41 +339,41 @@ def _find_bin(quads, rank):
 
 
 @kernel
-def _pick(keys, fine, window, place, bounds, bin_rank):
+def _pick(keys, fine, columns, place, bounds, bin_rank):
     """Return the key of rank `bin_rank` in a bin whose keys lie within `bounds`.
 
     Halves the bounds while many keys are below the one that is looked for, then goes from key to key.
     """
     ring, y = keys
-    start, stop = window
+    start, stop, high = columns
     bucket, bin = place
-    low, high = bounds
+    low, top = bounds
     rank = np.int64(bin_rank)
-    while rank > _FEW and low < high:
-        middle = np.int32((np.int64(low) + np.int64(high)) // 2)
+    while rank > _FEW and low < top:
+        middle = np.int32((np.int64(low) + np.int64(top)) // 2)
         n = 0
         for x in range(start, stop):
             if fine[x, bucket, bin]:
-                n += _count_within(ring[x, y : y + stop - start].reshape(-1), low, middle)
+                n += _count_within(ring[x, y : y + high].reshape(-1), low, middle)
         if n <= rank:
             rank -= n
             low = np.int32(middle + 1)
         else:
-            high = middle
-    while low < high:
-        best = high
+            top = middle
+    while low < top:
+        best = top
         for x in range(start, stop):
             if fine[x, bucket, bin]:
-                best = min(best, _smallest_from(ring[x, y : y + stop - start].reshape(-1), low))
+                best = min(best, _smallest_from(ring[x, y : y + high].reshape(-1), low))
         if rank == 0:
             return best
         for x in range(start, stop):
             if fine[x, bucket, bin]:
-                rank -= _count_within(ring[x, y : y + stop - start].reshape(-1), best, best)
+                rank -= _count_within(ring[x, y : y + high].reshape(-1), best, best)
         if rank < 0:
             return best
         low = np.int32(best + 1)
-    return high
+    return top
 
 
 @kernel

@@ -12,6 +12,12 @@ from __future__ import annotations
 
 import numpy as np
 
+#: Share of the voxels that hot ones are at most, and share of the range of values that lies below them empty.
+MAX_HOT, MIN_GAP = 0.002, 0.25
+
+#: Orders of magnitude that are told apart.
+MAGNITUDES = 4096
+
 
 def edges(low: float, high: float, bins: int = 256) -> np.ndarray:
     """Return the edges of the bins, as ``numpy.histogram`` places them for a float32 image.
@@ -118,6 +124,55 @@ def threshold(counts: np.ndarray, low: float, high: float) -> np.float32:
         mean_above = (np.cumsum((counts * upper)[::-1]) / weight_above[::-1])[::-1]
         between = weight_below[:-1] * weight_above[1:] * (mean_below[:-1] - mean_above[1:]) ** 2
     return _rounded_down(placed[np.argmax(between)])
+
+
+def magnitudes(block: np.ndarray) -> np.ndarray:
+    """Return how many values of a chunk have each order of magnitude, 16 to an octave, and their range.
+
+    Parameters
+    ----------
+    block : float32, any shape
+        A chunk of the image. Not empty; no NaN.
+
+    Returns
+    -------
+    (MAGNITUDES, 3) float64
+        The number of values, the smallest and the largest; infinities where there is none. What is below 0 is
+        with the smallest.
+    """
+    values = np.ascontiguousarray(block).ravel()
+    # The leading bits of a positive float order it: its exponent, and four bits of what follows.
+    magnitude = np.maximum(values, 0).view(np.int32) >> 19
+    out = np.empty((MAGNITUDES, 3))
+    out[:, 0] = np.bincount(magnitude, minlength=MAGNITUDES)
+    out[:, 1], out[:, 2] = np.inf, -np.inf
+    np.minimum.at(out[:, 1], magnitude, values)
+    np.maximum.at(out[:, 2], magnitude, values)
+    return out
+
+
+def without_hot(rows: np.ndarray) -> tuple[np.float32, np.float32, int]:
+    """Return the smallest and the largest value of an image that is not hot, and how many are.
+
+    Hot voxels are few, and far above all others: at most `MAX_HOT` of all, above a gap as wide as `MIN_GAP`
+    of the range. They would stretch the histogram until the brain is in a few bins.
+
+    Parameters
+    ----------
+    rows : (chunks, MAGNITUDES, 3) float64
+        Those of :func:`magnitudes`.
+    """
+    counts = rows[:, :, 0].sum(axis=0)
+    filled = counts > 0
+    counts, low, high = counts[filled], rows[:, filled, 1].min(axis=0), rows[:, filled, 2].max(axis=0)
+    above = counts[::-1].cumsum()[::-1]
+    last, hot = len(counts) - 1, 0
+    for k in range(last, 0, -1):
+        if above[k] > MAX_HOT * above[0]:
+            break
+        if low[k] - high[k - 1] > MIN_GAP * (high[last] - low[0]):
+            last, hot = k - 1, int(above[k])
+    return np.float32(low[0]), np.float32(high[last]), hot
 
 
 def _rounded_down(value) -> np.float32:

@@ -1,60 +1,76 @@
-"""Brain mask: mean of the b0 volumes, repeated median filter, Otsu threshold.
-
-The method is dipy's median_otsu. From the float64 mean on (one cast to
-float32), the result is that of scipy's median filter and dipy's own copy of
-Otsu's threshold to the last bit. scikit-image's Otsu, which dipy takes where it
-is installed, differs by some voxels.
-"""
+"""Brain mask: from the b0 volumes, as dipy's median_otsu, or from all shells, as MRtrix3's dwi2mask."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid
-from mpiimg.engine.halo import extended
-from mpiimg.engine.needs import Part, Rows
+from mpiimg.engine.halo import trimmed
+from mpiimg.engine.needs import Part
 from mpiimg.engine.parameters import parameter
-from mpiimg.engine.rates import RateSample, chunk_sample
-from mpiimg.engine.stage import Compute, Found, Reduce, Sink, Stages
+from mpiimg.engine.stage import Compute, Sink, Stages
 from mpiimg.engine.step import Inspection, Output, Step
-from mpiimg.errors import BadInput
-from mpiimg.neuro.images import finite, sidecar, sidecar_name, write_dense
-from mpiimg.neuro.masks import Mask, count_voxels, slabs, volume
-from mpiimg.neuro.nifti import Image
-from mpiimg.neuro.samples import image_of
+from mpiimg.neuro import dwi2mask, median_otsu
+from mpiimg.neuro.images import sidecar, sidecar_name, write_dense
+from mpiimg.neuro.lengths import Length, LengthForm, voxel_sizes
+from mpiimg.neuro.mask_checks import checked_mask, expect_ml_parameter
+from mpiimg.neuro.masks import Brain, slabs, volume
+from mpiimg.neuro.median_otsu import Radius
 from mpiimg.neuro.subject import Subject, dense, gradients_of, mask_file
 
-PAPER = "Otsu 1979, doi:10.1109/TSMC.1979.4310076; median_otsu of DIPY, doi:10.3389/fninf.2014.00008"
+#: A median radius, as its kernel takes it.
+MAX_RADIUS = 19
+RADIUS_FORM = LengthForm(voxels=MAX_RADIUS, mm=100, words=("auto",))
+
+#: How far a mask may grow.
+DILATION_FORM = LengthForm(voxels=1000, mm=1000)
+
+#: The radius of images with voxels longer than `COARSE` mm along any axis, and of all others.
+COARSE_RADIUS = Length(8.0, "mm")
+FINE_RADIUS = Length(4.0, "voxels")
+COARSE = 2.001
+
+#: A radius in mm is at most so many voxels.
+MAX_RADIUS_FROM_MM = 8
 
 
 @dataclass(frozen=True)
 class MaskParameters:
     """How the brain is found."""
 
-    median_radius: int = parameter(
-        4, "The median filter takes a cube of this radius.", unit="voxels", limits=(0, 19)
+    mask_method: str = parameter(
+        "median_otsu",
+        "median_otsu cuts the smoothed mean of the b0 volumes at Otsu's threshold, and takes all voxels that "
+        "are not 0 where there is no background; dipy does the first alone, to DIPY's very voxels; dwi2mask "
+        "uses all shells, as MRtrix3's legacy algorithm does.",
+        choices=("median_otsu", "dipy", "dwi2mask"),
+    )
+    median_radius: str = parameter(
+        "auto",
+        "The median filter takes a box of this radius, in voxels or mm, as 4 or 8mm; auto is 8mm where "
+        "voxels are longer than 2 mm, and else 4 voxels.",
+        limits=(0, MAX_RADIUS),
+        metavar="LENGTH",
+        form=RADIUS_FORM,
     )
     passes: int = parameter(4, "The median filter runs this many times.", limits=(0, 100))
-    dilate: int = parameter(
-        0, "The mask grows by this many voxels, along the axes only.", unit="voxels", limits=(0, 1000)
+    dilate: str = parameter(
+        "0",
+        "The mask grows by this many voxels along the axes, or by a length in all directions, as 5mm.",
+        limits=(0, 1000),
+        metavar="LENGTH",
+        form=DILATION_FORM,
     )
     finalize: bool = parameter(
         False, "Holes in the mask are filled, and all pieces but the largest are removed."
     )
-
-
-class Span(NamedTuple):
-    """The smallest and the largest value of an image, float32."""
-
-    low: np.float32
-    high: np.float32
+    expect_ml: str | None = expect_ml_parameter()
 
 
 def inspect(subject: Subject, p: MaskParameters) -> Inspection:
@@ -65,202 +81,105 @@ def inspect(subject: Subject, p: MaskParameters) -> Inspection:
     BadInput
         There are none.
     """
-    if not subject.has_given_mask:
-        gradients_of(subject)
-    return Inspection()
+    if subject.has_given_mask:
+        return Inspection()
+    gradients_of(subject)
+    radius = radius_of(p, voxel_sizes(subject.image))
+    warnings = ()
+    if p.mask_method != "dwi2mask" and radius.is_cut:
+        warnings = (
+            f"{subject.image.path}: a median radius of {radius.length} is more than {MAX_RADIUS_FROM_MM} "
+            f"voxels; {radius} are taken",
+        )
+    return Inspection(warnings=warnings)
 
 
 def stages(subject: Subject, p: MaskParameters, data: Any) -> Stages[Subject]:
-    """Yield how the mask comes from the b0 volumes; one that the user gave is left as it is."""
+    """Yield how the mask comes from the volumes; one that the user gave is left as it is."""
     if subject.has_given_mask:
         return subject
     subject = yield from dense(subject)
     image = subject.image
-    smooth = volume(image, "b0", "float32")
-    yield b0_mean(image, subject.dwi, gradients_of(subject).b0, smooth)
-    for number in range(1, p.passes + 1):
-        rough, smooth = smooth, volume(image, f"median-{number}", "float32")
-        yield median(rough, smooth, number, p.median_radius)
-    span = yield value_range(smooth, str(image.path))
-    level = yield otsu(smooth, span)
-    mask = volume(image, "thresholded", "uint8")
-    yield above_threshold(smooth, level, mask)
-    if p.dilate > 0:
+    found = yield from _found(subject, p)
+    mask, sizes = found.mask, voxel_sizes(image)
+    growth = DILATION_FORM.read(p.dilate)
+    if growth.number > 0:
         smaller, mask = mask, volume(image, "dilated", "uint8")
-        yield dilate(smaller, p.dilate, mask)
+        yield dilate(smaller, growth, sizes, mask)
     if p.finalize:
         raw, mask = mask, volume(image, "finalized", "uint8")
         yield finalize(raw, mask)
-    offsets = yield count_voxels(mask, f"{image.path}: the computed mask")
-    return dataclasses.replace(subject, mask=Mask(mask, offsets, threshold=float(level)))
+    where = f"{image.path}: the computed mask"
+    checked = yield from checked_mask(mask, image, where, p.expect_ml, found.signal, found.is_everything)
+    about = {**found.about, "Dilate": p.dilate, "Finalize": p.finalize, **checked.about}
+    return dataclasses.replace(subject, mask=dataclasses.replace(checked, about=about))
+
+
+def _found(subject: Subject, p: MaskParameters) -> Stages[Brain]:
+    """Yield the mask as its method finds it."""
+    image, gradients = subject.image, gradients_of(subject)
+    if p.mask_method == "dwi2mask":
+        return (yield from dwi2mask.dwi2mask(image, subject.dwi, gradients))
+    radius, is_dipys = radius_of(p, voxel_sizes(image)), p.mask_method == "dipy"
+    return (yield from median_otsu.median_otsu(image, subject.dwi, gradients.b0, p.passes, radius, is_dipys))
+
+
+def radius_of(p: MaskParameters, sizes: tuple[float, float, float]) -> Radius:
+    """Return the median radius for voxels of `sizes` in mm along z, y and x."""
+    if p.median_radius != "auto":
+        length = RADIUS_FORM.read(p.median_radius)
+    else:
+        length = COARSE_RADIUS if p.mask_method != "dipy" and max(sizes) > COARSE else FINE_RADIUS
+    voxels = length.in_voxels(sizes)
+    if length.unit == "voxels" or max(voxels) <= MAX_RADIUS_FROM_MM:
+        return Radius(length, voxels)
+    return Radius(length, tuple(min(one, MAX_RADIUS_FROM_MM) for one in voxels), True)
 
 
 # --- Stages -----------------------------------------------------------------------------------------------
 
 
-def b0_mean(image: Image, dwi: Array, b0: tuple[int, ...], mean: Array) -> Compute:
-    """Declare the mean of the unweighted volumes: in float64, in their order, rounded once.
-
-    Parameters
-    ----------
-    image : Image
-        Whose values `dwi` holds.
-    dwi : Array
-        (V, z, y, x).
-    b0 : tuple of int
-        The unweighted volumes, ascending.
-    mean : Array
-        (z, y, x) float32, written.
-    """
-
-    def work(chunk, block):
-        total = np.zeros(block.shape[1:])
-        for one in block:
-            total += finite(image.scaled(one))
-        return ((total / len(b0)).astype(np.float32),)
-
-    return Compute(
-        "b0-mean",
-        slabs(image.shape[-3]),
-        reads=(Rows(dwi, b0),),
-        writes=(mean,),
-        work=work,
-        parameters={"b0": b0, "slope": image.slope, "inter": image.inter},
-    )
-
-
-def median(source: Array, smooth: Array, number: int, radius: int) -> Compute:
-    """Declare a median filter over a cube, edges mirrored.
+def dilate(source: Array, growth: Length, sizes: tuple[float, float, float], mask: Array) -> Compute:
+    """Declare how a mask grows.
 
     Parameters
     ----------
     source : Array
-        (z, y, x) float32.
-    smooth : Array
+        (z, y, x) uint8.
+    growth : Length
+        Voxels are steps to the 6 neighbours; a length in mm reaches all voxels within it.
+    sizes : (float, float, float)
+        Of a voxel in mm, along z, y and x.
+    mask : Array
         Likewise, written.
-    number : int
-        Of the pass, from 1.
-    radius : int
-        The cube has 2 radius + 1 voxels along each axis.
     """
-    depth = source.shape[0]
+    in_mm = growth.unit == "mm"
+    # A little more: the length may be a whole number of voxels, but for rounding.
+    reach = growth.number * (1 + 1e-6)
+    halo = math.floor(reach / sizes[0]) if in_mm else int(growth.number)
 
     def work(chunk, block):
-        from mpiimg.neuro.kernels.median import median_filter
+        from scipy.ndimage import binary_dilation, distance_transform_edt
 
-        return (median_filter(extended(block, chunk.bounds["z"], radius, depth, edge=True), radius),)
+        if not in_mm:
+            grown = binary_dilation(block, iterations=halo)
+        elif block.any():
+            grown = distance_transform_edt(block == 0, sampling=sizes) <= reach
+        else:
+            grown = block
+        return (trimmed(grown, chunk.bounds["z"], halo),)
 
-    return Compute(
-        f"median-{number}",
-        slabs(depth),
-        reads=(Part(source, {"z": radius}),),
-        writes=(smooth,),
-        work=work,
-        parameters={"radius": radius},
-        cost=("median", float(np.prod(source.shape)) * (2 * radius + 1) ** 2),
-    )
-
-
-def value_range(source: Array, where: str) -> Reduce[Span]:
-    """Declare the search for the smallest and largest value, between which Otsu's histogram lies.
-
-    Parameters
-    ----------
-    source : Array
-        (z, y, x) float32.
-    where : str
-        The image's name in messages.
-
-    Returns
-    -------
-    Reduce
-        Its end raises BadInput where all values are the same.
-    """
-
-    def finish(rows):
-        low, high = rows[:, 0].min(), rows[:, 1].max()
-        if low == high:
-            raise BadInput(
-                f"{where}: the smoothed b0 is {low:g} everywhere: there is no brain to find; "
-                "give a mask with --mask, or a smaller --median-radius"
-            )
-        return Found(Span(low, high))
-
-    return Reduce(
-        "range",
-        slabs(source.shape[0]),
-        reads=(Part(source),),
-        work=lambda chunk, block: (block.min(), block.max()),
-        row=((2,), "float32"),
-        finish=finish,
-        parameters={},
-        expected=Span(np.float32(0), np.float32(1)),
-    )
-
-
-def otsu(source: Array, span: Span) -> Reduce[float]:
-    """Declare Otsu's threshold from the sum of the chunks' histograms.
-
-    Parameters
-    ----------
-    source : Array
-        (z, y, x) float32.
-    span : Span
-        Of its values.
-    """
-
-    def work(chunk, block):
-        from mpiimg.neuro.kernels.otsu import histogram
-
-        return histogram(block, span.low, span.high)
-
-    def finish(rows):
-        from mpiimg.neuro.kernels.otsu import threshold
-
-        return Found(threshold(rows.sum(axis=0), span.low, span.high))
-
-    return Reduce(
-        "otsu",
-        slabs(source.shape[0]),
-        reads=(Part(source),),
-        work=work,
-        row=((256,), "int64"),
-        finish=finish,
-        parameters={"low": float(span.low), "high": float(span.high)},
-        expected=0.0,
-    )
-
-
-def above_threshold(source: Array, level: float, mask: Array) -> Compute:
-    """Declare the mask of the voxels strictly above the threshold."""
-    return Compute(
-        "threshold",
-        slabs(source.shape[0]),
-        reads=(Part(source),),
-        writes=(mask,),
-        work=lambda chunk, block: (block > level,),
-        parameters={"level": float(level)},
-    )
-
-
-def dilate(source: Array, voxels: int, mask: Array) -> Compute:
-    """Declare how a mask grows by a cross of 6 neighbours, `voxels` times."""
-
-    def work(chunk, block):
-        from scipy.ndimage import binary_dilation, generate_binary_structure
-
-        grown = binary_dilation(block, generate_binary_structure(3, 1), iterations=voxels)
-        start, stop = chunk.bounds["z"]
-        first = start - max(start - voxels, 0)
-        return (grown[first : first + stop - start],)
-
+    thickness = slabs(source.shape[0]).block[0] + 2 * halo
     return Compute(
         "dilate",
         slabs(source.shape[0]),
-        reads=(Part(source, {"z": voxels}),),
+        reads=(Part(source, {"z": halo}),),
         writes=(mask,),
         work=work,
-        parameters={"voxels": voxels},
+        parameters={"growth": str(growth), "sizes": sizes},
+        # Of each voxel the nearest one of the mask, and how far it is, in float64.
+        scratch=(30 if in_mm else 4) * min(thickness, source.shape[0]) * math.prod(source.shape[1:])
+        + (1 << 16),
     )
 
 
@@ -299,29 +218,22 @@ def describe_mask(subject: Subject, p: MaskParameters) -> Mapping[str, bytes]:
     if mask.file is not None:
         method = {"Method": "given by the user", "Sources": [mask.file.path.name]}
     else:
-        method = {
-            "Method": "median_otsu: mean b0, median filter, Otsu's threshold (DIPY's)",
-            "MedianRadius": p.median_radius,
-            "Passes": p.passes,
-            "Dilate": p.dilate,
-            "Finalize": p.finalize,
-            "Threshold": mask.threshold,
-        }
-    text = sidecar(Type="Brain", Units="1", Description="1 inside the brain", Voxels=mask.voxels, **method)
+        method = {}
+    text = sidecar(
+        Type="Brain",
+        Units="1",
+        Description="1 inside the brain",
+        **method,
+        **mask.about,
+        Voxels=mask.voxels,
+    )
     return {sidecar_name(mask_file(subject)): text}
-
-
-def sample_median() -> RateSample:
-    """Filter a block of slices; voxels times the columns of a cube."""
-    image, voxels = image_of((24, 64, 64))
-    stage = median(volume(image, "b0", "float32"), volume(image, "smooth", "float32"), 1, 4)
-    return chunk_sample(stage, 0, voxels[:6].astype(np.float32))
 
 
 STEP = Step(
     name="mask",
     summary="Find the brain in the b0 volumes: mean, median filter, Otsu threshold.",
-    papers=(PAPER,),
+    papers=(median_otsu.PAPER, dwi2mask.PAPER),
     takes=("dwi", "gradients"),
     gives=("mask",),
     parameters=MaskParameters,
@@ -329,5 +241,5 @@ STEP = Step(
     stages=stages,
     outputs=(Output("mask", write_mask, documents=describe_mask),),
     kernels=("mpiimg.neuro.kernels.median:precompile",),
-    rates={"median": (3.3e-9, "mpiimg.neuro.steps.mask:sample_median")},
+    rates={"median": (3.3e-9, "mpiimg.neuro.median_otsu:sample_median")},
 )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from mpiimg.engine.parameters import number_in, parameter
 from mpiimg.errors import BadInput
 from mpiimg.neuro.gradients import MAX_B
+from mpiimg.neuro.mask_checks import expect_ml_parameter
 
 #: s/mm^2 that each unit of b-values stands for.
 UNITS = {"s/mm2": 1.0, "ms/um2": 1e3, "s/m2": 1e-6}
@@ -59,6 +60,7 @@ class GradientParameters:
         "These volumes are left out of everything, counted from 0, as in 0,3,10-12.",
         metavar="LIST",
     )
+    expect_ml: str | None = expect_ml_parameter()
 
     def __post_init__(self):
         if self.b_scaling and self.normalise_bvecs:
