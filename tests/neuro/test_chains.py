@@ -137,11 +137,12 @@ def test_a_chain_is_given_what_its_steps_take_and_none_of_them_gives(steps, argu
 def test_parameters_of_gradients_are_offered_where_gradients_are_taken():
     taking_none = dataclasses.replace(step("denoise"), may_take=())
     without = chain_of(compose.Link(taking_none, taking_none.parameters(), "denoise"))
-    of_volumes, of_gradients = (
+    of_volumes, of_gradients, of_masks = (
         {one.name for one in compose.parameters_for(chain.source.parameters, chain.fields)}
-        for chain in (without, chain_of("mask"))
+        for chain in (without, chain_of("mask"), chain_of("fit"))
     )
-    assert of_volumes == {"drop_volumes", "expect_ml"}
+    assert of_volumes == {"drop_volumes"}
+    assert of_masks - of_gradients == {"expect_ml"}
     assert of_gradients - of_volumes == {
         "b0_threshold",
         "b_unit",
