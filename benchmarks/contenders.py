@@ -157,7 +157,7 @@ TOOL_ARGUMENTS: Mapping[str, Callable[[Path], list[str]]] = {
     ],
     "astro": lambda source: [
         *sorted(str(path) for path in source.glob("sim-*.fits")),
-        *("--tract", str(source / "tract.toml")),
+        *("--tract", str(source / "tract.toml"), "--recipe", "study"),
     ],
 }
 

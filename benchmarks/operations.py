@@ -291,20 +291,21 @@ def warp_pixel() -> Counts:
 
 def warp(shape: tuple[int, int]) -> Job:
     """Image, variance and mask of an exposure onto a patch of 0.333 arcsec a pixel; places are given."""
-    from mpiimg.astro.kernels import warp as code
+    from mpiimg.astro.kernels.places import NODE_SPACING
+    from mpiimg.astro.kernels.warp import resample
     from mpiimg.astro.sky.wcs import read_wcs, source_grid
 
     header = bench_warp.tan_header(shape, bench_warp.NATIVE, angle=0.7)
     header.update(bench_warp.DISTORTION, CTYPE1="RA---TPV", CTYPE2="DEC--TPV")
     target = bench_warp.target_header(shape)
     box = (0, target["NAXIS2"]), (0, target["NAXIS1"])
-    grid = source_grid(read_wcs(header, "exposure"), read_wcs(target, "patch"), box, code.NODE_SPACING)
+    grid = source_grid(read_wcs(header, "exposure"), read_wcs(target, "patch"), box, NODE_SPACING)
     image = np.random.default_rng(7).normal(0, bench_warp.NOISE, shape).astype(np.float32)
     variance = np.full(shape, bench_warp.NOISE**2, np.float32)
     mask = np.zeros(shape, np.int32)
     outputs = target["NAXIS1"] * target["NAXIS2"]
     return Job(
-        lambda: code.resample(image, variance, mask, grid, box, no_data=bench_warp.NO_DATA),
+        lambda: resample(image, variance, mask, grid, box, no_data=bench_warp.NO_DATA),
         "output pixel",
         outputs,
         {kind: outputs * one for kind, one in warp_pixel().items()},

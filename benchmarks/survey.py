@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
         exposures = folder / "exposures.txt"
         exposures.write_text("".join(f"{path}\n" for path in sorted(raw.glob("sim-*.fits"))))
         flags = (*(["--in-memory"] * given.in_memory), *(["--memory", given.memory] if given.memory else []))
-        run = (f"@{exposures}", "--out", folder / "sky", "--force", "--verbose", *flags)
+        run = (f"@{exposures}", "--recipe", "study", "--out", folder / "sky", "--force", "--verbose", *flags)
         wall = whole.launch(given.ranks, "mpiimg-astro", *run)
         print(report(folder, given, simulated, wall))
     finally:

@@ -2,7 +2,7 @@
 
 from mpiimg.astro.sources import SOURCES
 from mpiimg.astro.survey import Survey
-from mpiimg.engine.step import Domain, Pipeline, steps_in
+from mpiimg.engine.step import Domain, Pipeline, Preset, steps_in
 
 DOMAIN = Domain(
     name="astro",
@@ -13,6 +13,12 @@ DOMAIN = Domain(
         "astro": Pipeline(
             "A sky survey from exposures to coadds and a catalogue: calibrate, warp, coadd, detect.",
             ("calibrate", "warp", "coadd", "detect"),
+        )
+    },
+    presets={
+        "study": Preset(
+            "what the study of this toolkit and its comparison with other systems ran",
+            {"pixel_scale": 0.333, "resampling": "lanczos3"},
         )
     },
     baseline=150 << 20,

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
 
 from mpiimg.astro.fits.exposure import ExposureRef
 from mpiimg.astro.sky.footprints import misplaced, place_of
 from mpiimg.astro.sky.layout import Footprint, Layout, Patch
 from mpiimg.astro.sky.tract import MAX_DEGREES, Tract
-from mpiimg.astro.sky.wcs import footprint, footprint_box, parse_wcs
+from mpiimg.astro.sky.wcs import footprint, footprint_box, parse_wcs, pixel_size
 from mpiimg.astro.survey import unit_names
 from mpiimg.engine.boxes import intersection
 from mpiimg.errors import BadInput
@@ -17,14 +22,30 @@ from mpiimg.errors import BadInput
 MAX_FOOTPRINTS = 5_000_000
 
 
-def with_places(exposures: Sequence[ExposureRef], pixel_scale: float, anywhere: bool, strict: bool):
-    """Return the exposures that can lie where they say, their outlines, and (name, reason) of the others.
+#: Arcseconds that a pixel of a tract may have.
+PIXEL_SCALES = (0.005, 60.0)
+
+
+class Placed(NamedTuple):
+    """Exposures that can lie where they say."""
+
+    exposures: list[ExposureRef]
+    outlines: list[tuple[np.ndarray, np.ndarray]]
+    pixel_scale: float  # of the tract, arcseconds
+    notes: tuple[str, ...]  # how that was found
+    wrong: list[tuple[str, str]]  # (name, reason) of the others
+
+
+def with_places(
+    exposures: Sequence[ExposureRef], pixel_scale: float | None, anywhere: bool, strict: bool
+) -> Placed:
+    """Return the exposures that can lie where they say, with the scale of the tract.
 
     Parameters
     ----------
     exposures : sequence of ExposureRef
-    pixel_scale : float
-        Of the tract, arcseconds.
+    pixel_scale : float, optional
+        Of the tract, arcseconds; None for the :func:`usual_scale` of all these exposures.
     anywhere : bool
         The place of the tract is given, so that exposures may lie far from the others.
     strict : bool
@@ -35,15 +56,51 @@ def with_places(exposures: Sequence[ExposureRef], pixel_scale: float, anywhere: 
     BadInput
         One cannot and `strict` is set, or none can.
     """
-    outlines = [footprint(parse_wcs(ref.wcs), ref.shape) for ref in exposures]
+    outlines, sizes = [], []
+    for ref in exposures:
+        wcs, (rows, columns) = parse_wcs(ref.wcs), ref.shape
+        outlines.append(footprint(wcs, ref.shape))
+        sizes.append(pixel_size(wcs, (columns - 1) / 2, (rows - 1) / 2))
+    scale = usual_scale(sizes) if pixel_scale is None else pixel_scale
     places = [place_of(outline, ref.shape) for ref, outline in zip(exposures, outlines, strict=True)]
-    reasons = misplaced(places, pixel_scale, None if anywhere else MAX_DEGREES)
+    reasons = misplaced(places, scale, None if anywhere else MAX_DEGREES)
     names = unit_names(exposures)
     wrong = [(names[n], f"{exposures[n].image.path}: {reason}") for n, reason in sorted(reasons.items())]
     left = [number for number in range(len(exposures)) if number not in reasons]
     if wrong and (strict or not left):
         raise BadInput(wrong[0][1])
-    return [exposures[n] for n in left], [outlines[n] for n in left], wrong
+    notes = () if pixel_scale is not None else (_said(scale, [sizes[n] for n in left]),)
+    return Placed([exposures[n] for n in left], [outlines[n] for n in left], scale, notes, wrong)
+
+
+def usual_scale(sizes: Sequence[float]) -> float:
+    """Return the pixel scale of a tract whose inputs have pixels of these sizes, arcseconds.
+
+    It is their median, of an even number the smaller of the two in the middle, since what lies between two
+    cameras is neither's; rounded to 0.001, and below 0.1 to two digits.
+
+    Raises
+    ------
+    BadInput
+        It is no size of a pixel on the sky.
+    """
+    finite = [size for size in sizes if math.isfinite(size)]
+    median = statistics.median_low(finite) if finite else math.nan
+    low, high = PIXEL_SCALES
+    if not low <= median <= high:
+        raise BadInput(
+            f"pixels of the exposures are {median:.3g} arcsec wide, and those of a tract are between {low:g} "
+            f"and {high:g}; check their WCS, or give --pixel-scale"
+        )
+    return round(median, 3) if median >= 0.1 else float(f"{median:.2g}")
+
+
+def _said(scale: float, sizes: Sequence[float]) -> str:
+    spread = f"{min(sizes):.4g}" if len(sizes) == 1 else f"{min(sizes):.4g} to {max(sizes):.4g}"
+    return (
+        f"pixels of the tract are {scale:g} arcsec wide, as in the middle of most exposures ({spread}); "
+        "--pixel-scale gives another size"
+    )
 
 
 def lay_out(exposures: Sequence[ExposureRef], tract: Tract):

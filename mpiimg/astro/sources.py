@@ -19,7 +19,7 @@ from mpiimg.astro.fits.headers import ReadOptions
 from mpiimg.astro.fits.products import Product, find_patches, find_warps, read_tract
 from mpiimg.astro.fits.search import find_exposures
 from mpiimg.astro.patch_files import read_patches
-from mpiimg.astro.placing import lay_out, patches_of, with_places
+from mpiimg.astro.placing import PIXEL_SCALES, lay_out, patches_of, with_places
 from mpiimg.astro.sky.layout import Footprint, Layout
 from mpiimg.astro.sky.tract import Tract
 from mpiimg.astro.survey import Survey, unit_names
@@ -56,8 +56,13 @@ class ExposureOptions:
         metavar="RA,DEC",
         of="tract",
     )
-    pixel_scale: float = parameter(
-        0.333, "Pixels of the tract have this size.", unit="arcsec", limits=(0.005, 60), of="tract"
+    pixel_scale: float | None = parameter(
+        None,
+        "Pixels of the tract have this size; without it the median of those of all exposures that can be "
+        "used, rounded to 0.001 arcsec, and below 0.1 arcsec to two digits.",
+        unit="arcsec",
+        limits=PIXEL_SCALES,
+        of="tract",
     )
     patch: int = parameter(
         2000,
@@ -211,14 +216,15 @@ def _inspect_exposures(
     if taken & needed:
         exposures, without = _with_zero_points(exposures, p.strict)
         rejected += without
-    tract, layout = None, Layout(tuple(ref.shape for ref in exposures))
+    tract, layout, notes = None, Layout(tuple(ref.shape for ref in exposures)), ()
     if "tract" in taken:
         given = None if paths.get("tract") is None else read_tract(Path(paths["tract"]))
         scale = p.pixel_scale if given is None else given.pixel_scale
         anywhere = given is not None or p.center is not None
-        exposures, outlines, wrong = with_places(exposures, scale, anywhere, p.strict)
-        rejected += wrong
-        tract = given or Tract.around(outlines, _center(p), p.pixel_scale, p.patch, p.border)
+        placed = with_places(exposures, scale, anywhere, p.strict)
+        exposures, notes = placed.exposures, placed.notes
+        rejected += placed.wrong
+        tract = given or Tract.around(placed.outlines, _center(p), placed.pixel_scale, p.patch, p.border)
         layout, exposures, outside = lay_out(exposures, tract)
         if outside and p.strict:
             raise BadInput(outside[0][1])
@@ -236,6 +242,7 @@ def _inspect_exposures(
         sources=_identities(exposures),
         files=tuple(path for ref in exposures for path in ref.paths),
         warnings=(*(f"left out: {reason}" for _, reason in rejected), *_notes(exposures)),
+        notes=notes,
         left_out=dict(rejected),
         faults=(*faults, *(Fault(name, "layout", reason) for name, reason in rejected[len(faults) :])),
         nbytes=layout.nbytes,

@@ -22,7 +22,7 @@ from mpiimg.astro.sky.layout import Layout, Patch
 from mpiimg.simulate.astro import SimulatedSurvey
 
 SURVEY = SimulatedSurvey(2, 1, (150, 160), seed=2, density=60.0, magnitudes=(15.0, 19.0))
-TRACT = ("--patch", 200, "--border", 20)
+TRACT = ("--patch", 200, "--border", 20, "--pixel-scale", 0.333)
 
 
 class Named:

@@ -10,7 +10,10 @@ from astropy.io import fits
 from support import headers, reference
 
 from mpiimg.astro.kernels.bad_pixels import interpolate_bad
-from mpiimg.astro.kernels.warp import NODE_SPACING, TAPS, Nodes, lanczos_table, resample
+from mpiimg.astro.kernels.footprint_sums import TAPS
+from mpiimg.astro.kernels.lanczos import lanczos
+from mpiimg.astro.kernels.places import NODE_SPACING, Nodes
+from mpiimg.astro.kernels.warp import resample
 from mpiimg.astro.sky.tract import Tract
 from mpiimg.astro.sky.wcs import (
     directions,
@@ -64,7 +67,7 @@ BOX = ((-17, 107), (-5, 141))
 def test_against_the_loop_reference(planes):
     y, x = np.mgrid[slice(*BOX[0]), slice(*BOX[1])].astype(float)
     sx, sy, area = curved(x, y)
-    image, variance, mask = reference.warp(
+    image, variance, mask, variance_ls = reference.warp(
         *(p.astype(float) for p in planes[:2]), planes[2], sx, sy, area, NO_DATA
     )
     ours = resample(*planes, nodes_of(curved, BOX), BOX, no_data=NO_DATA)
@@ -77,6 +80,8 @@ def test_against_the_loop_reference(planes):
     # Float32 sums of 36 numbers of up to 300.
     np.testing.assert_allclose(ours.image[known], image[known], atol=2e-4)
     np.testing.assert_allclose(ours.variance[known], variance[known], rtol=3e-6)
+    np.testing.assert_array_equal(np.isposinf(ours.variance_ls), ~known)
+    np.testing.assert_allclose(ours.variance_ls[known], variance_ls[known], rtol=4e-6)
 
 
 def test_scale_is_a_factor_of_the_image_and_a_square_of_the_variance(planes):
@@ -167,7 +172,7 @@ def test_what_does_not_fit_is_refused(planes):
 
 def test_weights():
     """Each shift's six weights add up to one, squares beside them, and those between pixels are Lanczos'."""
-    rows = lanczos_table().reshape(-1, 16)
+    rows = lanczos().weights.reshape(-1, 16)
     weights, squares = rows[:, 0 : 2 * TAPS : 2], rows[:, 1 : 2 * TAPS : 2]
     np.testing.assert_allclose(weights.sum(axis=1, dtype=float), 1.0, atol=2e-7)
     np.testing.assert_array_equal(squares, weights * weights)
@@ -232,7 +237,7 @@ def test_constant_brightness_comes_out_constant(kind, scale):
 
 def misplacement():
     """How far the kernel itself puts light off its place at the worst of shifts: 0.02 pixel."""
-    weights = lanczos_table().reshape(-1, 16)[:, 0 : 2 * TAPS : 2].astype(float)
+    weights = lanczos().weights.reshape(-1, 16)[:, 0 : 2 * TAPS : 2].astype(float)
     return np.abs(weights @ (np.arange(TAPS) - 2.0) - np.arange(4097) / 4096).max()
 
 

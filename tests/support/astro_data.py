@@ -14,7 +14,7 @@ from mpiimg.simulate.astro import SimulatedSurvey
 from mpiimg.simulate.survey_files import exposure_name, files
 
 #: A tract of a few patches under a small survey.
-TRACT = ("--patch", 400, "--border", 50)
+TRACT = ("--patch", 400, "--border", 50, "--pixel-scale", 0.333)
 
 
 #: A crowded field that some of whose stars are saturated; its edges are seen once, its middle by all visits.

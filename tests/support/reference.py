@@ -1,6 +1,7 @@
 """Obvious loop versions of every kernel: slow, short, and easy to believe."""
 
 import decimal
+import math
 
 import numpy as np
 
@@ -176,27 +177,96 @@ def lanczos(d):
     return np.sinc(d) * np.sinc(d / 3) if abs(d) < 3 else 0.0
 
 
-def warp(image, variance, mask, x, y, area, no_data, shifts=4096):
-    """Lanczos-3 at source coordinates x and y of each output pixel, `area` its Jacobian; float64 sums."""
+def warp(image, variance, mask, x, y, area, no_data, shifts=4096, stretch=1.0):
+    """Lanczos-3 at source coordinates x and y of each output pixel, `area` its Jacobian; float64 sums.
+
+    Image, variance, mask, and the variance per pixel of sums over many pixels.
+    """
     ny, nx = image.shape
-    out = np.full(x.shape, np.nan), np.full(x.shape, np.inf), np.full(x.shape, no_data)
+    half = math.ceil(3 * stretch)
+    taps = np.arange(1 - half, half + 1)
+    out = (
+        np.full(x.shape, np.nan),
+        np.full(x.shape, np.inf),
+        np.full(x.shape, no_data),
+        np.full(x.shape, np.inf),
+    )
     for place in np.ndindex(x.shape):
         x0, y0 = int(np.floor(x[place])), int(np.floor(y[place]))
-        if x0 < 2 or y0 < 2 or x0 + 3 >= nx or y0 + 3 >= ny:
+        if x0 < half - 1 or y0 < half - 1 or x0 + half >= nx or y0 + half >= ny:
             continue
         shift_x, shift_y = (np.floor((v[place] % 1.0) * shifts + 0.5) / shifts for v in (x, y))
-        along = np.array([lanczos(shift_x - tap) for tap in range(-2, 4)])
-        down = np.array([lanczos(shift_y - tap) for tap in range(-2, 4)])
+        along = np.array([lanczos((shift_x - tap) / stretch) for tap in taps])
+        down = np.array([lanczos((shift_y - tap) / stretch) for tap in taps])
         weights = np.outer(down / down.sum(), along / along.sum())
-        box = slice(y0 - 2, y0 + 4), slice(x0 - 2, x0 + 4)
+        box = slice(y0 - half + 1, y0 + half + 1), slice(x0 - half + 1, x0 + half + 1)
         value = np.sum(weights * image[box]) * area[place]
-        noise = np.sum(weights**2 * variance[box]) * area[place] ** 2
+        noise = np.sum(weights**2 * variance[box])
         out[2][place] = np.bitwise_or.reduce(mask[box], axis=None)
         if np.isfinite(value) and np.isfinite(noise):
-            out[0][place], out[1][place] = value, noise
+            out[0][place], out[1][place] = value, noise * area[place] ** 2
+            out[3][place] = noise / np.sum(weights**2) * area[place]
         else:
             out[2][place] |= no_data
     return out
+
+
+def area_sums(image, variance, mask, places, excluded, no_data):
+    """Light by shared area: each output pixel is a quadrilateral, clipped by the sides of each source pixel.
+
+    `places` maps x and y of the output to those of the source; the function that is returned takes a row and
+    a column of the output, and gives what :func:`warp` gives of a pixel.
+    """
+    sides = ((-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5))
+
+    def gather(y, x):
+        corners = [places(x + right, y + up) for right, up in sides]
+        return _area_sum(image, variance, mask, corners, excluded, no_data)
+
+    return gather
+
+
+def _area_sum(image, variance, mask, quadrilateral, excluded, no_data):
+    shares, bits = [], 0
+    for y, x in np.ndindex(image.shape):
+        share = polygon_area(clipped(quadrilateral, x - 0.5, x + 0.5, y - 0.5, y + 0.5))
+        sound = np.isfinite(image[y, x]) and np.isfinite(variance[y, x]) and not mask[y, x] & excluded
+        if share > 0 and sound:
+            shares.append((share, image[y, x], variance[y, x]))
+            bits |= mask[y, x]
+    whole = polygon_area(quadrilateral)
+    good = sum(share for share, _, _ in shares)
+    if good < 0.5 * whole:
+        return np.nan, np.inf, bits | no_data, np.inf
+    share, value, noise = np.array(shares).T
+    factor = whole / good
+    return (
+        np.sum(share * value) * factor,
+        np.sum(share**2 * noise) * factor**2,
+        bits,
+        np.sum(share * noise) * factor**2,
+    )
+
+
+def polygon_area(polygon):
+    """The area of a polygon of (x, y)."""
+    pairs = zip(polygon, polygon[1:] + polygon[:1], strict=True)
+    return abs(sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in pairs)) / 2
+
+
+def clipped(polygon, left, right, low, high):
+    """A convex polygon of (x, y) cut at four sides, one after the other."""
+    for axis, limit, sign in ((0, left, 1), (0, right, -1), (1, low, 1), (1, high, -1)):
+        kept = []
+        for one, following in zip(polygon, polygon[1:] + polygon[:1], strict=True):
+            here, there = sign * (one[axis] - limit), sign * (following[axis] - limit)
+            if here >= 0:
+                kept.append(one)
+            if here * there < 0:
+                share = here / (here - there)
+                kept.append(tuple(a + share * (b - a) for a, b in zip(one, following, strict=True)))
+        polygon = kept
+    return polygon
 
 
 def interpolate_bad(image, bad):

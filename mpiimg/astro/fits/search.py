@@ -197,7 +197,11 @@ def _find_in_file(path: Path, options: ReadOptions) -> list[ExposureRef]:
         where = f"{path}[{image.name or image.plane.hdu}]" if len(groups) > 1 else str(path)
         owners = dict.fromkeys(planes, file)
         for role in files.keys() - {"image"}:
-            planes[role], owners[role] = _same_sensor(files[role], image, place), files[role]
+            beside = files[role].images
+            # One image beside one image: a file of weights calls it what it likes, as ERR or WHT.
+            alone = len(groups) == len(beside) == 1
+            planes[role] = beside[0] if alone else _same_sensor(files[role], image, place)
+            owners[role] = files[role]
             if role == "variance":
                 planes["variance_is"] = options.weight_file_is
         roles = [role for role in ("image", "variance", "mask") if role in planes]

@@ -9,6 +9,7 @@ work alike, with the axes in either order.
 from __future__ import annotations
 
 import functools
+import math
 import re
 import warnings
 from typing import TYPE_CHECKING, NamedTuple
@@ -204,6 +205,26 @@ def to_pixels(wcs: WCS, ra: np.ndarray, dec: np.ndarray) -> tuple[np.ndarray, np
         # SIP is inverted by iteration: to 1e-10 pixel, near what degrees in float64 hold, or not at all.
         x, y = wcs.all_world2pix(*world, 0, tolerance=1e-10, maxiter=40, adaptive=True, quiet=True)
     return x.reshape(shape), y.reshape(shape)
+
+
+def pixel_size(wcs: WCS, x: float, y: float) -> float:
+    """Return the root of the area on the sky of the pixel at (x, y), arcseconds; NaN where it has none."""
+    ends = directions(*to_sky(wcs, x + np.array([0.5, -0.5, 0.0, 0.0]), y + np.array([0.0, 0.0, 0.5, -0.5])))
+    normal = np.cross(ends[:, 0] - ends[:, 1], ends[:, 2] - ends[:, 3])
+    return math.sqrt(float(np.linalg.norm(normal))) * math.degrees(1.0) * ARCSEC
+
+
+def shrinkage(source: WCS, shape: tuple[int, int], target: WCS) -> float:
+    """Return how many times wider the target's pixels are than a frame's in its middle, to a hundredth.
+
+    It is the same whatever part of a frame of (ny, nx) pixels is looked at; 1 where its middle has no place
+    in the target.
+    """
+    x, y = (shape[1] - 1) / 2, (shape[0] - 1) / 2
+    ratio = pixel_size(target, *map(float, to_pixels(target, *to_sky(source, x, y)))) / pixel_size(
+        source, x, y
+    )
+    return round(ratio, 2) if math.isfinite(ratio) else 1.0
 
 
 # --- Frames of the sky --------------------------------------------------------------------------------------
