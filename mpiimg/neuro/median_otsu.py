@@ -204,7 +204,8 @@ def value_range(source: Array, where: str, radius: Radius, is_dipys: bool) -> Re
             f"{where}: {hot} voxels of the smoothed b0 are hot or saturated: they are above {high:g}, the "
             f"largest value of all others, by {top - high:g} or less; the mask is found without them"
         )
-        note = f"{where}: the median radius is {radius.length}, {radius}"
+        length = f"{radius.length}, " if radius.length.unit == "mm" else ""
+        note = f"{where}: the median radius is {length}{radius}"
         return Found(Span(low, high, hot), (warning,) if hot else (), (note,))
 
     return Reduce(

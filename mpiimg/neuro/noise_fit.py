@@ -211,8 +211,10 @@ def _correlations(residuals, squares, one, other):
     both = (one >= 0) & (other >= 0)
     one, other = one[both], other[both]
     products = np.zeros(len(one))
-    for values in residuals:
-        products += values[one].astype(np.float64) * values[other]
+    # Where hardly any signal is left, a fit says what is beyond all numbers: such voxels tell nothing.
+    with np.errstate(over="ignore", invalid="ignore"):
+        for values in residuals:
+            products += values[one].astype(np.float64) * values[other]
     scale = np.sqrt(squares[one] * squares[other])
     good = np.isfinite(products) & (scale > 0)
     return (products[good] / scale[good]).sum(), np.count_nonzero(good)

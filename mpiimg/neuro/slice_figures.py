@@ -42,6 +42,9 @@ SUSPECT_ERROR = 1.25
 #: A slice has stripes where so much of its residual is one wave.
 STRIPED = 0.25
 
+#: Pixels of a slice from which on one wave with its neighbours, eighteen numbers of its spectrum, stands out.
+MIN_SPECTRUM = 300
+
 #: Volumes of a shell whose errors have a median worth the name.
 MIN_GROUP = 5
 
@@ -274,6 +277,8 @@ def _suspects(error: np.ndarray, shell: np.ndarray) -> np.ndarray:
 def stripes(residual: np.ndarray, inside: np.ndarray) -> float:
     """Return the share of the energy of a residual that lies in one wave: stripes of a spike in k-space.
 
+    It is 0 in a slice so small that a few numbers of its spectrum hold much of any residual.
+
     Parameters
     ----------
     residual : (n,) array
@@ -281,6 +286,8 @@ def stripes(residual: np.ndarray, inside: np.ndarray) -> float:
     inside : (y, x) bool array
         The mask, with n voxels.
     """
+    if inside.size < MIN_SPECTRUM:
+        return 0.0
     plane = np.zeros(inside.shape)
     plane[inside] = residual - residual.mean(dtype=np.float64)
     energy = np.abs(np.fft.fft2(plane)) ** 2

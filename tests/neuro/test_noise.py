@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+import warnings
 from pathlib import Path
 
 import nibabel
@@ -406,3 +407,16 @@ def test_one_head_in_four_states_has_one_noise_level_and_one_fa(tmp_path):
         assert row["fa"] == pytest.approx(scanned["fa"], abs=0.01)
     zeroed, hot = others[1:]
     assert (hot["sigma"], hot["fa"]) == (zeroed["sigma"], zeroed["fa"])
+
+
+def test_residuals_beyond_all_numbers_tell_nothing_of_their_correlation():
+    """Real series have voxels of hardly any signal, of which a fit says anything; NumPy is not to say so."""
+    from mpiimg.neuro.noise_fit import _correlations
+
+    residuals = np.array([[1.0, 2.0, np.inf, 1.0], [2.0, 4.0, -np.inf, 1.0]], np.float32)
+    squares = (residuals.astype(np.float64) ** 2).sum(axis=0)
+    numbers = np.arange(4).reshape(1, 1, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        total, count = _correlations(residuals, squares, numbers[:, :, :-1], numbers[:, :, 1:])
+    assert count == 1 and total == pytest.approx(1.0)

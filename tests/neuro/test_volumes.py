@@ -23,7 +23,7 @@ from mpiimg.neuro.gradients import Gradients, unit_vectors
 from mpiimg.neuro.kernels.prediction import compare, loo_gain, predict, sums
 from mpiimg.neuro.kernels.tensor import design_matrix
 from mpiimg.neuro.qspace import nearest_in_q, shells
-from mpiimg.neuro.slice_figures import WIDTH, Predictors, figures_of_slice
+from mpiimg.neuro.slice_figures import STRIPED, WIDTH, Predictors, figures_of_slice, stripes
 from mpiimg.neuro.volume_figures import VolumeFigures, volume_figures
 from mpiimg.simulate.neuro import SimulatedSubject
 
@@ -499,3 +499,18 @@ def test_nothing_is_said_by_numpy():
         warnings.simplefilter("error")
         look(head.but(empty))
         look(dataclasses.replace(head, dwi=np.zeros_like(head.dwi)))
+
+
+def test_a_few_pixels_have_no_stripes():
+    """The spectrum of 15 x 15 pixels is a few numbers, which smooth noise fills."""
+    from scipy.ndimage import gaussian_filter
+
+    rng = np.random.default_rng(0)
+    for side, found in ((15, 0.0), (48, None)):
+        inside = np.ones((side, side), bool)
+        smooth = [
+            stripes(gaussian_filter(rng.normal(size=inside.shape), 0.8).ravel(), inside) for _ in range(50)
+        ]
+        assert max(smooth) < STRIPED and (found is None or max(smooth) == found)
+    waves = np.cos(2 * np.pi * np.arange(48) / 4)[None, :] * np.ones((48, 1))
+    assert stripes((waves + rng.normal(size=waves.shape)).ravel(), np.ones((48, 48), bool)) > STRIPED
