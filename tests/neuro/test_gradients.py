@@ -267,7 +267,7 @@ def altered(row, value):
             BVALS,
             None,
             {"shells": "0,700"},
-            "dwi.bval: --shells 0,700: no volume of b = 700; there are 2 volumes",
+            "dwi.bval: --shells 0,700: no volume of b = 700; the table has 2 volumes",
         ),
         (BVALS, None, {"shells": "1000"}, "--shells 1000: leaves no b0, which is needed; add 0 to the list"),
         (BVALS, None, {"b_unit": "ms/um2"}, "dwi.bval: b-values must be at most 1000000 s/mm^2, and the"),

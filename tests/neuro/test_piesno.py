@@ -1,5 +1,7 @@
 """PIESNO against dipy's, bit for bit, and its quantiles against numpy's."""
 
+import warnings
+
 import dipy.denoise.noise_estimate
 import numpy as np
 import pytest
@@ -79,3 +81,12 @@ def test_more_noise_than_sixteen_bits_count_is_no_other_case():
     once, part = piesno.find_noise(values[:, :60, :50], 1)
     assert sigma == pytest.approx(once, rel=1e-3)
     assert np.mean(noise[:60, :50] != part) < 1e-2
+
+
+def test_values_that_somebody_has_subtracted_from_have_no_level_and_no_words_of_numpy():
+    values = np.random.default_rng(0).normal(-50, 5, (6, 20, 20)).astype(np.float32)
+    values[:, :10] = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sigma, noise = piesno.find_noise(values, 1)
+    assert sigma == 0 and not noise.any()

@@ -81,7 +81,9 @@ def find_noise(values: np.ndarray, coils: int) -> tuple[float, np.ndarray]:
     for _ in range(MAX_GUESSED):
         if np.abs(sigma - before) < CONVERGED:
             break
-        scaled = squares / (2 * len(values) * sigma**2)
+        # Of values from which somebody has subtracted a level the noise may come out as 0: none fits then.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scaled = squares / (2 * len(values) * sigma**2)
         noise = (limits[0] <= scaled) & (scaled <= limits[1])
         if not noise.any():
             break

@@ -297,8 +297,8 @@ class _Table:
         chosen = of_shells(b, self.p.b0_threshold, self.p.wanted_shells)
         if not isinstance(chosen, tuple):
             raise BadInput(
-                f"{self.raw.bvals_name}: --shells {self.p.shells}: no volume of b = {chosen:g}; there are "
-                + told(shells_of(b, self.p.b0_threshold))
+                f"{self.raw.bvals_name}: --shells {self.p.shells}: no volume of b = {chosen:g}; the table "
+                "has " + told(shells_of(b, self.p.b0_threshold))
             )
         places = list(chosen)
         self.kept, self.b, self.g, self.length = (
