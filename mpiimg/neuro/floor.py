@@ -171,6 +171,8 @@ class Figures:
         Other voxels whose signal rises with b: the trace of the tensor is not above 0.
     slow, fast : int
         Others whose mean diffusivity is below or above `MD_LIMITS`.
+    fa, md : float
+        The means of FA and of mean diffusivity (mm^2/s).
     """
 
     voxels: int
@@ -179,3 +181,5 @@ class Figures:
     rising: int = 0
     slow: int = 0
     fast: int = 0
+    fa: float = 0.0
+    md: float = 0.0

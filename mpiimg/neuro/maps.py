@@ -152,6 +152,8 @@ def describe_map(key: str, subject: Subject, p: Any) -> Mapping[str, bytes]:
         "MinSignalShare": maps.figures.floored / (maps.figures.voxels * len(maps.volumes)),
         "Mask": mask_source(subject),
     }
+    if key in ("fa", "md"):
+        fields["MeanInMask"] = getattr(maps.figures, key)
     if key in ("v1", "tensor"):
         fields["Frame"] = FRAMES[p.frame]
     if key == "tensor":

@@ -34,17 +34,19 @@ def look(maps: Array, grid: ChunkGrid, volumes: int, order: str, floor: Floor, w
     """
     first = ROWS["tensor"][0]
     diagonal = [first + ORDERS[order].index(element) for element in (0, 2, 5)]  # xx, yy, zz
-    rows = tuple(sorted([*diagonal, *ROWS["floored"]]))
+    rows = tuple(sorted([*ROWS["fa"], *ROWS["md"], *diagonal, *ROWS["floored"]]))
 
     def work(chunk, block):
-        *elements, floored = block.astype(np.float64)
+        fa, bounded, *elements, floored = block.astype(np.float64)
         md = sum(elements) / 3
         lost = floored == volumes
         rising, slow, fast = ~lost & (md <= 0), ~lost & (md > 0) & (md < MD_LIMITS[0]), md > MD_LIMITS[1]
-        return md.size, floored.sum(), *(np.count_nonzero(one) for one in (lost, rising, slow, fast & ~lost))
+        counts = (np.count_nonzero(one) for one in (lost, rising, slow, fast & ~lost))
+        return md.size, floored.sum(), *counts, fa.sum(), bounded.sum()
 
-    def finish(counts):
-        figures = Figures(*map(int, counts.sum(axis=0)))
+    def finish(found):
+        *counts, fa, md = found.sum(axis=0).tolist()
+        figures = Figures(*map(int, counts), fa / counts[0], md / counts[0])
         return Found(figures, tuple(f"{where}: {text}" for text in complaints(figures, volumes, floor)))
 
     return Reduce(
@@ -52,7 +54,7 @@ def look(maps: Array, grid: ChunkGrid, volumes: int, order: str, floor: Floor, w
         grid,
         reads=(Rows(maps, rows),),
         work=work,
-        row=((6,), "int64"),
+        row=((8,), "float64"),
         finish=finish,
         parameters={"volumes": volumes, "order": order, **floor.said},
         expected=Figures(voxels=1),

@@ -272,6 +272,9 @@ def test_maps_of_the_denoised_image(dataset):
     np.testing.assert_array_equal(2 * np.array(sidecar["MinSignal"]), levels.ravel())
     assert sidecar["MinSignalSource"] == f"half the noise level ({method})"
     assert sidecar["MinSignalShare"] == pytest.approx(share, abs=1e-12)
+    for key in ("fa", "md"):
+        said = json.loads(path(out, key, ".json").read_text())["MeanInMask"]
+        assert said == pytest.approx(read(out, key)[mask].astype(np.float64).mean(), rel=1e-12)
 
 
 @pytest.mark.parametrize("name", ["simulated", "small_101D"])
