@@ -18,7 +18,7 @@ from mpiimg.astro.fits.exposure import ExposureRef, read_exposure
 from mpiimg.astro.fits.maskplanes import no_data
 from mpiimg.astro.fits.products import WARP_ENDING, Product, place_cards, read_product
 from mpiimg.astro.fits.writing import write_planes
-from mpiimg.astro.sky.layout import Planes
+from mpiimg.astro.sky.layout import Planes, WarpPlanes
 from mpiimg.astro.sky.tract import Tract
 from mpiimg.astro.survey import EXPOSURE_STATS, Survey, exposure_units, unit_names
 from mpiimg.engine.array import AnyArray
@@ -28,7 +28,10 @@ from mpiimg.engine.names import file_name, shown
 from mpiimg.engine.needs import Part
 from mpiimg.engine.stage import Compute, Files
 
-NAMES = ("IMAGE", "VARIANCE", "MASK")
+NAMES = ("IMAGE", "VARIANCE", "MASK", "VARIANCE_LS")
+
+#: What stands in planes for what failed, by the ends of their names; image, variance and mask have no data.
+NOTHING = {"nimage": 0, "variance_ls": np.inf}
 
 
 # --- Headers and names ------------------------------------------------------------------------------------
@@ -221,14 +224,14 @@ def write_warps(state: Survey, folder: Path) -> Files:
         cards["HISTORY"] = (*ref.history, *state.history)
         _write(folder / names[chunk.number], planes, tract_header(tract, part.box), cards)
 
-    return _files("write-warps", layout.footprint_grid, state.warps, work, names, units)
+    return _files("write-warps", layout.footprint_grid, state.warps.arrays, work, names, units)
 
 
-def read_warps(state: Survey, warps: Planes) -> Compute:
+def read_warps(state: Survey, warps: WarpPlanes) -> Compute:
     """Declare the reading of warps, one per footprint."""
     products = state.products
     units = Units(lambda number: str(products[number].path), len(products), "warp", state.strict)
-    return read_products("read-warps", state.layout.footprint_grid, warps, products, units)
+    return read_products("read-warps", state.layout.footprint_grid, warps.arrays, products, units)
 
 
 def read_products(
@@ -256,9 +259,10 @@ def read_products(
 
 
 def no_planes(arrays: Sequence[AnyArray], shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
-    """Return what stands in arrays of pixels, one item each, for what failed: no data, and 0 exposures."""
+    """Return what stands in arrays of pixels, one item each, for what failed: no data of any exposure."""
     planes = no_data((1, *shape))
-    return (*planes, *(np.zeros((1, *shape), array.dtype) for array in arrays[len(planes) :]))
+    more = {array: NOTHING[array.name.rpartition("-")[2]] for array in arrays[len(planes) :]}
+    return (*planes, *(np.full((1, *shape), value, array.dtype) for array, value in more.items()))
 
 
 def _files(
@@ -278,4 +282,4 @@ def _files(
 
 def _write(path: Path, planes: Sequence[np.ndarray], wcs: str, cards: dict) -> None:
     path.parent.mkdir(exist_ok=True)
-    write_planes(path, {name: plane[0] for name, plane in zip(NAMES, planes, strict=True)}, wcs, cards)
+    write_planes(path, {name: plane[0] for name, plane in zip(NAMES, planes, strict=False)}, wcs, cards)

@@ -10,7 +10,7 @@ import numpy as np
 
 from mpiimg.astro.constants import ZERO_POINT
 from mpiimg.astro.exposure_files import read_products, tract_header
-from mpiimg.astro.fits.products import PATCH_PLANES, place_cards
+from mpiimg.astro.fits.products import FURTHER_PLANES, PATCH_PLANES, place_cards
 from mpiimg.astro.fits.writing import COMPRESSED, write_planes
 from mpiimg.astro.sky.layout import Layout, Patch, PatchPlanes
 from mpiimg.astro.sky.tract import Tract
@@ -104,7 +104,7 @@ def detection_cards(stats: Sequence[float]) -> dict[str, tuple]:
 def read_patches(state: Survey, patches: PatchPlanes) -> Compute:
     """Declare the reading of patches, as sources are detected on them."""
     grid = state.layout.patch_grid
-    return read_products("read-patches", grid, patches, state.products, patch_units(state))
+    return read_products("read-patches", grid, patches.arrays, state.products, patch_units(state))
 
 
 def write_patches(state: Survey, folder: Path) -> Files:
@@ -113,12 +113,13 @@ def write_patches(state: Survey, folder: Path) -> Files:
     cards = patch_cards(state)
     names = _left(state, folder, patch_names(layout, state.compress))
     detected = state.patch_stats is not None
-    planes = tuple(state.patches)
+    planes = state.patches.arrays
+    extensions = (*PATCH_PLANES, *FURTHER_PLANES)[: len(planes)]
 
     def work(chunk, folder, *blocks):
         if not names[chunk.number]:
             return
-        pixels = {name: block[0] for name, block in zip(PATCH_PLANES, blocks[: len(planes)], strict=True)}
+        pixels = {name: block[0] for name, block in zip(extensions, blocks[: len(planes)], strict=True)}
         if state.weight_plane:
             pixels["WEIGHT"] = _inverse(pixels["VARIANCE"])
         header = dict(cards[chunk.number])

@@ -18,7 +18,7 @@ DOMAIN = Domain(
     presets={
         "study": Preset(
             "what the study of this toolkit and its comparison with other systems ran",
-            {"pixel_scale": 0.333, "resampling": "lanczos3"},
+            {"pixel_scale": 0.333, "resampling": "lanczos3", "variance": "pixel"},
         )
     },
     baseline=150 << 20,

@@ -346,7 +346,7 @@ def _exposure(product: Product) -> tuple[str, str, str]:
 
 def read_warp_files(state: Survey, p: NoParameters, taken: frozenset[str]) -> Stages[Survey]:
     """Read warps, each into the place of its footprint."""
-    warps = state.layout.warp_planes("read-warp")
+    warps = state.layout.warp_planes("read-warp", state.products[0].has_variance_ls)
     lost = yield read_warps(state, warps)
     return dataclasses.replace(state, warps=warps).without_warps(lost)
 
@@ -367,7 +367,7 @@ def inspect_patches(paths: Mapping[str, Any], p: NoParameters, taken: frozenset[
 
 def read_patch_files(state: Survey, p: NoParameters, taken: frozenset[str]) -> Stages[Survey]:
     """Read patches."""
-    patches = state.layout.patch_planes("read-coadd")
+    patches = state.layout.patch_planes("read-coadd", state.products[0].has_variance_ls)
     lost = yield read_patches(state, patches)
     return dataclasses.replace(state, patches=patches).without_patches(lost)
 

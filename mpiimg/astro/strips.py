@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from mpiimg.astro.fits.maskplanes import bits, no_data
-from mpiimg.astro.sky.layout import Layout, Planes, Strip
+from mpiimg.astro.sky.layout import Layout, Strip
+from mpiimg.engine.array import Ragged
 from mpiimg.engine.boxes import Box, box_shape, box_size
 from mpiimg.engine.needs import Pieces
 
@@ -15,64 +16,66 @@ from mpiimg.engine.needs import Pieces
 EXCLUDED = ("NO_DATA", "BAD", "SAT", "EDGE")
 
 
-def empty_strip(box: Box) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return image, variance, mask and number of exposures of a strip that none reaches, (rows, columns)."""
+def empty_strip(box: Box, variance_ls: bool = False) -> tuple[np.ndarray, ...]:
+    """Return the planes of a strip that no exposure reaches, (rows, columns), as PatchPlanes has them."""
     shape = box_shape(box)
-    return (*no_data(shape), np.zeros(shape, np.int16))
+    more = (np.full(shape, np.inf, np.float32),) if variance_ls else ()
+    return (*no_data(shape), np.zeros(shape, np.int16), *more)
 
 
 def stacked(
     layout: Layout,
     strip: Strip,
-    images: Sequence[np.ndarray],
-    variances: Sequence[np.ndarray],
-    masks: Sequence[np.ndarray],
+    blocks: Sequence[Sequence[np.ndarray]],
     lost: Collection[int] = (),
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, ...]:
     """Lay the warps that meet a strip on top of each other; what one does not reach is NO_DATA.
 
     Parameters
     ----------
     layout : Layout
     strip : Strip
-    images, variances, masks : sequence of (1, rows, columns)
-        What :meth:`Layout.strip_inputs` names of each warp.
+    blocks : sequence of sequences of (1, rows, columns)
+        By plane, image, variance, mask and perhaps `variance_ls`: what :meth:`Layout.strip_inputs` names of
+        each warp.
     lost : collection of int
         Footprints that are left out: they hold no data.
 
     Returns
     -------
-    image, variance, mask : (warps, rows, columns) float32, float32, int32
+    image, variance, mask, and perhaps variance_ls : (warps, rows, columns) float32, float32, int32, float32
     """
     (top, bottom), (left, right) = strip.box
-    planes = no_data((len(strip.footprints), bottom - top, right - left))
+    shape = (len(strip.footprints), bottom - top, right - left)
+    planes = (*no_data(shape), np.full(shape, np.inf, np.float32))[: len(blocks)]
     for k, (number, (y0, y1)) in enumerate(zip(strip.footprints, strip.rows, strict=True)):
         if number in lost:
             continue
         x0, x1 = layout.footprints[number].box[1]
         part = (k, slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
-        for plane, blocks in zip(planes, (images, variances, masks), strict=True):
-            plane[part] = blocks[k][0]
+        for plane, pieces in zip(planes, blocks, strict=True):
+            plane[part] = pieces[k][0]
     return planes
 
 
 def refuse_overflow(planes: Sequence[np.ndarray]) -> None:
-    """Refuse a strip whose image or variance is no number where its mask does not say so.
+    """Refuse a strip whose image or variances are no numbers where its mask does not say so.
 
     Raises
     ------
     ValueError
         Numbers of its exposures are so large, or so small, that they left the range of float32.
     """
-    image, variance, mask = planes[:3]
-    wrong = ((mask & bits("NO_DATA")) == 0) & ~(np.isfinite(image) & np.isfinite(variance))
+    image, variance, mask, _, *more = planes
+    finite = np.logical_and.reduce([np.isfinite(plane) for plane in (image, variance, *more)])
+    wrong = ((mask & bits("NO_DATA")) == 0) & ~finite
     if wrong.any():
         raise ValueError(f"{np.count_nonzero(wrong)} pixels with data are beyond the range of float32")
 
 
-def strip_needs(layout: Layout, warps: Planes) -> tuple[Pieces, ...]:
-    """Return what the work on a strip reads of the warps."""
-    return tuple(Pieces(array, layout.strip_inputs) for array in warps)
+def strip_needs(layout: Layout, arrays: Sequence[Ragged]) -> tuple[Pieces, ...]:
+    """Return what the work on a strip reads of these planes of the warps."""
+    return tuple(Pieces(array, layout.strip_inputs) for array in arrays)
 
 
 def strip_weights(layout: Layout) -> tuple[int, ...]:
@@ -80,6 +83,8 @@ def strip_weights(layout: Layout) -> tuple[int, ...]:
     return tuple((1 + len(strip.footprints)) * box_size(strip.box) for strip in layout.strips)
 
 
-def stack_bytes(layout: Layout) -> int:
-    """Return the bytes of the largest stack that a strip is made from."""
-    return 12 * max((len(strip.footprints) * box_size(strip.box) for strip in layout.strips), default=0)
+def stack_bytes(layout: Layout, planes: int = 3) -> int:
+    """Return the bytes of the largest stack of so many planes that a strip is made from."""
+    return (
+        4 * planes * max((len(strip.footprints) * box_size(strip.box) for strip in layout.strips), default=0)
+    )

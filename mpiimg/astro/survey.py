@@ -12,7 +12,7 @@ import numpy as np
 from mpiimg.astro.fits.exposure import ExposureRef
 from mpiimg.astro.fits.headers import ReadOptions
 from mpiimg.astro.fits.products import Product
-from mpiimg.astro.sky.layout import Layout, PatchPlanes, Planes
+from mpiimg.astro.sky.layout import Layout, PatchPlanes, Planes, WarpPlanes
 from mpiimg.astro.sky.tract import Tract
 from mpiimg.engine.array import Array, Ragged
 from mpiimg.engine.containment import Units
@@ -62,7 +62,7 @@ class Survey(State):
         How each was found; empty where no calibration looked for them.
     stats : tuple of tuple of float
         EXPOSURE_STATS of each exposure; empty without a calibration.
-    warps : Planes, optional
+    warps : WarpPlanes, optional
     weights : tuple of float
         Of each footprint in the coadd.
     patches : PatchPlanes, optional
@@ -99,7 +99,7 @@ class Survey(State):
     zero_points: tuple[float, ...] = ()
     zero_point_kinds: tuple[str, ...] = ()
     stats: tuple[tuple[float, ...], ...] = ()
-    warps: Planes | None = None
+    warps: WarpPlanes | None = None
     weights: tuple[float, ...] = ()
     patches: PatchPlanes | None = None
     weight_plane: bool = False

@@ -75,12 +75,18 @@ def _in_need(need: Any, renamed: Callable[[AnyArray], AnyArray]) -> Any:
     return dataclasses.replace(need, array=renamed(need.array))
 
 
+def _holds_arrays(value: tuple) -> bool:
+    """Say whether a tuple is one of arrays, some of which may be left out."""
+    held = [one for one in value if one is not None]
+    return bool(held) and all(isinstance(one, Array | Ragged) for one in held)
+
+
 def _in_state(value: Any, renamed: Callable[[AnyArray], AnyArray]) -> Any:
     """Return a state with its arrays renamed: in fields, in dataclasses within it, in tuples of arrays."""
     if isinstance(value, Array | Ragged):
         return renamed(value)
-    if isinstance(value, tuple) and value and all(isinstance(one, Array | Ragged) for one in value):
-        changed = tuple(map(renamed, value))
+    if isinstance(value, tuple) and _holds_arrays(value):
+        changed = tuple(None if one is None else renamed(one) for one in value)
         return type(value)(*changed) if hasattr(value, "_fields") else changed
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         before = {one.name: getattr(value, one.name) for one in dataclasses.fields(value) if one.init}

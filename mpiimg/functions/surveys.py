@@ -195,15 +195,15 @@ def combine_strips(
         strip = layout.strips[chunk.number]
         if not strip.footprints:
             return without(chunk)
-        stack = stacked(layout, strip, images, variances, masks, lost)
+        stack = stacked(layout, strip, (images, variances, masks), lost)
         bounds, header = dict(zip("yx", strip.box, strict=True)), patch_context(layout.patches[strip.patch])
         return tuple(plane[None] for plane in combined(function, stack, bounds, header))
 
     return Compute(
         name,
         layout.strip_grid,
-        reads=strip_needs(layout, state.warps),
-        writes=tuple(At(array, layout.strip_in_patch) for array in patches),
+        reads=strip_needs(layout, state.warps[:3]),
+        writes=tuple(At(array, layout.strip_in_patch) for array in patches.arrays),
         work=work,
         units=strip_units(state),
         without=without,

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.tool
 
 #: As many exposures and patches as in the crowded field, each a quarter as large.
 SMALL = dataclasses.replace(astro_data.CROWDED, shape=(250, 310))
-TRACT = ("--patch", 240, "--border", 25)
+TRACT = ("--patch", 240, "--border", 25, "--pixel-scale", 0.333)
 
 
 @pytest.fixture(scope="module")

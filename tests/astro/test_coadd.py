@@ -101,6 +101,28 @@ def test_all_planes_are_those_of_a_plain_loop(weights, statistic):
     assert (result[2] == NO_DATA | SAT).any() and (result[2] == NO_DATA).any()
 
 
+@pytest.mark.parametrize("weights", ["exposure", "pixel"])
+def test_further_variances_are_averaged_alike_and_decide_nothing(weights):
+    images, variances, masks, numbers = exposures(14, (9, 300), seed=4)
+    numbers[5] = 0
+    chosen = "pixel" if weights == "pixel" else numbers
+    further = (0.8 * variances).astype(np.float32)
+    *planes, combined = combine(images, variances, masks, chosen, PLANES, variances_ls=further)
+    for plane, expected in zip(planes, combine(images, variances, masks, chosen, PLANES), strict=True):
+        assert plane.tobytes() == expected.tobytes()
+    assert combined.dtype == np.float32 and np.isfinite(combined).mean() > 0.9
+    np.testing.assert_allclose(combined, 0.8 * planes[1], rtol=1e-6)
+    # Where they are no part of the others, too.
+    further = np.random.default_rng(3).uniform(1, 9, images.shape).astype(np.float32)
+    ones = combine(images, variances, masks, numbers, PLANES, "mean", variances_ls=further)[4]
+    used = usable(images, variances, masks)
+    w = np.where(used, numbers[:, None, None], 0.0)
+    some = w.sum(axis=0) > 0
+    expected = np.sum(w**2 * np.where(used, further, 0), axis=0)[some] / w.sum(axis=0)[some] ** 2
+    np.testing.assert_allclose(ones[some], expected, rtol=1e-6)
+    assert np.isposinf(ones[~some]).all()
+
+
 def test_nan_among_saturated_pixels_is_no_data():
     """A pixel is saturated where all that have data are; NaN is none, also where no mask says so."""
     images = np.array([[6e4, 6e4, 6e4], [np.nan, 5, np.inf], [np.nan, np.nan, np.nan]], np.float32)
@@ -217,6 +239,8 @@ def test_read_only_and_strided_inputs_are_taken():
         ({"statistic": "median"}, ValueError, '"median"'),
         ({"sigma": 0.0}, ValueError, "sigma > 0"),
         ({"passes": -1}, ValueError, "passes >= 0"),
+        ({"variances_ls": np.ones((3, 4, 6), np.float32)}, ValueError, "variances_ls must be float32"),
+        ({"variances_ls": np.ones((3, 4, 5))}, ValueError, "variances_ls must be float32"),
     ],
 )
 def test_what_does_not_fit_is_refused(change, error, says):

@@ -402,7 +402,8 @@ def test_files_are_sound(results):
     """Checksums as astropy computes them, planes of one shape, cards for the mask, and what went in."""
     for path in sorted(results.glob("patch-*.fits")):
         with fits.open(path, checksum=True) as hdus:
-            assert [hdu.name for hdu in hdus[1:]] == ["IMAGE", "VARIANCE", "MASK", "NIMAGE"]
+            names = ["IMAGE", "VARIANCE", "MASK", "NIMAGE", "VARIANCE_LS"]
+            assert [hdu.name for hdu in hdus[1:]] == names
             assert all(hdu.verify_checksum() == hdu.verify_datasum() == 1 for hdu in hdus)
             header, mask = hdus[0].header, hdus["MASK"].header
             assert {name: mask[f"MP_{name}"] for name in MASK_PLANES} == MASK_PLANES

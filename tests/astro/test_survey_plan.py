@@ -142,7 +142,7 @@ def test_what_every_rank_keeps_of_the_layout_counts():
         layout = survey(60)
         warps = layout.warp_planes()
         assert len(layout.strips[0].footprints) > 0 and len(layout.members) == len(layout.shapes)
-        assert all(array.nbytes == 4 * layout.warped_pixels for array in warps)
+        assert all(array.nbytes == 4 * layout.warped_pixels for array in warps.arrays)
         taken = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()

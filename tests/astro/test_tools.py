@@ -24,7 +24,10 @@ pytestmark = pytest.mark.tool
 SURVEY = SimulatedSurvey(4, 1, (300, 340), seed=5, bands=("g", "r"), density=90.0, magzero=False)
 TRACT = ("--patch", 160, "--border", 20)
 
-PLANES = {"patch": ("IMAGE", "VARIANCE", "MASK", "NIMAGE", "WEIGHT"), "warp": ("IMAGE", "VARIANCE", "MASK")}
+PLANES = {
+    "patch": ("IMAGE", "VARIANCE", "MASK", "NIMAGE", "VARIANCE_LS", "WEIGHT"),
+    "warp": ("IMAGE", "VARIANCE", "MASK", "VARIANCE_LS"),
+}
 MAPS = ("SEGMENTATION", "BACKGROUND")
 
 
@@ -209,6 +212,21 @@ def test_folders_that_hold_nothing_to_work_on(in_steps, tmp_path):
     assert "holds no patches" in refused("detect", tmp_path / "empty", *out)
     assert "holds no patches" in refused("detect", in_steps / "warps", *out)
     assert "holds no warps" in refused("coadd", in_steps / "patches", *out)
+
+
+def test_a_folder_with_and_without_large_scale_variances_is_refused(in_steps, tmp_path):
+    """Files without them are as good, as long as all are alike."""
+    here, out = copied(in_steps, "patches", tmp_path), ("--out", tmp_path / "out.fits")
+    paths = sorted(here.glob("*.fits"))
+    for number, path in enumerate(paths):
+        with fits.open(path) as hdus:
+            plain = fits.HDUList([hdu.copy() for hdu in hdus if hdu.name != "VARIANCE_LS"])
+        plain.writeto(path, overwrite=True, checksum=True)
+        if number == 0:
+            message = refused("detect", here, *out)
+            assert f"{path}: mixed planes: it has no VARIANCE_LS, which {paths[1].name} has" in message
+    warm.run_tool("mpiimg-detect", here, *out, timeout=PATIENCE)
+    assert (tmp_path / "out.fits").exists()
 
 
 @pytest.mark.parametrize("name, folder", [("coadd", "warps"), ("detect", "patches")])

@@ -28,6 +28,9 @@ WARP_ENDING = "_warp.fits"
 WARP_PLANES = {"IMAGE": "float32", "VARIANCE": "float32", "MASK": "int32"}
 PATCH_PLANES = {**WARP_PLANES, "NIMAGE": "int16"}
 
+#: What either may have beside these, behind them.
+FURTHER_PLANES = {"VARIANCE_LS": "float32"}
+
 
 @dataclass(frozen=True)
 class Product:
@@ -53,6 +56,8 @@ class Product:
         Of the planes.
     identity : (int, int, int)
         (size, mtime_ns, CRC32 of the headers).
+    has_variance_ls : bool
+        The last of its planes is VARIANCE_LS.
     """
 
     name: str
@@ -67,6 +72,8 @@ class Product:
     planes: tuple[Plane, ...]
     dtypes: tuple[str, ...]
     identity: tuple[int, int, int]
+
+    has_variance_ls: bool = False
 
     @property
     def path(self) -> Path:
@@ -141,6 +148,7 @@ def _find(folder: Path, what: str, pattern: str, tool: str, planes: dict[str, st
         warnings.simplefilter("ignore")  # of what astropy mends in headers
         products = [_one_product(path, planes, tract, tool) for path in paths]
     _refuse_duplicates(products)
+    _refuse_mixed(products, tool)
     return tract, products
 
 
@@ -179,6 +187,7 @@ def _read_product(path: Path, planes: dict[str, str], tract: Tract, tool: str) -
             f"{path}: mixed pixels: it was made for tract {made_for}, and {path.parent / 'tract.toml'} is "
             f"{tract_id(tract)}; make all with one tract"
         )
+    planes = planes | {name: kind for name, kind in FURTHER_PLANES.items() if name in images}
     used = [images[name] for name in planes]
     box = tuple((start, start + length) for start, length in zip(first, used[0].shape, strict=True))
     fits = patch in tract and all(
@@ -200,6 +209,7 @@ def _read_product(path: Path, planes: dict[str, str], tract: Tract, tool: str) -
         planes=tuple(extension.plane for extension in used),
         dtypes=tuple(planes.values()),
         identity=file.identity(*used),
+        has_variance_ls="VARIANCE_LS" in planes,
     )
 
 
@@ -215,6 +225,17 @@ def _refuse_duplicates(products: Sequence[Product]) -> None:
         twin = firsts.setdefault((product.band, product.visit, product.sensor, product.patch), product)
         if twin is not product:
             raise BadInput(f"{product.path}: duplicate: holds the same as {twin.path}; leave one out")
+
+
+def _refuse_mixed(products: Sequence[Product], tool: str) -> None:
+    """Refuse a folder in which some have a large-scale variance and others have none."""
+    lacking = [product for product in products if not product.has_variance_ls]
+    having = [product for product in products if product.has_variance_ls]
+    if lacking and having:
+        raise BadInput(
+            f"{lacking[0].path}: mixed planes: it has no VARIANCE_LS, which {having[0].path.name} has; make "
+            f"all by the same options of {tool}"
+        )
 
 
 def read_product(product: Product) -> list[np.ndarray]:

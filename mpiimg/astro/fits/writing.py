@@ -129,7 +129,7 @@ def _units(unit: str) -> dict[str, str]:
             square, inverse = (parsed**2).to_string("fits"), (parsed**-2).to_string("fits")
         except ValueError:
             square, inverse = f"({unit})**2", f"({unit})**-2"
-    return {"IMAGE": unit, "BACKGROUND": unit, "VARIANCE": square, "WEIGHT": inverse}
+    return {"IMAGE": unit, "BACKGROUND": unit, "VARIANCE": square, "VARIANCE_LS": square, "WEIGHT": inverse}
 
 
 def _file_bytes(hdus) -> bytes:

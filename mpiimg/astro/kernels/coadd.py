@@ -169,6 +169,26 @@ def _average(tile, variances, masks, weights, per_pixel, place, sums):
 
 
 @kernel
+def _average_more(tile, variances, more, weights, per_pixel, place, weight_sum, out):
+    """Average further variances of what is within bounds, by the weights of :func:`_average`."""
+    y, x, width = place
+    total = np.zeros(TILE_PIXELS)
+    for k in range(len(weights)):
+        values, variance, further = tile.values[k], variances[k, y, x:], more[k, y, x:]
+        exposure_weight = weights[k]
+        for i in range(width):
+            value = np.float64(values[i])
+            inside = (value >= tile.low[i]) & (value <= tile.high[i])
+            weight = 1.0 / np.float64(variance[i]) if per_pixel else exposure_weight
+            squared = _product(_product(weight, weight), np.float64(further[i]))
+            total[i] += squared if inside else 0.0
+    line = out[y, x:]
+    for i in range(width):
+        squared_weight = _product(weight_sum[i], weight_sum[i])
+        line[i] = np.float32(total[i] / squared_weight) if weight_sum[i] > 0 else _INFINITY
+
+
+@kernel
 def _saturated_everywhere(masks, values, y, x, planes):
     """Tell whether all exposures that have data at a pixel are saturated there."""
     saturated = False
@@ -203,13 +223,14 @@ def _write(images, masks, planes, place, candidates, sums, out):
 
 
 @kernel
-def _combine(images, variances, masks, weights, planes, sigma, passes, per_pixel):
+def _combine(images, variances, masks, more, weights, planes, sigma, passes, per_pixel):
     """Coadd tile by tile. Weights `per_pixel` take the place of `weights`, except those that are zero."""
     n, height, width = images.shape
     image = np.empty((height, width), np.float32)
     variance = np.empty((height, width), np.float32)
     mask = np.empty((height, width), np.int32)
     n_image = np.empty((height, width), np.int16)
+    further = np.empty(more.shape[1:], np.float32)
     values = np.full(((n + UNROLL - 1) // UNROLL * UNROLL, TILE_PIXELS), _NAN)
     # Arrays of their own: LLVM does not vectorise over parts of one array, which might overlap.
     low, high, total = np.empty(TILE_PIXELS), np.empty(TILE_PIXELS), np.empty(TILE_PIXELS)
@@ -231,7 +252,9 @@ def _combine(images, variances, masks, weights, planes, sigma, passes, per_pixel
                     candidates[:] = count
             _average(tile, variances, masks, weights, per_pixel, place, sums)
             _write(images, masks, planes, place, candidates, sums, (image, variance, mask, n_image))
-    return image, variance, mask, n_image
+            if len(more):
+                _average_more(tile, variances, more, weights, per_pixel, place, weight_sum, further)
+    return image, variance, mask, n_image, further
 
 
 def combine(
@@ -243,7 +266,8 @@ def combine(
     statistic: str = "clip",
     sigma: float = 3.0,
     passes: int = 2,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    variances_ls: np.ndarray | None = None,
+) -> tuple[np.ndarray, ...]:
     """Combine exposures of one band, resampled to one grid, into a coadd.
 
     Parameters
@@ -268,6 +292,9 @@ def combine(
         One value among n lies at most sqrt(n - 1) of them off: 3 rejects nothing for n <= 10.
     passes : int
         How often, each time from the mean and deviation of what is left.
+    variances_ls : (n, h, w) float32, optional
+        Variances per pixel of sums over many pixels; they are combined with the same weights, and decide
+        nothing.
 
     Returns
     -------
@@ -280,6 +307,8 @@ def combine(
         `saturated` if all exposures with data at the pixel (those without the bit `no_data`) are saturated.
     n_image : (h, w) int16
         Number of inputs left.
+    variance_ls : (h, w) float32
+        Only with `variances_ls`: sum(w^2 v) / sum(w)^2 of these, infinite where there are none.
 
     Raises
     ------
@@ -296,18 +325,24 @@ def combine(
     which differs for no `sigma` above sqrt(3).
     """
     images, variances, masks = (np.ascontiguousarray(a) for a in (images, variances, masks))
+    more = np.empty((0, 0, 0), np.float32) if variances_ls is None else np.ascontiguousarray(variances_ls)
     per_pixel = isinstance(weights, str)
     if per_pixel and weights != "pixel":
         raise ValueError(f'weights are numbers or "pixel", not "{weights}"')
     weights = np.ones(len(images)) if per_pixel else np.ascontiguousarray(weights, np.float64)
     _validate(images, variances, masks, weights)
+    if more.dtype != np.float32 or (variances_ls is not None and more.shape != images.shape):
+        raise ValueError(f"variances_ls must be float32 {images.shape}, not {more.dtype} {more.shape}")
     if statistic not in ("clip", "mean"):
         raise ValueError(f'the statistic is "clip" or "mean", not "{statistic}"')
     if not sigma > 0 or passes < 0:
         raise ValueError(f"clipping needs sigma > 0 and passes >= 0, not {sigma} and {passes}")
     planes = MaskValues(*(np.int32(bit) for bit in planes))
     turns = passes if statistic == "clip" else 0
-    return _combine(images, variances, masks, weights, planes, float(sigma), turns, per_pixel)
+    *combined, further = _combine(
+        images, variances, masks, more, weights, planes, float(sigma), turns, per_pixel
+    )
+    return tuple(combined) if variances_ls is None else (*combined, further)
 
 
 def _validate(images, variances, masks, weights):

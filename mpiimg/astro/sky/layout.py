@@ -29,20 +29,43 @@ PLANE_TYPES = {"image": "float32", "variance": "float32", "mask": "int32"}
 
 
 class Planes(NamedTuple):
-    """Arrays of pixels: of exposures ("eyx") or of warps ("fyx")."""
+    """Arrays of pixels of exposures, "eyx"."""
 
     image: Ragged  # float32
     variance: Ragged  # float32
     mask: Ragged  # int32
 
 
+class WarpPlanes(NamedTuple):
+    """Arrays of pixels of warps, "fyx"; what is there of them, in this order, is `arrays`.
+
+    `variance` is that of each pixel. `variance_ls`, where it was asked for, is what it is per pixel in sums
+    over so many pixels (of an aperture, a filter of the size of a star) that the correlation of their noise,
+    which resampling makes, adds up: it depends on no shift between pixels.
+    """
+
+    image: Ragged  # float32
+    variance: Ragged  # float32
+    mask: Ragged  # int32
+    variance_ls: Ragged | None = None  # float32
+
+    @property
+    def arrays(self) -> tuple[Ragged, ...]:
+        return tuple(one for one in self if one is not None)
+
+
 class PatchPlanes(NamedTuple):
-    """Arrays of pixels of patches, "pyx"."""
+    """Arrays of pixels of patches, "pyx"; otherwise as :class:`WarpPlanes`."""
 
     image: Ragged  # float32
     variance: Ragged  # float32
     mask: Ragged  # int32
     nimage: Ragged  # int16
+    variance_ls: Ragged | None = None  # float32
+
+    @property
+    def arrays(self) -> tuple[Ragged, ...]:
+        return tuple(one for one in self if one is not None)
 
 
 @dataclass(frozen=True)
@@ -207,15 +230,16 @@ class Layout:
         """Return the arrays of the pixels of exposures, each with its own shape."""
         return Planes(*(Ragged(f"{name}-{p}", "eyx", self.shapes, t) for p, t in PLANE_TYPES.items()))
 
-    def warp_planes(self, name: str = "warp") -> Planes:
+    def warp_planes(self, name: str = "warp", variance_ls: bool = False) -> WarpPlanes:
         """Return the arrays of the pixels of warps: an item per footprint, with the shape of its box."""
         shapes = tuple(box_shape(footprint.box) for footprint in self.footprints)
-        return Planes(*(Ragged(f"{name}-{p}", "fyx", shapes, t) for p, t in PLANE_TYPES.items()))
+        types = {**PLANE_TYPES, **({"variance_ls": "float32"} if variance_ls else {})}
+        return WarpPlanes(**{p: Ragged(f"{name}-{p}", "fyx", shapes, t) for p, t in types.items()})
 
-    def patch_planes(self, name: str = "coadd") -> PatchPlanes:
+    def patch_planes(self, name: str = "coadd", variance_ls: bool = False) -> PatchPlanes:
         """Return the arrays of the pixels of patches."""
-        types = {**PLANE_TYPES, "nimage": "int16"}
-        return PatchPlanes(*(self.patch_plane(f"{name}-{p}", t) for p, t in types.items()))
+        types = {**PLANE_TYPES, "nimage": "int16", **({"variance_ls": "float32"} if variance_ls else {})}
+        return PatchPlanes(**{p: self.patch_plane(f"{name}-{p}", t) for p, t in types.items()})
 
     def patch_plane(self, name: str, dtype: str) -> Ragged:
         """Return an array of one plane of all patches."""

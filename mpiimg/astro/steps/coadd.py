@@ -69,7 +69,7 @@ def stages(state: Survey, p: Coaddition, data: None) -> Stages[Survey]:
     weights = yield weigh(state)
     state = state.without_patches(_unweighted(state.layout, weights))
     weights = tuple(np.nan_to_num(weights).tolist())
-    patches = state.layout.patch_planes()
+    patches = state.layout.patch_planes(variance_ls=state.warps.variance_ls is not None)
     state = state.with_patches(
         patches, weights=weights, weight_plane=p.weight, compress=state.compress or p.compress
     )
@@ -80,7 +80,11 @@ def stages(state: Survey, p: Coaddition, data: None) -> Stages[Survey]:
 
 
 def weigh(state: Survey) -> Reduce[tuple[float, ...]]:
-    """Weigh an exposure on a patch by the inverse of its median variance there, which is that of its sky."""
+    """Weigh an exposure on a patch by the inverse of its median variance there, which is that of its sky.
+
+    By the large-scale variance where there is one: that of pixels also depends on how they fall on the
+    exposure's.
+    """
     layout, lost = state.layout, lost_footprints(state)
 
     def partial(chunk, variance):
@@ -102,7 +106,9 @@ def weigh(state: Survey) -> Reduce[tuple[float, ...]]:
     return Reduce(
         "weigh",
         layout.footprint_grid,
-        reads=(Part(state.warps.variance),),
+        reads=(
+            Part(state.warps.variance_ls if state.warps.variance_ls is not None else state.warps.variance),
+        ),
         work=partial,
         row=((), "float64"),
         finish=finish,
@@ -124,29 +130,32 @@ def _unweighted(layout: Layout, weights: Sequence[float]) -> dict[int, str]:
 def coadd(state: Survey, p: Coaddition) -> Compute:
     """Declare the coadd of every strip of every patch."""
     layout, weights, lost = state.layout, state.weights, lost_footprints(state)
+    variance_ls = state.patches.variance_ls is not None
 
     def work(chunk, *blocks):
         from mpiimg.astro.kernels.coadd import MaskValues, combine
 
         strip = layout.strips[chunk.number]
-        planes = empty_strip(strip.box)
+        planes = empty_strip(strip.box, variance_ls)
         if strip.footprints:
             own = "pixel" if p.weights == "pixel" else np.array([weights[part] for part in strip.footprints])
             excluded = bits(*EXCLUDED, *["CR"] * p.reject_cr)
             named = MaskValues(excluded, bits("NO_DATA"), bits("CLIPPED"), bits("SAT"))
-            stack = stacked(layout, strip, *blocks, lost)
-            planes = combine(*stack, own, named, p.statistic, p.sigma, p.passes)
+            image, variance, mask, *more = stacked(layout, strip, blocks, lost)
+            planes = combine(image, variance, mask, own, named, p.statistic, p.sigma, p.passes, *more)
             refuse_overflow(planes)
         return tuple(plane[None] for plane in planes)
 
     return Compute(
         "coadd",
         layout.strip_grid,
-        reads=strip_needs(layout, state.warps),
-        writes=tuple(At(array, layout.strip_in_patch) for array in state.patches),
+        reads=strip_needs(layout, state.warps.arrays),
+        writes=tuple(At(array, layout.strip_in_patch) for array in state.patches.arrays),
         work=work,
         units=strip_units(state),
-        without=lambda chunk: tuple(plane[None] for plane in empty_strip(layout.strips[chunk.number].box)),
+        without=lambda chunk: tuple(
+            plane[None] for plane in empty_strip(layout.strips[chunk.number].box, variance_ls)
+        ),
         parameters={
             "lost": sorted(lost),
             "weights": weights,
@@ -157,7 +166,7 @@ def coadd(state: Survey, p: Coaddition) -> Compute:
             "reject_cr": p.reject_cr,
         },
         weights=strip_weights(layout),
-        scratch=stack_bytes(layout),
+        scratch=stack_bytes(layout, len(state.warps.arrays)),
         cost=("coadd", float(layout.warped_pixels)),
     )
 

@@ -223,7 +223,7 @@ def detect(state: Survey, how: detection.DetectionSettings) -> Compute:
     return Compute(
         "detect",
         layout.patch_grid,
-        reads=tuple(map(Part, state.patches)),
+        reads=tuple(map(Part, state.patches[:4])),
         writes=(sources, state.patch_stats, *state.maps),
         work=work,
         units=patch_units(state),
@@ -317,7 +317,7 @@ def gather_rows(state: Survey, how: detection.DetectionSettings) -> Compute:
     return Compute(
         "catalogue-rows",
         layout.patch_grid,
-        reads=(At(_sources_array(layout), kept), *map(planes_of, state.patches)),
+        reads=(At(_sources_array(layout), kept), *map(planes_of, state.patches[:4])),
         writes=(At(state.catalogue, own_rows),),
         work=work,
         units=patch_units(state),

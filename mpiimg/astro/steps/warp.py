@@ -16,7 +16,7 @@ from mpiimg.astro.fits.maskplanes import bits, no_data
 from mpiimg.astro.fits.writing import history_lines
 from mpiimg.astro.photometry.stars import flux_scale
 from mpiimg.astro.samples import frame
-from mpiimg.astro.sky.layout import Planes
+from mpiimg.astro.sky.layout import WarpPlanes
 from mpiimg.astro.sky.tract import Tract
 from mpiimg.astro.sky.wcs import parse_wcs, shrinkage, source_grid
 from mpiimg.astro.survey import Survey, exposure_units
@@ -44,6 +44,12 @@ class Warping:
         "Lanczos-3 throughout, which loses light there (lanczos3).",
         choices=("auto", "lanczos3"),
     )
+    variance: str = parameter(
+        "both",
+        "Warps and coadds have the variance of each pixel, and that per pixel of light summed over many, "
+        "whose noise is correlated (both); or the former alone (pixel).",
+        choices=("both", "pixel"),
+    )
     warps: bool = parameter(
         False, "Warps are written even where later steps take them, in a folder of their own."
     )
@@ -56,12 +62,12 @@ def warping_history(p: Warping) -> tuple[str, ...]:
 
 def stages(state: Survey, p: Warping, data: None) -> Stages[Survey]:
     """Bring every exposure to the common zero point, on the pixels of the tract."""
-    warps = state.layout.warp_planes()
+    warps = state.layout.warp_planes(variance_ls=p.variance == "both")
     lost = yield warp(state, warps, p)
     return dataclasses.replace(state.without_exposures(lost), warps=warps)
 
 
-def warp(state: Survey, warps: Planes, p: Warping) -> Compute:
+def warp(state: Survey, warps: WarpPlanes, p: Warping) -> Compute:
     """Declare the warp of every exposure; without a zero point it is left out, and holds no data."""
     layout, exposures, tract, points = state.layout, state.exposures, state.tract, state.zero_points
 
@@ -72,11 +78,11 @@ def warp(state: Survey, warps: Planes, p: Warping) -> Compute:
         return by_plane([exposure.warp(layout.footprints[part].box) for part in layout.members[number]])
 
     def by_plane(parts):
-        return tuple([planes[k][None] for planes in parts] for k in range(len(warps)))
+        return tuple([planes[k][None] for planes in parts] for k in range(len(warps.arrays)))
 
     def without(chunk):
         return by_plane(
-            [no_data(box_shape(layout.footprints[part].box)) for part in layout.members[chunk.number]]
+            [_nothing(box_shape(layout.footprints[part].box)) for part in layout.members[chunk.number]]
         )
 
     def depends(number):
@@ -87,7 +93,7 @@ def warp(state: Survey, warps: Planes, p: Warping) -> Compute:
         "warp",
         layout.exposure_grid,
         reads=tuple(map(Part, state.pixels)),
-        writes=tuple(Pieces(array, layout.warps_of) for array in warps),
+        writes=tuple(Pieces(array, layout.warps_of) for array in warps.arrays),
         work=work,
         units=exposure_units(state),
         without=without,
@@ -100,6 +106,11 @@ def warp(state: Survey, warps: Planes, p: Warping) -> Compute:
         scratch=15 * max(rows * columns for rows, columns in layout.shapes),
         cost=("warp", float(layout.warped_pixels)),
     )
+
+
+def _nothing(shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
+    """Return the planes of a warp without data."""
+    return (*no_data(shape), np.full(shape, np.inf, np.float32))
 
 
 class _Exposure:
@@ -119,17 +130,17 @@ class _Exposure:
             self.image, self.variance, replaced = interpolate_bad(image, variance, useless)
             self.mask = mask | replaced * np.int32(bits("INTRP"))
 
-    def warp(self, box: Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return image, variance and mask on a box of the tract; NO_DATA all over without a zero point."""
+    def warp(self, box: Box) -> tuple[np.ndarray, ...]:
+        """Return all planes on a box of the tract; NO_DATA all over without a zero point."""
         from mpiimg.astro.kernels import warp as kernels
         from mpiimg.astro.kernels.places import NODE_SPACING
 
         if not np.isfinite(self.zero_point):
-            return no_data(box_shape(box))
+            return _nothing(box_shape(box))
         grid = source_grid(self.wcs, self.tract.wcs, box, NODE_SPACING)
         planes = (self.image, self.variance, self.mask)
         bad = bits("NO_DATA"), self.shrink, bits(*DARK)
-        return kernels.resample(*planes, grid, box, flux_scale(self.zero_point), *bad)[:3]
+        return kernels.resample(*planes, grid, box, flux_scale(self.zero_point), *bad)
 
 
 def _write(state: Survey, p: Warping, folder: Path) -> Files:
