@@ -18,7 +18,13 @@ DOMAIN = Domain(
     presets={
         "study": Preset(
             "what the study of this toolkit and its comparison with other systems ran",
-            {"pixel_scale": 0.333, "resampling": "lanczos3", "variance": "pixel"},
+            {
+                "pixel_scale": 0.333,
+                "mesh": "64",
+                "resampling": "lanczos3",
+                "variance": "pixel",
+                "detection_mesh": "64",
+            },
         )
     },
     baseline=150 << 20,

@@ -13,7 +13,7 @@ from mpiimg.astro.fits.exposure import ExposureRef
 from mpiimg.astro.sky.footprints import misplaced, place_of
 from mpiimg.astro.sky.layout import Footprint, Layout, Patch
 from mpiimg.astro.sky.tract import MAX_DEGREES, Tract
-from mpiimg.astro.sky.wcs import footprint, footprint_box, parse_wcs, pixel_size
+from mpiimg.astro.sky.wcs import footprint, footprint_box, middle_pixel, parse_wcs
 from mpiimg.astro.survey import unit_names
 from mpiimg.engine.boxes import intersection
 from mpiimg.errors import BadInput
@@ -58,9 +58,9 @@ def with_places(
     """
     outlines, sizes = [], []
     for ref in exposures:
-        wcs, (rows, columns) = parse_wcs(ref.wcs), ref.shape
+        wcs = parse_wcs(ref.wcs)
         outlines.append(footprint(wcs, ref.shape))
-        sizes.append(pixel_size(wcs, (columns - 1) / 2, (rows - 1) / 2))
+        sizes.append(middle_pixel(wcs, ref.shape))
     scale = usual_scale(sizes) if pixel_scale is None else pixel_scale
     places = [place_of(outline, ref.shape) for ref, outline in zip(exposures, outlines, strict=True)]
     reasons = misplaced(places, scale, None if anywhere else MAX_DEGREES)

@@ -83,7 +83,13 @@ def test_a_patch_says_what_it_is(plain):
             assert 0 < head["MJD-END"] - head["MJD-BEG"] < 1
             assert 0.5 < head["NOISCORR"] < 2 and 2 < head["FWHM"] < 6
             history = " ".join(line.split(": ", 1)[1] for line in head["HISTORY"])
-            for word in ("sigclip 4.5", "meshes of 64", "Lanczos-3", "beyond 3 sigma", "threshold 5 sigma"):
+            for word in (
+                "sigclip 4.5",
+                "meshes of 17 arcsec",
+                "Lanczos-3",
+                "beyond 3 sigma",
+                "threshold 5 sigma",
+            ):
                 assert word in history
             place = np.array([head["TRACTX"], head["TRACTY"]])
             assert (head["PATCHX"], head["PATCHY"]) == tuple(map(int, path.stem.split("-")[1:]))

@@ -8,6 +8,7 @@ from astropy.io import fits
 from support import headers
 from support.exposure_data import FACTS
 
+from mpiimg.astro.lengths import length_of, mesh_of, mesh_pixels
 from mpiimg.astro.placing import usual_scale
 from mpiimg.astro.sky.tract import Tract
 from mpiimg.astro.sky.wcs import pixel_size, read_wcs, shrinkage
@@ -106,4 +107,43 @@ def test_how_much_wider_the_pixels_become(scale, shrink):
 def test_the_recipe_of_the_study_has_its_pixels():
     (study,) = tool("mpiimg-astro").presets.values()
     assert isinstance(study, Preset)
-    assert study.values["pixel_scale"] == 0.333 and study.values["resampling"] == "lanczos3"
+    chosen = {"pixel_scale": 0.333, "resampling": "lanczos3", "mesh": "64", "detection_mesh": "64"}
+    assert {name: study.values[name] for name in chosen} == chosen
+
+
+# --- Meshes -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, scale, pixels",
+    [
+        ("64", 0.031, 64),
+        (100, 0.263, 100),
+        ("17arcsec", 0.2626, 64),
+        ("17arcsec", 0.2655, 64),
+        ("21 arcsec", 0.333, 64),
+        ("21arcsec", 0.263, 80),
+        ("17arcsec", 0.0308, 552),
+        ("17arcsec", 2.0, 32),
+        ("17arcsec", 1e-6, 8192),
+    ],
+)
+def test_a_mesh_in_pixels_or_on_the_sky(text, scale, pixels):
+    assert mesh_pixels(mesh_of(text, "--mesh"), scale) == pixels
+
+
+@pytest.mark.parametrize(
+    "text", ["7", "8193", "64.5", "0arcsec", "-3arcsec", "infarcsec", "17arcmin", "arcsec", "x"]
+)
+def test_what_is_no_mesh(text):
+    with pytest.raises(BadInput, match=f"^--mesh {text}: "):
+        mesh_of(text, "--mesh")
+
+
+def test_a_length_says_its_unit():
+    assert [str(length_of(text, "")) for text in ("0.5arcsec", "12", "3 pixels")] == [
+        "0.5 arcsec",
+        "12 pixels",
+        "3 pixels",
+    ]
+    assert length_of("2arcsec", "").pixels(0.5) == 4.0 == length_of("4", "").pixels(0.5)

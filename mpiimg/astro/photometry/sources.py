@@ -54,6 +54,8 @@ class DetectionSettings:
         Of deblending, as SExtractor's DEBLEND_NTHRESH and DEBLEND_MINCONT.
     radii : (float, float)
         Of the small and the large aperture, pixels.
+    mesh : int
+        Side of the meshes that the background is measured in, pixels.
     """
 
     threshold: float = 5.0
@@ -62,6 +64,7 @@ class DetectionSettings:
     levels: int = 32
     contrast: float = 0.005
     radii: tuple[float, float] = (4.0, 10.0)
+    mesh: int = 64
 
 
 def unusable(image: np.ndarray, variance: np.ndarray, mask: np.ndarray, excluded: int) -> np.ndarray:

@@ -214,16 +214,19 @@ def pixel_size(wcs: WCS, x: float, y: float) -> float:
     return math.sqrt(float(np.linalg.norm(normal))) * math.degrees(1.0) * ARCSEC
 
 
+def middle_pixel(wcs: WCS, shape: tuple[int, int]) -> float:
+    """Return the :func:`pixel_size` in the middle of a frame of (ny, nx) pixels."""
+    return pixel_size(wcs, (shape[1] - 1) / 2, (shape[0] - 1) / 2)
+
+
 def shrinkage(source: WCS, shape: tuple[int, int], target: WCS) -> float:
     """Return how many times wider the target's pixels are than a frame's in its middle, to a hundredth.
 
     It is the same whatever part of a frame of (ny, nx) pixels is looked at; 1 where its middle has no place
     in the target.
     """
-    x, y = (shape[1] - 1) / 2, (shape[0] - 1) / 2
-    ratio = pixel_size(target, *map(float, to_pixels(target, *to_sky(source, x, y)))) / pixel_size(
-        source, x, y
-    )
+    place = to_pixels(target, *to_sky(source, (shape[1] - 1) / 2, (shape[0] - 1) / 2))
+    ratio = pixel_size(target, *map(float, place)) / middle_pixel(source, shape)
     return round(ratio, 2) if math.isfinite(ratio) else 1.0
 
 

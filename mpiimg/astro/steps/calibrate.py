@@ -20,12 +20,13 @@ from mpiimg.astro.exposure_files import exposure_table, write_exposures
 from mpiimg.astro.fits.exposure import ExposureRef, read_exposure
 from mpiimg.astro.fits.maskplanes import bits, no_data
 from mpiimg.astro.fits.writing import history_lines
+from mpiimg.astro.lengths import MESH_LIMITS, mesh_of, mesh_pixels
 from mpiimg.astro.photometry import stars as photometry
 from mpiimg.astro.photometry import zero_points
 from mpiimg.astro.photometry.overlaps import Catalogue
 from mpiimg.astro.samples import frame
 from mpiimg.astro.sky.layout import Planes
-from mpiimg.astro.sky.wcs import parse_wcs, to_sky
+from mpiimg.astro.sky.wcs import middle_pixel, parse_wcs, to_sky
 from mpiimg.astro.survey import EXPOSURE_STATS, Survey, exposure_units, unit_names
 from mpiimg.engine.array import Array
 from mpiimg.engine.needs import Part
@@ -72,7 +73,13 @@ class Calibration:
         5.0, "The least contrast between a cosmic ray and fine structure.", limits=(0.1, 1000)
     )
     cr_iterations: int = parameter(4, "Cosmic rays are looked for so many times.", limits=(1, 100))
-    mesh: int = parameter(64, "The sky is measured in meshes of this side.", unit="pixels", limits=(8, 8192))
+    mesh: str = parameter(
+        "17arcsec",
+        "The sky is measured in meshes of this side, a number of pixels of the exposure, or a length on the "
+        "sky as 17arcsec, which is rounded to 8 pixels and has 32 at least.",
+        metavar="PIXELS|ARCSEC",
+        limits=MESH_LIMITS,
+    )
     match_radius: float = parameter(
         1.0,
         "Stars of two exposures that are this near to each other are the same.",
@@ -100,8 +107,8 @@ def calibration_history(p: Calibration) -> tuple[str, ...]:
     return history_lines(
         "calibrate",
         f"cosmic rays by L.A.Cosmic (sigclip {p.sigclip:g}, sigfrac {p.sigfrac:g}, "
-        f"objlim {p.objlim:g}, {p.cr_iterations} iterations); sky in meshes of {p.mesh} pixels "
-        "subtracted",
+        f"objlim {p.objlim:g}, {p.cr_iterations} iterations); sky in meshes of "
+        f"{mesh_of(p.mesh, '--mesh')} subtracted",
     )
 
 
@@ -111,8 +118,9 @@ def inspect(state: Survey, p: Calibration) -> Inspection:
     Raises
     ------
     BadInput
-        It cannot be read, or zero points are given as well.
+        It cannot be read, or zero points are given as well; or the mesh is no length.
     """
+    mesh_of(p.mesh, "--mesh")
     if p.reference is None:
         return Inspection()
     if state.options.zero_point is not None:
@@ -203,7 +211,8 @@ def _calibrated(ref: ExposureRef, p: Calibration):
     mask[struck] |= bits("CR", "INTRP")
     # Edges glow, and no coadd takes them.
     unknown = struck | ((mask & bits("BAD", "NO_DATA", "EDGE")) != 0)
-    sky, measured = photometry.measure_frame(image, variance, unknown, (mask & bits("SAT")) != 0, mesh=p.mesh)
+    mesh = mesh_pixels(mesh_of(p.mesh, "--mesh"), middle_pixel(parse_wcs(ref.wcs), ref.shape))
+    sky, measured = photometry.measure_frame(image, variance, unknown, (mask & bits("SAT")) != 0, mesh=mesh)
     image -= sky.map
     stars, number = _star_table(measured, ref)
     cosmic_rays = np.count_nonzero(struck)

@@ -14,6 +14,7 @@ from mpiimg.astro import catalogue, mosaic
 from mpiimg.astro.constants import ZERO_POINT
 from mpiimg.astro.fits.maskplanes import bits
 from mpiimg.astro.fits.writing import history_lines
+from mpiimg.astro.lengths import MESH_LIMITS, mesh_of, mesh_pixels
 from mpiimg.astro.patch_files import PatchOptions, write_maps, write_patches
 from mpiimg.astro.photometry import seams
 from mpiimg.astro.photometry import sources as detection
@@ -68,6 +69,13 @@ class Detection(PatchOptions):
         unit="standard deviations of a pixel",
         limits=(0.1, 1_000_000),
     )
+    detection_mesh: str = parameter(
+        "21arcsec",
+        "The background of patches is measured in meshes of this side, a number of their pixels, or a length "
+        "on the sky as 21arcsec, which is rounded to 8 pixels and has 32 at least.",
+        metavar="PIXELS|ARCSEC",
+        limits=MESH_LIMITS,
+    )
     min_area: int = parameter(5, "Sources have at least this size.", unit="pixels", limits=(1, 1_000_000))
     no_deblend: bool = parameter(False, "Blends are left in one piece.")
     segmentation: bool = parameter(
@@ -82,11 +90,13 @@ class Detection(PatchOptions):
     regions: str = "catalogue.reg"
     picture: str = "mosaic.png"
 
-    @property
-    def method(self) -> detection.DetectionSettings:
-        """How sources are found."""
+    def method(self, pixel_scale: float) -> detection.DetectionSettings:
+        """Return how sources are found on pixels of `pixel_scale` arcseconds."""
         return detection.DetectionSettings(
-            threshold=self.threshold, min_area=self.min_area, deblend=not self.no_deblend
+            threshold=self.threshold,
+            min_area=self.min_area,
+            deblend=not self.no_deblend,
+            mesh=mesh_pixels(mesh_of(self.detection_mesh, "--detection-mesh"), pixel_scale),
         )
 
     @property
@@ -120,8 +130,9 @@ def inspect(state: Survey, p: Detection) -> Inspection:
     Raises
     ------
     BadInput
-        Its ending is none, it is a path, or it is the name of another result.
+        Its ending is none, it is a path, or it is the name of another result; or the mesh is no length.
     """
+    mesh_of(p.detection_mesh, "--detection-mesh")
     name = p.catalogue
     catalogue.check_ending(Path(name))
     if Path(name).name != name:
@@ -134,15 +145,15 @@ def inspect(state: Survey, p: Detection) -> Inspection:
 
 def stages(state: Survey, p: Detection, data: None) -> Stages[Survey]:
     """Find the sources of each patch, lay them end to end, and average the patches for a picture."""
-    layout = state.layout
+    layout, how = state.layout, p.method(state.tract.pixel_scale)
     maps = tuple(layout.patch_plane(f"map-{name}", DETECTION_MAPS[name]) for name in p.maps)
     state = dataclasses.replace(
         state, patch_stats=stats_array(layout), maps=maps, compress=state.compress or p.compress
     )
-    state = state.without_patches((yield detect(state, p.method)))
+    state = state.without_patches((yield detect(state, how)))
     counts = yield count_sources(state)
     state = dataclasses.replace(state, source_counts=counts, catalogue=rows_array(counts))
-    state = state.without_patches((yield gather_rows(state, p.method)))
+    state = state.without_patches((yield gather_rows(state, how)))
     state = dataclasses.replace(state, mosaic=mosaic.means_array(layout))
     return state.without_patches((yield mosaic.average(state)))
 
@@ -243,7 +254,7 @@ def _detected(
     origin = (patch.outer[0][0], patch.outer[1][0])
     excluded = bits(*USELESS)
     bad = detection.unusable(image, variance, mask, excluded)
-    sky, _ = detection.mesh_background(image, bad, origin)
+    sky, _ = detection.mesh_background(image, bad, origin, how.mesh)
     table, segmentation = detection.find_sources(image, variance, mask, nimage, sky, origin, excluded, how)
     correction = detection.noise_correction(image - sky, variance, bad, segmentation, how.radii[0])
     if np.isfinite(correction):
