@@ -65,7 +65,7 @@ def warp(planes: np.ndarray, header: str, patch: Patch, box: tuple) -> Piece:
     grid = source_grid(source, tract, box, NODE_SPACING)
     image, variance, unusable = planes
     pixels = resample(image, variance, unusable.astype(np.int32), grid, box, no_data=NO_DATA)
-    return Piece(box, np.stack(pixels))
+    return Piece(box, np.stack(pixels[:3]))
 
 
 def coadd(pieces: list[Piece], patch: Patch) -> tuple[np.ndarray, np.ndarray]:

@@ -84,7 +84,8 @@ def test_a_survey_that_grows_with_ranks_takes_no_more_of_each(scaling, tmp_path)
     found = {}
     for n in (8, 64):
         scaling.headers_of_survey(tmp_path / f"sky-{n}", 2, n, "500x509")
-        words = scaling.sky(tmp_path / f"sky-{n}", "--patch", 500, "--border", 50)
+        tract = ("--patch", 500, "--border", 50, "--pixel-scale", 0.333)
+        words = scaling.sky(tmp_path / f"sky-{n}", *tract)
         (plan,) = scaling.plans("mpiimg-astro", words, [n], AMPLE)
         (coadd,) = (planned for stage, planned in plan if stage.name == "coadd")
         found[n] = (coadd.moved_per_rank, coadd.messages_per_rank, max(planned.peak for _, planned in plan))
