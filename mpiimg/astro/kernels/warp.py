@@ -100,8 +100,12 @@ def _or_stretched(source, bounds, row, flags, taps):
 
 
 @kernel
-def _fill_row(cell, r, columns, origin, row, buffers, table, scale, no_data, out):
-    """Write one output row of a cell; `out` are its four lines, `columns` the cell's pixels in it."""
+def _fill_row(cell, r, columns, origin, row, buffers, table, width, scale, no_data, out):
+    """Write one output row of a cell; `out` are its four lines, `columns` the cell's pixels in it.
+
+    `width` is that of the table where its kernel is stretched, and None where it is plain: so numba compiles
+    a function for each. In one, the sums of both would take three times as long.
+    """
     pixels, flags = buffers
     image, variance, mask, variance_ls = out
     place, before = cell.place[r], table.taps // 2 - 1
@@ -113,13 +117,12 @@ def _fill_row(cell, r, columns, origin, row, buffers, table, scale, no_data, out
         if place[X, n] >= 0:
             o = (place[Y, n] - before - origin[0]) * row + place[X, n] - before - origin[1]
             shift_x, shift_y = place[SHIFT_X, n], place[SHIFT_Y, n]
-            x, y = table.width * shift_x, table.width * shift_y
-            if table.taps == TAPS:
+            if width is None:
+                x, y = LANES * shift_x, LANES * shift_y
                 value, noise = plain_sums(pixels, 2 * o, 2 * row, table.weights, x, y)
             else:
-                value, noise = stretched_sums(
-                    pixels, 2 * o, 2 * row, table.weights, table.taps, table.width, x, y
-                )
+                x, y = width * shift_x, width * shift_y
+                value, noise = stretched_sums(pixels, 2 * o, 2 * row, table.weights, table.taps, width, x, y)
             squares = table.squares[shift_x] * table.squares[shift_y]
             mask[k] = flags[o]
         jacobian = cell.area[r, n]
@@ -135,8 +138,8 @@ def _fill_row(cell, r, columns, origin, row, buffers, table, scale, no_data, out
 
 
 @kernel
-def _resample_cells(source, nodes, box, cubics, table, scale, no_data, out):
-    """Resample cell by cell by Lanczos-3; see :func:`resample`."""
+def _resample_cells(source, nodes, box, cubics, table, width, scale, no_data, out):
+    """Resample cell by cell by Lanczos-3; see :func:`resample`, and :func:`_fill_row` for `width`."""
     (y_start, y_stop), (x_start, x_stop) = box
     cell = Cell(
         np.empty((NODE_SPACING, 4, NODE_SPACING), np.int32),
@@ -159,7 +162,7 @@ def _resample_cells(source, nodes, box, cubics, table, scale, no_data, out):
             if size > flags.size:
                 pixels, flags = np.zeros(2 * size + LANES, np.float32), np.zeros(size, source.mask.dtype)
             _copy_source(source, bounds, row, pixels)
-            if table.taps == TAPS:
+            if width is None:
                 _or_plain(source, bounds, row, flags)
             else:
                 _or_stretched(source, bounds, row, flags, table.taps)
@@ -173,7 +176,7 @@ def _resample_cells(source, nodes, box, cubics, table, scale, no_data, out):
                     out.variance_ls[y, x0:x1],
                 )
                 corner = bounds[0], bounds[2]
-                _fill_row(cell, r, columns, corner, row, (pixels, flags), table, scale, no_data, lines)
+                _fill_row(cell, r, columns, corner, row, (pixels, flags), table, width, scale, no_data, lines)
 
 
 def resample(image, variance, mask, grid, box, scale=1.0, no_data=0, shrink=1.0, excluded=0) -> Resampled:
@@ -237,7 +240,8 @@ def resample(image, variance, mask, grid, box, scale=1.0, no_data=0, shrink=1.0,
         area.gather(source, nodes, bounds, factor, empty, mask.dtype.type(excluded), out)
     else:
         table = lanczos(float(shrink) if shrink > PLAIN else 1.0)
-        _resample_cells(source, nodes, bounds, CUBICS, table, factor, empty, out)
+        width = None if table.taps == TAPS else table.width
+        _resample_cells(source, nodes, bounds, CUBICS, table, width, factor, empty, out)
     return out
 
 
@@ -247,5 +251,5 @@ def precompile() -> None:
     rows, columns = np.indices((5, 5)) * float(NODE_SPACING)
     box, nodes = ((32, 60), (32, 70)), Nodes(columns, rows, 0, 0)
     planes = image, np.full_like(image, 100), np.zeros(image.shape, np.int32)
-    for shrink in (PLAIN, 2 * STRETCHED):
+    for shrink in (PLAIN, STRETCHED, 2 * STRETCHED):
         resample(*planes, nodes, box, np.float64(1), 1, shrink)
