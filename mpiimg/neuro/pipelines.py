@@ -33,7 +33,7 @@ DOMAIN = Domain(
             without=("volumes",),
         )
     },
-    baseline=110 << 20,
+    baseline=125 << 20,
     rates={
         "inflate": (2.2e-9, "mpiimg.neuro.samples:sample_inflate"),
         "deflate": (3.3e-9, "mpiimg.neuro.samples:sample_deflate"),

@@ -21,13 +21,14 @@ from mpiimg.engine.plan import Resources, check, min_memory, plan_recipe, plan_s
 from mpiimg.engine.recipe import Recipe, output_names
 from mpiimg.engine.stage import Compute, Reduce
 from mpiimg.errors import BadInput
+from mpiimg.neuro.masks import Counts
 from mpiimg.simulate.neuro import SimulatedSubject
 
 RANKS = (1, 2, 3, 4, 7, 16, 60, 128, 512)
-MEMORY = (0.25, 0.75, 2, 64)
+MEMORY = (0.3, 0.75, 2, 64)
 EVERY = [(ranks, memory) for ranks in RANKS for memory in MEMORY]
 #: Plans at full size take a second each.
-SOME = [(1, 64), (7, 0.25), (60, 0.75), (512, 2)]
+SOME = [(1, 64), (7, 0.3), (60, 0.75), (512, 2)]
 SHAPES = {"hcp": ((145, 174, 145), 288), "small": ((20, 28, 24), 12)}
 GB = 1 << 30
 
@@ -96,7 +97,7 @@ def written_boxes(stage):
 
 
 def test_same_chunks_for_any_ranks_and_memory(recipe):
-    """1 to 512 ranks, 0.25 to 64 GB: the chunks of a plan are those of every other plan."""
+    """1 to 512 ranks, 0.3 to 64 GB: the chunks of a plan are those of every other plan."""
     grids = [(stage.name, stage.grid) for stage in recipe.expected]
     assert len({name for name, _ in grids}) == len(grids)
     boxes = {name: boxes for stage in recipe.expected for name, (_, boxes) in written_boxes(stage).items()}
@@ -202,7 +203,7 @@ def test_denoising_and_fit_are_balanced_by_mask_voxels(tmp_path):
     counts = [int(np.count_nonzero(brain.truth(z, z + 1)["mask"])) for z in range(shape[2])]
     offsets = tuple(np.cumsum([0, *counts]).tolist())
     recipe, checked = neuro(tmp_path, shape, volumes, inside_mask=True), []
-    for stage in as_run(recipe, {"mask.mask-voxels": offsets}):
+    for stage in as_run(recipe, {"mask.mask-voxels": Counts(offsets, None, (0,) * 6)}):
         if stage.name in ("denoise", "fit"):
             checked.append(stage.name)
             sizes = stage_sizes(stage)

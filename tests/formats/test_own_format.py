@@ -55,7 +55,7 @@ def test_the_example_reads_and_writes_what_others_do(brought, monkeypatch, tmp_p
         # A picture in colour, one that is cut, and nothing.
         (b"P6\n9 7\n255\n", "is no PGM that can be read: it does not begin as one of 16 bits"),
         (b"P5\n9 7\n65535\n" + bytes(50), "is no PGM that can be read: mmap length is greater"),
-        (b"", "is no PGM that can be read"),
+        (b"", "is empty (0 bytes)"),
     ],
     ids=["colour", "cut", "empty"],
 )

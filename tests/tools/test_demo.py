@@ -34,9 +34,13 @@ def voxels(path):
     return np.asarray(nibabel.load(path).dataobj)
 
 
-def test_a_newcomer_sees_no_warning(demo):
+def test_a_newcomer_sees_no_warning_but_that_crops_of_a_brain_have_no_background(demo):
     _, finished = demo
-    assert all(line.startswith("mpiimg: peak ") for line in finished.stderr.splitlines())
+    warnings = [line for line in finished.stderr.splitlines() if not line.startswith("mpiimg: ")]
+    warnings += [line for line in finished.stderr.splitlines() if line.startswith("mpiimg: warning: ")]
+    assert len(warnings) == 2
+    for name, line in zip(("small_64D", "small_101D"), warnings, strict=True):
+        assert name in line and "no background" in line
 
 
 def test_each_subject_has_its_results_and_its_picture(demo):

@@ -46,9 +46,9 @@ class MaskParameters:
 
     mask_method: str = parameter(
         "median_otsu",
-        "median_otsu cuts the smoothed mean of the b0 volumes at Otsu's threshold, and takes all voxels that "
-        "are not 0 where there is no background; dipy does the first alone, to DIPY's very voxels; dwi2mask "
-        "uses all shells, as MRtrix3's legacy algorithm does.",
+        "The brain is what lies above Otsu's threshold of the smoothed mean of the b0 volumes, and all "
+        "voxels that are not 0 where there is no background (median_otsu); the first alone, to DIPY's very "
+        "voxels (dipy); or what MRtrix3's legacy algorithm finds in all shells (dwi2mask).",
         choices=("median_otsu", "dipy", "dwi2mask"),
     )
     median_radius: str = parameter(
