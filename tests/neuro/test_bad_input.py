@@ -545,6 +545,8 @@ def assert_refused(it, words, ranks=None, fresh=False):
     if ranks:
         # mpirun may add what it thinks of an exit status that is not 0.
         lines = [line for line in lines if "mpiimg" in line or "Traceback" in line]
+    if lines[0].endswith("dwi.bval: 1 volume of b = 0, 8 of b = 1000 s/mm^2"):
+        del lines[0]  # what is said of the table, where the fault shows only once voxels are read
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("mpiimg: error: ")
     for word in words:
