@@ -93,7 +93,7 @@ def test_signals_stop_a_run_that_can_go_on(simulated, alone, tmp_path, number, r
     run.send_signal(number)
     status, err = sabotage.finish(run, SOON)
     assert status == 75, err
-    (line,) = [line for line in err.splitlines() if line.startswith("mpiimg: ")]
+    (line,) = ends(err)
     assert line.startswith("mpiimg: stopped: ")
     assert "the same command goes on" in line
     assert "Traceback" not in err
@@ -125,10 +125,15 @@ def test_a_kernel_that_raises_ends_all_ranks_with_one_report(simulated, alone, t
     assert resumed(out)["mask.median-4"] > 0
 
 
+def ends(err):
+    """Return what is said of how a run ended; before that notes are given of what it has found."""
+    return [line for line in err.splitlines() if re.match("mpiimg: (?!warning)[a-z]+: ", line)]
+
+
 def assert_one_report(err, rank, stage, error):
     """Assert one traceback, headed by rank, host, stage and chunk."""
     assert err.count("Traceback") == 1, err
-    (head,) = [line for line in err.splitlines() if line.startswith("mpiimg: ")]
+    (head,) = ends(err)
     assert head.startswith(f"mpiimg: failed: rank {rank} on "), err
     assert f"stage {stage}" in head
     assert "chunk" in head
@@ -164,7 +169,7 @@ def test_full_disk(simulated, alone, tmp_path, small_disk, where, call, stage):
     status, err = sabotage.finish(run, SOON)
     assert status == 1, err
     assert "Traceback" not in err, err
-    (head,) = [line for line in err.splitlines() if line.startswith("mpiimg: ")]
+    (head,) = ends(err)
     assert head.startswith("mpiimg: failed: rank ")
     assert re.search(rf"stage (\w+\.)?{stage}", head)
     assert "No space left on device; free some space there" in head and str(out) in head

@@ -298,7 +298,7 @@ def refusals(site, stack, tmp_path_factory):
         ("no TIFF", "text.btf: is no BigTIFF that can be read: not a TIFF file"),
         ("truncated TIFF", "cut.btf: is no BigTIFF that can be read: it is truncated"),
         ("colours", "colours.btf: has the axes tyxc, where tyx are needed"),
-        ("unknown format", "stack.xyz: no format reads files of this name; there are formats of btf, fit, "),
+        ("unknown format", "stack.xyz: is a TIFF: rename it, so that its name ends with .tif"),
         ("two stacks", "takes one stack of frames, not 2"),
     ],
 )

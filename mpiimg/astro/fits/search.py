@@ -190,6 +190,11 @@ def _find_in_file(path: Path, options: ReadOptions) -> list[ExposureRef]:
     groups = _planes_by_image(file)
     if not groups:
         raise BadInput(f"{path}: has no image: no extension holds two-dimensional pixels")
+    if len({frozenset(planes) for planes in groups}) > 1:
+        raise BadInput(
+            f"{path}: missing planes: some of its images have a variance or a mask that others do not; give "
+            "those that belong together the same EXTVER"
+        )
     files = {"image": file, **_companions(path, options)}
     refs = []
     for place, planes in enumerate(groups):
