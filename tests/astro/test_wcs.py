@@ -10,7 +10,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from support import headers
 
-from mpiimg.astro.kernels.warp import NODE_SPACING, cubic_tables
+from mpiimg.astro.kernels.places import NODE_SPACING, cubic_tables
 from mpiimg.astro.sky.tract import Tract
 from mpiimg.astro.sky.wcs import edge, footprint, footprint_box, read_wcs, source_grid, to_pixels, to_sky
 from mpiimg.errors import BadInput
