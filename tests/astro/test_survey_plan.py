@@ -57,7 +57,7 @@ def recipe(layout: Layout) -> Recipe:
     """The steps of mpiimg-astro, without what they write, on exposures that are not there."""
     about = {"wcs": "", "identity": {}, "band": "r", "magzero": 25.0}
     exposures = [SimpleNamespace(name=f"exposure-{n}", **about) for n in range(len(layout.shapes))]
-    tract = SimpleNamespace(to_toml=lambda: "")
+    tract = SimpleNamespace(to_toml=lambda: "", pixel_scale=0.333)
     first = Survey(exposures=tuple(exposures), frames=tuple(exposures), tract=tract, layout=layout)
 
     def stages():

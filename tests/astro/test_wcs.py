@@ -105,9 +105,10 @@ def test_headers_are_read_as_astropy_reads_them(kind, twist):
 
 
 def test_cubic_tables_are_lagranges():
-    value, slope = cubic_tables()
+    value, slope, corner = cubic_tables()
     f = np.arange(NODE_SPACING + 1) / NODE_SPACING
     np.testing.assert_allclose(value, lagrange(f), atol=1e-15)
+    np.testing.assert_allclose(corner, lagrange(f - 0.5 / NODE_SPACING), atol=1e-15)
     # Slopes by a centred difference, which is off by h^2 / 6 times a third derivative of at most 3.
     h = 1e-4
     difference = (np.array(lagrange(f + h)) - np.array(lagrange(f - h))) / (2 * h)
