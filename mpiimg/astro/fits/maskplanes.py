@@ -137,6 +137,11 @@ def version_of(text: str) -> tuple[int, int]:
     return int(number[1]), int(number[2])
 
 
+def _bit_of(plane: str) -> int:
+    """Return the value of a pixel that is in this plane, 0 where there is none, ""."""
+    return bits(plane) if plane else 0
+
+
 def from_bits(mask: np.ndarray, planes: Mapping[int, str], unlisted: str) -> np.ndarray:
     """Turn a mask whose bits are known by their values into one with ours.
 
@@ -152,17 +157,17 @@ def from_bits(mask: np.ndarray, planes: Mapping[int, str], unlisted: str) -> np.
     -------
     array of int32, of the same shape
     """
-    table = {value.bit_length() - 1: bits(*filter(None, [name])) for value, name in planes.items()}
-    return _translate(mask, table, unknown=bits(*filter(None, [unlisted])))
+    table = {value.bit_length() - 1: _bit_of(name) for value, name in planes.items()}
+    return _translate(mask, table, unknown=_bit_of(unlisted))
 
 
 def from_codes(mask: np.ndarray, planes: Mapping[int, str], unlisted: str) -> np.ndarray:
     """Turn a mask of one code per pixel, 0 for good ones, into one with our bits; as :func:`from_bits`."""
-    other = bits(*filter(None, [unlisted]))
+    other = _bit_of(unlisted)
     table = np.full(max(planes, default=0) + 2, other, np.int32)
     table[0] = 0
     for code, name in planes.items():
-        table[code] = bits(*filter(None, [name]))
+        table[code] = _bit_of(name)
     last = len(table) - 1
     # A negative code, too, is one that nobody documents.
     return table[np.where((mask < 0) | (mask > last), last, mask).astype(np.intp)]

@@ -8,18 +8,16 @@ import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mpiimg.astro.fits import maskplanes
 from mpiimg.astro.fits.exposure import ExposureRef, survey_order
 from mpiimg.astro.fits.headers import (
     AB_JANSKY,
     CARDS,
     HeaderReader,
     ReadOptions,
-    chosen_bits,
     noise_facts,
     zero_point,
 )
-from mpiimg.astro.fits.instruments import Instrument, known_instruments
+from mpiimg.astro.fits.mask_meaning import mask_meaning, triplet_meaning
 from mpiimg.astro.fits.reading import Extension, FitsFile, read_headers, refuse_scaling
 from mpiimg.astro.fits.twins import told_apart
 from mpiimg.astro.fits.writing import own_history
@@ -219,7 +217,7 @@ def _find_in_file(path: Path, options: ReadOptions) -> list[ExposureRef]:
                 planes=planes,
                 identity=tuple(one.identity(*extensions) for one, extensions in used),
                 variance_is=planes.get("variance_is", "model"),
-                mask=_mask_convention(planes.get("mask"), facts),
+                mask=mask_meaning(planes.get("mask"), facts),
                 siblings=len(groups),
             )
         )
@@ -273,56 +271,6 @@ def _planes_by_image(file: FitsFile) -> list[dict]:
     return groups
 
 
-def _mask_convention(mask: Extension | None, facts: HeaderReader) -> dict:
-    """Say what the bits of a mask mean: by the user, its MP_ cards, its name MASK, or its instrument.
-
-    Returns fields of an ExposureRef.
-    """
-    if mask is None:
-        return {"mask_is": "none"}
-    try:
-        planes = maskplanes.planes_of(mask.header)
-    except ValueError as error:
-        raise BadInput(f"{facts.where}: the mask's header makes no sense: {error}") from None
-    instrument, chosen = facts.instrument, facts.options.bad_bits
-    if chosen is not None:
-        return _chosen(chosen, instrument)
-    if planes or mask.name == "MASK":
-        return {"mask_is": "planes", "planes": tuple((planes or maskplanes.MASK_PLANES).items())}
-    kind = _kind_of_mask(instrument, facts)
-    return _meaning(kind, instrument) if kind else {"mask_is": "any"}
-
-
-def _kind_of_mask(instrument: Instrument, facts: HeaderReader) -> str | None:
-    """Say whether masks of an instrument hold "codes" or "bits"; None where nobody knows."""
-    if instrument.codes_since is None:
-        return "codes" if instrument.codes else "bits" if instrument.bits else None
-    try:
-        version = maskplanes.version_of(str(facts.card("PLVER") or ""))
-    except ValueError:
-        return None
-    return "codes" if version >= instrument.codes_since else "bits"
-
-
-def _meaning(kind: str, instrument: Instrument) -> dict:
-    """Return what the bits or codes of an instrument's masks mean, as fields of an ExposureRef."""
-    meanings = instrument.codes if kind == "codes" else instrument.bits
-    return {"mask_is": kind, "meanings": tuple(meanings.items()), "unlisted": instrument.unlisted}
-
-
-def _chosen(text: str, instrument: Instrument) -> dict:
-    """Return what bits mean where the user says which are bad; SAT is what it is for the instrument."""
-    total, others = chosen_bits(text)
-    listed = [1 << bit for bit in range(32) if total >> bit & 1]
-    meanings = dict.fromkeys(listed, "" if others else "BAD")
-    saturated = {} if others else {bit: "SAT" for bit, plane in instrument.bits.items() if plane == "SAT"}
-    return {
-        "mask_is": "bits",
-        "meanings": tuple((saturated | meanings).items()),
-        "unlisted": "BAD" if others else "",
-    }
-
-
 def _find_triplet(members: tuple[Path, ...], options: ReadOptions) -> list[ExposureRef]:
     """Find the exposures of a DECam triplet: sensors that all three files have by the same name."""
     missing = [str(path) for path in members if not path.exists()]
@@ -350,7 +298,7 @@ def _find_triplet(members: tuple[Path, ...], options: ReadOptions) -> list[Expos
                     file.identity(plane) for file, plane in zip(files, planes.values(), strict=True)
                 ),
                 variance_is="weight",
-                mask=_triplet_convention(mask_file, facts),
+                mask=triplet_meaning(mask_file, facts),
                 siblings=len(image_file.images),
             )
         )
@@ -368,24 +316,6 @@ def _same_sensor(file: FitsFile, image: Extension, place: int) -> Extension:
             f"{file.path}: missing planes: no extension {image.name or place}, which the image has"
         )
     return extensions[0]
-
-
-def _triplet_convention(file: FitsFile, facts: HeaderReader) -> dict:
-    """Say what the mask of a triplet holds, codes or bits of its instrument, as fields of an ExposureRef."""
-    options = facts.options
-    # Triplets are of the Community Pipeline, whatever instrument their cards name: most are of DECam.
-    instrument = facts.instrument if facts.instrument.codes else known_instruments(("decam",))[0]
-    if options.bad_bits is not None:
-        return _chosen(options.bad_bits, instrument)
-    if options.decam_mask != "auto":
-        return _meaning(options.decam_mask, instrument)
-    kind = _kind_of_mask(instrument, HeaderReader(facts.where, file.primary, file.primary, options))
-    if kind is None:
-        raise BadInput(
-            f"{file.path}: PLVER = {str(file.primary.get('PLVER', ''))!r} holds no version number, so that "
-            "its mask has no meaning; give --decam-mask"
-        )
-    return _meaning(kind, instrument)
 
 
 def _exposure_ref(facts: HeaderReader, *, kind, planes, identity, variance_is, mask, siblings) -> ExposureRef:
