@@ -71,7 +71,7 @@ COLUMNS = (
     *_fluxes("small", "in the small aperture", ", aperture corrected"),
     *_fluxes("large", "in the large aperture", ""),
     *_fluxes("auto", "in the Kron ellipse", ""),
-    Column("fwhm", "f4", "pixel", "full width at half maximum"),
+    Column("fwhm", "f4", "pixel", "full width at half maximum, of stars before pixels take means"),
     Column("a", "f4", "pixel", "rms along the major axis"),
     Column("b", "f4", "pixel", "rms along the minor axis"),
     Column("theta", "f4", "deg", "angle of the major axis from +x towards +y"),

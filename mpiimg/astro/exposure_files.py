@@ -91,8 +91,8 @@ def calibrated_cards(ref: ExposureRef, zero_point: float, kind: str, stats: Sequ
         "ZPTYPE": (kind, "how MAGZERO was found"),
         "SKYLEVEL": (measured["sky"], "median of the sky, which has been subtracted"),
         "SKYNOISE": (measured["noise"], "standard deviation of a pixel about it"),
-        "FWHM": (measured["fwhm"], "[pix] median of the stars"),
-        "APCORR": (measured["correction"], "flux of a star over that in 1 FWHM radius"),
+        "FWHM": (measured["fwhm"], "[pix] of the stars, before pixels take means"),
+        "APCORR": (measured["correction"], "flux of a star over that in a small aperture"),
         "NSTARS": (measured["stars"], "stars measured"),
         "CRPIXELS": (measured["cosmic_ray_pixels"], "pixels repaired from cosmic rays"),
     }
@@ -150,7 +150,8 @@ def exposure_table(state: Survey) -> bytes:
     table["zero_point_type"] = [*state.zero_point_kinds, *["NONE"] * len(unread)]
     for column, key in enumerate(EXPOSURE_STATS[1:], 1):
         table[key] = stats[:, column]
-    table["zero_point"].unit, table["fwhm"].unit = "mag", "pix"
+    table["zero_point"].unit = "mag"
+    table["fwhm"].unit = table["half_light_diameter"].unit = "pix"
     table["status"] = [state.left_out.get(name, "used") for name in names]
     out = io.StringIO()
     ascii.write(table, out, format="ecsv")

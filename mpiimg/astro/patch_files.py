@@ -94,7 +94,7 @@ def detection_cards(stats: Sequence[float]) -> dict[str, tuple]:
     measured = dict(zip(PATCH_STATS, stats, strict=True))
     return {
         "NOISCORR": (measured["noise_correction"], "noise in apertures over VARIANCE's"),
-        "FWHM": (measured["fwhm"], "[pix] median of the sources"),
+        "FWHM": (measured["fwhm"], "[pix] of the stars, before pixels take means"),
     }
 
 

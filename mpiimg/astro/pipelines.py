@@ -24,6 +24,8 @@ DOMAIN = Domain(
                 "resampling": "lanczos3",
                 "variance": "pixel",
                 "detection_mesh": "64",
+                "star_size": "half-light",
+                "widths": "isophotes",
             },
         )
     },

@@ -19,7 +19,16 @@ from mpiimg.engine.containment import Units
 from mpiimg.engine.step import State
 
 #: What calibration measures of an exposure, in the order of its row of numbers.
-EXPOSURE_STATS = ("failed", "sky", "noise", "fwhm", "correction", "cosmic_ray_pixels", "stars")
+EXPOSURE_STATS = (
+    "failed",
+    "sky",
+    "noise",
+    "fwhm",
+    "half_light_diameter",
+    "correction",
+    "cosmic_ray_pixels",
+    "stars",
+)
 
 #: What detection measures of a patch, in the order of its row of numbers.
 PATCH_STATS = ("sources", "noise_correction", "background", "fwhm")

@@ -56,6 +56,8 @@ class DetectionSettings:
         Of the small and the large aperture, pixels.
     mesh : int
         Side of the meshes that the background is measured in, pixels.
+    widths : str
+        "profile": widths of isophotes are brought to the FWHM of the stars; "isophotes": they stay.
     """
 
     threshold: float = 5.0
@@ -65,6 +67,7 @@ class DetectionSettings:
     contrast: float = 0.005
     radii: tuple[float, float] = (4.0, 10.0)
     mesh: int = 64
+    widths: str = "profile"
 
 
 def unusable(image: np.ndarray, variance: np.ndarray, mask: np.ndarray, excluded: int) -> np.ndarray:

@@ -17,6 +17,7 @@ import numpy as np
 
 from mpiimg.astro.constants import SIGMA_PER_MAD, ZERO_POINT
 from mpiimg.astro.photometry.extraction import extract
+from mpiimg.astro.photometry.profiles import star_profile
 from mpiimg.errors import BadInput
 
 #: Magnitudes per relative error.
@@ -35,6 +36,11 @@ CLIP = 4.0
 MAX_STAR_PARTS = 100_000
 
 
+#: What apertures of stars may be measured in, with the radius of the large one: that of 4 FWHM has as much
+#: of the light of seeing (a Moffat profile of beta 3) as that of 3 half-light diameters.
+SIZES = {"fwhm": 4.0, "half-light": 3.0}
+
+
 class Sky(NamedTuple):
     """The sky of a frame, in the frame's unit."""
 
@@ -44,12 +50,13 @@ class Sky(NamedTuple):
 
 
 class StarSettings(NamedTuple):
-    """How stars are measured. Radii of apertures in units of the frame's FWHM."""
+    """How stars are measured. Radii of apertures in units of the frame's `size`."""
 
     threshold: float = 5.0  # of detection, in standard deviations of a pixel
     min_area: int = 5  # pixels above it
+    size: str = "fwhm"  # of SIZES: what radii of apertures are measured in
     small: float = 1.0
-    large: float = 3.0
+    large: float = 4.0
     min_snr: float = 20.0  # flux / error in the small aperture
     min_roundness: float = 0.6  # minor / major axis
     size_tolerance: float = 0.25  # of a star's FWHM about the frame's, relative
@@ -67,7 +74,7 @@ class Stars(NamedTuple):
     flux_error: np.ndarray
     large_flux: np.ndarray  # in the large aperture
     large_flux_error: np.ndarray
-    fwhm: np.ndarray  # pixels: twice the radius of half the large aperture's flux, less the pixel's width
+    half_light: np.ndarray  # pixels: diameter of half the large aperture's flux, less the pixel's width
     isolated: np.ndarray  # bool: nothing else, and nothing masked, in the large aperture
 
 
@@ -75,7 +82,8 @@ class FrameStars(NamedTuple):
     """What the stars of one frame say. NaN where there are too few."""
 
     stars: Stars
-    fwhm: float  # pixels
+    fwhm: float  # pixels, of the profile of the stars before pixels take its mean
+    half_light_diameter: float  # pixels: the median of the stars
     correction: float  # large / small aperture flux
     correction_error: float
     correction_count: int  # stars it is the median of
@@ -189,10 +197,10 @@ def half_sample_mode(values: np.ndarray) -> float:
     return float(densest.mean())
 
 
-def frame_fwhm(sizes: np.ndarray, tolerance: float, min_stars: int) -> float:
-    """Return the FWHM of a frame: the median about the mode, since galaxies are larger and hits smaller.
+def frame_size(sizes: np.ndarray, tolerance: float, min_stars: int) -> float:
+    """Return the size of a frame's stars: the median about the mode; galaxies are larger and hits smaller.
 
-    `sizes` are FWHM of round, isolated sources; NaN where fewer than `min_stars` lie within `tolerance` of
+    `sizes` are those of round, isolated sources; NaN where fewer than `min_stars` lie within `tolerance` of
     the mode, relative.
     """
     sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
@@ -245,7 +253,8 @@ def measure_stars(
     Returns
     -------
     FrameStars
-        With no stars, and NaN, where fewer than `settings.min_stars` round sources agree on a FWHM.
+        With no stars, and NaN, where fewer than `settings.min_stars` round sources agree on a size. Of those
+        that do, the brightest give the FWHM: :mod:`mpiimg.astro.photometry.profiles`.
 
     Notes
     -----
@@ -261,18 +270,29 @@ def measure_stars(
 
     # Moments above the threshold are too small a measure, but good enough for a first aperture.
     bright = single & (objects["flux"] >= np.median(objects["flux"][single])) if single.any() else single
-    fwhm = frame_fwhm(2.355 * np.sqrt(objects["a"] * objects["b"])[bright], tolerance, min_stars)
-    if np.isfinite(fwhm):
-        stars, whole = _measure_apertures(image, variance, objects, unknown | saturated, fwhm, settings)
+    first = frame_size(2.355 * np.sqrt(objects["a"] * objects["b"])[bright], tolerance, min_stars)
+    half_light = np.nan
+    if np.isfinite(first):
+        stars, whole = _measure_apertures(image, variance, objects, unknown | saturated, first, settings)
         bright = whole & single & (stars.flux > settings.min_snr * stars.flux_error)
-        fwhm = frame_fwhm(stars.fwhm[bright & stars.isolated], tolerance, min_stars)
-    if not np.isfinite(fwhm):
-        return FrameStars(Stars(*np.zeros((7, 0)), np.zeros(0, dtype=bool)), np.nan, np.nan, np.nan, 0)
-    stars, whole = _measure_apertures(image, variance, objects, unknown | saturated, fwhm, settings)
+        half_light = frame_size(stars.half_light[bright & stars.isolated], tolerance, min_stars)
+    if not np.isfinite(half_light):
+        nothing = Stars(*np.zeros((7, 0)), np.zeros(0, dtype=bool))
+        return FrameStars(nothing, np.nan, np.nan, np.nan, np.nan, 0)
+    fwhm = _fwhm(image, unknown | saturated, stars, bright, half_light, tolerance)
+    size = fwhm if settings.size == "fwhm" else half_light
+    stars, whole = _measure_apertures(image, variance, objects, unknown | saturated, size, settings)
     bright = whole & single & (stars.flux > settings.min_snr * stars.flux_error)
-    chosen = bright & (np.abs(stars.fwhm - fwhm) <= tolerance * fwhm)
+    chosen = bright & (np.abs(stars.half_light - half_light) <= tolerance * half_light)
     stars = Stars(*(field[chosen] for field in stars))
-    return FrameStars(stars, fwhm, *_aperture_correction(stars, min_stars))
+    return FrameStars(stars, fwhm, half_light, *_aperture_correction(stars, min_stars))
+
+
+def _fwhm(image, unusable, stars, bright, half_light, tolerance):
+    """Return the FWHM of the isolated stars among sources, or their half-light diameter where none fits."""
+    good = bright & stars.isolated & (np.abs(stars.half_light - half_light) <= tolerance * half_light)
+    fwhm = star_profile(image, unusable, stars.x[good], stars.y[good], stars.flux[good], half_light).fwhm
+    return fwhm if np.isfinite(fwhm) else half_light
 
 
 def measure_frame(
@@ -314,22 +334,22 @@ def measure_frame(
     return sky, measure_stars(image - sky.map, variance, masked, saturated, settings, objects)
 
 
-def _measure_apertures(image, variance, objects, unusable, fwhm, settings):
+def _measure_apertures(image, variance, objects, unusable, size, settings):
     """Measure all detections. Return them, and which have a small aperture that is whole."""
     import sep
 
-    small, large = settings.small * fwhm, settings.large * fwhm
-    x, y, _ = sep.winpos(image, objects["x"], objects["y"], fwhm / 2.355, mask=unusable)
+    small, large = settings.small * size, settings.large * size
+    x, y, _ = sep.winpos(image, objects["x"], objects["y"], size / 2.355, mask=unusable)
     # Beside a neighbour a windowed centroid may run away.
-    astray = ~(np.hypot(x - objects["x"], y - objects["y"]) < fwhm / 2)
+    astray = ~(np.hypot(x - objects["x"], y - objects["y"]) < size / 2)
     x, y = np.where(astray, objects["x"], x), np.where(astray, objects["y"], y)
     aperture = {"var": variance, "mask": unusable, "subpix": 0}
     flux, error, flags = sep.sum_circle(image, x, y, small, **aperture)
     large_flux, large_error, large_flags = sep.sum_circle(image, x, y, large, **aperture)
-    half_light, _ = sep.flux_radius(image, x, y, np.full(x.shape, large), 0.5, mask=unusable, subpix=5)
+    radius, _ = sep.flux_radius(image, x, y, np.full(x.shape, large), 0.5, mask=unusable, subpix=5)
     alone = _isolated(x, y, flux, large + small, settings.faint_neighbour) & (large_flags == 0)
-    size = np.sqrt(np.maximum((2 * half_light) ** 2 - PIXEL_FWHM_SQUARED, 0))
-    return Stars(x, y, flux, error, large_flux, large_error, size, alone), flags == 0
+    half_light = np.sqrt(np.maximum((2 * radius) ** 2 - PIXEL_FWHM_SQUARED, 0))
+    return Stars(x, y, flux, error, large_flux, large_error, half_light, alone), flags == 0
 
 
 def _aperture_correction(stars, min_stars):

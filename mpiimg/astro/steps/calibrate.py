@@ -80,6 +80,12 @@ class Calibration:
         metavar="PIXELS|ARCSEC",
         limits=MESH_LIMITS,
     )
+    star_size: str = parameter(
+        "fwhm",
+        "Stars are measured in apertures of one and of four times their FWHM, or of one and of three times "
+        "their half-light diameter.",
+        choices=tuple(photometry.SIZES),
+    )
     match_radius: float = parameter(
         1.0,
         "Stars of two exposures that are this near to each other are the same.",
@@ -96,9 +102,9 @@ class Calibration:
     )
 
     @property
-    def method(self) -> dict[str, float]:
+    def method(self) -> dict[str, object]:
         """Those that say how an exposure is calibrated on its own."""
-        names = ("sigclip", "sigfrac", "objlim", "cr_iterations", "mesh")
+        names = ("sigclip", "sigfrac", "objlim", "cr_iterations", "mesh", "star_size")
         return {name: getattr(self, name) for name in names}
 
 
@@ -212,11 +218,14 @@ def _calibrated(ref: ExposureRef, p: Calibration):
     # Edges glow, and no coadd takes them.
     unknown = struck | ((mask & bits("BAD", "NO_DATA", "EDGE")) != 0)
     mesh = mesh_pixels(mesh_of(p.mesh, "--mesh"), middle_pixel(parse_wcs(ref.wcs), ref.shape))
-    sky, measured = photometry.measure_frame(image, variance, unknown, (mask & bits("SAT")) != 0, mesh=mesh)
+    settings = photometry.StarSettings(size=p.star_size, large=photometry.SIZES[p.star_size])
+    saturated = (mask & bits("SAT")) != 0
+    sky, measured = photometry.measure_frame(image, variance, unknown, saturated, settings, mesh)
     image -= sky.map
     stars, number = _star_table(measured, ref)
     cosmic_rays = np.count_nonzero(struck)
-    stats = (0.0, sky.level, sky.noise, measured.fwhm, measured.correction, cosmic_rays, number)
+    widths = measured.fwhm, measured.half_light_diameter
+    stats = (0.0, sky.level, sky.noise, *widths, measured.correction, cosmic_rays, number)
     return image[None], variance[None], mask[None], stars[None], np.array([stats])
 
 

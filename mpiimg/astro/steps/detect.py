@@ -16,7 +16,7 @@ from mpiimg.astro.fits.maskplanes import bits
 from mpiimg.astro.fits.writing import history_lines
 from mpiimg.astro.lengths import MESH_LIMITS, mesh_of, mesh_pixels
 from mpiimg.astro.patch_files import PatchOptions, write_maps, write_patches
-from mpiimg.astro.photometry import seams
+from mpiimg.astro.photometry import point_sources, seams
 from mpiimg.astro.photometry import sources as detection
 from mpiimg.astro.samples import frame
 from mpiimg.astro.sky.layout import Layout, Patch
@@ -78,6 +78,12 @@ class Detection(PatchOptions):
     )
     min_area: int = parameter(5, "Sources have at least this size.", unit="pixels", limits=(1, 1_000_000))
     no_deblend: bool = parameter(False, "Blends are left in one piece.")
+    widths: str = parameter(
+        "profile",
+        "The column fwhm has the widths of isophotes as they are (isophotes), or brought to the full width "
+        "at half maximum of a profile fitted to the stars of each patch (profile).",
+        choices=("profile", "isophotes"),
+    )
     segmentation: bool = parameter(
         False, "Patches get a plane SEGMENTATION: which pixels belong to which source."
     )
@@ -96,6 +102,7 @@ class Detection(PatchOptions):
             threshold=self.threshold,
             min_area=self.min_area,
             deblend=not self.no_deblend,
+            widths=self.widths,
             mesh=mesh_pixels(mesh_of(self.detection_mesh, "--detection-mesh"), pixel_scale),
         )
 
@@ -261,19 +268,18 @@ def _detected(
         table = detection.scale_errors(table, correction)
     loss = detection.aperture_correction(table, bits("SAT"), how.radii[1])
     table = detection.add_magnitudes(table, loss if np.isfinite(loss) else 1.0)
+    stars = point_sources.isolated_stars(table, bits("SAT"), how.radii[1])
+    fwhm, ratio = point_sources.seeing(image - sky, bad, table, origin, stars)
+    if how.widths == "profile" and np.isfinite(ratio):
+        table["fwhm"] *= np.float32(ratio)
     # Until they are numbered, sources go by their labels in the segmentation.
     table["id"] = np.arange(1, len(table) + 1)
     labels = np.full(len(table) + 1, ELSEWHERE, np.int32)
     table = seams.keep_inner(table, patch.inner)
     labels[0], labels[table["id"]] = 0, np.arange(1, len(table) + 1)
     table = seams.number(table, number, patch.name, patch.band)
-    stats = (len(table), correction, np.median(sky), _fwhm(table))
+    stats = (len(table), correction, np.median(sky), fwhm)
     return _Detected(table, stats, labels[segmentation], sky)
-
-
-def _fwhm(table: np.ndarray) -> float:
-    measured = table["fwhm"][np.isfinite(table["fwhm"])]
-    return float(np.median(measured)) if measured.size else np.nan
 
 
 # --- All patches ------------------------------------------------------------------------------------------
