@@ -95,6 +95,7 @@ def calibrated_cards(ref: ExposureRef, zero_point: float, kind: str, stats: Sequ
         "APCORR": (measured["correction"], "flux of a star over that in a small aperture"),
         "NSTARS": (measured["stars"], "stars measured"),
         "CRPIXELS": (measured["cosmic_ray_pixels"], "pixels repaired from cosmic rays"),
+        "NOISESCL": (measured["noise_scale"], "what the noise as given was multiplied with"),
     }
 
 

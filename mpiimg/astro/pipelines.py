@@ -20,6 +20,7 @@ DOMAIN = Domain(
             "what the study of this toolkit and its comparison with other systems ran",
             {
                 "pixel_scale": 0.333,
+                "noise": "given",
                 "mesh": "64",
                 "resampling": "lanczos3",
                 "variance": "pixel",

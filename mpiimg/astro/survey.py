@@ -28,6 +28,9 @@ EXPOSURE_STATS = (
     "correction",
     "cosmic_ray_pixels",
     "stars",
+    "no_data",
+    "noise_ratio",
+    "noise_scale",
 )
 
 #: What detection measures of a patch, in the order of its row of numbers.

@@ -303,6 +303,7 @@ def measure_frame(
     settings: StarSettings = StarSettings(),  # noqa: B008 (immutable)
     mesh: int = 64,
     filter_size: int = 3,
+    first: Sky | None = None,
 ) -> tuple[Sky, FrameStars]:
     """Measure sky and stars of a frame that still has its sky.
 
@@ -315,6 +316,8 @@ def measure_frame(
         As in :func:`measure_stars`, but for the sky.
     mesh, filter_size
         As in :func:`sky_background`.
+    first : Sky, optional
+        The sky above which sources are looked for, where it has been measured already.
 
     Returns
     -------
@@ -326,7 +329,7 @@ def measure_frame(
         All pixels are masked, saturated, or not finite.
     """
     unusable = masked | saturated | ~np.isfinite(image)
-    sky = sky_background(image, unusable, mesh, filter_size)
+    sky = sky_background(image, unusable, mesh, filter_size) if first is None else first
     objects = detect_sources(image - sky.map, variance, masked, settings)
     unusable |= source_pixels(objects, image.shape, settings.reach)
     if not unusable.all():

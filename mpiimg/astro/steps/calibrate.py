@@ -6,49 +6,29 @@ An exposure that cannot be used is left out with its reason, and the others go o
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import NamedTuple
 
 import numpy as np
 
-from mpiimg.astro.constants import ZERO_POINT
 from mpiimg.astro.exposure_files import exposure_table, write_exposures
-from mpiimg.astro.fits.exposure import ExposureRef, read_exposure
+from mpiimg.astro.fits.exposure import Exposure, ExposureRef, read_exposure
 from mpiimg.astro.fits.maskplanes import bits, no_data
 from mpiimg.astro.fits.writing import history_lines
 from mpiimg.astro.lengths import MESH_LIMITS, mesh_of, mesh_pixels
+from mpiimg.astro.photometry import noise
 from mpiimg.astro.photometry import stars as photometry
-from mpiimg.astro.photometry import zero_points
 from mpiimg.astro.photometry.overlaps import Catalogue
 from mpiimg.astro.samples import frame
 from mpiimg.astro.sky.layout import Planes
 from mpiimg.astro.sky.wcs import middle_pixel, parse_wcs, to_sky
-from mpiimg.astro.survey import EXPOSURE_STATS, Survey, exposure_units, unit_names
-from mpiimg.engine.array import Array
-from mpiimg.engine.needs import Part
+from mpiimg.astro.survey import EXPOSURE_STATS, Survey, exposure_units
+from mpiimg.astro.zero_point_stage import MAX_STARS, solve, star_tables
 from mpiimg.engine.parameters import parameter
-from mpiimg.engine.stage import Compute, Found, Reduce, Stages
+from mpiimg.engine.stage import Compute, Stages
 from mpiimg.engine.step import Inspection, Output, Step
 from mpiimg.errors import BadInput
-
-#: How zero points are found, as a log says it.
-WAYS = {
-    "CARD": "from cards or --zero-point",
-    "REFERENCE": "from --reference",
-    "MATCHED": "by stars shared with those",
-    "RELATIVE": "relative to each other",
-    "NONE": "not found",
-}
-
-#: Stars kept of an exposure, the brightest.
-MAX_STARS = 500
-
-#: Bytes that the stars of an exposure take when they are compared with others: tables, places, a search tree.
-STARS_BYTES = 200 * MAX_STARS
 
 #: Bytes per pixel that reading, searching and measuring take beside the planes that come out.
 CALIBRATION_SCRATCH = 30
@@ -73,6 +53,12 @@ class Calibration:
         5.0, "The least contrast between a cosmic ray and fine structure.", limits=(0.1, 1000)
     )
     cr_iterations: int = parameter(4, "Cosmic rays are looked for so many times.", limits=(1, 100))
+    noise: str = parameter(
+        "measured",
+        "The noise of an exposure is as measured between its sources: a variance plane that differs from it "
+        "is scaled, and an image without one takes it; or as planes, gain and read noise have it (given).",
+        choices=("measured", "given"),
+    )
     mesh: str = parameter(
         "17arcsec",
         "The sky is measured in meshes of this side, a number of pixels of the exposure, or a length on the "
@@ -104,7 +90,7 @@ class Calibration:
     @property
     def method(self) -> dict[str, object]:
         """Those that say how an exposure is calibrated on its own."""
-        names = ("sigclip", "sigfrac", "objlim", "cr_iterations", "mesh", "star_size")
+        names = ("sigclip", "sigfrac", "objlim", "cr_iterations", "noise", "mesh", "star_size")
         return {name: getattr(self, name) for name in names}
 
 
@@ -113,8 +99,8 @@ def calibration_history(p: Calibration) -> tuple[str, ...]:
     return history_lines(
         "calibrate",
         f"cosmic rays by L.A.Cosmic (sigclip {p.sigclip:g}, sigfrac {p.sigfrac:g}, "
-        f"objlim {p.objlim:g}, {p.cr_iterations} iterations); sky in meshes of "
-        f"{mesh_of(p.mesh, '--mesh')} subtracted",
+        f"objlim {p.objlim:g}, {p.cr_iterations} iterations); noise as {p.noise}; "
+        f"sky in meshes of {mesh_of(p.mesh, '--mesh')} subtracted",
     )
 
 
@@ -176,7 +162,7 @@ def calibrate(state: Survey, p: Calibration, pixels: Planes) -> Compute:
     return Compute(
         "calibrate",
         state.layout.exposure_grid,
-        writes=(*pixels, *_tables(len(frames))),
+        writes=(*pixels, *star_tables(len(frames))),
         work=work,
         parameters=p.method,
         # What a count is worth enters when all is calibrated.
@@ -189,20 +175,57 @@ def calibrate(state: Survey, p: Calibration, pixels: Planes) -> Compute:
     )
 
 
-def _tables(count: int) -> tuple[Array, Array]:
-    return (
-        Array("stars", "esc", (count, MAX_STARS, 4), "float64"),
-        Array("stats", "ef", (count, len(EXPOSURE_STATS)), "float64"),
-    )
-
-
 def _calibrated(ref: ExposureRef, p: Calibration):
+    exposure = read_exposure(ref)
+    image, mask = exposure.image, exposure.mask
+    # Edges glow, and no coadd takes them.
+    edges, saturated = (mask & bits("EDGE")) != 0, (mask & bits("SAT")) != 0
+    unknown = (mask & bits("BAD", "NO_DATA")) != 0
+    no_data = np.count_nonzero(unknown) / unknown.size
+    mesh = mesh_pixels(mesh_of(p.mesh, "--mesh"), middle_pixel(parse_wcs(ref.wcs), ref.shape))
+    held, first = noise.HeldVariance(exposure.variance, np.nan, 1.0), None
+    if p.noise == "measured":
+        first = photometry.sky_background(image, unknown | saturated | edges, mesh)
+        held = _held_variance(ref, exposure, first.map, unknown | saturated | edges)
+    struck, image = _search_cosmic_rays(ref, image, held.variance, unknown | saturated, p)
+    mask[struck] |= bits("CR", "INTRP")
+    settings = photometry.StarSettings(size=p.star_size, large=photometry.SIZES[p.star_size])
+    sky, measured = photometry.measure_frame(
+        image, held.variance, struck | unknown | edges, saturated, settings, mesh, first=first
+    )
+    image -= sky.map
+    stars, number = _star_table(measured, ref)
+    stats = (
+        0.0,
+        sky.level,
+        sky.noise,
+        measured.fwhm,
+        measured.half_light_diameter,
+        measured.correction,
+        np.count_nonzero(struck),
+        number,
+        no_data,
+        held.ratio,
+        held.scale,
+    )
+    return image[None], held.variance[None], mask[None], stars[None], np.array([stats])
+
+
+def _held_variance(ref: ExposureRef, exposure: Exposure, sky: np.ndarray, useless: np.ndarray):
+    """Hold the variance of an exposure against its pixels."""
+    planes = (exposure.image, exposure.variance, sky, useless)
+    if ref.variance is None:
+        return noise.hold_model(*planes, ref.gain, ref.readnoise)
+    return noise.hold_plane(*planes)
+
+
+def _search_cosmic_rays(
+    ref: ExposureRef, image: np.ndarray, variance: np.ndarray, useless: np.ndarray, p: Calibration
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which pixels cosmic rays struck, and the image without them."""
     from mpiimg.astro.kernels.cosmics import detect_cosmics
 
-    exposure = read_exposure(ref)
-    image, variance, mask = exposure.image, exposure.variance, exposure.mask
-    useless = (mask & bits("BAD", "SAT", "NO_DATA")) != 0
-    struck, image = detect_cosmics(
+    return detect_cosmics(
         image,
         mask=useless,
         variance=variance,
@@ -214,19 +237,6 @@ def _calibrated(ref: ExposureRef, p: Calibration):
         objlim=p.objlim,
         iterations=p.cr_iterations,
     )
-    mask[struck] |= bits("CR", "INTRP")
-    # Edges glow, and no coadd takes them.
-    unknown = struck | ((mask & bits("BAD", "NO_DATA", "EDGE")) != 0)
-    mesh = mesh_pixels(mesh_of(p.mesh, "--mesh"), middle_pixel(parse_wcs(ref.wcs), ref.shape))
-    settings = photometry.StarSettings(size=p.star_size, large=photometry.SIZES[p.star_size])
-    saturated = (mask & bits("SAT")) != 0
-    sky, measured = photometry.measure_frame(image, variance, unknown, saturated, settings, mesh)
-    image -= sky.map
-    stars, number = _star_table(measured, ref)
-    cosmic_rays = np.count_nonzero(struck)
-    widths = measured.fwhm, measured.half_light_diameter
-    stats = (0.0, sky.level, sky.noise, *widths, measured.correction, cosmic_rays, number)
-    return image[None], variance[None], mask[None], stars[None], np.array([stats])
 
 
 def _star_table(measured: photometry.FrameStars, ref: ExposureRef):
@@ -252,138 +262,6 @@ def _left_out(ref: ExposureRef):
     stats[0, 0] = 1.0
     stars = np.full((1, MAX_STARS, 4), np.nan)
     return (*no_data((1, *ref.shape)), stars, stats)
-
-
-# --- Zero points ------------------------------------------------------------------------------------------
-
-
-class Solved(NamedTuple):
-    """What all exposures came to: in their order, and by name why some were left out."""
-
-    points: tuple[float, ...]  # magnitudes; NaN where there is none
-    kinds: tuple[str, ...]  # of WAYS
-    usable: tuple[bool, ...]
-    stats: tuple[tuple[float, ...], ...]  # EXPOSURE_STATS
-    left_out: dict[str, str]
-
-
-def solve(
-    state: Survey, reference: Catalogue | None, radius: float, lost: Mapping[int, str] = MappingProxyType({})
-) -> Reduce[Solved]:
-    """Find every exposure's zero point, as :func:`mpiimg.astro.photometry.zero_points.find_zero_points` does.
-
-    One bad exposure ends the run if the state is strict, and so do as many as there are.
-
-    Parameters
-    ----------
-    state : Survey
-    reference : Catalogue, optional
-    radius : float
-        Of matches, arcseconds.
-    lost : mapping of int to str
-        The exposures that could not be calibrated, and why.
-    """
-    exposures, count = state.exposures, len(state.exposures)
-    arrays = _tables(count)
-
-    def partial(chunk, stars, stats):
-        return np.concatenate([stats[0], stars.ravel()])
-
-    def finish(rows):
-        stats = rows[:, : len(EXPOSURE_STATS)]
-        tables = rows[:, len(EXPOSURE_STATS) :].reshape(count, MAX_STARS, 4)
-        reasons = dict(lost)
-        points, kinds = _zero_points(exposures, tables, reasons, reference, radius)
-        for i in np.flatnonzero(~np.isfinite(points)).tolist():
-            reasons.setdefault(i, _without_zero_point(exposures, i, kinds, reference is not None))
-        if reasons and (state.strict or len(reasons) == count):
-            raise BadInput(reasons[min(reasons)])
-        new = {i: reason for i, reason in sorted(reasons.items()) if i not in lost}
-        warnings = [f"left out: {reason}" for reason in new.values()]
-        if "RELATIVE" in kinds:
-            warnings.append("zero points are relative, from overlaps: magnitudes have no absolute scale")
-        names = unit_names(exposures)
-        left_out = {names[i]: reason for i, reason in sorted(reasons.items())}
-        usable = tuple(number not in reasons for number in range(count))
-        measured = tuple(map(tuple, stats.tolist()))
-        solved = Solved(tuple(points.tolist()), tuple(kinds), usable, measured, left_out)
-        notes = _notes(exposures, kinds, reference is not None)
-        return Found(solved, tuple(warnings), tuple(notes), left_out)
-
-    unknown = (float("nan"),) * len(EXPOSURE_STATS)
-    return Reduce(
-        "zero-points",
-        state.layout.exposure_grid,
-        reads=tuple(map(Part, arrays)),
-        work=partial,
-        row=((len(EXPOSURE_STATS) + 4 * MAX_STARS,), "float64"),
-        finish=finish,
-        finish_bytes=_solve_bytes(exposures, reference is not None),
-        parameters={"radius": radius, "reference": reference is not None},
-        expected=Solved((ZERO_POINT,) * count, ("NONE",) * count, (True,) * count, (unknown,) * count, {}),
-    )
-
-
-def _solve_bytes(exposures: Sequence[ExposureRef], by_reference: bool) -> int:
-    """Return the bytes that finding the zero points takes: stars of a band, and what is solved for."""
-    most = 0
-    for band, count in Counter(ref.band for ref in exposures).items():
-        known = not by_reference and all(ref.magzero is not None for ref in exposures if ref.band == band)
-        most = max(most, count * STARS_BYTES + (0 if known else zero_points.solve_bytes(count)))
-    return most
-
-
-def _zero_points(
-    exposures: Sequence[ExposureRef],
-    tables: np.ndarray,
-    reasons: Mapping[int, str],
-    reference: Catalogue | None,
-    radius: float,
-) -> tuple[np.ndarray, list[str]]:
-    """Return the zero point of each exposure (NaN where there is none), and how it was found."""
-    points = np.full(len(exposures), np.nan)
-    kinds = ["NONE"] * len(exposures)
-    for band in sorted({ref.band for ref in exposures}):
-        members = [i for i, ref in enumerate(exposures) if ref.band == band and i not in reasons]
-        if not members:
-            continue
-        catalogues, cards = [_catalogue(tables[i]) for i in members], [exposures[i].magzero for i in members]
-        solution = zero_points.find_zero_points(catalogues, cards, reference, radius)
-        for i, value, kind in zip(members, *solution, strict=True):
-            points[i], kinds[i] = value, kind
-    return points, kinds
-
-
-def _catalogue(table: np.ndarray) -> Catalogue:
-    whole = table[np.isfinite(table).all(axis=1)]
-    return Catalogue(*np.ascontiguousarray(whole.T))
-
-
-def _without_zero_point(
-    exposures: Sequence[ExposureRef], number: int, kinds: Sequence[str], by_reference: bool
-) -> str:
-    """Say why an exposure has no zero point."""
-    ref = exposures[number]
-    absolute = any(kinds[i] != "NONE" for i, other in enumerate(exposures) if other.band == ref.band)
-    lacks = "the reference catalogue" if by_reference else "other exposures"
-    if absolute:
-        lacks = ("the reference catalogue, or with " if by_reference else "") + (
-            "exposures that have a zero point"
-        )
-    card = "" if by_reference else "no MAGZERO card and "
-    return f"{ref.name}: no zero point: {card}too few stars in common with {lacks}; give --zero-point"
-
-
-def _notes(exposures: Sequence[ExposureRef], kinds: Sequence[str], by_reference: bool) -> list[str]:
-    """Say, band by band, how many zero points were found in which way."""
-    notes = []
-    for band in sorted({ref.band for ref in exposures}):
-        members = [i for i, ref in enumerate(exposures) if ref.band == band]
-        counts = Counter(kinds[i] for i in members)
-        ways = ", ".join(f"{counts[kind]} {text}" for kind, text in WAYS.items() if counts[kind])
-        unused = by_reference and any(exposures[i].magzero is not None for i in members)
-        notes.append(f"zero points in {band}: {ways}{'; cards are not used' if unused else ''}")
-    return notes
 
 
 # --- Declaration ------------------------------------------------------------------------------------------
@@ -433,6 +311,10 @@ STEP = Step(
         ),
     ),
     history=calibration_history,
-    kernels=("mpiimg.astro.kernels.cosmics:precompile", "mpiimg.astro.kernels.robust:precompile"),
+    kernels=(
+        "mpiimg.astro.kernels.cosmics:precompile",
+        "mpiimg.astro.kernels.noise_bins:precompile",
+        "mpiimg.astro.kernels.robust:precompile",
+    ),
     rates={"calibrate": (1.5e-7, "mpiimg.astro.steps.calibrate:sample")},
 )

@@ -1,0 +1,68 @@
+"""What is said of exposures that can be used, but whose pixels contradict what is taken for true of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mpiimg.astro.fits.exposure import ExposureRef
+from mpiimg.astro.photometry.noise import PASSES, PLAUSIBLE
+from mpiimg.astro.survey import EXPOSURE_STATS, unit_names
+from mpiimg.engine.names import shown
+
+#: Exposures that a warning names; the table of exposures has all.
+NAMED = 3
+
+
+def exposure_warnings(exposures: Sequence[ExposureRef], stats: np.ndarray) -> list[str]:
+    """Return the warnings about exposures, one for all that share a fault.
+
+    Parameters
+    ----------
+    exposures : sequence of ExposureRef
+    stats : (exposures, numbers) float64
+        EXPOSURE_STATS of each; NaN for those that failed.
+    """
+    names = [shown(name) for name in unit_names(exposures)]
+    measured = {name: stats[:, column] for column, name in enumerate(EXPOSURE_STATS)}
+    return _noise_warnings(exposures, names, measured)
+
+
+def _noise_warnings(exposures, names, measured) -> list[str]:
+    """Say whose noise is not what was given, where it has been measured."""
+    ratio = measured["noise_ratio"]
+    given = np.array([ref.variance is not None for ref in exposures])
+    differs = (ratio < PASSES[0]) | (ratio > PASSES[1])
+    wrong = (ratio < PLAUSIBLE[0]) | (ratio > PLAUSIBLE[1])
+    warnings = []
+    for chosen, what in (
+        (given & wrong, "is wrong: it"),
+        (given & differs & ~wrong, "is not that of the pixels: it"),
+    ):
+        if chosen.any():
+            warnings.append(
+                f"the variance plane of {listed(names, chosen)} {what} has been scaled to the noise measured "
+                f"between sources, which is {_between(ratio[chosen])} times what the plane says "
+                "(--noise given takes it as it is)"
+            )
+    chosen = ~given & differs
+    if chosen.any():
+        warnings.append(
+            f"the noise of {listed(names, chosen)} is {_between(ratio[chosen])} times what gain, read noise "
+            "and sky say, as where a sky has been subtracted or a gain is wrong: it is taken as measured; "
+            "check the gain, by which the photons of sources count (--noise given takes what they say)"
+        )
+    return warnings
+
+
+def listed(names: Sequence[str], chosen: np.ndarray) -> str:
+    """Return the names of the chosen, or of some of them and how many more there are."""
+    picked = [name for name, one in zip(names, chosen, strict=True) if one]
+    more = len(picked) - NAMED
+    return ", ".join(picked[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _between(values: np.ndarray) -> str:
+    low, high = (f"{value:.3g}" for value in (values.min(), values.max()))
+    return low if low == high else f"{low} to {high}"

@@ -1,0 +1,202 @@
+"""What is taken for true of an exposure is held against its pixels: its noise, and its cosmic rays."""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from support import headers
+
+from mpiimg.astro.exposure_warnings import exposure_warnings
+from mpiimg.astro.fits.exposure import read_exposure
+from mpiimg.astro.fits.headers import ReadOptions
+from mpiimg.astro.fits.maskplanes import bits
+from mpiimg.astro.fits.search import find_exposures
+from mpiimg.astro.photometry import stars as photometry
+from mpiimg.astro.photometry.noise import noise_ratio
+from mpiimg.astro.steps.calibrate import Calibration, _calibrated
+from mpiimg.astro.survey import EXPOSURE_STATS
+
+DATA = pathlib.Path(__file__).parents[3] / "shared" / "data"
+
+GAIN, READ_NOISE, SKY = 4.0, 6.0, 400.0
+SHAPE = (420, 460)
+
+
+def star_field(seed=1, shape=SHAPE, fwhm=3.5, count=150, flux=(3.0, 5.0), sky=SKY):
+    """Return the counts of a frame with gaussian stars, its places of stars (x, y) and their fluxes."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.uniform(20, shape[1] - 20, count), rng.uniform(20, shape[0] - 20, count)
+    fluxes = 10 ** rng.uniform(*flux, count)
+    sigma = fwhm / np.sqrt(8 * np.log(2))
+    expected = np.full(shape, sky)
+    for x0, y0, total in zip(x, y, fluxes, strict=True):
+        places = zip((y0, x0), shape, strict=True)
+        rows, columns = (np.arange(max(int(c) - 25, 0), min(int(c) + 26, n)) for c, n in places)
+        along_y = np.exp(-((rows - y0) ** 2) / (2 * sigma**2))
+        along_x = np.exp(-((columns - x0) ** 2) / (2 * sigma**2))
+        expected[np.ix_(rows, columns)] += total * np.outer(along_y, along_x) / (2 * np.pi * sigma**2)
+    electrons = rng.poisson(expected * GAIN) + rng.normal(0, READ_NOISE, shape)
+    return (electrons / GAIN).astype(np.float32), expected, (x, y, fluxes)
+
+
+def written(path, image, variance=None, **cards):
+    """Write an exposure, of one image or with planes, and return what its headers say."""
+    header = headers.tan(image.shape)
+    facts = {"FILTER": "r", "EXPTIME": 90.0, "GAIN": GAIN, "RDNOISE": READ_NOISE, "MAGZERO": 30.0}
+    header.update({**facts, **cards})
+    hdus = [fits.PrimaryHDU(), fits.ImageHDU(image, header, name="IMAGE")]
+    if variance is not None:
+        hdus += [fits.ImageHDU(variance, name="VARIANCE"), fits.ImageHDU(np.zeros(image.shape, "i4"))]
+        hdus[-1].name = "MASK"
+    fits.HDUList(hdus).writeto(path, overwrite=True)
+    (ref,) = find_exposures([path])
+    return ref
+
+
+def calibrated(ref, **settings):
+    """Return image, variance, mask, stars and EXPOSURE_STATS by name of a calibrated exposure."""
+    image, variance, mask, stars, stats = (plane[0] for plane in _calibrated(ref, Calibration(**settings)))
+    return image, variance, mask, stars, dict(zip(EXPOSURE_STATS, stats, strict=True))
+
+
+def warnings_of(ref, stats):
+    return exposure_warnings([ref], np.array([list(stats.values())]))
+
+
+# --- Noise ------------------------------------------------------------------------------------------------
+
+
+def smoothed(noise):
+    """Noise that neighbours share, of the same deviation per pixel."""
+    shared = noise + np.roll(noise, 1, 0) + np.roll(noise, 1, 1) + np.roll(noise, (1, 1), (0, 1))
+    return shared / 2
+
+
+@pytest.mark.parametrize("stars", [0, 150, 3000])
+def test_the_noise_between_sources_is_what_was_drawn(stars):
+    image, _, _ = star_field(2, (700, 800), count=stars, flux=(2.5, 4.5))
+    nowhere = np.zeros(image.shape, bool)
+    variance = np.full(image.shape, SKY / GAIN + (READ_NOISE / GAIN) ** 2, np.float32)
+    # The truth of the sky: what is tested is the noise.
+    ratio = noise_ratio(image, np.full(image.shape, SKY, np.float32), variance, nowhere)
+    assert ratio == pytest.approx(1, abs=0.02 if stars < 1000 else 0.08)
+    nine = noise_ratio(image, np.full(image.shape, SKY, np.float32), variance / 9, nowhere)
+    assert nine == pytest.approx(3 * ratio, rel=1e-5)
+
+
+def test_noise_that_neighbours_share_shows_in_bins():
+    noise = np.random.default_rng(3).normal(0, 5, (600, 600))
+    image, sky = smoothed(noise).astype(np.float32), np.zeros((600, 600), np.float32)
+    variance, nowhere = np.full_like(image, 25), np.zeros(image.shape, bool)
+    assert np.std(image) == pytest.approx(5, rel=0.01)
+    sums = np.add.reduceat(np.add.reduceat(image, range(0, 600, 4), 0), range(0, 600, 4), 1)
+    assert noise_ratio(image, sky, variance, nowhere) == pytest.approx(sums.std() / 4 / 5, rel=0.02)
+
+
+def test_useless_pixels_say_nothing_and_nothing_is_said_without_others():
+    image = np.random.default_rng(4).normal(0, 1, (64, 64)).astype(np.float32)
+    sky, variance = np.zeros_like(image), np.ones_like(image)
+    useless = np.zeros(image.shape, bool)
+    before = noise_ratio(image, sky, variance, useless)
+    useless[:32], image[:32] = True, 1e6
+    assert noise_ratio(image, sky, variance, useless) == pytest.approx(before, rel=0.1)
+    assert np.isnan(noise_ratio(image, sky, variance, np.ones_like(useless)))
+    assert np.isnan(noise_ratio(image[:3, :3], sky[:3, :3], variance[:3, :3], useless[:3, :3]))
+
+
+def test_a_frame_without_its_sky_is_calibrated_as_the_one_with_it(tmp_path):
+    """Its sky's noise is in no pixel's counts: three quarters of such a frame once were cosmic rays."""
+    image, _, _ = star_field()
+    with_sky = calibrated(written(tmp_path / "sky.fits", image))
+    ref = written(tmp_path / "none.fits", image - np.float32(SKY))
+    without = calibrated(ref)
+    old = calibrated(ref, noise="given")
+    assert old[4]["cosmic_ray_pixels"] > 0.2 * image.size
+    assert abs(without[4]["cosmic_ray_pixels"] - with_sky[4]["cosmic_ray_pixels"]) < 10
+    assert without[4]["stars"] == pytest.approx(with_sky[4]["stars"], abs=2) and with_sky[4]["stars"] > 30
+    np.testing.assert_allclose(without[1], with_sky[1], rtol=0.02)
+    (warning,) = warnings_of(ref, without[4])
+    assert "none is" in warning and "--noise given" in warning
+    assert not warnings_of(ref, with_sky[4])
+
+
+def test_a_variance_without_a_plane_is_that_of_the_sky_and_of_photons_above_it(tmp_path):
+    image, expected, _ = star_field()
+    _, variance, mask, _, stats = calibrated(written(tmp_path / "a.fits", image))
+    truth = expected / GAIN + (READ_NOISE / GAIN) ** 2
+    good = mask == 0
+    bright = good & (expected > 3 * SKY)
+    assert np.median(variance[good] / truth[good]) == pytest.approx(1.0, abs=0.05)
+    assert np.median(variance[bright] / truth[bright]) == pytest.approx(1.0, abs=0.03)
+    assert stats["noise_ratio"] == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize("wrong", [0.25, 4.0])
+def test_a_wrong_gain_is_told_and_does_not_spoil_the_noise_of_the_sky(tmp_path, wrong):
+    image, _, _ = star_field()
+    ref = written(tmp_path / "a.fits", image, GAIN=GAIN * wrong)
+    _, variance, mask, _, stats = calibrated(ref)
+    right = calibrated(written(tmp_path / "b.fits", image))
+    assert stats["cosmic_ray_pixels"] <= right[4]["cosmic_ray_pixels"] + 10
+    assert stats["noise_ratio"] == pytest.approx(np.sqrt(wrong), rel=0.15)
+    assert np.median(variance[mask == 0]) == pytest.approx(np.median(right[1][right[2] == 0]), rel=0.1)
+    assert "gain is wrong" in warnings_of(ref, stats)[0]
+
+
+@pytest.mark.parametrize(("factor", "said"), [(1e-2, "is wrong"), (0.5, "is not that of"), (1e6, "is wrong")])
+def test_a_variance_plane_is_scaled_to_the_noise(tmp_path, factor, said):
+    image, expected, _ = star_field()
+    truth = (expected / GAIN + (READ_NOISE / GAIN) ** 2).astype(np.float32)
+    ref = written(tmp_path / "a.fits", image, np.float32(factor) * truth)
+    _, variance, _, _, stats = calibrated(ref)
+    right = calibrated(written(tmp_path / "b.fits", image, truth))
+    assert right[4]["noise_scale"] == 1 and (right[1] == truth).all()
+    np.testing.assert_allclose(variance, truth, rtol=0.04)
+    assert stats["noise_scale"] == stats["noise_ratio"] == pytest.approx(factor**-0.5, rel=0.02)
+    assert abs(stats["cosmic_ray_pixels"] - right[4]["cosmic_ray_pixels"]) < 20
+    (warning,) = warnings_of(ref, stats)
+    assert f"plane of a {said}" in warning
+    given = calibrated(ref, noise="given")
+    assert (given[1] == read_exposure(ref).variance).all() and np.isnan(given[4]["noise_ratio"])
+
+
+def test_a_frame_without_any_noise_keeps_its_variance(tmp_path):
+    image = np.full(SHAPE, 100, np.float32)
+    for variance in (None, np.full(SHAPE, 7, np.float32)):
+        ref = written(tmp_path / "a.fits", image, variance)
+        _, found, _, _, stats = calibrated(ref)
+        assert (found == read_exposure(ref).variance).all() and stats["noise_scale"] == 1
+
+
+# --- Real frames ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("letter", "abcde")
+def test_real_stamps_without_their_sky_keep_their_pixels(letter):
+    """49 to 74 % of them once were cosmic rays; astroscrappy, with the sky put back, finds few."""
+    path = DATA / "sfft-decam" / f"DEC-OBS04{letter}.mini.fits"
+    if not path.exists():
+        pytest.skip(f"NO REAL FRAME: {path} is not there")
+    astroscrappy = pytest.importorskip("astroscrappy")
+    (ref,) = find_exposures([path], ReadOptions(zero_point=25, no_checksums=True))
+    image, variance, mask, _, stats = calibrated(ref)
+    raw = read_exposure(ref)
+    nowhere = np.zeros(raw.image.shape, bool)
+    noise = photometry.sky_background(raw.image, nowhere).noise
+    # They have been resampled: sums over pixels have more noise than pixels say.
+    assert 0.95 < np.sqrt(np.median(variance)) / noise < 1.3
+    level = noise**2 * ref.gain - ref.readnoise**2 / ref.gain
+    struck, _ = astroscrappy.detect_cosmics(
+        raw.image + np.float32(level),
+        gain=ref.gain,
+        readnoise=ref.readnoise,
+        satlevel=np.inf,
+        sepmed=True,
+        cleantype="medmask",
+    )
+    found = (mask & bits("CR")) != 0
+    assert stats["cosmic_ray_pixels"] < 0.002 * image.size
+    assert np.count_nonzero(found ^ struck) < 0.001 * image.size
