@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import sys
 import threading
 
@@ -13,7 +15,11 @@ from support.subjects import record
 
 import mpiimg
 import mpiimg.errors
+from mpiimg.arrays.identity import identity
 from mpiimg.errors import BadInput, Exit
+from mpiimg.functions.declare import Declaration
+from mpiimg.functions.function import Function, Origin
+from mpiimg.functions.image_stages import _merged
 
 pytestmark = pytest.mark.tool
 
@@ -39,6 +45,19 @@ def shapes(log) -> list[str]:
     lines = log.read_text().splitlines() if log.exists() else []
     log.unlink(missing_ok=True)
     return lines
+
+
+def test_what_loading_took_is_no_part_of_what_a_function_is_known_by():
+    """Or the partial results of an aggregate are merged again where a run is resumed by another install."""
+    origin = Origin("Histogram", "mine.py", None, "", "0" * 64)
+    one = Function(origin, Declaration(), {"bins": 16}, aggregate=True, libraries=1 << 20, identity="a")
+    for changed, same in (
+        (dataclasses.replace(one, libraries=2 << 20), True),
+        (dataclasses.replace(one, identity="b"), False),
+        (dataclasses.replace(one, params={"bins": 8}), False),
+    ):
+        digests = {identity(functools.partial(_merged, each)).digest for each in (one, changed)}
+        assert (len(digests) == 1) == same
 
 
 def test_a_trial_is_not_repeated_where_nothing_changed(image, tmp_path):
