@@ -18,6 +18,7 @@ from mpiimg.astro.fits.exposure import ExposureRef, read_exposure
 from mpiimg.astro.fits.maskplanes import no_data
 from mpiimg.astro.fits.products import WARP_ENDING, Product, place_cards, read_product
 from mpiimg.astro.fits.writing import write_planes
+from mpiimg.astro.seeing import tract_fwhm
 from mpiimg.astro.sky.layout import Planes, WarpPlanes
 from mpiimg.astro.sky.tract import Tract
 from mpiimg.astro.survey import EXPOSURE_STATS, Survey, exposure_units, unit_names
@@ -115,13 +116,17 @@ def pixel_cards(state: Survey, number: int) -> dict:
     return {**cards, "HISTORY": (*ref.history, *state.history)}
 
 
-def warp_cards(ref: ExposureRef, name: str, tract: Tract, patch: tuple[int, int], box: Box) -> dict:
-    """Return the header of a warp of the exposure that goes by `name`."""
+def warp_cards(
+    ref: ExposureRef, name: str, tract: Tract, patch: tuple[int, int], box: Box, fwhm: float = np.nan
+) -> dict:
+    """Return the header of a warp of the exposure that goes by `name`, `fwhm` pixels of the tract wide."""
+    known = {"FWHM": (fwhm, "[pix] of the stars")} if np.isfinite(fwhm) else {}
     return {
         **exposure_cards(ref),
         "EXPNAME": name,
         "BUNIT": ("ct", "flux per pixel at MAGZERO"),
         "MAGZERO": (ZERO_POINT, "[mag] of one count"),
+        **known,
         **place_cards(tract, patch, box),
     }
 
@@ -212,7 +217,7 @@ def write_warps(state: Survey, folder: Path) -> Files:
         else None
         for part in layout.footprints
     ]
-    exposures = unit_names(state.exposures)
+    exposures, widths = unit_names(state.exposures), tract_fwhm(state)
     units = Units(
         lambda number: exposures[layout.footprints[number].exposure], len(exposures), "exposure", state.strict
     )
@@ -222,7 +227,7 @@ def write_warps(state: Survey, folder: Path) -> Files:
             return
         part = layout.footprints[chunk.number]
         ref = state.exposures[part.exposure]
-        cards = warp_cards(ref, ref.name, tract, layout.patches[part.patch].index, part.box)
+        cards = warp_cards(ref, ref.name, tract, layout.patches[part.patch].index, part.box, widths[part.exposure])
         cards["HISTORY"] = (*ref.history, *state.history)
         _write(folder / names[chunk.number], planes, tract_header(tract, part.box), cards)
 

@@ -58,6 +58,43 @@ def stacked(
     return planes
 
 
+def exclude(
+    mask: np.ndarray,
+    layout: Layout,
+    strip: Strip,
+    artifacts: Sequence[np.ndarray],
+    lost: Collection[int] = (),
+) -> np.ndarray:
+    """Mark the pixels of stacked exposures that are artifacts, as REJECTED.
+
+    Parameters
+    ----------
+    mask : (warps, rows, columns) int32
+        As :func:`stacked` returns it; changed.
+    layout : Layout
+    strip : Strip
+    artifacts : sequence of (1, rows, columns) uint8
+        Of each warp, not 0 where it is left out.
+    lost : collection of int
+
+    Returns
+    -------
+    (rows, columns) bool
+        Where any exposure has one.
+    """
+    (top, _), (left, _) = strip.box
+    anywhere = np.zeros(mask.shape[1:], bool)
+    pairs = zip(strip.footprints, strip.rows, artifacts, strict=True)
+    for k, (number, (y0, y1), (pixels,)) in enumerate(pairs):
+        if number in lost or not pixels.any():
+            continue
+        x0, x1 = layout.footprints[number].box[1]
+        part = slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)
+        mask[k][part] |= (pixels != 0) * np.int32(bits("REJECTED"))
+        anywhere[part] |= pixels != 0
+    return anywhere
+
+
 def refuse_overflow(planes: Sequence[np.ndarray]) -> None:
     """Refuse a strip whose image or variances are no numbers where its mask does not say so.
 

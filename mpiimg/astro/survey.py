@@ -77,6 +77,8 @@ class Survey(State):
     warps : WarpPlanes, optional
     weights : tuple of float
         Of each footprint in the coadd.
+    artifacts : Ragged, optional
+        What coaddition by comparison leaves out of each warp, "fyx" uint8.
     patches : PatchPlanes, optional
     weight_plane, compress : bool
         How files of patches have been asked for.
@@ -113,6 +115,7 @@ class Survey(State):
     stats: tuple[tuple[float, ...], ...] = ()
     warps: WarpPlanes | None = None
     weights: tuple[float, ...] = ()
+    artifacts: Ragged | None = None
     patches: PatchPlanes | None = None
     weight_plane: bool = False
     compress: bool = False

@@ -71,6 +71,8 @@ class ExposureRef:
         Seconds; None if unknown.
     mjd : float, optional
         Start of the exposure; None if unknown.
+    fwhm : float, optional
+        Of its stars, in pixels, where our own calibration has measured it.
     cards : tuple of (str, object)
         (keyword, value) of `CARDS`, as far as there.
     wcs : str
@@ -114,6 +116,7 @@ class ExposureRef:
     scale: float = 1.0
     verify: bool = True
     distinguish: tuple[tuple[str, str], ...] = ()
+    fwhm: float | None = None
     notes: tuple[str, ...] = ()
 
     @property

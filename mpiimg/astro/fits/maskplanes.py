@@ -20,6 +20,7 @@ MASK_PLANES = {
     "SUSPECT": 7,
     "NO_DATA": 8,
     "CLIPPED": 9,
+    "REJECTED": 10,
 }
 
 #: Planes that other programs write, by the one of ours that says the same to a coadd.
@@ -40,7 +41,6 @@ IGNORED_PLANES = (
     "BRIGHT_OBJECT",
     "NOT_DEBLENDED",
     "INEXACT_PSF",
-    "REJECTED",
     "INJECTED",
     "INJECTED_TEMPLATE",
 )

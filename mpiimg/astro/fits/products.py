@@ -48,6 +48,8 @@ class Product:
         Rows and columns in tract pixels.
     exptime, mjd : float, optional
         Seconds, and start of the exposure; None if unknown.
+    fwhm : float, optional
+        Of the stars of a warp, in pixels; None if unknown.
     history : tuple of str
         What was done to it, lines of HISTORY.
     planes : tuple of Plane
@@ -68,6 +70,7 @@ class Product:
     box: Box
     exptime: float | None
     mjd: float | None
+    fwhm: float | None
     history: tuple[str, ...]
     planes: tuple[Plane, ...]
     dtypes: tuple[str, ...]
@@ -205,6 +208,7 @@ def _read_product(path: Path, planes: dict[str, str], tract: Tract, tool: str) -
         box=box,
         exptime=_number(cards, "EXPTIME"),
         mjd=_number(cards, "MJD-OBS"),
+        fwhm=_number(cards, "FWHM"),
         history=own_history(cards),
         planes=tuple(extension.plane for extension in used),
         dtypes=tuple(planes.values()),

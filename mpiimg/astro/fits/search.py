@@ -369,6 +369,7 @@ def _exposure_ref(facts: HeaderReader, *, kind, planes, identity, variance_is, m
         identity=identity,
         scale=scale,
         verify=not facts.options.no_checksums,
+        fwhm=_fwhm(facts),
         distinguish=tuple(
             (card, str(facts.card(card)).strip()) for card in marks if facts.card(card) is not None
         ),
@@ -394,6 +395,13 @@ def _magzero(magzero: float | None, scale: float) -> float | None:
     if magzero is not None:
         return magzero if scale == 1 else magzero + 2.5 * math.log10(scale)
     return None if scale == 1 else AB_JANSKY + 2.5 * math.log10(NANO)
+
+
+def _fwhm(facts: HeaderReader) -> float | None:
+    """Return the FWHM of stars, in pixels, where our own calibration wrote it: others' cards have any unit."""
+    ours = any(" calibrate: " in line for line in own_history(facts.primary))
+    value = facts.card("FWHM") if ours else None
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _stem(path: Path) -> str:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from mpiimg.astro.artifacts import find_artifacts
 from mpiimg.astro.fits.maskplanes import bits
 from mpiimg.astro.fits.writing import history_lines
 from mpiimg.astro.patch_files import PatchOptions, write_patches
 from mpiimg.astro.samples import frame
+from mpiimg.astro.seeing import tract_fwhm
 from mpiimg.astro.sky.layout import Layout, PatchPlanes
 from mpiimg.astro.strips import (
     EXCLUDED,
     empty_strip,
+    exclude,
     refuse_overflow,
     stack_bytes,
     stacked,
@@ -35,8 +39,10 @@ class Coaddition(PatchOptions):
 
     statistic: str = parameter(
         "clip",
-        "Inputs are averaged once outliers have been clipped, or all of them (mean).",
-        choices=("clip", "mean"),
+        "Inputs are averaged once outliers have been clipped (clip), or all of them (mean), or those that "
+        "comparison with the others leaves: artifacts such as trails of satellites are taken out, and no "
+        "light of stars (compare).",
+        choices=("clip", "mean", "compare"),
     )
     sigma: float = parameter(
         3.0,
@@ -73,6 +79,12 @@ def stages(state: Survey, p: Coaddition, data: None) -> Stages[Survey]:
     state = state.with_patches(
         patches, weights=weights, weight_plane=p.weight, compress=state.compress or p.compress
     )
+    artifacts = None
+    if p.statistic == "compare":
+        widths = tract_fwhm(state)
+        fwhm = tuple(widths[part.exposure] for part in state.layout.footprints)
+        artifacts, state = yield from find_artifacts(state, fwhm, weights)
+        state = dataclasses.replace(state, artifacts=artifacts)
     state = state.without_strips((yield coadd(state, p)))
     if p.statistic == "clip" and p.passes:
         yield few_inputs(state.layout, patches, p.sigma)
@@ -131,6 +143,8 @@ def coadd(state: Survey, p: Coaddition) -> Compute:
     """Declare the coadd of every strip of every patch."""
     layout, weights, lost = state.layout, state.weights, lost_footprints(state)
     variance_ls = state.patches.variance_ls is not None
+    warps, how = state.warps.arrays, "mean" if p.statistic == "compare" else p.statistic
+    further = () if state.artifacts is None else (state.artifacts,)
 
     def work(chunk, *blocks):
         from mpiimg.astro.kernels.coadd import MaskValues, combine
@@ -139,17 +153,21 @@ def coadd(state: Survey, p: Coaddition) -> Compute:
         planes = empty_strip(strip.box, variance_ls)
         if strip.footprints:
             own = "pixel" if p.weights == "pixel" else np.array([weights[part] for part in strip.footprints])
-            excluded = bits(*EXCLUDED, *["CR"] * p.reject_cr)
+            excluded = bits(*EXCLUDED, *["CR"] * p.reject_cr, "REJECTED")
             named = MaskValues(excluded, bits("NO_DATA"), bits("CLIPPED"), bits("SAT"))
-            image, variance, mask, *more = stacked(layout, strip, blocks, lost)
-            planes = combine(image, variance, mask, own, named, p.statistic, p.sigma, p.passes, *more)
+            image, variance, mask, *more = stacked(layout, strip, blocks[: len(warps)], lost)
+            if state.artifacts is not None:
+                rejected = exclude(mask, layout, strip, blocks[len(warps)], lost)
+            planes = combine(image, variance, mask, own, named, how, p.sigma, p.passes, *more)
+            if state.artifacts is not None:
+                planes[2][rejected] |= bits("REJECTED")
             refuse_overflow(planes)
         return tuple(plane[None] for plane in planes)
 
     return Compute(
         "coadd",
         layout.strip_grid,
-        reads=strip_needs(layout, state.warps.arrays),
+        reads=strip_needs(layout, (*warps, *further)),
         writes=tuple(At(array, layout.strip_in_patch) for array in state.patches.arrays),
         work=work,
         units=strip_units(state),
@@ -166,7 +184,7 @@ def coadd(state: Survey, p: Coaddition) -> Compute:
             "reject_cr": p.reject_cr,
         },
         weights=strip_weights(layout),
-        scratch=stack_bytes(layout, len(state.warps.arrays)),
+        scratch=stack_bytes(layout, len(warps)),
         cost=("coadd", float(layout.warped_pixels)),
     )
 
@@ -232,9 +250,16 @@ STEP = Step(
         Output("patches", _write, when="end", documents=tract_document, without=Survey.without_patches),
     ),
     history=coaddition_history,
-    kernels=("mpiimg.astro.kernels.coadd:precompile",),
+    kernels=(
+        "mpiimg.astro.kernels.coadd:precompile",
+        "mpiimg.astro.kernels.compare:precompile",
+        "mpiimg.astro.kernels.rejections:precompile",
+        "mpiimg.astro.kernels.trails:precompile",
+    ),
     rates={
         "coadd": (3.5e-9, "mpiimg.astro.steps.coadd:sample"),
+        "compare": (1.0e-8, "mpiimg.astro.artifacts:sample"),
+        "reject": (8.0e-9, "mpiimg.astro.artifacts:rejection_sample"),
         "weigh": (3.5e-9, "mpiimg.astro.steps.coadd:weighing_sample"),
     },
 )
