@@ -1,4 +1,4 @@
-"""Artifacts in the stages of a coadd: exposures compared tile by tile, what is left out of each, and a table."""
+"""Artifacts in the stages of a coadd: exposures compared tile by tile, and what is left out of each."""
 
 from __future__ import annotations
 
@@ -160,9 +160,7 @@ def _cut(tiling: Tiling, tile: Tile, planes: Mapping[int, tuple[np.ndarray, np.n
     return codes, bins
 
 
-def reject(
-    state: Survey, tiling: Tiling, matchings: Sequence[Matching], fwhm: Sequence[float]
-) -> Compute:
+def reject(state: Survey, tiling: Tiling, matchings: Sequence[Matching], fwhm: Sequence[float]) -> Compute:
     """Declare what is left out of every warp: hits that hang together, and trails in what is left."""
     layout = state.layout
     stats = _stats_array(layout)
@@ -208,9 +206,7 @@ def report(state: Survey, fwhm: Sequence[float], lost: Collection[int]) -> Reduc
         if unknown:
             known = len({layout.footprints[n].exposure for n in used}) - len(unknown)
             taken = "the median of the others is taken" if known else "none is matched to another's"
-            warnings.append(
-                f"{_named(names, unknown)}: no FWHM is known (calibrate measures it): {taken}"
-            )
+            warnings.append(f"{_named(names, unknown)}: no FWHM is known (calibrate measures it): {taken}")
         for number in np.flatnonzero(stats[:, WARP_STATS.index("spared")]).tolist():
             footprint, row = layout.footprints[number], stats[number]
             warnings.append(
@@ -227,7 +223,10 @@ def report(state: Survey, fwhm: Sequence[float], lost: Collection[int]) -> Reduc
         work=lambda chunk, stats: stats[0],
         row=((len(WARP_STATS),), "float64"),
         finish=finish,
-        parameters={"unknown": [n for n, value in enumerate(fwhm) if not np.isfinite(value)], "lost": sorted(lost)},
+        parameters={
+            "unknown": [n for n, value in enumerate(fwhm) if not np.isfinite(value)],
+            "lost": sorted(lost),
+        },
     )
 
 

@@ -227,7 +227,9 @@ def write_warps(state: Survey, folder: Path) -> Files:
             return
         part = layout.footprints[chunk.number]
         ref = state.exposures[part.exposure]
-        cards = warp_cards(ref, ref.name, tract, layout.patches[part.patch].index, part.box, widths[part.exposure])
+        cards = warp_cards(
+            ref, ref.name, tract, layout.patches[part.patch].index, part.box, widths[part.exposure]
+        )
         cards["HISTORY"] = (*ref.history, *state.history)
         _write(folder / names[chunk.number], planes, tract_header(tract, part.box), cards)
 

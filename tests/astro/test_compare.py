@@ -1,4 +1,4 @@
-"""Comparison of exposures: kernels against scipy, the method against a plain one, and what it leaves of light."""
+"""Comparison of exposures: kernels against scipy, the method against a plain one, and stars that stay."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from mpiimg.astro import comparison
-from mpiimg.astro.comparison import Matching, artifacts_of, compare_tile, max_epochs
+from mpiimg.astro.comparison import Matching, compare_tile, max_epochs
 from mpiimg.astro.fits.maskplanes import bits
 from mpiimg.astro.kernels import compare as kernels
-from mpiimg.astro.kernels import rejections, trails
+from mpiimg.astro.kernels import rejections
 from mpiimg.astro.sky.layout import Footprint, Layout, Patch
 from mpiimg.astro.sky.tiles import BIN, MESH, Tiling, overlap
 from mpiimg.engine.boxes import box_size
-from mpiimg.engine.needs import Chunk
 
 SQUARE = np.ones((3, 3), bool)
 
@@ -107,7 +105,7 @@ def test_how_many_exposures_may_have_an_artifact():
 def plain(images, masks, variances, fwhm):
     """Compare exposures of one patch with NumPy and scipy.
 
-    Returns by how much each pixel of each exposure exceeds the bound of hits, as a ratio, and where few are hit.
+    Returns by how much each pixel of each exposure exceeds the bound, as a ratio, and where few do.
     """
     n, shape = len(images), images[0].shape
     widths = np.array(fwhm, float)
@@ -242,13 +240,19 @@ def test_tiles_are_no_more_than_pieces():
         for left in range(2000, 2280, MESH):
             tile = tiling._tile(0, ((top, min(top + MESH, 1300)), (left, min(left + MESH, 2280))), range(6))
             reads = [
-                tuple(plane[tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(read, boxes[k], strict=True))]
-                      for plane in parts[k])
+                tuple(
+                    plane[tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(read, boxes[k], strict=True))]
+                    for plane in parts[k]
+                )
                 for k, read in zip(tile.footprints, tile.reads, strict=True)
             ]
             found, left_over = compare_tile(
-                tile.box, tile.around, tile.reads, *zip(*reads, strict=True),
-                [variances[k] for k in tile.footprints], matching.of_some(tile.footprints),
+                tile.box,
+                tile.around,
+                tile.reads,
+                *zip(*reads, strict=True),
+                [variances[k] for k in tile.footprints],
+                matching.of_some(tile.footprints),
             )
             for place, k in enumerate(tile.footprints):
                 shared = overlap(boxes[k], tile.box)
@@ -258,7 +262,9 @@ def test_tiles_are_no_more_than_pieces():
                 inside = tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(shared, tile.box, strict=True))
                 codes[k][own] = found[place][inside]
                 first = (top - 1000) // BIN, (left - 2000) // BIN
-                bins = expected[1][k][first[0] :, first[1] :][: left_over[place].shape[0], : left_over[place].shape[1]]
+                bins = expected[1][k][first[0] :, first[1] :][
+                    : left_over[place].shape[0], : left_over[place].shape[1]
+                ]
                 np.testing.assert_array_equal(left_over[place], bins)
     for k, box in enumerate(boxes):
         own = tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(box, outer, strict=True))

@@ -398,7 +398,7 @@ def _magzero(magzero: float | None, scale: float) -> float | None:
 
 
 def _fwhm(facts: HeaderReader) -> float | None:
-    """Return the FWHM of stars, in pixels, where our own calibration wrote it: others' cards have any unit."""
+    """Return the FWHM of stars, in pixels, where our calibration wrote it: others' cards have any unit."""
     ours = any(" calibrate: " in line for line in own_history(facts.primary))
     value = facts.card("FWHM") if ours else None
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -1,4 +1,4 @@
-"""Exposures of one sky compared: matched in seeing, their median, and what of one the median does not explain.
+"""Exposures of one sky compared: matched in seeing, their median, and what that does not explain of one.
 
 Every value depends on its neighbourhood alone, summed in the order of rows and columns: not on the tile it is
 computed in.

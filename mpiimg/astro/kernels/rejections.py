@@ -64,7 +64,7 @@ def _root(parents, i):
 
 @kernel
 def _label(runs, labels):
-    """Number the groups of runs that touch, corners too, in the order of their first runs; return how many."""
+    """Number the groups of runs that touch, corners too, by their first runs; return how many."""
     n = len(runs)
     parents = np.arange(n)
     start = 0

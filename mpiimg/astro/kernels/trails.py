@@ -188,7 +188,7 @@ def _turned_back(ends, first, start, slope, turn, height, score) -> Trail:
 
 def band(trail: Trail, shape: tuple[int, int], width: float) -> np.ndarray:
     """Return which pixels lie within `width` of a trail, (h, w) bool."""
-    height, columns = shape if trail.along else shape[::-1]
+    columns = shape[1] if trail.along else shape[0]
     out = np.zeros(shape, bool)
     turned = out if trail.along else out.T
     reach = width * np.sqrt(1 + trail.slope**2)

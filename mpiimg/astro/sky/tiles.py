@@ -141,7 +141,8 @@ class Tiling:
         """Return the bins that a footprint's box touches."""
         outer = self.layout.patches[self.layout.footprints[number].patch].outer
         return tuple(
-            ((a - first) // BIN, -(-(b - first) // BIN)) for (a, b), (first, _) in zip(box, outer, strict=True)
+            ((a - first) // BIN, -(-(b - first) // BIN))
+            for (a, b), (first, _) in zip(box, outer, strict=True)
         )
 
     def bin_corner(self, number: int) -> tuple[int, int]:
