@@ -18,6 +18,7 @@ from mpiimg.astro.fits.exposure import ExposureRef, read_exposure
 from mpiimg.astro.fits.maskplanes import no_data
 from mpiimg.astro.fits.products import WARP_ENDING, Product, place_cards, read_product
 from mpiimg.astro.fits.writing import write_planes
+from mpiimg.astro.photometry.hits import SEARCHES
 from mpiimg.astro.seeing import tract_fwhm
 from mpiimg.astro.sky.layout import Planes, WarpPlanes
 from mpiimg.astro.sky.tract import Tract
@@ -96,6 +97,7 @@ def calibrated_cards(ref: ExposureRef, zero_point: float, kind: str, stats: Sequ
         "APCORR": (measured["correction"], "flux of a star over that in a small aperture"),
         "NSTARS": (measured["stars"], "stars measured"),
         "CRPIXELS": (measured["cosmic_ray_pixels"], "pixels repaired from cosmic rays"),
+        "CRSEARCH": (SEARCHES[int(measured["cosmic_ray_search"])], "for cosmic rays"),
         "NOISESCL": (measured["noise_scale"], "what the noise as given was multiplied with"),
     }
 
@@ -143,7 +145,7 @@ def exposure_table(state: Survey) -> bytes:
     Sky and noise are in the unit of each exposure's pixels.
     """
     from astropy.io import ascii
-    from astropy.table import Table
+    from astropy.table import Column, Table
 
     unread = [name for name, _ in state.rejected]
     names = unit_names(state.exposures) + unread
@@ -156,6 +158,8 @@ def exposure_table(state: Survey) -> bytes:
     table["zero_point_type"] = [*state.zero_point_kinds, *["NONE"] * len(unread)]
     for column, key in enumerate(EXPOSURE_STATS[1:], 1):
         table[key] = stats[:, column]
+    searches = ["" if np.isnan(code) else SEARCHES[int(code)] for code in table["cosmic_ray_search"]]
+    table.replace_column("cosmic_ray_search", Column(searches, "cosmic_ray_search"))
     table["zero_point"].unit = "mag"
     table["fwhm"].unit = table["half_light_diameter"].unit = "pix"
     table["status"] = [state.left_out.get(name, "used") for name in names]

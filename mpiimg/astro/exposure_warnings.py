@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mpiimg.astro.fits.exposure import ExposureRef
+from mpiimg.astro.photometry import hits
 from mpiimg.astro.photometry.noise import PASSES, PLAUSIBLE
 from mpiimg.astro.survey import EXPOSURE_STATS, unit_names
 from mpiimg.engine.names import shown
@@ -26,7 +27,7 @@ def exposure_warnings(exposures: Sequence[ExposureRef], stats: np.ndarray) -> li
     """
     names = [shown(name) for name in unit_names(exposures)]
     measured = {name: stats[:, column] for column, name in enumerate(EXPOSURE_STATS)}
-    return _noise_warnings(exposures, names, measured)
+    return [*_noise_warnings(exposures, names, measured), *_cosmic_ray_warnings(names, measured)]
 
 
 def _noise_warnings(exposures, names, measured) -> list[str]:
@@ -53,6 +54,27 @@ def _noise_warnings(exposures, names, measured) -> list[str]:
             "and sky say, as where a sky has been subtracted or a gain is wrong: it is taken as measured; "
             "check the gain, by which the photons of sources count (--noise given takes what they say)"
         )
+    return warnings
+
+
+def _cosmic_ray_warnings(names, measured) -> list[str]:
+    """Say where what was found is dropped, and why."""
+    warnings = []
+    for search, what in (
+        (
+            hits.TOO_MANY,
+            "{share} % of the pixels of {names} look like cosmic rays, which is more than can be",
+        ),
+        (hits.ON_STARS, "what looks like cosmic rays in {names} is the cores of stars"),
+        (hits.TOO_SHARP, "stars of {names} are less than 1.8 pixels wide, as sharp as cosmic rays"),
+    ):
+        chosen = measured["cosmic_ray_search"] == search
+        if chosen.any():
+            share = _between(100 * measured["cosmic_ray_share"][chosen])
+            warnings.append(
+                what.format(names=listed(names, chosen), share=share)
+                + ": nothing is repaired there (--cosmic-rays always does, --no-cosmic-rays looks for none)"
+            )
     return warnings
 
 

@@ -21,6 +21,7 @@ DOMAIN = Domain(
             {
                 "pixel_scale": 0.333,
                 "noise": "given",
+                "cosmic_rays": "always",
                 "mesh": "64",
                 "resampling": "lanczos3",
                 "variance": "pixel",

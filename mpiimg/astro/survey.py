@@ -31,6 +31,8 @@ EXPOSURE_STATS = (
     "no_data",
     "noise_ratio",
     "noise_scale",
+    "cosmic_ray_search",
+    "cosmic_ray_share",
 )
 
 #: What detection measures of a patch, in the order of its row of numbers.

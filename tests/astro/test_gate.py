@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 import pytest
+import sep
 from astropy.io import fits
 from support import headers
 
@@ -14,10 +15,12 @@ from mpiimg.astro.fits.exposure import read_exposure
 from mpiimg.astro.fits.headers import ReadOptions
 from mpiimg.astro.fits.maskplanes import bits
 from mpiimg.astro.fits.search import find_exposures
+from mpiimg.astro.photometry import hits
 from mpiimg.astro.photometry import stars as photometry
 from mpiimg.astro.photometry.noise import noise_ratio
-from mpiimg.astro.steps.calibrate import Calibration, _calibrated
+from mpiimg.astro.steps.calibrate import Calibration, _calibrated, inspect
 from mpiimg.astro.survey import EXPOSURE_STATS
+from mpiimg.errors import BadInput
 
 DATA = pathlib.Path(__file__).parents[3] / "shared" / "data"
 
@@ -113,7 +116,7 @@ def test_a_frame_without_its_sky_is_calibrated_as_the_one_with_it(tmp_path):
     with_sky = calibrated(written(tmp_path / "sky.fits", image))
     ref = written(tmp_path / "none.fits", image - np.float32(SKY))
     without = calibrated(ref)
-    old = calibrated(ref, noise="given")
+    old = calibrated(ref, noise="given", cosmic_rays="always")
     assert old[4]["cosmic_ray_pixels"] > 0.2 * image.size
     assert abs(without[4]["cosmic_ray_pixels"] - with_sky[4]["cosmic_ray_pixels"]) < 10
     assert without[4]["stars"] == pytest.approx(with_sky[4]["stars"], abs=2) and with_sky[4]["stars"] > 30
@@ -200,3 +203,88 @@ def test_real_stamps_without_their_sky_keep_their_pixels(letter):
     found = (mask & bits("CR")) != 0
     assert stats["cosmic_ray_pixels"] < 0.002 * image.size
     assert np.count_nonzero(found ^ struck) < 0.001 * image.size
+
+
+# --- Cosmic rays ------------------------------------------------------------------------------------------
+
+
+def with_tracks(image, count=60, seed=5):
+    """Return an image with tracks of cosmic rays, and where they are."""
+    rng = np.random.default_rng(seed)
+    image, struck = image.copy(), np.zeros(image.shape, bool)
+    for y, x, angle in zip(*rng.uniform(10, 400, (2, count)), rng.uniform(0, np.pi, count), strict=True):
+        steps = np.arange(rng.integers(1, 12))
+        rows, columns = (y + steps * np.sin(angle)).astype(int), (x + steps * np.cos(angle)).astype(int)
+        inside = (rows > 8) & (rows < 410) & (columns > 8) & (columns < 450)
+        image[rows[inside], columns[inside]] += rng.uniform(200, 3000)
+        struck[rows[inside], columns[inside]] = True
+    return image, struck
+
+
+def test_how_many_hits_there_may_be():
+    """At least a hundredth of the pixels, and a tenth at most; in between as long as the shutter was open."""
+    shares = [hits.most_hits(seconds) for seconds in (None, 0.0, 90.0, 900.0, 1e5)]
+    assert shares == pytest.approx([0.01, 0.01, 0.01, 0.045, 0.1])
+
+
+def test_more_hits_than_can_be_are_dropped_and_the_exposure_says_so(tmp_path):
+    image, _, _ = star_field()
+    ref = written(tmp_path / "a.fits", image - np.float32(SKY))
+    found, _, mask, _, stats = calibrated(ref, noise="given")
+    assert stats["cosmic_ray_search"] == hits.TOO_MANY and stats["cosmic_ray_pixels"] == 0
+    assert stats["cosmic_ray_share"] > 0.2 and not (mask & bits("CR", "INTRP")).any()
+    never = calibrated(ref, noise="given", no_cosmic_rays=True)
+    assert (found == never[0]).all() and never[4]["cosmic_ray_search"] == hits.OFF
+    (warning,) = warnings_of(ref, stats)
+    assert "more than can be" in warning and "--cosmic-rays always" in warning
+    assert not warnings_of(ref, never[4])
+
+
+@pytest.mark.parametrize("count", [8, 60, 150, 1100])
+@pytest.mark.parametrize("fwhm", [2.2, 3.5])
+def test_cosmic_rays_are_found_among_few_stars_and_many(tmp_path, fwhm, count):
+    """Up to 300 stars per square arcminute of 0.26 arcsec pixels the search is not dropped."""
+    image, _, _ = star_field(6, fwhm=fwhm, count=count, flux=(2.0, 4.0) if count > 1000 else (3.0, 5.0))
+    image, struck = with_tracks(image)
+    ref = written(tmp_path / "a.fits", image)
+    _, _, mask, _, stats = calibrated(ref)
+    assert stats["cosmic_ray_search"] == hits.SEARCHED and not warnings_of(ref, stats)
+    found = (mask & bits("CR")) != 0
+    assert np.count_nonzero(found & struck) > (0.9 if count < 1000 else 0.5) * np.count_nonzero(struck)
+
+
+@pytest.mark.parametrize("fwhm", [1.2, 1.5])
+def test_stars_as_sharp_as_cosmic_rays_keep_their_light_unless_asked(tmp_path, fwhm):
+    image, _, (x, y, flux) = star_field(7, fwhm=fwhm, flux=(3.5, 5))
+    ref = written(tmp_path / "a.fits", image)
+    found, _, mask, _, stats = calibrated(ref)
+    assert stats["cosmic_ray_search"] in (hits.TOO_MANY, hits.ON_STARS, hits.TOO_SHARP)
+    assert not (mask & bits("CR")).any() and len(warnings_of(ref, stats)) == 1
+    repaired = calibrated(ref, cosmic_rays="always")
+    assert repaired[4]["cosmic_ray_search"] == hits.SEARCHED
+    light = [
+        np.median(sep.sum_circle(np.ascontiguousarray(plane), x, y, 4.0)[0] / flux)
+        for plane in (found, repaired[0])
+    ]
+    assert light[0] == pytest.approx(1, abs=0.02) and light[1] < 0.9
+
+
+def test_what_contradicts_itself_about_cosmic_rays_is_refused():
+    with pytest.raises(BadInput, match="contradict"):
+        inspect(None, Calibration(cosmic_rays="always", no_cosmic_rays=True))
+
+
+def test_the_brightest_star_of_a_real_frame_keeps_its_core():
+    """Its PSF is two pixels wide: of 144 pixels that were once repaired nearly all were of that one star."""
+    paths = sorted((DATA / "nircam").glob("*_stamp.fits"))
+    if not paths:
+        pytest.skip(f"NO REAL FRAME: {DATA / 'nircam'} has none")
+    options = ReadOptions(weight_file="{stem}.noise.fits", weight_file_is="error")
+    (ref,) = find_exposures(paths[:1], options)
+    raw = read_exposure(ref)
+    image, _, mask, _, stats = calibrated(ref)
+    peak = np.unravel_index(np.argmax(np.where(raw.mask == 0, raw.image, 0)), image.shape)
+    assert stats["cosmic_ray_search"] == hits.ON_STARS
+    assert mask[peak] == 0 and image[peak] == pytest.approx(raw.image[peak] - stats["sky"], abs=0.01)
+    _, _, mask, _, _ = calibrated(ref, cosmic_rays="always")
+    assert mask[peak] & bits("CR")

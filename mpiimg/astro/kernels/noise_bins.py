@@ -24,16 +24,27 @@ def bin_residuals(image, sky, variance, useless, out):
         pixels behind the last whole bin are left out.
     """
     constant = variance.size == 1
+    width = out.shape[1] * BIN
+    sums, bad = np.empty(width, np.float32), np.empty(width, np.bool_)
     for row in range(out.shape[0]):
+        sums[:], bad[:] = np.float32(0), False
+        for y in range(row * BIN, row * BIN + BIN):
+            values, level, masked, spread = image[y], sky[y], useless[y], variance[0 if constant else y]
+            for x in range(width):
+                bad[x] |= masked[x]
+            if constant:
+                for x in range(width):
+                    sums[x] += (values[x] - level[x]) / np.sqrt(spread[0])
+            else:
+                for x in range(width):
+                    sums[x] += (values[x] - level[x]) / np.sqrt(spread[x])
         for column in range(out.shape[1]):
-            total, good = np.float32(0), True
-            for y in range(row * BIN, row * BIN + BIN):
-                for x in range(column * BIN, column * BIN + BIN):
-                    noise = np.sqrt(variance[0, 0] if constant else variance[y, x])
-                    total += (image[y, x] - sky[y, x]) / noise
-                    good &= not useless[y, x]
+            total, useful = np.float32(0), True
+            for x in range(column * BIN, column * BIN + BIN):
+                total += sums[x]
+                useful &= not bad[x]
             total /= np.float32(BIN)
-            out[row, column] = total if good and abs(total) < np.inf else np.float32(np.nan)
+            out[row, column] = total if useful and abs(total) < np.inf else np.float32(np.nan)
 
 
 @kernel

@@ -22,7 +22,7 @@ PLAUSIBLE = (0.3, 3.0)
 SOURCE = 3.0
 
 #: Bins that medians are taken of, at most.
-SAMPLE = 1 << 15
+SAMPLE = 1 << 14
 
 #: Bins without a source that are enough to tell the noise.
 MIN_BINS = 16
@@ -57,10 +57,10 @@ def noise_ratio(image: np.ndarray, sky: np.ndarray, variance: np.ndarray, useles
     binned = np.empty([n // BIN for n in image.shape], np.float32)
     bin_residuals(image, sky, variance, useless, binned)
     quiet = _without_sources(binned)
-    places = np.argwhere(quiet)
+    places = np.flatnonzero(quiet)
     if len(places) < MIN_BINS:
         return np.nan
-    places = places[:: -(-len(places) // SAMPLE)]
+    places = np.column_stack(np.divmod(places[:: -(-len(places) // SAMPLE)], quiet.shape[1]))
     pixels = np.empty((len(places), BIN * BIN), np.float32)
     pixel_residuals(image, sky, variance, places, pixels)
     return max(_deviation(pixels), _deviation(binned[places[:, 0], places[:, 1]]))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mpiimg.astro.cosmic_rays import CosmicSearch, Frame, clean_frame
 from mpiimg.astro.exposure_files import exposure_table, write_exposures
 from mpiimg.astro.fits.exposure import Exposure, ExposureRef, read_exposure
 from mpiimg.astro.fits.maskplanes import bits, no_data
@@ -53,6 +54,14 @@ class Calibration:
         5.0, "The least contrast between a cosmic ray and fine structure.", limits=(0.1, 1000)
     )
     cr_iterations: int = parameter(4, "Cosmic rays are looked for so many times.", limits=(1, 100))
+    cosmic_rays: str = parameter(
+        "auto",
+        "Cosmic rays are looked for; and what was found is dropped, with a warning, in an exposure where it "
+        "is more than cosmic rays can be, or the cores of stars, or whose stars are narrower than 1.8 pixels "
+        "(auto); or it is kept in any case (always); or none are looked for (never).",
+        choices=("auto", "always", "never"),
+    )
+    no_cosmic_rays: bool = parameter(False, "Cosmic rays are not looked for, as with --cosmic-rays never.")
     noise: str = parameter(
         "measured",
         "The noise of an exposure is as measured between its sources: a variance plane that differs from it "
@@ -90,16 +99,25 @@ class Calibration:
     @property
     def method(self) -> dict[str, object]:
         """Those that say how an exposure is calibrated on its own."""
-        names = ("sigclip", "sigfrac", "objlim", "cr_iterations", "noise", "mesh", "star_size")
-        return {name: getattr(self, name) for name in names}
+        names = ("noise", "mesh", "star_size")
+        return {**self.search._asdict(), **{name: getattr(self, name) for name in names}}
+
+    @property
+    def search(self) -> CosmicSearch:
+        """How cosmic rays are looked for."""
+        when = "never" if self.no_cosmic_rays else self.cosmic_rays
+        return CosmicSearch(when, self.sigclip, self.sigfrac, self.objlim, self.cr_iterations)
 
 
 def calibration_history(p: Calibration) -> tuple[str, ...]:
     """Return the lines of HISTORY of a calibrated exposure."""
+    search = (
+        f"cosmic rays by L.A.Cosmic ({p.search.when}, sigclip {p.sigclip:g}, sigfrac {p.sigfrac:g}, "
+        f"objlim {p.objlim:g}, {p.cr_iterations} iterations)"
+    )
     return history_lines(
         "calibrate",
-        f"cosmic rays by L.A.Cosmic (sigclip {p.sigclip:g}, sigfrac {p.sigfrac:g}, "
-        f"objlim {p.objlim:g}, {p.cr_iterations} iterations); noise as {p.noise}; "
+        f"{'cosmic rays left in' if p.search.when == 'never' else search}; noise as {p.noise}; "
         f"sky in meshes of {mesh_of(p.mesh, '--mesh')} subtracted",
     )
 
@@ -110,9 +128,12 @@ def inspect(state: Survey, p: Calibration) -> Inspection:
     Raises
     ------
     BadInput
-        It cannot be read, or zero points are given as well; or the mesh is no length.
+        It cannot be read, or zero points are given as well; or the mesh is no length; or cosmic rays are both
+        to be looked for and not to be.
     """
     mesh_of(p.mesh, "--mesh")
+    if p.no_cosmic_rays and p.cosmic_rays == "always":
+        raise BadInput("--no-cosmic-rays and --cosmic-rays always contradict each other: give one of them")
     if p.reference is None:
         return Inspection()
     if state.options.zero_point is not None:
@@ -187,12 +208,11 @@ def _calibrated(ref: ExposureRef, p: Calibration):
     if p.noise == "measured":
         first = photometry.sky_background(image, unknown | saturated | edges, mesh)
         held = _held_variance(ref, exposure, first.map, unknown | saturated | edges)
-    struck, image = _search_cosmic_rays(ref, image, held.variance, unknown | saturated, p)
-    mask[struck] |= bits("CR", "INTRP")
     settings = photometry.StarSettings(size=p.star_size, large=photometry.SIZES[p.star_size])
-    sky, measured = photometry.measure_frame(
-        image, held.variance, struck | unknown | edges, saturated, settings, mesh, first=first
-    )
+    frame = Frame(image, held.variance, unknown | saturated, unknown | edges, saturated, first, mesh)
+    cleaned = clean_frame(frame, p.search, settings, ref.saturate, ref.exptime)
+    image, sky, measured = cleaned.image, cleaned.sky, cleaned.stars
+    mask[cleaned.struck] |= bits("CR", "INTRP")
     image -= sky.map
     stars, number = _star_table(measured, ref)
     stats = (
@@ -202,11 +222,13 @@ def _calibrated(ref: ExposureRef, p: Calibration):
         measured.fwhm,
         measured.half_light_diameter,
         measured.correction,
-        np.count_nonzero(struck),
+        np.count_nonzero(cleaned.struck),
         number,
         no_data,
         held.ratio,
         held.scale,
+        cleaned.search,
+        cleaned.share,
     )
     return image[None], held.variance[None], mask[None], stars[None], np.array([stats])
 
@@ -217,26 +239,6 @@ def _held_variance(ref: ExposureRef, exposure: Exposure, sky: np.ndarray, useles
     if ref.variance is None:
         return noise.hold_model(*planes, ref.gain, ref.readnoise)
     return noise.hold_plane(*planes)
-
-
-def _search_cosmic_rays(
-    ref: ExposureRef, image: np.ndarray, variance: np.ndarray, useless: np.ndarray, p: Calibration
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return which pixels cosmic rays struck, and the image without them."""
-    from mpiimg.astro.kernels.cosmics import detect_cosmics
-
-    return detect_cosmics(
-        image,
-        mask=useless,
-        variance=variance,
-        gain=1.0,
-        readnoise=0.0,
-        satlevel=float(ref.saturate) if ref.saturate is not None else np.inf,
-        sigclip=p.sigclip,
-        sigfrac=p.sigfrac,
-        objlim=p.objlim,
-        iterations=p.cr_iterations,
-    )
 
 
 def _star_table(measured: photometry.FrameStars, ref: ExposureRef):

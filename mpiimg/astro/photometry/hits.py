@@ -1,0 +1,106 @@
+"""Whether what was taken for cosmic rays are cosmic rays: how many there are, and whether they sit on stars.
+
+L.A.Cosmic relies on the noise and on stars that are wider than a pixel or two. Where one of these fails it
+repairs the cores of stars, or half of a frame.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mpiimg.astro.photometry.stars import FrameStars
+
+#: Whether cosmic rays were looked for, and why what was found was dropped: codes, and what tables say.
+SEARCHES = ("searched", "off", "dropped: too many", "dropped: on stars", "dropped: stars too sharp")
+SEARCHED, OFF, TOO_MANY, ON_STARS, TOO_SHARP = range(5)
+
+#: Share of pixels that cosmic rays may strike: at least, per second of exposure, and at most.
+SHARE, SHARE_PER_SECOND, MAX_SHARE = 0.01, 5e-5, 0.1
+
+#: Share of the stars that may be struck, their signal over noise, and how many are enough to say so.
+STAR_SHARE, STAR_SNR, MIN_STARS = 0.2, 50.0, 3
+
+#: Where more than this share of the struck pixels are those of stars, however few, none are cosmic rays.
+PIXEL_SHARE = 0.5
+
+#: FWHM, in pixels, below which stars are as sharp as cosmic rays.
+MIN_FWHM = 1.8
+
+#: Light between half a FWHM and one from a peak, over the peak: stars have 0.15 and more, hits none.
+RING = 0.08
+
+
+def most_hits(exptime: float | None) -> float:
+    """Return the share of pixels that cosmic rays may strike in an exposure of so many seconds."""
+    return max(SHARE, min(SHARE_PER_SECOND * (exptime or 0.0), MAX_SHARE))
+
+
+def star_hits(
+    image: np.ndarray, variance: np.ndarray, struck: np.ndarray, useless: np.ndarray, fwhm: float
+) -> tuple[int, float]:
+    """Count bright stars whose cores have been struck, and tell the share of struck pixels that are theirs.
+
+    Parameters
+    ----------
+    image : (h, w) float32
+        Without its sky, and unrepaired.
+    variance : (h, w) float32
+    struck, useless : (h, w) bool
+    fwhm : float
+        Of stars, in pixels.
+
+    Returns
+    -------
+    on_stars : int
+        Peaks among the struck pixels about which there is the light of a star as bright, between 0.5 and 1
+        FWHM (RING), and within a FWHM STAR_SNR times the noise. A cosmic ray has no light about it, and that
+        of a track has been struck itself.
+    share : float
+        Of the struck pixels, those within 2 FWHM of such a peak.
+    """
+    reach = int(np.ceil(max(fwhm, 1.5)))
+    y, x = np.nonzero(struck)
+    count = len(y)
+    inside = (np.minimum(y, x) >= reach) & (y < image.shape[0] - reach) & (x < image.shape[1] - reach)
+    y, x = y[inside], x[inside]
+    steps = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1)
+    distance = np.hypot(*steps)
+    for dy, dx in steps[:, (distance > 0) & (distance < 1.5)].T:
+        # Of equal neighbours the first is the peak.
+        neighbour, own = image[y + dy, x + dx], image[y, x]
+        higher = (own > neighbour) | ((own == neighbour) & ((dy, dx) > (0, 0)))
+        y, x = y[higher], x[higher]
+    ring = steps[:, (distance > fwhm / 2) & (distance <= reach)]
+    core = steps[:, distance <= reach]
+    about = (y + ring[0][:, None], x + ring[1][:, None])
+    good = ~(struck[about] | useless[about])
+    light = np.where(good, image[about], np.nan)
+    enough = good.sum(axis=0) >= max(3, ring.shape[1] // 4)
+    light[:, ~enough] = 0
+    height = np.nanmedian(light, axis=0) if light.size else np.zeros(len(y))
+    within = (y + core[0][:, None], x + core[1][:, None])
+    snr = image[within].sum(axis=0) / np.sqrt(variance[within].sum(axis=0))
+    doubt = 4 * 1.25 * np.sqrt(variance[y, x] / np.maximum(good.sum(axis=0), 1))
+    on_star = enough & (height > RING * image[y, x]) & (height > doubt) & (snr > STAR_SNR)
+    near, wide = np.zeros(image.shape, bool), 2 * reach
+    for row, column in zip(y[on_star].tolist(), x[on_star].tolist(), strict=True):
+        near[max(row - wide, 0) : row + wide + 1, max(column - wide, 0) : column + wide + 1] = True
+    share = np.count_nonzero(near & struck) / count if on_star.any() else 0.0
+    return int(np.count_nonzero(on_star)), share
+
+
+def strikes_stars(on_stars: int, share: float, measured: FrameStars) -> bool:
+    """Say whether hits are stars: too many bright stars are struck, or too many of the hits are theirs.
+
+    Parameters
+    ----------
+    on_stars : int
+    share : float
+        As :func:`star_hits` returns them.
+    measured : FrameStars
+        Of the repaired frame: those that were not struck.
+    """
+    stars = measured.stars
+    spared = np.count_nonzero(stars.flux > STAR_SNR * stars.flux_error)
+    many = on_stars >= MIN_STARS and on_stars > STAR_SHARE * (on_stars + spared)
+    return many or share > PIXEL_SHARE
