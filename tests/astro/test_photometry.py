@@ -423,7 +423,9 @@ def test_edges_that_glow_say_nothing_of_the_sky(monkeypatch):
     mask[:60] = bits("EDGE")
     exposure = SimpleNamespace(image=image, variance=np.full(shape, 9, np.float32), mask=mask)
     monkeypatch.setattr(calibrate, "read_exposure", lambda ref: exposure)
-    ref = SimpleNamespace(saturate=None, variance="a plane", wcs=wcs_text(headers.tan(shape)), shape=shape)
+    ref = SimpleNamespace(
+        saturate=None, variance="a plane", exptime=None, wcs=wcs_text(headers.tan(shape)), shape=shape
+    )
     *_, stats = calibrate._calibrated(ref, calibrate.Calibration())
     assert stats[0, 1] == pytest.approx(200, abs=1)
 
