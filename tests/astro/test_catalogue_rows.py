@@ -5,12 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mpiimg.astro import catalogue
+from mpiimg.astro import catalogue, patch_sources
 from mpiimg.astro.photometry.seams import joined
 from mpiimg.astro.photometry.sources import DetectionSettings
 from mpiimg.astro.sky.layout import Layout, Patch
 from mpiimg.astro.sky.tract import Tract
-from mpiimg.astro.steps import detect
 from mpiimg.astro.survey import Survey
 
 TRACT = Tract(150.0, 2.2, (2, 1), patch=100, border=10)
@@ -37,14 +36,17 @@ def blocks():
 def run(blocks):
     """Detect, count, and gather, as the executor does; return counts, rows, and who read a coadd again."""
     state = Survey(
-        tract=TRACT, layout=LAYOUT, patches=LAYOUT.patch_planes(), patch_stats=detect.stats_array(LAYOUT)
+        tract=TRACT,
+        layout=LAYOUT,
+        patches=LAYOUT.patch_planes(),
+        patch_stats=patch_sources.stats_array(LAYOUT),
     )
-    stage = detect.detect(state, HOW)
+    stage = patch_sources.detect(state, HOW)
     found = [stage.work(stage.chunk(i), *planes) for i, planes in enumerate(blocks)]
     stats = np.concatenate([stats for _, stats in found])
-    counts = detect.count_sources(state).finish(stats[:, 0].astype(np.int64)).value
-    state = replace(state, source_counts=counts, catalogue=detect.rows_array(counts))
-    gather = detect.gather_rows(state, HOW)
+    counts = patch_sources.count_sources(state).finish(stats[:, 0].astype(np.int64)).value
+    state = replace(state, source_counts=counts, catalogue=patch_sources.rows_array(counts))
+    gather = patch_sources.gather_rows(state, HOW)
     sources, *coadds = gather.reads
     rows, again = [], []
     for i in range(len(LAYOUT.patches)):
@@ -59,11 +61,11 @@ def run(blocks):
 
 
 def test_a_crowded_patch_loses_no_source(blocks, monkeypatch):
-    monkeypatch.setattr(detect, "PIXELS_PER_SOURCE", 10)
+    monkeypatch.setattr(patch_sources, "PIXELS_PER_SOURCE", 10)
     counts, wide, again = run(blocks)
     assert again == [False, False] and counts[1] > 95
-    monkeypatch.setattr(detect, "PIXELS_PER_SOURCE", 300)
-    assert detect.capacity(LAYOUT) == 37 < counts[1]
+    monkeypatch.setattr(patch_sources, "PIXELS_PER_SOURCE", 300)
+    assert patch_sources.capacity(LAYOUT) == 37 < counts[1]
     same, rows, again = run(blocks)
     assert again == [False, True]
     assert same == counts
@@ -89,12 +91,12 @@ def test_no_source_at_all():
 
 def test_pixels_of_a_source_that_another_patch_has_say_elsewhere(blocks):
     """The stars at column 106 reach into the first patch, which ends at 100."""
-    detected = detect._detected(LAYOUT.patches[0], 0, blocks[0], HOW)
+    detected = patch_sources._detected(LAYOUT.patches[0], 0, blocks[0], HOW)
     assert len(detected.table) == 2 and (detected.table["x"] < 101).all()
-    assert set(np.unique(detected.segmentation)) == {detect.ELSEWHERE, 0, 1, 2}
-    assert (detected.segmentation[:, 104:] == detect.ELSEWHERE).any()
+    assert set(np.unique(detected.segmentation)) == {patch_sources.ELSEWHERE, 0, 1, 2}
+    assert (detected.segmentation[:, 104:] == patch_sources.ELSEWHERE).any()
 
 
 def test_too_few_stars_for_an_aperture_correction_have_magnitudes_without_one(blocks):
-    table = detect._detected(LAYOUT.patches[0], 0, blocks[0], HOW).table
+    table = patch_sources._detected(LAYOUT.patches[0], 0, blocks[0], HOW).table
     assert np.isfinite(table["mag_small"]).all()

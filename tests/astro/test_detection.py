@@ -13,7 +13,7 @@ from scipy.special import erf
 from support import reference
 
 from mpiimg.astro import catalogue
-from mpiimg.astro.photometry import extraction, seams
+from mpiimg.astro.photometry import apertures, extraction, seams
 from mpiimg.astro.photometry import sources as detection
 from mpiimg.astro.photometry.sources import DetectionSettings
 from mpiimg.astro.sky.layout import Patch
@@ -147,7 +147,7 @@ def test_aperture_fluxes_are_unbiased_and_their_errors_right(sky_with_stars):
     bright = flux > NOISE * 10**3.5
     ratio = table["flux_auto"][row][bright] / flux[bright]
     assert abs(np.median(ratio) - 1) < 0.01
-    corrected = detection.aperture_correction(table, SAT, DetectionSettings().radii[1])
+    corrected = apertures.aperture_correction(table, SAT, DetectionSettings().radii[1])
     assert abs(corrected - np.median(inside["large"] / inside["small"])) < 3e-3
 
 
@@ -316,7 +316,7 @@ def test_an_angle_that_rounding_carried_beyond_a_quarter_turn_is_taken():
     objects["theta"] = np.nextafter(np.pi / 2, 4)
     table = catalogue.new(len(objects))
     parts = (image, variance, nothing, segmentation)
-    detection._photometry(table, objects, objects["x"], objects["y"], parts, DetectionSettings().radii)
+    apertures.measure_fluxes(table, objects, objects["x"], objects["y"], parts, DetectionSettings().radii)
     assert np.isfinite(table["flux_auto"]).all()
 
 
@@ -603,18 +603,18 @@ def test_errors_of_empty_apertures():
     white = rng.normal(0, NOISE, shape)
     variance = np.full(shape, NOISE**2, "f4")
     nothing = np.zeros(shape, "i4")
-    assert detection.noise_correction(white.astype("f4"), variance, bad, nothing, radius) == pytest.approx(
+    assert apertures.noise_correction(white.astype("f4"), variance, bad, nothing, radius) == pytest.approx(
         1, abs=0.06
     )
     kernel = gaussian_filter(np.pad([[1.0]], 20), 1.0)
     smooth = gaussian_filter(white, 1.0, mode="wrap") / np.sqrt((kernel**2).sum())
-    factor = detection.noise_correction(smooth.astype("f4"), variance, bad, nothing, radius)
+    factor = apertures.noise_correction(smooth.astype("f4"), variance, bad, nothing, radius)
     rows, columns = np.mgrid[-20:21, -20:21]
     disc = (np.hypot(rows, columns) < radius).astype(float)
     spread = np.sqrt((gaussian_filter(disc, 1.0) ** 2).sum() / (kernel**2).sum() / disc.sum())
     assert factor == pytest.approx(spread, rel=0.08)
     assert (
-        detection.noise_correction(
+        apertures.noise_correction(
             smooth[:60, :60].astype("f4"), variance[:60, :60], bad[:60, :60], nothing[:60, :60], radius
         )
         == 1
@@ -634,9 +634,9 @@ def test_scaled_errors_hold_on_noise_that_is_correlated(sky_with_stars):
     variance = np.full_like(variance, NOISE**2)
     table, segmentation = find(image, variance, mask, nimage)
     radius = DetectionSettings().radii[0]
-    factor = detection.noise_correction(image, variance, mask > 0, segmentation, radius)
+    factor = apertures.noise_correction(image, variance, mask > 0, segmentation, radius)
     assert factor > 1.5
-    scaled = detection.scale_errors(table, factor)
+    scaled = apertures.scale_errors(table, factor)
     assert np.allclose(scaled["flux_auto_err"], table["flux_auto_err"] * factor)
     free = np.hypot(*(np.array([x, y]) - 20)) > 0
     places = np.column_stack((x[free] + 20, y[free] + 20))
@@ -646,19 +646,19 @@ def test_scaled_errors_hold_on_noise_that_is_correlated(sky_with_stars):
 
 
 def test_magnitudes():
-    magnitude, error = detection.ab_magnitudes(
+    magnitude, error = apertures.ab_magnitudes(
         np.array([1.0, 100.0, 0.0, -3.0]), np.array([0.1, 1.0, 1.0, 1.0])
     )
     assert (
         magnitude[:2].tolist() == [27.0, 22.0] and np.isnan(magnitude[2:]).all() and np.isnan(error[2:]).all()
     )
     assert error[1] == pytest.approx(0.010857, rel=1e-4)
-    brighter, same = detection.ab_magnitudes(np.array([100.0]), np.array([1.0]), correction=10.0)
+    brighter, same = apertures.ab_magnitudes(np.array([100.0]), np.array([1.0]), correction=10.0)
     assert brighter[0] == pytest.approx(19.5) and same[0] == pytest.approx(error[1])
     table = catalogue.new(2)
     for name in ("small", "large", "auto"):
         table[f"flux_{name}"], table[f"flux_{name}_err"] = [100, -1], [1, 1]
-    table = detection.add_magnitudes(table, 10.0)
+    table = apertures.add_magnitudes(table, 10.0)
     assert table["mag_small"][0] == pytest.approx(19.5) and table["mag_large"][0] == pytest.approx(22)
     assert np.isnan(table["mag_auto"][1])
 

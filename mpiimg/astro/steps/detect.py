@@ -3,42 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from mpiimg.astro import catalogue, mosaic
+from mpiimg.astro import catalogue, mosaic, patch_sources
 from mpiimg.astro.constants import ZERO_POINT
-from mpiimg.astro.fits.maskplanes import bits
 from mpiimg.astro.fits.writing import history_lines
 from mpiimg.astro.lengths import MESH_LIMITS, mesh_of, mesh_pixels
 from mpiimg.astro.patch_files import PatchOptions, write_maps, write_patches
-from mpiimg.astro.photometry import point_sources, seams
 from mpiimg.astro.photometry import sources as detection
 from mpiimg.astro.samples import frame
 from mpiimg.astro.sky.layout import Layout, Patch
-from mpiimg.astro.survey import PATCH_STATS, Survey, patch_units, tract_document
-from mpiimg.engine.array import Array
-from mpiimg.engine.boxes import ChunkGrid, box_shape, box_size
-from mpiimg.engine.needs import At, Part
+from mpiimg.astro.survey import Survey, tract_document
+from mpiimg.engine.boxes import ChunkGrid
+from mpiimg.engine.needs import Part
 from mpiimg.engine.parameters import parameter
 from mpiimg.engine.rates import chunk_sample
-from mpiimg.engine.stage import Compute, Files, Found, Reduce, Stages
+from mpiimg.engine.stage import Files, Stages
 from mpiimg.engine.step import Inspection, Output, Step
 from mpiimg.errors import BadInput
-
-#: A patch keeps one source in so many pixels when first gone through; with more it is gone through again.
-PIXELS_PER_SOURCE = 200
-
-#: Bytes per pixel that background, filtering and segmentation take.
-DETECTION_SCRATCH = 40
-
-#: One source in so many pixels is what plans reckon with before any has been found: no run is refused for
-#: sources that it may not find.
-USUAL_PIXELS_PER_SOURCE = 4000
 
 #: Bytes that writing a catalogue takes, over those of its rows, by its ending: measured at half a million.
 SCRATCH_PER_ROW = {".fits": 6, ".reg": 3, ".ecsv": 20, ".parquet": 4}
@@ -46,14 +32,8 @@ SCRATCH_PER_ROW = {".fits": 6, ".reg": 3, ".ecsv": 20, ".parquet": 4}
 #: Bytes of the libraries that write it.
 SCRATCH_OF_LIBRARIES = 64 << 20
 
-#: Pixels with these say nothing to detection; saturated stars are to be found.
-USELESS = ("NO_DATA", "BAD", "EDGE")
-
 #: What detection can leave beside the catalogue, plane by plane.
 DETECTION_MAPS = {"segmentation": "int32", "background": "float32"}
-
-#: In a segmentation: pixels of a source whose centre another patch has.
-ELSEWHERE = -1
 
 
 @dataclass(frozen=True)
@@ -155,192 +135,14 @@ def stages(state: Survey, p: Detection, data: None) -> Stages[Survey]:
     layout, how = state.layout, p.method(state.tract.pixel_scale)
     maps = tuple(layout.patch_plane(f"map-{name}", DETECTION_MAPS[name]) for name in p.maps)
     state = dataclasses.replace(
-        state, patch_stats=stats_array(layout), maps=maps, compress=state.compress or p.compress
+        state, patch_stats=patch_sources.stats_array(layout), maps=maps, compress=state.compress or p.compress
     )
-    state = state.without_patches((yield detect(state, how)))
-    counts = yield count_sources(state)
-    state = dataclasses.replace(state, source_counts=counts, catalogue=rows_array(counts))
-    state = state.without_patches((yield gather_rows(state, how)))
+    state = state.without_patches((yield patch_sources.detect(state, how)))
+    counts = yield patch_sources.count_sources(state)
+    state = dataclasses.replace(state, source_counts=counts, catalogue=patch_sources.rows_array(counts))
+    state = state.without_patches((yield patch_sources.gather_rows(state, how)))
     state = dataclasses.replace(state, mosaic=mosaic.means_array(layout))
     return state.without_patches((yield mosaic.average(state)))
-
-
-# --- Patch by patch ---------------------------------------------------------------------------------------
-
-
-class _Detected(NamedTuple):
-    """Sources of a patch, its PATCH_STATS, and its maps, (rows, columns)."""
-
-    table: np.ndarray
-    stats: tuple[float, ...]
-    segmentation: np.ndarray
-    background: np.ndarray
-
-
-def capacity(layout: Layout) -> int:
-    """Return how many sources a patch keeps when it is first gone through."""
-    pixels = max((box_size(patch.outer) for patch in layout.patches), default=0)
-    return -(-pixels // PIXELS_PER_SOURCE)
-
-
-def expected_counts(layout: Layout) -> tuple[int, ...]:
-    """Return how many sources plans reckon with in each patch."""
-    return tuple(-(-box_size(patch.outer) // USUAL_PIXELS_PER_SOURCE) for patch in layout.patches)
-
-
-def stats_array(layout: Layout) -> Array:
-    """Return the array of the PATCH_STATS of every patch."""
-    return Array("patch-stats", "pf", (len(layout.patches), len(PATCH_STATS)), "float64")
-
-
-def rows_array(counts: Sequence[int]) -> Array:
-    """Return the array of the rows of all patches, one patch after the other, as bytes."""
-    return Array("catalogue-rows", "r", (sum(counts) * catalogue.ROW_TYPE.itemsize,), "uint8")
-
-
-def _sources_array(layout: Layout) -> Array:
-    width = capacity(layout) * catalogue.ROW_TYPE.itemsize
-    return Array("sources", "pr", (len(layout.patches), width), "uint8")
-
-
-def detect(state: Survey, how: detection.DetectionSettings) -> Compute:
-    """Declare detection: sources centred in the inner box of each patch, as rows of the catalogue.
-
-    A patch with more sources than :func:`capacity` leaves their number alone; :func:`gather_rows` finds them.
-
-    Parameters
-    ----------
-    state : Survey
-        `maps` are the arrays of those DETECTION_MAPS that are asked for.
-    how : DetectionSettings
-    """
-    layout, maps = state.layout, state.maps
-    sources = _sources_array(layout)
-    names = [array.name.rpartition("-")[2] for array in state.maps]
-
-    def without(chunk):
-        shape = (1, *box_shape(layout.patches[chunk.number].outer))
-        stats = np.array([[0.0, np.nan, np.nan, np.nan]])
-        return (
-            np.zeros((1, sources.shape[1]), np.uint8),
-            stats,
-            *(np.zeros(shape, one.dtype) for one in maps),
-        )
-
-    def work(chunk, *planes):
-        if chunk.number in state.lost_patches:
-            return without(chunk)
-        detected = _detected(layout.patches[chunk.number], chunk.number, planes, how)
-        row = np.zeros((1, sources.shape[1]), np.uint8)
-        if len(detected.table) <= capacity(layout):
-            data = detected.table.tobytes()
-            row[0, : len(data)] = np.frombuffer(data, np.uint8)
-        return (row, np.array([detected.stats]), *(getattr(detected, name)[None] for name in names))
-
-    sizes = tuple(box_size(patch.outer) for patch in layout.patches)
-    return Compute(
-        "detect",
-        layout.patch_grid,
-        reads=tuple(map(Part, state.patches[:4])),
-        writes=(sources, state.patch_stats, *state.maps),
-        work=work,
-        units=patch_units(state),
-        without=without,
-        parameters={**vars(how), "maps": names, "lost": sorted(state.lost_patches)},
-        weights=sizes,
-        scratch=DETECTION_SCRATCH * max(sizes, default=0),
-        cost=("detect", float(sum(sizes))),
-    )
-
-
-def _detected(
-    patch: Patch, number: int, planes: Sequence[np.ndarray], how: detection.DetectionSettings
-) -> _Detected:
-    """Find and measure the sources of a patch, from its planes, (1, rows, columns) each."""
-    image, variance, mask, nimage = (plane[0] for plane in planes)
-    origin = (patch.outer[0][0], patch.outer[1][0])
-    excluded = bits(*USELESS)
-    bad = detection.unusable(image, variance, mask, excluded)
-    sky, _ = detection.mesh_background(image, bad, origin, how.mesh)
-    table, segmentation = detection.find_sources(image, variance, mask, nimage, sky, origin, excluded, how)
-    correction = detection.noise_correction(image - sky, variance, bad, segmentation, how.radii[0])
-    if np.isfinite(correction):
-        table = detection.scale_errors(table, correction)
-    loss = detection.aperture_correction(table, bits("SAT"), how.radii[1])
-    table = detection.add_magnitudes(table, loss if np.isfinite(loss) else 1.0)
-    stars = point_sources.isolated_stars(table, bits("SAT"), how.radii[1])
-    fwhm, ratio = point_sources.seeing(image - sky, bad, table, origin, stars)
-    if how.widths == "profile" and np.isfinite(ratio):
-        table["fwhm"] *= np.float32(ratio)
-    # Until they are numbered, sources go by their labels in the segmentation.
-    table["id"] = np.arange(1, len(table) + 1)
-    labels = np.full(len(table) + 1, ELSEWHERE, np.int32)
-    table = seams.keep_inner(table, patch.inner)
-    labels[0], labels[table["id"]] = 0, np.arange(1, len(table) + 1)
-    table = seams.number(table, number, patch.name, patch.band)
-    stats = (len(table), correction, np.median(sky), fwhm)
-    return _Detected(table, stats, labels[segmentation], sky)
-
-
-# --- All patches ------------------------------------------------------------------------------------------
-
-
-def count_sources(state: Survey) -> Reduce[tuple[int, ...]]:
-    """Tell how many sources each patch has."""
-    return Reduce(
-        "count-sources",
-        state.layout.patch_grid,
-        reads=(Part(state.patch_stats),),
-        work=lambda chunk, stats: stats[0, 0],
-        row=((), "int64"),
-        finish=lambda rows: Found(tuple(rows.tolist())),
-        expected=expected_counts(state.layout),
-    )
-
-
-def gather_rows(state: Survey, how: detection.DetectionSettings) -> Compute:
-    """Lay the sources of all patches end to end, with their places on the sky.
-
-    A patch in which more were found than it keeps is gone through again, now that their number is known.
-
-    Parameters
-    ----------
-    state : Survey
-        With the number of sources of each patch.
-    how : DetectionSettings
-    """
-    layout, tract, counts = state.layout, state.tract, state.source_counts
-    size = catalogue.ROW_TYPE.itemsize
-    starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).tolist()
-    crowded = {number for number, count in enumerate(counts) if count > capacity(layout)}
-
-    def kept(chunk):
-        number = chunk.number
-        return None if number in crowded else ((number, number + 1), (0, counts[number] * size))
-
-    def own_rows(chunk):
-        return ((starts[chunk.number] * size, starts[chunk.number + 1] * size),)
-
-    def planes_of(array):
-        return At(array, lambda chunk: array.item(chunk.number) if chunk.number in crowded else None)
-
-    def work(chunk, row, *planes):
-        if chunk.number in crowded:
-            table = _detected(layout.patches[chunk.number], chunk.number, planes, how).table
-        else:
-            table = np.frombuffer(row.tobytes(), catalogue.ROW_TYPE)
-        return (np.frombuffer(seams.locate(table, tract.wcs).tobytes(), np.uint8),)
-
-    return Compute(
-        "catalogue-rows",
-        layout.patch_grid,
-        reads=(At(_sources_array(layout), kept), *map(planes_of, state.patches[:4])),
-        writes=(At(state.catalogue, own_rows),),
-        work=work,
-        units=patch_units(state),
-        without=lambda chunk: (np.zeros(counts[chunk.number] * size, np.uint8),),
-        parameters={"tract": tract.to_toml(), "counts": list(counts)},
-    )
 
 
 # --- Results ----------------------------------------------------------------------------------------------
@@ -380,9 +182,12 @@ def sample() -> tuple[Callable[[], object], float]:
     """Return what is timed: detection on a patch; and how many pixels it has."""
     patch = Patch("r", (0, 0), ((0, 512), (0, 512)), ((20, 492), (20, 492)))
     layout = Layout((), (patch,))
-    state = Survey(layout=layout, patches=layout.patch_planes(), patch_stats=stats_array(layout))
+    stats = patch_sources.stats_array(layout)
+    stage = patch_sources.detect(
+        Survey(layout=layout, patches=layout.patch_planes(), patch_stats=stats), detection.DetectionSettings()
+    )
     planes = (*frame(), np.ones((512, 512), np.int16))
-    return chunk_sample(detect(state, detection.DetectionSettings()), 0, *(plane[None] for plane in planes))
+    return chunk_sample(stage, 0, *(plane[None] for plane in planes))
 
 
 STEP = Step(
