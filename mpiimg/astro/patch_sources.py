@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from mpiimg.astro import catalogue
 from mpiimg.astro.fits.maskplanes import bits
 from mpiimg.astro.photometry import apertures, point_sources, seams
 from mpiimg.astro.photometry import sources as detection
+from mpiimg.astro.photometry.filtered_noise import noise_ratio
 from mpiimg.astro.sky.layout import Layout, Patch
 from mpiimg.astro.survey import PATCH_STATS, Survey, patch_units
 from mpiimg.engine.array import Array
@@ -30,6 +32,9 @@ USUAL_PIXELS_PER_SOURCE = 4000
 
 #: Pixels with these say nothing to detection; saturated stars are to be found.
 USELESS = ("NO_DATA", "BAD", "EDGE")
+
+#: Noise of the filtered image beyond so many times the variance that VARIANCE makes it is warned of.
+PLAUSIBLE_RATIO = 3.0
 
 #: In a segmentation: pixels of a source whose centre another patch has.
 ELSEWHERE = -1
@@ -73,7 +78,61 @@ def _sources_array(layout: Layout) -> Array:
     return Array("sources", "pr", (len(layout.patches), width), "uint8")
 
 
-def detect(state: Survey, how: detection.DetectionSettings) -> Compute:
+def measure_noise(state: Survey, how: detection.DetectionSettings) -> Reduce[dict[str, float]]:
+    """Measure the variance of the filtered image over that of independent pixels, one number per band."""
+    layout = state.layout
+    bands = [patch.band for patch in layout.patches]
+
+    def work(chunk, image, variance, mask):
+        if chunk.number in state.lost_patches:
+            return 0.0, 1.0
+        bad = detection.unusable(image[0], variance[0], mask[0], bits(*USELESS))
+        origin = tuple(side[0] for side in layout.patches[chunk.number].outer)
+        sky, _ = detection.mesh_background(image[0], bad, origin, how.mesh)
+        return noise_ratio(image[0] - sky, variance[0], bad)
+
+    def finish(rows):
+        ratios, warnings, notes = {}, [], []
+        for band in sorted(set(bands)):
+            own = rows[[one == band for one in bands]]
+            pixels = own[:, 0].sum()
+            ratio = float((own[:, 0] * own[:, 1]).sum() / pixels) if pixels else 1.0
+            ratios[band] = ratio
+            deviation = (
+                f"in {band} the noise of the filtered image is {ratio**0.5:.3g} times what VARIANCE says"
+            )
+            if not pixels:
+                warnings.append(
+                    f"in {band} no patch has enough pixels without sources to measure the noise of "
+                    "the filtered image: the threshold relies on VARIANCE"
+                )
+            elif not 1 / PLAUSIBLE_RATIO < ratio < PLAUSIBLE_RATIO:
+                warnings.append(f"{deviation}: errors of single pixels are wrong by as much")
+            else:
+                notes.append(deviation)
+        return Found(ratios, tuple(warnings), tuple(notes))
+
+    sizes = tuple(box_size(patch.outer) for patch in layout.patches)
+    return Reduce(
+        "filtered-noise",
+        layout.patch_grid,
+        reads=tuple(map(Part, state.patches[:3])),
+        work=work,
+        row=((2,), "float64"),
+        finish=finish,
+        units=patch_units(state),
+        without=np.array([0.0, 1.0]),
+        parameters={"mesh": how.mesh, "lost": sorted(state.lost_patches)},
+        weights=sizes,
+        scratch=DETECTION_SCRATCH * max(sizes, default=0),
+        expected=dict.fromkeys(sorted(set(bands)), 1.0),
+        cost=("filtered-noise", float(sum(sizes))),
+    )
+
+
+def detect(
+    state: Survey, how: detection.DetectionSettings, ratios: Mapping[str, float] = MappingProxyType({})
+) -> Compute:
     """Declare detection: sources centred in the inner box of each patch, as rows of the catalogue.
 
     A patch with more sources than :func:`capacity` leaves their number alone; :func:`gather_rows` finds them.
@@ -83,6 +142,8 @@ def detect(state: Survey, how: detection.DetectionSettings) -> Compute:
     state : Survey
         `maps` are the arrays of those DETECTION_MAPS that are asked for.
     how : DetectionSettings
+    ratios : mapping of str to float
+        By band, of :func:`measure_noise`.
     """
     layout, maps = state.layout, state.maps
     sources = _sources_array(layout)
@@ -100,7 +161,8 @@ def detect(state: Survey, how: detection.DetectionSettings) -> Compute:
     def work(chunk, *planes):
         if chunk.number in state.lost_patches:
             return without(chunk)
-        detected = _detected(layout.patches[chunk.number], chunk.number, planes, how)
+        patch = layout.patches[chunk.number]
+        detected = _detected(patch, chunk.number, planes, how, ratios.get(patch.band, 1.0))
         row = np.zeros((1, sources.shape[1]), np.uint8)
         if len(detected.table) <= capacity(layout):
             data = detected.table.tobytes()
@@ -116,7 +178,7 @@ def detect(state: Survey, how: detection.DetectionSettings) -> Compute:
         work=work,
         units=patch_units(state),
         without=without,
-        parameters={**vars(how), "maps": names, "lost": sorted(state.lost_patches)},
+        parameters={**vars(how), "ratios": dict(ratios), "maps": names, "lost": sorted(state.lost_patches)},
         weights=sizes,
         scratch=DETECTION_SCRATCH * max(sizes, default=0),
         cost=("detect", float(sum(sizes))),
@@ -124,7 +186,11 @@ def detect(state: Survey, how: detection.DetectionSettings) -> Compute:
 
 
 def _detected(
-    patch: Patch, number: int, planes: Sequence[np.ndarray], how: detection.DetectionSettings
+    patch: Patch,
+    number: int,
+    planes: Sequence[np.ndarray],
+    how: detection.DetectionSettings,
+    ratio: float = 1.0,
 ) -> _Detected:
     """Find and measure the sources of a patch, from its planes, (1, rows, columns) each."""
     image, variance, mask, nimage = (plane[0] for plane in planes)
@@ -132,7 +198,9 @@ def _detected(
     excluded = bits(*USELESS)
     bad = detection.unusable(image, variance, mask, excluded)
     sky, _ = detection.mesh_background(image, bad, origin, how.mesh)
-    table, segmentation = detection.find_sources(image, variance, mask, nimage, sky, origin, excluded, how)
+    table, segmentation = detection.find_sources(
+        image, variance, mask, nimage, sky, origin, excluded, how, ratio
+    )
     correction = apertures.noise_correction(image - sky, variance, bad, segmentation, how.radii[0])
     if np.isfinite(correction):
         table = apertures.scale_errors(table, correction)
@@ -168,7 +236,9 @@ def count_sources(state: Survey) -> Reduce[tuple[int, ...]]:
     )
 
 
-def gather_rows(state: Survey, how: detection.DetectionSettings) -> Compute:
+def gather_rows(
+    state: Survey, how: detection.DetectionSettings, ratios: Mapping[str, float] = MappingProxyType({})
+) -> Compute:
     """Lay the sources of all patches end to end, with their places on the sky.
 
     A patch in which more were found than it keeps is gone through again, now that their number is known.
@@ -177,7 +247,8 @@ def gather_rows(state: Survey, how: detection.DetectionSettings) -> Compute:
     ----------
     state : Survey
         With the number of sources of each patch.
-    how : DetectionSettings
+    how, ratios
+        As in :func:`detect`.
     """
     layout, tract, counts = state.layout, state.tract, state.source_counts
     size = catalogue.ROW_TYPE.itemsize
@@ -196,7 +267,8 @@ def gather_rows(state: Survey, how: detection.DetectionSettings) -> Compute:
 
     def work(chunk, row, *planes):
         if chunk.number in crowded:
-            table = _detected(layout.patches[chunk.number], chunk.number, planes, how).table
+            patch = layout.patches[chunk.number]
+            table = _detected(patch, chunk.number, planes, how, ratios.get(patch.band, 1.0)).table
         else:
             table = np.frombuffer(row.tobytes(), catalogue.ROW_TYPE)
         return (np.frombuffer(seams.locate(table, tract.wcs).tobytes(), np.uint8),)

@@ -28,6 +28,8 @@ DOMAIN = Domain(
                 "detection_mesh": "64",
                 "star_size": "half-light",
                 "widths": "isophotes",
+                "threshold": 5.0,
+                "threshold_noise": "pixel",
             },
         )
     },

@@ -75,10 +75,14 @@ def planes(light, seed, noise=NOISE, gain=5.0):
     return image.astype("f4"), variance.astype("f4"), np.zeros(shape, "i4"), np.full(shape, 7, "i2")
 
 
+#: Five standard deviations of a pixel, as the study had it; tests of the threshold are in test_threshold.py.
+PIXEL = {"threshold": 5.0, "threshold_noise": "pixel"}
+
+
 def find(image, variance, mask, nimage, origin=(0, 0), sky=None, **settings):
     sky = np.zeros_like(image) if sky is None else sky
     return detection.find_sources(
-        image, variance, mask, nimage, sky, origin, NO_DATA, DetectionSettings(**settings)
+        image, variance, mask, nimage, sky, origin, NO_DATA, DetectionSettings(**{**PIXEL, **settings})
     )
 
 
@@ -257,7 +261,7 @@ def barycentres(image, variance, **settings):
     """What sep measures on the pixels of each source."""
     bad = ~np.isfinite(image)
     data = np.where(bad, np.float32(0), image)
-    return detection._extract(data, variance, bad, DetectionSettings(**settings))[0]
+    return detection._extract(data, variance, bad, DetectionSettings(**{**PIXEL, **settings}))[0]
 
 
 def test_a_centroid_that_goes_astray_is_left_for_the_barycentre():
@@ -730,7 +734,7 @@ def test_against_source_extractor(sky_with_stars, tmp_path):
     (tmp_path / "columns").write_text("\n".join(SEX_COLUMNS) + "\n")
     rows = "\n".join(" ".join(f"{value:g}" for value in row) for row in detection.FILTER)
     (tmp_path / "filter").write_text(f"CONV NORM\n{rows}\n")
-    settings = DetectionSettings()
+    settings = DetectionSettings(**PIXEL)
     options = {
         "CATALOG_NAME": "out.cat",
         "CATALOG_TYPE": "ASCII_HEAD",

@@ -88,7 +88,7 @@ def test_a_patch_says_what_it_is(plain):
                 "meshes of 17 arcsec",
                 "Lanczos-3",
                 "beyond 3 sigma",
-                "threshold 5 sigma",
+                "threshold 3.75 sigma of the filtered image",
             ):
                 assert word in history
             place = np.array([head["TRACTX"], head["TRACTY"]])

@@ -14,6 +14,7 @@ import numpy as np
 from mpiimg.astro import catalogue
 from mpiimg.astro.photometry.apertures import measure_fluxes
 from mpiimg.astro.photometry.extraction import TooManyParts, extract
+from mpiimg.astro.photometry.filtered_noise import filtered_variance
 
 #: The filter that images are smoothed with before the threshold: SExtractor's default.conv.
 FILTER = ((1.0, 2.0, 1.0), (2.0, 4.0, 2.0), (1.0, 2.0, 1.0))
@@ -39,7 +40,10 @@ class DetectionSettings:
     Parameters
     ----------
     threshold : float
-        Above which pixels of the filtered image belong to a source, in units of sqrt(VARIANCE) of the pixel.
+        Above which pixels of the filtered image belong to a source, in standard deviations of
+        `threshold_noise`.
+    threshold_noise : str
+        "filtered": of the filtered image; "pixel": sqrt(VARIANCE) of the pixel.
     min_area : int
         Pixels above the threshold.
     deblend : bool
@@ -54,7 +58,8 @@ class DetectionSettings:
         "profile": widths of isophotes are brought to the FWHM of the stars; "isophotes": they stay.
     """
 
-    threshold: float = 5.0
+    threshold: float = 3.75
+    threshold_noise: str = "filtered"
     min_area: int = 5
     deblend: bool = True
     levels: int = 32
@@ -132,6 +137,7 @@ def find_sources(
     origin: tuple[int, int],
     excluded: int,
     settings: DetectionSettings,
+    ratio: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find and measure the sources of a patch.
 
@@ -147,6 +153,9 @@ def find_sources(
         Bits of the mask whose pixels say nothing; saturated stars are to be found, so not SAT.
     settings : DetectionSettings
         Thresholds and apertures.
+    ratio : float
+        Variance of the filtered image over that of independent pixels:
+        :func:`mpiimg.astro.photometry.filtered_noise.noise_ratio`.
 
     Returns
     -------
@@ -159,14 +168,18 @@ def find_sources(
     bad = unusable(image, variance, mask, excluded)
     data = np.where(bad, np.float32(0), image - sky).astype(np.float32)
     noise = np.where(bad, _NO_WEIGHT, variance).astype(np.float32)
-    objects, segmentation, overflow = _extract(data, noise, bad, settings)
+    if settings.threshold_noise == "filtered":
+        limit = np.where(bad, _NO_WEIGHT, filtered_variance(variance, bad) * np.float32(ratio))
+    else:
+        limit = noise
+    objects, segmentation, overflow = _extract(data, limit, bad, settings)
     table = catalogue.new(len(objects))
     if not len(objects):
         return table, segmentation
     _shape(table, objects)
     table["flags"] |= OVERFLOW * overflow
     table["fwhm"] = _widths(data, segmentation, objects)
-    x, y = _centre(table, objects, (data, noise, bad), settings.radii[1])
+    x, y = _centre(table, objects, (data, noise, bad), limit, settings.radii[1])
     table["x"], table["y"] = x + origin[1], y + origin[0]
     measure_fluxes(table, objects, x, y, (data, noise, bad, segmentation), settings.radii)
     np.bitwise_or.at(table["mask_flags"], segmentation[segmentation > 0] - 1, mask[segmentation > 0])
@@ -179,17 +192,18 @@ def find_sources(
     return table, segmentation
 
 
-def _extract(data, noise, bad, settings):
+def _extract(data, variance, bad, settings):
     """Return what sep finds, the segmentation, and whether a blend has more parts than sep can number.
 
-    Such a patch is gone through again without deblending.
+    The threshold is in units of the root of `variance`. A patch with such a blend is gone through again
+    without deblending.
     """
     how = {
         "filter_kernel": np.array(FILTER, np.float32),
         "filter_type": "conv",
         "segmentation_map": True,
     }
-    numbers = data, settings.threshold, noise, bad, settings.min_area, MAX_BLEND_PARTS
+    numbers = data, settings.threshold, variance, bad, settings.min_area, MAX_BLEND_PARTS
     contrast = settings.contrast if settings.deblend else 1.0
     try:
         objects, segmentation = extract(
@@ -209,8 +223,10 @@ def _shape(table, objects) -> None:
         table[name] = objects[of_sep]
 
 
-def _centre(table, objects, planes, reach):
+def _centre(table, objects, planes, limit, reach):
     """Return x and y of sources, and fill in their errors, pixels of the patch.
+
+    `limit` is the variance that sep has taken for that of pixels.
 
     Gaussian-windowed centroids (SExtractor's XWIN_IMAGE), whose noise comes
     near to the least possible. A member of a blend, a source next to pixels
@@ -219,7 +235,7 @@ def _centre(table, objects, planes, reach):
     """
     import sep
 
-    data, _, bad = planes
+    data, noise, bad = planes
     sigma = np.where(
         np.isfinite(table["fwhm"]), table["fwhm"] / FWHM_OF_SIGMA, np.sqrt(objects["a"] * objects["b"])
     )
@@ -228,7 +244,9 @@ def _centre(table, objects, planes, reach):
     good = (flag == 0) & (np.hypot(x - objects["x"], y - objects["y"]) < 1) & (objects["flag"] & MERGED == 0)
     x, y = np.where(good, x, objects["x"]), np.where(good, y, objects["y"])
     variances = _window_variances(x, y, sigma, planes)
-    table["x_err"], table["y_err"] = np.sqrt(np.fmax(variances, (objects["errx2"], objects["erry2"])))
+    own = np.rint(objects["y"]).astype(int), np.rint(objects["x"]).astype(int)
+    plain = np.array((objects["errx2"], objects["erry2"])) * (noise[own] / limit[own])
+    table["x_err"], table["y_err"] = np.sqrt(np.fmax(variances, plain))
     return x, y
 
 

@@ -44,10 +44,16 @@ class Detection(PatchOptions):
     """
 
     threshold: float = parameter(
-        5.0,
+        3.75,
         "Pixels of the filtered image above this belong to a source.",
-        unit="standard deviations of a pixel",
+        unit="standard deviations",
         limits=(0.1, 1_000_000),
+    )
+    threshold_noise: str = parameter(
+        "filtered",
+        "Standard deviations of --threshold are those of the filtered image, as its background has them "
+        "(filtered), or those of single pixels, as VARIANCE has them (pixel), which are larger: 2.4 times.",
+        choices=("filtered", "pixel"),
     )
     detection_mesh: str = parameter(
         "21arcsec",
@@ -80,6 +86,7 @@ class Detection(PatchOptions):
         """Return how sources are found on pixels of `pixel_scale` arcseconds."""
         return detection.DetectionSettings(
             threshold=self.threshold,
+            threshold_noise=self.threshold_noise,
             min_area=self.min_area,
             deblend=not self.no_deblend,
             widths=self.widths,
@@ -106,8 +113,9 @@ def to_file(p: Detection, name: str) -> Detection:
 def detection_history(p: Detection) -> tuple[str, ...]:
     """Return the lines of HISTORY of what detection measured."""
     blends = "not split" if p.no_deblend else "split"
+    what = "the filtered image" if p.threshold_noise == "filtered" else "a pixel"
     return history_lines(
-        "detect", f"threshold {p.threshold:g} sigma, at least {p.min_area} pixels, blends {blends}"
+        "detect", f"threshold {p.threshold:g} sigma of {what}, at least {p.min_area} pixels, blends {blends}"
     )
 
 
@@ -137,10 +145,11 @@ def stages(state: Survey, p: Detection, data: None) -> Stages[Survey]:
     state = dataclasses.replace(
         state, patch_stats=patch_sources.stats_array(layout), maps=maps, compress=state.compress or p.compress
     )
-    state = state.without_patches((yield patch_sources.detect(state, how)))
+    ratios = (yield patch_sources.measure_noise(state, how)) if how.threshold_noise == "filtered" else {}
+    state = state.without_patches((yield patch_sources.detect(state, how, ratios)))
     counts = yield patch_sources.count_sources(state)
     state = dataclasses.replace(state, source_counts=counts, catalogue=patch_sources.rows_array(counts))
-    state = state.without_patches((yield patch_sources.gather_rows(state, how)))
+    state = state.without_patches((yield patch_sources.gather_rows(state, how, ratios)))
     state = dataclasses.replace(state, mosaic=mosaic.means_array(layout))
     return state.without_patches((yield mosaic.average(state)))
 
@@ -178,16 +187,24 @@ def draw_mosaic(state: Survey, p: Detection, folder: Path) -> Files:
     return mosaic.write_mosaic(state, str(folder / p.picture))
 
 
-def sample() -> tuple[Callable[[], object], float]:
-    """Return what is timed: detection on a patch; and how many pixels it has."""
+def _sample_patch() -> Survey:
     patch = Patch("r", (0, 0), ((0, 512), (0, 512)), ((20, 492), (20, 492)))
     layout = Layout((), (patch,))
     stats = patch_sources.stats_array(layout)
-    stage = patch_sources.detect(
-        Survey(layout=layout, patches=layout.patch_planes(), patch_stats=stats), detection.DetectionSettings()
-    )
+    return Survey(layout=layout, patches=layout.patch_planes(), patch_stats=stats)
+
+
+def sample() -> tuple[Callable[[], object], float]:
+    """Return what is timed: detection on a patch; and how many pixels it has."""
+    stage = patch_sources.detect(_sample_patch(), detection.DetectionSettings())
     planes = (*frame(), np.ones((512, 512), np.int16))
     return chunk_sample(stage, 0, *(plane[None] for plane in planes))
+
+
+def noise_sample() -> tuple[Callable[[], object], float]:
+    """Return what is timed: the noise of a filtered patch; and how many pixels it has."""
+    stage = patch_sources.measure_noise(_sample_patch(), detection.DetectionSettings())
+    return chunk_sample(stage, 0, *(plane[None] for plane in frame()))
 
 
 STEP = Step(
@@ -211,6 +228,9 @@ STEP = Step(
         Output("catalogue", draw_mosaic),
     ),
     history=detection_history,
-    rates={"detect": (1.8e-7, "mpiimg.astro.steps.detect:sample")},
+    rates={
+        "detect": (1.8e-7, "mpiimg.astro.steps.detect:sample"),
+        "filtered-noise": (6e-8, "mpiimg.astro.steps.detect:noise_sample"),
+    },
     to_file=to_file,
 )
