@@ -51,6 +51,9 @@ def _fluxes(name: str, what: str, correction: str) -> tuple[Column, ...]:
         Column(f"flux_{name}_err", "f4", FLUX_UNIT, f"error of flux_{name}, scaled by NOISCORR"),
         Column(f"mag_{name}", "f4", "mag", f"AB magnitude of flux_{name}{correction}; NaN for no flux"),
         Column(f"mag_{name}_err", "f4", "mag", f"error of mag_{name}"),
+        Column(
+            f"replaced_{name}", "f4", "", f"share of the pixels of flux_{name} replaced by those opposite"
+        ),
     )
 
 
@@ -79,7 +82,12 @@ COLUMNS = (
     Column("npix", "i4", "", "pixels above the threshold"),
     Column("background", "f4", FLUX_UNIT, "background a pixel, at the centre; it has been subtracted"),
     Column("n_image", "i2", "", "exposures in the coadd at the centre"),
-    Column("flags", "i2", "", "sep: 1 merged 2 truncated 4 overflow 8 singular 16-128 aperture"),
+    Column(
+        "flags",
+        "i2",
+        "",
+        "sep: 1 merged 2 truncated 4 overflow 8 singular 16-128 aperture 256 over half replaced",
+    ),
     Column("mask_flags", "i4", "", "OR of MASK over the pixels of the source"),
 )
 

@@ -173,7 +173,7 @@ def detect(
     return Compute(
         "detect",
         layout.patch_grid,
-        reads=tuple(map(Part, state.patches[:4])),
+        reads=tuple(map(Part, state.patches.arrays)),
         writes=(sources, state.patch_stats, *state.maps),
         work=work,
         units=patch_units(state),
@@ -193,18 +193,21 @@ def _detected(
     ratio: float = 1.0,
 ) -> _Detected:
     """Find and measure the sources of a patch, from its planes, (1, rows, columns) each."""
-    image, variance, mask, nimage = (plane[0] for plane in planes)
+    image, variance, mask, nimage = (plane[0] for plane in planes[:4])
+    variance_ls = planes[4][0] if len(planes) > 4 else None
     origin = (patch.outer[0][0], patch.outer[1][0])
     excluded = bits(*USELESS)
     bad = detection.unusable(image, variance, mask, excluded)
     sky, _ = detection.mesh_background(image, bad, origin, how.mesh)
     table, segmentation = detection.find_sources(
-        image, variance, mask, nimage, sky, origin, excluded, how, ratio
+        image, variance, mask, nimage, sky, origin, excluded, how, ratio, variance_ls
     )
-    correction = apertures.noise_correction(image - sky, variance, bad, segmentation, how.radii[0])
+    noise = variance if variance_ls is None else np.where(np.isfinite(variance_ls), variance_ls, variance)
+    correction = apertures.noise_correction(image - sky, noise, bad, segmentation, how.radii[0])
     if np.isfinite(correction):
         table = apertures.scale_errors(table, correction)
-    loss = apertures.aperture_correction(table, bits("SAT"), how.radii[1])
+    faint = apertures.FAINT if how.neighbours == "symmetric" else 0.0
+    loss = apertures.aperture_correction(table, bits("SAT"), how.radii[1], faint)
     table = apertures.add_magnitudes(table, loss if np.isfinite(loss) else 1.0)
     stars = point_sources.isolated_stars(table, bits("SAT"), how.radii[1])
     fwhm, ratio = point_sources.seeing(image - sky, bad, table, origin, stars)
@@ -276,7 +279,7 @@ def gather_rows(
     return Compute(
         "catalogue-rows",
         layout.patch_grid,
-        reads=(At(_sources_array(layout), kept), *map(planes_of, state.patches[:4])),
+        reads=(At(_sources_array(layout), kept), *map(planes_of, state.patches.arrays)),
         writes=(At(state.catalogue, own_rows),),
         work=work,
         units=patch_units(state),

@@ -30,6 +30,7 @@ DOMAIN = Domain(
                 "widths": "isophotes",
                 "threshold": 5.0,
                 "threshold_noise": "pixel",
+                "neighbours": "mean",
             },
         )
     },

@@ -319,7 +319,7 @@ def test_an_angle_that_rounding_carried_beyond_a_quarter_turn_is_taken():
     objects, segmentation, _ = detection._extract(image, variance, nothing, DetectionSettings())
     objects["theta"] = np.nextafter(np.pi / 2, 4)
     table = catalogue.new(len(objects))
-    parts = (image, variance, nothing, segmentation)
+    parts = apertures.AperturePlanes(image, variance, nothing, segmentation)
     apertures.measure_fluxes(table, objects, objects["x"], objects["y"], parts, DetectionSettings().radii)
     assert np.isfinite(table["flux_auto"]).all()
 

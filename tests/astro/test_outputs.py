@@ -32,6 +32,7 @@ UNITS = {
     **dict.fromkeys(("x", "y", "x_err", "y_err", "fwhm", "a", "b"), "pix"),
     **{name: "ct" if name.startswith("flux") else "mag" for name in FLUXES},
     **dict.fromkeys(("background", "peak"), "ct"),
+    **dict.fromkeys(f"replaced_{name}" for name in ("small", "large", "auto")),
     **dict.fromkeys(
         ("id", "patch", "band", "n_image", "flags", "mask_flags", "parent", "is_primary", "npix")
     ),

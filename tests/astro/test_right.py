@@ -115,7 +115,7 @@ def test_complete(results, truth):
 
 
 def test_complete_to_half_at_the_limit(results, truth):
-    """Nine in ten a magnitude above the limit, few a magnitude below it, where noise decides."""
+    """Nine in ten down to the faintest, which have a signal to noise of 8."""
     table = primary(results)
     found = separations(table, truth.stars["ra"], truth.stars["dec"])[1] < 0.5
     deep, magnitude = truth.deep(4, 4) & truth.lonely(3, 1), truth.stars["mag"]
@@ -125,7 +125,7 @@ def test_complete_to_half_at_the_limit(results, truth):
 
     assert share(20, 21) > 0.9
     assert share(21, 22) > 0.85
-    assert share(23, 23.5) < 0.1
+    assert share(22, 23.5) > 0.9
 
 
 def test_pure(results, truth):
@@ -276,7 +276,8 @@ def test_pure_in_each_magnitude(results, truth, bright, faint):
 
 
 def test_small_aperture_is_corrected_to_the_large_one(results, truth):
-    table, _, _ = matched_stars(results, truth, 3, LARGE * 0.333, 0.01, 14, 20)
+    # What the sky takes for its own of the light of all stars shows in the large aperture of fainter ones.
+    table, _, _ = matched_stars(results, truth, 3, LARGE * 0.333, 0.01, 14, 18.5)
     assert len(table) >= 8
     assert abs(np.median(table["mag_small"] - table["mag_large"])) < 0.005
 

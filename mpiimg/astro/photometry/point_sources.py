@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from mpiimg.astro.photometry.apertures import alone, clean
 from mpiimg.astro.photometry.profiles import star_profile
 from mpiimg.astro.photometry.stars import frame_size
 
 #: Stars that seeing is told by have a flux of so many times its error in the large aperture, a width within
 #: this share of that of all of them, and no other source within so many radii of that aperture.
 MIN_SNR, WIDTH_TOLERANCE, ISOLATION = 20.0, 0.25, 2.0
+
+#: Other sources of up to this share of a star's flux do not count, nor does that share of its aperture.
+FAINT = 0.02
 
 #: Fewer stars tell no seeing.
 MIN_STARS = 5
@@ -32,17 +36,12 @@ def isolated_stars(table: np.ndarray, saturated: int, radius: float) -> np.ndarr
     (stars,) int64
         None where fewer than MIN_STARS agree.
     """
-    from scipy.spatial import cKDTree
-
     with np.errstate(invalid="ignore"):
-        good = (table["flags"] == 0) & (table["mask_flags"] & saturated == 0) & np.isfinite(table["fwhm"])
+        good = clean(table, FAINT) & (table["mask_flags"] & saturated == 0) & np.isfinite(table["fwhm"])
         good &= table["flux_large"] > MIN_SNR * table["flux_large_err"]
-    rows = np.flatnonzero(good)
-    if rows.size < MIN_STARS:
-        return rows[:0]
-    place = np.column_stack((table["x"], table["y"]))
-    distance, _ = cKDTree(place).query(place[rows], k=2)
-    rows = rows[distance[:, 1] > ISOLATION * radius]
+    if good.sum() < MIN_STARS:
+        return np.flatnonzero(good)[:0]
+    rows = np.flatnonzero(good & alone(table, ISOLATION * radius, FAINT))
     widths = table["fwhm"][rows].astype(np.float64)
     width = frame_size(widths, WIDTH_TOLERANCE, MIN_STARS)
     if not np.isfinite(width):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpiimg.astro import catalogue
-from mpiimg.astro.photometry.apertures import measure_fluxes
+from mpiimg.astro.photometry.apertures import AperturePlanes, measure_fluxes
 from mpiimg.astro.photometry.extraction import TooManyParts, extract
 from mpiimg.astro.photometry.filtered_noise import filtered_variance
 
@@ -56,6 +56,9 @@ class DetectionSettings:
         Side of the meshes that the background is measured in, pixels.
     widths : str
         "profile": widths of isophotes are brought to the FWHM of the stars; "isophotes": they stay.
+    neighbours : str
+        What pixels of other sources, and masked ones, count as:
+        :func:`mpiimg.astro.photometry.apertures.measure_fluxes`.
     """
 
     threshold: float = 3.75
@@ -67,6 +70,7 @@ class DetectionSettings:
     radii: tuple[float, float] = (4.0, 10.0)
     mesh: int = 64
     widths: str = "profile"
+    neighbours: str = "symmetric"
 
 
 def unusable(image: np.ndarray, variance: np.ndarray, mask: np.ndarray, excluded: int) -> np.ndarray:
@@ -138,6 +142,7 @@ def find_sources(
     excluded: int,
     settings: DetectionSettings,
     ratio: float = 1.0,
+    variance_ls: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find and measure the sources of a patch.
 
@@ -156,6 +161,8 @@ def find_sources(
     ratio : float
         Variance of the filtered image over that of independent pixels:
         :func:`mpiimg.astro.photometry.filtered_noise.noise_ratio`.
+    variance_ls : (rows, columns) float32, optional
+        Variance for sums over many pixels, that errors of fluxes and of places are made of; VARIANCE without.
 
     Returns
     -------
@@ -172,6 +179,9 @@ def find_sources(
         limit = np.where(bad, _NO_WEIGHT, filtered_variance(variance, bad) * np.float32(ratio))
     else:
         limit = noise
+    if variance_ls is not None:
+        noise = np.where(bad, _NO_WEIGHT, np.where(np.isfinite(variance_ls), variance_ls, variance))
+        noise = noise.astype(np.float32)
     objects, segmentation, overflow = _extract(data, limit, bad, settings)
     table = catalogue.new(len(objects))
     if not len(objects):
@@ -181,7 +191,8 @@ def find_sources(
     table["fwhm"] = _widths(data, segmentation, objects)
     x, y = _centre(table, objects, (data, noise, bad), limit, settings.radii[1])
     table["x"], table["y"] = x + origin[1], y + origin[0]
-    measure_fluxes(table, objects, x, y, (data, noise, bad, segmentation), settings.radii)
+    planes = AperturePlanes(data, noise, bad, segmentation)
+    measure_fluxes(table, objects, x, y, planes, settings.radii, settings.neighbours)
     np.bitwise_or.at(table["mask_flags"], segmentation[segmentation > 0] - 1, mask[segmentation > 0])
     centre = tuple(
         np.clip(np.rint(place).astype(int), 0, length - 1)

@@ -70,6 +70,12 @@ class Detection(PatchOptions):
         "at half maximum of a profile fitted to the stars of each patch (profile).",
         choices=("profile", "isophotes"),
     )
+    neighbours: str = parameter(
+        "symmetric",
+        "In an aperture, masked pixels and those of other sources count as the pixels opposite the centre "
+        "(symmetric), or as the mean of the rest of the aperture, which makes stars too bright (mean).",
+        choices=("symmetric", "mean"),
+    )
     segmentation: bool = parameter(
         False, "Patches get a plane SEGMENTATION: which pixels belong to which source."
     )
@@ -90,6 +96,7 @@ class Detection(PatchOptions):
             min_area=self.min_area,
             deblend=not self.no_deblend,
             widths=self.widths,
+            neighbours=self.neighbours,
             mesh=mesh_pixels(mesh_of(self.detection_mesh, "--detection-mesh"), pixel_scale),
         )
 
@@ -228,6 +235,7 @@ STEP = Step(
         Output("catalogue", draw_mosaic),
     ),
     history=detection_history,
+    kernels=("mpiimg.astro.kernels.replaced:precompile",),
     rates={
         "detect": (1.8e-7, "mpiimg.astro.steps.detect:sample"),
         "filtered-noise": (6e-8, "mpiimg.astro.steps.detect:noise_sample"),
