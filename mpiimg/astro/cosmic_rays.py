@@ -95,14 +95,16 @@ def _measure(frame: Frame, settings: photometry.StarSettings, image: np.ndarray,
 def _doubt(frame: Frame, settings: photometry.StarSettings, struck: np.ndarray, sky, stars) -> int:
     """Return why hits are no cosmic rays, of hits.SEARCHES, given what was measured on the repaired frame."""
     fwhm = stars.fwhm
+    if hits.are_sharp(stars):
+        return hits.TOO_SHARP
     if not np.isfinite(fwhm):
         # The hits may be the stars that it lacks.
         _, unrepaired = _measure(frame, settings, frame.image, np.zeros_like(struck))
         fwhm = unrepaired.fwhm
-    if not np.isfinite(fwhm):
+        if hits.are_sharp(unrepaired, struck):
+            return hits.TOO_SHARP
+    if not fwhm >= hits.MIN_FWHM:
         return hits.SEARCHED
-    if fwhm < hits.MIN_FWHM:
-        return hits.TOO_SHARP
     on_stars, share = hits.star_hits(frame.image - sky.map, frame.variance, struck, frame.useless, fwhm)
     return hits.ON_STARS if hits.strikes_stars(on_stars, share, stars) else hits.SEARCHED
 

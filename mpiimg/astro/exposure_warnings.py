@@ -12,6 +12,9 @@ from mpiimg.astro.photometry.noise import PASSES, PLAUSIBLE
 from mpiimg.astro.survey import EXPOSURE_STATS, unit_names
 from mpiimg.engine.names import shown
 
+#: Share of pixels without data from which on an exposure is named.
+MOST_WITHOUT_DATA = 0.2
+
 #: Exposures that a warning names; the table of exposures has all.
 NAMED = 3
 
@@ -27,7 +30,22 @@ def exposure_warnings(exposures: Sequence[ExposureRef], stats: np.ndarray) -> li
     """
     names = [shown(name) for name in unit_names(exposures)]
     measured = {name: stats[:, column] for column, name in enumerate(EXPOSURE_STATS)}
-    return [*_noise_warnings(exposures, names, measured), *_cosmic_ray_warnings(names, measured)]
+    return [
+        *_noise_warnings(exposures, names, measured),
+        *_cosmic_ray_warnings(names, measured),
+        *_data_warnings(names, measured),
+    ]
+
+
+def exposure_notes(exposures: Sequence[ExposureRef], stats: np.ndarray) -> list[str]:
+    """Return what is said of exposures without many stars; parameters as of :func:`exposure_warnings`."""
+    names = [shown(name) for name in unit_names(exposures)]
+    without = np.isnan(stats[:, EXPOSURE_STATS.index("fwhm")]) & (stats[:, 0] == 0)
+    if not without.any():
+        return []
+    return [
+        f"too few stars for a FWHM in {listed(names, without)}: exposures.ecsv has how many were measured"
+    ]
 
 
 def _noise_warnings(exposures, names, measured) -> list[str]:
@@ -55,6 +73,19 @@ def _noise_warnings(exposures, names, measured) -> list[str]:
             "check the gain, by which the photons of sources count (--noise given takes what they say)"
         )
     return warnings
+
+
+def _data_warnings(names, measured) -> list[str]:
+    """Say which exposures lack much of their data."""
+    chosen = measured["no_data"] > MOST_WITHOUT_DATA
+    if not chosen.any():
+        return []
+    share = _between(100 * measured["no_data"][chosen])
+    return [
+        f"{share} % of the pixels of {listed(names, chosen)} are bad or without data: nothing is added there, "
+        "and where they lie in grains a coadd may come out empty; if their mask says more than that, "
+        "see --bad-bits"
+    ]
 
 
 def _cosmic_ray_warnings(names, measured) -> list[str]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mpiimg.astro.constants import ZERO_POINT
-from mpiimg.astro.exposure_warnings import exposure_warnings
+from mpiimg.astro.exposure_warnings import exposure_notes, exposure_warnings
 from mpiimg.astro.fits.exposure import ExposureRef
 from mpiimg.astro.photometry import zero_points
 from mpiimg.astro.photometry.overlaps import Catalogue
@@ -92,13 +92,16 @@ def solve(
         warnings = [f"left out: {reason}" for reason in new.values()]
         warnings += exposure_warnings(exposures, stats)
         if "RELATIVE" in kinds:
-            warnings.append("zero points are relative, from overlaps: magnitudes have no absolute scale")
+            warnings.append(
+                "zero points are relative, from overlaps, or 27 of an exposure alone: magnitudes have no "
+                "absolute scale; --zero-point or --reference gives one"
+            )
         names = unit_names(exposures)
         left_out = {names[i]: reason for i, reason in sorted(reasons.items())}
         usable = tuple(number not in reasons for number in range(count))
         measured = tuple(map(tuple, stats.tolist()))
         solved = Solved(tuple(points.tolist()), tuple(kinds), usable, measured, left_out)
-        notes = _notes(exposures, kinds, reference is not None)
+        notes = _notes(exposures, kinds, reference is not None) + exposure_notes(exposures, stats)
         return Found(solved, tuple(warnings), tuple(notes), left_out)
 
     unknown = (float("nan"),) * len(EXPOSURE_STATS)

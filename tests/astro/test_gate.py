@@ -10,7 +10,7 @@ import sep
 from astropy.io import fits
 from support import headers
 
-from mpiimg.astro.exposure_warnings import exposure_warnings
+from mpiimg.astro.exposure_warnings import exposure_notes, exposure_warnings
 from mpiimg.astro.fits.exposure import read_exposure
 from mpiimg.astro.fits.headers import ReadOptions
 from mpiimg.astro.fits.maskplanes import bits
@@ -18,6 +18,8 @@ from mpiimg.astro.fits.search import find_exposures
 from mpiimg.astro.photometry import hits
 from mpiimg.astro.photometry import stars as photometry
 from mpiimg.astro.photometry.noise import noise_ratio
+from mpiimg.astro.photometry.overlaps import Catalogue
+from mpiimg.astro.photometry.zero_points import find_zero_points
 from mpiimg.astro.steps.calibrate import Calibration, _calibrated, inspect
 from mpiimg.astro.survey import EXPOSURE_STATS
 from mpiimg.errors import BadInput
@@ -288,3 +290,36 @@ def test_the_brightest_star_of_a_real_frame_keeps_its_core():
     assert mask[peak] == 0 and image[peak] == pytest.approx(raw.image[peak] - stats["sky"], abs=0.01)
     _, _, mask, _, _ = calibrated(ref, cosmic_rays="always")
     assert mask[peak] & bits("CR")
+
+
+# --- Little of anything -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [6, 10])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_small_frames_find_their_stars_and_a_fwhm(tmp_path, count, seed):
+    image, _, (x, y, _) = star_field(seed, shape=(150, 170), count=count, flux=(3.5, 5))
+    stats = calibrated(written(tmp_path / "a.fits", image))[4]
+    apart = np.hypot(x[:, None] - x, y[:, None] - y) + 1e3 * np.eye(count)
+    alone = np.count_nonzero(apart.min(axis=1) > 25)
+    assert stats["fwhm"] == pytest.approx(3.5, rel=0.05)
+    assert min(3, alone) <= stats["stars"] <= count
+
+
+def test_an_exposure_that_lacks_much_is_named(tmp_path):
+    image, _, _ = star_field(8, count=0)
+    image[:, :150] = np.nan
+    ref = written(tmp_path / "a.fits", image)
+    stats = calibrated(ref)[4]
+    assert stats["no_data"] == pytest.approx(150 / 460, abs=0.001)
+    assert "32.6 % of the pixels of a are bad or without data" in warnings_of(ref, stats)[0]
+    assert "too few stars for a FWHM in a" in exposure_notes([ref], np.array([list(stats.values())]))[0]
+
+
+def test_an_exposure_alone_without_a_zero_point_has_a_relative_one():
+    stars = Catalogue(*np.zeros((3, 5)), np.full(5, 0.01))
+    points, kinds = find_zero_points([stars], [None])
+    assert points.tolist() == [27.0] and kinds == ["RELATIVE"]
+    for cards, reference in (([25.0], None), ([None], stars)):
+        _, kinds = find_zero_points([stars], cards, reference)
+        assert kinds != ["RELATIVE"]

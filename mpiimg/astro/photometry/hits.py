@@ -26,6 +26,9 @@ PIXEL_SHARE = 0.5
 #: FWHM, in pixels, below which stars are as sharp as cosmic rays.
 MIN_FWHM = 1.8
 
+#: Where such stars are known from the unrepaired frame alone: how many, and what share of the hits, at least.
+MIN_SHARP, SHARP_SHARE = 5, 1 / 3
+
 #: Light between half a FWHM and one from a peak, over the peak: stars have 0.15 and more, hits none.
 RING = 0.08
 
@@ -104,3 +107,22 @@ def strikes_stars(on_stars: int, share: float, measured: FrameStars) -> bool:
     spared = np.count_nonzero(stars.flux > STAR_SNR * stars.flux_error)
     many = on_stars >= MIN_STARS and on_stars > STAR_SHARE * (on_stars + spared)
     return many or share > PIXEL_SHARE
+
+
+def are_sharp(measured: FrameStars, struck: np.ndarray | None = None) -> bool:
+    """Say whether the stars of a frame are as sharp as cosmic rays.
+
+    Parameters
+    ----------
+    measured : FrameStars
+    struck : (h, w) bool, optional
+        The hits, where `measured` is of the unrepaired frame, on which cosmic rays may pass for stars: these
+        are of many sizes, so few of them agree on one.
+    """
+    sharp = measured.fwhm < MIN_FWHM
+    if not sharp or struck is None:
+        return sharp
+    from scipy.ndimage import label
+
+    count, (_, hits) = len(measured.stars.x), label(struck, np.ones((3, 3)))
+    return count >= MIN_SHARP and count > SHARP_SHARE * hits

@@ -61,8 +61,18 @@ class StarSettings(NamedTuple):
     min_roundness: float = 0.6  # minor / major axis
     size_tolerance: float = 0.25  # of a star's FWHM about the frame's, relative
     faint_neighbour: float = 0.01  # of a star's flux: fainter ones leave it isolated
-    min_stars: int = 5  # stars for a FWHM or an aperture correction
+    min_stars: int = 5  # stars for a size or an aperture correction
+    few_stars: int = 3  # that are enough for a size where most of so few sources agree
     reach: float = 6.0  # of a source that is not sky, in its own semi-axes (standard deviations)
+
+
+def star_settings(size: str) -> StarSettings:
+    """Return how stars are measured whose apertures go by a size, of SIZES.
+
+    By half-light diameters as they were before there was a FWHM: no frame has one of fewer than five stars.
+    """
+    settings = StarSettings(size=size, large=SIZES[size])
+    return settings if size == "fwhm" else settings._replace(few_stars=settings.min_stars)
 
 
 class Stars(NamedTuple):
@@ -270,12 +280,16 @@ def measure_stars(
 
     # Moments above the threshold are too small a measure, but good enough for a first aperture.
     bright = single & (objects["flux"] >= np.median(objects["flux"][single])) if single.any() else single
-    first = frame_size(2.355 * np.sqrt(objects["a"] * objects["b"])[bright], tolerance, min_stars)
+    if settings.few_stars < min_stars and np.count_nonzero(bright) < min_stars:
+        bright = single
+    sizes = 2.355 * np.sqrt(objects["a"] * objects["b"])[bright]
+    first = frame_size(sizes, tolerance, _enough(len(sizes), settings))
     half_light = np.nan
     if np.isfinite(first):
         stars, whole = _measure_apertures(image, variance, objects, unknown | saturated, first, settings)
         bright = whole & single & (stars.flux > settings.min_snr * stars.flux_error)
-        half_light = frame_size(stars.half_light[bright & stars.isolated], tolerance, min_stars)
+        sizes = stars.half_light[bright & stars.isolated]
+        half_light = frame_size(sizes, tolerance, _enough(len(sizes), settings))
     if not np.isfinite(half_light):
         nothing = Stars(*np.zeros((7, 0)), np.zeros(0, dtype=bool))
         return FrameStars(nothing, np.nan, np.nan, np.nan, np.nan, 0)
@@ -286,6 +300,11 @@ def measure_stars(
     chosen = bright & (np.abs(stars.half_light - half_light) <= tolerance * half_light)
     stars = Stars(*(field[chosen] for field in stars))
     return FrameStars(stars, fwhm, half_light, *_aperture_correction(stars, min_stars))
+
+
+def _enough(sources: int, settings: StarSettings) -> int:
+    """Return how many of so many sources must agree on a size: of few, three in five."""
+    return min(settings.min_stars, max(settings.few_stars, -(-3 * sources // 5)))
 
 
 def _fwhm(image, unusable, stars, bright, half_light, tolerance):

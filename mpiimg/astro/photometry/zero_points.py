@@ -44,7 +44,8 @@ def find_zero_points(
 
     A reference catalogue wins over cards: all zero points are then on its scale. Exposures that neither tells
     a zero point take it from those they share stars with, directly or through others. Where no exposure has
-    an absolute zero point, and there is no reference, those of each connected group are relative.
+    an absolute zero point, and there is no reference, those of each connected group are relative, and so is
+    that of an exposure alone.
 
     Parameters
     ----------
@@ -79,6 +80,9 @@ def find_zero_points(
         solved = ~absolute & np.isfinite(solution.offsets) & (relative | anchored)
         points[solved] = solution.offsets[solved] + (ZERO_POINT if relative else 0.0)
         kinds[solved] = "RELATIVE" if relative else "MATCHED"
+    if len(points) == 1 and relative and reference is None:
+        # Alone in its band it has nothing to agree with, and any number will do.
+        points[0], kinds[0] = ZERO_POINT, "RELATIVE"
     return points, kinds.tolist()
 
 

@@ -208,7 +208,7 @@ def _calibrated(ref: ExposureRef, p: Calibration):
     if p.noise == "measured":
         first = photometry.sky_background(image, unknown | saturated | edges, mesh)
         held = _held_variance(ref, exposure, first.map, unknown | saturated | edges)
-    settings = photometry.StarSettings(size=p.star_size, large=photometry.SIZES[p.star_size])
+    settings = photometry.star_settings(p.star_size)
     frame = Frame(image, held.variance, unknown | saturated, unknown | edges, saturated, first, mesh)
     cleaned = clean_frame(frame, p.search, settings, ref.saturate, ref.exptime)
     image, sky, measured = cleaned.image, cleaned.sky, cleaned.stars
