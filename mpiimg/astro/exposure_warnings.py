@@ -82,8 +82,8 @@ def _data_warnings(names, measured) -> list[str]:
         return []
     share = _between(100 * measured["no_data"][chosen])
     return [
-        f"{share} % of the pixels of {listed(names, chosen)} are bad or without data: nothing is added there, "
-        "and where they lie in grains a coadd may come out empty; if their mask says more than that, "
+        f"{share} % of the pixels of {listed(names, chosen)} are bad or without data: nothing comes of "
+        "them, and where they lie in grains a coadd may come out empty; if their mask says more than that, "
         "see --bad-bits"
     ]
 
