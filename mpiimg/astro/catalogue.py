@@ -1,4 +1,4 @@
-"""Catalogues: what a row holds, tables in Parquet, FITS and ECSV, regions for DS9, and reference catalogues.
+"""Catalogues: what a row holds, tables in Parquet, FITS and ECSV, and regions for DS9.
 
 The bytes of a file follow from its content alone: no date, no name of a machine, fixed options.
 """
@@ -143,7 +143,7 @@ def check_ending(path: Path) -> str:
     if ending not in _ENCODERS:
         raise BadInput(f"{path}: a catalogue ends in .parquet, .fits, .ecsv or (regions for DS9) .reg")
     if ending == "parquet":
-        _pyarrow(path)
+        load_pyarrow(path)
     return ending
 
 
@@ -219,7 +219,7 @@ def _encode_ecsv(table: np.ndarray, meta: Mapping[str, object]) -> bytes:
 def _encode_parquet(table: np.ndarray, meta: Mapping[str, object]) -> bytes:
     from astropy.table.meta import get_yaml_from_table
 
-    arrow, parquet = _pyarrow("the catalogue")
+    arrow, parquet = load_pyarrow("the catalogue")
     rows = as_table(table, meta)
     fields, columns = [], []
     # Two readers are served: what reads the fields of Arrow, and astropy, which reads its own YAML.
@@ -279,86 +279,8 @@ def regions(table: np.ndarray, pixel_scale: float) -> str:
     return "\n".join(lines) + "\n"
 
 
-def read_reference(
-    path: Path, names: Sequence[str] = ("ra", "dec", "mag")
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Read positions and magnitudes of a reference catalogue.
-
-    Parameters
-    ----------
-    path : Path
-        FITS (first table), ECSV, CSV or Parquet, by its ending.
-    names : sequence of str
-        Of the columns, in upper or lower case. Angles in degrees, or in the unit of the column.
-
-    Returns
-    -------
-    ra, dec, mag : (stars,) float64
-        Degrees, degrees, magnitudes. Rows with a missing number are left out.
-
-    Raises
-    ------
-    BadInput
-        When the file cannot be read, a column is missing or holds no numbers, or no row is whole.
-    """
-    path = Path(path)
-    table = _read_table(path)
-    missing = [name for name in names if name.lower() not in table]
-    if missing:
-        has = ", ".join(sorted(table)[:12]) or "none"
-        raise BadInput(
-            f"{path}: a reference catalogue needs columns {', '.join(names)}; "
-            f"{' and '.join(missing)} missing among: {has}"
-        )
-    ra, dec, mag = (_numbers(path, name, table[name.lower()], name != names[2]) for name in names)
-    whole = np.isfinite(ra) & np.isfinite(dec) & np.isfinite(mag)
-    if not whole.any():
-        raise BadInput(f"{path}: no row of the reference catalogue has position and magnitude")
-    if np.abs(dec[whole]).max() > 90 or np.abs(ra[whole]).max() > 360:
-        raise BadInput(f"{path}: {names[0]} and {names[1]} must be degrees (or carry their unit)")
-    return ra[whole] % 360, dec[whole], mag[whole]
-
-
-def _read_table(path: Path) -> dict:
-    """Return the columns of a table by their names in lower case."""
-    from astropy.table import Table
-
-    ending = path.suffix.lower().lstrip(".")
-    formats = {"fits": "fits", "fit": "fits", "ecsv": "ascii.ecsv", "csv": "ascii.csv"}
-    if ending not in (*formats, "parquet"):
-        raise BadInput(f"{path}: a reference catalogue ends in .fits, .ecsv, .csv or .parquet")
-    options = {"hdu": 1} if formats.get(ending) == "fits" else {}
-    try:
-        if ending == "parquet":
-            _, parquet = _pyarrow(path)
-            columns = parquet.read_table(path)
-            return {name.lower(): columns[name].to_numpy() for name in columns.column_names}
-        table = Table.read(path, format=formats[ending], **options)
-    except BadInput:
-        raise
-    except Exception as error:
-        # Readers raise whatever a broken file makes them stumble over.
-        said = str(getattr(error, "strerror", None) or error).strip() or type(error).__name__
-        raise BadInput(f"{path}: cannot read the reference catalogue: {said.splitlines()[0]}") from None
-    return {name.lower(): table[name] for name in table.colnames}
-
-
-def _numbers(path: Path, name: str, column, angle: bool) -> np.ndarray:
-    """Return a column as float64: degrees where it is an angle, NaN where a number is masked."""
-    from astropy import units
-
-    unit = getattr(column, "unit", None)
-    try:
-        values = np.ma.filled(np.ma.asarray(column, dtype=np.float64), np.nan).astype(np.float64)
-        if angle and unit is not None:
-            values = (values * units.Unit(unit)).to_value(units.deg)
-    except (TypeError, ValueError, units.UnitConversionError):
-        what = f"angles (unit {unit})" if angle and unit is not None else "numbers"
-        raise BadInput(f"{path}: column {name} of the reference catalogue holds no {what}") from None
-    return values
-
-
-def _pyarrow(path):
+def load_pyarrow(path):
+    """Return pyarrow and its reader of Parquet, or refuse `path` where it is not installed."""
     try:
         import pyarrow
         import pyarrow.parquet

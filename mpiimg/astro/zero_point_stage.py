@@ -17,6 +17,7 @@ from mpiimg.astro.exposure_warnings import exposure_notes, exposure_warnings
 from mpiimg.astro.fits.exposure import ExposureRef
 from mpiimg.astro.photometry import zero_points
 from mpiimg.astro.photometry.overlaps import Catalogue
+from mpiimg.astro.reference import digest
 from mpiimg.astro.survey import EXPOSURE_STATS, Survey, unit_names
 from mpiimg.engine.array import Array
 from mpiimg.engine.needs import Part
@@ -58,7 +59,10 @@ class Solved(NamedTuple):
 
 
 def solve(
-    state: Survey, reference: Catalogue | None, radius: float, lost: Mapping[int, str] = MappingProxyType({})
+    state: Survey,
+    references: Mapping[str, Catalogue] | None,
+    radius: float,
+    lost: Mapping[int, str] = MappingProxyType({}),
 ) -> Reduce[Solved]:
     """Find every exposure's zero point, as :func:`mpiimg.astro.photometry.zero_points.find_zero_points` does.
 
@@ -67,7 +71,8 @@ def solve(
     Parameters
     ----------
     state : Survey
-    reference : Catalogue, optional
+    references : mapping of str to Catalogue, optional
+        Of each band.
     radius : float
         Of matches, arcseconds.
     lost : mapping of int to str
@@ -83,9 +88,9 @@ def solve(
         stats = rows[:, : len(EXPOSURE_STATS)]
         tables = rows[:, len(EXPOSURE_STATS) :].reshape(count, MAX_STARS, 4)
         reasons = dict(lost)
-        points, kinds = _zero_points(exposures, tables, reasons, reference, radius)
+        points, kinds = _zero_points(exposures, tables, reasons, references, radius)
         for i in np.flatnonzero(~np.isfinite(points)).tolist():
-            reasons.setdefault(i, _without_zero_point(exposures, i, kinds, reference is not None))
+            reasons.setdefault(i, _without_zero_point(exposures, i, kinds, references is not None))
         if reasons and (state.strict or len(reasons) == count):
             raise BadInput(reasons[min(reasons)])
         new = {i: reason for i, reason in sorted(reasons.items()) if i not in lost}
@@ -101,7 +106,7 @@ def solve(
         usable = tuple(number not in reasons for number in range(count))
         measured = tuple(map(tuple, stats.tolist()))
         solved = Solved(tuple(points.tolist()), tuple(kinds), usable, measured, left_out)
-        notes = _notes(exposures, kinds, reference is not None) + exposure_notes(exposures, stats)
+        notes = _notes(exposures, kinds, references is not None) + exposure_notes(exposures, stats)
         return Found(solved, tuple(warnings), tuple(notes), left_out)
 
     unknown = (float("nan"),) * len(EXPOSURE_STATS)
@@ -112,8 +117,8 @@ def solve(
         work=partial,
         row=((len(EXPOSURE_STATS) + 4 * MAX_STARS,), "float64"),
         finish=finish,
-        finish_bytes=_solve_bytes(exposures, reference is not None),
-        parameters={"radius": radius, "reference": reference is not None},
+        finish_bytes=_solve_bytes(exposures, references is not None),
+        parameters={"radius": radius, "reference": digest(references)},
         expected=Solved((ZERO_POINT,) * count, ("NONE",) * count, (True,) * count, (unknown,) * count, {}),
     )
 
@@ -131,7 +136,7 @@ def _zero_points(
     exposures: Sequence[ExposureRef],
     tables: np.ndarray,
     reasons: Mapping[int, str],
-    reference: Catalogue | None,
+    references: Mapping[str, Catalogue] | None,
     radius: float,
 ) -> tuple[np.ndarray, list[str]]:
     """Return the zero point of each exposure (NaN where there is none), and how it was found."""
@@ -142,6 +147,7 @@ def _zero_points(
         if not members:
             continue
         catalogues, cards = [_catalogue(tables[i]) for i in members], [exposures[i].magzero for i in members]
+        reference = None if references is None else references[band]
         solution = zero_points.find_zero_points(catalogues, cards, reference, radius)
         for i, value, kind in zip(members, *solution, strict=True):
             points[i], kinds[i] = value, kind

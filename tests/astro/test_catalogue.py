@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mpiimg.astro import catalogue
+from mpiimg.astro.reference import read_references
 from mpiimg.errors import BadInput
 
 pytest.importorskip("astropy", reason="catalogues stand on astropy")
@@ -167,6 +168,11 @@ def test_a_place_that_cannot_be_written(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out.ecsv"], "nothing is left behind"
 
 
+def reference(path, columns=None):
+    """Return place and magnitude of the reference stars of a file, of one band."""
+    return read_references(path, ["r"], columns)["r"][:3]
+
+
 def reference_table(unit="deg"):
     from astropy.table import Table
 
@@ -196,7 +202,7 @@ def reference_table(unit="deg"):
 )
 def test_reference_catalogues(tmp_path, name, kind, unit):
     reference_table(unit).write(tmp_path / name, format=kind)
-    ra, dec, mag = catalogue.read_reference(tmp_path / name)
+    ra, dec, mag = reference(tmp_path / name)
     assert ra == pytest.approx([10, 350]) and dec == pytest.approx([-5, 45]) and mag.tolist() == [18.5, 20.25]
     assert ra.dtype == dec.dtype == mag.dtype == np.float64
 
@@ -205,34 +211,34 @@ def test_reference_catalogues(tmp_path, name, kind, unit):
 def test_our_own_catalogue_as_a_reference(tmp_path, name):
     table = sources()
     catalogue.save_catalogue(tmp_path / name, table, META)
-    ra, dec, mag = catalogue.read_reference(tmp_path / name, ("ra", "dec", "mag_auto"))
+    ra, dec, mag = reference(tmp_path / name, "mag_auto")
     assert ra == pytest.approx(table["ra"][1:]) and dec == pytest.approx(table["dec"][1:])
     assert mag == pytest.approx(table["mag_auto"][1:])
 
 
 def test_masked_numbers_are_left_out(tmp_path):
     (tmp_path / "stars.csv").write_text("ra,dec,mag\n10,-5,18\n11,,19\n12,-6,\n")
-    ra, _, mag = catalogue.read_reference(tmp_path / "stars.csv")
+    ra, _, mag = reference(tmp_path / "stars.csv")
     assert ra.tolist() == [10] and mag.tolist() == [18]
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("ra,dec,g\n1,2,3\n", "needs columns ra, dec, mag; mag missing among: dec, g, ra"),
-        ("a,b\n1,2\n", "ra and dec and mag missing"),
+        ("ra,dec,g\n1,2,3\n", r"magnitude in r\?.*there are dec, g, ra; give --reference-mag r=COLUMN"),
+        ("a,b\n1,2\n", "needs columns ra and dec; there are a, b"),
         ("ra,dec,mag\n", "no row"),
         ("ra,dec,mag\n1,2,\n", "no row"),
         ("ra,dec,mag\n1,bright,3\n", "column dec of the reference catalogue holds no numbers"),
         ("ra,dec,mag\n1,95,3\n", "must be degrees"),
         ("ra,dec,mag\n1,2,3\n1,2,3,4\n", "cannot read"),
-        ("", "missing among: none"),
+        ("", "there are none"),
     ],
 )
 def test_what_is_told_about_a_broken_reference(tmp_path, text, told):
     (tmp_path / "stars.csv").write_text(text)
     with pytest.raises(BadInput, match=told) as said:
-        catalogue.read_reference(tmp_path / "stars.csv")
+        reference(tmp_path / "stars.csv")
     assert "stars.csv" in str(said.value) and "\n" not in str(said.value)
 
 
@@ -242,15 +248,15 @@ def test_files_that_are_none(tmp_path):
     (tmp_path / "units.ecsv").write_text("")
     for name in ("stars.fits", "stars.txt", "units.ecsv", "missing.csv", "missing.fits"):
         with pytest.raises(BadInput) as said:
-            catalogue.read_reference(tmp_path / name)
+            reference(tmp_path / name)
         assert name in str(said.value) and "\n" not in str(said.value)
     table = reference_table()
     table["RA"].unit = "Jy"
     table.write(tmp_path / "jansky.ecsv", format="ascii.ecsv")
     with pytest.raises(BadInput, match="holds no angles"):
-        catalogue.read_reference(tmp_path / "jansky.ecsv")
+        reference(tmp_path / "jansky.ecsv")
 
 
 def test_negative_right_ascensions_of_a_reference_are_those_from_0_to_360(tmp_path):
     (tmp_path / "stars.csv").write_text("ra,dec,mag\n-10,-5,18\n360,1,19\n")
-    assert catalogue.read_reference(tmp_path / "stars.csv")[0].tolist() == [350, 0]
+    assert reference(tmp_path / "stars.csv")[0].tolist() == [350, 0]

@@ -186,7 +186,7 @@ def compare_with_reference(
     exposures, radius, min_stars
         As in :func:`compare_exposures`.
     reference : Catalogue
-        Magnitudes in the band of the exposures; colour terms are not applied.
+        Magnitudes in the band of the exposures.
 
     Returns
     -------

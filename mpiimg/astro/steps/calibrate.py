@@ -6,7 +6,7 @@ An exposure that cannot be used is left out with its reason, and the others go o
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from mpiimg.astro.lengths import MESH_LIMITS, mesh_of, mesh_pixels
 from mpiimg.astro.photometry import noise
 from mpiimg.astro.photometry import stars as photometry
 from mpiimg.astro.photometry.overlaps import Catalogue
+from mpiimg.astro.reference import colour_choice, magnitude_choice, read_references
 from mpiimg.astro.samples import frame
 from mpiimg.astro.sky.layout import Planes
 from mpiimg.astro.sky.wcs import middle_pixel, parse_wcs, to_sky
@@ -89,8 +90,23 @@ class Calibration:
     )
     reference: str | None = parameter(
         None,
-        "A reference catalogue (ra, dec, mag) gives the zero points, whatever cards say.",
+        "A reference catalogue (ra, dec, and a magnitude in each band) gives the zero points, whatever cards "
+        "say.",
         metavar="FILE",
+    )
+    reference_mag: str | None = parameter(
+        None,
+        "Magnitudes of the reference catalogue stand in these columns, as g=gmag,r=rmag, or in this one for "
+        "all bands (default: what Gaia, Pan-STARRS and others call them).",
+        metavar="BAND=COLUMN,...",
+        form=magnitude_choice,
+    )
+    reference_color: str | None = parameter(
+        None,
+        "This is added to magnitudes of the reference catalogue, as g=0.05*(g-r), to bring them into the "
+        "bands of the exposures.",
+        metavar="BAND=TERM,...",
+        form=colour_choice,
     )
     calibrated: bool = parameter(
         False, "Calibrated exposures are written even where later steps take them, in a folder of their own."
@@ -135,20 +151,22 @@ def inspect(state: Survey, p: Calibration) -> Inspection:
     if p.no_cosmic_rays and p.cosmic_rays == "always":
         raise BadInput("--no-cosmic-rays and --cosmic-rays always contradict each other: give one of them")
     if p.reference is None:
+        for flag, value in (("--reference-mag", p.reference_mag), ("--reference-color", p.reference_color)):
+            if value is not None:
+                raise BadInput(f"{flag} {value}: says what a reference catalogue has; give --reference too")
         return Inspection()
     if state.options.zero_point is not None:
         raise BadInput("--zero-point and --reference both say where zero points come from: give one of them")
-    from mpiimg.astro.catalogue import read_reference
+    bands = [ref.band for ref in state.exposures]
+    found = read_references(Path(p.reference), bands, p.reference_mag, p.reference_color)
+    return Inspection(found)
 
-    ra, dec, magnitude = read_reference(Path(p.reference))
-    return Inspection(Catalogue(ra, dec, magnitude, np.zeros(len(ra))))
 
-
-def stages(state: Survey, p: Calibration, reference: Catalogue | None) -> Stages[Survey]:
+def stages(state: Survey, p: Calibration, references: Mapping[str, Catalogue] | None) -> Stages[Survey]:
     """Calibrate each exposure on its own, then find the zero points of all."""
     pixels = state.layout.exposure_planes()
     lost = yield calibrate(state, p, pixels)
-    solved = yield solve(state, reference, p.match_radius, lost or {})
+    solved = yield solve(state, references, p.match_radius, lost or {})
     return dataclasses.replace(
         state,
         pixels=pixels,
