@@ -227,16 +227,31 @@ def _detected(
 
 
 def count_sources(state: Survey) -> Reduce[tuple[int, ...]]:
-    """Tell how many sources each patch has."""
+    """Tell how many sources each patch has, and warn where there is none at all."""
+
+    def finish(rows):
+        counts, measured = rows.T
+        warnings = () if counts.any() else (_empty(bool(measured.any()), state.calibrated),)
+        return Found(tuple(counts.astype(int).tolist()), warnings)
+
     return Reduce(
         "count-sources",
         state.layout.patch_grid,
         reads=(Part(state.patch_stats),),
-        work=lambda chunk, stats: stats[0, 0],
-        row=((), "int64"),
-        finish=lambda rows: Found(tuple(rows.tolist())),
+        # Without data the background is 0, and its noise that of VARIANCE.
+        work=lambda chunk, stats: np.array([stats[0, 0], stats[0, 1] != 1 or stats[0, 2] != 0]),
+        row=((2,), "float64"),
+        finish=finish,
         expected=expected_counts(state.layout),
     )
+
+
+def _empty(has_data: bool, calibrated: bool) -> str:
+    """Say why a catalogue has no rows."""
+    if has_data:
+        return "the catalogue is empty: nothing is above --threshold"
+    why = "; exposures.ecsv has the share of each exposure that is without (no_data)" if calibrated else ""
+    return f"the catalogue is empty: the coadds hold no data{why}"
 
 
 def gather_rows(

@@ -44,7 +44,7 @@ def run(blocks):
     stage = patch_sources.detect(state, HOW)
     found = [stage.work(stage.chunk(i), *planes) for i, planes in enumerate(blocks)]
     stats = np.concatenate([stats for _, stats in found])
-    counts = patch_sources.count_sources(state).finish(stats[:, 0].astype(np.int64)).value
+    counts = patch_sources.count_sources(state).finish(stats[:, :2]).value
     state = replace(state, source_counts=counts, catalogue=patch_sources.rows_array(counts))
     gather = patch_sources.gather_rows(state, HOW)
     sources, *coadds = gather.reads

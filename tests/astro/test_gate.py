@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import sep
 from astropy.io import fits
-from support import headers
+from support import headers, warm
 
 from mpiimg.astro.exposure_warnings import exposure_notes, exposure_warnings
 from mpiimg.astro.fits.exposure import read_exposure
@@ -323,3 +323,20 @@ def test_an_exposure_alone_without_a_zero_point_has_a_relative_one():
     for cards, reference in (([25.0], None), ([None], stars)):
         _, kinds = find_zero_points([stars], cards, reference)
         assert kinds != ["RELATIVE"]
+
+
+@pytest.mark.tool
+@pytest.mark.parametrize(
+    ("bad", "why"), [(0.0, "nothing is above --threshold"), (0.5, "the coadds hold no data")]
+)
+def test_an_empty_catalogue_says_why(tmp_path, bad, why):
+    """Pixels that are bad in grains leave no whole footprint of Lanczos-3 anywhere."""
+    image, expected, _ = star_field(9, shape=(120, 130), count=0)
+    path = tmp_path / "in.fits"
+    written(path, image, (expected / GAIN + (READ_NOISE / GAIN) ** 2).astype(np.float32))
+    with fits.open(path, mode="update") as hdus:
+        hdus["MASK"].data[np.random.default_rng(1).random(image.shape) < bad] = bits("BAD")
+    out = tmp_path / "out"
+    said = warm.run_tool("mpiimg-astro", path, "--out", out).stderr
+    assert f"the catalogue is empty: {why}" in said
+    assert ("% of the pixels of in are bad or without data" in said) == (bad > 0)

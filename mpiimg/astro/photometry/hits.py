@@ -32,6 +32,9 @@ MIN_SHARP, SHARP_SHARE = 5, 1 / 3
 #: Light between half a FWHM and one from a peak, over the peak: stars have 0.15 and more, hits none.
 RING = 0.08
 
+#: Peaks whose surroundings are looked at in one go.
+PEAKS_AT_ONCE = 4096
+
 
 def most_hits(exptime: float | None) -> float:
     """Return the share of pixels that cosmic rays may strike in an exposure of so many seconds."""
@@ -73,23 +76,35 @@ def star_hits(
         neighbour, own = image[y + dy, x + dx], image[y, x]
         higher = (own > neighbour) | ((own == neighbour) & ((dy, dx) > (0, 0)))
         y, x = y[higher], x[higher]
+    light, noise = np.zeros(len(y)), np.zeros(len(y))
+    for dy, dx in steps[:, distance <= reach].T:
+        light += image[y + dy, x + dx]
+        noise += variance[y + dy, x + dx]
+    bright = light > STAR_SNR * np.sqrt(noise)
+    y, x = y[bright], x[bright]
     ring = steps[:, (distance > fwhm / 2) & (distance <= reach)]
-    core = steps[:, distance <= reach]
-    about = (y + ring[0][:, None], x + ring[1][:, None])
-    good = ~(struck[about] | useless[about])
-    light = np.where(good, image[about], np.nan)
-    enough = good.sum(axis=0) >= max(3, ring.shape[1] // 4)
-    light[:, ~enough] = 0
-    height = np.nanmedian(light, axis=0) if light.size else np.zeros(len(y))
-    within = (y + core[0][:, None], x + core[1][:, None])
-    snr = image[within].sum(axis=0) / np.sqrt(variance[within].sum(axis=0))
-    doubt = 4 * 1.25 * np.sqrt(variance[y, x] / np.maximum(good.sum(axis=0), 1))
-    on_star = enough & (height > RING * image[y, x]) & (height > doubt) & (snr > STAR_SNR)
+    on_star, unknown = np.zeros(len(y), bool), struck | useless
+    for start in range(0, len(y), PEAKS_AT_ONCE):
+        part = slice(start, start + PEAKS_AT_ONCE)
+        on_star[part] = _have_rings(image, variance, unknown, y[part], x[part], ring)
     near, wide = np.zeros(image.shape, bool), 2 * reach
     for row, column in zip(y[on_star].tolist(), x[on_star].tolist(), strict=True):
         near[max(row - wide, 0) : row + wide + 1, max(column - wide, 0) : column + wide + 1] = True
     share = np.count_nonzero(near & struck) / count if on_star.any() else 0.0
     return int(np.count_nonzero(on_star)), share
+
+
+def _have_rings(image, variance, unknown, y, x, ring):
+    """Tell which peaks have the light of a star about them, on the pixels of a ring that are known."""
+    about = (y + ring[0][:, None], x + ring[1][:, None])
+    good = ~unknown[about]
+    count = good.sum(axis=0)
+    enough = count >= max(3, ring.shape[1] // 4)
+    light = np.where(good, image[about], np.nan)
+    light[:, ~enough] = 0
+    height = np.nanmedian(light, axis=0)
+    doubt = 4 * 1.25 * np.sqrt(variance[y, x] / np.maximum(count, 1))
+    return enough & (height > RING * image[y, x]) & (height > doubt)
 
 
 def strikes_stars(on_stars: int, share: float, measured: FrameStars) -> bool:
