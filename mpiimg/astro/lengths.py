@@ -12,6 +12,9 @@ from mpiimg.errors import BadInput
 #: Pixels that the side of a mesh may have.
 MESH_LIMITS = (8, 8192)
 
+#: Pixels that the radius of an aperture may have.
+RADIUS_LIMITS = (0.5, 500.0)
+
 #: Meshes that are given on the sky have sides of a multiple of so many pixels, and no less than the other:
 #: those of one camera, whose scale varies over its field, are then alike; and in coarse pixels none is eaten
 #: by the light of a single star.
@@ -69,6 +72,44 @@ def mesh_of(text: str | float, place: str) -> Length:
     if not side.on_sky and not (low <= side.value <= high and side.value == round(side.value)):
         raise BadInput(f"{place} {text}: is no whole number of pixels between {low} and {high}")
     return side
+
+
+def apertures_of(text: str, place: str) -> tuple[Length, Length]:
+    """Return the radii of a small and a large aperture that a text means: 4,10 or 1.5arcsec,4arcsec.
+
+    Raises
+    ------
+    BadInput
+        They are not two lengths, both in pixels or both on the sky, the small one first, or pixels beyond
+        RADIUS_LIMITS.
+    """
+    parts = text.split(",")
+    if len(parts) != 2:
+        raise BadInput(f"{place} {text}: give two radii, as 4,10 or 1.5arcsec,4arcsec")
+    small, large = (length_of(part, place) for part in parts)
+    if small.on_sky != large.on_sky or not small.value < large.value:
+        raise BadInput(f"{place} {text}: give the small radius first, and both in pixels or both in arcsec")
+    if not small.on_sky:
+        aperture_pixels((small, large), 1.0, f"{place} {text}")
+    return small, large
+
+
+def aperture_pixels(radii: tuple[Length, Length], scale: float, place: str) -> tuple[float, float]:
+    """Return radii in pixels of `scale` arcseconds.
+
+    Raises
+    ------
+    BadInput
+        One is beyond RADIUS_LIMITS.
+    """
+    small, large = (radius.pixels(scale) for radius in radii)
+    low, high = RADIUS_LIMITS
+    if not (low <= small and large <= high):
+        raise BadInput(
+            f"{place}: radii of {small:.3g} and {large:.3g} pixels of the tract; "
+            f"give some between {low:g} and {high:g} pixels"
+        )
+    return small, large
 
 
 def mesh_pixels(side: Length, scale: float) -> int:

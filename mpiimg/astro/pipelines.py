@@ -31,6 +31,7 @@ DOMAIN = Domain(
                 "threshold": 5.0,
                 "threshold_noise": "pixel",
                 "neighbours": "mean",
+                "apertures": "4,10",
             },
         )
     },

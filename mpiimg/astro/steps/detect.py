@@ -12,7 +12,7 @@ import numpy as np
 from mpiimg.astro import catalogue, mosaic, patch_sources
 from mpiimg.astro.constants import ZERO_POINT
 from mpiimg.astro.fits.writing import history_lines
-from mpiimg.astro.lengths import MESH_LIMITS, mesh_of, mesh_pixels
+from mpiimg.astro.lengths import MESH_LIMITS, aperture_pixels, apertures_of, mesh_of, mesh_pixels
 from mpiimg.astro.patch_files import PatchOptions, write_maps, write_patches
 from mpiimg.astro.photometry import sources as detection
 from mpiimg.astro.samples import frame
@@ -70,6 +70,12 @@ class Detection(PatchOptions):
         "at half maximum of a profile fitted to the stars of each patch (profile).",
         choices=("profile", "isophotes"),
     )
+    apertures: str = parameter(
+        "4,10",
+        "Fluxes are summed in two circles, a small and a large one, with these radii in pixels of the tract, "
+        "or on the sky as 1.5arcsec,4arcsec.",
+        metavar="SMALL,LARGE",
+    )
     neighbours: str = parameter(
         "symmetric",
         "In an aperture, masked pixels and those of other sources count as the pixels opposite the centre "
@@ -97,8 +103,14 @@ class Detection(PatchOptions):
             deblend=not self.no_deblend,
             widths=self.widths,
             neighbours=self.neighbours,
+            radii=self.radii(pixel_scale),
             mesh=mesh_pixels(mesh_of(self.detection_mesh, "--detection-mesh"), pixel_scale),
         )
+
+    def radii(self, pixel_scale: float) -> tuple[float, float]:
+        """Return the radii of the two apertures in pixels of `pixel_scale` arcseconds."""
+        place = f"--apertures {self.apertures}"
+        return aperture_pixels(apertures_of(self.apertures, "--apertures"), pixel_scale, place)
 
     @property
     def maps(self) -> tuple[str, ...]:
@@ -122,7 +134,9 @@ def detection_history(p: Detection) -> tuple[str, ...]:
     blends = "not split" if p.no_deblend else "split"
     what = "the filtered image" if p.threshold_noise == "filtered" else "a pixel"
     return history_lines(
-        "detect", f"threshold {p.threshold:g} sigma of {what}, at least {p.min_area} pixels, blends {blends}"
+        "detect",
+        f"threshold {p.threshold:g} sigma of {what}, at least {p.min_area} pixels, blends {blends}; "
+        f"apertures {p.apertures}",
     )
 
 
@@ -132,9 +146,13 @@ def inspect(state: Survey, p: Detection) -> Inspection:
     Raises
     ------
     BadInput
-        Its ending is none, it is a path, or it is the name of another result; or the mesh is no length.
+        Its ending is none, it is a path, or it is the name of another result; or the mesh is no length, or
+        the apertures are no radii.
     """
     mesh_of(p.detection_mesh, "--detection-mesh")
+    apertures_of(p.apertures, "--apertures")
+    if state.tract is not None:
+        p.radii(state.tract.pixel_scale)
     name = p.catalogue
     catalogue.check_ending(Path(name))
     if Path(name).name != name:
@@ -175,7 +193,8 @@ def write_catalogue(state: Survey, p: Detection, folder: Path) -> Files:
     names = tuple(str(folder / name) for name in p.catalogues)
 
     def work(chunk, folder, rows):
-        meta = {"PIXSCALE": tract.pixel_scale, "MAGZERO": ZERO_POINT}
+        small, large = (radius * tract.pixel_scale for radius in p.radii(tract.pixel_scale))
+        meta = {"PIXSCALE": tract.pixel_scale, "MAGZERO": ZERO_POINT, "RADSMALL": small, "RADLARGE": large}
         catalogue.save_catalogue(folder / names[chunk.number], mosaic.joined_rows(state, rows), meta)
 
     bytes_per_byte = max(SCRATCH_PER_ROW[Path(name).suffix.lower()] for name in names)
