@@ -15,8 +15,8 @@ pytestmark = pytest.mark.tool
 
 SURVEY = SimulatedSurvey(4, 1, (300, 340), seed=2, density=40.0, magnitudes=(16.0, 21.0))
 
-#: The noise of the filtered image is that of all patches, so that losing one moves the threshold of the others
-#: a little. In standard deviations of pixels it does not.
+#: The noise of the filtered image is that of all patches, so that losing one moves the threshold of the
+#: others a little. In standard deviations of pixels it does not.
 ALONE = (*TRACT, "--threshold-noise", "pixel", "--threshold", 2)
 
 #: Raises where `when` says so of the arguments of a function.
