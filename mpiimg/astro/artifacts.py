@@ -126,6 +126,7 @@ def compare(
             "members": [list(numbers) for numbers in members],
             "sigmas": [list(one.sigmas) for one in matchings],
             "targets": [one.target for one in matchings],
+            "wings": [list(one.wings) for one in matchings],
             "weights": list(weights),
         },
         weights=tiling.weights,

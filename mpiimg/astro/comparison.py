@@ -25,6 +25,10 @@ WORST, WIDEST = 1.08, 1.5
 #: Standard deviations that a hit stands out by, and the share of the light nearby that it has to exceed.
 HIT_SIGMA, GUARD = 5.0, 0.5
 
+#: The wings of a star, of given flux, grow by this power of its FWHM (Moffat's beta of 3): a gaussian that
+#: matches cores does not match them, and so much of the light at a pixel is forgiven.
+WING_POWER = 4
+
 #: Least FWHM, in pixels, that the width of the guard goes by: what is narrower is not sampled.
 MIN_FWHM = 2.0
 
@@ -51,11 +55,14 @@ class Matching:
         Of the gaussian that brings each there; 0 for none.
     members : tuple of bool
         Whether each has a part in the median: those that are wider have none.
+    wings : tuple of float
+        By which share the wings of its stars are brighter or fainter than in the median exposure.
     """
 
     target: float
     sigmas: tuple[float, ...]
     members: tuple[bool, ...]
+    wings: tuple[float, ...]
 
     @classmethod
     def of(cls, fwhm: Sequence[float]) -> Matching:
@@ -66,16 +73,17 @@ class Matching:
         widths = np.array(fwhm, float)
         known = widths[np.isfinite(widths) & (widths > 0)]
         if not known.size:
-            return cls(2 * MIN_FWHM, (0.0,) * len(widths), (True,) * len(widths))
+            return cls(2 * MIN_FWHM, (0.0,) * len(widths), (True,) * len(widths), (0.0,) * len(widths))
         typical = float(np.median(known))
         widths[~(np.isfinite(widths) & (widths > 0))] = typical
         target = min(WORST * float(widths.max()), WIDEST * typical)
         sigmas = np.sqrt(np.maximum(target**2 - widths**2, 0)) / np.sqrt(8 * np.log(2))
-        return cls(target, tuple(sigmas.tolist()), tuple((widths <= target).tolist()))
+        wings = np.abs((widths / typical) ** WING_POWER - 1)
+        return cls(target, *(tuple(values.tolist()) for values in (sigmas, widths <= target, wings)))
 
     def of_some(self, places: Sequence[int]) -> Matching:
         """Return the same for some of the exposures."""
-        chosen = (tuple(values[k] for k in places) for values in (self.sigmas, self.members))
+        chosen = (tuple(values[k] for k in places) for values in (self.sigmas, self.members, self.wings))
         return Matching(self.target, *chosen)
 
     @property
@@ -143,7 +151,8 @@ def compare_tile(
         pixels, flags = _on_tile(box, own, image, mask)
         values = matched[k][tile]
         sky = _offsets(values, model, dark)
-        found, left = kernels.hits(values, sky, MESH, model, floor, flags, bits(*NEVER), noise[k], HIT_SIGMA)
+        numbers = noise[k], matching.wings[k] / HIT_SIGMA, HIT_SIGMA
+        found, left = kernels.hits(values, sky, MESH, model, floor, flags, bits(*NEVER), *numbers)
         kernels.count(found, pixels, flags, bits(*NEVER), epochs, inputs)
         codes.append(found)
         bins.append(left)

@@ -134,7 +134,9 @@ def plain(images, masks, variances, fwhm):
                 dark = (model <= 5 * np.sqrt(spread))[cell][::4, ::4]
                 left[cell] -= np.nanmedian(left[cell][::4, ::4][dark])
         able = (masks[k] & bits("NO_DATA", "BAD", "EDGE", "SAT")) == 0
-        ratio[k] = able * np.nan_to_num(left**2 / (25 * (noise[k] + spread) + (0.5 * guard) ** 2))
+        wings = ((widths[k] / np.median(widths)) ** 4 - 1) * np.maximum(model, 0)
+        bound = 25 * (noise[k] + spread) + (0.5 * guard) ** 2 + wings**2
+        ratio[k] = able * np.nan_to_num(left**2 / bound)
         inputs += able & np.isfinite(images[k])
     limit = np.floor(np.minimum(0.4 * inputs, 2 + 0.03 * inputs) + 1e-9)
     few = ((ratio > 1).sum(axis=0) <= limit) & (limit >= 1)

@@ -67,8 +67,8 @@ def test_a_survey_compiles_nothing_after_warming(sky, tmp_path):
         > 0
     )
     tract = ["--patch", "300", "--border", "20", "--quiet"]
-    for weights in ("exposure", "pixel"):
-        arguments = [*sky, "--out", str(tmp_path / weights), *tract, "--weights", weights]
+    for statistic in ("clip", "median", "compare"):
+        arguments = [*sky, "--out", str(tmp_path / statistic), *tract, "--statistic", statistic]
         assert cli.main("mpiimg-astro", arguments) == 0
     calibrated = tmp_path / "calibrated"
     assert cli.main("mpiimg-calibrate", [*sky, "--out", str(calibrated), "--quiet"]) == 0

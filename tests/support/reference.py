@@ -136,17 +136,16 @@ def nonlocal_means(volume, sigma, mask, patch_radius=1, block_radius=5, rician=T
 
 
 def coadd(images, variances, masks, weights, planes, sigma=3.0, passes=2):
-    """Clip and average pixel by pixel: image, variance, mask, number of inputs; `weights` may be "pixel"."""
+    """Clip and average pixel by pixel: image, variance, mask, number of inputs."""
     shape = images.shape[1:]
     image, variance = np.full(shape, np.nan), np.full(shape, np.inf)
     mask, number = np.zeros(shape, int), np.zeros(shape, int)
     for at in np.ndindex(shape):
         stack = zip(images, variances, masks, strict=True)
         pixels = [(float(i[at]), float(v[at]), int(m[at])) for i, v, m in stack]
-        scale = [1 / v if v > 0 else 0.0 for _, v, _ in pixels] if isinstance(weights, str) else list(weights)
         inputs = [
             (value, var, bits, w)
-            for (value, var, bits), w in zip(pixels, scale, strict=True)
+            for (value, var, bits), w in zip(pixels, weights, strict=True)
             if np.isfinite(value) and np.isfinite(var) and var >= 0 and not bits & planes.excluded and w > 0
         ]
         left = inputs

@@ -65,14 +65,14 @@ def _product(typingctx, a, b):
 
 
 @kernel(inline=True)
-def _usable(value, variance, mask, excluded, per_pixel):
+def _usable(value, variance, mask, excluded):
     """Tell whether a pixel of an exposure is an input: finite, not excluded, its variance a variance."""
     measured = (abs(value) <= _LARGEST) & (variance >= 0) & (variance <= _LARGEST)
-    return measured & ((mask & excluded) == 0) & ((not per_pixel) | (variance > 0))
+    return measured & ((mask & excluded) == 0)
 
 
 @kernel
-def _gather(images, variances, masks, weights, excluded, per_pixel, place, values):
+def _gather(images, variances, masks, weights, excluded, place, values):
     """Copy the usable values of a tile; NaN elsewhere. `place` is row, first column and width."""
     y, x, width = place
     for k in range(len(images)):
@@ -82,7 +82,7 @@ def _gather(images, variances, masks, weights, excluded, per_pixel, place, value
         image, variance, mask = images[k, y, x:], variances[k, y, x:], masks[k, y, x:]
         row = values[k]
         for i in range(width):
-            row[i] = image[i] if _usable(image[i], variance[i], mask[i], excluded, per_pixel) else _NAN
+            row[i] = image[i] if _usable(image[i], variance[i], mask[i], excluded) else _NAN
 
 
 @kernel
@@ -142,7 +142,7 @@ def _narrow(tile, sigma):
 
 
 @kernel
-def _average(tile, variances, masks, weights, per_pixel, place, sums):
+def _average(tile, variances, masks, weights, place, sums):
     """Sum weights, weighted values, weights^2 x variances, numbers and masks of what is within bounds."""
     y, x, width = place
     weight_sum, value_sum, variance_sum, number, bits = sums
@@ -155,11 +155,10 @@ def _average(tile, variances, masks, weights, per_pixel, place, sums):
     low, high = tile.low, tile.high
     for k in range(len(weights)):
         values, variance, mask = tile.values[k], variances[k, y, x:], masks[k, y, x:]
-        exposure_weight = weights[k]
+        weight = weights[k]
         for i in range(width):
             value = np.float64(values[i])
             inside = (value >= low[i]) & (value <= high[i])
-            weight = 1.0 / np.float64(variance[i]) if per_pixel else exposure_weight
             squared = _product(_product(weight, weight), np.float64(variance[i]))
             weight_sum[i] += weight if inside else 0.0
             value_sum[i] += _product(weight, value) if inside else 0.0
@@ -169,17 +168,15 @@ def _average(tile, variances, masks, weights, per_pixel, place, sums):
 
 
 @kernel
-def _average_more(tile, variances, more, weights, per_pixel, place, weight_sum, out):
+def _average_more(tile, more, weights, place, weight_sum, out):
     """Average further variances of what is within bounds, by the weights of :func:`_average`."""
     y, x, width = place
     total = np.zeros(TILE_PIXELS)
     for k in range(len(weights)):
-        values, variance, further = tile.values[k], variances[k, y, x:], more[k, y, x:]
-        exposure_weight = weights[k]
+        values, further, weight = tile.values[k], more[k, y, x:], weights[k]
         for i in range(width):
             value = np.float64(values[i])
             inside = (value >= tile.low[i]) & (value <= tile.high[i])
-            weight = 1.0 / np.float64(variance[i]) if per_pixel else exposure_weight
             squared = _product(_product(weight, weight), np.float64(further[i]))
             total[i] += squared if inside else 0.0
     line = out[y, x:]
@@ -223,8 +220,8 @@ def _write(images, masks, planes, place, candidates, sums, out):
 
 
 @kernel
-def _combine(images, variances, masks, more, weights, planes, sigma, passes, per_pixel):
-    """Coadd tile by tile. Weights `per_pixel` take the place of `weights`, except those that are zero."""
+def _combine(images, variances, masks, more, weights, planes, sigma, passes):
+    """Coadd tile by tile."""
     n, height, width = images.shape
     image = np.empty((height, width), np.float32)
     variance = np.empty((height, width), np.float32)
@@ -242,7 +239,7 @@ def _combine(images, variances, masks, more, weights, planes, sigma, passes, per
     for y in range(height):
         for x in range(0, width, TILE_PIXELS):
             place = (y, x, min(TILE_PIXELS, width - x))
-            _gather(images, variances, masks, weights, planes.excluded, per_pixel, place, values)
+            _gather(images, variances, masks, weights, planes.excluded, place, values)
             low[:] = -np.inf
             high[:] = np.inf
             candidates[:] = 0.0
@@ -250,10 +247,10 @@ def _combine(images, variances, masks, more, weights, planes, sigma, passes, per
                 _narrow(tile, sigma)
                 if turn == 0:
                     candidates[:] = count
-            _average(tile, variances, masks, weights, per_pixel, place, sums)
+            _average(tile, variances, masks, weights, place, sums)
             _write(images, masks, planes, place, candidates, sums, (image, variance, mask, n_image))
             if len(more):
-                _average_more(tile, variances, more, weights, per_pixel, place, weight_sum, further)
+                _average_more(tile, more, weights, place, weight_sum, further)
     return image, variance, mask, n_image, further
 
 
@@ -261,7 +258,7 @@ def combine(
     images: np.ndarray,
     variances: np.ndarray,
     masks: np.ndarray,
-    weights: np.ndarray | str,
+    weights: np.ndarray,
     planes: MaskValues,
     statistic: str = "clip",
     sigma: float = 3.0,
@@ -279,10 +276,9 @@ def combine(
         Their variances, in the square of that unit. Negative, infinite and NaN ones are no inputs.
     masks : (n, h, w) int32
         Their masks, bits as in `planes`.
-    weights : (n,) float64 or "pixel"
-        One weight per exposure, usually 1 / the median variance of its sky: zero leaves an exposure out. With
-        "pixel" each pixel weighs 1 / its variance (a variance of 0 is no input then), which loses light of
-        bright stars: their own noise weighs down the sharpest cores.
+    weights : (n,) float64
+        One weight per exposure, usually 1 / the variance of its sky: zero leaves an exposure out. Never one of
+        a pixel's own counts: those that noise made low would weigh more, and so would the faint wings of stars.
     planes : MaskValues
         Values of the bits of the masks; pixels with any bit of `planes.excluded` are no inputs.
     statistic : {"clip", "mean"}
@@ -326,10 +322,7 @@ def combine(
     """
     images, variances, masks = (np.ascontiguousarray(a) for a in (images, variances, masks))
     more = np.empty((0, 0, 0), np.float32) if variances_ls is None else np.ascontiguousarray(variances_ls)
-    per_pixel = isinstance(weights, str)
-    if per_pixel and weights != "pixel":
-        raise ValueError(f'weights are numbers or "pixel", not "{weights}"')
-    weights = np.ones(len(images)) if per_pixel else np.ascontiguousarray(weights, np.float64)
+    weights = np.ascontiguousarray(weights, np.float64)
     _validate(images, variances, masks, weights)
     if more.dtype != np.float32 or (variances_ls is not None and more.shape != images.shape):
         raise ValueError(f"variances_ls must be float32 {images.shape}, not {more.dtype} {more.shape}")
@@ -339,9 +332,7 @@ def combine(
         raise ValueError(f"clipping needs sigma > 0 and passes >= 0, not {sigma} and {passes}")
     planes = MaskValues(*(np.int32(bit) for bit in planes))
     turns = passes if statistic == "clip" else 0
-    *combined, further = _combine(
-        images, variances, masks, more, weights, planes, float(sigma), turns, per_pixel
-    )
+    *combined, further = _combine(images, variances, masks, more, weights, planes, float(sigma), turns)
     return tuple(combined) if variances_ls is None else (*combined, further)
 
 
@@ -388,7 +379,6 @@ def count_unclippable(
 
 
 def precompile() -> None:
-    """Call the kernels on three inputs, weighted in both ways."""
+    """Call the kernels on three inputs."""
     stack = [np.ones((3, 28, 38), dtype) for dtype in (np.float32, np.float32, np.int32)]
-    for weights in (np.ones(3), "pixel"):
-        combine(*stack, weights, MaskValues(1, 2, 4, 8))
+    combine(*stack, np.ones(3), MaskValues(1, 2, 4, 8))

@@ -291,9 +291,10 @@ HIT, FEW, COMPARED = 1, 2, 4
 
 
 @kernel
-def _hits(matched, sky, cell, model, floor, mask, never, variance, threshold, codes, bins):
+def _hits(matched, sky, cell, model, floor, mask, never, numbers, codes, bins):
     """Find what the model does not explain, and bin what is left in standard deviations."""
     height, width = matched.shape
+    variance, share, threshold = numbers
     score = np.zeros(width, np.float32)
     for y in range(height):
         values, expected, least, bits = matched[y], model[y], floor[y], mask[y]
@@ -301,7 +302,8 @@ def _hits(matched, sky, cell, model, floor, mask, never, variance, threshold, co
             offset = sky[y // cell, x0 // cell]
             for x in range(x0, min(x0 + cell, width)):
                 deviation = values[x] - expected[x] - offset
-                score[x] = deviation / np.sqrt(variance + least[x])
+                light = share * max(expected[x], _ZERO)
+                score[x] = deviation / np.sqrt(variance + least[x] + light * light)
         line = codes[y]
         for x in range(width):
             # A comparison with NaN is false: such a pixel has not been compared.
@@ -336,6 +338,7 @@ def hits(
     mask: np.ndarray,
     never: int,
     variance: float,
+    share: float,
     threshold: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the pixels of an exposure that the model does not explain.
@@ -355,6 +358,8 @@ def hits(
         Bits of pixels that are never hit.
     variance : float
         Of `matched`.
+    share : float
+        Of the model's light, that is forgiven as a standard deviation.
     threshold : float
         Standard deviations.
 
@@ -368,8 +373,8 @@ def hits(
     height, width = matched.shape
     codes = np.empty((height, width), np.uint8)
     bins = np.zeros((-(-height // BIN), -(-width // BIN)), np.float32)
-    numbers = np.float32(variance), np.float32(threshold)
-    _hits(matched, sky, cell, model, floor, mask, np.int32(never), *numbers, codes, bins)
+    numbers = np.float32(variance), np.float32(share), np.float32(threshold)
+    _hits(matched, sky, cell, model, floor, mask, np.int32(never), numbers, codes, bins)
     return codes, bins
 
 
@@ -391,5 +396,5 @@ def precompile() -> None:
     matched = match(image, mask, 1, gaussian(1.0))
     middle, total = median(np.stack([matched] * 2), np.ones(2, np.float32))
     floor = dilate(middle, 2.5) + total
-    codes, _ = hits(matched, np.zeros((1, 1), np.float32), 32, middle, floor, mask, 1, 1.0, 5.0)
+    codes, _ = hits(matched, np.zeros((1, 1), np.float32), 32, middle, floor, mask, 1, 1.0, 0.1, 5.0)
     count(codes, image, mask, 1, np.zeros(image.shape, np.int32), np.zeros(image.shape, np.int32))

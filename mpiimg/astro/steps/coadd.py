@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from mpiimg.astro.artifacts import find_artifacts
+from mpiimg.astro.comparison import GUARD, HIT_SIGMA
 from mpiimg.astro.fits.maskplanes import bits
 from mpiimg.astro.fits.writing import history_lines
 from mpiimg.astro.patch_files import PatchOptions, write_patches
+from mpiimg.astro.rejections import write_rejected
 from mpiimg.astro.samples import frame
 from mpiimg.astro.seeing import tract_fwhm
 from mpiimg.astro.sky.layout import Layout, PatchPlanes
@@ -29,7 +31,7 @@ from mpiimg.astro.strips import (
 from mpiimg.astro.survey import Survey, footprint_units, lost_footprints, strip_units, tract_document
 from mpiimg.engine.needs import At, Part
 from mpiimg.engine.parameters import parameter
-from mpiimg.engine.stage import Compute, Files, Found, Reduce, Stages
+from mpiimg.engine.stage import Compute, Files, Found, Reduce, Sink, Stages
 from mpiimg.engine.step import Output, Step
 
 
@@ -38,24 +40,25 @@ class Coaddition(PatchOptions):
     """How warps are combined."""
 
     statistic: str = parameter(
-        "clip",
-        "Inputs are averaged once outliers have been clipped (clip), or all of them (mean), or those that "
-        "comparison with the others leaves: artifacts such as trails of satellites are taken out, and no "
-        "light of stars (compare).",
-        choices=("clip", "mean", "compare"),
+        "compare",
+        "Inputs are averaged but for artifacts, such as trails of satellites, which a comparison with the "
+        "other exposures at one seeing finds (compare); or once outliers have been clipped, which takes "
+        "light of stars where one exposure is sharper than the others (clip); or all of them (mean). Or "
+        "their median is taken, whose noise is 25 % higher (median).",
+        choices=("compare", "clip", "mean", "median"),
     )
     sigma: float = parameter(
         3.0,
-        "Inputs farther from the mean than this are clipped.",
+        "With --statistic clip, inputs farther from the mean than this are left out.",
         unit="standard deviations",
         limits=(0.1, 1000),
     )
-    passes: int = parameter(2, "Inputs are clipped so many times.", limits=(0, 100))
+    passes: int = parameter(2, "With --statistic clip, inputs are clipped so many times.", limits=(0, 100))
     weights: str = parameter(
         "exposure",
-        "Inputs are weighted by exposure, or by the inverse variance of each pixel (which loses light of "
-        "bright stars).",
-        choices=("exposure", "pixel"),
+        "Inputs are weighted by exposure: by 1 / the variance of its sky on the patch. Weights by pixel are no "
+        "longer offered: they made the sky negative, and bright stars faint.",
+        choices=("exposure",),
     )
     reject_cr: bool = parameter(False, "Pixels repaired from cosmic rays are left out.")
     weight: bool = parameter(False, "Patches get a plane WEIGHT: inverse variance, 0 without data.")
@@ -64,9 +67,12 @@ class Coaddition(PatchOptions):
 def coaddition_history(p: Coaddition) -> tuple[str, ...]:
     """Return the lines of HISTORY of a coadd."""
     excluded = ", ".join([*EXCLUDED, *["CR"] * p.reject_cr])
-    clipped = f" beyond {p.sigma:g} sigma, {p.passes} passes" if p.statistic == "clip" else ""
+    how = {
+        "clip": f" beyond {p.sigma:g} sigma, {p.passes} passes",
+        "compare": f": mean without what {HIT_SIGMA:g} sigma and {GUARD:g} of the light nearby do not explain",
+    }
     return history_lines(
-        "coadd", f"{p.statistic}{clipped}; weights by {p.weights}; without {excluded} pixels"
+        "coadd", f"{p.statistic}{how.get(p.statistic, '')}; weights by {p.weights}; without {excluded} pixels"
     )
 
 
@@ -86,8 +92,8 @@ def stages(state: Survey, p: Coaddition, data: None) -> Stages[Survey]:
         artifacts, state = yield from find_artifacts(state, fwhm, weights)
         state = dataclasses.replace(state, artifacts=artifacts)
     state = state.without_strips((yield coadd(state, p)))
-    if p.statistic == "clip" and p.passes:
-        yield few_inputs(state.layout, patches, p.sigma)
+    if p.statistic == "compare" or (p.statistic == "clip" and p.passes):
+        yield few_inputs(state.layout, patches, p)
     return state
 
 
@@ -148,17 +154,21 @@ def coadd(state: Survey, p: Coaddition) -> Compute:
 
     def work(chunk, *blocks):
         from mpiimg.astro.kernels.coadd import MaskValues, combine
+        from mpiimg.astro.kernels.middle import combine_median
 
         strip = layout.strips[chunk.number]
         planes = empty_strip(strip.box, variance_ls)
         if strip.footprints:
-            own = "pixel" if p.weights == "pixel" else np.array([weights[part] for part in strip.footprints])
+            own = np.array([weights[part] for part in strip.footprints])
             excluded = bits(*EXCLUDED, *["CR"] * p.reject_cr, "REJECTED")
             named = MaskValues(excluded, bits("NO_DATA"), bits("CLIPPED"), bits("SAT"))
             image, variance, mask, *more = stacked(layout, strip, blocks[: len(warps)], lost)
             if state.artifacts is not None:
                 rejected = exclude(mask, layout, strip, blocks[len(warps)], lost)
-            planes = combine(image, variance, mask, own, named, how, p.sigma, p.passes, *more)
+            if p.statistic == "median":
+                planes = combine_median(image, variance, mask, own, named, *more)
+            else:
+                planes = combine(image, variance, mask, own, named, how, p.sigma, p.passes, *more)
             if state.artifacts is not None:
                 planes[2][rejected] |= bits("REJECTED")
             refuse_overflow(planes)
@@ -180,7 +190,6 @@ def coadd(state: Survey, p: Coaddition) -> Compute:
             "statistic": p.statistic,
             "sigma": p.sigma,
             "passes": p.passes,
-            "by_pixel": p.weights == "pixel",
             "reject_cr": p.reject_cr,
         },
         weights=strip_weights(layout),
@@ -189,21 +198,31 @@ def coadd(state: Survey, p: Coaddition) -> Compute:
     )
 
 
-def few_inputs(layout: Layout, patches: PatchPlanes, sigma: float) -> Reduce[None]:
-    """Warn of pixels with too few inputs for any of them to be clipped."""
+def few_inputs(layout: Layout, patches: PatchPlanes, p: Coaddition) -> Reduce[None]:
+    """Warn of pixels with too few inputs for any of them to be left out."""
+    clipped = p.statistic == "clip"
+    # Of one or two exposures nobody can tell which is right: as many as at 1 standard deviation.
+    bit, sigma = (bits("CLIPPED"), p.sigma) if clipped else (bits("REJECTED"), 1.0)
 
     def partial(chunk, mask, nimage):
         from mpiimg.astro.kernels.coadd import count_unclippable
 
-        return count_unclippable(nimage, mask, bits("CLIPPED"), sigma)
+        return count_unclippable(nimage, mask, bit, sigma)
 
     def finish(rows):
         few, covered = rows.sum(axis=0)
         if not few:
             return Found(None)
         max_inputs = int(sigma**2 + 1)
-        text = f"at {100 * few / covered:.0f} % of the pixels at most {max_inputs} exposures overlap: "
-        return Found(None, (f"{text}clipping at {sigma:g} sigma rejects nothing there, however far off",))
+        share = f"at {_percent(few / covered)} % of the pixels"
+        if clipped:
+            text = (
+                f"{share} at most {max_inputs} exposures overlap: clipping at {sigma:g} sigma rejects nothing "
+                "there, however far off"
+            )
+        else:
+            text = f"{share} one or two exposures overlap: artifacts cannot be told there, and stay"
+        return Found(None, (text,))
 
     return Reduce(
         "few-inputs",
@@ -212,12 +231,21 @@ def few_inputs(layout: Layout, patches: PatchPlanes, sigma: float) -> Reduce[Non
         work=partial,
         row=((2,), "int64"),
         finish=finish,
-        parameters={"sigma": sigma},
+        parameters={"sigma": sigma, "bit": bit},
     )
+
+
+def _percent(share: float) -> str:
+    """Return a share in per cent, in whole numbers, or what is less than one as it is."""
+    return f"{100 * share:.0f}" if share >= 0.01 else f"{100 * share:.1g}"
 
 
 def _write(state: Survey, p: Coaddition, folder: Path) -> Files:
     return write_patches(state, folder)
+
+
+def _write_rejected(state: Survey, p: Coaddition, folder: Path) -> Sink | None:
+    return write_rejected(state, folder)
 
 
 def sample() -> tuple[Callable[[], object], float]:
@@ -248,11 +276,13 @@ STEP = Step(
     parameters=Coaddition,
     outputs=(
         Output("patches", _write, when="end", documents=tract_document, without=Survey.without_patches),
+        Output("patches", _write_rejected),
     ),
     history=coaddition_history,
     kernels=(
         "mpiimg.astro.kernels.coadd:precompile",
         "mpiimg.astro.kernels.compare:precompile",
+        "mpiimg.astro.kernels.middle:precompile",
         "mpiimg.astro.kernels.rejections:precompile",
         "mpiimg.astro.kernels.trails:precompile",
     ),

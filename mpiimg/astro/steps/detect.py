@@ -158,7 +158,7 @@ def inspect(state: Survey, p: Detection) -> Inspection:
     if Path(name).name != name:
         raise BadInput(f"--catalogue {name}: give a name, which is written in --out, not a path")
     patches = name.endswith(".fits") and "patch-" in name and not state.from_patches
-    if name == "exposures.ecsv" or patches:
+    if name in ("exposures.ecsv", "rejected.ecsv") or patches:
         raise BadInput(f"--catalogue {name}: another result is called so; choose another name")
     return Inspection()
 
