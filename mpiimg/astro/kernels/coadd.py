@@ -277,8 +277,8 @@ def combine(
     masks : (n, h, w) int32
         Their masks, bits as in `planes`.
     weights : (n,) float64
-        One weight per exposure, usually 1 / the variance of its sky: zero leaves an exposure out. Never one of
-        a pixel's own counts: those that noise made low would weigh more, and so would the faint wings of stars.
+        One weight per exposure, usually 1 / the variance of its sky: zero leaves an exposure out. Never
+        one of a pixel's own counts: those that noise made low would weigh more, and wings more than cores.
     planes : MaskValues
         Values of the bits of the masks; pixels with any bit of `planes.excluded` are no inputs.
     statistic : {"clip", "mean"}

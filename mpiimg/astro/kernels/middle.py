@@ -39,7 +39,7 @@ def combine_median(
     is right where exposures are equally deep.
     """
     alike = (np.asarray(weights) > 0).astype(np.float64)
-    image, variance, mask, n_image, *more = combine(
+    _, variance, mask, n_image, *more = combine(
         images, variances, masks, alike, planes, "mean", variances_ls=variances_ls
     )
     used = np.isfinite(images) & np.isfinite(variances) & (variances >= 0) & ((masks & planes.excluded) == 0)

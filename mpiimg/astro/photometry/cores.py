@@ -20,13 +20,15 @@ def flag_cores(
     bit : int
         Value of the bit.
     radius : float
-        Of the core, in pixels: the FWHM of stars.
+        Of the core, in pixels: the FWHM of stars; NaN for the median of the sources.
     """
     table = table.copy()
     table["mask_flags"] &= ~np.int32(bit)
     marked = (mask & bit) != 0
-    if not len(table) or not np.isfinite(radius) or not marked.any():
+    if not len(table) or not marked.any():
         return table
+    if not np.isfinite(radius):
+        radius = float(np.nanmedian(table["fwhm"]))
     y, x = table["y"] - origin[0], table["x"] - origin[1]
     reach = int(np.ceil(radius))
     near = np.zeros(len(table), bool)

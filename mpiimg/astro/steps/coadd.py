@@ -56,8 +56,8 @@ class Coaddition(PatchOptions):
     passes: int = parameter(2, "With --statistic clip, inputs are clipped so many times.", limits=(0, 100))
     weights: str = parameter(
         "exposure",
-        "Inputs are weighted by exposure: by 1 / the variance of its sky on the patch. Weights by pixel are no "
-        "longer offered: they made the sky negative, and bright stars faint.",
+        "Inputs are weighted by exposure: by 1 / the variance of its sky on the patch. Weights by pixel are "
+        "not offered: they make the sky negative, and bright stars faint.",
         choices=("exposure",),
     )
     reject_cr: bool = parameter(False, "Pixels repaired from cosmic rays are left out.")
@@ -69,7 +69,7 @@ def coaddition_history(p: Coaddition) -> tuple[str, ...]:
     excluded = ", ".join([*EXCLUDED, *["CR"] * p.reject_cr])
     how = {
         "clip": f" beyond {p.sigma:g} sigma, {p.passes} passes",
-        "compare": f": mean without what {HIT_SIGMA:g} sigma and {GUARD:g} of the light nearby do not explain",
+        "compare": f": mean, without what stands out by {HIT_SIGMA:g} sigma and {GUARD:g} of the light nearby",
     }
     return history_lines(
         "coadd", f"{p.statistic}{how.get(p.statistic, '')}; weights by {p.weights}; without {excluded} pixels"
@@ -217,8 +217,8 @@ def few_inputs(layout: Layout, patches: PatchPlanes, p: Coaddition) -> Reduce[No
         share = f"at {_percent(few / covered)} % of the pixels"
         if clipped:
             text = (
-                f"{share} at most {max_inputs} exposures overlap: clipping at {sigma:g} sigma rejects nothing "
-                "there, however far off"
+                f"{share} at most {max_inputs} exposures overlap: clipping at {sigma:g} sigma rejects "
+                "nothing there, however far off"
             )
         else:
             text = f"{share} one or two exposures overlap: artifacts cannot be told there, and stay"
