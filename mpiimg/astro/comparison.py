@@ -33,8 +33,8 @@ WING_POWER = 4
 MIN_FWHM = 2.0
 
 #: Offsets are measured on one of so many rows and columns, where the median is below so many sigma; on all
-#: pixels where there are few of these, and not at all where there are fewer still.
-SKY_STEP, SOURCE_SIGMA, FEW_SKY, MIN_SKY = 4, 5.0, 64, 32
+#: pixels where there are fewer of these.
+SKY_STEP, SOURCE_SIGMA, FEW_SKY = 8, 5.0, 4
 
 #: What is known of each warp when its artifacts have been found.
 WARP_STATS = ("hit", "compared", "spared", "rejected", "trails")
@@ -145,17 +145,22 @@ def compare_tile(
         noise[k] = variances[k] * np.sum(taps.astype(float) ** 2) ** 2
         matched[k][_place(own, around)] = kernels.match(image, mask, bits(*UNUSABLE), taps)
     model, floor, dark = (plane[tile] for plane in _model(matched, noise, matching))
+    model, floor = np.ascontiguousarray(model), np.ascontiguousarray(floor)
+    sampled = model[::SKY_STEP, ::SKY_STEP], dark[::SKY_STEP, ::SKY_STEP].copy()
     codes, bins = [], []
-    epochs, inputs = np.zeros(model.shape, np.int32), np.zeros(model.shape, np.int32)
+    counts = np.zeros(model.shape, np.int16), np.zeros(model.shape, np.int16)
+    planes = np.empty(model.shape, np.float32), np.empty(model.shape, np.int32)
     for k, (own, image, mask) in enumerate(zip(boxes, images, masks, strict=True)):
-        pixels, flags = _on_tile(box, own, image, mask)
+        _lay(planes, box, own, image, mask)
         values = matched[k][tile]
-        sky = _offsets(values, model, dark)
+        sky = _offsets(values[::SKY_STEP, ::SKY_STEP], *sampled)
         numbers = noise[k], matching.wings[k] / HIT_SIGMA, HIT_SIGMA
-        found, left = kernels.hits(values, sky, MESH, model, floor, flags, bits(*NEVER), *numbers)
-        kernels.count(found, pixels, flags, bits(*NEVER), epochs, inputs)
+        found, left = kernels.hits(
+            np.ascontiguousarray(values), sky, MESH, model, floor, planes, bits(*NEVER), numbers, *counts
+        )
         codes.append(found)
         bins.append(left)
+    epochs, inputs = (number.astype(np.int32) for number in counts)
     limit = max_epochs(inputs)
     few = np.where((epochs <= limit) & (limit > 0), np.uint8(kernels.FEW), np.uint8(0))
     for found in codes:
@@ -168,14 +173,13 @@ def _place(box: Box, within: Box) -> tuple[slice, slice]:
     return tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(box, within, strict=True))
 
 
-def _on_tile(box: Box, own: Box, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the image and mask of an exposure on a tile, without data where it does not reach."""
+def _lay(planes: tuple[np.ndarray, np.ndarray], box: Box, own: Box, image, mask) -> None:
+    """Lay the image and mask of an exposure on those of a tile, without data where it does not reach."""
     shared = overlap(box, own)
-    pixels = np.full(box_shape(box), np.nan, np.float32)
-    flags = np.full(box_shape(box), bits("NO_DATA"), np.int32)
-    pixels[_place(shared, box)] = image[_place(shared, own)]
-    flags[_place(shared, box)] = mask[_place(shared, own)]
-    return pixels, flags
+    for plane, pixels, nothing in zip(planes, (image, mask), (np.nan, bits("NO_DATA")), strict=True):
+        if shared != box:
+            plane[:] = nothing
+        plane[_place(shared, box)] = pixels[_place(shared, own)]
 
 
 def _model(matched: np.ndarray, noise: np.ndarray, matching: Matching) -> tuple[np.ndarray, ...]:
@@ -201,21 +205,19 @@ def _model(matched: np.ndarray, noise: np.ndarray, matching: Matching) -> tuple[
 def _offsets(matched: np.ndarray, model: np.ndarray, dark: np.ndarray) -> np.ndarray:
     """Return by how much the sky of an exposure is off, in meshes, (meshes, meshes) float32.
 
-    Residuals of sky are no artifacts, and no light of sources.
+    All are given at every SKY_STEP-th pixel. Residuals of sky are no artifacts, and no light of sources.
     """
-    left = matched[::SKY_STEP, ::SKY_STEP] - model[::SKY_STEP, ::SKY_STEP]
-    dark = dark[::SKY_STEP, ::SKY_STEP]
-    rows, columns = (-(-length // MESH) for length in matched.shape)
-    offsets = np.zeros((rows, columns), np.float32)
+    left = matched - model
     side = MESH // SKY_STEP
-    for i in range(rows):
-        for j in range(columns):
-            mesh = slice(i * side, (i + 1) * side), slice(j * side, (j + 1) * side)
-            there = np.isfinite(left[mesh])
-            for chosen, least in ((there & dark[mesh], FEW_SKY), (there, MIN_SKY)):
-                if np.count_nonzero(chosen) >= least:
-                    offsets[i, j] = np.median(left[mesh][chosen])
-                    break
+    offsets = np.zeros(tuple(-(-length // side) for length in left.shape), np.float32)
+    for i, j in np.ndindex(offsets.shape):
+        mesh = slice(i * side, (i + 1) * side), slice(j * side, (j + 1) * side)
+        values = left[mesh]
+        there = values[dark[mesh] & (values == values)]
+        if there.size < FEW_SKY:
+            there = values[values == values]
+        if there.size:
+            offsets[i, j] = np.partition(there, there.size // 2)[there.size // 2]
     return offsets
 
 

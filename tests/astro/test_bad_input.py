@@ -291,6 +291,11 @@ def a_catalogue_elsewhere(it):
     it.options += ["--catalogue", "sub/catalogue.fits"]
 
 
+@case("rejected.ecsv", "another name")
+def catalogue_named_as_that_of_artifacts(it):
+    it.options += ["--catalogue", "rejected.ecsv"]
+
+
 @case("exposures.ecsv", "another name")
 def a_catalogue_in_the_place_of_a_result(it):
     it.options += ["--catalogue", "exposures.ecsv"]
@@ -373,10 +378,12 @@ def test_a_patch_that_no_exposure_is_left_for(night, tmp_path):
     assert len(fits.getdata(out / "catalogue.fits")) > 0
 
 
-def test_too_few_exposures_to_clip(bad_night):
-    """The run says at what share of the pixels clipping rejects nothing: here all, with four exposures."""
+def test_too_few_exposures_to_compare(bad_night):
+    """The run says at what share of the pixels nothing can be rejected."""
     done, out, _, _ = bad_night
-    told = [text for text in record(out)["warnings"] if "clipping" in text]
+    told = [text for text in record(out)["warnings"] if "exposures overlap" in text]
     assert len(told) == 1
-    assert told[0].startswith("at 100 % of the pixels at most 10 exposures overlap: clipping at 3 sigma")
+    assert re.match(
+        r"at [\d.]+ % of the pixels one or two exposures overlap: artifacts cannot be told", told[0]
+    )
     assert told[0] in done.stderr

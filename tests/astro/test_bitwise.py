@@ -42,7 +42,14 @@ def assert_same_files(folder, expected):
 
 def test_every_file_is_there(alone):
     patches = {f"patch-{x}-{y}.fits" for x in range(2) for y in range(3)}
-    tables = {"catalogue.fits", "catalogue.reg", "mosaic.png", "exposures.ecsv", "tract.toml"}
+    tables = {
+        "catalogue.fits",
+        "catalogue.reg",
+        "mosaic.png",
+        "exposures.ecsv",
+        "rejected.ecsv",
+        "tract.toml",
+    }
     assert set(digests(alone)) == patches | tables
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import ndimage
+from support.stacks import add_stars, some_stars, whole
 
 from mpiimg.astro.comparison import Matching, compare_tile, max_epochs
 from mpiimg.astro.fits.maskplanes import bits
@@ -131,8 +132,9 @@ def plain(images, masks, variances, fwhm):
         for top in range(0, shape[0], MESH):
             for start in range(0, shape[1], MESH):
                 cell = slice(top, top + MESH), slice(start, start + MESH)
-                dark = (model <= 5 * np.sqrt(spread))[cell][::4, ::4]
-                left[cell] -= np.nanmedian(left[cell][::4, ::4][dark])
+                dark = (model <= 5 * np.sqrt(spread))[cell][::8, ::8]
+                sample = np.sort(left[cell][::8, ::8][dark & np.isfinite(left[cell][::8, ::8])])
+                left[cell] -= sample[len(sample) // 2] if len(sample) else 0
         able = (masks[k] & bits("NO_DATA", "BAD", "EDGE", "SAT")) == 0
         wings = ((widths[k] / np.median(widths)) ** 4 - 1) * np.maximum(model, 0)
         bound = 25 * (noise[k] + spread) + (0.5 * guard) ** 2 + wings**2
@@ -141,24 +143,6 @@ def plain(images, masks, variances, fwhm):
     limit = np.floor(np.minimum(0.4 * inputs, 2 + 0.03 * inputs) + 1e-9)
     few = ((ratio > 1).sum(axis=0) <= limit) & (limit >= 1)
     return ratio, few
-
-
-def moffat(y, x, fwhm, beta=3.0):
-    """A star of flux 1."""
-    alpha = fwhm / (2 * np.sqrt(2 ** (1 / beta) - 1))
-    return (beta - 1) / (np.pi * alpha**2) * (1 + (x**2 + y**2) / alpha**2) ** -beta
-
-
-def add_stars(image, stars, fwhm, beta=3.0, shift=(0.0, 0.0)):
-    """Add stars (y, x, flux) to an image, each in a box around it."""
-    reach = int(12 * fwhm)
-    for y, x, flux in stars:
-        y, x = y + shift[0], x + shift[1]
-        rows = slice(max(int(y) - reach, 0), int(y) + reach + 1)
-        columns = slice(max(int(x) - reach, 0), int(x) + reach + 1)
-        own = image[rows, columns]
-        yy, xx = np.mgrid[rows, columns][:, : own.shape[0], : own.shape[1]]
-        own += flux * moffat(yy - y, xx - x, fwhm, beta)
 
 
 def sky(n, shape, fwhm, stars, seed=0, noise=8.0, gain=4.0):
@@ -172,19 +156,6 @@ def sky(n, shape, fwhm, stars, seed=0, noise=8.0, gain=4.0):
         sigma = np.sqrt(depth[k] ** 2 + clean / gain)
         images.append((clean + rng.normal(size=shape) * sigma).astype(np.float32))
     return images, (depth**2).tolist()
-
-
-def some_stars(shape, count, seed=1, fluxes=(1e3, 1e6), margin=0):
-    rng = np.random.default_rng(seed)
-    place = rng.uniform(margin, np.array(shape) - 1 - margin, (count, 2))
-    return np.column_stack([place, np.exp(rng.uniform(*np.log(fluxes), count))])
-
-
-def whole(images, masks, variances, fwhm):
-    """Compare exposures of a patch in one tile."""
-    box = ((0, images[0].shape[0]), (0, images[0].shape[1]))
-    n = len(images)
-    return compare_tile(box, box, [box] * n, images, masks, variances, Matching.of(fwhm))
 
 
 def scene(n=6, shape=(300, 280), seed=3):

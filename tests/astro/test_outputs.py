@@ -88,7 +88,7 @@ def test_a_patch_says_what_it_is(plain):
                 "sigclip 4.5",
                 "meshes of 17 arcsec",
                 "Lanczos-3",
-                "beyond 3 sigma",
+                "stands out by 5 sigma",
                 "threshold 3.75 sigma of the filtered image",
             ):
                 assert word in history

@@ -291,11 +291,13 @@ HIT, FEW, COMPARED = 1, 2, 4
 
 
 @kernel
-def _hits(matched, sky, cell, model, floor, mask, never, numbers, codes, bins):
+def _hits(matched, sky, cell, model, floor, planes, never, numbers, out):
     """Find what the model does not explain, and bin what is left in standard deviations."""
     height, width = matched.shape
+    image, mask = planes
     variance, share, threshold = numbers
-    score = np.zeros(width, np.float32)
+    codes, bins, epochs, inputs = out
+    score, sky_score = np.zeros(width, np.float32), np.zeros(width, np.float32)
     for y in range(height):
         values, expected, least, bits = matched[y], model[y], floor[y], mask[y]
         for x0 in range(0, width, cell):
@@ -303,30 +305,23 @@ def _hits(matched, sky, cell, model, floor, mask, never, numbers, codes, bins):
             for x in range(x0, min(x0 + cell, width)):
                 deviation = values[x] - expected[x] - offset
                 light = share * max(expected[x], _ZERO)
-                score[x] = deviation / np.sqrt(variance + least[x] + light * light)
-        line = codes[y]
+                scale = _ONE / np.sqrt(variance + least[x] + light * light)
+                score[x] = deviation * scale
+                sky_score[x] = offset * scale
+        line, pixels, hits, there = codes[y], image[y], epochs[y], inputs[y]
         for x in range(width):
+            able = (bits[x] & never) == 0
             # A comparison with NaN is false: such a pixel has not been compared.
-            there = ((bits[x] & never) == 0) & (abs(score[x]) <= _LARGEST)
-            hit = there & (abs(score[x]) > threshold)
-            line[x] = (HIT if hit else 0) | (COMPARED if there else 0)
-            left = min(max(score[x], -CLIP), CLIP)
-            score[x] = left if there & (not hit) else _ZERO
+            compared = able & (abs(score[x]) <= _LARGEST)
+            hit = compared & (abs(score[x]) > threshold)
+            line[x] = np.uint8((HIT if hit else 0) | (COMPARED if compared else 0))
+            hits[x] += np.int16(1 if hit else 0)
+            there[x] += np.int16(1 if able & (abs(pixels[x]) <= _LARGEST) else 0)
+            left = min(max(score[x], -CLIP), CLIP) + sky_score[x]
+            score[x] = left if compared & (not hit) else _ZERO
         target = bins[y // BIN]
         for x in range(width):
             target[x // BIN] += score[x]
-
-
-@kernel
-def _count(codes, image, mask, excluded, epochs, inputs):
-    """Count the exposures in which a pixel was hit, and those that have data there."""
-    height, width = codes.shape
-    for y in range(height):
-        own, values, bits, hits, there = codes[y], image[y], mask[y], epochs[y], inputs[y]
-        for x in range(width):
-            hits[x] += own[x] & HIT
-            usable = (abs(values[x]) <= _LARGEST) & ((bits[x] & excluded) == 0)
-            there[x] += 1 if usable else 0
 
 
 def hits(
@@ -335,11 +330,11 @@ def hits(
     cell: int,
     model: np.ndarray,
     floor: np.ndarray,
-    mask: np.ndarray,
+    planes: tuple[np.ndarray, np.ndarray],
     never: int,
-    variance: float,
-    share: float,
-    threshold: float,
+    numbers: tuple[float, float, float],
+    epochs: np.ndarray,
+    inputs: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the pixels of an exposure that the model does not explain.
 
@@ -353,41 +348,31 @@ def hits(
     model : (h, w) float32
     floor : (h, w) float32
         What is forgiven, as a variance, whichever the exposure.
-    mask : (h, w) int32
+    planes : image and mask, (h, w) float32 and int32
+        The exposure as it is.
     never : int
-        Bits of pixels that are never hit.
-    variance : float
-        Of `matched`.
-    share : float
-        Of the model's light, that is forgiven as a standard deviation.
-    threshold : float
-        Standard deviations.
+        Bits of pixels that hold no data for the coadd; they are never hit.
+    numbers : (float, float, float)
+        The variance of `matched`; the share of the model's light that is forgiven, as a standard deviation;
+        and the standard deviations of a hit.
+    epochs, inputs : (h, w) int16
+        Numbers of exposures that are hit, and that have data: this one is added.
 
     Returns
     -------
     codes : (h, w) uint8
         HIT and COMPARED.
     bins : (ceil(h / BIN), ceil(w / BIN)) float32
-        Sums of the deviations that are no hits, in standard deviations, each at most CLIP.
+        Sums of the deviations that are no hits, in standard deviations, each at most CLIP from `sky`, which is
+        in them: it has steps.
     """
     height, width = matched.shape
     codes = np.empty((height, width), np.uint8)
     bins = np.zeros((-(-height // BIN), -(-width // BIN)), np.float32)
-    numbers = np.float32(variance), np.float32(share), np.float32(threshold)
-    _hits(matched, sky, cell, model, floor, mask, np.int32(never), numbers, codes, bins)
+    constants = tuple(np.float32(number) for number in numbers)
+    out = (codes, bins, epochs, inputs)
+    _hits(matched, sky, cell, model, floor, planes, np.int32(never), constants, out)
     return codes, bins
-
-
-def count(
-    codes: np.ndarray,
-    image: np.ndarray,
-    mask: np.ndarray,
-    excluded: int,
-    epochs: np.ndarray,
-    inputs: np.ndarray,
-) -> None:
-    """Add an exposure to the numbers of those that are hit, and of those that have data, (h, w) int32."""
-    _count(codes, image, mask, np.int32(excluded), epochs, inputs)
 
 
 def precompile() -> None:
@@ -396,5 +381,6 @@ def precompile() -> None:
     matched = match(image, mask, 1, gaussian(1.0))
     middle, total = median(np.stack([matched] * 2), np.ones(2, np.float32))
     floor = dilate(middle, 2.5) + total
-    codes, _ = hits(matched, np.zeros((1, 1), np.float32), 32, middle, floor, mask, 1, 1.0, 0.1, 5.0)
-    count(codes, image, mask, 1, np.zeros(image.shape, np.int32), np.zeros(image.shape, np.int32))
+    sky, numbers = np.zeros((1, 1), np.float32), (1.0, 0.1, 5.0)
+    counts = np.zeros(image.shape, np.int16), np.zeros(image.shape, np.int16)
+    hits(matched, sky, 32, middle, floor, (image, mask), 1, numbers, *counts)

@@ -31,6 +31,9 @@ PIECE, MIN_PIECE = 16, 2.5
 #: A trail stands out of the sums along all lines by so many standard deviations.
 THRESHOLD = 7.5
 
+#: Squares in which the sky is levelled reach so many bins to each side.
+SQUARE = 8
+
 #: Trails at most that an exposure has on a patch.
 MAX_TRAILS = 50
 
@@ -104,11 +107,12 @@ def find_trails(bins: np.ndarray) -> list[Trail]:
     list of Trail
         In bins, pieces of trails as long as stripes or longer; one trail may be several that overlap.
     """
-    bins = np.array(bins, np.float32)
     there = (bins != 0).astype(np.float32)
     if np.count_nonzero(there) < MIN_BINS:
         return []
-    bins -= np.float32(np.median(bins[there != 0])) * there
+    level = np.empty(bins.shape, np.float32)
+    _smooth(np.ascontiguousarray(bins), there, level)
+    bins = level
     trails: list[Trail] = []
     while len(trails) < MAX_TRAILS:
         found = [_best(bins, there, turn) for turn in range(4)]
@@ -120,6 +124,35 @@ def find_trails(bins: np.ndarray) -> list[Trail]:
             bins[near] = there[near] = 0
         trails += new
     return trails
+
+
+@kernel
+def _smooth(bins, there, out):
+    """Take from bins the mean of those that are there in a square around each: the sky that trails lie on."""
+    height, width = bins.shape
+    total, count = np.zeros(width), np.zeros(width)
+    for y in range(-SQUARE, height):
+        after, before = y + SQUARE, y - SQUARE - 1
+        for x in range(width):
+            if after < height:
+                total[x] += bins[after, x]
+                count[x] += there[after, x]
+            if before >= 0:
+                total[x] -= bins[before, x]
+                count[x] -= there[before, x]
+        if y < 0:
+            continue
+        across, number = 0.0, 0.0
+        for x in range(-SQUARE, width):
+            if x + SQUARE < width:
+                across += total[x + SQUARE]
+                number += count[x + SQUARE]
+            if x - SQUARE - 1 >= 0:
+                across -= total[x - SQUARE - 1]
+                number -= count[x - SQUARE - 1]
+            if x >= 0:
+                mean = across / number if number > 0 else 0.0
+                out[y, x] = np.float32(bins[y, x] - mean) if there[y, x] > 0 else np.float32(0)
 
 
 def _turned(plane: np.ndarray, turn: int) -> np.ndarray:
@@ -212,4 +245,4 @@ def in_pixels(trail: Trail, size: int, corner: tuple[int, int] = (0, 0)) -> Trai
 
 def precompile() -> None:
     """Call the kernels on little."""
-    line_sums(np.ones((3, 5), np.float32))
+    find_trails(np.ones((12, 12), np.float32))

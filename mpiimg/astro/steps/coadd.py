@@ -69,7 +69,7 @@ def coaddition_history(p: Coaddition) -> tuple[str, ...]:
     excluded = ", ".join([*EXCLUDED, *["CR"] * p.reject_cr])
     how = {
         "clip": f" beyond {p.sigma:g} sigma, {p.passes} passes",
-        "compare": f": mean, without what stands out by {HIT_SIGMA:g} sigma and {GUARD:g} of the light nearby",
+        "compare": f": mean without what stands out by {HIT_SIGMA:g} sigma and {GUARD:g} of the light nearby",
     }
     return history_lines(
         "coadd", f"{p.statistic}{how.get(p.statistic, '')}; weights by {p.weights}; without {excluded} pixels"
