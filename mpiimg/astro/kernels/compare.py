@@ -363,8 +363,8 @@ def hits(
     codes : (h, w) uint8
         HIT and COMPARED.
     bins : (ceil(h / BIN), ceil(w / BIN)) float32
-        Sums of the deviations that are no hits, in standard deviations, each at most CLIP from `sky`, which is
-        in them: it has steps.
+        Sums of the deviations that are no hits, in standard deviations, each at most CLIP from `sky`, which
+        is in them: it has steps.
     """
     height, width = matched.shape
     codes = np.empty((height, width), np.uint8)
