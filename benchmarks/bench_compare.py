@@ -71,9 +71,9 @@ def coadd_by_comparison(images, masks, fwhm, side: int) -> float:
     left_out = [artifacts_of(*one, (0, 0), width)[0] for *one, width in zip(codes, bins, fwhm, strict=True)]
     variance, weights = np.full((len(images), 256, side), NOISE**2, np.float32), np.ones(len(images))
     for y in range(0, side, 256):
-        rows = slice(y, y + 256)
-        mask = np.stack([(one[rows] != 0).astype(np.int32) for one in left_out])
-        stack = np.stack([image[rows] for image in images])
+        stack, mask = (np.stack([plane[y : y + 256] for plane in planes]) for planes in (images, masks))
+        for k, pixels in enumerate(left_out):
+            mask[k][pixels[y : y + 256] != 0] = 1
         combine(stack, variance[:, : stack.shape[1]], mask, weights, MaskValues(1, 2, 4, 8), "mean")
     return time.process_time() - start
 

@@ -138,25 +138,29 @@ def compare_tile(
     from mpiimg.astro.kernels import compare as kernels
 
     tile = _place(box, around)
-    matched = np.full((len(images), *box_shape(around)), np.nan, np.float32)
+    matched = np.empty((len(images), *box_shape(around)), np.float32)
     noise = np.empty(len(images))
     for k, (own, image, mask) in enumerate(zip(boxes, images, masks, strict=True)):
         taps = kernels.gaussian(matching.sigmas[k])
         noise[k] = variances[k] * np.sum(taps.astype(float) ** 2) ** 2
-        matched[k][_place(own, around)] = kernels.match(image, mask, bits(*UNUSABLE), taps)
+        if own == around:
+            kernels.match(image, mask, bits(*UNUSABLE), taps, matched[k])
+        else:
+            matched[k] = np.nan
+            matched[k][_place(own, around)] = kernels.match(image, mask, bits(*UNUSABLE), taps)
     model, floor, dark = (plane[tile] for plane in _model(matched, noise, matching))
     model, floor = np.ascontiguousarray(model), np.ascontiguousarray(floor)
     sampled = model[::SKY_STEP, ::SKY_STEP], dark[::SKY_STEP, ::SKY_STEP].copy()
     codes, bins = [], []
     counts = np.zeros(model.shape, np.int16), np.zeros(model.shape, np.int16)
+    corner = tile[0].start, tile[1].start
     planes = np.empty(model.shape, np.float32), np.empty(model.shape, np.int32)
     for k, (own, image, mask) in enumerate(zip(boxes, images, masks, strict=True)):
         _lay(planes, box, own, image, mask)
-        values = matched[k][tile]
-        sky = _offsets(values[::SKY_STEP, ::SKY_STEP], *sampled)
+        sky = _offsets(matched[k][tile][::SKY_STEP, ::SKY_STEP], *sampled)
         numbers = noise[k], matching.wings[k] / HIT_SIGMA, HIT_SIGMA
         found, left = kernels.hits(
-            np.ascontiguousarray(values), sky, MESH, model, floor, planes, bits(*NEVER), numbers, *counts
+            matched[k], corner, sky, MESH, model, floor, planes, bits(*NEVER), numbers, *counts
         )
         codes.append(found)
         bins.append(left)

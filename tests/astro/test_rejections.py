@@ -185,7 +185,9 @@ def residual(rng, shape, n, fwhm=4.0, light=0.0):
     floor = np.full(shape, noise * np.pi / 2 / n, np.float32)
     sky = np.zeros((-(-shape[0] // 128), -(-shape[1] // 128)), np.float32)
     counts = np.zeros(shape, np.int16), np.zeros(shape, np.int16)
-    return kernels.hits(matched, sky, 128, 0 * matched, floor, (matched, mask), 1, (noise, 0.0, 5.0), *counts)
+    return kernels.hits(
+        matched, (0, 0), sky, 128, 0 * matched, floor, (matched, mask), 1, (noise, 0.0, 5.0), *counts
+    )
 
 
 def test_faint_trails_are_found():

@@ -52,23 +52,31 @@ def gaussian(sigma: float) -> np.ndarray:
 def _blur_row(row, taps, line, width):
     """Add up shifted copies of a padded row."""
     for x in range(width):
-        line[x] = _ZERO
-    for i in range(len(taps)):
-        tap, part = taps[i], row[i : i + width]
+        line[x] = taps[0] * row[x]
+    i = 1
+    # Two at a time: sums in the same order, loaded and stored half as often. Taps are odd in number.
+    while i < len(taps):
+        a, b = taps[i], taps[i + 1]
+        left, right = row[i : i + width], row[i + 1 : i + 1 + width]
         for x in range(width):
-            line[x] += tap * part[x]
+            line[x] = (line[x] + a * left[x]) + b * right[x]
+        i += 2
 
 
 @kernel
 def _blur_rows(ring, taps, first, line):
     """Add up rows of a ring, that of number `first` (in all rows) by the first tap."""
-    for x in range(len(line)):
-        line[x] = _ZERO
     n = len(taps)
-    for j in range(n):
-        tap, part = taps[j], ring[(first + j) % n]
+    begin = ring[first % n]
+    for x in range(len(line)):
+        line[x] = taps[0] * begin[x]
+    j = 1
+    while j < n:
+        a, b = taps[j], taps[j + 1]
+        upper, lower = ring[(first + j) % n], ring[(first + j + 1) % n]
         for x in range(len(line)):
-            line[x] += tap * part[x]
+            line[x] = (line[x] + a * upper[x]) + b * lower[x]
+        j += 2
 
 
 @kernel
@@ -128,7 +136,9 @@ def _match(image, mask, unusable, taps, out):
             target[x] = value if usable else _NAN
 
 
-def match(image: np.ndarray, mask: np.ndarray, unusable: int, taps: np.ndarray) -> np.ndarray:
+def match(
+    image: np.ndarray, mask: np.ndarray, unusable: int, taps: np.ndarray, out: np.ndarray | None = None
+) -> np.ndarray:
     """Convolve an exposure with a round kernel, over the pixels that hold data.
 
     Parameters
@@ -139,13 +149,15 @@ def match(image: np.ndarray, mask: np.ndarray, unusable: int, taps: np.ndarray) 
         Bits of the mask of pixels that hold no light of the sky.
     taps : (odd,) float32
         The kernel along either axis, of sum 1.
+    out : (h, w) float32, optional
+        Where the result goes, C-contiguous.
 
     Returns
     -------
     (h, w) float32
         NaN at pixels without data, and where less than MIN_SHARE of the kernel lies on data.
     """
-    out = np.empty(image.shape, np.float32)
+    out = np.empty(image.shape, np.float32) if out is None else out
     _match(np.ascontiguousarray(image), np.ascontiguousarray(mask), np.int32(unusable), taps, out)
     return out
 
@@ -291,15 +303,17 @@ HIT, FEW, COMPARED = 1, 2, 4
 
 
 @kernel
-def _hits(matched, sky, cell, model, floor, planes, never, numbers, out):
+def _hits(matched, corner, sky, cell, model, floor, planes, never, numbers, out):
     """Find what the model does not explain, and bin what is left in standard deviations."""
-    height, width = matched.shape
+    height, width = model.shape
+    top, left_side = corner
     image, mask = planes
     variance, share, threshold = numbers
     codes, bins, epochs, inputs = out
     score, sky_score = np.zeros(width, np.float32), np.zeros(width, np.float32)
+    summed = np.zeros(width, np.float32)
     for y in range(height):
-        values, expected, least, bits = matched[y], model[y], floor[y], mask[y]
+        values, expected, least, bits = matched[top + y, left_side:], model[y], floor[y], mask[y]
         for x0 in range(0, width, cell):
             offset = sky[y // cell, x0 // cell]
             for x in range(x0, min(x0 + cell, width)):
@@ -318,14 +332,17 @@ def _hits(matched, sky, cell, model, floor, planes, never, numbers, out):
             hits[x] += np.int16(1 if hit else 0)
             there[x] += np.int16(1 if able & (abs(pixels[x]) <= _LARGEST) else 0)
             left = min(max(score[x], -CLIP), CLIP) + sky_score[x]
-            score[x] = left if compared & (not hit) else _ZERO
-        target = bins[y // BIN]
-        for x in range(width):
-            target[x // BIN] += score[x]
+            summed[x] += left if compared & (not hit) else _ZERO
+        if y % BIN == BIN - 1 or y == height - 1:
+            target = bins[y // BIN]
+            for x in range(width):
+                target[x // BIN] += summed[x]
+                summed[x] = _ZERO
 
 
 def hits(
     matched: np.ndarray,
+    corner: tuple[int, int],
     sky: np.ndarray,
     cell: int,
     model: np.ndarray,
@@ -340,8 +357,10 @@ def hits(
 
     Parameters
     ----------
-    matched : (h, w) float32
+    matched : (rows, columns) float32
         The exposure as the model is seen; NaN where it is not compared.
+    corner : (int, int)
+        Row and column of it that the first pixel of the other planes is.
     sky : (cells, cells) float32
         Its offset from the model, in cells of `cell` pixels.
     cell : int
@@ -366,12 +385,12 @@ def hits(
         Sums of the deviations that are no hits, in standard deviations, each at most CLIP from `sky`, which
         is in them: it has steps.
     """
-    height, width = matched.shape
+    height, width = model.shape
     codes = np.empty((height, width), np.uint8)
     bins = np.zeros((-(-height // BIN), -(-width // BIN)), np.float32)
     constants = tuple(np.float32(number) for number in numbers)
     out = (codes, bins, epochs, inputs)
-    _hits(matched, sky, cell, model, floor, planes, np.int32(never), constants, out)
+    _hits(matched, corner, sky, cell, model, floor, planes, np.int32(never), constants, out)
     return codes, bins
 
 
@@ -383,4 +402,4 @@ def precompile() -> None:
     floor = dilate(middle, 2.5) + total
     sky, numbers = np.zeros((1, 1), np.float32), (1.0, 0.1, 5.0)
     counts = np.zeros(image.shape, np.int16), np.zeros(image.shape, np.int16)
-    hits(matched, sky, 32, middle, floor, (image, mask), 1, numbers, *counts)
+    hits(matched, (0, 0), sky, 32, middle, floor, (image, mask), 1, numbers, *counts)

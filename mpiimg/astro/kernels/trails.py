@@ -70,6 +70,14 @@ def _double(before, after, size, stripes):
                     target[y] = left[y]
 
 
+@kernel
+def _scores(sums, number, out):
+    """Write sums over the roots of the numbers of their bins; 0 where there are too few."""
+    for i in range(len(sums)):
+        enough = number[i] >= MIN_BINS
+        out[i] = sums[i] / np.sqrt(number[i] if enough else np.float32(1)) if enough else np.float32(0)
+
+
 def line_sums(bins: np.ndarray) -> np.ndarray:
     """Return the sums along all lines that cross stripes of STRIPE columns with a slope of 0 to 1.
 
@@ -165,8 +173,8 @@ def _best(bins: np.ndarray, there: np.ndarray, turn: int) -> list[Trail]:
     """Return the trail of each stripe that stands out most, if it does; of one quarter of all slopes."""
     values, count = _turned(bins, turn), _turned(there, turn)
     sums, number = line_sums(values), line_sums(count)
-    enough = number >= MIN_BINS
-    score = np.divide(sums, np.sqrt(number), out=np.zeros_like(sums), where=enough)
+    score = np.empty_like(sums)
+    _scores(sums.ravel(), number.ravel(), score.ravel())
     sample = score.ravel()[::_SAMPLE]
     sample = sample[sample != 0]
     noise = SIGMA_PER_MAD * float(np.median(np.abs(sample))) if sample.size else 0.0

@@ -160,7 +160,7 @@ def coadd(state: Survey, p: Coaddition) -> Compute:
         planes = empty_strip(strip.box, variance_ls)
         if strip.footprints:
             own = np.array([weights[part] for part in strip.footprints])
-            excluded = bits(*EXCLUDED, *["CR"] * p.reject_cr, "REJECTED")
+            excluded = bits(*EXCLUDED, *["CR"] * p.reject_cr, *["REJECTED"] * len(further))
             named = MaskValues(excluded, bits("NO_DATA"), bits("CLIPPED"), bits("SAT"))
             image, variance, mask, *more = stacked(layout, strip, blocks[: len(warps)], lost)
             if state.artifacts is not None:
