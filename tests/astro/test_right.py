@@ -461,7 +461,7 @@ def test_coadd_is_astropys_of_single_exposures(drifting, tmp_path):
     from astropy.stats import sigma_clip
 
     chosen = drifting.exposures
-    options = ("--zero-point", 30, "--sigma", 1.35)
+    options = ("--zero-point", 30, "--statistic", "clip", "--sigma", 1.35)
     together = astro(chosen, tmp_path / "all", *TRACT, *options)
     tract = ("--tract", together / "tract.toml")
     name = "patch-0-0.fits"

@@ -32,7 +32,7 @@ from mpiimg.astro.survey import Survey, footprint_units, lost_footprints, strip_
 from mpiimg.engine.needs import At, Part
 from mpiimg.engine.parameters import parameter
 from mpiimg.engine.stage import Compute, Files, Found, Reduce, Sink, Stages
-from mpiimg.engine.step import Output, Step
+from mpiimg.engine.step import Inspection, Output, Step
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,18 @@ def coaddition_history(p: Coaddition) -> tuple[str, ...]:
     return history_lines(
         "coadd", f"{p.statistic}{how.get(p.statistic, '')}; weights by {p.weights}; without {excluded} pixels"
     )
+
+
+def inspect(state: Survey, p: Coaddition) -> Inspection:
+    """Say which parameters have no part in the statistic that is asked for."""
+    usual = Coaddition()
+    unused = [
+        f"--{name} {getattr(p, name):g}"
+        for name in ("sigma", "passes")
+        if p.statistic != "clip" and getattr(p, name) != getattr(usual, name)
+    ]
+    text = f"{' and '.join(unused)}: not used by --statistic {p.statistic}; give --statistic clip to clip"
+    return Inspection(warnings=(text,) if unused else ())
 
 
 def stages(state: Survey, p: Coaddition, data: None) -> Stages[Survey]:
@@ -274,6 +286,7 @@ STEP = Step(
     gives=("patches",),
     stages=stages,
     parameters=Coaddition,
+    inspect=inspect,
     outputs=(
         Output("patches", _write, when="end", documents=tract_document, without=Survey.without_patches),
         Output("patches", _write_rejected),
