@@ -12,6 +12,7 @@ from mpiimg.astro import catalogue
 from mpiimg.astro.fits.maskplanes import bits
 from mpiimg.astro.photometry import apertures, point_sources, seams
 from mpiimg.astro.photometry import sources as detection
+from mpiimg.astro.photometry.cores import flag_cores
 from mpiimg.astro.photometry.filtered_noise import noise_ratio
 from mpiimg.astro.sky.layout import Layout, Patch
 from mpiimg.astro.survey import PATCH_STATS, Survey, patch_units
@@ -213,6 +214,7 @@ def _detected(
     fwhm, ratio = point_sources.seeing(image - sky, bad, table, origin, stars)
     if how.widths == "profile" and np.isfinite(ratio):
         table["fwhm"] *= np.float32(ratio)
+    table = flag_cores(table, mask, origin, bits("REJECTED"), fwhm)
     # Until they are numbered, sources go by their labels in the segmentation.
     table["id"] = np.arange(1, len(table) + 1)
     labels = np.full(len(table) + 1, ELSEWHERE, np.int32)
