@@ -88,7 +88,12 @@ COLUMNS = (
         "",
         "sep: 1 merged 2 truncated 4 overflow 8 singular 16-128 aperture 256 over half replaced",
     ),
-    Column("mask_flags", "i4", "", "OR of MASK over the pixels of the source"),
+    Column(
+        "mask_flags",
+        "i4",
+        "",
+        "OR of MASK over the pixels of the source; REJECTED of those within a FWHM of its centre",
+    ),
 )
 
 #: A row of the catalogue.
