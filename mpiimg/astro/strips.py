@@ -84,6 +84,8 @@ def exclude(
     """
     (top, _), (left, _) = strip.box
     anywhere = np.zeros(mask.shape[1:], bool)
+    # What other programs have rejected elsewhere is none of these.
+    mask &= np.int32(~bits("REJECTED"))
     pairs = zip(strip.footprints, strip.rows, artifacts, strict=True)
     for k, (number, (y0, y1), (pixels,)) in enumerate(pairs):
         if number in lost or not pixels.any():
