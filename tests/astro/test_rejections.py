@@ -209,6 +209,16 @@ def test_noise_has_no_trails():
     assert not any(trails.find_trails(residual(rng, (600, 600), 5)[1]) for _ in range(20))
 
 
+def test_a_crowded_field_has_no_trails():
+    """Residuals of stars lie side by side there: 300 stars in a square arcminute, under all seeing."""
+    shape = (500, 500)
+    stars = some_stars(shape, 1440, seed=8, fluxes=(1e3, 1e6))
+    fwhm = np.linspace(3.0, 5.3, 5)
+    images, variances = visits(fwhm, stars, seed=8, shape=shape, shift=0.1, zero_point=0.01)
+    out, stats = left_out(images, variances, fwhm)
+    assert [trails for *_, trails in stats] == [0] * 5 and out.mean() < 0.005
+
+
 @pytest.mark.parametrize("angle", np.arange(0.05, np.pi, 0.5))
 def test_sums_along_lines_are_those_of_their_pixels(angle):
     """A bright line of one bin's width is found where it is."""

@@ -319,9 +319,11 @@ def _hits(matched, corner, sky, cell, model, floor, planes, never, numbers, out)
             for x in range(x0, min(x0 + cell, width)):
                 deviation = values[x] - expected[x] - offset
                 light = share * max(expected[x], _ZERO)
-                scale = _ONE / np.sqrt(variance + least[x] + light * light)
+                forgiven = least[x] + light * light
+                scale = _ONE / np.sqrt(variance + forgiven)
                 score[x] = deviation * scale
-                sky_score[x] = offset * scale
+                # Residuals of stars, side by side in a crowded field, are no trails.
+                sky_score[x] = offset * scale if forgiven <= np.float32(2) * variance else _NAN
         line, pixels, hits, there = codes[y], image[y], epochs[y], inputs[y]
         for x in range(width):
             able = (bits[x] & never) == 0
@@ -332,7 +334,8 @@ def _hits(matched, corner, sky, cell, model, floor, planes, never, numbers, out)
             hits[x] += np.int16(1 if hit else 0)
             there[x] += np.int16(1 if able & (abs(pixels[x]) <= _LARGEST) else 0)
             left = min(max(score[x], -CLIP), CLIP) + sky_score[x]
-            summed[x] += left if compared & (not hit) else _ZERO
+            # Nor is what is NaN, near stars.
+            summed[x] += left if compared & (not hit) & (left == left) else _ZERO
         if y % BIN == BIN - 1 or y == height - 1:
             target = bins[y // BIN]
             for x in range(width):
@@ -382,8 +385,8 @@ def hits(
     codes : (h, w) uint8
         HIT and COMPARED.
     bins : (ceil(h / BIN), ceil(w / BIN)) float32
-        Sums of the deviations that are no hits, in standard deviations, each at most CLIP from `sky`, which
-        is in them: it has steps.
+        Sums of the deviations that are no hits, nor near bright stars, in standard deviations, each at most
+        CLIP from `sky`, which is in them: it has steps.
     """
     height, width = model.shape
     codes = np.empty((height, width), np.uint8)
