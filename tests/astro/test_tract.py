@@ -1,5 +1,7 @@
 """Tracts and patches: tiling, what an exposure touches, derivation from footprints, TOML."""
 
+import pickle
+
 import numpy as np
 import pytest
 from support import headers
@@ -150,6 +152,18 @@ def test_a_footprint_at_the_centre_is_not_too_far_for_rounding():
 def test_true_is_no_number_of_pixels():
     with pytest.raises(BadInput, match="patch = True"):
         Tract.from_toml(TRACT.to_toml().replace("patch = 200", "patch = true"))
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_tract_has_the_same_pixels_in_every_process(used):
+    """Whether or not places were asked of it before: a pickled WCS is written as a header, and loses bits."""
+    tract = Tract(149.999306, 2.199967, (4, 3), 0.264, 160, 20)
+    if used:
+        assert tract.wcs is tract.wcs
+    there = pickle.loads(pickle.dumps(tract))
+    assert there == tract
+    assert there.wcs.wcs.cdelt.tolist() == tract.wcs.wcs.cdelt.tolist()
+    assert there.wcs.wcs.crval.tolist() == tract.wcs.wcs.crval.tolist()
 
 
 @pytest.mark.parametrize(

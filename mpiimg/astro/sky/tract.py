@@ -12,7 +12,7 @@ import math
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -76,6 +76,10 @@ class Tract:
                 f"tract: {self.pixels[1]} x {self.pixels[0]} pixels of {self.pixel_scale:g} arcsec: at most "
                 f"{MAX_PIXELS} a side; check the pixel scale and the size of patches"
             )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process makes the same tract of: a pickled WCS has lost the last bits."""
+        return {name: value for name, value in vars(self).items() if name != "wcs"}
 
     @property
     def pixels(self) -> tuple[int, int]:
