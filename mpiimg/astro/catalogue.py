@@ -5,6 +5,7 @@ The bytes of a file follow from its content alone: no date, no name of a machine
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -96,8 +97,34 @@ COLUMNS = (
     ),
 )
 
+#: Of a table with a row for each object and columns for each band: how many bands have data there.
+N_BANDS = Column("n_bands", "i2", "", "bands with data at the object")
+
+#: What the name of a colour begins with, and by what it ends with what each of its columns holds.
+COLOUR = "color_"
+COLOUR_COLUMNS = {
+    "": Column(
+        "", "f4", "mag", "mag_small in one band less that in the other, corrected to all light of stars"
+    ),
+    "_err": Column("_err", "f4", "mag", "error of the colour"),
+    "_flag": Column("_flag", "?", "", "True where seeing differs by over 10 % and is not matched"),
+}
+
 #: A row of the catalogue.
 ROW_TYPE = np.dtype([(column.name, column.dtype) for column in COLUMNS])
+
+
+def column(name: str) -> Column:
+    """Return what a column of a catalogue holds, one of a band among several too, as ``r_flux_auto``."""
+    known = {one.name: one for one in (*COLUMNS, N_BANDS)}
+    if name in known:
+        return known[name]
+    if name.startswith(COLOUR):
+        ending = max((end for end in COLOUR_COLUMNS if name.endswith(end)), key=len)
+        return dataclasses.replace(COLOUR_COLUMNS[ending], name=name)
+    about = known[max((one for one in known if name.endswith(f"_{one}")), key=len)]
+    band = name.removesuffix(f"_{about.name}")
+    return dataclasses.replace(about, name=name, description=f"{band}: {about.description}")
 
 
 def new(rows: int) -> np.ndarray:
@@ -187,11 +214,10 @@ def as_table(table: np.ndarray, meta: Mapping[str, object]):
     from astropy.table import Column as TableColumn
     from astropy.table import Table
 
-    columns_by_name = {column.name: column for column in COLUMNS}
     columns = []
     for name in table.dtype.names:
         values = table[name].astype("U") if table.dtype[name].kind == "S" else table[name]
-        about = columns_by_name[name]
+        about = column(name)
         columns.append(TableColumn(values, name, unit=about.unit or None, description=about.description))
     return Table(columns, meta=dict(meta))
 
@@ -202,8 +228,7 @@ def _encode_fits(table: np.ndarray, meta: Mapping[str, object]) -> bytes:
     hdu = fits.table_to_hdu(as_table(table, meta))
     hdu.name = "CATALOG"
     for number, name in enumerate(table.dtype.names, 1):
-        about = next(column for column in COLUMNS if column.name == name)
-        hdu.header.set(f"TCOMM{number}", about.description, after=f"TFORM{number}")
+        hdu.header.set(f"TCOMM{number}", column(name).description, after=f"TFORM{number}")
     out = io.BytesIO()
     hdus = fits.HDUList([fits.PrimaryHDU(), hdu])
     for part in hdus:
@@ -276,12 +301,20 @@ def regions(table: np.ndarray, pixel_scale: float) -> str:
         Arcseconds per pixel; card PIXSCALE in the meta data of a catalogue.
     """
     lines = ["# Region file format: DS9 version 4.1", "global color=green width=1", "icrs"]
-    for row in table[table["is_primary"]]:
+    table = table[table["is_primary"]]
+    widths = np.fmax.reduce([table[name] for name in _in_bands(table, "fwhm")])
+    flagged = np.any([table[name] != 0 for name in _in_bands(table, "flags")], axis=0)
+    for row, width, flag in zip(table, widths, flagged, strict=True):
         # A width is missing where the source is too small, and wrong where it is saturated.
-        radius = pixel_scale * np.fmax(row["fwhm"], SMALLEST_CIRCLE)
-        colour = " color=red" if row["flags"] else ""
+        radius = pixel_scale * np.fmax(width, SMALLEST_CIRCLE)
+        colour = " color=red" if flag else ""
         lines.append(f'circle({row["ra"]:.7f},{row["dec"]:.7f},{radius:.3f}") # text={{{row["id"]}}}{colour}')
     return "\n".join(lines) + "\n"
+
+
+def _in_bands(table: np.ndarray, name: str) -> list[str]:
+    """Return the names of the columns of a value: one, or one of each band."""
+    return [one for one in table.dtype.names if column(one).description.endswith(column(name).description)]
 
 
 def load_pyarrow(path):

@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from mpiimg.astro import catalogue
+from mpiimg.astro.band_stages import DETECTION_SCRATCH, ONE_BAND, USELESS, Bands, siblings
 from mpiimg.astro.fits.maskplanes import bits
 from mpiimg.astro.photometry import apertures, point_sources, seams
 from mpiimg.astro.photometry import sources as detection
+from mpiimg.astro.photometry.combined import blurred, combined, matching_blur
 from mpiimg.astro.photometry.cores import flag_cores
-from mpiimg.astro.photometry.filtered_noise import noise_ratio
+from mpiimg.astro.photometry.profiles import Moffat
 from mpiimg.astro.sky.layout import Layout, Patch
 from mpiimg.astro.survey import PATCH_STATS, Survey, patch_units
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import box_shape, box_size
-from mpiimg.engine.needs import At, Part
+from mpiimg.engine.needs import At, Part, Pieces
 from mpiimg.engine.stage import Compute, Found, Reduce
 
 #: A patch keeps one source in so many pixels when first gone through; with more it is gone through again.
 PIXELS_PER_SOURCE = 200
 
-#: Bytes per pixel that background, filtering and segmentation take.
-DETECTION_SCRATCH = 40
-
 #: One source in so many pixels is what plans reckon with before any has been found: no run is refused for
 #: sources that it may not find.
 USUAL_PIXELS_PER_SOURCE = 4000
-
-#: Pixels with these say nothing to detection; saturated stars are to be found.
-USELESS = ("NO_DATA", "BAD", "EDGE")
-
-#: Noise of the filtered image beyond so many times the variance that VARIANCE makes it is warned of.
-PLAUSIBLE_RATIO = 3.0
 
 #: In a segmentation: pixels of a source whose centre another patch has.
 ELSEWHERE = -1
@@ -45,12 +38,13 @@ ELSEWHERE = -1
 
 
 class _Detected(NamedTuple):
-    """Sources of a patch, its PATCH_STATS, and its maps, (rows, columns)."""
+    """Sources of a patch, its PATCH_STATS, its maps, (rows, columns), and the profile of its stars."""
 
     table: np.ndarray
     stats: tuple[float, ...]
     segmentation: np.ndarray
     background: np.ndarray
+    stars: Moffat
 
 
 def capacity(layout: Layout) -> int:
@@ -79,61 +73,59 @@ def _sources_array(layout: Layout) -> Array:
     return Array("sources", "pr", (len(layout.patches), width), "uint8")
 
 
-def measure_noise(state: Survey, how: detection.DetectionSettings) -> Reduce[dict[str, float]]:
-    """Measure the variance of the filtered image over that of independent pixels, one number per band."""
+def measure_seeing(state: Survey, how: detection.DetectionSettings, bands: Bands) -> Reduce[dict[str, float]]:
+    """Find the Gaussian that brings stars of each band to the worst seeing of all: its deviation, pixels."""
     layout = state.layout
-    bands = [patch.band for patch in layout.patches]
+    names = [patch.band for patch in layout.patches]
+    alone = replace(bands, significance=None, blurs={})
 
-    def work(chunk, image, variance, mask):
+    def work(chunk, *planes):
         if chunk.number in state.lost_patches:
-            return 0.0, 1.0
-        bad = detection.unusable(image[0], variance[0], mask[0], bits(*USELESS))
-        origin = tuple(side[0] for side in layout.patches[chunk.number].outer)
-        sky, _ = detection.mesh_background(image[0], bad, origin, how.mesh)
-        return noise_ratio(image[0] - sky, variance[0], bad)
+            return np.nan, np.nan
+        return _detected(layout.patches[chunk.number], chunk.number, planes, how, alone).stars
 
     def finish(rows):
-        ratios, warnings, notes = {}, [], []
-        for band in sorted(set(bands)):
-            own = rows[[one == band for one in bands]]
-            pixels = own[:, 0].sum()
-            ratio = float((own[:, 0] * own[:, 1]).sum() / pixels) if pixels else 1.0
-            ratios[band] = ratio
-            deviation = (
-                f"in {band} the noise of the filtered image is {ratio**0.5:.3g} times what VARIANCE says"
-            )
-            if not pixels:
-                warnings.append(
-                    f"in {band} no patch has enough pixels without sources to measure the noise of "
-                    "the filtered image: the threshold relies on VARIANCE"
-                )
-            elif not 1 / PLAUSIBLE_RATIO < ratio < PLAUSIBLE_RATIO:
-                warnings.append(f"{deviation}: errors of single pixels are wrong by as much")
+        profiles, lacking = {}, []
+        for band in sorted(set(names)):
+            own = rows[[one == band for one in names]]
+            own = own[np.isfinite(own).all(axis=1)]
+            if len(own):
+                profiles[band] = Moffat(*np.median(own, axis=0).tolist())
             else:
-                notes.append(deviation)
-        return Found(ratios, tuple(warnings), tuple(notes))
+                lacking.append(band)
+        radius = how.radii[0]
+        worst = max(profiles.values(), key=lambda profile: profile.beyond(radius), default=None)
+        blurs = {band: matching_blur(profile, worst, radius) for band, profile in profiles.items()}
+        warnings = [
+            f"in {band} no patch has stars that agree on the seeing: it is not brought to that of the others"
+            for band in lacking
+        ]
+        notes = [
+            f"in {band} stars of {profile.fwhm:.2f} pixels are brought to those of {worst.fwhm:.2f}"
+            for band, profile in profiles.items()
+            if blurs[band] > 0
+        ]
+        return Found({band: blur for band, blur in blurs.items() if blur > 0}, tuple(warnings), tuple(notes))
 
     sizes = tuple(box_size(patch.outer) for patch in layout.patches)
     return Reduce(
-        "filtered-noise",
+        "seeing",
         layout.patch_grid,
-        reads=tuple(map(Part, state.patches[:3])),
+        reads=tuple(map(Part, state.patches.arrays)),
         work=work,
         row=((2,), "float64"),
         finish=finish,
         units=patch_units(state),
-        without=np.array([0.0, 1.0]),
-        parameters={"mesh": how.mesh, "lost": sorted(state.lost_patches)},
+        without=np.full(2, np.nan),
+        parameters={**vars(how), **alone.method, "lost": sorted(state.lost_patches)},
         weights=sizes,
         scratch=DETECTION_SCRATCH * max(sizes, default=0),
-        expected=dict.fromkeys(sorted(set(bands)), 1.0),
-        cost=("filtered-noise", float(sum(sizes))),
+        expected=dict.fromkeys(sorted(set(names)), 1.0),
+        cost=("detect", float(sum(sizes))),
     )
 
 
-def detect(
-    state: Survey, how: detection.DetectionSettings, ratios: Mapping[str, float] = MappingProxyType({})
-) -> Compute:
+def detect(state: Survey, how: detection.DetectionSettings, bands: Bands = ONE_BAND) -> Compute:
     """Declare detection: sources centred in the inner box of each patch, as rows of the catalogue.
 
     A patch with more sources than :func:`capacity` leaves their number alone; :func:`gather_rows` finds them.
@@ -143,8 +135,7 @@ def detect(
     state : Survey
         `maps` are the arrays of those DETECTION_MAPS that are asked for.
     how : DetectionSettings
-    ratios : mapping of str to float
-        By band, of :func:`measure_noise`.
+    bands : Bands
     """
     layout, maps = state.layout, state.maps
     sources = _sources_array(layout)
@@ -152,7 +143,7 @@ def detect(
 
     def without(chunk):
         shape = (1, *box_shape(layout.patches[chunk.number].outer))
-        stats = np.array([[0.0, np.nan, np.nan, np.nan]])
+        stats = np.array([[0.0, *(np.nan for _ in PATCH_STATS[1:])]])
         return (
             np.zeros((1, sources.shape[1]), np.uint8),
             stats,
@@ -162,8 +153,7 @@ def detect(
     def work(chunk, *planes):
         if chunk.number in state.lost_patches:
             return without(chunk)
-        patch = layout.patches[chunk.number]
-        detected = _detected(patch, chunk.number, planes, how, ratios.get(patch.band, 1.0))
+        detected = _detected(layout.patches[chunk.number], chunk.number, planes, how, bands)
         row = np.zeros((1, sources.shape[1]), np.uint8)
         if len(detected.table) <= capacity(layout):
             data = detected.table.tobytes()
@@ -174,15 +164,32 @@ def detect(
     return Compute(
         "detect",
         layout.patch_grid,
-        reads=tuple(map(Part, state.patches.arrays)),
+        reads=(*map(Part, state.patches.arrays), *_of_siblings(state, bands, lambda number: True)),
         writes=(sources, state.patch_stats, *state.maps),
         work=work,
         units=patch_units(state),
         without=without,
-        parameters={**vars(how), "ratios": dict(ratios), "maps": names, "lost": sorted(state.lost_patches)},
+        parameters={**vars(how), **bands.method, "maps": names, "lost": sorted(state.lost_patches)},
         weights=sizes,
         scratch=DETECTION_SCRATCH * max(sizes, default=0),
         cost=("detect", float(sum(sizes))),
+    )
+
+
+def _of_siblings(state: Survey, bands: Bands, wanted: Callable[[int], bool]) -> tuple[Pieces, ...]:
+    """Return what the chunks of patches that are wanted read of all bands at their places."""
+    array = bands.significance
+    if array is None:
+        return ()
+    return (
+        Pieces(
+            array,
+            lambda chunk: (
+                [array.item(number) for number in siblings(state, chunk.number)]
+                if wanted(chunk.number)
+                else []
+            ),
+        ),
     )
 
 
@@ -191,17 +198,26 @@ def _detected(
     number: int,
     planes: Sequence[np.ndarray],
     how: detection.DetectionSettings,
-    ratio: float = 1.0,
+    bands: Bands = ONE_BAND,
 ) -> _Detected:
-    """Find and measure the sources of a patch, from its planes, (1, rows, columns) each."""
+    """Find and measure the sources of a patch, from its planes, (1, rows, columns) each.
+
+    Where sources are found on all bands together, a list of their significances comes last.
+    """
+    together, ratio = None, bands.ratios.get(patch.band, 1.0)
+    if bands.significance is not None:
+        *planes, significances = planes
+        together = combined([one[0] for one in significances], how.threshold, bands.way)
     image, variance, mask, nimage = (plane[0] for plane in planes[:4])
     variance_ls = planes[4][0] if len(planes) > 4 else None
     origin = (patch.outer[0][0], patch.outer[1][0])
     excluded = bits(*USELESS)
     bad = detection.unusable(image, variance, mask, excluded)
     sky, _ = detection.mesh_background(image, bad, origin, how.mesh)
+    if patch.band in bands.blurs:
+        image = sky + blurred(image - sky, bad, bands.blurs[patch.band])
     table, segmentation = detection.find_sources(
-        image, variance, mask, nimage, sky, origin, excluded, how, ratio, variance_ls
+        image, variance, mask, nimage, sky, origin, excluded, how, ratio, variance_ls, together
     )
     noise = variance if variance_ls is None else np.where(np.isfinite(variance_ls), variance_ls, variance)
     correction = apertures.noise_correction(image - sky, noise, bad, segmentation, how.radii[0])
@@ -211,18 +227,18 @@ def _detected(
     loss = apertures.aperture_correction(table, bits("SAT"), how.radii[1], faint)
     table = apertures.add_magnitudes(table, loss if np.isfinite(loss) else 1.0)
     stars = point_sources.isolated_stars(table, bits("SAT"), how.radii[1])
-    fwhm, ratio = point_sources.seeing(image - sky, bad, table, origin, stars)
+    profile, ratio = point_sources.seeing(image - sky, bad, table, origin, stars)
     if how.widths == "profile" and np.isfinite(ratio):
         table["fwhm"] *= np.float32(ratio)
-    table = flag_cores(table, mask, origin, bits("REJECTED"), fwhm)
+    table = flag_cores(table, mask, origin, bits("REJECTED"), profile.fwhm)
     # Until they are numbered, sources go by their labels in the segmentation.
     table["id"] = np.arange(1, len(table) + 1)
     labels = np.full(len(table) + 1, ELSEWHERE, np.int32)
     table = seams.keep_inner(table, patch.inner)
     labels[0], labels[table["id"]] = 0, np.arange(1, len(table) + 1)
     table = seams.number(table, number, patch.name, patch.band)
-    stats = (len(table), correction, np.median(sky), fwhm)
-    return _Detected(table, stats, labels[segmentation], sky)
+    stats = (len(table), correction, np.median(sky), *profile)
+    return _Detected(table, stats, labels[segmentation], sky, profile)
 
 
 # --- All patches ------------------------------------------------------------------------------------------
@@ -256,9 +272,7 @@ def _empty(has_data: bool, calibrated: bool) -> str:
     return f"the catalogue is empty: the coadds hold no data{why}"
 
 
-def gather_rows(
-    state: Survey, how: detection.DetectionSettings, ratios: Mapping[str, float] = MappingProxyType({})
-) -> Compute:
+def gather_rows(state: Survey, how: detection.DetectionSettings, bands: Bands = ONE_BAND) -> Compute:
     """Lay the sources of all patches end to end, with their places on the sky.
 
     A patch in which more were found than it keeps is gone through again, now that their number is known.
@@ -267,7 +281,7 @@ def gather_rows(
     ----------
     state : Survey
         With the number of sources of each patch.
-    how, ratios
+    how, bands
         As in :func:`detect`.
     """
     layout, tract, counts = state.layout, state.tract, state.source_counts
@@ -287,8 +301,7 @@ def gather_rows(
 
     def work(chunk, row, *planes):
         if chunk.number in crowded:
-            patch = layout.patches[chunk.number]
-            table = _detected(patch, chunk.number, planes, how, ratios.get(patch.band, 1.0)).table
+            table = _detected(layout.patches[chunk.number], chunk.number, planes, how, bands).table
         else:
             table = np.frombuffer(row.tobytes(), catalogue.ROW_TYPE)
         return (np.frombuffer(seams.locate(table, tract.wcs).tobytes(), np.uint8),)
@@ -296,7 +309,11 @@ def gather_rows(
     return Compute(
         "catalogue-rows",
         layout.patch_grid,
-        reads=(At(_sources_array(layout), kept), *map(planes_of, state.patches.arrays)),
+        reads=(
+            At(_sources_array(layout), kept),
+            *map(planes_of, state.patches.arrays),
+            *_of_siblings(state, bands, crowded.__contains__),
+        ),
         writes=(At(state.catalogue, own_rows),),
         work=work,
         units=patch_units(state),

@@ -29,6 +29,7 @@ DOMAIN = Domain(
                 "passes": 2,
                 "variance": "pixel",
                 "detection_mesh": "64",
+                "bands": "apart",
                 "star_size": "half-light",
                 "widths": "isophotes",
                 "threshold": 5.0,

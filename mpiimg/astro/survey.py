@@ -36,7 +36,7 @@ EXPOSURE_STATS = (
 )
 
 #: What detection measures of a patch, in the order of its row of numbers.
-PATCH_STATS = ("sources", "noise_correction", "background", "fwhm")
+PATCH_STATS = ("sources", "noise_correction", "background", "fwhm", "beta")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -90,6 +90,8 @@ class Survey(State):
         Sources of each patch.
     patch_stats : Array, optional
         PATCH_STATS of each patch, (patches, numbers) float64.
+    bands_together : bool
+        Sources were found on all bands in one image: rows of patches at one place are of the same objects.
     maps : tuple of Ragged
         What detection leaves of each pixel, as far as it was asked for.
     mosaic : Array, optional
@@ -124,6 +126,7 @@ class Survey(State):
     catalogue: Array | None = None
     source_counts: tuple[int, ...] = ()
     patch_stats: Array | None = None
+    bands_together: bool = False
     maps: tuple[Ragged, ...] = ()
     mosaic: Array | None = None
     stem: str = "survey"
@@ -131,7 +134,7 @@ class Survey(State):
     def with_patches(self, patches: PatchPlanes, **about: Any) -> Survey:
         """Return the state with new patches, on which nothing has been measured yet."""
         fresh = {"catalogue": None, "source_counts": (), "patch_stats": None, "maps": (), "mosaic": None}
-        return replace(self, patches=patches, **fresh, **about)
+        return replace(self, patches=patches, bands_together=False, **fresh, **about)
 
     def without_exposures(self, lost: Mapping[int, str] | None) -> Survey:
         """Return the state without the exposures of these numbers, which failed for these reasons."""

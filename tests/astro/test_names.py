@@ -131,7 +131,9 @@ def test_a_filter_that_is_a_path_writes_nowhere_else(exposures, tmp_path):
     patches = list((tmp_path / "out").glob("*patch-*.fits"))
     assert {path.parent for path in patches} == {tmp_path / "out"}
     assert {fits.getheader(path)["FILTER"] for path in patches} == set(bands)
-    assert {*catalogue(tmp_path / "out")["band"]} <= set(bands)
+    columns = catalogue(tmp_path / "out").colnames
+    assert "open_g_flux_auto" in columns
+    assert all(name.isidentifier() and len(name) < 60 for name in columns)
 
 
 @pytest.mark.tool

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import convolve, shift
 
-from mpiimg.astro import patch_sources
+from mpiimg.astro import band_stages
 from mpiimg.astro.photometry import sources as detection
 from mpiimg.astro.photometry.filtered_noise import filtered, filtered_variance, noise_ratio
 from mpiimg.astro.photometry.sources import DetectionSettings
@@ -146,7 +146,7 @@ def survey():
 
 
 def test_each_band_has_one_number_which_is_said():
-    stage = patch_sources.measure_noise(survey(), DetectionSettings())
+    stage = band_stages.measure_noise(survey(), DetectionSettings())
     mask = np.zeros((1, SIDE, SIDE), np.int32)
     variance = np.full((1, SIDE, SIDE), NOISE**2, np.float32)
     rows = [
@@ -164,8 +164,8 @@ def test_each_band_has_one_number_which_is_said():
 
 
 def test_the_number_of_a_band_is_that_of_all_its_pixels():
-    stage = patch_sources.measure_noise(survey(), DetectionSettings())
+    stage = band_stages.measure_noise(survey(), DetectionSettings())
     layout = survey().layout
     two = Layout((), (layout.patches[0], layout.patches[0]))
-    stage = patch_sources.measure_noise(Survey(layout=two, patches=two.patch_planes()), DetectionSettings())
+    stage = band_stages.measure_noise(Survey(layout=two, patches=two.patch_planes()), DetectionSettings())
     assert stage.finish(np.array([(100.0, 1.0), (300.0, 2.0)])).value == {"g": 1.75}

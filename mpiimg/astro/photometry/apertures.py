@@ -46,6 +46,7 @@ def measure_fluxes(
     planes: AperturePlanes,
     radii: Sequence[float],
     neighbours: str = "symmetric",
+    detected: AperturePlanes | None = None,
 ) -> None:
     """Fill in fluxes in apertures and Kron ellipses.
 
@@ -63,6 +64,8 @@ def measure_fluxes(
         "symmetric": masked pixels and those of other sources count as the ones opposite the rounded centre,
         and as sky where those are no better; an aperture of which more than MAX_REPLACED is replaced has no
         flux. "mean": they count as the mean of the rest of the aperture.
+    detected : AperturePlanes, optional
+        What Kron radii are measured on: the image that all bands have in common; `planes` without.
     """
     a, b = objects["a"], objects["b"]
     # Rounding carries some angles beyond the quarter turn that sep accepts.
@@ -71,7 +74,7 @@ def measure_fluxes(
     circle = np.ones(len(x)), np.ones(len(x)), np.zeros(len(x))
     for name, radius in zip(("small", "large"), radii, strict=True):
         _fill(table, name, *measure(planes, x, y, circle, np.full(len(x), radius)))
-    kron = _kron_radii(planes, x, y, (a, b, theta), neighbours)
+    kron = _kron_radii(detected or planes, x, y, (a, b, theta), neighbours)
     factor = np.fmax(KRON_FACTOR * kron, KRON_MIN)
     _fill(table, "auto", *measure(planes, x, y, (a, b, theta), factor))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mpiimg.astro.photometry.apertures import alone, clean
-from mpiimg.astro.photometry.profiles import star_profile
+from mpiimg.astro.photometry.profiles import Moffat, star_profile
 from mpiimg.astro.photometry.stars import frame_size
 
 #: Stars that seeing is told by have a flux of so many times its error in the large aperture, a width within
@@ -51,8 +51,8 @@ def isolated_stars(table: np.ndarray, saturated: int, radius: float) -> np.ndarr
 
 def seeing(
     image: np.ndarray, bad: np.ndarray, table: np.ndarray, origin: tuple[int, int], stars: np.ndarray
-) -> tuple[float, float]:
-    """Return the FWHM of the stars of a patch, and that over the width of their isophotes.
+) -> tuple[Moffat, float]:
+    """Return the profile of the stars of a patch, and its FWHM over the width of their isophotes.
 
     Isophotes are taken for those of a Gaussian, and of pixels that have taken a mean: the ratio turns the
     widths of sources into full widths at half maximum, those of stars exactly.
@@ -69,13 +69,14 @@ def seeing(
 
     Returns
     -------
-    fwhm, ratio : float
-        NaN without stars.
+    profile : Moffat
+    ratio : float
+        NaN without stars, and so is the profile.
     """
     if not stars.size:
-        return np.nan, np.nan
+        return Moffat(np.nan, np.nan), np.nan
     chosen = table[stars]
     width = float(np.median(chosen["fwhm"].astype(np.float64)))
     x, y = chosen["x"] - origin[1], chosen["y"] - origin[0]
-    fwhm = star_profile(image, bad, x, y, chosen["flux_small"].astype(np.float64), width).fwhm
-    return fwhm, fwhm / width
+    profile = star_profile(image, bad, x, y, chosen["flux_small"].astype(np.float64), width)
+    return profile, profile.fwhm / width

@@ -47,6 +47,11 @@ class Moffat(NamedTuple):
     fwhm: float  # pixels
     beta: float
 
+    def beyond(self, radius: float) -> float:
+        """Return the share of the light beyond a radius, pixels."""
+        alpha = self.fwhm / (2 * np.sqrt(2 ** (1 / self.beta) - 1))
+        return float((1 + (radius / alpha) ** 2) ** (1 - self.beta))
+
 
 def stack_stars(
     image: np.ndarray, unusable: np.ndarray, x: np.ndarray, y: np.ndarray, flux: np.ndarray, radius: float

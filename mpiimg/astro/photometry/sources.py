@@ -143,6 +143,7 @@ def find_sources(
     settings: DetectionSettings,
     ratio: float = 1.0,
     variance_ls: np.ndarray | None = None,
+    together: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find and measure the sources of a patch.
 
@@ -163,6 +164,9 @@ def find_sources(
         :func:`mpiimg.astro.photometry.filtered_noise.noise_ratio`.
     variance_ls : (rows, columns) float32, optional
         Variance for sums over many pixels, that errors of fluxes and of places are made of; VARIANCE without.
+    together : (rows, columns) float32, optional
+        The image of all bands (:func:`mpiimg.astro.photometry.combined.combined`), on which sources are found
+        in place of this band's own, with the places and shapes that they have there. NaN without data.
 
     Returns
     -------
@@ -182,17 +186,31 @@ def find_sources(
     if variance_ls is not None:
         noise = np.where(bad, _NO_WEIGHT, np.where(np.isfinite(variance_ls), variance_ls, variance))
         noise = noise.astype(np.float32)
-    objects, segmentation, overflow = _extract(data, limit, bad, settings)
+    if together is None:
+        objects, segmentation, overflow = _extract(data, limit, bad, settings, np.array(FILTER, np.float32))
+        shown, hidden = data, bad
+    else:
+        hidden = ~np.isfinite(together)
+        shown = np.where(hidden, np.float32(0), together)
+        objects, segmentation, overflow = _extract(shown, np.ones_like(shown), hidden, settings, None)
+        objects = _with_own_peaks(objects, data, segmentation)
     table = catalogue.new(len(objects))
     if not len(objects):
         return table, segmentation
     _shape(table, objects)
     table["flags"] |= OVERFLOW * overflow
     table["fwhm"] = _widths(data, segmentation, objects)
-    x, y = _centre(table, objects, (data, noise, bad), limit, settings.radii[1])
+    widths = np.sqrt(objects["a"] * objects["b"])
+    if together is None:
+        widths = np.where(np.isfinite(table["fwhm"]), table["fwhm"] / FWHM_OF_SIGMA, widths)
+    sigma = np.minimum(widths.astype(np.float64), settings.radii[1] / 4)
+    x, y = _centre(objects, shown, hidden, sigma)
+    table["x_err"], table["y_err"] = _errors(objects, (x, y), (data, noise, bad), limit, sigma)
     table["x"], table["y"] = x + origin[1], y + origin[0]
     planes = AperturePlanes(data, noise, bad, segmentation)
-    measure_fluxes(table, objects, x, y, planes, settings.radii, settings.neighbours)
+    detected = AperturePlanes(shown, np.ones_like(shown), hidden, segmentation)
+    common = None if together is None else detected
+    measure_fluxes(table, objects, x, y, planes, settings.radii, settings.neighbours, common)
     np.bitwise_or.at(table["mask_flags"], segmentation[segmentation > 0] - 1, mask[segmentation > 0])
     centre = tuple(
         np.clip(np.rint(place).astype(int), 0, length - 1)
@@ -203,14 +221,24 @@ def find_sources(
     return table, segmentation
 
 
-def _extract(data, variance, bad, settings):
+def _with_own_peaks(objects, data, segmentation):
+    """Return objects that were found on another image with the peaks that they have on this one."""
+    from scipy.ndimage import maximum
+
+    objects = objects.copy()
+    if len(objects):
+        objects["peak"] = maximum(data, segmentation, np.arange(1, len(objects) + 1))
+    return objects
+
+
+def _extract(data, variance, bad, settings, kernel):
     """Return what sep finds, the segmentation, and whether a blend has more parts than sep can number.
 
     The threshold is in units of the root of `variance`. A patch with such a blend is gone through again
     without deblending.
     """
     how = {
-        "filter_kernel": np.array(FILTER, np.float32),
+        "filter_kernel": kernel,
         "filter_type": "conv",
         "segmentation_map": True,
     }
@@ -234,31 +262,31 @@ def _shape(table, objects) -> None:
         table[name] = objects[of_sep]
 
 
-def _centre(table, objects, planes, limit, reach):
-    """Return x and y of sources, and fill in their errors, pixels of the patch.
-
-    `limit` is the variance that sep has taken for that of pixels.
+def _centre(objects, image, bad, sigma):
+    """Return x and y of sources, pixels of the patch.
 
     Gaussian-windowed centroids (SExtractor's XWIN_IMAGE), whose noise comes
     near to the least possible. A member of a blend, a source next to pixels
     without data, and one whose window wanders off keep the barycentre of
-    their own pixels. The window reaches no farther than `reach`.
+    their own pixels. The window is `sigma` wide.
     """
     import sep
 
-    data, noise, bad = planes
-    sigma = np.where(
-        np.isfinite(table["fwhm"]), table["fwhm"] / FWHM_OF_SIGMA, np.sqrt(objects["a"] * objects["b"])
-    )
-    sigma = np.minimum(sigma.astype(np.float64), reach / 4)
-    x, y, flag = sep.winpos(data, objects["x"], objects["y"], sigma, mask=bad)
+    x, y, flag = sep.winpos(image, objects["x"], objects["y"], sigma, mask=bad)
     good = (flag == 0) & (np.hypot(x - objects["x"], y - objects["y"]) < 1) & (objects["flag"] & MERGED == 0)
-    x, y = np.where(good, x, objects["x"]), np.where(good, y, objects["y"])
-    variances = _window_variances(x, y, sigma, planes)
+    return np.where(good, x, objects["x"]), np.where(good, y, objects["y"])
+
+
+def _errors(objects, places, planes, limit, sigma):
+    """Return errors of x and y, from the image, its noise, and what of it says nothing.
+
+    `limit` is the variance that sep has taken for that of pixels.
+    """
+    _, noise, _ = planes
+    variances = _window_variances(*places, sigma, planes)
     own = np.rint(objects["y"]).astype(int), np.rint(objects["x"]).astype(int)
     plain = np.array((objects["errx2"], objects["erry2"])) * (noise[own] / limit[own])
-    table["x_err"], table["y_err"] = np.sqrt(np.fmax(variances, plain))
-    return x, y
+    return np.sqrt(np.fmax(variances, plain))
 
 
 def _window_variances(x, y, sigma, planes):
@@ -287,7 +315,7 @@ def _widths(data, segmentation, objects) -> np.ndarray:
     """
     inside = segmentation > 0
     source, value = segmentation[inside] - 1, data[inside].astype(np.float64)
-    core = value > 0.25 * objects["peak"][source]
+    core = (value > 0.25 * objects["peak"][source]) & (value > 0)
     source, value = source[core], value[core]
     order = np.lexsort((-value, source))
     source, level = source[order], np.log(value[order])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mpiimg.astro import catalogue, mosaic, patch_sources
+from mpiimg.astro import band_stages, catalogue, mosaic, patch_sources, wide
 from mpiimg.astro.constants import ZERO_POINT
 from mpiimg.astro.fits.writing import history_lines
 from mpiimg.astro.lengths import MESH_LIMITS, aperture_pixels, apertures_of, mesh_of, mesh_pixels
@@ -61,6 +61,24 @@ class Detection(PatchOptions):
         "on the sky as 21arcsec, which is rounded to 8 pixels and has 32 at least.",
         metavar="PIXELS|ARCSEC",
         limits=MESH_LIMITS,
+    )
+    bands: str = parameter(
+        "together",
+        "Sources are found on all bands in one image, and measured in each at the same places: a row of the "
+        "catalogue is an object, with columns for each band (together). Or each band is detected for itself, "
+        "with a row for each source of each band (apart).",
+        choices=("together", "apart"),
+    )
+    combine: str = parameter(
+        "chi",
+        "The image of all bands is the root of the sum of squares of what is positive, in units of the noise "
+        "(chi), or their sum, which loses what is seen in one band alone (sum).",
+        choices=("chi", "sum"),
+    )
+    match_psf: bool = parameter(
+        False,
+        "Bands are brought to the worst seeing of all, by a round Gaussian, before fluxes are measured: for "
+        "colours of galaxies.",
     )
     min_area: int = parameter(5, "Sources have at least this size.", unit="pixels", limits=(1, 1_000_000))
     no_deblend: bool = parameter(False, "Blends are left in one piece.")
@@ -153,6 +171,10 @@ def inspect(state: Survey, p: Detection) -> Inspection:
     apertures_of(p.apertures, "--apertures")
     if state.tract is not None:
         p.radii(state.tract.pixel_scale)
+    if p.match_psf and p.bands != "together":
+        raise BadInput(
+            "--match-psf goes with --bands together: bands that are detected apart have no colours"
+        )
     name = p.catalogue
     catalogue.check_ending(Path(name))
     if Path(name).name != name:
@@ -170,11 +192,20 @@ def stages(state: Survey, p: Detection, data: None) -> Stages[Survey]:
     state = dataclasses.replace(
         state, patch_stats=patch_sources.stats_array(layout), maps=maps, compress=state.compress or p.compress
     )
-    ratios = (yield patch_sources.measure_noise(state, how)) if how.threshold_noise == "filtered" else {}
-    state = state.without_patches((yield patch_sources.detect(state, how, ratios)))
+    ratios = (yield band_stages.measure_noise(state, how)) if how.threshold_noise == "filtered" else {}
+    bands = band_stages.Bands(ratios, way=p.combine)
+    several = p.bands == "together" and len({patch.band for patch in layout.patches}) > 1
+    if several:
+        state = state.without_patches((yield band_stages.signify(state, how, ratios)))
+        bands = dataclasses.replace(bands, significance=band_stages.significance_array(layout))
+        if p.match_psf:
+            blurs = yield patch_sources.measure_seeing(state, how, bands)
+            bands = dataclasses.replace(bands, blurs=blurs)
+    state = dataclasses.replace(state, bands_together=several)
+    state = state.without_patches((yield patch_sources.detect(state, how, bands)))
     counts = yield patch_sources.count_sources(state)
     state = dataclasses.replace(state, source_counts=counts, catalogue=patch_sources.rows_array(counts))
-    state = state.without_patches((yield patch_sources.gather_rows(state, how, ratios)))
+    state = state.without_patches((yield patch_sources.gather_rows(state, how, bands)))
     state = dataclasses.replace(state, mosaic=mosaic.means_array(layout))
     return state.without_patches((yield mosaic.average(state)))
 
@@ -192,16 +223,22 @@ def write_catalogue(state: Survey, p: Detection, folder: Path) -> Files:
     tract = state.tract
     names = tuple(str(folder / name) for name in p.catalogues)
 
-    def work(chunk, folder, rows):
+    def work(chunk, folder, rows, stats):
         small, large = (radius * tract.pixel_scale for radius in p.radii(tract.pixel_scale))
         meta = {"PIXSCALE": tract.pixel_scale, "MAGZERO": ZERO_POINT, "RADSMALL": small, "RADLARGE": large}
-        catalogue.save_catalogue(folder / names[chunk.number], mosaic.joined_rows(state, rows), meta)
+        table = mosaic.joined_rows(state, rows)
+        if state.bands_together:
+            patches = state.layout.patches
+            stars = band_stages.stars_of_bands(patches, stats)
+            radius = p.radii(tract.pixel_scale)[1]
+            table = wide.one_row_an_object(table, patches, stars, radius, matched=p.match_psf)
+        catalogue.save_catalogue(folder / names[chunk.number], table, meta)
 
     bytes_per_byte = max(SCRATCH_PER_ROW[Path(name).suffix.lower()] for name in names)
     return Files(
         "catalogue",
         ChunkGrid("k", (len(names),), (1,)),
-        reads=(Part(state.catalogue),),
+        reads=(Part(state.catalogue), Part(state.patch_stats)),
         work=work,
         names=names,
         scratch=bytes_per_byte * state.catalogue.nbytes + SCRATCH_OF_LIBRARIES,
@@ -229,7 +266,7 @@ def sample() -> tuple[Callable[[], object], float]:
 
 def noise_sample() -> tuple[Callable[[], object], float]:
     """Return what is timed: the noise of a filtered patch; and how many pixels it has."""
-    stage = patch_sources.measure_noise(_sample_patch(), detection.DetectionSettings())
+    stage = band_stages.measure_noise(_sample_patch(), detection.DetectionSettings())
     return chunk_sample(stage, 0, *(plane[None] for plane in frame()))
 
 
@@ -257,7 +294,7 @@ STEP = Step(
     kernels=("mpiimg.astro.kernels.replaced:precompile",),
     rates={
         "detect": (1.8e-7, "mpiimg.astro.steps.detect:sample"),
-        "filtered-noise": (6e-8, "mpiimg.astro.steps.detect:noise_sample"),
+        "filtered-noise": (9e-8, "mpiimg.astro.steps.detect:noise_sample"),
     },
     to_file=to_file,
 )
