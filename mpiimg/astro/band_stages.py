@@ -75,7 +75,7 @@ def measure_noise(state: Survey, how: detection.DetectionSettings) -> Reduce[dic
             return 0.0, 1.0
         bad = detection.unusable(image[0], variance[0], mask[0], bits(*USELESS))
         origin = tuple(side[0] for side in layout.patches[chunk.number].outer)
-        sky, _ = detection.mesh_background(image[0], bad, origin, how.mesh)
+        sky, _ = detection.mesh_background(image[0], bad, origin, how.mesh, sky=how.sky)
         return noise_ratio(image[0] - sky, variance[0], bad)
 
     def finish(rows):
@@ -109,7 +109,7 @@ def measure_noise(state: Survey, how: detection.DetectionSettings) -> Reduce[dic
         finish=finish,
         units=patch_units(state),
         without=np.array([0.0, 1.0]),
-        parameters={"mesh": how.mesh, "lost": sorted(state.lost_patches)},
+        parameters={"mesh": how.mesh, "sky": how.sky, "lost": sorted(state.lost_patches)},
         weights=sizes,
         scratch=DETECTION_SCRATCH * max(sizes, default=0),
         expected=dict.fromkeys(sorted(set(bands)), 1.0),
@@ -135,7 +135,7 @@ def signify(state: Survey, how: detection.DetectionSettings, ratios: Mapping[str
         patch = layout.patches[chunk.number]
         bad = detection.unusable(image[0], variance[0], mask[0], bits(*USELESS))
         origin = tuple(side[0] for side in patch.outer)
-        sky, _ = detection.mesh_background(image[0], bad, origin, how.mesh)
+        sky, _ = detection.mesh_background(image[0], bad, origin, how.mesh, sky=how.sky)
         data = np.where(bad, np.float32(0), image[0] - sky)
         if how.threshold_noise == "filtered":
             noise = filtered_variance(variance[0], bad) * np.float32(ratios.get(patch.band, 1.0))

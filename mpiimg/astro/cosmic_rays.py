@@ -30,6 +30,7 @@ class Frame(NamedTuple):
     saturated: np.ndarray  # bool
     first: photometry.Sky | None  # its sky, where it has been measured
     mesh: int  # pixels
+    how: str = "plain"  # of masked_sky.SKIES: how its sky is measured
 
 
 class CleanFrame(NamedTuple):
@@ -89,7 +90,7 @@ def clean_frame(
 def _measure(frame: Frame, settings: photometry.StarSettings, image: np.ndarray, struck: np.ndarray):
     """Measure sky and stars of an image in which some pixels have been repaired."""
     planes = (image, frame.variance, struck | frame.unmeasured, frame.saturated)
-    return photometry.measure_frame(*planes, settings, frame.mesh, first=frame.first)
+    return photometry.measure_frame(*planes, settings, frame.mesh, first=frame.first, how=frame.how)
 
 
 def _doubt(frame: Frame, settings: photometry.StarSettings, struck: np.ndarray, sky, stars) -> int:

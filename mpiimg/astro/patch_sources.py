@@ -213,7 +213,7 @@ def _detected(
     origin = (patch.outer[0][0], patch.outer[1][0])
     excluded = bits(*USELESS)
     bad = detection.unusable(image, variance, mask, excluded)
-    sky, _ = detection.mesh_background(image, bad, origin, how.mesh)
+    sky, _ = detection.mesh_background(image, bad, origin, how.mesh, sky=how.sky)
     if patch.band in bands.blurs:
         image = sky + blurred(image - sky, bad, bands.blurs[patch.band])
     table, segmentation = detection.find_sources(

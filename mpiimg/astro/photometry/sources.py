@@ -15,6 +15,7 @@ from mpiimg.astro import catalogue
 from mpiimg.astro.photometry.apertures import AperturePlanes, measure_fluxes
 from mpiimg.astro.photometry.extraction import TooManyParts, extract
 from mpiimg.astro.photometry.filtered_noise import filtered_variance
+from mpiimg.astro.photometry.masked_sky import masked_background
 
 #: The filter that images are smoothed with before the threshold: SExtractor's default.conv.
 FILTER = ((1.0, 2.0, 1.0), (2.0, 4.0, 2.0), (1.0, 2.0, 1.0))
@@ -54,6 +55,8 @@ class DetectionSettings:
         Of the small and the large aperture, pixels.
     mesh : int
         Side of the meshes that the background is measured in, pixels.
+    sky : str
+        Of masked_sky.SKIES: how it is.
     widths : str
         "profile": widths of isophotes are brought to the FWHM of the stars; "isophotes": they stay.
     neighbours : str
@@ -69,6 +72,7 @@ class DetectionSettings:
     contrast: float = 0.005
     radii: tuple[float, float] = (4.0, 10.0)
     mesh: int = 64
+    sky: str = "objects-masked"
     widths: str = "profile"
     neighbours: str = "symmetric"
 
@@ -80,7 +84,12 @@ def unusable(image: np.ndarray, variance: np.ndarray, mask: np.ndarray, excluded
 
 
 def mesh_background(
-    image: np.ndarray, bad: np.ndarray, origin: tuple[int, int], mesh: int = 64, window: int = 3
+    image: np.ndarray,
+    bad: np.ndarray,
+    origin: tuple[int, int],
+    mesh: int = 64,
+    window: int = 3,
+    sky: str = "plain",
 ) -> tuple[np.ndarray, float]:
     """Measure the background in meshes that lie alike for all patches of a tract.
 
@@ -98,6 +107,8 @@ def mesh_background(
         Side of a mesh in pixels; borders lie at its multiples in the tract.
     window : int
         Side of the median filter over meshes, in meshes.
+    sky : str
+        Of masked_sky.SKIES: "objects-masked" masks objects before, where they leave enough.
 
     Returns
     -------
@@ -119,6 +130,10 @@ def mesh_background(
     # sep leaves out a mesh with less than half of its pixels and fills it from others; with none, by 0.
     if min(image.shape) < 2 * mesh or good.max() < mesh**2 / 2:
         return _constant_background(image, bad)
+    if sky == "objects-masked":
+        measured = masked_background(image, bad, tuple(before), mesh, window)
+        if measured is not None:
+            return measured
     padded = np.pad(np.where(bad, np.float32(0), image).astype(np.float32), padding)
     measured = sep.Background(padded, mask=masked, bw=mesh, bh=mesh, fw=window, fh=window)
     inside = tuple(slice(low, low + length) for low, length in zip(before, image.shape, strict=True))

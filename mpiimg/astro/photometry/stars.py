@@ -17,6 +17,7 @@ import numpy as np
 
 from mpiimg.astro.constants import SIGMA_PER_MAD, ZERO_POINT
 from mpiimg.astro.photometry.extraction import extract
+from mpiimg.astro.photometry.masked_sky import masked_background
 from mpiimg.astro.photometry.profiles import star_profile
 from mpiimg.errors import BadInput
 
@@ -116,7 +117,14 @@ def clipped_median(values: np.ndarray, clip: float = 3.0) -> tuple[float, float]
         inliers = inliers[inside]
 
 
-def sky_background(image: np.ndarray, masked: np.ndarray, mesh: int = 64, filter_size: int = 3) -> Sky:
+def sky_background(
+    image: np.ndarray,
+    masked: np.ndarray,
+    mesh: int = 64,
+    filter_size: int = 3,
+    how: str = "plain",
+    sources: np.ndarray | None = None,
+) -> Sky:
     """Measure the sky of a frame: sep's clipped modes of meshes, median-filtered and splined.
 
     Parameters
@@ -130,6 +138,10 @@ def sky_background(image: np.ndarray, masked: np.ndarray, mesh: int = 64, filter
         the clipped median.
     filter_size : int
         Width and height of the median filter, in meshes.
+    how : str
+        Of masked_sky.SKIES: "objects-masked" masks objects before, where they leave enough.
+    sources : (h, w) bool, optional
+        Pixels of known sources, which are no sky either.
 
     Returns
     -------
@@ -142,12 +154,17 @@ def sky_background(image: np.ndarray, masked: np.ndarray, mesh: int = 64, filter
     """
     import sep
 
-    masked = masked | ~np.isfinite(image)
+    unknown = masked | ~np.isfinite(image)
+    masked = unknown if sources is None else unknown | sources
     if masked.all():
         raise BadInput("all pixels are masked or not finite: there is no sky to measure")
     if min(image.shape) < 2 * mesh:
         level, noise = clipped_median(image[~masked])
         return Sky(np.full(image.shape, level, np.float32), level, noise)
+    if how == "objects-masked":
+        measured = masked_background(image, unknown, (0, 0), mesh, filter_size, sources)
+        if measured is not None:
+            return Sky(measured[0], float(np.median(measured[0][::8, ::8])), measured[1])
     image = np.where(masked, np.float32(0), image)
     background = sep.Background(image, mask=masked, bw=mesh, bh=mesh, fw=filter_size, fh=filter_size)
     sky = background.back(dtype=np.float32)
@@ -323,6 +340,7 @@ def measure_frame(
     mesh: int = 64,
     filter_size: int = 3,
     first: Sky | None = None,
+    how: str = "plain",
 ) -> tuple[Sky, FrameStars]:
     """Measure sky and stars of a frame that still has its sky.
 
@@ -337,6 +355,8 @@ def measure_frame(
         As in :func:`sky_background`.
     first : Sky, optional
         The sky above which sources are looked for, where it has been measured already.
+    how : str
+        As in :func:`sky_background`, the second time.
 
     Returns
     -------
@@ -350,9 +370,9 @@ def measure_frame(
     unusable = masked | saturated | ~np.isfinite(image)
     sky = sky_background(image, unusable, mesh, filter_size) if first is None else first
     objects = detect_sources(image - sky.map, variance, masked, settings)
-    unusable |= source_pixels(objects, image.shape, settings.reach)
-    if not unusable.all():
-        sky = sky_background(image, unusable, mesh, filter_size)
+    sources = source_pixels(objects, image.shape, settings.reach)
+    if not (unusable | sources).all():
+        sky = sky_background(image, unusable, mesh, filter_size, how, sources)
     return sky, measure_stars(image - sky.map, variance, masked, saturated, settings, objects)
 
 

@@ -20,6 +20,7 @@ from mpiimg.astro.fits.writing import history_lines
 from mpiimg.astro.lengths import MESH_LIMITS, mesh_of, mesh_pixels
 from mpiimg.astro.photometry import noise
 from mpiimg.astro.photometry import stars as photometry
+from mpiimg.astro.photometry.masked_sky import SKIES
 from mpiimg.astro.photometry.overlaps import Catalogue
 from mpiimg.astro.reference import colour_choice, magnitude_choice, read_references
 from mpiimg.astro.samples import frame
@@ -76,6 +77,13 @@ class Calibration:
         metavar="PIXELS|ARCSEC",
         limits=MESH_LIMITS,
     )
+    sky: str = parameter(
+        "objects-masked",
+        "The sky is measured between objects, which are masked before (objects-masked), or is the mode of "
+        "each mesh without the stars in it, which takes the middle of a galaxy larger than a mesh for sky "
+        "(plain).",
+        choices=SKIES,
+    )
     star_size: str = parameter(
         "fwhm",
         "Stars are measured in apertures of one and of four times their FWHM, or of one and of three times "
@@ -115,7 +123,7 @@ class Calibration:
     @property
     def method(self) -> dict[str, object]:
         """Those that say how an exposure is calibrated on its own."""
-        names = ("noise", "mesh", "star_size")
+        names = ("noise", "mesh", "sky", "star_size")
         return {**self.search._asdict(), **{name: getattr(self, name) for name in names}}
 
     @property
@@ -227,7 +235,7 @@ def _calibrated(ref: ExposureRef, p: Calibration):
         first = photometry.sky_background(image, unknown | saturated | edges, mesh)
         held = _held_variance(ref, exposure, first.map, unknown | saturated | edges)
     settings = photometry.star_settings(p.star_size)
-    frame = Frame(image, held.variance, unknown | saturated, unknown | edges, saturated, first, mesh)
+    frame = Frame(image, held.variance, unknown | saturated, unknown | edges, saturated, first, mesh, p.sky)
     cleaned = clean_frame(frame, p.search, settings, ref.saturate, ref.exptime)
     image, sky, measured = cleaned.image, cleaned.sky, cleaned.stars
     mask[cleaned.struck] |= bits("CR", "INTRP")

@@ -15,6 +15,7 @@ from mpiimg.astro.fits.writing import history_lines
 from mpiimg.astro.lengths import MESH_LIMITS, aperture_pixels, apertures_of, mesh_of, mesh_pixels
 from mpiimg.astro.patch_files import PatchOptions, write_maps, write_patches
 from mpiimg.astro.photometry import sources as detection
+from mpiimg.astro.photometry.masked_sky import SKIES
 from mpiimg.astro.samples import frame
 from mpiimg.astro.sky.layout import Layout, Patch
 from mpiimg.astro.survey import Survey, tract_document
@@ -80,6 +81,13 @@ class Detection(PatchOptions):
         "Bands are brought to the worst seeing of all, by a round Gaussian, before fluxes are measured: for "
         "colours of galaxies.",
     )
+    detection_sky: str = parameter(
+        "objects-masked",
+        "The background of patches is measured between objects, which are masked before (objects-masked), or "
+        "is the mode of each mesh as it is, which takes the middle of a galaxy larger than a mesh for sky "
+        "(plain).",
+        choices=SKIES,
+    )
     min_area: int = parameter(5, "Sources have at least this size.", unit="pixels", limits=(1, 1_000_000))
     no_deblend: bool = parameter(False, "Blends are left in one piece.")
     widths: str = parameter(
@@ -123,6 +131,7 @@ class Detection(PatchOptions):
             neighbours=self.neighbours,
             radii=self.radii(pixel_scale),
             mesh=mesh_pixels(mesh_of(self.detection_mesh, "--detection-mesh"), pixel_scale),
+            sky=self.detection_sky,
         )
 
     def radii(self, pixel_scale: float) -> tuple[float, float]:
