@@ -261,7 +261,8 @@ def barycentres(image, variance, **settings):
     """What sep measures on the pixels of each source."""
     bad = ~np.isfinite(image)
     data = np.where(bad, np.float32(0), image)
-    return detection._extract(data, variance, bad, DetectionSettings(**{**PIXEL, **settings}))[0]
+    kernel = np.array(detection.FILTER, np.float32)
+    return detection._extract(data, variance, bad, DetectionSettings(**{**PIXEL, **settings}), kernel)[0]
 
 
 def test_a_centroid_that_goes_astray_is_left_for_the_barycentre():
@@ -316,7 +317,8 @@ def test_an_angle_that_rounding_carried_beyond_a_quarter_turn_is_taken():
     light = star((60, 60), 30, 30, 20000)
     image, variance, *_ = planes(light, 8)
     nothing = np.zeros(image.shape, bool)
-    objects, segmentation, _ = detection._extract(image, variance, nothing, DetectionSettings())
+    kernel = np.array(detection.FILTER, np.float32)
+    objects, segmentation, _ = detection._extract(image, variance, nothing, DetectionSettings(), kernel)
     objects["theta"] = np.nextafter(np.pi / 2, 4)
     table = catalogue.new(len(objects))
     parts = apertures.AperturePlanes(image, variance, nothing, segmentation)
