@@ -65,8 +65,8 @@ def test_the_fwhm_of_a_patch_and_of_its_stars_is_that_of_the_profile(fwhm, beta)
     )
     stars = point_sources.isolated_stars(table, bits("SAT"), 10.0)
     assert len(stars) > 30
-    width, ratio = point_sources.seeing(image, nowhere, table, (7, 9), stars)
-    assert width == pytest.approx(fwhm, rel=0.03)
+    profile, ratio = point_sources.seeing(image, nowhere, table, (7, 9), stars)
+    assert profile.fwhm == pytest.approx(fwhm, rel=0.03)
     assert np.median(table["fwhm"][stars] * ratio) == pytest.approx(fwhm, rel=0.03)
 
 
@@ -76,7 +76,8 @@ def test_frames_and_patches_without_stars_have_no_fwhm():
     assert np.isnan(profiles.star_profile(image, nowhere, *np.zeros((3, 0)), 3.0).fwhm)
     few = detection.catalogue.new(3)
     assert not point_sources.isolated_stars(few, 2, 10.0).size
-    assert np.isnan(point_sources.seeing(image, nowhere, few, (0, 0), np.zeros(0, int))).all()
+    profile, ratio = point_sources.seeing(image, nowhere, few, (0, 0), np.zeros(0, int))
+    assert np.isnan([*profile, ratio]).all()
 
 
 def test_masked_pixels_and_neighbours_leave_the_fwhm_as_it_is():
