@@ -76,7 +76,7 @@ COLUMNS = (
     *_fluxes("large", "in the large aperture", ""),
     *_fluxes("auto", "in the Kron ellipse", ""),
     Column("fwhm", "f4", "pixel", "full width at half maximum, of stars before pixels take means"),
-    Column("star_galaxy", "f4", "", "standard deviations beyond the stars of the patch: above 3 a galaxy"),
+    Column("star_galaxy", "f4", "", "standard deviations beyond the stars of the patch: above 2.5 a galaxy"),
     Column("a", "f4", "pixel", "rms along the major axis"),
     Column("b", "f4", "pixel", "rms along the minor axis"),
     Column("theta", "f4", "deg", "angle of the major axis from +x towards +y"),

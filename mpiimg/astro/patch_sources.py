@@ -227,6 +227,7 @@ def _detected(
     loss = apertures.aperture_correction(table, bits("SAT"), how.radii[1], faint)
     table = apertures.add_magnitudes(table, loss if np.isfinite(loss) else 1.0)
     stars = point_sources.isolated_stars(table, bits("SAT"), how.radii[1])
+    table["star_galaxy"] = point_sources.star_galaxy(table, stars)
     profile, ratio = point_sources.seeing(image - sky, bad, table, origin, stars)
     if how.widths == "profile" and np.isfinite(ratio):
         table["fwhm"] *= np.float32(ratio)
