@@ -34,7 +34,18 @@ UNITS = {
     **dict.fromkeys(("background", "peak"), "ct"),
     **dict.fromkeys(f"replaced_{name}" for name in ("small", "large", "auto")),
     **dict.fromkeys(
-        ("id", "patch", "band", "n_image", "flags", "mask_flags", "parent", "is_primary", "npix")
+        (
+            "id",
+            "patch",
+            "band",
+            "n_image",
+            "flags",
+            "mask_flags",
+            "parent",
+            "is_primary",
+            "npix",
+            "star_galaxy",
+        )
     ),
 }
 
