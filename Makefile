@@ -12,7 +12,7 @@ VENV := $(if $(filter system,$(MPI)),.venv-mpi,.venv)
 # What the install scripts and the tests read; empty where nobody set it.
 export PYTHON WARM APT CACHE WHEELHOUSE PREFIX MPICC HDF5_PKGCONFIG_NAME HDF5_DIR RANKS MPI_TIMEOUT LANES
 
-.PHONY: help install wheelhouse lock demo test test-long lint bench bench-systems bench-scaling bench-roofline noise-tables clean distclean
+.PHONY: help install wheelhouse lock demo test test-long lint bench bench-systems bench-scaling bench-roofline noise-tables sky-tables clean distclean
 
 help:
 	@echo 'make install              .venv: MPI and all else from wheels, no root'
@@ -28,6 +28,7 @@ help:
 	@echo 'make bench-scaling        what grows with the number of ranks'
 	@echo 'make bench-roofline       what share of the machine'"'"'s limits each kernel reaches'
 	@echo 'make noise-tables DATA=DIR  the tables of docs/noise.md, of the diffusion series below DIR'
+	@echo 'make sky-tables           the tables of docs/sky-truth.md, of skies that GalSim draws'
 	@echo 'make clean                remove what was compiled (.cache stays)'
 	@echo 'make distclean            remove the installs and .cache as well'
 	@echo
@@ -79,6 +80,10 @@ bench-roofline:
 noise-tables:
 	@install/install.sh wheel
 	@.venv/bin/python benchmarks/noise.py $(DATA)
+
+sky-tables:
+	@install/install.sh wheel
+	@PYTHONPATH=$$(benchmarks/galsim.sh) .venv/bin/python benchmarks/sky_truth.py $(TABLES)
 
 clean:
 	rm -rf build *.egg-info .pytest_cache .ruff_cache
