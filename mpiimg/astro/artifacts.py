@@ -7,12 +7,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import numpy as np
 
 from mpiimg.astro.comparison import WARP_STATS, Matching, artifacts_of, compare_tile
+from mpiimg.astro.exposure_warnings import listed
 from mpiimg.astro.samples import frame
 from mpiimg.astro.sky.layout import Layout
 from mpiimg.astro.sky.tiles import MIN_HALO, Tile, Tiling
 from mpiimg.astro.survey import Survey, footprint_units, lost_footprints, patch_unit_names, unit_names
 from mpiimg.engine.array import Array, Ragged
-from mpiimg.engine.boxes import box_shape, box_size
+from mpiimg.engine.boxes import box_shape, box_size, box_slices
 from mpiimg.engine.containment import Units
 from mpiimg.engine.needs import Part, Pieces
 from mpiimg.engine.stage import Compute, Found, Reduce, Stages
@@ -74,11 +75,7 @@ def _stats_array(layout: Layout) -> Array:
 
 def _members(layout: Layout, lost: Collection[int]) -> list[list[int]]:
     """Return the numbers of the footprints of each patch, but for those that are lost."""
-    members: list[list[int]] = [[] for _ in layout.patches]
-    for number, footprint in enumerate(layout.footprints):
-        if number not in lost:
-            members[footprint.patch].append(number)
-    return members
+    return [[number for number in numbers if number not in lost] for numbers in layout.inputs]
 
 
 # --- Stages -----------------------------------------------------------------------------------------------
@@ -143,21 +140,18 @@ def tile_units(state: Survey, tiling: Tiling) -> Units:
 
 def _cut(tiling: Tiling, tile: Tile, planes: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> tuple:
     """Return what belongs to each warp of what was found on a tile; nothing of those that are not there."""
-    corner = tuple(first for first, _ in tile.box)
     codes, bins = [], []
     for number, box in zip(tile.footprints, tile.writes, strict=True):
         if not box_size(box):
             continue
         own = tiling.bins(number, box)
-        first = tuple(a for a, _ in tiling.bins(number, tile.box))
         if number not in planes:
             codes.append(np.zeros((1, *box_shape(box)), np.uint8))
             bins.append(np.zeros((1, *box_shape(own)), np.float32))
             continue
-        pixels = tuple(slice(a - c, b - c) for (a, b), c in zip(box, corner, strict=True))
-        binned = tuple(slice(a - c, b - c) for (a, b), c in zip(own, first, strict=True))
-        codes.append(planes[number][0][pixels][None])
-        bins.append(planes[number][1][binned][None])
+        found, left = planes[number]
+        codes.append(found[box_slices(box, tile.box)][None])
+        bins.append(left[box_slices(own, tiling.bins(number, tile.box))][None])
     return codes, bins
 
 
@@ -207,7 +201,8 @@ def report(state: Survey, fwhm: Sequence[float], lost: Collection[int]) -> Reduc
         if unknown:
             known = len({layout.footprints[n].exposure for n in used}) - len(unknown)
             taken = "the median of the others is taken" if known else "none is matched to another's"
-            warnings.append(f"{_named(names, unknown)}: no FWHM is known (calibrate measures it): {taken}")
+            first = listed([names[number] for number in sorted(unknown)], 1)
+            warnings.append(f"{first}: no FWHM is known (calibrate measures it): {taken}")
         for number in np.flatnonzero(stats[:, WARP_STATS.index("spared")]).tolist():
             footprint, row = layout.footprints[number], stats[number]
             warnings.append(
@@ -245,9 +240,3 @@ def rejection_sample() -> tuple[Callable[[], object], float]:
     codes = np.where(image > 2000, np.uint8(7), np.uint8(6))
     bins = np.random.default_rng(0).normal(size=(128, 128)).astype(np.float32)
     return lambda: artifacts_of(codes, bins, (0, 0), 4.0), image.size
-
-
-def _named(names: Sequence[str], numbers: Collection[int]) -> str:
-    """Return the first of some exposures by name, and how many more there are."""
-    first = names[min(numbers)]
-    return first if len(numbers) == 1 else f"{first} and {len(numbers) - 1} more"

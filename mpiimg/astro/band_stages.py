@@ -10,7 +10,7 @@ import numpy as np
 
 from mpiimg.astro.fits.maskplanes import bits
 from mpiimg.astro.photometry import sources as detection
-from mpiimg.astro.photometry.filtered_noise import filtered, filtered_variance, noise_ratio
+from mpiimg.astro.photometry.filtered_noise import filtered, noise_ratio
 from mpiimg.astro.photometry.profiles import Moffat
 from mpiimg.astro.sky.layout import Layout, Patch
 from mpiimg.astro.survey import PATCH_STATS, Survey, patch_units
@@ -65,6 +65,19 @@ class Bands:
 ONE_BAND = Bands()
 
 
+def bad_and_sky(
+    patch: Patch,
+    image: np.ndarray,
+    variance: np.ndarray,
+    mask: np.ndarray,
+    how: detection.DetectionSettings,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which pixels of a patch say nothing, and its background, (rows, columns) bool and float32."""
+    bad = detection.unusable(image, variance, mask, bits(*USELESS))
+    origin = tuple(first for first, _ in patch.outer)
+    return bad, detection.mesh_background(image, bad, origin, how.mesh, sky=how.sky)[0]
+
+
 def measure_noise(state: Survey, how: detection.DetectionSettings) -> Reduce[dict[str, float]]:
     """Measure the variance of the filtered image over that of independent pixels, one number per band."""
     layout = state.layout
@@ -73,9 +86,7 @@ def measure_noise(state: Survey, how: detection.DetectionSettings) -> Reduce[dic
     def work(chunk, image, variance, mask):
         if chunk.number in state.lost_patches:
             return 0.0, 1.0
-        bad = detection.unusable(image[0], variance[0], mask[0], bits(*USELESS))
-        origin = tuple(side[0] for side in layout.patches[chunk.number].outer)
-        sky, _ = detection.mesh_background(image[0], bad, origin, how.mesh, sky=how.sky)
+        bad, sky = bad_and_sky(layout.patches[chunk.number], image[0], variance[0], mask[0], how)
         return noise_ratio(image[0] - sky, variance[0], bad)
 
     def finish(rows):
@@ -133,14 +144,9 @@ def signify(state: Survey, how: detection.DetectionSettings, ratios: Mapping[str
         if chunk.number in state.lost_patches:
             return without(chunk)
         patch = layout.patches[chunk.number]
-        bad = detection.unusable(image[0], variance[0], mask[0], bits(*USELESS))
-        origin = tuple(side[0] for side in patch.outer)
-        sky, _ = detection.mesh_background(image[0], bad, origin, how.mesh, sky=how.sky)
+        bad, sky = bad_and_sky(patch, image[0], variance[0], mask[0], how)
         data = np.where(bad, np.float32(0), image[0] - sky)
-        if how.threshold_noise == "filtered":
-            noise = filtered_variance(variance[0], bad) * np.float32(ratios.get(patch.band, 1.0))
-        else:
-            noise = variance[0]
+        noise = detection.threshold_variance(variance[0], bad, how, ratios.get(patch.band, 1.0))
         found = filtered(data) / np.sqrt(np.where(bad, 1, noise))
         return (np.where(bad, np.nan, found).astype(np.float32)[None],)
 
@@ -162,21 +168,21 @@ def signify(state: Survey, how: detection.DetectionSettings, ratios: Mapping[str
 
 def siblings(state: Survey, number: int) -> list[int]:
     """Return the numbers of the patches of all bands at the place of a patch, of which none has failed."""
-    index = state.layout.patches[number].index
-    return [
-        other
-        for other, patch in enumerate(state.layout.patches)
-        if patch.index == index and other not in state.lost_patches
-    ]
+    same = state.layout.bands_at[state.layout.patches[number].index]
+    return [other for other in same if other not in state.lost_patches]
 
 
 def stars_of_bands(patches: Sequence[Patch], stats: np.ndarray) -> dict[str, Moffat]:
     """Return the median profile of the stars of each band, pixels, from PATCH_STATS; NaN without stars."""
     first = PATCH_STATS.index("fwhm")
+    return median_profiles(patches, stats[:, first : first + len(Moffat._fields)])
+
+
+def median_profiles(patches: Sequence[Patch], profiles: np.ndarray) -> dict[str, Moffat]:
+    """Return the median of the profiles of the patches of each band, (patches, 2); NaN of none known."""
     found = {}
-    for band in dict.fromkeys(patch.band for patch in patches):
-        own = np.array([patch.band == band for patch in patches])
-        rows = np.asarray(stats)[own, first : first + len(Moffat._fields)]
-        rows = rows[np.isfinite(rows).all(axis=1)]
-        found[band] = Moffat(*np.median(rows, axis=0).tolist()) if len(rows) else Moffat(np.nan, np.nan)
+    for band in sorted({patch.band for patch in patches}):
+        own = profiles[[patch.band == band for patch in patches]]
+        own = own[np.isfinite(own).all(axis=1)]
+        found[band] = Moffat(*np.median(own, axis=0).tolist()) if len(own) else Moffat(np.nan, np.nan)
     return found

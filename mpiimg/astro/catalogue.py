@@ -123,9 +123,15 @@ def column(name: str) -> Column:
     if name.startswith(COLOUR):
         ending = max((end for end in COLOUR_COLUMNS if name.endswith(end)), key=len)
         return dataclasses.replace(COLOUR_COLUMNS[ending], name=name)
-    about = known[max((one for one in known if name.endswith(f"_{one}")), key=len)]
+    about = known[_in_one_band(name)]
     band = name.removesuffix(f"_{about.name}")
     return dataclasses.replace(about, name=name, description=f"{band}: {about.description}")
+
+
+def _in_one_band(name: str) -> str:
+    """Return what a column is called where there is one band: ``flux_auto`` of ``r_flux_auto``."""
+    endings = [one.name for one in COLUMNS if name == one.name or name.endswith(f"_{one.name}")]
+    return max(endings, key=len, default="")
 
 
 def new(rows: int) -> np.ndarray:
@@ -315,7 +321,7 @@ def regions(table: np.ndarray, pixel_scale: float) -> str:
 
 def _in_bands(table: np.ndarray, name: str) -> list[str]:
     """Return the names of the columns of a value: one, or one of each band."""
-    return [one for one in table.dtype.names if column(one).description.endswith(column(name).description)]
+    return [one for one in table.dtype.names if _in_one_band(one) == name]
 
 
 def load_pyarrow(path):

@@ -14,7 +14,7 @@ import numpy as np
 
 from mpiimg.astro.fits.maskplanes import bits
 from mpiimg.astro.sky.tiles import BIN, MESH, overlap
-from mpiimg.engine.boxes import Box, box_shape
+from mpiimg.engine.boxes import Box, box_shape, box_slices
 
 #: Pixels with these hold no light of the sky; those with the latter as well are never artifacts.
 UNUSABLE, NEVER = ("NO_DATA", "BAD", "EDGE"), ("NO_DATA", "BAD", "EDGE", "SAT")
@@ -137,7 +137,7 @@ def compare_tile(
     """
     from mpiimg.astro.kernels import compare as kernels
 
-    tile = _place(box, around)
+    tile = box_slices(box, around)
     matched = np.empty((len(images), *box_shape(around)), np.float32)
     noise = np.empty(len(images))
     for k, (own, image, mask) in enumerate(zip(boxes, images, masks, strict=True)):
@@ -147,7 +147,7 @@ def compare_tile(
             kernels.match(image, mask, bits(*UNUSABLE), taps, matched[k])
         else:
             matched[k] = np.nan
-            matched[k][_place(own, around)] = kernels.match(image, mask, bits(*UNUSABLE), taps)
+            matched[k][box_slices(own, around)] = kernels.match(image, mask, bits(*UNUSABLE), taps)
     model, floor, dark = (plane[tile] for plane in _model(matched, noise, matching))
     model, floor = np.ascontiguousarray(model), np.ascontiguousarray(floor)
     sampled = model[::SKY_STEP, ::SKY_STEP], dark[::SKY_STEP, ::SKY_STEP].copy()
@@ -172,18 +172,13 @@ def compare_tile(
     return codes, bins
 
 
-def _place(box: Box, within: Box) -> tuple[slice, slice]:
-    """Return where a box lies in another."""
-    return tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(box, within, strict=True))
-
-
 def _lay(planes: tuple[np.ndarray, np.ndarray], box: Box, own: Box, image, mask) -> None:
     """Lay the image and mask of an exposure on those of a tile, without data where it does not reach."""
     shared = overlap(box, own)
     for plane, pixels, nothing in zip(planes, (image, mask), (np.nan, bits("NO_DATA")), strict=True):
         if shared != box:
             plane[:] = nothing
-        plane[_place(shared, box)] = pixels[_place(shared, own)]
+        plane[box_slices(shared, box)] = pixels[box_slices(shared, own)]
 
 
 def _model(matched: np.ndarray, noise: np.ndarray, matching: Matching) -> tuple[np.ndarray, ...]:

@@ -44,7 +44,7 @@ def exposure_notes(exposures: Sequence[ExposureRef], stats: np.ndarray) -> list[
     if not without.any():
         return []
     return [
-        f"too few stars for a FWHM in {listed(names, without)}: exposures.ecsv has how many were measured"
+        f"too few stars for a FWHM in {_chosen(names, without)}: exposures.ecsv has how many were measured"
     ]
 
 
@@ -61,14 +61,14 @@ def _noise_warnings(exposures, names, measured) -> list[str]:
     ):
         if chosen.any():
             warnings.append(
-                f"the variance plane of {listed(names, chosen)} {what} has been scaled to the noise measured "
-                f"between sources, which is {_between(ratio[chosen])} times what the plane says "
+                f"the variance plane of {_chosen(names, chosen)} {what} has been scaled to the noise "
+                f"measured between sources, which is {_between(ratio[chosen])} times what the plane says "
                 "(--noise given takes it as it is)"
             )
     chosen = ~given & differs
     if chosen.any():
         warnings.append(
-            f"the noise of {listed(names, chosen)} is {_between(ratio[chosen])} times what gain, read noise "
+            f"the noise of {_chosen(names, chosen)} is {_between(ratio[chosen])} times what gain, read noise "
             "and sky say, as where a sky has been subtracted or a gain is wrong: it is taken as measured; "
             "check the gain, by which the photons of sources count (--noise given takes what they say)"
         )
@@ -82,7 +82,7 @@ def _data_warnings(names, measured) -> list[str]:
         return []
     share = _between(100 * measured["no_data"][chosen])
     return [
-        f"{share} % of the pixels of {listed(names, chosen)} are bad or without data: nothing comes of "
+        f"{share} % of the pixels of {_chosen(names, chosen)} are bad or without data: nothing comes of "
         "them, and where they lie in grains a coadd may come out empty; if their mask says more than that, "
         "see --bad-bits"
     ]
@@ -103,17 +103,20 @@ def _cosmic_ray_warnings(names, measured) -> list[str]:
         if chosen.any():
             share = _between(100 * measured["cosmic_ray_share"][chosen])
             warnings.append(
-                what.format(names=listed(names, chosen), share=share)
+                what.format(names=_chosen(names, chosen), share=share)
                 + ": nothing is repaired there (--cosmic-rays always does, --no-cosmic-rays looks for none)"
             )
     return warnings
 
 
-def listed(names: Sequence[str], chosen: np.ndarray) -> str:
-    """Return the names of the chosen, or of some of them and how many more there are."""
-    picked = [name for name, one in zip(names, chosen, strict=True) if one]
-    more = len(picked) - NAMED
-    return ", ".join(picked[:NAMED]) + (f" and {more} more" if more > 0 else "")
+def listed(names: Sequence[str], most: int = NAMED) -> str:
+    """Return names, or the first of them and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def _chosen(names: Sequence[str], chosen: np.ndarray) -> str:
+    return listed([name for name, one in zip(names, chosen, strict=True) if one])
 
 
 def _between(values: np.ndarray) -> str:

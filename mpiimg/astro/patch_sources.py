@@ -9,7 +9,15 @@ from typing import NamedTuple
 import numpy as np
 
 from mpiimg.astro import catalogue
-from mpiimg.astro.band_stages import DETECTION_SCRATCH, ONE_BAND, USELESS, Bands, siblings
+from mpiimg.astro.band_stages import (
+    DETECTION_SCRATCH,
+    ONE_BAND,
+    USELESS,
+    Bands,
+    bad_and_sky,
+    median_profiles,
+    siblings,
+)
 from mpiimg.astro.fits.maskplanes import bits
 from mpiimg.astro.photometry import apertures, point_sources, seams
 from mpiimg.astro.photometry import sources as detection
@@ -38,13 +46,18 @@ ELSEWHERE = -1
 
 
 class _Detected(NamedTuple):
-    """Sources of a patch, its PATCH_STATS, its maps, (rows, columns), and the profile of its stars."""
+    """Sources of a patch, its PATCH_STATS, and its maps, (rows, columns)."""
 
     table: np.ndarray
     stats: tuple[float, ...]
     segmentation: np.ndarray
     background: np.ndarray
-    stars: Moffat
+
+    @property
+    def stars(self) -> Moffat:
+        """The profile of its stars."""
+        first = PATCH_STATS.index("fwhm")
+        return Moffat(*self.stats[first : first + len(Moffat._fields)])
 
 
 def capacity(layout: Layout) -> int:
@@ -76,7 +89,6 @@ def _sources_array(layout: Layout) -> Array:
 def measure_seeing(state: Survey, how: detection.DetectionSettings, bands: Bands) -> Reduce[dict[str, float]]:
     """Find the Gaussian that brings stars of each band to the worst seeing of all: its deviation, pixels."""
     layout = state.layout
-    names = [patch.band for patch in layout.patches]
     alone = replace(bands, significance=None, blurs={})
 
     def work(chunk, *planes):
@@ -85,27 +97,20 @@ def measure_seeing(state: Survey, how: detection.DetectionSettings, bands: Bands
         return _detected(layout.patches[chunk.number], chunk.number, planes, how, alone).stars
 
     def finish(rows):
-        profiles, lacking = {}, []
-        for band in sorted(set(names)):
-            own = rows[[one == band for one in names]]
-            own = own[np.isfinite(own).all(axis=1)]
-            if len(own):
-                profiles[band] = Moffat(*np.median(own, axis=0).tolist())
-            else:
-                lacking.append(band)
-        radius = how.radii[0]
-        worst = max(profiles.values(), key=lambda profile: profile.beyond(radius), default=None)
-        blurs = {band: matching_blur(profile, worst, radius) for band, profile in profiles.items()}
+        profiles, radius = median_profiles(layout.patches, rows), how.radii[0]
+        known = {band: profile for band, profile in profiles.items() if np.isfinite(profile.fwhm)}
+        worst = max(known.values(), key=lambda profile: profile.beyond(radius), default=None)
+        blurs = {band: matching_blur(profile, worst, radius) for band, profile in known.items()}
+        blurs = {band: blur for band, blur in blurs.items() if blur > 0}
         warnings = [
             f"in {band} no patch has stars that agree on the seeing: it is not brought to that of the others"
-            for band in lacking
+            for band in profiles.keys() - known.keys()
         ]
         notes = [
-            f"in {band} stars of {profile.fwhm:.2f} pixels are brought to those of {worst.fwhm:.2f}"
-            for band, profile in profiles.items()
-            if blurs[band] > 0
+            f"in {band} stars of {known[band].fwhm:.2f} pixels are brought to those of {worst.fwhm:.2f}"
+            for band in blurs
         ]
-        return Found({band: blur for band, blur in blurs.items() if blur > 0}, tuple(warnings), tuple(notes))
+        return Found(blurs, tuple(sorted(warnings)), tuple(notes))
 
     sizes = tuple(box_size(patch.outer) for patch in layout.patches)
     return Reduce(
@@ -120,7 +125,7 @@ def measure_seeing(state: Survey, how: detection.DetectionSettings, bands: Bands
         parameters={**vars(how), **alone.method, "lost": sorted(state.lost_patches)},
         weights=sizes,
         scratch=DETECTION_SCRATCH * max(sizes, default=0),
-        expected=dict.fromkeys(sorted(set(names)), 1.0),
+        expected=dict.fromkeys(sorted({patch.band for patch in layout.patches}), 1.0),
         cost=("detect", float(sum(sizes))),
     )
 
@@ -211,13 +216,11 @@ def _detected(
     image, variance, mask, nimage = (plane[0] for plane in planes[:4])
     variance_ls = planes[4][0] if len(planes) > 4 else None
     origin = (patch.outer[0][0], patch.outer[1][0])
-    excluded = bits(*USELESS)
-    bad = detection.unusable(image, variance, mask, excluded)
-    sky, _ = detection.mesh_background(image, bad, origin, how.mesh, sky=how.sky)
+    bad, sky = bad_and_sky(patch, image, variance, mask, how)
     if patch.band in bands.blurs:
         image = sky + blurred(image - sky, bad, bands.blurs[patch.band])
     table, segmentation = detection.find_sources(
-        image, variance, mask, nimage, sky, origin, excluded, how, ratio, variance_ls, together
+        image, variance, mask, nimage, sky, origin, bits(*USELESS), how, ratio, variance_ls, together
     )
     noise = variance if variance_ls is None else np.where(np.isfinite(variance_ls), variance_ls, variance)
     correction = apertures.noise_correction(image - sky, noise, bad, segmentation, how.radii[0])
@@ -239,7 +242,7 @@ def _detected(
     labels[0], labels[table["id"]] = 0, np.arange(1, len(table) + 1)
     table = seams.number(table, number, patch.name, patch.band)
     stats = (len(table), correction, np.median(sky), *profile)
-    return _Detected(table, stats, labels[segmentation], sky, profile)
+    return _Detected(table, stats, labels[segmentation], sky)
 
 
 # --- All patches ------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from mpiimg.astro.constants import ZERO_POINT
 from mpiimg.astro.seeing import tract_fwhm
 from mpiimg.astro.sky.wcs import to_sky
 from mpiimg.astro.survey import Survey, lost_footprints, unit_names
-from mpiimg.engine.boxes import box_size
+from mpiimg.engine.boxes import box_size, box_within
 from mpiimg.engine.names import shown
 from mpiimg.engine.needs import At, Part
 from mpiimg.engine.stage import Sink
@@ -120,8 +120,7 @@ def write_rejected(state: Survey, folder: Path) -> Sink | None:
     def on_patch(chunk):
         footprint = layout.footprints[chunk.number]
         outer = layout.patches[footprint.patch].outer
-        inside = ((a - c, b - c) for (a, b), (c, _) in zip(footprint.box, outer, strict=True))
-        return ((footprint.patch, footprint.patch + 1), *inside)
+        return ((footprint.patch, footprint.patch + 1), *box_within(footprint.box, outer))
 
     def work(chunk, artifacts, image, coadd):
         footprint = layout.footprints[chunk.number]

@@ -91,47 +91,52 @@ def one_row_an_object(
     """
     bands = blue_to_red([patch.band for patch in patches])
     names = prefixes(bands)
-    first: dict[tuple[int, int], int] = {}
-    for number, patch in enumerate(patches):
-        first.setdefault(patch.index, number)
-    base = np.array([first[patch.index] for patch in patches], np.int64)
-    own = table["id"] >> 32
-    keys = (base[own] << 32) + (table["id"] & 0xFFFFFFFF)
-    ids, place = np.unique(keys, return_inverse=True)
-    parent = np.where(
-        table["parent"] > 0, (base[table["parent"] >> 32] << 32) + (table["parent"] & 0xFFFFFFFF), 0
-    )
+    numbers = _numbered(table["id"], patches)
+    ids, place = np.unique(numbers, return_inverse=True)
     objects = np.zeros(len(ids), _row_type(table.dtype, [names[band] for band in bands]))
     for name in objects.dtype.names:
         if objects.dtype[name].kind == "f":
             objects[name] = np.nan
-    weights = {name: np.zeros(len(ids)) for name in _ERRORS}
-    number_of = np.array([bands.index(patch.band) for patch in patches], np.int64)[own]
+    of_patch = np.array([bands.index(patch.band) for patch in patches], np.int64)
+    of_row = of_patch[table["id"] >> 32]
     for number, band in enumerate(bands):
-        rows = np.flatnonzero(number_of == number)
+        rows = np.flatnonzero(of_row == number)
         here, part = place[rows], table[rows]
-        for name in SHARED:
-            objects[name][here] = part[name] if name not in ("id", "parent") else objects[name][here]
-        objects["parent"][here] = parent[rows]
         for name in table.dtype.names:
-            if name not in SHARED and name != "band":
-                objects[f"{names[band]}_{name}"][here] = part[name]
+            if name != "band":
+                objects[name if name in SHARED else f"{names[band]}_{name}"][here] = part[name]
         objects["n_bands"][here] += part["n_image"] > 0
-        for name in _ERRORS:
-            error = part[name].astype(np.float64)
-            good = np.isfinite(error) & (error > 0)
-            np.add.at(weights[name], here[good], error[good] ** -2)
     objects["id"] = ids
-    for name, weight in weights.items():
-        objects[name] = np.where(weight > 0, 1 / np.sqrt(np.where(weight > 0, weight, 1)), np.nan)
+    objects["parent"][place] = np.where(table["parent"] > 0, _numbered(table["parent"], patches), 0)
+    for name in _ERRORS:
+        objects[name] = _together(table[name].astype(np.float64), place, len(ids))
     for blue, red in pairwise(bands):
-        widths = stars[blue].fwhm, stars[red].fwhm
-        alike = matched or max(widths) <= MAX_WIDTH_RATIO * min(widths)
-        _fill_colour(
-            objects, names[blue], names[red], _beyond(stars[blue], radius) - _beyond(stars[red], radius)
-        )
-        objects[f"{catalogue.COLOUR}{names[blue]}_{names[red]}_flag"] = not alike
+        colour = f"{catalogue.COLOUR}{names[blue]}_{names[red]}"
+        one, other = (objects[f"{names[band]}_mag_small"] for band in (blue, red))
+        beyond = _beyond(stars[blue], radius) - _beyond(stars[red], radius)
+        objects[colour] = one - other - np.float32(beyond)
+        one, other = (objects[f"{names[band]}_mag_small_err"] for band in (blue, red))
+        objects[f"{colour}_err"] = np.hypot(one, other)
+        widths = np.array([stars[blue].fwhm, stars[red].fwhm])
+        objects[f"{colour}_flag"] = not (matched or widths.max() <= MAX_WIDTH_RATIO * widths.min())
     return objects
+
+
+def _numbered(ids: np.ndarray, patches: Sequence[Patch]) -> np.ndarray:
+    """Return ids as those of the first band that has the patch: the same for an object in all bands."""
+    first: dict[tuple[int, int], int] = {}
+    for number, patch in enumerate(patches):
+        first.setdefault(patch.index, number)
+    base = np.array([first[patch.index] for patch in patches], np.int64)
+    return (base[ids >> 32] << 32) + (ids & 0xFFFFFFFF)
+
+
+def _together(errors: np.ndarray, place: np.ndarray, count: int) -> np.ndarray:
+    """Return the errors of means by inverse variance, of the rows at each place; NaN where none is known."""
+    known = np.isfinite(errors) & (errors > 0)
+    weight = np.zeros(count)
+    np.add.at(weight, place[known], errors[known] ** -2)
+    return np.where(weight > 0, 1 / np.sqrt(np.where(weight > 0, weight, 1)), np.nan)
 
 
 def _row_type(rows: np.dtype, names: Sequence[str]) -> np.dtype:
@@ -149,9 +154,3 @@ def _beyond(stars: Moffat, radius: float) -> float:
     """Return by how many magnitudes stars are brighter than what is within a radius."""
     share = stars.beyond(radius)
     return float(-2.5 * np.log10(1 - share)) if np.isfinite(share) else 0.0
-
-
-def _fill_colour(objects, blue: str, red: str, beyond: float) -> None:
-    colour = f"{catalogue.COLOUR}{blue}_{red}"
-    objects[colour] = objects[f"{blue}_mag_small"] - objects[f"{red}_mag_small"] - np.float32(beyond)
-    objects[f"{colour}_err"] = np.hypot(objects[f"{blue}_mag_small_err"], objects[f"{red}_mag_small_err"])

@@ -36,6 +36,11 @@ def box_slices(box: Box, origin: Box | None = None) -> tuple[slice, ...]:
     return tuple(slice(a - s, b - s) for (a, b), s in zip(box, starts, strict=True))
 
 
+def box_within(box: Box, origin: Box) -> Box:
+    """Return `box` counted from the start of `origin`."""
+    return tuple((a - start, b - start) for (a, b), (start, _) in zip(box, origin, strict=True))
+
+
 def intersection(one: Box, other: Box) -> Box | None:
     """Return the part that two boxes share, or None where they share nothing."""
     common = tuple((max(a, c), min(b, d)) for (a, b), (c, d) in zip(one, other, strict=True))

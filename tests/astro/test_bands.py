@@ -102,6 +102,13 @@ def test_one_row_an_object():
     assert not wide.one_row_an_object(parts[0], patches, stars, 10.0, matched=True)["color_r_g_x_flag"].any()
 
 
+@pytest.mark.parametrize("unknown", ["r", "g"])
+def test_a_colour_is_unsure_where_the_seeing_of_a_band_is_not_known(unknown):
+    stars = dict.fromkeys("gr", Moffat(3.0, 3.0)) | {unknown: Moffat(np.nan, np.nan)}
+    made = wide.one_row_an_object(rows_of(0, 2), patches_of("g", "r"), stars, 10.0)
+    assert made["color_g_r_flag"].all()
+
+
 def test_bands_go_from_blue_to_red_and_names_are_those_of_columns():
     assert wide.blue_to_red(["z", "F606W", "g", "r", "g"]) == ["g", "r", "z", "F606W"]
     odd = ["a b", "a/b", "r", "", "2MASS J", "color", "a long name of a filter", "a long name of another"]

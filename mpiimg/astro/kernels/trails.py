@@ -16,10 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mpiimg.astro.constants import SIGMA_PER_MAD
 from mpiimg.kernels.jit import kernel
-
-#: Standard deviations per median absolute deviation, for normal noise.
-SIGMA_PER_MAD = 1.482602218505602
 
 #: Bins across a stripe; and those that a line must have on data, there or in all.
 STRIPE, MIN_BINS = 128, 64

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mpiimg.astro.constants import SIGMA_PER_MAD, ZERO_POINT
+from mpiimg.astro.constants import ZERO_POINT
+from mpiimg.astro.photometry.spread import deviation
 
 #: Kron ellipse: radii a and b times max(2.5 Kron radii, 3.5), measured out to 6 (PHOT_AUTOPARAMS 2.5,3.5).
 KRON_FACTOR, KRON_MIN, KRON_REACH = 2.5, 3.5, 6.0
@@ -184,7 +185,7 @@ def noise_correction(
     if empty.sum() < MIN_APERTURES:
         return 1.0
     ratio = flux[empty] / error[empty]
-    return float(SIGMA_PER_MAD * np.median(np.abs(ratio - np.median(ratio))))
+    return deviation(ratio)
 
 
 def scale_errors(table: np.ndarray, factor: float) -> np.ndarray:

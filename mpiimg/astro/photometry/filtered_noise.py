@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mpiimg.astro.constants import SIGMA_PER_MAD
+from mpiimg.astro.photometry.spread import deviation
 
 #: One axis of the filter that images are smoothed with before the threshold, SExtractor's default.conv.
 FILTER_AXIS = (0.25, 0.5, 0.25)
@@ -79,12 +79,12 @@ def noise_ratio(image: np.ndarray, variance: np.ndarray, bad: np.ndarray) -> tup
     first = np.concatenate([ratio[thin][good[thin]] for ratio, good in strips])
     if first.size < MIN_PIXELS:
         return 0, 1.0
-    limit = NEAR_SIGMA * _deviation(first)
+    limit = NEAR_SIGMA * deviation(first)
     empty = [good & ~_near_sources(ratio > limit) for ratio, good in strips]
     background = np.concatenate([ratio[thin][e[thin]] for (ratio, _), e in zip(strips, empty, strict=True)])
     if background.size < MIN_PIXELS:
         return 0, 1.0
-    return background.size, _deviation(background) ** 2
+    return background.size, deviation(background) ** 2
 
 
 def _in_deviations(image, variance, bad):
@@ -105,7 +105,3 @@ def _near_sources(above: np.ndarray) -> np.ndarray:
     ones = (1, 1, 1)
     together = correlate1d(correlate1d(above.view(np.uint8), ones, axis=0), ones, axis=1) >= MIN_NEAR
     return maximum_filter(together.view(np.uint8), size=2 * NEAR_REACH + 1) > 0
-
-
-def _deviation(values: np.ndarray) -> float:
-    return float(SIGMA_PER_MAD * np.median(np.abs(values - np.median(values))))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mpiimg.astro.constants import SIGMA_PER_MAD
+from mpiimg.astro.photometry.spread import deviation
 
 #: A ratio of measured to given noise between these passes.
 PASSES = (0.8, 1.25)
@@ -63,7 +63,7 @@ def noise_ratio(image: np.ndarray, sky: np.ndarray, variance: np.ndarray, useles
     places = np.column_stack(np.divmod(places[:: -(-len(places) // SAMPLE)], quiet.shape[1]))
     pixels = np.empty((len(places), BIN * BIN), np.float32)
     pixel_residuals(image, sky, variance, places, pixels)
-    return max(_deviation(pixels), _deviation(binned[places[:, 0], places[:, 1]]))
+    return max(deviation(pixels), deviation(binned[places[:, 0], places[:, 1]]))
 
 
 def _without_sources(binned: np.ndarray) -> np.ndarray:
@@ -79,17 +79,12 @@ def _without_sources(binned: np.ndarray) -> np.ndarray:
         inside = values[(values >= low) & (values <= high)]
         if not inside.size:
             break
-        centre, reach = float(np.median(inside)), SOURCE * _deviation(inside)
+        centre, reach = float(np.median(inside)), SOURCE * deviation(inside)
         if (low, high) == (centre - reach, centre + reach):
             break
         low, high = centre - reach, centre + reach
     out = known & ~((binned >= low) & (binned <= high))
     return known & ~binary_dilation(out, np.ones((3, 3), bool))
-
-
-def _deviation(values: np.ndarray) -> float:
-    """Return the standard deviation that the median absolute deviation of values tells."""
-    return float(SIGMA_PER_MAD * np.median(np.abs(values - np.median(values))))
 
 
 class HeldVariance(NamedTuple):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mpiimg.astro.constants import SIGMA_PER_MAD
+from mpiimg.astro.photometry.spread import deviation
 
 #: Pixels of a bin along both axes, for large objects and for all sources; bins with less than this share of
 #: good pixels tell nothing.
@@ -100,7 +100,7 @@ def object_mask(image: np.ndarray, bad: np.ndarray) -> np.ndarray:
     surface = np.full(mean.shape, np.median(mean[known]))
     for _ in range(ROUNDS):
         off = mean - surface
-        sigma = _spread(off[known & ~mask])
+        sigma = deviation(off[known & ~mask])
         mask = _followed(np.where(known, off, 0), known, sigma)
         good = known & ~mask & (np.abs(off) < 5 * sigma)
         if np.count_nonzero(good) < 50:
@@ -128,15 +128,8 @@ def source_mask(image: np.ndarray, bad: np.ndarray) -> np.ndarray:
     if not known.any():
         return known
     off = np.abs(mean - np.median(mean[known]))
-    beyond = known & (off > SMALL_SIGMA * _spread(mean[known]))
+    beyond = known & (off > SMALL_SIGMA * deviation(mean[known]))
     return maximum_filter(beyond.view(np.uint8), size=3) > 0
-
-
-def _spread(values: np.ndarray) -> float:
-    """Return the standard deviation that the median absolute deviation tells; infinite for no values."""
-    if not values.size:
-        return np.inf
-    return float(SIGMA_PER_MAD * np.median(np.abs(values - np.median(values))))
 
 
 def _followed(off: np.ndarray, known: np.ndarray, sigma: float) -> np.ndarray:

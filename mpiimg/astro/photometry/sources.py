@@ -194,10 +194,7 @@ def find_sources(
     bad = unusable(image, variance, mask, excluded)
     data = np.where(bad, np.float32(0), image - sky).astype(np.float32)
     noise = np.where(bad, _NO_WEIGHT, variance).astype(np.float32)
-    if settings.threshold_noise == "filtered":
-        limit = np.where(bad, _NO_WEIGHT, filtered_variance(variance, bad) * np.float32(ratio))
-    else:
-        limit = noise
+    limit = np.where(bad, _NO_WEIGHT, threshold_variance(variance, bad, settings, ratio)).astype(np.float32)
     if variance_ls is not None:
         noise = np.where(bad, _NO_WEIGHT, np.where(np.isfinite(variance_ls), variance_ls, variance))
         noise = noise.astype(np.float32)
@@ -234,6 +231,24 @@ def find_sources(
     table["background"], table["n_image"] = sky[centre], nimage[centre]
     table["parent"] = _blends(segmentation, len(objects))
     return table, segmentation
+
+
+def threshold_variance(
+    variance: np.ndarray, bad: np.ndarray, settings: DetectionSettings, ratio: float
+) -> np.ndarray:
+    """Return the variance whose root the threshold is in units of; of pixels that say nothing anything.
+
+    Parameters
+    ----------
+    variance, bad : arrays
+        (rows, columns) float32 and bool.
+    settings : DetectionSettings
+    ratio : float
+        As :func:`find_sources` has it.
+    """
+    if settings.threshold_noise == "filtered":
+        return filtered_variance(variance, bad) * np.float32(ratio)
+    return variance
 
 
 def _with_own_peaks(objects, data, segmentation):

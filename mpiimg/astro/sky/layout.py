@@ -7,6 +7,7 @@ those warps that meet it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -146,16 +147,13 @@ class Layout:
     @cached_property
     def strips(self) -> tuple[Strip, ...]:
         """Every strip of every patch, with the footprints that meet it."""
-        members: list[list[int]] = [[] for _ in self.patches]
-        for number, footprint in enumerate(self.footprints):
-            members[footprint.patch].append(number)
         return tuple(
-            self._strip(number, box, members[number])
-            for number, patch in enumerate(self.patches)
-            for box in patch.strips(len(members[number]))
+            self._strip(number, box, members)
+            for number, members in enumerate(self.inputs)
+            for box in self.patches[number].strips(len(members))
         )
 
-    def _strip(self, patch: int, box: Box, members: list[int]) -> Strip:
+    def _strip(self, patch: int, box: Box, members: Sequence[int]) -> Strip:
         # Footprints lie inside their patch, as wide as they are: only rows tell.
         first, last = box[0]
         meeting, rows = [], []
@@ -179,6 +177,22 @@ class Layout:
         for number, footprint in enumerate(self.footprints):
             numbers[footprint.exposure].append(number)
         return tuple(map(tuple, numbers))
+
+    @cached_property
+    def inputs(self) -> tuple[tuple[int, ...], ...]:
+        """The footprints of each patch."""
+        numbers: list[list[int]] = [[] for _ in self.patches]
+        for number, footprint in enumerate(self.footprints):
+            numbers[footprint.patch].append(number)
+        return tuple(map(tuple, numbers))
+
+    @cached_property
+    def bands_at(self) -> dict[tuple[int, int], tuple[int, ...]]:
+        """The patches of all bands at each index in the tract."""
+        numbers: dict[tuple[int, int], tuple[int, ...]] = {}
+        for number, patch in enumerate(self.patches):
+            numbers[patch.index] = (*numbers.get(patch.index, ()), number)
+        return numbers
 
     # --- Chunks, and the boxes that their work reads and fills
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 from mpiimg.astro.sky.layout import Layout
 from mpiimg.engine.array import Ragged
-from mpiimg.engine.boxes import Box, ChunkGrid, box_shape, box_size
+from mpiimg.engine.boxes import Box, ChunkGrid, box_shape, box_size, box_within
 from mpiimg.engine.needs import Chunk
 
 #: Pixels along the sides of the meshes in which an exposure's sky is compared; tiles are made of them.
@@ -74,13 +75,10 @@ class Tiling:
     @cached_property
     def tiles(self) -> tuple[Tile, ...]:
         """Every tile of every patch; meshes are counted from the corner of the patch."""
-        members: list[list[int]] = [[] for _ in self.layout.patches]
-        for number, footprint in enumerate(self.layout.footprints):
-            members[footprint.patch].append(number)
         return tuple(
-            self._tile(number, box, members[number])
-            for number, patch in enumerate(self.layout.patches)
-            for box in self._boxes(patch.outer, len(members[number]))
+            self._tile(number, box, members)
+            for number, members in enumerate(self.layout.inputs)
+            for box in self._boxes(self.layout.patches[number].outer, len(members))
         )
 
     def _boxes(self, outer: Box, exposures: int) -> list[Box]:
@@ -92,7 +90,7 @@ class Tiling:
             for x in range(left, right, columns)
         ]
 
-    def _tile(self, patch: int, box: Box, members: list[int]) -> Tile:
+    def _tile(self, patch: int, box: Box, members: Sequence[int]) -> Tile:
         wide = tuple((first - self.halo, end + self.halo) for first, end in box)
         around = overlap(wide, self.layout.patches[patch].outer)
         boxes = {number: overlap(self.layout.footprints[number].box, around) for number in members}
@@ -131,9 +129,7 @@ class Tiling:
         return tuple(self._item(number, box) for number, box in pairs if box_size(box))
 
     def _item(self, number: int, box: Box) -> Box:
-        corner = (first for first, _ in self.layout.footprints[number].box)
-        inside = ((a - c, b - c) for (a, b), c in zip(box, corner, strict=True))
-        return ((number, number + 1), *inside)
+        return ((number, number + 1), *box_within(box, self.layout.footprints[number].box))
 
     # --- Bins
 
@@ -156,10 +152,8 @@ class Tiling:
         tile, boxes = self.tiles[chunk.number], []
         for number, box in zip(tile.footprints, tile.writes, strict=True):
             if box_size(box):
-                corner = (first for first, _ in self.bins(number, self.layout.footprints[number].box))
-                own = self.bins(number, box)
-                inside = ((a - c, b - c) for (a, b), c in zip(own, corner, strict=True))
-                boxes.append(((number, number + 1), *inside))
+                whole = self.bins(number, self.layout.footprints[number].box)
+                boxes.append(((number, number + 1), *box_within(self.bins(number, box), whole)))
         return tuple(boxes)
 
     # --- Arrays
