@@ -239,8 +239,9 @@ def artifacts_of(
     fwhm : float
         Of its stars, in pixels.
     """
+    from mpiimg.astro import trails
     from mpiimg.astro.kernels import compare as kernels
-    from mpiimg.astro.kernels import rejections, trails
+    from mpiimg.astro.kernels import rejections
 
     hit = np.count_nonzero(codes & kernels.HIT)
     compared = np.count_nonzero(codes & kernels.COMPARED)

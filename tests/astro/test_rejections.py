@@ -9,11 +9,10 @@ from astropy.table import Table
 from scipy import ndimage
 from support.stacks import add_stars, some_stars, whole
 
-from mpiimg.astro import catalogue
+from mpiimg.astro import catalogue, trails
 from mpiimg.astro.comparison import artifacts_of
 from mpiimg.astro.fits.maskplanes import bits
 from mpiimg.astro.kernels import compare as kernels
-from mpiimg.astro.kernels import trails
 from mpiimg.astro.photometry.cores import flag_cores
 from mpiimg.astro.rejections import COLUMNS, describe, head
 

@@ -297,7 +297,7 @@ STEP = Step(
         "mpiimg.astro.kernels.compare:precompile",
         "mpiimg.astro.kernels.middle:precompile",
         "mpiimg.astro.kernels.rejections:precompile",
-        "mpiimg.astro.kernels.trails:precompile",
+        "mpiimg.astro.trails:precompile",
     ),
     rates={
         "coadd": (3.5e-9, "mpiimg.astro.steps.coadd:sample"),

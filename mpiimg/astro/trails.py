@@ -17,10 +17,10 @@ from typing import NamedTuple
 import numpy as np
 
 from mpiimg.astro.constants import SIGMA_PER_MAD
-from mpiimg.kernels.jit import kernel
+from mpiimg.astro.kernels.line_sums import MIN_BINS, double, levelled, scores
 
-#: Bins across a stripe; and those that a line must have on data, there or in all.
-STRIPE, MIN_BINS = 128, 64
+#: Bins across a stripe.
+STRIPE = 128
 
 #: Bins along a line that are looked at together for where a trail ends; and what they have on it, in standard
 #: deviations.
@@ -28,9 +28,6 @@ PIECE, MIN_PIECE = 16, 2.5
 
 #: A trail stands out of the sums along all lines by so many standard deviations.
 THRESHOLD = 7.5
-
-#: Squares in which the sky is levelled reach so many bins to each side.
-SQUARE = 8
 
 #: Trails at most that an exposure has on a patch.
 MAX_TRAILS = 50
@@ -48,32 +45,6 @@ class Trail(NamedTuple):
     start: float
     slope: float
     score: float  # standard deviations
-
-
-@kernel
-def _double(before, after, size, stripes):
-    """Make the sums across stripes of 2 `size` columns from those across stripes of `size`."""
-    height = before.shape[1]
-    for stripe in range(stripes):
-        for shift in range(size):
-            left = before[2 * stripe * size + shift]
-            right = before[(2 * stripe + 1) * size + shift]
-            for more in range(2):
-                target = after[2 * stripe * size + 2 * shift + more]
-                down = shift + more
-                moved = right[down:]
-                for y in range(height - down):
-                    target[y] = left[y] + moved[y]
-                for y in range(height - down, height):
-                    target[y] = left[y]
-
-
-@kernel
-def _scores(sums, number, out):
-    """Write sums over the roots of the numbers of their bins; 0 where there are too few."""
-    for i in range(len(sums)):
-        enough = number[i] >= MIN_BINS
-        out[i] = sums[i] / np.sqrt(number[i] if enough else np.float32(1)) if enough else np.float32(0)
 
 
 def line_sums(bins: np.ndarray) -> np.ndarray:
@@ -95,7 +66,7 @@ def line_sums(bins: np.ndarray) -> np.ndarray:
     other = np.empty_like(sums)
     size = 1
     while size < STRIPE:
-        _double(sums, other, size, stripes * STRIPE // (2 * size))
+        double(sums, other, size, stripes * STRIPE // (2 * size))
         sums, other, size = other, sums, 2 * size
     return sums.reshape(stripes, STRIPE, -1)
 
@@ -116,9 +87,8 @@ def find_trails(bins: np.ndarray) -> list[Trail]:
     there = (bins != 0).astype(np.float32)
     if np.count_nonzero(there) < MIN_BINS:
         return []
-    level = np.empty(bins.shape, np.float32)
-    _smooth(np.ascontiguousarray(bins), there, level)
-    bins = level
+    bins, unlevelled = np.empty(bins.shape, np.float32), np.ascontiguousarray(bins)
+    levelled(unlevelled, there, bins)
     trails: list[Trail] = []
     while len(trails) < MAX_TRAILS:
         found = [_best(bins, there, turn) for turn in range(4)]
@@ -132,35 +102,6 @@ def find_trails(bins: np.ndarray) -> list[Trail]:
     return trails
 
 
-@kernel
-def _smooth(bins, there, out):
-    """Take from bins the mean of those that are there in a square around each: the sky that trails lie on."""
-    height, width = bins.shape
-    total, count = np.zeros(width), np.zeros(width)
-    for y in range(-SQUARE, height):
-        after, before = y + SQUARE, y - SQUARE - 1
-        for x in range(width):
-            if after < height:
-                total[x] += bins[after, x]
-                count[x] += there[after, x]
-            if before >= 0:
-                total[x] -= bins[before, x]
-                count[x] -= there[before, x]
-        if y < 0:
-            continue
-        across, number = 0.0, 0.0
-        for x in range(-SQUARE, width):
-            if x + SQUARE < width:
-                across += total[x + SQUARE]
-                number += count[x + SQUARE]
-            if x - SQUARE - 1 >= 0:
-                across -= total[x - SQUARE - 1]
-                number -= count[x - SQUARE - 1]
-            if x >= 0:
-                mean = across / number if number > 0 else 0.0
-                out[y, x] = np.float32(bins[y, x] - mean) if there[y, x] > 0 else np.float32(0)
-
-
 def _turned(plane: np.ndarray, turn: int) -> np.ndarray:
     """Return a plane so that lines of one quarter of all slopes fall by 0 to 1."""
     plane = plane.T if turn & 2 else plane
@@ -172,7 +113,7 @@ def _best(bins: np.ndarray, there: np.ndarray, turn: int) -> list[Trail]:
     values, count = _turned(bins, turn), _turned(there, turn)
     sums, number = line_sums(values), line_sums(count)
     score = np.empty_like(sums)
-    _scores(sums.ravel(), number.ravel(), score.ravel())
+    scores(sums.ravel(), number.ravel(), score.ravel())
     sample = score.ravel()[::_SAMPLE]
     sample = sample[sample != 0]
     noise = SIGMA_PER_MAD * float(np.median(np.abs(sample))) if sample.size else 0.0
