@@ -33,6 +33,7 @@ setup(
         "dipy>=1.12",
         "h5py>=3.10",
         "isal>=1.6",
+        "jinja2>=3.1",
         "matplotlib",
         "mpi4py>=4",
         "nibabel>=5",
