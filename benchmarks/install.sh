@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 VENV=.venv-bench
 PEERS=("dask[array,distributed]" pyspark tensorflow-cpu tiledb ccdproc reproject cubed)
 
-digest=$(cat setup.py constraints.txt benchmarks/constraints.txt benchmarks/install.sh | sha256sum | cut -d' ' -f1)
+digest=$(cat pyproject.toml setup.py constraints.txt benchmarks/constraints.txt benchmarks/install.sh | sha256sum | cut -d' ' -f1)
 ensure_venv $VENV
 if [ ! -e $VENV/.installed ] || [ "$(cat $VENV/.installed)" != "$digest" ]; then
     pinned=(-c constraints.txt -c benchmarks/constraints.txt)

@@ -23,7 +23,7 @@ use_wheelhouse() {
 
 # A digest of all that an environment is made from; with the site's MPI and HDF5 in it for MPI=system.
 digest_inputs() {
-    { cat setup.py constraints.txt install/*; compgen -G "bin/*" || true; printf '%s\n' "$@"; } | sha256sum | cut -d' ' -f1
+    { cat pyproject.toml setup.py constraints.txt install/*; compgen -G "bin/*" || true; printf '%s\n' "$@"; } | sha256sum | cut -d' ' -f1
 }
 
 is_current() { [ -e "$1/.installed" ] && [ "$(cat "$1/.installed")" = "$2" ]; }

@@ -22,6 +22,7 @@ class PyMpiimg(PythonPackage):
     depends_on("py-deflate@0.7:", type=("build", "run"))
     depends_on("py-dipy@1.12:", type=("build", "run"))
     depends_on("py-isal@1.6:", type=("build", "run"))
+    depends_on("py-jinja2@3.1:", type=("build", "run"))
     depends_on("py-matplotlib", type=("build", "run"))
     depends_on("py-nibabel@5:", type=("build", "run"))
     depends_on("py-numba@0.60:", type=("build", "run"))

@@ -1,4 +1,4 @@
-"""What a site installs from: the lock file names the pinned set, recipes ask for what setup.py asks for."""
+"""What a site installs from: the lock file names the pinned set, recipes ask for what the project does."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib.util
 import re
 import shutil
 import subprocess
+import tomllib
 
 import pytest
 from support import launch
@@ -27,10 +28,10 @@ LOCK = load_lock()
 
 
 def requirements():
-    """The packages that setup.py asks for, with the least version of each."""
-    text = (launch.REPOSITORY / "setup.py").read_text()
-    words = re.search(r"install_requires=\[(.*?)\]", text, re.S)[1]
-    return {LOCK.normal(name): least for name, least in re.findall(r'"([\w-]+)(?:>=([\d.]+))?"', words)}
+    """The packages that pyproject.toml asks for, with the least version of each."""
+    asked = tomllib.loads((launch.REPOSITORY / "pyproject.toml").read_text())["project"]["dependencies"]
+    pairs = [re.fullmatch(r"([\w-]+)(?:>=([\d.]+))?", word).groups(default="") for word in asked]
+    return {LOCK.normal(name): least for name, least in pairs}
 
 
 def test_the_lock_file_holds_the_pinned_versions_and_their_hashes():
@@ -58,7 +59,7 @@ def test_a_lock_file_is_made_of_the_files_in_a_folder(tmp_path):
     assert len(lines) == 5
 
 
-def test_the_spack_recipe_asks_for_what_setup_asks_for():
+def test_the_spack_recipe_asks_for_what_the_project_asks_for():
     tree = ast.parse((SITE / "package.py").read_text())
     (recipe,) = [node for node in tree.body if isinstance(node, ast.ClassDef)]
     calls = [node for node in ast.walk(recipe) if isinstance(node, ast.Call)]
@@ -70,7 +71,7 @@ def test_the_spack_recipe_asks_for_what_setup_asks_for():
     assert version == mpiimg.__version__
 
 
-def test_the_easybuild_recipe_asks_for_what_setup_asks_for():
+def test_the_easybuild_recipe_asks_for_what_the_project_asks_for():
     (path,) = SITE.glob("*.eb")
     fields = {}
     exec(compile(path.read_text(), path, "exec"), fields)
