@@ -312,12 +312,28 @@ def _doctor() -> Tool:
     )
 
 
+def _shipped(word: str, summary: str, copied: str) -> Callable[[], Tool]:
+    """Return a tool that gives files which were installed beside the package."""
+    copy = Parameter("copy", None, copied, str, metavar="DIR")
+    return lambda: Tool(PREFIX + word, summary, (), (copy,), program=_from("tools.shipped", word), mpi=False)
+
+
 OTHERS: Mapping[str, Callable[[], Tool]] = {
     "mpiimg-stage": _stage,
     "mpiimg-run": _run,
     "mpiimg-simulate": _simulate,
     "mpiimg-status": _status,
     "mpiimg-doctor": _doctor,
+    "mpiimg-slurm": _shipped(
+        "slurm",
+        "Say where the batch scripts for SLURM are, or copy them to a folder where you can edit them.",
+        "The batch scripts are copied to the new folder DIR/slurm, with the place of this install in env.sh.",
+    ),
+    "mpiimg-docs": _shipped(
+        "docs",
+        "Say where the documents and their examples are, or copy them to a folder of yours.",
+        "The documents and examples are copied to the new folder DIR/docs.",
+    ),
 }
 
 #: Tools that take a BIDS dataset in place of one image.

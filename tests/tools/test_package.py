@@ -92,6 +92,21 @@ def test_the_wheel_holds_modules_data_launchers_and_what_goes_along(sdist):
     assert f"{base}.dist-info/licenses/LICENSE" in own
 
 
+@pytest.mark.parametrize("option", ["--target", "--prefix"])
+def test_an_install_from_the_wheel_finds_what_goes_along(sdist, tmp_path, option):
+    (wheel,) = sdist.parent.glob("*.whl")
+    pip = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--no-index", option, tmp_path / "at"]
+    launch.run([*pip, "--ignore-installed", wheel], timeout=120)
+    (package,) = (tmp_path / "at").rglob("mpiimg/version.py")
+    code = "from mpiimg.tools.cli import main; raise SystemExit(main('mpiimg-slurm', ['--copy', 'jobs']))"
+    env = launch.environment(PYTHONPATH=str(package.parents[1]))
+    launch.run([sys.executable, "-c", code], cwd=tmp_path, env=env)
+    script = "MPIIMG_HOME=jobs; . jobs/slurm/env.sh; echo $MPIIMG_VENV"
+    said = launch.run(["bash", "-euc", script], cwd=tmp_path).stdout
+    assert said.strip() == sys.prefix
+    assert (tmp_path / "jobs/slurm/neuro.sbatch").read_bytes() == (ROOT / "slurm/neuro.sbatch").read_bytes()
+
+
 def test_metadata_and_links_of_the_page_are_whole(sdist):
     said = email.message_from_string((sdist / "PKG-INFO").read_text())
     assert (said["Name"], said["Version"]) == ("mpiimg", mpiimg.__version__)
