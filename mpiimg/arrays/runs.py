@@ -179,7 +179,9 @@ def _print_plan(recipe: Recipe, comm: Any, memory: int, ranks: int, nodes: int |
         if not recipe.expected:
             return "nothing is left to do: this session has made it already"
         plan = plan_recipe(recipe, resources)
-        return show_plan.as_json(plan, resources) if form == "json" else show_plan.table(plan, resources)
+        if form == "json":
+            return show_plan.as_json(plan, resources)
+        return show_plan.table(plan, resources, full=form == "full")
 
     said = on_root(comm, text)
     say(comm, said, sys.stdout)

@@ -25,7 +25,7 @@ class Settings:
     check_halo : bool
         Look whether what lies outside the declared depth of functions changes what lies within.
     plan : str, optional
-        "table" or "json": runs are planned, and nothing is run.
+        "table", "full" or "json": runs are planned, and nothing is run.
     ranks, nodes : int, optional
         With a plan: those that it is for.
     command : str

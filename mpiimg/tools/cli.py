@@ -36,8 +36,9 @@ COMMON = (
     Parameter(
         "plan",
         None,
-        "Print what the run would do and need, and stop; --plan=json is for programs.",
-        choices=("table", "json"),
+        "Print what the run would do and need, and stop; --plan=full prints a line for each stage, and "
+        "--plan=json is for programs.",
+        choices=("table", "full", "json"),
         bare="table",
     ),
     Parameter("ranks", None, "With --plan: plan for this many ranks.", int, limits=(1, 1 << 20), metavar="N"),
@@ -312,7 +313,7 @@ def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
     recipe = tool.recipe(inspected, values)
     resources = _resources(args, comm)
     if args.plan:
-        return _plan(recipe, resources, args.plan, comm)
+        return _plan(recipe, resources, args.plan, tool.folder(values), comm)
     safe_point(comm)
     return run(recipe, comm, _options(args, tool.folder(values), resources.memory, command)).status
 
@@ -361,18 +362,20 @@ def _resources(args: argparse.Namespace, comm):
     return Resources(ranks, memory, args.in_memory, nodes, measured)
 
 
-def _plan(recipe, resources, form: str, comm) -> int:
-    """Print the plan of a run."""
+def _plan(recipe, resources, form: str, out: Path, comm) -> int:
+    """Print the plan of a run whose results go to folder `out`."""
     from mpiimg.engine.log import show_plan
+    from mpiimg.engine.log.verdict import disk_of
     from mpiimg.engine.plan import plan_recipe
     from mpiimg.engine.proof import prove_heads
 
     def text():
         prove_heads(recipe)
         plan, named = plan_recipe(recipe, resources), recipe.said.get(presets.NAME, "")
+        disk = disk_of(recipe, resources, Path(out))
         if form == "json":
-            return show_plan.as_json(plan, resources, named)
-        return "\n".join((show_plan.table(plan, resources, named), *recipe.notes))
+            return show_plan.as_json(plan, resources, named, disk)
+        return "\n".join((show_plan.table(plan, resources, named, form == "full", disk), *recipe.notes))
 
     runtime.say(comm, on_root(comm, text), sys.stdout)
     return Exit.DONE

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import re
+from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mpiimg.engine import compose, plugins
 from mpiimg.engine.array import Array
 from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.forecast import stage_sizes
-from mpiimg.engine.log import show_plan
+from mpiimg.engine.log import show_plan, verdict, wording
 from mpiimg.engine.needs import Part
 from mpiimg.engine.plan import Resources, check, min_memory, plan_recipe, plan_stage
-from mpiimg.engine.recipe import Recipe, output_names
-from mpiimg.engine.stage import Compute, Reduce
+from mpiimg.engine.recipe import Recipe, output_names, staged_bytes
+from mpiimg.engine.stage import Compute, Reduce, Stream
 from mpiimg.errors import BadInput
 from mpiimg.neuro.masks import Counts
 from mpiimg.simulate.neuro import SimulatedSubject
@@ -186,14 +190,84 @@ def test_what_little_memory_can_do_more_can_too(tmp_path):
 
 def test_a_plan_reads_as_a_table(recipe):
     resources = Resources(4, 8 * GB)
-    lines = show_plan.table(plan_recipe(recipe, resources), resources).splitlines()
-    assert lines[0].startswith("4 ranks on 1 node, 8192 MB per rank")
-    assert [line.split()[0][:18] for line in lines[2:]][:3] == [
-        "mask.b0-mean",
-        "mask.median-1",
-        "mask.median-2",
-    ]
-    assert lines[2 + len(recipe.expected)].startswith("all stages")
+    plan = plan_recipe(recipe, resources)
+    lines = show_plan.table(plan, resources, full=True).splitlines()
+    assert lines[0].startswith("fits: a rank needs ") and lines[1].startswith("ranks worth having: ")
+    assert lines[2].startswith("4 ranks on 1 node, 8192 MB per rank")
+    names = ["mask.b0-mean", "mask.median-1", "mask.median-2"]
+    assert [line.split()[0] for line in lines[4:7]] == names
+    assert lines[4 + len(recipe.expected)].startswith("all stages")
+    folded = show_plan.table(plan, resources).splitlines()
+    end = next(number for number, line in enumerate(folded) if line.startswith("all stages"))
+    assert [line.split()[0] for line in folded[4:end]] == ["mask", "volumes", "denoise", "fit"]
+    # The last five columns are of all stages alike, whole or folded.
+    assert folded[end].split()[-5:] == lines[4 + len(recipe.expected)].split()[-5:]
+
+
+def test_a_plan_begins_with_what_it_comes_to(tmp_path):
+    """Also where the disk is too small."""
+    small = neuro(tmp_path, *SHAPES["small"])
+    resources = Resources(4, 8 * GB)
+    plan = plan_recipe(small, resources)
+    needed = staged_bytes(small)
+    tight = verdict.verdict(plan, resources, verdict.Disk(needed, needed - 1))
+    assert not tight.fits
+    (line, _) = verdict.in_words(tight, 4)
+    assert line.startswith("does not fit: ") and "free some, choose another --out, or use --in-memory" in line
+    assert verdict.verdict(plan, resources, verdict.Disk(needed, needed)).fits
+    assert verdict.disk_of(small, dataclasses.replace(resources, in_memory=True), Path(".")) is None
+    assert verdict.disk_of(small, resources, Path("no/such/folder")).needed == needed
+
+
+@given(
+    stages=st.lists(
+        st.tuples(st.integers(1, 9000), st.floats(0.0, 1e5), st.booleans()), min_size=1, max_size=6
+    )
+)
+def test_ranks_worth_having_are_those_that_work_for_half_of_the_time(stages):
+    @dataclasses.dataclass
+    class Planned:
+        chunks: int
+        cpu_seconds: float
+        seconds: float
+
+    class Serial(Stream):
+        def __init__(self):
+            pass
+
+    plan = [(Serial() if alone else object(), Planned(n, t, t)) for n, t, alone in stages]
+
+    def seconds(ranks):
+        each = (t if alone else t * math.ceil(n / ranks) / n for n, t, alone in stages)
+        return verdict.START + sum(each)
+
+    worth, then = verdict.ranks_worth(plan)
+    assert then == pytest.approx(seconds(worth))
+    assert worth * then <= 2 * seconds(1) * (1 + 1e-9)
+    most = max([1, *(n for n, _, alone in stages if not alone)])
+    assert worth == most or most > 4096 or (worth + 1) * seconds(worth + 1) > 2 * seconds(1) * (1 - 1e-9)
+
+
+WORDS = st.text(st.characters(exclude_categories=["C", "Z"]), max_size=40)
+ASCII = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=40)
+
+
+def rows_of(cells):
+    return st.integers(1, 5).flatmap(lambda n: st.lists(st.lists(cells, min_size=n, max_size=n), min_size=1))
+
+
+@given(rows=rows_of(WORDS | st.integers()))
+def test_columns_never_touch(rows):
+    """Whatever is in the cells, each is found again, since none of them holds a space."""
+    lines = wording.columns(rows)
+    assert [line.split() for line in lines] == [[str(cell) for cell in row if cell != ""] for row in rows]
+
+
+@given(rows=rows_of(ASCII | st.integers()))
+def test_columns_end_where_they_end_in_every_row(rows):
+    ends = [[word.end() for word in re.finditer(r"\S+", line)] for line in wording.columns(rows)]
+    assert len({tuple(one[1:]) for one in ends}) == 1
+    assert {word.start() for line in wording.columns(rows) for word in [re.search(r"\S", line)]} == {0}
 
 
 def test_denoising_and_fit_are_balanced_by_mask_voxels(tmp_path):

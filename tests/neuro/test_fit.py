@@ -304,7 +304,7 @@ def test_the_plan_names_the_recipe_and_another_one_is_refused(subject, tmp_path)
     one = subject()
     words = [*one.arguments, "--mask", tmp_path / "mask.nii", "--out", tmp_path / "out"]
     done = warm.run_tool("mpiimg-fit", *words, "--plan", "--recipe", "study")
-    assert done.stdout.splitlines()[0].endswith("; recipe study")
+    assert done.stdout.splitlines()[2].endswith("; recipe study")
     done = warm.run_tool("mpiimg-fit", *words, "--plan=json", "--recipe", "study")
     assert json.loads(done.stdout)["recipe"] == "study"
     done = warm.run_tool("mpiimg-fit", *words, "--recipe", "other", check=False)

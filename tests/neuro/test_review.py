@@ -170,7 +170,8 @@ STATES = {
 
 @pytest.mark.tool
 def test_a_plan_says_what_would_become_of_each_scan(study, tmp_path):
-    lines = run(study, tmp_path / "out", "--plan").stdout.splitlines()
+    verdict, *lines = run(study, tmp_path / "out", "--plan").stdout.splitlines()
+    assert verdict.startswith("fits: a rank needs ") and verdict.endswith(" for all scans on 1 rank")
     assert lines[0] == "mpiimg: 6 scans: 2 to do, 1 broken, 3 passed over"
     assert lines[1].startswith("mpiimg: sub-03: broken: ")
     assert "no .bvec applies to it" in lines[1]

@@ -487,9 +487,9 @@ def test_rules_that_leave_too_little_end_the_run(faulty, alone, tmp_path):
 
 @pytest.mark.tool
 def test_a_plan_has_the_copy_that_rules_need(faulty, alone, tmp_path):
-    done = neuro(faulty, tmp_path / "out", path(alone, "mask"), "--exclude", "empty", "--plan")
+    done = neuro(faulty, tmp_path / "out", path(alone, "mask"), "--exclude", "empty", "--plan=full")
     assert "volumes.copy-kept-volumes" in done.stdout
-    assert "copy" not in neuro(faulty, tmp_path / "out", path(alone, "mask"), "--plan").stdout
+    assert "copy" not in neuro(faulty, tmp_path / "out", path(alone, "mask"), "--plan=full").stdout
 
 
 def test_nothing_is_said_by_numpy():

@@ -111,7 +111,9 @@ def test_simulations_that_make_no_sense(words, tmp_path):
 def test_plan_is_printed_and_nothing_written(ranks, simulated, tmp_path):
     words = (*simulated.arguments, "--out", tmp_path / "out", "--plan", "--memory", "2G")
     done = warm.run_tool("mpiimg-neuro", *words, ranks=ranks)
-    head, columns, *rows = done.stdout.splitlines()
+    verdict, worth, head, columns, *rows = done.stdout.splitlines()
+    assert verdict.startswith("fits: a rank needs ") and " go to a disk with " in verdict
+    assert worth.startswith("ranks worth having: ")
     assert head.startswith(f"{ranks or 1} rank{'s' * bool(ranks)} on 1 node, 2048 MB per rank")
     assert columns.split("  ")[-1].strip() == "seconds"
     assert [row.split()[0] for row in rows].index("denoise") < [row.split()[0] for row in rows].index("fit")
@@ -130,8 +132,17 @@ def test_a_plan_of_another_machine_for_programs(simulated, tmp_path):
     assert totals["peak_per_rank"] == max(stage["peak_per_rank"] for stage in plan["stages"])
     assert totals["bytes_moved"] == sum(stage["bytes_moved"] for stage in plan["stages"])
     assert 0 < totals["bytes_moved_between_nodes"] < totals["bytes_moved"]
-    first = warm.run_tool("mpiimg-neuro", "--plan", *simulated.arguments, *words)
-    assert first.stdout.startswith("1024 ranks on 32 nodes, 65536 MB per rank")
+    assert plan["verdict"]["fits"] and plan["verdict"]["ranks_worth"] < 1024
+    assert plan["verdict"]["peak_per_rank"] == totals["peak_per_rank"]
+    first = warm.run_tool("mpiimg-neuro", "--plan", *simulated.arguments, *words).stdout.splitlines()
+    assert first[2].startswith("1024 ranks on 32 nodes, 65536 MB per rank")
+    whole = warm.run_tool("mpiimg-neuro", "--plan=full", *simulated.arguments, *words).stdout.splitlines()
+    assert whole[:3] == first[:3]
+    table = whole[4 : 4 + len(plan["stages"])]
+    assert [row.split()[0] for row in table] == [one["stage"] for one in plan["stages"]]
+    steps = first[4 : next(n for n, row in enumerate(first) if row.startswith("all stages"))]
+    assert sum(int(row.split()[1]) for row in steps) == len(plan["stages"])
+    assert len(steps) < len(table) / 3
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from typing import Any
 
 from mpiimg.engine.log.activity import last_activity
 from mpiimg.engine.log.events import MAX_TIME, rank_files, read_events, record_of
+from mpiimg.engine.log.wording import clock, span
 from mpiimg.engine.mpi.processes import process_stat
 from mpiimg.engine.names import shown
 from mpiimg.errors import BadInput, Exit
@@ -275,8 +276,8 @@ def describe(run: RunStatus) -> str:
     lines = [
         f"{run.tool}: {run.state}" + (f": {run.why}" if run.why else ""),
         f"  {run.command or run.folder}",
-        f"  {run.ranks} ranks on {', '.join(run.hosts)}; began {_clock(run.began)}, "
-        f"last heard of {_span(time.time() - run.heard)} ago",
+        f"  {run.ranks} ranks on {', '.join(run.hosts)}; began {clock(run.began)}, "
+        f"last heard of {span(time.time() - run.heard)} ago",
     ]
     width = max((len(stage.name) for stage in run.stages), default=0)
     for stage in run.stages:
@@ -285,7 +286,7 @@ def describe(run: RunStatus) -> str:
         for rank in run.slowest:
             lines.append(
                 f"  rank {rank.rank} on {rank.host}: {rank.done} of its {rank.share} chunks, "
-                f"{rank.memory >> 20} MB; since {_clock(rank.since)}: {rank.doing}"
+                f"{rank.memory >> 20} MB; since {clock(rank.since)}: {rank.doing}"
             )
     return "\n".join([*(shown(line, lines=True) for line in [*lines, *run.errors])])
 
@@ -299,25 +300,11 @@ def _progress(stage: StageStatus) -> str:
     if stage.resumed:
         text += f", {stage.resumed} of them in earlier runs"
     if stage.ended:
-        return f"{text}, {_span(stage.ended - stage.began)}"
+        return f"{text}, {span(stage.ended - stage.began)}"
     if stage.idle is not None and stage.idle >= IDLE:
-        return f"{text}, no progress for {_span(stage.idle)}"
+        return f"{text}, no progress for {span(stage.idle)}"
     if stage.rate:
         text += f", {stage.rate:.3g} per second"
     if stage.seconds_left is not None:
-        text += f", {_span(stage.seconds_left)} left"
+        text += f", {span(stage.seconds_left)} left"
     return text
-
-
-def _clock(when: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
-
-
-def _span(seconds: float) -> str:
-    """Return e.g. 7 s, 3 min 5 s or 2 h 10 min."""
-    seconds = max(0, round(seconds))
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60} min"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from mpiimg.engine.log.verdict import Disk, in_words, verdict
+from mpiimg.engine.log.wording import columns, many, megabytes
 from mpiimg.engine.plan import Resources, StagePlan
 from mpiimg.engine.stage import Stage
 
@@ -31,8 +34,8 @@ def totals(plan: Plan) -> dict:
     }
 
 
-def as_json(plan: Plan, resources: Resources, recipe: str = "") -> str:
-    """Return a plan for programs: resources, stages and totals, in bytes and seconds as in run.json.
+def as_json(plan: Plan, resources: Resources, recipe: str = "", disk: Disk | None = None) -> str:
+    """Return a plan for programs: verdict, resources, stages and totals, in bytes and seconds as in run.json.
 
     `recipe` is that by name which gave parameters their values, if one did.
     """
@@ -51,6 +54,7 @@ def as_json(plan: Plan, resources: Resources, recipe: str = "") -> str:
         for _, planned in plan
     ]
     document = {
+        "verdict": verdict(plan, resources, disk).as_record(),
         "ranks": resources.ranks,
         "nodes": resources.nodes,
         "memory_per_rank": resources.memory,
@@ -84,30 +88,77 @@ def _rounded(numbers: Mapping) -> dict:
     return {key: float(f"{n:.4g}") if isinstance(n, float) else n for key, n in numbers.items()}
 
 
-def table(plan: Plan, resources: Resources, recipe: str = "") -> str:
-    """Return a plan for people: a table of its stages, and notes."""
-    width = 2 + max([len("all stages"), *(len(stage.name) for stage, _ in plan)])
+#: Columns of a whole plan, and of one whose stages are folded into steps.
+EVERY_STAGE = (
+    *("stage", "kind", "chunks", "per rank", "batch"),
+    *("read MB", "moved MB", "staged MB", "peak MB", "seconds"),
+)
+BY_STEP = ("step", "stages", "chunks", "read MB", "moved MB", "staged MB", "peak MB", "seconds")
+
+
+def table(
+    plan: Plan, resources: Resources, recipe: str = "", full: bool = False, disk: Disk | None = None
+) -> str:
+    """Return a plan for people: what it comes to, a table, and notes.
+
+    Parameters
+    ----------
+    plan : sequence of (Stage, StagePlan)
+    resources : Resources
+    recipe : str
+        The name of that which gave parameters their values, if one did.
+    full : bool
+        Give each stage a line; else the stages of a step are folded into one.
+    disk : Disk, optional
+        What the run writes, and what is free.
+    """
     r = resources
-    lines = [
-        f"{_many(r.ranks, 'rank')} on {_many(r.nodes, 'node')}, {r.memory >> 20} MB per rank; "
-        f"upper bounds where the data decide{f'; recipe {recipe}' if recipe else ''}",
-        f"{'stage':<{width}}{'kind':<9}{'chunks':>8}{'per rank':>10}{'batch':>7}"
-        f"{'read MB':>10}{'moved MB':>10}{'staged MB':>11}{'peak MB':>9}{'seconds':>10}",
-    ]
+    rows = _every_stage(plan) if full else _by_step(plan)
+    blank = len(rows[0]) - 6
+    whole = ["all stages", *[""] * blank, *_sums([planned for _, planned in plan])]
+    head = (
+        f"{many(r.ranks, 'rank')} on {many(r.nodes, 'node')}, {r.memory >> 20} MB per rank; "
+        f"upper bounds where the data decide{f'; recipe {recipe}' if recipe else ''}"
+    )
+    lines = [*in_words(verdict(plan, r, disk), r.ranks), head]
+    lines += columns([*rows, whole], left=2 if full else 1)
+    return "\n".join([*lines, *_notes(plan, resources, totals(plan))])
+
+
+def _every_stage(plan: Plan) -> list[Sequence[object]]:
+    """Return the head of a table and a row for each stage."""
+    rows: list[Sequence[object]] = [EVERY_STAGE]
     for stage, planned in plan:
         largest_share = max(np.diff(planned.partition.cuts))
-        lines.append(
-            f"{stage.name:<{width}}{planned.kind:<9}{planned.chunks:>8}{largest_share:>10}{planned.batch:>7}"
-            f"{megabytes(planned.read):>10}{megabytes(planned.moved):>10}{megabytes(planned.written):>11}"
-            f"{megabytes(planned.peak):>9}{planned.seconds:>10.1f}"
-        )
-    t = totals(plan)
-    lines.append(
-        f"{'all stages':<{width}}{'':<34}{megabytes(t['read']):>10}{megabytes(t['bytes_moved']):>10}"
-        f"{megabytes(t['staged']):>11}{megabytes(t['peak_per_rank']):>9}{t['seconds']:>10.1f}"
+        about = (stage.name, planned.kind, planned.chunks, largest_share, planned.batch)
+        rows.append((*about, *_sums([planned])))
+    return rows
+
+
+def _by_step(plan: Plan) -> list[Sequence[object]]:
+    """Return the head of a table and a row for each run of stages whose names begin with the same step."""
+    rows: list[Sequence[object]] = [BY_STEP]
+    for step, stages in itertools.groupby(plan, key=lambda one: _step_of(one[0].name)):
+        plans = [planned for _, planned in stages]
+        rows.append((step, len(plans), max(planned.chunks for planned in plans), *_sums(plans)))
+    return rows
+
+
+def _step_of(stage: str) -> str:
+    """Return the step that the name of a stage begins with; of one that is of no step, the whole name."""
+    step, _, _ = stage.partition(".")
+    return stage if step.startswith(("write-", "read-")) else step
+
+
+def _sums(plans: Sequence[StagePlan]) -> tuple[object, ...]:
+    """Return the last five columns for stages together."""
+    return (
+        megabytes(sum(planned.read for planned in plans)),
+        megabytes(sum(planned.moved for planned in plans)),
+        megabytes(sum(planned.written for planned in plans)),
+        megabytes(max((planned.peak for planned in plans), default=0)),
+        f"{sum(planned.seconds for planned in plans):.1f}",
     )
-    lines += _notes(plan, resources, t)
-    return "\n".join(lines)
 
 
 def _notes(plan: Plan, resources: Resources, t: Mapping) -> list[str]:
@@ -152,17 +203,16 @@ def beside_actual(entries: Sequence[Mapping], every: bool) -> list[str]:
             f"{megabytes(actual['bytes_moved'])} MB moved (planned {megabytes(planned['bytes_moved'])}), "
             f"{actual['seconds']:.1f} s (predicted {planned['seconds']:.1f})"
         ]
-    width = 2 + max(len(name) for name, _, _ in (*rows, whole))
-    lines = [
-        f"{'planned and actual':<{width}}{'peak MB per rank':>18}{'MB moved':>18}{'seconds':>20}",
-    ]
-    for name, planned, actual in (*rows, whole):
-        lines.append(
-            f"{name:<{width}}{megabytes(planned['peak_per_rank']):>9}{megabytes(actual['peak_per_rank']):>9}"
-            f"{megabytes(planned['bytes_moved']):>9}{megabytes(actual['bytes_moved']):>9}"
-            f"{planned['seconds']:>10.1f}{actual['seconds']:>10.1f}"
+    head = ("planned and actual", "peak MB per rank", "actual", "moved MB", "actual", "seconds", "actual")
+    cells = [
+        (
+            name,
+            *(megabytes(one[key]) for key in ("peak_per_rank", "bytes_moved") for one in (planned, actual)),
+            *(f"{one['seconds']:.1f}" for one in (planned, actual)),
         )
-    return lines
+        for name, planned, actual in (*rows, whole)
+    ]
+    return columns([head, *cells])
 
 
 def _together(entries: Sequence[Mapping]) -> dict:
@@ -171,12 +221,3 @@ def _together(entries: Sequence[Mapping]) -> dict:
         "bytes_moved": sum(entry["bytes_moved"] for entry in entries),
         "seconds": sum(entry["seconds"] for entry in entries),
     }
-
-
-def megabytes(count: int) -> int:
-    """Return MiB, rounded up."""
-    return -(-int(count) // (1 << 20))
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -16,6 +16,7 @@ from mpiimg.engine.containment import ends_run
 from mpiimg.engine.lease import Kind, LeaseState
 from mpiimg.engine.log.ended import note_job
 from mpiimg.engine.log.show_plan import as_json, table
+from mpiimg.engine.log.verdict import of_scans, verdict
 from mpiimg.engine.mpi.agreement import on_root
 from mpiimg.engine.mpi.runtime import say
 from mpiimg.engine.plan import Resources, plan_recipe
@@ -56,7 +57,7 @@ FINISHED = (Kind.DONE, Kind.PASSED_OVER)
 def run_cohort(cohort: Cohort, comm, options: Options, resources: Resources, plan: str | None = None) -> Exit:
     """Do what is missing or failed of a cohort, and note how this job ended. Collective.
 
-    With `plan`, "table" or "json", print what would be done with `resources`, and stop.
+    With `plan`, "table", "full" or "json", print what would be done with `resources`, and stop.
 
     Raises
     ------
@@ -103,7 +104,7 @@ def _run_cohort(cohort: Cohort, comm, options: Options, resources: Resources, pl
     todo.sort(key=lambda scan: (states[scan.name].deaths, -costs[scan.name], scan.name))
     chosen = on_root(comm, _choose, cohort, todo, costs, resources, plan)
     if plan:
-        say(comm, _with_reviews(chosen.plan, plan, kinds, reviews, cohort.without), sys.stdout)
+        say(comm, _with_reviews(chosen, plan, kinds, reviews, cohort.without), sys.stdout)
         return Exit.DONE
     on_root(comm, _make_folders, cohort)
     on_root(comm, record_reviews, cohort, states, reviews, options.timeout)
@@ -220,12 +221,13 @@ def _refuse_broken(reviews: Mapping[str, Review]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Choice:
-    """How many ranks each group has, the same in words, the plan of the largest scan, and its kernels."""
+    """Ranks of each group, also in words; the plan of the largest scan, its kernels; the verdict."""
 
     sizes: tuple[int, ...]
     text: str
     plan: str = ""
     kernels: tuple[str, ...] = ()
+    verdict: str = "fits: there is nothing to do"
 
 
 def _choose(cohort: Cohort, todo: Sequence[Scan], costs, resources: Resources, plan: str | None) -> _Choice:
@@ -262,12 +264,11 @@ def _choose(cohort: Cohort, todo: Sequence[Scan], costs, resources: Resources, p
         return _Choice(sizes, text, json.dumps(nothing, indent=2) if plan == "json" else text)
     scan_durations = finished_after(sizes, [costs[scan.name] for scan in todo])
     scan_durations /= finished_after([smallest], [costs[largest.name]]) or 1.0
-    shown = (
-        _plan(plan, text, largest.name, recipe, sizes, part_of(resources, smallest), scan_durations)
-        if plan
-        else ""
-    )
-    return _Choice(sizes, text, shown, tuple(recipe.kernels))
+    head = shown = ""
+    if plan:
+        group = part_of(resources, smallest)
+        head, shown = _plan(plan, text, largest.name, recipe, sizes, group, scan_durations)
+    return _Choice(sizes, text, shown, tuple(recipe.kernels), head)
 
 
 def _plan(
@@ -278,8 +279,8 @@ def _plan(
     sizes: Sequence[int],
     group: Resources,
     scan_durations: float,
-) -> str:
-    """Return the plan of a cohort: its groups, and what the smallest of them does with the largest scan.
+) -> tuple[str, str]:
+    """Return what a cohort comes to; and its groups, with what the smallest does with the largest scan.
 
     All scans together take `scan_durations` times as long as that. Programs read the memory and the time of
     the job in the totals.
@@ -291,15 +292,20 @@ def _plan(
             "peak_per_rank": one["totals"]["peak_per_rank"],
             "seconds": float(f"{scan_durations * one['totals']['seconds']:.4g}"),
         }
-        return json.dumps({"groups": list(sizes), "largest": name, "totals": job, "plan": one}, indent=2)
-    return f"{text}\nthe largest, {name}: {table(plan, group)}"
+        made = {"groups": list(sizes), "largest": name, "totals": job, "plan": one}
+        return "", json.dumps(made, indent=2)
+    duration = scan_durations * sum(planned.seconds for _, planned in plan)
+    head = of_scans(verdict(plan, group), duration, sum(sizes))
+    return head, f"{text}\nthe largest, {name}:\n{table(plan, group, full=form == 'full')}"
 
 
-def _with_reviews(text: str, form: str, kinds: Mapping[str, Kind], reviews, without: Sequence[str]) -> str:
+def _with_reviews(
+    chosen: _Choice, form: str, kinds: Mapping[str, Kind], reviews, without: Sequence[str]
+) -> str:
     """Return a plan with what became of each scan when the study was looked through."""
     if form == "json":
-        return json.dumps({**json.loads(text), **review_json(kinds, reviews, without)}, indent=2)
-    return "\n".join([f"mpiimg: {counts(kinds)}", *lines_of(reviews, without), text])
+        return json.dumps({**json.loads(chosen.plan), **review_json(kinds, reviews, without)}, indent=2)
+    return "\n".join([chosen.verdict, f"mpiimg: {counts(kinds)}", *lines_of(reviews, without), chosen.plan])
 
 
 def _changed(cohort: Cohort, states: Mapping[str, LeaseState]) -> list[str]:
