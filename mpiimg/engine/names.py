@@ -5,8 +5,10 @@ Such text is data. It may hold a slash, a line end or the commands of a terminal
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
+from collections.abc import Iterable
 
 #: The most characters of a name; file systems allow 255 bytes, and endings are added.
 MAX_LENGTH = 160
@@ -52,3 +54,23 @@ def shown(text: object, lines: bool = False) -> str:
         one if one.isprintable() or one in kept else one.encode("unicode_escape", "surrogatepass").decode()
         for one in str(text)
     )
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return a question that names what a mistyped word may be: those that it begins, else those like it.
+
+    Parameters
+    ----------
+    word : str
+    known : iterable of str
+        What there is.
+
+    Returns
+    -------
+    str
+        Such as "did you mean --mask?"; empty where nothing is like the word.
+    """
+    names = list(dict.fromkeys(known))
+    begun = sorted(name for name in names if len(word.strip("-")) > 1 and name.startswith(word))
+    close = (begun or difflib.get_close_matches(word, names, 3, 0.7))[:3]
+    return f"did you mean {' or '.join(close)}?" if close else ""

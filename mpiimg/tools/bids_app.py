@@ -117,6 +117,14 @@ GROUP_SIZE = Parameter(
 )
 
 
+def usage(prog: str) -> str:
+    """Return how a program is called, in both forms."""
+    return (
+        f"{prog} DWI [--bvals FILE --bvecs FILE] --out DIR [options]\n"
+        f"       {prog} BIDS_DIR OUT_DIR participant|group [options]"
+    )
+
+
 def declare(
     parser: argparse.ArgumentParser, help_of_one: str, path: Callable, add: Callable[[Any, Parameter], None]
 ) -> None:
@@ -132,11 +140,6 @@ def declare(
     add : callable
         Called as add(group, parameter); adds an option.
     """
-    prog = parser.prog
-    parser.usage = (
-        f"{prog} DWI [--bvals FILE --bvecs FILE] --out DIR [options]\n"
-        f"       {prog} BIDS_DIR OUT_DIR participant|group [options]"
-    )
     parser.add_argument(
         "inputs",
         nargs="+",

@@ -1,15 +1,12 @@
-"""The command line of every tool, built from what its steps declare."""
+"""How a command line becomes a run: what every tool begins with, and how it ends."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import logging
 import os
-import re
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,195 +17,15 @@ from mpiimg.engine.mpi.job import launched_rank, run_word
 from mpiimg.engine.mpi.lifetime import lifetime, living
 from mpiimg.engine.mpi.nodes import memory_per_rank, node_count
 from mpiimg.engine.names import shown
-from mpiimg.engine.parameters import TIMEOUT, Parameter, checked_memory, checked_path, from_word
+from mpiimg.engine.parameters import TIMEOUT, checked_memory
 from mpiimg.errors import BadInput, Exit
 from mpiimg.tools import bids_app
+from mpiimg.tools.parsing import COMMON, parser_of
+from mpiimg.tools.parsing import parser as parser
 from mpiimg.tools.registry import Tool, tool
-from mpiimg.version import __version__
 
 #: Seconds: a chunk takes about ten at most, the longest step of one rank about a minute, on a quiet machine.
 MIN_TIMEOUT = 300.0
-
-#: How a negative number begins, or an infinity or NaN with a sign.
-_NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)
-
-COMMON = (
-    Parameter(
-        "plan",
-        None,
-        "Print what the run would do and need, and stop; --plan=full prints a line for each stage, and "
-        "--plan=json is for programs.",
-        choices=("table", "full", "json"),
-        bare="table",
-    ),
-    Parameter("ranks", None, "With --plan: plan for this many ranks.", int, limits=(1, 1 << 20), metavar="N"),
-    Parameter(
-        "nodes",
-        None,
-        "With --plan: spread the ranks over this many nodes.",
-        int,
-        limits=(1, 1 << 20),
-        metavar="N",
-    ),
-    Parameter(
-        "ended",
-        None,
-        "Batch scripts ask whether the run that MPIIMG_RUN names ended with this status, and start none.",
-        int,
-        limits=(0, 255),
-        metavar="STATUS",
-    ),
-    Parameter("force", False, "All results are made anew, and those that exist overwritten.", bool),
-    Parameter("in_memory", False, "Stage nothing on disk; a run that dies starts over.", bool),
-    Parameter("keep_work", False, "Keep the staged arrays and the checkpoints of a finished run.", bool),
-    Parameter(
-        "memory",
-        None,
-        "A rank may use this much memory, in bytes or as e.g. 4G (default: its share of the node's).",
-        metavar="SIZE",
-    ),
-    TIMEOUT,
-    Parameter(
-        "portable",
-        False,
-        "Compile for any x86-64-v3 CPU, so that mixed nodes agree to the last bit.",
-        bool,
-    ),
-)
-
-
-class _Parser(argparse.ArgumentParser):
-    #: The tool whose command line it is.
-    tool: Tool
-
-    def parse_args(self, args=None, namespace=None):
-        """Read a command line of either form: for one image, or for a BIDS dataset."""
-        if self.tool.bids:
-            parsed = self.parse_intermixed_args(args, namespace)
-            bids_app.tell_apart(self, parsed)
-        else:
-            parsed = super().parse_args(args, namespace)
-        given = vars(parsed)
-        given |= presets.settled(self.tool.parameters, self.tool.presets, given)
-        return parsed
-
-    def parse_known_args(self, args=None, namespace=None):
-        """Take an option that may go without its value as such a one, whatever word comes after it."""
-        bare = {
-            flag: action.const
-            for action in self._actions
-            if action.nargs == "?"
-            for flag in action.option_strings
-        }
-        words = sys.argv[1:] if args is None else args
-        words = [f"{word}={bare[word]}" if word in bare else word for word in words]
-        try:
-            return super().parse_known_args(self._joined(words), namespace)
-        except BadInput as error:
-            self.exit(Exit.BAD_INPUT, f"mpiimg: error: {error}\n")
-
-    def _joined(self, words: list[str]) -> list[str]:
-        """Join an option and a value that looks like one: argparse knows -1, but neither -inf nor -1e5."""
-        takers = {flag for action in self._actions if action.nargs is None for flag in action.option_strings}
-        joined: list[str] = []
-        for word in words:
-            if joined and joined[-1] in takers and _NEGATIVE.match(word):
-                joined[-1] += f"={word}"
-            else:
-                joined.append(word)
-        return joined
-
-    def error(self, message: str):
-        """Say what is wrong in one line."""
-        self.exit(Exit.BAD_INPUT, f"{self.prog}: error: {shown(message)}; see {self.prog} --help\n")
-
-
-def parser(name: str) -> argparse.ArgumentParser:
-    """Build the command line of tool `name`."""
-    return parser_of(tool(name))
-
-
-def parser_of(tool: Tool) -> argparse.ArgumentParser:
-    made = _Parser(
-        prog=tool.name,
-        description=tool.summary,
-        epilog="".join(f"\n{paper}" for paper in tool.papers).strip() or None,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        add_help=False,
-    )
-    made.add_argument("-h", "--help", action="help", help="Show this help, and exit.")
-    made.add_argument(
-        "--version", action="version", version=f"mpiimg {__version__}", help="Show the version, and exit."
-    )
-    made.tool = tool
-    for argument, required in tool.arguments:
-        name, text = argument.name, argument.help.replace("%", "%%")
-        if tool.bids and argument.positional:
-            bids_app.declare(made, text, _path_of, _add)
-        elif argument.positional:
-            made.add_argument(
-                name,
-                help=text,
-                type=_path_of(name.upper()),
-                metavar=name.upper(),
-                nargs="+" if argument.many else None,
-            )
-        else:
-            metavar = tool.result if name == "out" else "FILE"
-            needed = required and not tool.bids
-            made.add_argument(
-                f"--{name}", help=text, type=_path_of(f"--{name}"), required=needed, metavar=metavar
-            )
-    options = made.add_argument_group("method") if tool.recipe else made
-    negatable = presets.switches(tool.presets)
-    for parameter in tool.parameters:
-        # What is not given is left out, and settled when the recipe is known.
-        _add(options, parameter, parameter.name in negatable).default = argparse.SUPPRESS
-    common = made.add_argument_group("run") if tool.recipe else made
-    for parameter in COMMON if tool.recipe else ():
-        _add(common, parameter)
-    loudness = common.add_mutually_exclusive_group()
-    loudness.add_argument("--quiet", action="store_true", help="Say nothing but errors.")
-    # BIDS Apps are told to say more by -v, -vv and -vvv.
-    more = ("-v", "--verbose") if tool.bids else ("--verbose",)
-    loudness.add_argument(*more, action="store_true", help="Say what each stage took too.")
-    return made
-
-
-def _add(group, parameter: Parameter, negatable: bool = False) -> argparse.Action:
-    """Add an option; a switch that is `negatable` with --no- as well."""
-    flag = parameter.flag
-    if parameter.type is bool:
-        switch = argparse.BooleanOptionalAction if negatable else "store_true"
-        return group.add_argument(flag, action=switch, default=False, help=parameter.help)
-    if parameter.repeated:
-        return group.add_argument(
-            flag, action="append", type=_checked(parameter), metavar=parameter.metavar, help=parameter.help
-        )
-    unit = f" [{parameter.unit}]" if parameter.unit else ""
-    optional = {"nargs": "?", "const": parameter.bare} if parameter.bare is not None else {}
-    number = f"{parameter.default:g}" if parameter.type is float and parameter.default is not None else None
-    default = f" (default {number or parameter.default})" if parameter.default is not None else ""
-    return group.add_argument(
-        flag,
-        type=_checked(parameter),
-        default=parameter.default,
-        choices=parameter.choices,
-        metavar=parameter.metavar or (None if parameter.choices else parameter.type.__name__.upper()),
-        help=(parameter.help.rstrip(".") + unit + default + ".").replace("%", "%%"),
-        **optional,
-    )
-
-
-def _checked(parameter: Parameter) -> Callable:
-    """Return what turns a word into a value of `parameter`; argparse itself looks at choices."""
-    one = dataclasses.replace(parameter, choices=None, repeated=False)
-    return lambda word: from_word(one, word, one.flag)
-
-
-def _path_of(name: str) -> Callable:
-    """Return what takes a word for the path that is called `name`."""
-    return lambda word: checked_path(word, name)
 
 
 def main(name: str, arguments: list[str] | None = None) -> int:

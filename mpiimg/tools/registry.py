@@ -15,7 +15,7 @@ from typing import Any
 from mpiimg.engine import compose, plugins, presets
 from mpiimg.engine.parameters import Parameter, parameters_of
 from mpiimg.engine.recipe import Recipe
-from mpiimg.engine.step import Argument, Domain, Preset, Step
+from mpiimg.engine.step import Argument, Domain, Preset, Source, Step
 from mpiimg.errors import BadInput
 
 PREFIX = "mpiimg-"
@@ -23,6 +23,24 @@ PREFIX = "mpiimg-"
 OUT = Argument("out", "The folder that the results go to; it is made if it is missing.")
 
 Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Options that stand together in the help, as those of a step do.
+
+    Parameters
+    ----------
+    title : str
+    summary : str
+        A sentence, or nothing.
+    names : tuple of str
+        Of parameters.
+    """
+
+    title: str
+    summary: str
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -61,6 +79,10 @@ class Tool:
         Whether it takes a BIDS dataset in place of one image (bids_app.py).
     presets : mapping of str to Preset
         Recipes by name, that its parameters may have their values from.
+    domain : str
+        Whose steps it runs; empty where it is of none.
+    groups : tuple of Group
+        Of its options in the help.
     """
 
     name: str
@@ -77,6 +99,14 @@ class Tool:
     mpi: bool = True
     bids: bool = False
     presets: Mapping[str, Preset] = field(default_factory=dict)
+    domain: str = ""
+    groups: tuple[Group, ...] = ()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all options that are its own: arguments with a flag, and parameters."""
+        paths = {argument.name for argument, _ in self.arguments if not argument.positional}
+        return frozenset(paths | {parameter.name for parameter in self.parameters})
 
 
 # --- Tools of steps ---------------------------------------------------------------------------------------
@@ -132,7 +162,14 @@ class StepsTool:
             tuple(dict.fromkeys(paper for step in self.steps for paper in step.papers)),
             "DIR" if self.to_file is None else "FILE",
             presets=self.domain.presets if by_name else {},
+            domain=self.domain.name,
+            groups=self._groups(source),
         )
+
+    def _groups(self, source: Source) -> tuple[Group, ...]:
+        """Return the options by the step that they belong to, after those of the input."""
+        of_input = Group("input", "", _names(source.parameters))
+        return (of_input, *(Group(step.name, step.summary, _names(step.parameters)) for step in self.steps))
 
     def _told_by_out(self) -> set[str]:
         """Return the names of parameters that --out says, where it is a file."""
@@ -191,6 +228,10 @@ class StepsTool:
     def folder(self, values: Values) -> Path:
         """Return the folder of the results."""
         return Path(values["out"]) if self.to_file is None else Path(values["out"]).parent
+
+
+def _names(kind: type) -> tuple[str, ...]:
+    return tuple(one.name for one in parameters_of(kind))
 
 
 def _each_once(name: str, parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:

@@ -126,7 +126,7 @@ def test_the_depth_of_a_script_is_checked_also_where_it_ran_before(tmp_path):
     ("words", "said"),
     [
         (["none.py"], "mpiimg: error: none.py: No such file or directory\n"),
-        (["--udf", "a.py:f", "{}"], "mpiimg-run: error: unrecognized arguments: --udf a.py:f; see"),
+        (["--udf", "a.py:f", "{}"], "mpiimg-run: error: --udf: there is no such option; see"),
         (["--memory", "lots", "{}"], "mpiimg: error: --memory lots: "),
         (["--ranks", "3", "{}"], "mpiimg: error: --ranks and --nodes are for --plan"),
         # Behind the script it would be the script's, and all would run.
