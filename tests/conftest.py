@@ -10,6 +10,8 @@ from mpiimg.engine.mpi import scripts
 pytest_plugins = ["support.fixtures", "support.ranks"]
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Drawing takes longer than the runs of most tests; those of the pages ask for them.
+os.environ.setdefault("MPIIMG_REPORT", "off")
 # Also of the peers that tests compare with: blocks share the machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -137,6 +137,7 @@ class Executor:
             "run": self.options.run_id,
             "version": __version__,
             "started_in": os.getcwd(),
+            "command": self.options.command,
             **({"script": dict(self.options.script)} if self.options.script else {}),
             "parameters": dict(self.recipe.parameters),
             "inputs": dict(self.recipe.sources),

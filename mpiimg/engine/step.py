@@ -337,6 +337,12 @@ class Domain:
         Bytes of a rank with the libraries and kernels of the steps loaded, before it holds any data.
     rates : mapping of str to (float, str)
         As a step has them, for what sources and outputs share.
+    report : str
+        "module:function" that is called with the runs of a folder, a sequence of
+        :class:`mpiimg.report.runs.Run`, and returns a :class:`mpiimg.report.page.Page` of what the domain has
+        to say of their results, if anything. It is called in a process of its own.
+    cohort_report : str
+        "module:function" that is called with a folder, and returns the page of a cohort; None for any other.
     """
 
     name: str
@@ -347,6 +353,8 @@ class Domain:
     presets: Mapping[str, Preset] = field(default_factory=dict)
     baseline: int = 110 << 20
     rates: Mapping[str, tuple[float, str]] = field(default_factory=dict)
+    report: str = ""
+    cohort_report: str = ""
 
 
 def steps_in(package: str) -> dict[str, str]:

@@ -132,7 +132,13 @@ def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
     if args.plan:
         return _plan(recipe, resources, args.plan, tool.folder(values), comm)
     safe_point(comm)
-    return run(recipe, comm, _options(args, tool.folder(values), resources.memory, command)).status
+    options = _options(args, tool.folder(values), resources.memory, command)
+    outcome = run(recipe, comm, options)
+    if tool.reports and not args.no_report:
+        from mpiimg.report.child import report_on
+
+        report_on(comm, options.out, always=outcome.state is not None)
+    return outcome.status
 
 
 def check_common(args: argparse.Namespace) -> None:

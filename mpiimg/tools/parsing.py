@@ -66,6 +66,7 @@ COMMON = (
         "Compile for any x86-64-v3 CPU, so that mixed nodes agree to the last bit.",
         bool,
     ),
+    Parameter("no_report", False, "Write no report.html.", bool),
 )
 QUIET = Parameter("quiet", False, "Say nothing but errors.", bool)
 VERBOSE = Parameter("verbose", False, "Say what each stage took too.", bool)

@@ -83,6 +83,8 @@ class Tool:
         Whose steps it runs; empty where it is of none.
     groups : tuple of Group
         Of its options in the help.
+    reports : bool
+        Whether a page about its results is written beside them.
     """
 
     name: str
@@ -101,6 +103,7 @@ class Tool:
     presets: Mapping[str, Preset] = field(default_factory=dict)
     domain: str = ""
     groups: tuple[Group, ...] = ()
+    reports: bool = False
 
     @property
     def names(self) -> frozenset[str]:
@@ -164,6 +167,7 @@ class StepsTool:
             presets=self.domain.presets if by_name else {},
             domain=self.domain.name,
             groups=self._groups(source),
+            reports=self.to_file is None,
         )
 
     def _groups(self, source: Source) -> tuple[Group, ...]:
@@ -334,6 +338,17 @@ def _status() -> Tool:
     )
 
 
+def _report() -> Tool:
+    return Tool(
+        "mpiimg-report",
+        "Write the page about the results in a folder again: report.html, one file that needs no network.",
+        [(Argument("folder", "The folder that a tool was given as --out.", positional=True), True)],
+        (),
+        program=_from("tools.report", "program"),
+        mpi=False,
+    )
+
+
 def _doctor() -> Tool:
     return Tool(
         "mpiimg-doctor",
@@ -364,6 +379,7 @@ OTHERS: Mapping[str, Callable[[], Tool]] = {
     "mpiimg-run": _run,
     "mpiimg-simulate": _simulate,
     "mpiimg-status": _status,
+    "mpiimg-report": _report,
     "mpiimg-doctor": _doctor,
     "mpiimg-slurm": _shipped(
         "slurm",

@@ -15,7 +15,7 @@ PACKAGE = pathlib.Path(mpiimg.__file__).parent
 FILES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 #: Room -> rooms of ours that it may import. Everybody may import errors and the version.
-BELOW = {"engine", "formats", "kernels"}
+BELOW = {"engine", "formats", "kernels", "report"}
 MAY_IMPORT = {
     "__init__": {"engine"},  # when it is used, and at the end of a script
     "errors": set(),
@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "kernels": {"kernels"},
     "engine": {"engine", "kernels"},
     "formats": {"formats", "engine"},
+    "report": {"report", "engine"},
     "neuro": {"neuro", *BELOW},
     "astro": {"astro", *BELOW},
     "simulate": {"simulate", "neuro", "astro", *BELOW},

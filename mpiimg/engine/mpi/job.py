@@ -145,3 +145,8 @@ def environment_of_no_rank(package: Path) -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(OF_RANKS)}
     others = os.environ.get("PYTHONPATH")
     return clean | {"PYTHONPATH": f"{package}{os.pathsep}{others}" if others else str(package)}
+
+
+def pages_wanted() -> bool:
+    """Return whether runs write a page about their results: not where MPIIMG_REPORT says off."""
+    return os.environ.get("MPIIMG_REPORT", "").lower() not in ("0", "off", "no", "false")
