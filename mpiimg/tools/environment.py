@@ -53,7 +53,7 @@ def prepare(environment: MutableMapping[str, str] = os.environ) -> str:
     if problem := next(filter(None, problems(environment)), ""):
         return problem
     notes.extend(set_aside(environment))
-    if notes and "--quiet" not in sys.argv and _speaks():
+    if notes and not {"--quiet", "-q"} & {*sys.argv} and _speaks():
         for note in notes:
             sys.stderr.write(f"mpiimg: warning: {note}\n")
     return ""

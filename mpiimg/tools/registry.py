@@ -22,6 +22,9 @@ PREFIX = "mpiimg-"
 
 OUT = Argument("out", "The folder that the results go to; it is made if it is missing.")
 
+#: What tools are for that are of no domain.
+DATA, RUNS = "Data and functions of your own", "Runs and installs"
+
 Values = Mapping[str, Any]
 
 
@@ -85,6 +88,8 @@ class Tool:
         Of its options in the help.
     reports : bool
         Whether a page about its results is written beside them.
+    subject : str
+        What it is for, where it is of no domain.
     """
 
     name: str
@@ -104,6 +109,7 @@ class Tool:
     domain: str = ""
     groups: tuple[Group, ...] = ()
     reports: bool = False
+    subject: str = RUNS
 
     @property
     def names(self) -> frozenset[str]:
@@ -285,6 +291,7 @@ def _stage() -> Tool:
         lambda values: _from("neuro.staging", "inspect")(values["dwi"]),
         lambda image, values: _from("neuro.staging", "stage_recipe")(image, values["staged"], values),
         folder=lambda values: Path(values["staged"]).parent,
+        subject=DATA,
     )
 
 
@@ -299,6 +306,7 @@ def _run() -> Tool:
         _from("functions.run", "inspect"),
         _from("functions.run", "recipe"),
         folder=_from("functions.run", "result_folder"),
+        subject=DATA,
     )
 
 
@@ -315,6 +323,7 @@ def _simulate() -> Tool:
         PARAMETERS,
         _from("simulate.recipes", "inspect"),
         _from("simulate.recipes", "recipe"),
+        subject=DATA,
     )
 
 

@@ -18,6 +18,7 @@ FILES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob("
 BELOW = {"engine", "formats", "kernels", "report"}
 MAY_IMPORT = {
     "__init__": {"engine"},  # when it is used, and at the end of a script
+    "__main__": {"tools"},
     "errors": set(),
     "version": set(),
     "kernels": {"kernels"},
