@@ -21,7 +21,7 @@ help:
 	@echo 'make demo [OUT=demo]      simulate a subject, process it and real data, show a picture'
 	@echo 'make test                 all tests, on both installs: 1 and 3 ranks on one, 2 and 4 on the other'
 	@echo 'make test-long            the slow variants, and 1 to 4 ranks on both installs'
-	@echo 'make lint                 ruff'
+	@echo 'make lint                 ruff, and the types of what scripts use'
 	@echo 'make bench                speed, with the peers in the same run'
 	@echo 'make bench-systems        both pipelines beside Dask, Spark and others, in .venv-bench; SIZE=$(SIZE)'
 	@echo '                          SIZE=medium makes the figures of docs/comparison.md anew'
@@ -60,6 +60,7 @@ lint:
 	@install/install.sh wheel
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
 
 bench:
 	@install/install.sh wheel

@@ -14,7 +14,7 @@ SOURCES=(mpi4py h5py)
 
 # download FOLDER [OPTIONS]: wheels of the project and of what builds it, and the sources.
 download() {
-    local folder=$1 requirements=(-c constraints.txt ".[mpich,all,test]" pip setuptools wheel cython pkgconfig)
+    local folder=$1 requirements=(-c constraints.txt ".[mpich,all,docs,test]" pip setuptools wheel cython pkgconfig)
     [ "$2" = any ] || requirements=(--require-hashes --no-deps -r "$2")
     .venv/bin/pip download -qq --only-binary :all: --no-build-isolation -d "$folder" "${requirements[@]}"
     # pip looks into a source archive by running its build, which wants these.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from mpiimg.arrays.graph import Node
 from mpiimg.arrays.stored import bounded
 from mpiimg.arrays.types_of import Types
 from mpiimg.errors import BadInput
+
+if TYPE_CHECKING:
+    from mpiimg.arrays.coarsened import Coarsened
 
 
 class Array(np.lib.mixins.NDArrayOperatorsMixin):
@@ -209,7 +212,7 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
 
     def transpose(self, *axes: AxesLike) -> Array:
         """Return the array with its axes in another order: x.transpose("t z y x"); reversed without any."""
-        names = axes[0] if len(axes) == 1 else axes
+        names: Any = axes[0] if len(axes) == 1 else axes
         order = axes_tuple(names, "transpose") if axes else self.axes[::-1]
         return _wrap(expressions.transpose(self._node, order))
 
@@ -226,8 +229,13 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
         return _wrap(expressions.rename(self._node, {**(names or {}), **by_axis}))
 
     def pad(
-        self, widths: Mapping[str, Any] | None = None, *, mode: str = "constant", cval: Any = 0, **by_axis
-    ):
+        self,
+        widths: Mapping[str, Any] | None = None,
+        *,
+        mode: str = "constant",
+        cval: Any = 0,
+        **by_axis: Any,
+    ) -> Array:
         """Return the array with items more at the ends of axes: x.pad(x=(1, 1)), x.pad(y=2, mode="reflect").
 
         Parameters
@@ -241,7 +249,9 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
         """
         return _wrap(expressions.pad(self._node, {**(widths or {}), **by_axis}, mode, cval))
 
-    def coarsen(self, factors: Mapping[str, int] | None = None, *, boundary: str = "exact", **by_axis: int):
+    def coarsen(
+        self, factors: Mapping[str, int] | None = None, *, boundary: str = "exact", **by_axis: int
+    ) -> Coarsened:
         """Return blocks of so many items, to be reduced: x.coarsen(x=2, y=2).mean().
 
         Parameters
@@ -283,7 +293,8 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
 
     def conj(self) -> Array:
         """Return the complex conjugates."""
-        return np.conjugate(self)
+        made: Any = np.conjugate(self)
+        return made
 
     def where(self, condition: Any, other: Any = np.nan) -> Array:
         """Return the items where a condition holds, and `other` elsewhere, as xarray does."""
@@ -296,56 +307,60 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
     # --- Reductions ---------------------------------------------------------------------------------------
 
     def sum(
-        self, axes: AxesLike | None = None, *, dtype: Any = None, skipna: bool = False, **compat
+        self, axes: AxesLike | None = None, *, dtype: Any = None, skipna: bool = False, **compat: Any
     ) -> Array:
         """Return the sum along `axes`, or of all; of floats in float64, in the order of storage."""
         return reduced(self, "sum", axes, compat, dtype=dtype, skipna=skipna)
 
     def prod(
-        self, axes: AxesLike | None = None, *, dtype: Any = None, skipna: bool = False, **compat
+        self, axes: AxesLike | None = None, *, dtype: Any = None, skipna: bool = False, **compat: Any
     ) -> Array:
         """Return the product along `axes`, or of all."""
         return reduced(self, "prod", axes, compat, dtype=dtype, skipna=skipna)
 
     def mean(
-        self, axes: AxesLike | None = None, *, dtype: Any = None, skipna: bool = False, **compat
+        self, axes: AxesLike | None = None, *, dtype: Any = None, skipna: bool = False, **compat: Any
     ) -> Array:
         """Return the mean along `axes`, or of all; of whole numbers float64."""
         return reduced(self, "mean", axes, compat, dtype=dtype, skipna=skipna)
 
-    def std(self, axes: AxesLike | None = None, *, ddof: int = 0, skipna: bool = False, **compat) -> Array:
+    def std(
+        self, axes: AxesLike | None = None, *, ddof: int = 0, skipna: bool = False, **compat: Any
+    ) -> Array:
         """Return the standard deviation along `axes`, or of all; divided by the count less `ddof`."""
         return reduced(self, "std", axes, compat, ddof=ddof, skipna=skipna)
 
-    def var(self, axes: AxesLike | None = None, *, ddof: int = 0, skipna: bool = False, **compat) -> Array:
+    def var(
+        self, axes: AxesLike | None = None, *, ddof: int = 0, skipna: bool = False, **compat: Any
+    ) -> Array:
         """Return the variance along `axes`, or of all; divided by the count less `ddof`."""
         return reduced(self, "var", axes, compat, ddof=ddof, skipna=skipna)
 
-    def min(self, axes: AxesLike | None = None, *, skipna: bool = False, **compat) -> Array:
+    def min(self, axes: AxesLike | None = None, *, skipna: bool = False, **compat: Any) -> Array:
         """Return the smallest item along `axes`, or of all."""
         return reduced(self, "min", axes, compat, skipna=skipna)
 
-    def max(self, axes: AxesLike | None = None, *, skipna: bool = False, **compat) -> Array:
+    def max(self, axes: AxesLike | None = None, *, skipna: bool = False, **compat: Any) -> Array:
         """Return the largest item along `axes`, or of all."""
         return reduced(self, "max", axes, compat, skipna=skipna)
 
-    def any(self, axes: AxesLike | None = None, **compat) -> Array:
+    def any(self, axes: AxesLike | None = None, **compat: Any) -> Array:
         """Return whether any item along `axes` is true."""
         return reduced(self, "any", axes, compat)
 
-    def all(self, axes: AxesLike | None = None, **compat) -> Array:
+    def all(self, axes: AxesLike | None = None, **compat: Any) -> Array:
         """Return whether all items along `axes` are true."""
         return reduced(self, "all", axes, compat)
 
-    def count(self, axes: AxesLike | None = None, **compat) -> Array:
+    def count(self, axes: AxesLike | None = None, **compat: Any) -> Array:
         """Return how many items along `axes` are not NaN, int64."""
         return reduced(self, "count", axes, compat)
 
-    def argmax(self, axes: AxesLike | None = None, **compat) -> Array:
+    def argmax(self, axes: AxesLike | None = None, **compat: Any) -> Array:
         """Return where the largest item is along `axes`, the first of several, int64."""
         return reduced(self, "argmax", axes, compat)
 
-    def argmin(self, axes: AxesLike | None = None, **compat) -> Array:
+    def argmin(self, axes: AxesLike | None = None, **compat: Any) -> Array:
         """Return where the smallest item is along `axes`, the first of several, int64."""
         return reduced(self, "argmin", axes, compat)
 
@@ -361,6 +376,7 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
         """
         return expressions.histogram(self, bins, range)
 
+    @staticmethod
     def _refused(name: str, why: str) -> Callable:
         def refuse(self, *args, **kw):
             raise BadInput(f"x.{name}: {why}")
@@ -442,7 +458,7 @@ def _wrap(node: Node) -> Array:
     return Array(bounded(node))
 
 
-def reduced(array: Array, operation: str, axes, compat: Mapping[str, Any], **options: Any) -> Array:
+def reduced(array: Array, operation: str, axes: Any, compat: Mapping[str, Any], **options: Any) -> Array:
     """Return a reduction, whose axes may be named as NumPy and xarray name them.
 
     Raises

@@ -344,7 +344,7 @@ def _with_keywords(known: Identity, keywords: Mapping[str, Any]) -> Identity:
     )
 
 
-def _checked_sizes(sizes_given, sizes, whole, call) -> dict[str, int]:
+def _checked_sizes(sizes_given: Any, sizes: Any, whole: Any, call: str) -> dict[str, int]:
     checked = {}
     if sizes_given is not None and not isinstance(sizes_given, Mapping):
         raise BadInput(f"{call}: output_sizes = {sizes_given!r}: write e.g. output_sizes={{'c': 3}}")
@@ -416,7 +416,7 @@ def check_used(sizes: Mapping[str, int], axes: Sequence[str], call: str) -> None
         raise BadInput(f"{call}: output_sizes: axis {unused[0]} is in no result; name it in out=")
 
 
-def _put_back(asked, each, first, axes) -> tuple[str, ...]:
+def _put_back(asked: Any, each: Any, first: Any, axes: Any) -> tuple[str, ...]:
     """Return axes of an output with those that are looped over at their places."""
     full = list(asked)
     for axis in each:
@@ -446,7 +446,7 @@ def _checked_dtype(dtype: Any, call: str) -> str | None:
     return kind.newbyteorder("=").str
 
 
-def _checked_chunks(chunks, sizes, each, whole, call) -> dict[str, int]:
+def _checked_chunks(chunks: Any, sizes: Any, each: Any, whole: Any, call: str) -> dict[str, int]:
     checked = {}
     for axis, items in checked_mapping(chunks, tuple(sizes), f"{call}: chunks", "chunks={'z': 8}").items():
         if isinstance(items, bool) or not isinstance(items, int | np.integer) or items < 1:

@@ -110,7 +110,9 @@ def command(
     return _on_blocks(call, arrays, each, whole, out, output_sizes, dtype)
 
 
-def _on_blocks(call: ProgramCall, arrays: tuple, each, whole, out, output_sizes, dtype) -> Any:
+def _on_blocks(
+    call: ProgramCall, arrays: tuple, each: Any, whole: Any, out: Any, output_sizes: Any, dtype: Any
+) -> Any:
     each_axes = _names(each)
     axes = tuple(tuple(axis for axis in array.axes if axis not in each_axes) for array in arrays)
     outs = _outputs(out, axes[0])
@@ -124,7 +126,7 @@ def _on_blocks(call: ProgramCall, arrays: tuple, each, whole, out, output_sizes,
     return map_blocks(made, *arrays, out=out, **options)
 
 
-def _outputs(out, default: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+def _outputs(out: Any, default: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
     """Return the axes of each output: one string is one output, a tuple of strings several."""
     if out is None:
         return (default,)

@@ -7,7 +7,7 @@ import inspect
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from mpiimg.arrays import item_lists
 from mpiimg.arrays.axes import AxesLike, checked_axes
@@ -184,7 +184,7 @@ class Items:
 
     # --- Where they go ------------------------------------------------------------------------------------
 
-    def compute(self, root: int | None = None, memory: Any = None) -> list[Any]:
+    def compute(self, root: int | None = None, memory: Any = None) -> list[Any] | None:
         """Run all that is needed; return the records as a list, in their order, on every rank. Collective.
 
         Parameters
@@ -196,7 +196,7 @@ class Items:
         """
         return self._computed(root, memory)
 
-    def keyed(self, root: int | None = None, memory: Any = None) -> list[tuple[Any, Any]]:
+    def keyed(self, root: int | None = None, memory: Any = None) -> list[tuple[Any, Any]] | None:
         """Return (key, record) pairs, as :meth:`compute` does records; dict(x.keyed()) has one per key."""
         from mpiimg.arrays.items_results import computed
 
@@ -340,7 +340,8 @@ class Groups(Items):
         **keywords
             Of `step`, as for :meth:`map`.
         """
-        return _reduced(self._items, init, step, finish, keywords)
+        grouped = cast(Grouped, self._items)
+        return _reduced(grouped, init, step, finish, keywords)
 
     def group_by_key(self) -> Groups:
         """Refuse: they are groups already."""
@@ -500,4 +501,4 @@ def _told(node: ItemsNode) -> list[str]:
         return [*_told(node.parent), *(() if node.together else ("group_by_key",))]
     if isinstance(node, Step):
         return [*_told(node.parent), node.uses[-1 if node.kind != REDUCE else 1].name]
-    return _told(node.parent)
+    return _told(cast(Kept, node).parent)

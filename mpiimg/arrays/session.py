@@ -36,7 +36,7 @@ class Session:
     ----------
     folder : Path
         Of what is kept between runs.
-    memory : int, optional
+    memory : int or str, optional
         Bytes that each rank may use; by default its share of the node's.
     keep_work : bool
         Leave the folder when the program ends.
@@ -55,7 +55,7 @@ class Session:
     """
 
     folder: Path
-    memory: int | None = None
+    memory: int | str | None = None
     keep_work: bool = False
     timeout: float = 3600.0
     in_memory: bool = False

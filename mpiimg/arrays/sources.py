@@ -196,7 +196,7 @@ def from_array(x: Any, axes: AxesLike | None = None, *, space: Any = None, name:
     # A view would change with what it is of, after the digest was made.
     held = np.array(stored, dtype=stored.dtype.newbyteorder("="), order="C", copy=True)
     held.flags.writeable = False
-    checksum = hashlib.sha256(memoryview(held).cast("B") if held.size else b"").hexdigest()
+    checksum = hashlib.sha256(held.data.cast("B") if held.size else b"").hexdigest()
     stored_axes = tuple(reversed(given)) if order == F else tuple(given)
     array = (
         engine_array.Array(name, stored_axes, held.shape, held.dtype.name)
@@ -204,7 +204,7 @@ def from_array(x: Any, axes: AxesLike | None = None, *, space: Any = None, name:
         else (engine_array.Array(name, ("#",), (1,), held.dtype.name))
     )
     held = held if given else held.reshape(1)
-    source = HeldArray(held, array, tuple(given), checksum, space, attrs)
+    source: Any = HeldArray(held, array, tuple(given), checksum, space, attrs)
     return Array(
         FromInput(
             axes=tuple(given), shape=values.shape, dtype=held.dtype.str, order=order, space=space,
@@ -244,16 +244,15 @@ def _from_nibabel(image: Any, call: str) -> tuple:
     axes = ("x", "y", "z", "t", "u", "v", "w")[: values.ndim]
     if image.affine is None:
         return values, axes, None, F, {}
-    codes = (1, 1)
-    units = ("unknown", "unknown")
-    header = image.header
+    codes, units, header = (1, 1), ("unknown", "unknown"), image.header
     if hasattr(header, "get_xyzt_units"):
         units = header.get_xyzt_units()
     if "sform_code" in getattr(header, "keys", tuple)():
         codes = (int(header["qform_code"]), int(header["sform_code"]))
-    zooms = header.get_zooms() if hasattr(header, "get_zooms") else ()
+    zooms: Any = header.get_zooms() if hasattr(header, "get_zooms") else ()
     steps = (("t", float(zooms[3]), 0.0),) if len(zooms) > 3 and values.ndim > 3 else ()
-    return values, axes, Affine(("x", "y", "z"), image.affine, units, codes, steps=steps), F, {}
+    space = Affine(("x", "y", "z"), image.affine, units, codes, steps=steps)
+    return values, axes, space, F, {}
 
 
 def _from_hdu(hdu: Any, call: str) -> tuple:
@@ -277,7 +276,8 @@ def _space(space: Any, axes: tuple[str, ...], call: str) -> Any:
     if np.shape(space) == (4, 4):
         names = [axis for axis in ("x", "y", "z") if axis in axes]
         if len(names) == 3:
-            return Affine(("x", "y", "z"), np.asarray(space, float), ("mm", "unknown"), (0, 2))
+            matrix: Any = np.asarray(space, float)
+            return Affine(("x", "y", "z"), matrix, ("mm", "unknown"), (0, 2))
         raise BadInput(f"{call}: an affine is of the axes x y z, and the array has {' '.join(axes)}")
     header = space.to_header(relax=True) if hasattr(space, "to_header") else space
     if hasattr(header, "tostring"):
@@ -370,7 +370,7 @@ def from_reader(reader: Any, *, name: str | None = None) -> Array:
         raise BadInput(f"{call}: {kind}.dtype = {dtype} holds no numbers")
     known = getattr(reader, "identity", None)
     array = engine_array.Array(kind, axes or ("#",), shape or (1,), dtype.name)
-    source = UsersInput(
+    source: Any = UsersInput(
         reader, array, axes, {"class": kind, "identity": known}, getattr(reader, "space", None),
         dict(getattr(reader, "attrs", {}) or {}),
     )  # fmt: skip

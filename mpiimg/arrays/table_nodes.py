@@ -200,7 +200,7 @@ class FromRecords(TableNode):
 
     Parameters
     ----------
-    parent : Node
+    parent : Kept
         Whose stages leave an :class:`Index` of what :class:`RowsOf` has made.
     names : tuple of str
         Of the columns; none where each record names its own.
@@ -208,7 +208,7 @@ class FromRecords(TableNode):
         Types and units that the user has given.
     """
 
-    parent: Node
+    parent: Any
     names: tuple[str, ...]
     declared: Schema
 

@@ -6,7 +6,7 @@ import dataclasses
 import html
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -46,9 +46,9 @@ class Table:
 
     def rename(self, **names: str) -> Table:
         """Return it with other names of columns: t.rename(x="x_image") calls x x_image."""
-        known = self._known(tuple(names), "rename")
+        self._known(tuple(names), "rename")
         new = None
-        if known is not None:
+        if self._columns is not None:
             new = tuple(dataclasses.replace(one, name=names.get(one.name, one.name)) for one in self._columns)
             _refuse_twice([column.name for column in new], "rename")
         made = self._stepped(Rename(tuple(names.items())), new)
@@ -85,7 +85,7 @@ class Table:
         columns = None
         if self._columns is not None:
             new = Column(name, "", text)
-            there = name in self.columns
+            there = any(one.name == name for one in self._columns)
             columns = [new if one.name == name else one for one in self._columns] + [new] * (not there)
         return self._stepped(With(name, made, text), columns)
 
@@ -131,7 +131,7 @@ class Table:
         join = Join(_names((on,), "join"), how, suffix, tuple((fill or {}).items()))
         columns = None
         if self._columns is not None and other._columns is not None:
-            names = join.renamed(self.columns, other.columns)
+            names = join.renamed([c.name for c in self._columns], [c.name for c in other._columns])
             more = [dataclasses.replace(c, name=names[c.name]) for c in other._columns if c.name in names]
             columns = (*self._columns, *more)
         node = Joined(
@@ -189,7 +189,7 @@ class Table:
     def __iter__(self):
         raise TypeError("a table is lazy: call compute(), or use filter and with_column")
 
-    def __getitem__(self, name: Any):
+    def __getitem__(self, name: Any) -> NoReturn:
         raise TypeError(f"a table is lazy: t.select({name!r}), t.filter(...), or t.compute()[{name!r}]")
 
     def __repr__(self) -> str:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mpiimg.engine import presets
 from mpiimg.engine.parameters import TIMEOUT, checked, checked_memory, checked_path
@@ -117,6 +117,7 @@ def run(
         life = stack.enter_context(living(timeout))
         life.memory = memory
         program, values = _program(pipeline, places, place, params, options)
+        assert program.inspect is not None and program.recipe is not None, "only those of steps are asked"
         inspected = on_root(comm, program.inspect, values)
         made = program.recipe(inspected, dict(sorted(values.items())))
         folder = program.folder(values)
@@ -258,7 +259,7 @@ def _program(
             can_be = "writes a .nii.gz, or a .json if it is a class with partial and merge; or give a folder"
             _check_folder(out, values["name"], can_be)
     else:
-        values["stages"], values["name"] = list(pipeline), "stages"
+        values["stages"], values["name"] = list(cast(Sequence, pipeline)), "stages"
     if not callable(pipeline):
         _check_folder(out, "a pipeline", "has several results: give a folder")
     for stage in values.get("stages", ()):
@@ -291,7 +292,9 @@ def _check_pipeline(pipeline: Any, word: str) -> None:
     )
 
 
-def _tool_asked(name: str, inputs: list[str], out: str, options: Mapping[str, Any]):
+def _tool_asked(
+    name: str, inputs: list[str], out: str, options: Mapping[str, Any]
+) -> tuple[Tool, dict[str, Any]]:
     full = name if name.startswith(PREFIX) else PREFIX + name
     try:
         program = tool(full)

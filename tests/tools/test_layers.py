@@ -6,6 +6,7 @@ import ast
 import pathlib
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -132,6 +133,16 @@ def test_what_import_mpiimg_offers_is_a_table_of_places():
     places_of = mpiimg._PLACES
     assert set(mpiimg.__all__) == {n for n in places_of if not n.startswith("_")}
     assert all((PACKAGE.parent / f"{place.replace('.', '/')}.py").exists() for place in places_of.values())
+
+
+def test_editors_and_type_checkers_are_told_the_same_places():
+    """The stub beside `__init__` names each place, and the type checker looks at each."""
+    nodes = [node for node in ast.parse((PACKAGE / "__init__.pyi").read_text()).body]
+    told = {node.names[0].asname: node.module for node in nodes}
+    assert told == mpiimg._PLACES
+    assert len(nodes) == len(told) and all(node.names[0].name == node.names[0].asname for node in nodes)
+    checked = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["tool"]["mypy"]["files"]
+    assert {f"{place.replace('.', '/')}.py" for place in told.values()} < set(checked)
 
 
 def loaded_by(statement, libraries):
