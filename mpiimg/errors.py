@@ -14,6 +14,20 @@ class Exit(enum.IntEnum):
     PARTIAL = 3
     STOPPED = 75
 
+    @property
+    def words(self) -> str:
+        """What it means, in words."""
+        return _WORDS[self]
+
+
+_WORDS = {
+    Exit.DONE: "done",
+    Exit.FAILED: "failed; once the cause is mended, the same command goes on",
+    Exit.BAD_INPUT: "wrong input or options; nothing was done",
+    Exit.PARTIAL: "done, but some scans or exposures were left out; the same command takes them alone",
+    Exit.STOPPED: "stopped by a signal; the same command goes on",
+}
+
 
 class BadInput(Exception):
     """What the user gave cannot be used: one line that says what, where, and what to do. Exit 2."""

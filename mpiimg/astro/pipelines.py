@@ -13,6 +13,20 @@ DOMAIN = Domain(
         "astro": Pipeline(
             "A sky survey from exposures to coadds and a catalogue: calibrate, warp, coadd, detect.",
             ("calibrate", "warp", "coadd", "detect"),
+            examples=(
+                (
+                    "From exposures to patches and a catalogue, on eight ranks.",
+                    "mpiexec -n 8 mpiimg-astro exposures/*.fits --out survey",
+                ),
+                (
+                    "The same with zero points from a reference catalogue, and smaller patches.",
+                    "mpiimg-astro exposures/*.fits --reference stars.ecsv --patch 1000 --out survey",
+                ),
+                (
+                    "What a run on 64 ranks would take and need, without a run.",
+                    "mpiimg-astro exposures/*.fits --out survey --plan --ranks 64",
+                ),
+            ),
         )
     },
     presets={

@@ -188,6 +188,8 @@ class Step(Generic[S, P]):
         the result has this name. Without it a tool's --out is a folder.
     source : mapping
         What the step itself is made from, such as a user's function; tells one run from another.
+    examples : tuple of (str, str)
+        For the help of its tool: what is done, as a sentence, and the command that does it.
     """
 
     name: str
@@ -205,6 +207,7 @@ class Step(Generic[S, P]):
     may_take: tuple[str, ...] = ()
     to_file: Callable[[P, str], P] | None = None
     source: Mapping[str, Any] = field(default_factory=dict)
+    examples: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self):
         if not self.summary:
@@ -293,10 +296,13 @@ class Pipeline:
     summary : str
         A sentence.
     steps : tuple of str
+    examples : tuple of (str, str)
+        For the help: what is done, as a sentence, and the command that does it.
     """
 
     summary: str
     steps: tuple[str, ...]
+    examples: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

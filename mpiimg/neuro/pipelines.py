@@ -15,6 +15,24 @@ DOMAIN = Domain(
             "Process diffusion MRI, from the scanner's image to maps: brain mask, check of the volumes, "
             "denoising, tensor fit.",
             ("mask", "volumes", "denoise", "fit"),
+            examples=(
+                (
+                    "From one image, whose gradients lie beside it, to maps, on four ranks.",
+                    "mpiexec -n 4 mpiimg-neuro dwi.nii.gz --out maps",
+                ),
+                (
+                    "The same with gradients from elsewhere and a mask of your own.",
+                    "mpiimg-neuro dwi.nii.gz --bvals b.txt --bvecs v.txt --mask brain.nii.gz --out maps",
+                ),
+                (
+                    "What a run on 64 ranks would take and need, without a run.",
+                    "mpiimg-neuro dwi.nii.gz --out maps --plan --ranks 64",
+                ),
+                (
+                    "Two subjects of a BIDS dataset, to a BIDS derivative.",
+                    "mpiexec -n 8 mpiimg-neuro study maps participant --participant-label 01 02",
+                ),
+            ),
         )
     },
     presets={

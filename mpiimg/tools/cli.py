@@ -98,8 +98,9 @@ def answer_ended(tool: Tool, args: argparse.Namespace) -> int:
     folder = args.cohort.out if is_cohort else tool.folder(vars(args))
     if says_so(folder, run_word(), args.ended):
         return Exit.DONE
+    words = f" ({Exit(args.ended).words})" if args.ended in set(Exit) else ""
     print(
-        f"mpiimg: error: {tool.name} ended with status {args.ended}, which nothing in {shown(folder)} "
+        f"mpiimg: error: {tool.name} ended with status {args.ended}{words}, which nothing in {shown(folder)} "
         "confirms: something else ended it, and it counts as failed",
         file=sys.stderr,
     )

@@ -83,7 +83,7 @@ def parser_of(tool: Tool) -> argparse.ArgumentParser:
         prog=tool.name,
         usage=usage(tool),
         description=tool.summary,
-        epilog="".join(f"\n{paper}" for paper in tool.papers).strip() or None,
+        epilog=epilog(tool),
         formatter_class=_Formatter,
         add_help=False,
         allow_abbrev=False,
@@ -138,17 +138,26 @@ def usage(tool: Tool) -> str:
     return " ".join([*words, "[options]"])
 
 
+def epilog(tool: Tool) -> str:
+    """Return what the help ends with: examples, what exit statuses mean, and what to cite."""
+    examples = [line for text, command in tool.examples for line in (f"  {text}", f"    {command}")]
+    statuses = [f"  {status:<3} {status.words}" for status in Exit]
+    papers = [f"  {paper}" for paper in tool.papers]
+    parts = {"examples": examples, "exit status": statuses, "papers": papers}
+    return "\n\n".join("\n".join([f"{title}:", *lines]) for title, lines in parts.items() if lines)
+
+
 def _add_parameters(made: argparse.ArgumentParser, tool: Tool) -> None:
     """Add the options of a tool, in the groups that it declares."""
     negatable, taken = presets.switches(tool.presets), {one.name for one in tool.parameters}
-    groups = {name: group for group in tool.groups for name in group.names}
     titled: dict[str, argparse._ArgumentGroup] = {}
+    for group in tool.groups:
+        names = [one.name for one in tool.parameters if one.name in group.names and one.name not in titled]
+        if names:
+            shown_as = made.add_argument_group(group.title, group.summary or None)
+            titled |= dict.fromkeys(names, shown_as)
     for parameter in tool.parameters:
-        options = made
-        if (group := groups.get(parameter.name)) is not None:
-            if group.title not in titled:
-                titled[group.title] = made.add_argument_group(group.title, group.summary or None)
-            options = titled[group.title]
+        options = titled.get(parameter.name, made)
         # What is not given is left out, and settled when the recipe is known.
         _add(options, parameter, parameter.name in negatable, taken).default = argparse.SUPPRESS
 

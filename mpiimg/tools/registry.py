@@ -90,6 +90,8 @@ class Tool:
         Whether a page about its results is written beside them.
     subject : str
         What it is for, where it is of no domain.
+    examples : tuple of (str, str)
+        What is done, as a sentence, and the command that does it.
     """
 
     name: str
@@ -110,6 +112,7 @@ class Tool:
     groups: tuple[Group, ...] = ()
     reports: bool = False
     subject: str = RUNS
+    examples: tuple[tuple[str, str], ...] = ()
 
     @property
     def names(self) -> frozenset[str]:
@@ -134,6 +137,8 @@ class StepsTool:
     summary : str
     record : str
         Name of the file that says how the run went.
+    examples : tuple of (str, str)
+        What is done, and by which command.
     """
 
     name: str
@@ -141,6 +146,7 @@ class StepsTool:
     steps: tuple[Step, ...]
     summary: str
     record: str
+    examples: tuple[tuple[str, str], ...] = ()
 
     @property
     def to_file(self) -> Callable | None:
@@ -173,6 +179,7 @@ class StepsTool:
             presets=self.domain.presets if by_name else {},
             domain=self.domain.name,
             groups=self._groups(source),
+            examples=self.examples,
             reports=self.to_file is None,
         )
 
@@ -258,13 +265,13 @@ def of_steps(word: str, domain: Domain, name: str) -> StepsTool | None:
     if word in domain.pipelines:
         pipeline = domain.pipelines[word]
         steps = tuple(plugins.step(domain, step) for step in pipeline.steps)
-        return StepsTool(name, domain, steps, pipeline.summary, "run.json")
+        return StepsTool(name, domain, steps, pipeline.summary, "run.json", pipeline.examples)
     return _of_step(word, domain, name) if word in domain.steps else None
 
 
 def _of_step(word: str, domain: Domain, name: str) -> StepsTool:
     step = plugins.step(domain, word)
-    return StepsTool(name, domain, (step,), step.summary, f"run-{word}.json")
+    return StepsTool(name, domain, (step,), step.summary, f"run-{word}.json", step.examples)
 
 
 # --- The other tools --------------------------------------------------------------------------------------
@@ -291,6 +298,12 @@ def _stage() -> Tool:
         lambda values: _from("neuro.staging", "inspect")(values["dwi"]),
         lambda image, values: _from("neuro.staging", "stage_recipe")(image, values["staged"], values),
         folder=lambda values: Path(values["staged"]).parent,
+        examples=(
+            (
+                "A staged file, which any number of ranks read in any order.",
+                "mpiexec -n 4 mpiimg-stage dwi.nii.gz dwi.h5",
+            ),
+        ),
         subject=DATA,
     )
 
@@ -306,6 +319,17 @@ def _run() -> Tool:
         _from("functions.run", "inspect"),
         _from("functions.run", "recipe"),
         folder=_from("functions.run", "result_folder"),
+        examples=(
+            (
+                "Your own function over an image, a parameter of it, and two slices of halo.",
+                "mpiimg-run --udf mine.py:sharpen --halo 2 --param strength=0.5 in.nii.gz out.nii.gz",
+            ),
+            (
+                "A pipeline of steps, ours and yours.",
+                "mpiexec -n 2 mpiimg-run pipeline.toml dwi.nii.gz --out results",
+            ),
+            ("A script of your own.", "mpiexec -n 8 mpiimg-run mine.py"),
+        ),
         subject=DATA,
     )
 
@@ -323,6 +347,16 @@ def _simulate() -> Tool:
         PARAMETERS,
         _from("simulate.recipes", "inspect"),
         _from("simulate.recipes", "recipe"),
+        examples=(
+            (
+                "A head of 72 x 72 x 60 voxels with 30 volumes, and its truth.",
+                "mpiexec -n 4 mpiimg-simulate neuro --out head",
+            ),
+            (
+                "Two visits of a camera of four small sensors.",
+                "mpiimg-simulate astro --visits 2 --sensors 4 --shape 500x500 --out sky",
+            ),
+        ),
         subject=DATA,
     )
 
@@ -343,6 +377,10 @@ def _status() -> Tool:
             Parameter("json", False, "Print JSON, for programs.", bool),
         ),
         program=_from("tools.status", "program"),
+        examples=(
+            ("How far the run in a folder is, or what became of a cohort.", "mpiimg-status maps"),
+            ("Whether its results are as they were written.", "mpiimg-status maps --verify"),
+        ),
         mpi=False,
     )
 
@@ -354,6 +392,7 @@ def _report() -> Tool:
         [(Argument("folder", "The folder that a tool was given as --out.", positional=True), True)],
         (),
         program=_from("tools.report", "program"),
+        examples=(("The page about the results in a folder, made again.", "mpiimg-report maps"),),
         mpi=False,
     )
 
@@ -374,13 +413,21 @@ def _doctor() -> Tool:
             Parameter("rates", False, "Time the kernels too, for the seconds that --plan predicts.", bool),
         ),
         program=_from("tools.doctor.doctor", "doctor"),
+        examples=(
+            (
+                "Whether an install works here, on two ranks, with results on a scratch disk.",
+                "mpiexec -n 2 mpiimg-doctor --dir /scratch",
+            ),
+        ),
     )
 
 
 def _shipped(word: str, summary: str, copied: str) -> Callable[[], Tool]:
     """Return a tool that gives files which were installed beside the package."""
     copy = Parameter("copy", None, copied, str, metavar="DIR")
-    return lambda: Tool(PREFIX + word, summary, (), (copy,), program=_from("tools.shipped", word), mpi=False)
+    examples = (("A copy in the current folder.", f"{PREFIX}{word} --copy ."),)
+    program = _from("tools.shipped", word)
+    return lambda: Tool(PREFIX + word, summary, (), (copy,), program=program, mpi=False, examples=examples)
 
 
 OTHERS: Mapping[str, Callable[[], Tool]] = {

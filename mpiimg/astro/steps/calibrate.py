@@ -345,4 +345,14 @@ STEP = Step(
         "mpiimg.astro.kernels.robust:precompile",
     ),
     rates={"calibrate": (1.5e-7, "mpiimg.astro.steps.calibrate:sample")},
+    examples=(
+        (
+            "Exposures without sky and cosmic rays.",
+            "mpiexec -n 8 mpiimg-calibrate exposures/*.fits --out calibrated",
+        ),
+        (
+            "The same for a camera whose headers lack the gain.",
+            "mpiimg-calibrate exposures/*.fits --gain 4.2 --read-noise 6.5 --out calibrated",
+        ),
+    ),
 )

@@ -305,4 +305,11 @@ STEP = Step(
         "reject": (8.0e-9, "mpiimg.astro.artifacts:rejection_sample"),
         "weigh": (3.5e-9, "mpiimg.astro.steps.coadd:weighing_sample"),
     },
+    examples=(
+        ("The warps of each patch in one image.", "mpiexec -n 8 mpiimg-coadd warps --out coadds"),
+        (
+            "Their median, and a plane of weights.",
+            "mpiimg-coadd warps --statistic median --weight --out coadds",
+        ),
+    ),
 )

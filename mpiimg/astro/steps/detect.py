@@ -306,4 +306,11 @@ STEP = Step(
         "filtered-noise": (9e-8, "mpiimg.astro.steps.detect:noise_sample"),
     },
     to_file=to_file,
+    examples=(
+        ("A catalogue of all patches.", "mpiexec -n 8 mpiimg-detect coadds --out catalogue.fits"),
+        (
+            "Only what is bright, with the pixels that belong to it.",
+            "mpiimg-detect coadds --threshold 10 --segmentation --out bright.ecsv",
+        ),
+    ),
 )

@@ -185,4 +185,14 @@ STEP = Step(
     history=warping_history,
     kernels=("mpiimg.astro.kernels.bad_pixels:precompile", "mpiimg.astro.kernels.warp:precompile"),
     rates={"warp": (2.0e-8, "mpiimg.astro.steps.warp:sample")},
+    examples=(
+        (
+            "Calibrated exposures on the patches of a tract around them.",
+            "mpiexec -n 8 mpiimg-warp calibrated/*.fits --out warps",
+        ),
+        (
+            "A tract around a place, south of the equator.",
+            "mpiimg-warp calibrated/*.fits --center 53.1,-27.8 --pixel-scale 0.263 --out warps",
+        ),
+    ),
 )

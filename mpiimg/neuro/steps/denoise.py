@@ -361,4 +361,14 @@ STEP = Step(
         "mpiimg.neuro.kernels.nlmeans:precompile",
     ),
     rates={"nlmeans": (8.0e-10, "mpiimg.neuro.steps.denoise:sample_nlmeans"), **noise.RATES},
+    examples=(
+        (
+            "A denoised series, with the noise measured in the mask.",
+            "mpiexec -n 4 mpiimg-denoise dwi.nii.gz --mask brain.nii.gz --out denoised",
+        ),
+        (
+            "The same with a noise level that is known, and what was removed.",
+            "mpiimg-denoise dwi.nii.gz --sigma 20 --residual --out denoised",
+        ),
+    ),
 )

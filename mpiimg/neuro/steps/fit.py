@@ -386,4 +386,14 @@ STEP = Step(
         "fit-nlls": (2.0e-6, "mpiimg.neuro.steps.fit:sample_nlls"),
         "fit-restore": (4.0e-6, "mpiimg.neuro.steps.fit:sample_restore"),
     },
+    examples=(
+        (
+            "The tensor and its maps, whose gradients lie beside the image.",
+            "mpiexec -n 4 mpiimg-fit dwi.nii.gz --mask brain.nii.gz --out maps",
+        ),
+        (
+            "The same from all shells, by weights that are found once.",
+            "mpiimg-fit dwi.nii.gz --mask brain.nii.gz --method wls --b-max none --out maps",
+        ),
+    ),
 )

@@ -152,4 +152,10 @@ STEP = Step(
         "fit-wls": (8.0e-9, "mpiimg.neuro.steps.fit:sample_wls"),
         **mask_step.STEP.rates,
     },
+    examples=(
+        (
+            "Whether axes of the gradients are flipped or swapped.",
+            "mpiexec -n 4 mpiimg-gradcheck dwi.nii.gz --mask brain.nii.gz --out checks",
+        ),
+    ),
 )

@@ -242,4 +242,11 @@ STEP = Step(
     outputs=(Output("mask", write_mask, documents=describe_mask),),
     kernels=("mpiimg.neuro.kernels.median:precompile",),
     rates={"median": (3.3e-9, "mpiimg.neuro.median_otsu:sample_median")},
+    examples=(
+        (
+            "The brain of an image, whose gradients lie beside it.",
+            "mpiexec -n 4 mpiimg-mask dwi.nii.gz --out masks",
+        ),
+        ("A larger mask, without holes.", "mpiimg-mask dwi.nii.gz --dilate 2mm --finalize --out masks"),
+    ),
 )

@@ -185,4 +185,14 @@ STEP = Step(
     outputs=(Output("quality", documents=describe_volumes),),
     kernels=("mpiimg.neuro.kernels.prediction:precompile",),
     rates={"volumes": (1.5e-8, "mpiimg.neuro.steps.volumes:sample_volumes")},
+    examples=(
+        (
+            "What is wrong with which volume.",
+            "mpiexec -n 4 mpiimg-volumes dwi.nii.gz --mask brain.nii.gz --out checks",
+        ),
+        (
+            "Volumes with dropped slices or little in common with their neighbour count as left out.",
+            'mpiimg-volumes dwi.nii.gz --mask brain.nii.gz --exclude "dropout,ndc<0.7" --out checks',
+        ),
+    ),
 )
