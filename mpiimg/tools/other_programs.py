@@ -46,6 +46,7 @@ FOREIGN: dict[str, tuple[Foreign, ...]] = {
         Foreign("MRtrix3", ("-force",), ("force",)),
         Foreign("MRtrix3", ("-quiet",), ("quiet",)),
         Foreign("MRtrix3", ("-info", "-debug"), ("verbose",)),
+        Foreign("MRtrix3", ("-config",), says="--config here takes a file of options"),
         Foreign("dwidenoise", ("-extent",), says=_WINDOWS),
         Foreign(
             "dwidenoise",
@@ -101,6 +102,8 @@ FOREIGN: dict[str, tuple[Foreign, ...]] = {
         ),
     ),
     "astro": (
+        Foreign("SWarp and source-extractor", ("-c",), ("config",)),
+        Foreign("SWarp and source-extractor", ("-d", "-dd", "-dp"), ("dump_config",)),
         Foreign("SWarp and source-extractor", ("-NTHREADS",), says=_RANKS),
         Foreign("SWarp and source-extractor", ("-VERBOSE_TYPE",), ("verbose",), "or --quiet"),
         Foreign("SWarp and source-extractor", ("-WEIGHT_IMAGE",), ("weight_file",)),

@@ -14,6 +14,7 @@ from mpiimg.engine.names import did_you_mean, shown
 from mpiimg.engine.parameters import TIMEOUT, Parameter, checked_path, from_word, number_in
 from mpiimg.errors import BadInput, Exit
 from mpiimg.tools import bids_app
+from mpiimg.tools.config import OptionsFile, dumped, named_file
 from mpiimg.tools.other_programs import answers, tools_with
 from mpiimg.tools.registry import Tool, tool
 from mpiimg.version import __version__
@@ -67,6 +68,13 @@ COMMON = (
         bool,
     ),
     Parameter("no_report", False, "Write no report.html.", bool),
+    Parameter(
+        "config",
+        None,
+        "Options are read from this file (TOML), as --dump-config prints one; those given here beat it.",
+        metavar="FILE",
+    ),
+    Parameter("dump_config", False, "Print all options of the run as a file for --config, and stop.", bool),
 )
 QUIET = Parameter("quiet", False, "Say nothing but errors.", bool)
 VERBOSE = Parameter("verbose", False, "Say what each stage took too.", bool)
@@ -89,6 +97,9 @@ def parser_of(tool: Tool) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     made.tool = tool
+    made.declared = {
+        one.name: one for one in (*COMMON, QUIET, VERBOSE, bids_app.GROUP_SIZE, *tool.parameters)
+    }
     made.add_argument("-h", "--help", action="help", help="Show this help, and exit.")
     made.add_argument(
         "--version", action="version", version=f"mpiimg {__version__}", help="Show the version, and exit."
@@ -239,13 +250,17 @@ def _path_of(name: str) -> Callable:
 
 
 class _Parser(argparse.ArgumentParser):
-    #: The tool whose command line it is.
+    #: The tool whose command line it is, and what its options declare, by name.
     tool: Tool
+    declared: dict[str, Parameter]
 
     def parse_args(self, args=None, namespace=None):
         """Read a command line of either form: for one image, or for a BIDS dataset."""
         words = self._prepared(sys.argv[1:] if args is None else args)
+        if dumps := "--dump-config" in words:
+            self._require_nothing()
         try:
+            words = self._with_file(words)
             if self.tool.bids:
                 parsed, left = self.parse_known_intermixed_args(words, namespace)
             else:
@@ -255,14 +270,45 @@ class _Parser(argparse.ArgumentParser):
         if left:
             hint = "; results go where --out says" if hasattr(parsed, "out") else ""
             self.error(f"unrecognized arguments: {' '.join(left)}{hint}")
-        if self.tool.bids:
-            bids_app.tell_apart(self, parsed)
         given = vars(parsed)
         given |= presets.settled(self.tool.parameters, self.tool.presets, given)
+        if dumps:
+            print(dumped(self, given))
+            self.exit(Exit.DONE)
+        if self.tool.bids:
+            bids_app.tell_apart(self, parsed)
         return parsed
+
+    def _require_nothing(self) -> None:
+        """Take a command line without what a run must be given."""
+        for action in self._actions:
+            if not action.option_strings:
+                action.nargs = "*" if action.nargs == "+" else "?"
+            action.required = False
+
+    def _with_file(self, words: list[str]) -> list[str]:
+        """Return a command line with the options of the file that it names.
+
+        Raises
+        ------
+        BadInput
+            The file cannot be read, or has what is no option or no value of one.
+        """
+        if (path := named_file(words)) is None:
+            return words
+        actions = self._option_string_actions
+        by_name = {one.dest: one for one in self._actions if one.option_strings and one.dest != "ignored"}
+        flags = [word.partition("=")[0] for word in words if word.startswith("-")]
+        letters = [f"-{letter}" for flag in flags if self._is_bundle(flag) for letter in flag[1:]]
+        given = {actions[flag].dest for flag in (*flags, *letters) if flag in actions}
+        first, last = OptionsFile(path, by_name, self.declared).words(given)
+        return [*first, *words, *last]
 
     def error(self, message: str):
         """Say what is wrong in one line."""
+        for action in self._actions:
+            for flag in getattr(action, "hidden", ()):
+                message = message.replace(f"/{flag}", "")
         text = shown(message)
         self.exit(Exit.BAD_INPUT, f"{self.prog}: error: {text}; see {self.prog} --help\n")
 
