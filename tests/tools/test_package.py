@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import json
 import re
 import subprocess
 import sys
@@ -132,3 +133,18 @@ def test_an_extra_of_all_formats_has_each_of_them():
         "test",
         "xarray",
     }
+
+
+def test_what_cites_and_describes_the_project_agrees_with_it():
+    yaml = pytest.importorskip("yaml")
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    described = json.loads((ROOT / "codemeta.json").read_text())
+    home, version = PROJECT["urls"]["Homepage"], mpiimg.__version__
+    assert (cited["version"], cited["license"], cited["url"]) == (version, PROJECT["license"], home)
+    assert (described["version"], described["codeRepository"]) == (version, home)
+    assert described["license"] == f"https://spdx.org/licenses/{PROJECT['license']}"
+    assert described["description"] == PROJECT["description"]
+    named = PROJECT["authors"][0]["name"]
+    assert cited["authors"] == [{"name": named}] and described["author"][0]["name"] == named
+    newest = re.search(r"^## (\S+?),? ", (ROOT / "CHANGELOG.md").read_text(), re.M)[1]
+    assert newest == version

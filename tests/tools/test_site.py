@@ -16,6 +16,11 @@ import mpiimg
 
 INSTALL, SITE = launch.REPOSITORY / "install", launch.REPOSITORY / "docs" / "site"
 
+PROJECT = tomllib.loads((launch.REPOSITORY / "pyproject.toml").read_text())["project"]
+
+#: What a recipe of an image does, in this order.
+IMAGE_STEPS = ("make install PREFIX=", "precompile --portable", "a-w")
+
 
 def load_lock():
     spec = importlib.util.spec_from_file_location("lock", INSTALL / "lock.py")
@@ -29,7 +34,7 @@ LOCK = load_lock()
 
 def requirements():
     """The packages that pyproject.toml asks for, with the least version of each."""
-    asked = tomllib.loads((launch.REPOSITORY / "pyproject.toml").read_text())["project"]["dependencies"]
+    asked = PROJECT["dependencies"]
     pairs = [re.fullmatch(r"([\w-]+)(?:>=([\d.]+))?", word).groups(default="") for word in asked]
     return {LOCK.normal(name): least for name, least in pairs}
 
@@ -92,6 +97,48 @@ def test_the_container_recipe_has_its_sections_and_good_shell():
     for name in ("post", "environment", "runscript", "test"):
         done = subprocess.run(["bash", "-n"], input=sections[name], text=True, capture_output=True)
         assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_images_hold_the_kernels_of_two_targets():
+    """Whoever runs an image cannot write into it: what is compiled is compiled when it is built."""
+    for name in ("Containerfile", "apptainer.def"):
+        lines = [line.strip(" \\&") for line in (SITE / name).read_text().splitlines()]
+        steps = [next(n for n, line in enumerate(lines) if word in line) for word in IMAGE_STEPS]
+        assert steps == sorted(steps), name
+        assert "WARM=0" not in "".join(lines)
+
+
+def test_the_oci_recipe_is_made_of_instructions_and_good_shell():
+    text = re.sub(r"^#.*\n", "", (SITE / "Containerfile").read_text(), flags=re.M).replace("\\\n", " ")
+    instructions = [line.split(" ", 1) for line in text.splitlines() if line]
+    assert [words[0] for words in instructions] == [
+        *("FROM", "RUN", "COPY", "RUN"),
+        *("FROM", "RUN", "COPY", "ENV", "CMD"),
+    ]
+    for word, script in instructions:
+        if word == "RUN":
+            done = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True)
+            assert (done.returncode, done.stderr) == (0, "")
+    ignored = (launch.REPOSITORY / ".dockerignore").read_text().split("\n")
+    assert {".git", ".cache", ".venv*"} <= set(ignored)
+
+
+def test_the_conda_recipe_asks_for_what_the_project_asks_for():
+    yaml, jinja2 = pytest.importorskip("yaml"), pytest.importorskip("jinja2")
+    recipe = yaml.safe_load(jinja2.Template((SITE / "meta.yaml").read_text()).render(PYTHON="python"))
+    asked = dict(
+        re.fullmatch(r"(\S+)(?: >=(\S+))?", line).groups("") for line in recipe["requirements"]["run"]
+    )
+    assert asked.pop("python") == PROJECT["requires-python"].removeprefix(">=")
+    theirs = {"astropy-base": "astropy", "matplotlib-base": "matplotlib", "python-isal": "isal"}
+    assert {theirs.get(name, name): least for name, least in asked.items()} == requirements()
+    assert (recipe["package"]["name"], recipe["package"]["version"]) == ("mpiimg", mpiimg.__version__)
+    about = recipe["about"]
+    assert (about["summary"], about["home"], about["license"]) == (
+        PROJECT["description"],
+        PROJECT["urls"]["Homepage"],
+        PROJECT["license"],
+    )
 
 
 def test_the_module_file_is_lua():
