@@ -19,11 +19,18 @@ from mpiimg.engine.names import file_name
 from mpiimg.engine.small_files import read_text
 from mpiimg.errors import BadInput
 from mpiimg.formats.foreign import dicom_folder
+from mpiimg.neuro.nifti import bare_name
 
 #: Parts of a name that a raw diffusion image may have, in the order in which they stand in it.
 ENTITIES = ("sub", "ses", "acq", "rec", "dir", "run", "part", "chunk")
 
 IMAGE_ENDINGS = (".nii.gz", ".nii")
+
+#: Endings of a pair of gradient tables.
+TABLE_ENDINGS = (".bval", ".bvec")
+
+#: Folders from an image up to its dataset at most: dwi, session, subject, dataset.
+LEVELS = 4
 
 #: Called with a folder and an ending; returns the names in the folder that have it.
 Tables = Callable[[Path, str], list[str]]
@@ -301,25 +308,74 @@ def _gradients(
     """
     applied: list[Path | None] = []
     problem = ""
-    for ending in (".bval", ".bvec"):
-        best: list[Path] = []
-        level = folder
-        while not best and level.is_relative_to(dataset):
-            applying = [
-                name for name in tables(level, f"dwi{ending}") if _applies(name, f"_dwi{ending}", entities)
-            ]
-            most = max((name.count("_") for name in applying), default=0)
-            best = [level / name for name in applying if name.count("_") == most]
-            level = level.parent
+    levels = [level for level in (folder, *folder.parents) if level.is_relative_to(dataset)]
+    for ending in TABLE_ENDINGS:
+        best = _nearest(tables, levels, entities, ending)
         if not best:
             problem = f"{folder / image}: no {ending} applies to it, in its folder or above; add one"
         elif best[1:]:
-            problem = f"{best[0]}: {best[1].name} applies to {image} as well; remove one of them"
+            problem = _ambiguous(best, image)
         applied.append(best[0] if len(best) == 1 else None)
     return applied[0], applied[1], problem
 
 
-def _applies(name: str, ending: str, entities: dict[str, str]) -> bool:
+def _nearest(tables: Tables, levels: Sequence[Path], entities: Mapping[str, str], ending: str) -> list[Path]:
+    """Return the files of an ending that apply to an image: of the nearest folder, those with most parts."""
+    for level in levels:
+        applying = [
+            name for name in tables(level, f"dwi{ending}") if _applies(name, f"_dwi{ending}", entities)
+        ]
+        if applying:
+            most = max(name.count("_") for name in applying)
+            return [level / name for name in applying if name.count("_") == most]
+    return []
+
+
+def _ambiguous(paths: Sequence[Path], image: str) -> str:
+    return f"{paths[0]}: {paths[1].name} applies to {image} as well; remove one of them"
+
+
+def inherited_tables(image: Path) -> tuple[Path | None, Path | None]:
+    """Return the .bval and the .bvec that apply to one image, where it lies in a BIDS dataset.
+
+    Raises
+    ------
+    BadInput
+        Two files apply alike.
+    """
+    stem, _, suffix = bare_name(image).rpartition("_")
+    entities = entities_of(stem)
+    levels = levels_of(image.parent)
+    if suffix != "dwi" or not entities or "sub" not in entities or not is_top(levels[-1]):
+        return None, None
+
+    def tables(folder: Path, ending: str) -> list[str]:
+        return [name for name in _names(folder) if name.endswith(ending)]
+
+    found: list[Path | None] = []
+    for ending in TABLE_ENDINGS:
+        best = _nearest(tables, levels, entities, ending)
+        if best[1:]:
+            raise BadInput(_ambiguous(best, image.name))
+        found.append(best[0] if best else None)
+    return found[0], found[1]
+
+
+def levels_of(folder: Path) -> list[Path]:
+    """Return a folder and those above it up to the top of its dataset; it alone where it is in none."""
+    levels = [folder, *folder.absolute().parents[: LEVELS - 1]]
+    for count, level in enumerate(levels, 1):
+        if is_top(level):
+            return levels[:count]
+    return levels[:1]
+
+
+def is_top(folder: Path) -> bool:
+    """Say whether a folder is the top of a BIDS dataset."""
+    return (folder / "dataset_description.json").is_file()
+
+
+def _applies(name: str, ending: str, entities: Mapping[str, str]) -> bool:
     if name == ending.removeprefix("_"):
         return True
     if not name.endswith(ending):

@@ -11,11 +11,8 @@ from typing import Any
 
 from mpiimg.engine.small_files import read_text
 from mpiimg.errors import BadInput
-from mpiimg.neuro.bids import entities_of
+from mpiimg.neuro.bids import entities_of, levels_of
 from mpiimg.neuro.nifti import bare_name
-
-#: Folders from an image up to its dataset at most: dwi, session, subject, dataset.
-LEVELS = 4
 
 #: Fields that are true of the image that the scanner made, and not of what was computed from it: what kind of
 #: image it is, how its stored numbers stand for values, and how it was made and named.
@@ -108,20 +105,11 @@ def _sidecars(image: Path) -> Iterator[Path]:
         if (folder / f"{name}.json").is_file():
             yield folder / f"{name}.json"
         return
-    for level in reversed(_levels(folder)):
+    for level in reversed(levels_of(folder)):
         for parts in _subsets(entities):
             path = level / ("_".join([*parts, "dwi"]) + ".json")
             if path.is_file():
                 yield path
-
-
-def _levels(folder: Path) -> list[Path]:
-    """Return a folder and those above it up to the top of its dataset; it alone where it is in none."""
-    levels = [folder, *folder.absolute().parents[: LEVELS - 1]]
-    for count, level in enumerate(levels, 1):
-        if (level / "dataset_description.json").is_file():
-            return levels[:count]
-    return levels[:1]
 
 
 def _subsets(entities: Mapping[str, str]) -> Iterator[tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from dipy.io.gradients import read_bvals_bvecs
 
 from mpiimg.errors import BadInput
+from mpiimg.neuro.bids import find_scans
 from mpiimg.neuro.gradients import gradients_text
 from mpiimg.neuro.nifti import open_image
 from mpiimg.neuro.tables.files import TableFiles, find_tables, read_raw
@@ -418,3 +420,43 @@ def test_tables_are_found_under_the_names_that_people_give_them(tmp_path):
     assert find_tables(image, {"bvecs": other}).files == {"bvals": tmp_path / "dwi.bval", "bvecs": other}
     with pytest.raises(BadInput, match="are two tables of gradients; give one"):
         find_tables(image, {"grad": other, "bvals": other})
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_tables_of_an_image_in_a_dataset_are_inherited_as_a_cohort_inherits_them(
+    tmp_path, monkeypatch, relative
+):
+    """The nearest folder counts, and there the name with most parts; each of the pair for itself."""
+    (tmp_path / "dataset_description.json").write_text('{"Name": "test", "BIDSVersion": "1.9.0"}')
+    folder = tmp_path / "sub-01" / "dwi"
+    folder.mkdir(parents=True)
+    path = image_in(folder, AFFINE, name="sub-01_acq-a_dwi.nii.gz")
+    for name in ("dwi.bval", "dwi.bvec", "acq-a_dwi.bval", "sub-01/acq-b_dwi.bvec"):
+        (tmp_path / name).write_text("")
+    if relative:
+        monkeypatch.chdir(folder)
+        path = Path(path.name)
+    (scan,) = find_scans(tmp_path).scans
+    assert (scan.bval, scan.bvec) == (tmp_path / "acq-a_dwi.bval", tmp_path / "dwi.bvec")
+    assert find_tables(open_image(path, 4), {}).files == {"bvals": scan.bval, "bvecs": scan.bvec}
+    (folder / "sub-01_dwi.bvec").write_text("")
+    (scan,) = find_scans(tmp_path).scans
+    found = find_tables(open_image(path, 4), {}).files
+    assert {name: one.resolve() for name, one in found.items()} == {"bvals": scan.bval, "bvecs": scan.bvec}
+    # What is named counts for one of the pair, and the other one is still found.
+    other = tmp_path / "other.txt"
+    assert find_tables(open_image(path, 4), {"bvecs": other}).files == {"bvals": scan.bval, "bvecs": other}
+    (folder / "acq-a_dwi.bvec").write_text("")
+    with pytest.raises(
+        BadInput, match=r"_dwi\.bvec applies to sub-01_acq-a_dwi\.nii\.gz as well"
+    ):
+        find_tables(open_image(path, 4), {})
+
+
+def test_nothing_is_inherited_outside_of_a_dataset(tmp_path):
+    folder = tmp_path / "sub-01" / "dwi"
+    folder.mkdir(parents=True)
+    for ending in ("bval", "bvec"):
+        (tmp_path / f"dwi.{ending}").write_text("")
+    image = open_image(image_in(folder, AFFINE, name="sub-01_dwi.nii.gz"), 4)
+    assert find_tables(image, {}) is None

@@ -12,6 +12,7 @@ import numpy as np
 
 from mpiimg.engine.inputs import said_of_file
 from mpiimg.errors import BadInput
+from mpiimg.neuro.bids import inherited_tables
 from mpiimg.neuro.gradients import bvec_to_scanner
 from mpiimg.neuro.nifti import Image, bare_name
 from mpiimg.neuro.tables.text import Table, read_table
@@ -87,6 +88,8 @@ class RawTable:
 def find_tables(image: Image, paths: Mapping[str, Any], needed: bool = False) -> TableFiles | None:
     """Return where the gradients of an image stand: as named, else in its header, else beside it.
 
+    Those of an image in a BIDS dataset may stand in a folder above too, by the inheritance principle.
+
     Parameters
     ----------
     image : Image
@@ -112,6 +115,9 @@ def find_tables(image: Image, paths: Mapping[str, Any], needed: bool = False) ->
     for pair in _pairs(image.path):
         if all(_is_there(path) for path in pair):
             return TableFiles(*pair)
+    bval, bvec = inherited_tables(image.path)
+    if bval is not None and bvec is not None:
+        return TableFiles(bval, bvec)
     grad = image.path.with_name(bare_name(image.path) + GRAD_ENDING)
     if _is_there(grad):
         return TableFiles(grad=grad)
@@ -138,7 +144,7 @@ def _pairs(path: Path) -> list[tuple[Path, Path]]:
 
 
 def _beside(path: Path, name: str) -> Path:
-    """Return the file of bvals or bvecs beside an image.
+    """Return the file of bvals or bvecs beside an image, or above it in its dataset.
 
     Raises
     ------
@@ -146,7 +152,9 @@ def _beside(path: Path, name: str) -> Path:
         There is none.
     """
     candidates = [pair[PAIR.index(name)] for pair in _pairs(path)]
-    there = next((one for one in candidates if _is_there(one)), None)
+    there = (
+        next((one for one in candidates if _is_there(one)), None) or inherited_tables(path)[PAIR.index(name)]
+    )
     if there is None:
         raise BadInput(
             f"{path}: gradients are needed and {candidates[0].name} is not beside it; give --{name}, or "
