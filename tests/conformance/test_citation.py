@@ -13,7 +13,8 @@ pytestmark = pytest.mark.conformance
 CHECK = """
 import importlib.util, json, pathlib, sys
 import jsonschema, yaml
-schema = pathlib.Path(importlib.util.find_spec("cffconvert").origin).parent / "schemas" / "1.2.0" / "schema.json"
+package = pathlib.Path(importlib.util.find_spec("cffconvert").origin).parent
+schema = package / "schemas" / "1.2.0" / "schema.json"
 # Dates are texts in JSON.
 cited = json.loads(json.dumps(yaml.safe_load(pathlib.Path(sys.argv[1]).read_text()), default=str))
 checks = jsonschema.Draft7Validator(json.loads(schema.read_text()))
