@@ -447,9 +447,7 @@ def test_tables_of_an_image_in_a_dataset_are_inherited_as_a_cohort_inherits_them
     other = tmp_path / "other.txt"
     assert find_tables(open_image(path, 4), {"bvecs": other}).files == {"bvals": scan.bval, "bvecs": other}
     (folder / "acq-a_dwi.bvec").write_text("")
-    with pytest.raises(
-        BadInput, match=r"_dwi\.bvec applies to sub-01_acq-a_dwi\.nii\.gz as well"
-    ):
+    with pytest.raises(BadInput, match=r"_dwi\.bvec applies to sub-01_acq-a_dwi\.nii\.gz as well"):
         find_tables(open_image(path, 4), {})
 
 
