@@ -56,4 +56,5 @@ DOMAIN = Domain(
         )
     },
     baseline=150 << 20,
+    report="mpiimg.astro.report.page:survey_page",
 )
