@@ -48,6 +48,7 @@ install_wheel() {
         install_build_tools $venv/bin/python
         install_project $venv/bin/pip mpich,all,test
         $venv/bin/python install/check_mpi.py wheel
+        write_manual $venv
         echo "$digest" >$venv/.installed
     fi
     warm $venv
@@ -68,11 +69,15 @@ install_system() {
         install_project $venv/bin/pip all,test
         write_launcher $venv
         $venv/bin/python install/check_mpi.py system
+        write_manual $venv
         remember_site
         echo "$digest" >$venv/.installed
     fi
     warm $venv
 }
+
+# Pages that man finds beside the programs.
+write_manual() { $1/bin/mpiimg man $1/share/man >/dev/null; }
 
 # Compile every kernel now, so that no run of many ranks starts with a cold cache. They are part of the install: in
 # __pycache__/kernels of the package, each with a checksum, read by everybody and written by who installs.

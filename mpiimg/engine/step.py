@@ -249,6 +249,8 @@ class Argument:
         step of the chain gives it before. Without it the argument is always required.
     optional : bool
         It is never required: without it the source finds its own, such as a tract around all exposures.
+    choices : tuple of str, optional
+        Allowed words, of what is no path.
     """
 
     name: str
@@ -257,6 +259,7 @@ class Argument:
     many: bool = False
     of: str = ""
     optional: bool = False
+    choices: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

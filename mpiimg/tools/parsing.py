@@ -115,6 +115,7 @@ def parser_of(tool: Tool) -> argparse.ArgumentParser:
                 type=_path_of(name.upper()),
                 metavar=name.upper(),
                 nargs="+" if argument.many else None,
+                choices=argument.choices,
             )
         else:
             flags = [*filter(None, [LETTERS.get(name)]), f"--{name}"]
