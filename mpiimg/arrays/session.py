@@ -45,7 +45,7 @@ class Session:
     in_memory : bool
         Runs that write stage nothing on disk.
     progress : bool
-        Draw a line per stage on stderr.
+        Show on stderr how far a run is: a bar on a terminal, else a line now and then.
     rehearse : bool
         Call users' functions on a little of the data before a run.
     check_halo : bool
@@ -158,7 +158,7 @@ def session(
     in_memory : bool
         Stage nothing on disk in runs that write; one that dies starts over.
     progress : bool
-        Draw a line per stage on stderr.
+        Show on stderr how far a run is: a bar on a terminal, else a line now and then.
     rehearse : bool
         Call functions on a little of the data before a run.
     check_halo : bool
@@ -304,7 +304,7 @@ def write(
     keep_work : bool
         Keep the staged arrays and the marks of a finished run.
     progress : bool
-        Draw a line per stage on stderr.
+        Show on stderr how far a run is: a bar on a terminal, else a line now and then.
     timeout : float
         Seconds that a block or an exchange may take.
 

@@ -21,7 +21,7 @@ from mpiimg.engine.log.show_plan import predicted
 from mpiimg.engine.mpi.agreement import Agreement, on_root
 from mpiimg.engine.mpi.memory import anonymous_peak, give_back, resident_peak, restart_peak
 from mpiimg.engine.mpi.redistribute import Traffic, redistribute
-from mpiimg.engine.mpi.runtime import over_ranks, progress, say
+from mpiimg.engine.mpi.runtime import over_ranks, say
 from mpiimg.engine.mpi.stream import scatter_stream
 from mpiimg.engine.needs import Chunk
 from mpiimg.engine.placed import PlacedArrays
@@ -87,7 +87,7 @@ class Executor:
         self.checkpoint = Checkpoint(comm, work / "journal", staged, records, options.sync_every)
         self.recorder = Recorder(comm, records, self.arrays, self.checkpoint, resources.memory)
         self._rounds = Rounds(comm, self.arrays, self.agreement, self.logbook, resources.memory)
-        self.files = ResultFiles(comm, work, self._rounds, self.containment, options.progress)
+        self.files = ResultFiles(comm, work, self._rounds, self.containment)
         self.timings: list[dict] = []
         self.warnings = list(recipe.warnings)
         self.notes: list[str] = []
@@ -256,20 +256,17 @@ class Executor:
         provenance: Provenance,
     ) -> None:
         reduces = isinstance(stage, Reduce)
-        share = np.count_nonzero(planned.partition.owners()[list(todo)] == self.comm.rank)
-        with progress(self.comm, stage.name, share, self.options.progress) as tick:
-            for number, blocks in self._rounds.chunks(stage, planned, todo):
-                chunk = stage.chunk(number)
-                try:
-                    results, usable = self._results(stage, chunk, blocks)
-                    if reduces:
-                        results = (_row(stage, results),)
-                    self._keep(stage, planned, number, results, provenance, usable)
-                except Exception as error:
-                    self.agreement.record(error, f"stage {stage.name}, chunk {number} {chunk.bounds}")
-                # What a chunk reads is let go before the next one reads.
-                del blocks
-                tick(1)
+        for number, blocks in self._rounds.chunks(stage, planned, todo):
+            chunk = stage.chunk(number)
+            try:
+                results, usable = self._results(stage, chunk, blocks)
+                if reduces:
+                    results = (_row(stage, results),)
+                self._keep(stage, planned, number, results, provenance, usable)
+            except Exception as error:
+                self.agreement.record(error, f"stage {stage.name}, chunk {number} {chunk.bounds}")
+            # What a chunk reads is let go before the next one reads.
+            del blocks
         self._rounds.agree()
 
     def _results(
@@ -310,15 +307,14 @@ class Executor:
 
         def blocks():
             stream = stage.blocks()
-            with progress(self.comm, stage.name, len(stage.grid), self.options.progress) as tick:
-                for number in range(len(stage.grid)):
-                    self.logbook.turn_to(stage, number)
-                    block = next(stream, None)
-                    if block is None:
-                        return
-                    self.checkpoint.check_input(stage, number, provenance, block)
-                    yield block
-                    tick(1)
+            for number in range(len(stage.grid)):
+                self.logbook.turn_to(stage, number)
+                block = next(stream, None)
+                if block is None:
+                    return
+                self.checkpoint.check_input(stage, number, provenance, block)
+                yield block
+                self.logbook.streamed(number + 1)
 
         def empty(number):
             self.logbook.turn_to(stage, number)

@@ -147,6 +147,27 @@ def read_bytes(stage: Stage, sizes: StageSizes, placed: Mapping[str, Placement])
 # --- Time -------------------------------------------------------------------------------------------------
 
 
+def chunk_seconds(stage: Stage, sizes: StageSizes, rates: Rates) -> np.ndarray:
+    """Return the CPU-seconds of the work on each chunk, (chunks,)."""
+    each = sizes.each * rates["pass"]
+    if stage.cost is not None:
+        rate, units = stage.cost
+        if rate not in rates:
+            raise ValueError(f"stage {stage.name}: its cost is at the rate {rate}, which nobody declares")
+        weights = np.ones(len(stage.grid)) if stage.weights is None else np.array(stage.weights, float)
+        each = each + units * rates[rate] * weights / max(weights.sum(), 1.0)
+    return each
+
+
+def seconds_alone(stage: Stage, sizes: StageSizes, ranks: int, staged: bool, rates: Rates) -> float:
+    """Return the seconds that a stage takes without what ranks send each other, for chunks that are alike."""
+    work = float(chunk_seconds(stage, sizes, rates).sum())
+    if staged:
+        work += float(sizes.writes.sum()) * rates["stage"]
+    chunks = max(1, len(stage.grid))
+    return work if isinstance(stage, Stream) else work * -(-chunks // ranks) / chunks
+
+
 def rank_seconds(
     stage: Stage,
     sizes: StageSizes,
@@ -167,13 +188,7 @@ def rank_seconds(
         What is written goes to files as well.
     """
     ranks = partition.ranks
-    each = sizes.each * rates["pass"]
-    if stage.cost is not None:
-        rate, units = stage.cost
-        if rate not in rates:
-            raise ValueError(f"stage {stage.name}: its cost is at the rate {rate}, which nobody declares")
-        weights = np.ones(len(stage.grid)) if stage.weights is None else np.array(stage.weights, float)
-        each = each + units * rates[rate] * weights / max(weights.sum(), 1.0)
+    each = chunk_seconds(stage, sizes, rates)
     if isinstance(stage, Stream):
         taken = np.zeros(ranks)
         taken[0] = each[: numbers.max(initial=-1) + 1].sum()

@@ -277,15 +277,23 @@ def _plan_all(
     return plan
 
 
-def check(recipe: Recipe, resources: Resources) -> None:
+def check(recipe: Recipe, resources: Resources) -> list[float]:
     """Refuse a run whose largest chunk does not fit the memory of a rank. Cheap.
+
+    Returns
+    -------
+    list of float
+        Seconds that each stage takes, from the headers alone and without exchanges.
 
     Raises
     ------
     BadInput
         It does not fit; the message says how much memory would do.
     """
-    _check(_sized(recipe), recipe.baseline, resources)
+    sized = _sized(recipe)
+    _check(sized, recipe.baseline, resources)
+    ranks, staged, rates = resources.ranks, not resources.in_memory, resources.of(recipe).rates
+    return [forecast.seconds_alone(stage, sizes, ranks, staged, rates) for stage, sizes in sized]
 
 
 def _check(sized: Sequence[tuple[Stage, StageSizes]], baseline: int, resources: Resources) -> None:

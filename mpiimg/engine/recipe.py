@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from mpiimg.engine.containment import Fault
 from mpiimg.engine.inputs import Input
+from mpiimg.engine.log.overall import Portion
 from mpiimg.engine.names import file_name
 from mpiimg.engine.stage import Files, PlacedSink, Stage, Stages, expected_stages
 
@@ -126,7 +127,9 @@ class Options:
     keep_work : bool
         Leave staged arrays and marks when the run is done.
     progress : bool
-        Draw a line per stage on stderr.
+        Show on stderr how far it is: a bar on a terminal, else a line now and then.
+    portion : Portion
+        What part of its job the run is.
     timeout : float
         Seconds that a chunk or an exchange may take before a rank ends the job; 0 for ever.
     sync_every : float
@@ -155,6 +158,7 @@ class Options:
     in_memory: bool = False
     keep_work: bool = False
     progress: bool = False
+    portion: Portion = field(default_factory=Portion)
     timeout: float = 3600.0
     sync_every: float = 5.0
     records: Path | None = None

@@ -16,6 +16,7 @@ from mpiimg.engine.fingerprint import check_unchanged, fingerprint, seen
 from mpiimg.engine.finished import Earlier, finished
 from mpiimg.engine.folders import Folders, clean, make_folders, recorded_run
 from mpiimg.engine.lease import holding
+from mpiimg.engine.log.closing import closing_lines
 from mpiimg.engine.log.ended import note_already_done
 from mpiimg.engine.log.events import events_folder
 from mpiimg.engine.log.show_plan import beside_actual
@@ -124,20 +125,29 @@ def _run(
     resources = Resources(
         comm.size, options.memory, options.in_memory, node_count(comm), on_root(comm, rates.load_rates)
     ).of(recipe)
-    on_root(comm, check, recipe, resources)  # an error in the plan is one of this run
+    seconds = on_root(comm, check, recipe, resources)  # an error in the plan is one of this run
     on_root(comm, prove, recipe, options)
     folders = on_root(comm, make_folders, recipe, options, fingerprint(recipe, target), outer is not None)
     with holding(folders.lease, comm):
         before = on_root(comm, seen, recipe)
         executor = Executor(recipe, comm, options, folders.work, target, resources, folders.events, outer)
+        executor.logbook.start(recipe, recipe.expected, seconds)
         report = _carry_out(recipe, comm, options, folders, executor, before, collect)
     outcome = Outcome(executor.state, executor.left_out, report)
     executor.logbook.end(outcome.status)
     on_root(comm, clean, recipe, options, folders, len(outcome.left_out))
     if log.isEnabledFor(logging.WARNING) and not options.quiet:
-        for line in beside_actual(report["stages"], every=log.isEnabledFor(logging.INFO)):
+        for line in _closing(recipe, options, report):
             say(comm, f"mpiimg: {options.label}{line}")
     return outcome
+
+
+def _closing(recipe: Recipe, options: Options, report: Mapping[str, Any]) -> list[str]:
+    """Return the last lines of a run; a scan of a cohort says where its results are with all others."""
+    every = log.isEnabledFor(logging.INFO)
+    if options.portion.what:
+        return beside_actual(report["stages"], every)
+    return closing_lines(report, options.out, records_folder(options) / recipe.record, every)
 
 
 def _already_done(earlier: Earlier, recipe: Recipe, comm, options: Options) -> Outcome:
@@ -159,7 +169,6 @@ def _carry_out(
     Collective. Raises what :func:`run` does, with the end of the run noted.
     """
     try:
-        executor.logbook.start(recipe, recipe.expected)
         compile_kernels(recipe.kernels, comm, executor.agreement)
         lifetime().stop.look_at_chunks()
         executor.execute()

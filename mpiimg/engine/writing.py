@@ -14,7 +14,6 @@ import numpy as np
 from mpiimg.engine.boxes import box_shape
 from mpiimg.engine.containment import Containment
 from mpiimg.engine.mpi.agreement import on_root
-from mpiimg.engine.mpi.runtime import progress
 from mpiimg.engine.mpi.waiting import soft_barrier
 from mpiimg.engine.plan import StagePlan
 from mpiimg.engine.raw import RawFile, write_fully
@@ -39,13 +38,11 @@ class ResultFiles:
         The work folder.
     rounds : Rounds
     containment : Containment
-    shown : bool
-        Draw a line of progress.
     """
 
-    def __init__(self, comm, work: Path, rounds: Rounds, containment: Containment, shown: bool):
+    def __init__(self, comm, work: Path, rounds: Rounds, containment: Containment):
         self._comm, self._work, self._rounds = comm, work, rounds
-        self._containment, self._shown = containment, shown
+        self._containment = containment
         #: Size and checksum of each file that stages have written, by name; on rank 0.
         self.written: dict[str, dict] = {}
 
@@ -88,10 +85,8 @@ class ResultFiles:
         self._rounds.agree()
         descriptor = opened[0]
         try:
-            with progress(self._comm, stage.name, len(chunks), self._shown) as tick:
-                for numbers in self._rounds.planned(stage, planned, chunks):
-                    position = self._write_round(stage, numbers, descriptor, position, written)
-                    tick(sum(map(len, numbers)))
+            for numbers in self._rounds.planned(stage, planned, chunks):
+                position = self._write_round(stage, numbers, descriptor, position, written)
             self._rounds.guarded(lambda: _sync(path, descriptor), where)
         finally:
             os.close(descriptor)
@@ -144,18 +139,13 @@ class ResultFiles:
         )
         self._rounds.agree()
         sums: list[tuple[int, int, int]] = []
-        share = len(planned.partition.owned(self._comm.rank))
         try:
-            with progress(self._comm, stage.name, share, self._shown) as tick:
-                for number, blocks in self._rounds.chunks(stage, planned, range(len(stage.grid))):
-                    self._rounds.guarded(
-                        lambda number=number, blocks=blocks: self._place(
-                            stage, number, opened[0], blocks, sums
-                        ),
-                        f"{where}, chunk {number}",
-                    )
-                    del blocks
-                    tick(1)
+            for number, blocks in self._rounds.chunks(stage, planned, range(len(stage.grid))):
+                self._rounds.guarded(
+                    lambda number=number, blocks=blocks: self._place(stage, number, opened[0], blocks, sums),
+                    f"{where}, chunk {number}",
+                )
+                del blocks
             self._rounds.guarded(opened[0].sync, where)
         finally:
             opened[0].close()

@@ -79,7 +79,7 @@ def run(
     keep_work : bool
         Keep the staged arrays and the checkpoints of a finished run.
     progress : bool
-        Draw a line per stage on stderr.
+        Show on stderr how far a run is: a bar on a terminal, else a line now and then.
     timeout : float, optional
         Seconds without progress after which a rank that hangs ends the job (default: 3600).
     options

@@ -164,7 +164,7 @@ def _options(args: argparse.Namespace, out: Path, memory: int, command: str):
         force=args.force,
         in_memory=args.in_memory,
         keep_work=args.keep_work,
-        progress=sys.stderr.isatty() and not args.quiet,
+        progress=not args.quiet,
         timeout=args.timeout,
         command=command,
         run_id=run_word(),

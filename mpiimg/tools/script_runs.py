@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
-import sys
 from pathlib import Path
 
 from mpiimg.engine.mpi import runtime, scripts
@@ -58,7 +57,7 @@ def run_script(tool: Tool, options: list[str], script: str, arguments: list[str]
                 force=args.force,
                 in_memory=args.in_memory,
                 keep_work=args.keep_work,
-                progress=sys.stderr.isatty() and not args.quiet,
+                progress=not args.quiet,
                 timeout=args.timeout,
                 check_halo=args.check_halo,
                 plan=args.plan,

@@ -192,12 +192,15 @@ def test_quiet_says_nothing_and_otherwise_warnings_and_notes(simulated, tmp_path
     said = warm.run_tool("mpiimg-neuro", *words, "--out", tmp_path / "said", ranks=3, timeout=PATIENCE)
     assert (quiet.stdout, quiet.stderr) == ("", "")
     assert said.stdout == ""
-    *lines, last = said.stderr.splitlines()
+    *lines, last, head, again, where = said.stderr.splitlines()
     (line,) = [one for one in lines if "warning: " in one]
     notes = [one for one in lines if one != line]
     assert re.fullmatch(r"mpiimg: peak \d+ MB per rank \(planned \d+\), .* s \(predicted [\d.]+\)", last)
     assert line.startswith("mpiimg: warning: ")
     assert "--b-max 1500" in line
+    assert head == "mpiimg: 1 warning in all:"
+    assert again == line.replace("warning:", " ")
+    assert where.startswith(f"mpiimg: results in {tmp_path / 'said'}, and how they were made in ")
     for out in ("quiet", "said"):
         (warning,) = record(tmp_path / out)["warnings"]
         assert warning in line

@@ -13,6 +13,7 @@ import numpy as np
 
 from mpiimg.engine.log.activity import ActivityFile, interrupted_at, read_activities
 from mpiimg.engine.log.events import EventLog, any_recent, last_events
+from mpiimg.engine.log.progress import Progress, progress_of
 from mpiimg.engine.log.watchdog import Reporter, Watchdog
 from mpiimg.engine.mpi.exits import forks_end_here
 from mpiimg.engine.mpi.job import slurm_facts
@@ -20,7 +21,7 @@ from mpiimg.engine.mpi.lifetime import lifetime
 from mpiimg.engine.mpi.nodes import processes_of_node
 from mpiimg.engine.plan import StagePlan
 from mpiimg.engine.recipe import Options, Recipe
-from mpiimg.engine.stage import Stage
+from mpiimg.engine.stage import Stage, Stream
 from mpiimg.errors import Exit, LeftInside
 from mpiimg.version import __version__
 
@@ -47,10 +48,14 @@ class Logbook(Reporter):
         self._watchdog = lifetime().watchdog
         self._watchdog.report_to(self)
         self._began = time.monotonic()
-        self._stage = ""
+        self._stage, self._is_stream = "", False
+        self._progress = Progress(None)
 
-    def start(self, recipe: Recipe, stages: Sequence[Stage]) -> None:
-        """Note what is going to run."""
+    def start(self, recipe: Recipe, stages: Sequence[Stage], seconds: Sequence[float]) -> None:
+        """Note what is going to run, and show how far it is from here on.
+
+        `seconds` are those that each stage takes, as predicted.
+        """
         self._log.write(
             "start",
             tool=recipe.tool,
@@ -61,8 +66,11 @@ class Logbook(Reporter):
             pid=os.getpid(),
             job=slurm_facts()["job_id"],
             stages=[[stage.name, stage.kind, len(stage.grid)] for stage in stages],
+            seconds=[float(f"{one:.4g}") for one in seconds],
         )
         self._log.flush()
+        names = [stage.name for stage in stages]
+        self._progress = progress_of(self._options, self.rank, list(zip(names, seconds, strict=True)))
 
     def stage(self, stage: Stage, planned: StagePlan, todo: Sequence[int]) -> None:
         """Note that a stage begins, of which chunks `todo` are not done yet."""
@@ -70,8 +78,16 @@ class Logbook(Reporter):
         owners = planned.partition.owners()
         mine = int(np.count_nonzero(owners[list(todo)] == self.rank))
         total = len(stage.grid)
-        self._log.write("stage", stage=stage.name, chunks=total, done=total - len(todo), mine=mine)
+        done = total - len(todo)
+        planned_seconds = float(f"{planned.seconds:.4g}")
+        self._log.write(
+            "stage", stage=stage.name, chunks=total, done=done, mine=mine, planned=planned_seconds
+        )
         self._log.flush()
+        self._is_stream = isinstance(stage, Stream)
+        if self._is_stream:  # it is read from its beginning, and to its end, in any case
+            mine, done = total, 0
+        self._progress.turn_to(stage.name, planned.seconds, done / max(total, 1), mine)
 
     def turn_to(self, stage: Stage, number: int) -> None:
         """Begin with a chunk."""
@@ -106,6 +122,12 @@ class Logbook(Reporter):
     def done(self, stage: Stage, number: int, nbytes: int) -> None:
         """Note that the chunk that this rank turned to is done."""
         self._log.chunk(stage.name, number, time.monotonic() - self._began, nbytes)
+        if not self._is_stream:
+            self._progress.advance()
+
+    def streamed(self, blocks: int) -> None:
+        """Note, on the rank that reads a stream, how many blocks have been read."""
+        self._progress.advance(blocks)
 
     def stage_done(self, stage: Stage) -> None:
         """Note that this rank is through with a stage."""
@@ -120,6 +142,7 @@ class Logbook(Reporter):
     def end(self, status: Exit, why: str = "", details: str = "") -> None:
         """Note that the run is over, with `details` once. Nothing is noted after it."""
         self._watchdog.report_to(None)
+        self._progress.close()
         more = {"details": details} if details and self.rank == 0 else {}
         self._log.write("end", run=self._options.run_id, status=int(status), why=why, **more)
         self._log.close()
@@ -130,6 +153,10 @@ class Logbook(Reporter):
     def turned_to(self, what: str, waits: bool) -> None:
         """Note what this rank turns to, where it is found after a death."""
         self._activity.write(what, waits)
+
+    def looked(self) -> None:
+        """Show how far the run is, where a chunk takes long."""
+        self._progress.look()
 
     def others_work(self, seconds: float) -> bool:
         """Say whether another rank has written anything within the last `seconds`."""

@@ -48,6 +48,9 @@ class Reporter:
     def turned_to(self, what: str, waits: bool) -> None:
         """Note what this rank turns to."""
 
+    def looked(self) -> None:
+        """Be told, every few seconds, that the watchdog has looked."""
+
     def note(self, what: str, since: float) -> None:
         """Note, once, what has been going on for some seconds; `since` the epoch."""
 
@@ -203,6 +206,7 @@ class Watchdog:
                     faulthandler.cancel_dump_traceback_later()
             if self._pause(look):
                 return
+            self.reporter.looked()
             now = self._now
             what, began, waits = now
             if now is self._RESTS:

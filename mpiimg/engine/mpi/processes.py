@@ -22,12 +22,16 @@ class ProcessStat:
     parent : int
     ticks : int
         When it was started, in clock ticks since the machine was.
+    group, foreground : int
+        Its process group, and the one in the foreground of its terminal; -1 where it has no terminal.
     """
 
     command: str
     state: str
     parent: int
     ticks: int
+    group: int = -1
+    foreground: int = -1
 
     @property
     def is_alive(self) -> bool:
@@ -48,7 +52,8 @@ def process_stat(process: int) -> ProcessStat | None:
         text = Path(f"/proc/{process}/stat").read_text()
         command, _, rest = text.partition("(")[2].rpartition(")")
         fields = rest.split()
-        return ProcessStat(command, fields[0], int(fields[1]), int(fields[19]))
+        parent, group, _, _, foreground = map(int, fields[1:6])
+        return ProcessStat(command, fields[0], parent, int(fields[19]), group, foreground)
     return None
 
 

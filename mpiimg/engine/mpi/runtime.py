@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import socket
@@ -208,6 +207,8 @@ def put(text: str, stream) -> None:
     on a full disk, the work goes on; :func:`check_printed` fails where that was an answer.
     """
     global _unprinted
+    if _aside is not None:
+        _aside()
     try:
         print(shown(text, lines=True), file=stream, flush=True)
     except OSError as error:
@@ -215,6 +216,16 @@ def put(text: str, stream) -> None:
             _unprinted = error.strerror
         # What is still in the stream's buffer goes nowhere too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+#: Called before anything is printed: what is drawn on the terminal leaves its line.
+_aside: Callable[[], None] | None = None
+
+
+def steps_aside(function: Callable[[], None] | None) -> None:
+    """Call a function before anything is printed from here on; None to call none."""
+    global _aside
+    _aside = function
 
 
 #: Why an answer could not be printed.
@@ -227,18 +238,6 @@ def check_printed(status: int) -> int:
         return status
     put(f"mpiimg: failed: standard output: {_unprinted}; send it elsewhere", sys.stderr)
     return Exit.FAILED
-
-
-@contextlib.contextmanager
-def progress(comm, name: str, total: int, drawn: bool):
-    """Draw a line with chunks done, rate and time left, of rank 0's share; yields what to call for a step."""
-    if not (drawn and comm.rank == 0):
-        yield lambda count: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(total=total, desc=f"{shown(name):<16}", unit=" chunks", mininterval=0.5) as bar:
-        yield bar.update
 
 
 def over_ranks(comm, sums: Mapping[str, float], maxima: Mapping[str, float]) -> dict[str, float]:

@@ -126,7 +126,7 @@ class Script:
         """How it is run."""
         if self._settings is None:
             self._settings = Settings(
-                progress=not is_interactive() and sys.stderr.isatty(),
+                progress=not is_interactive(),
                 command=shlex.join(sys.orig_argv),
                 run_id=job.run_word(),
                 script=record_of(rendezvous.program()),

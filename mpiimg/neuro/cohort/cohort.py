@@ -14,6 +14,7 @@ from mpiimg.engine import lease
 from mpiimg.engine.atomic import make_folder, write_file
 from mpiimg.engine.containment import ends_run
 from mpiimg.engine.lease import Kind, LeaseState
+from mpiimg.engine.log.closing import warnings_again, where_results_are
 from mpiimg.engine.log.ended import note_job
 from mpiimg.engine.log.show_plan import as_json, table
 from mpiimg.engine.log.verdict import of_scans, verdict
@@ -108,12 +109,15 @@ def _run_cohort(cohort: Cohort, comm, options: Options, resources: Resources, pl
         return Exit.DONE
     on_root(comm, _make_folders, cohort)
     on_root(comm, record_reviews, cohort, states, reviews, options.timeout)
+    warnings: list[str] = []
     if todo:
         tell(comm, chosen.text)
         compile_kernels(chosen.kernels, comm)  # here, where one rank per node does it for all groups
-        process_scans(cohort, todo, states, chosen.sizes, comm, options)
+        warnings = process_scans(cohort, todo, costs, states, chosen.sizes, comm, options)
     final = on_root(comm, _states, cohort)
     tell(comm, _summary(final))
+    for line in (*warnings_again(warnings), *where_results_are(cohort.out, cohort.out / LOGS)):
+        tell(comm, f"mpiimg: {line}")
     # What another job has in work is not done either: that job may yet die. Nor is another image's result.
     outdated = {*changed} - {scan.name for scan in todo}
     done = all(state.kind in FINISHED for state in final.values()) and not outdated

@@ -16,6 +16,7 @@ from typing import Any
 from mpiimg.engine import lease
 from mpiimg.engine.containment import MAX_TRACEBACK, Fault, refuse_systematic
 from mpiimg.engine.lease import Kind, LeaseState
+from mpiimg.engine.log.overall import Portion
 from mpiimg.engine.mpi.agreement import Agreement, failure, on_root
 from mpiimg.engine.mpi.lifetime import lifetime
 from mpiimg.engine.mpi.runtime import say
@@ -37,15 +38,17 @@ SOONEST, LATEST, LATENESS = 0.2, 5.0, 0.05
 
 
 def process_scans(
-    cohort: Cohort, todo: Sequence[Scan], states, sizes: Sequence[int], comm, options: Options
-) -> None:
-    """Let groups of ranks take scan after scan until none is left. Collective.
+    cohort: Cohort, todo: Sequence[Scan], costs, states, sizes: Sequence[int], comm, options: Options
+) -> list[str]:
+    """Let groups of ranks take scan after scan until none is left; return warnings on rank 0. Collective.
 
     Parameters
     ----------
     cohort : Cohort
     todo : sequence of Scan
         The scans that are not done yet, in the order to take them.
+    costs : mapping of str to int
+        What each of them costs, by name, in any unit.
     states : mapping of str to LeaseState
         What was known of each scan when the job began, by name.
     sizes : sequence of int
@@ -63,19 +66,21 @@ def process_scans(
     number = next(i for i in range(len(sizes)) if comm.rank < sum(sizes[: i + 1]))
     group = comm.Split(number, comm.rank)
     outer = Agreement(comm)
-    if len(sizes) > 1:
-        options = dataclasses.replace(options, progress=False)
+    # The first group tells for all: it comes by the scans that others have done.
+    options = dataclasses.replace(options, progress=options.progress and number == 0)
     # Groups begin at different scans, so that they do not reach for the same ones.
     start = number % len(todo)
-    queue = deque([*todo[start:], *todo[:start]])
+    queue = _Queue([*todo[start:], *todo[:start]], costs, len(sizes) == 1)
+    warnings: list[str] = []
     life = lifetime()
     life.stop.look_at_chunks()
     try:
-        _serve(cohort, queue, states, group, outer, options, identity)
+        warnings = _serve(cohort, queue, states, group, outer, options, identity)
     except (BadInput, RunFailed) as error:
         outer.record(error, f"group {number}")
     life.watchdog.rest()  # other groups may be at their scans for hours, and each is watched by itself
     outer.wait()
+    leads = group.rank == 0
     group.Free()
     try:
         outer.agree()
@@ -86,12 +91,40 @@ def process_scans(
         ) from None
     finally:
         outer.close()
+    return [one for part in comm.gather(warnings if leads else []) or () for one in part]
 
 
-def _serve(cohort: Cohort, queue: deque, states, group, outer: Agreement, options: Options, identity) -> None:
-    """Process one scan after the other with one group of ranks. Collective in the group."""
+class _Queue(deque):
+    """The scans that a group has not come by yet.
+
+    Parameters
+    ----------
+    scans : sequence of Scan
+    costs : mapping of str to int
+    alone : bool
+        Whether there is one group.
+    """
+
+    def __init__(self, scans: Sequence[Scan], costs: Mapping[str, int], alone: bool):
+        super().__init__(scans)
+        self._costs = {scan.name: max(1, costs.get(scan.name, 1)) for scan in scans}
+        self._alone, self._began = alone, time.monotonic()
+
+    def portion(self, scan: Scan) -> Portion:
+        """Return what part of the job a scan is that was taken from it."""
+        cost, whole, count = self._costs[scan.name], sum(self._costs.values()), len(self._costs)
+        left = cost + sum(self._costs[one.name] for one in self)
+        what = f"scan {count - len(self)} of {count}"
+        return Portion(1 - left / whole, cost / whole, what, self._began, self._alone)
+
+
+def _serve(
+    cohort: Cohort, queue: _Queue, states, group, outer: Agreement, options: Options, identity
+) -> list[str]:
+    """Process one scan after the other with a group of ranks; return warnings. Collective in the group."""
     owner = {**lease.sign(identity, options.timeout), "ranks": group.size}
     longest, idle_since = 0.0, None
+    warnings: list[str] = []
 
     def take_next() -> tuple[Scan, int] | float | None:
         """Return a scan and its lease, or the seconds after which to look again; None where that is all."""
@@ -117,13 +150,15 @@ def _serve(cohort: Cohort, queue: deque, states, group, outer: Agreement, option
         idle_since = time.monotonic() if idle_since is None else idle_since
         taken = on_root(group, take_next)
         if taken is None:
-            return
+            return warnings
         if isinstance(taken, float):
             _pause(taken, outer)
             continue
         scan, number = taken
         started = time.monotonic()
-        kind, details, error = _process(cohort, scan, group, outer, options)
+        here = dataclasses.replace(options, portion=queue.portion(scan))
+        kind, details, error, told = _process(cohort, scan, group, outer, here)
+        warnings += [f"{scan.name}: {one}" for one in told]
         gc.collect()  # the arrays of this scan hang in cycles, and the next one needs their room
         on_root(group, _end, cohort, scan, number, kind, details)
         tell(
@@ -133,7 +168,7 @@ def _serve(cohort: Cohort, queue: deque, states, group, outer: Agreement, option
             # The other groups, too, where only this one has been told.
             outer.request_stop()
             outer.interrupted()
-            return
+            return warnings
         if error is not None and (cohort.strict or getattr(error, "of_system", False)):
             raise error
         if details.get("place"):
@@ -208,7 +243,7 @@ def _end(cohort: Cohort, scan: Scan, number: int, kind: Kind, details: dict) -> 
 
 
 def _process(cohort: Cohort, scan: Scan, group, outer: Agreement, options: Options):
-    """Process one scan; return how that ended, details to note, and the error if there was one."""
+    """Process one scan; return how that ended, details to note, the error if there was one, and warnings."""
     scan_options = dataclasses.replace(
         options,
         out=cohort.out / scan.folder,
@@ -220,21 +255,21 @@ def _process(cohort: Cohort, scan: Scan, group, outer: Agreement, options: Optio
         headers = on_root(group, cohort.inspect, scan)
         recipe = _together(group, lambda: _of_dataset(cohort.recipe(scan, headers), cohort.dataset, scan))
         identity = input_identity(scan)
-        run(recipe, group, scan_options, outer)
+        outcome = run(recipe, group, scan_options, outer)
     except BadInput as error:
-        return Kind.FAILED, {"reason": shown(error)}, BadInput(f"{scan.name}: {error}")
+        return Kind.FAILED, {"reason": shown(error)}, BadInput(f"{scan.name}: {error}"), []
     except RunFailed as error:
         lines = str(error).splitlines() or [""]
         reason = shown(f"{lines[0].removesuffix(':')}: {lines[-1]}" if lines[1:] else lines[0])
         report = f"{error}\n{error.details}".strip()[-MAX_TRACEBACK:]
         failed = RunFailed(f"{scan.name}: {error}", error.place, error.of_system, error.details)
-        return Kind.FAILED, {"reason": reason, "report": report, "place": error.place}, failed
+        return Kind.FAILED, {"reason": reason, "report": report, "place": error.place}, failed, []
     except DamagedData as error:
-        return Kind.STOPPED, {"reason": shown(error)}, None
+        return Kind.STOPPED, {"reason": shown(error)}, None, []
     except RunStopped:
-        return Kind.STOPPED, {}, None
+        return Kind.STOPPED, {}, None, []
     names = [name for name in output_names(recipe) if name != recipe.record]
-    return Kind.DONE, {"files": names, "inputs": identity}, None
+    return Kind.DONE, {"files": names, "inputs": identity}, None, outcome.report.get("warnings") or []
 
 
 def _together(group, function: Callable[[], Any]) -> Any:
