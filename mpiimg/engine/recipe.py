@@ -128,8 +128,6 @@ class Options:
         Leave staged arrays and marks when the run is done.
     progress : bool
         Show on stderr how far it is: a bar on a terminal, else a line now and then.
-    portion : Portion
-        What part of its job the run is.
     timeout : float
         Seconds that a chunk or an exchange may take before a rank ends the job; 0 for ever.
     sync_every : float
@@ -150,6 +148,8 @@ class Options:
         "path" and "sha256" of the script that asks for it, for run.json; empty where none does.
     worded : callable
         Called as worded(text) with what is said of options; returns it in the words of those who asked.
+    portion : Portion
+        What part of its job the run is.
     """
 
     out: Path
@@ -158,7 +158,6 @@ class Options:
     in_memory: bool = False
     keep_work: bool = False
     progress: bool = False
-    portion: Portion = field(default_factory=Portion)
     timeout: float = 3600.0
     sync_every: float = 5.0
     records: Path | None = None
@@ -169,6 +168,7 @@ class Options:
     quiet: bool = False
     script: Mapping[str, str] = field(default_factory=dict)
     worded: Callable[[str], str] = str
+    portion: Portion = field(default_factory=Portion)
 
 
 def records_folder(options: Options) -> Path:

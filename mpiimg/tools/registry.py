@@ -364,7 +364,7 @@ def _simulate() -> Tool:
 def _status() -> Tool:
     return Tool(
         "mpiimg-status",
-        "Say what the run in a folder is doing, or has done: progress, time left, slowest ranks, failures.",
+        "Say what the run or cohort in a folder is doing or has done: progress, time left, stalls, failures.",
         [(Argument("folder", "The folder that a tool was given as --out.", positional=True), True)],
         (
             Parameter(
@@ -374,7 +374,10 @@ def _status() -> Tool:
                 "differs.",
                 bool,
             ),
-            Parameter("json", False, "Print JSON, for programs.", bool),
+            Parameter(
+                "watch", False, "Show it again every two seconds until it is over, or until Ctrl-C.", bool
+            ),
+            Parameter("json", False, "Print JSON, for programs; with --watch a line at each look.", bool),
         ),
         program=_from("tools.status", "program"),
         examples=(

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from mpiimg.engine.log import ended, events
+from mpiimg.engine.log import ended, events, status_text
 from mpiimg.engine.log import run_status as status
 from mpiimg.engine.log.events import EventLog, any_recent, last_events, read_events
 from mpiimg.engine.records import line_of
@@ -222,7 +222,7 @@ def test_of_a_running_run(run, capsys):
 
 def test_in_json(run, capsys):
     code, out = said(run[0], "--json", capsys=capsys)
-    (found,) = json.loads(out)
+    (found,) = json.loads(out)["runs"]
     assert (code, found["state"], found["stages"][1]["done"]) == (Exit.DONE, "running", 4)
 
 
@@ -242,12 +242,12 @@ def test_of_a_run_that_is_over(run, capsys, code, why, state, exit_status):
         log.write("end", status=int(code), why=why)
         log.close()
     if state == "done":
-        out = status.describe(status.run_status(folder / "events"))
+        out = status_text.describe(status.run_status(folder / "events"))
         assert out.startswith(f"mpiimg-toy: lost: it was done, and its record {folder}/run.json is gone")
         assert said(folder, capsys=capsys)[0] == Exit.FAILED
         (folder / "run.json").touch()
     assert said(folder, capsys=capsys)[0] == exit_status
-    out = status.describe(status.run_status(folder / "events"))
+    out = status_text.describe(status.run_status(folder / "events"))
     assert out.startswith(f"mpiimg-toy: {state}" + (f": {why}" if why else ""))
     assert ("rank 1 on" in out.split("\n", 3)[-1]) == (state != "done")
 
@@ -296,7 +296,7 @@ def test_a_run_without_progress_has_no_time_left(run, monkeypatch):
     found = status.run_status(folder / "events")
     assert found.state == "running"
     assert found.current.seconds_left is None and found.current.rate < 0.01
-    (line,) = [line for line in status.describe(found).splitlines() if " blur " in line]
+    (line,) = [line for line in status_text.describe(found).splitlines() if " blur " in line]
     assert line.endswith("4 of 10 chunks, no progress for 12 min 0 s")
 
 

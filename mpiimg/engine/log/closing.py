@@ -40,5 +40,5 @@ def warnings_again(warnings: Sequence[str], record: Path | None = None) -> list[
 
 
 def where_results_are(out: Path, record: Path) -> list[str]:
-    """Return the last lines of a run, which say where to look; the last of all is the first to be read."""
+    """Return the lines that say where to look; that of the report follows them, where there is one."""
     return [f"results in {out}, and how they were made in {record}"]

@@ -3,8 +3,9 @@
 Lines are buffered and flushed every few seconds. Short chunks that follow each other share a line. A file
 that cannot be written never makes the run fail. A line that is torn or damaged is left out.
 
-    start    what runs: tool, command, version, ranks, process, and the stages as planned
-    stage    a stage begins: its chunks, those that earlier runs have done, and those of this rank
+    start    what runs: tool, command, version, ranks, process, the stages as planned, and their seconds
+    stage    a stage begins: its chunks, those that earlier runs have done, those of this rank, and the
+             seconds planned for what is left
     chunks   one chunk or several short ones: the last one's number, how many, seconds, bytes
     doing    what this rank is at, where it has been at it for some seconds
     ended    this rank is through with a stage
@@ -150,10 +151,10 @@ def read_events(path: Path) -> Iterator[dict]:
     OSError
         The file cannot be read.
     """
-    return filter(_is_event, read_lines(path))
+    return filter(is_event, read_lines(path))
 
 
-def _is_event(record: dict) -> bool:
+def is_event(record: dict) -> bool:
     """Say whether a record has what all events have; of another version it may have other things."""
     when = record.get("time")
     return (
@@ -190,7 +191,7 @@ def _last_event(path: Path, tail: int) -> dict | None:
             for line in reversed(file.read().splitlines(keepends=True)):
                 with contextlib.suppress(DamagedRecord):
                     event = parsed(line)
-                    if _is_event(event):
+                    if is_event(event):
                         return event
             if tail >= size:
                 return None

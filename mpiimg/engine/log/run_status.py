@@ -1,4 +1,4 @@
-"""What a run does or has done, from its events: progress, rate, time left, slowest ranks, what failed.
+"""What a run does or has done, from its events: progress, rate, time left, ranks that stall, what failed.
 
 Works on running, killed and finished runs, without MPI, from any machine that
 sees the folder. Whatever events hold, of another version or damaged, is read as
@@ -7,17 +7,16 @@ far as it makes sense.
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from mpiimg.engine.log.activity import last_activity
-from mpiimg.engine.log.events import MAX_TIME, rank_files, read_events, record_of
-from mpiimg.engine.log.wording import clock, span
+from mpiimg.engine.log.activity import Activity, interrupted_at, last_activity, read_activities
+from mpiimg.engine.log.events import rank_files, record_of
+from mpiimg.engine.log.overall import StagePart, fraction, seconds_left
+from mpiimg.engine.log.rank_log import RankLog
 from mpiimg.engine.mpi.processes import process_stat
 from mpiimg.engine.names import shown
 from mpiimg.errors import BadInput, Exit
@@ -32,6 +31,9 @@ IDLE = 60.0
 #: Ranks that are named.
 SLOWEST = 3
 
+#: Events that tell of progress.
+_PROGRESS = ("start", "stage", "chunks", "ended")
+
 #: What a run's end is called, by its exit status; another one is that of a run that failed.
 STATES = {
     Exit.DONE: "done",
@@ -40,14 +42,6 @@ STATES = {
     Exit.FAILED: "failed",
     Exit.BAD_INPUT: "failed",
 }
-
-#: Fields of events that hold text, numbers that count, and times in seconds since the epoch.
-_TEXTS = ("tool", "command", "host", "event", "why", "what", "stage", "report", "job")
-_COUNTS = ("ranks", "pid", "chunks", "done", "mine", "chunk", "memory", "status")
-_TIMES = ("time", "since")
-
-#: No count is larger.
-_MAX_COUNT = 1 << 53
 
 
 @dataclass
@@ -71,7 +65,12 @@ class StageStatus:
 
 @dataclass
 class RankStatus:
-    """A rank: where it runs, what it was last known to do and since when, and its chunks of that stage."""
+    """A rank: where it runs, what it was last known to do and since when, and its chunks of that stage.
+
+    `idle` says for how many seconds a rank of a running run has made no progress, and `waits` whether it only
+    waits for others; it is `stalled` where it has been at work on one thing for :data:`IDLE`, or its process
+    is gone.
+    """
 
     rank: int
     host: str
@@ -81,13 +80,19 @@ class RankStatus:
     done: int
     share: int
     memory: int
+    progressed: float
+    idle: float | None = None
+    waits: bool = False
+    stalled: bool = False
 
 
 @dataclass
 class RunStatus:
     """A run: "running", "done", "stopped", "failed", or "lost" where it died without a word; and why.
 
-    Times are seconds since the epoch. `slowest` holds the ranks with most left to do of the stage at hand.
+    Times are seconds since the epoch. `percent` is of all stages, weighted by what each was predicted to
+    take; `idle` the seconds since any rank has made progress. `slowest` holds the ranks with most left to do
+    of the stage at hand, `by_rank` all of them.
     """
 
     folder: str
@@ -99,8 +104,13 @@ class RunStatus:
     heard: float
     ranks: int
     hosts: list[str]
+    percent: float
+    seconds_left: float | None
+    idle: float | None
+    stalled: bool
     stages: list[StageStatus]
     slowest: list[RankStatus]
+    by_rank: list[RankStatus]
     errors: list[str]
 
     @property
@@ -121,70 +131,72 @@ def run_status(events: Path) -> RunStatus:
     BadInput
         No run has left events there.
     """
-    logs = {int(path.stem): _log(path) for path in rank_files(events)}
-    logs = {rank: log for rank, log in logs.items() if log}
-    start = next((e for log in logs.values() for e in log if e["event"] == "start"), None)
-    if start is None:
-        raise BadInput(f"{shown(events)}: no events of a run; give the folder that a tool was given as --out")
-    heard = max(log[-1]["time"] for log in logs.values())
-    state, why = _state(logs, start, heard)
-    record = record_of(events)
-    if state == "done" and not record.exists():
-        state, why = "lost", f"it was done, and its record {shown(record)} is gone: nothing tells its results"
-    if state == "lost" and (died_at := last_activity(events)):
-        why += f"; {died_at}"
-    stages = _stages(logs, start, state)
-    ranks = [_rank(rank, log) for rank, log in sorted(logs.items())]
-    behind = sorted(ranks, key=lambda r: (r.done - r.share, r.since))
-    return RunStatus(
-        folder=str(events.parent),
-        tool=start["tool"],
-        command=start["command"],
-        state=state,
-        why=why,
-        began=start["time"],
-        heard=heard,
-        ranks=start["ranks"],
-        hosts=sorted({rank.host for rank in ranks}),
-        stages=stages,
-        slowest=[] if state == "done" else behind[:SLOWEST],
-        errors=[e["report"] for log in logs.values() for e in log if e["event"] in ("error", "hang")],
-    )
+    return RunReader(events).status()
 
 
-def _log(path: Path) -> list[dict[str, Any]]:
-    """Return the events of a rank with all fields that any has, of their types."""
-    with contextlib.suppress(OSError):
-        return [_of_types(event) for event in read_events(path)]
-    return []
+class RunReader:
+    """Reads the status of a run again and again: of its events only what has come since the last time.
 
+    Parameters
+    ----------
+    events : Path
+        Their folder.
+    """
 
-def _of_types(event: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an event with fields of their types, "" or 0 for those that are missing or of another."""
-    fields: dict[str, Any] = {}
-    for name in _TEXTS:
-        value = event.get(name)
-        fields[name] = value if isinstance(value, str) else ""
-    for name in _COUNTS:
-        fields[name] = _within(event.get(name), _MAX_COUNT, int)
-    for name in _TIMES:
-        fields[name] = _within(event.get(name), MAX_TIME, int | float)
-    fields["since"] = fields["since"] or fields["time"]
-    stages = event.get("stages")
-    fields["stages"] = [_planned(one) for one in stages] if isinstance(stages, list) else []
-    return fields
+    def __init__(self, events: Path):
+        self.events = events
+        self._logs: dict[int, RankLog] = {}
 
-
-def _within(value: Any, limit: float, kind: Any) -> Any:
-    is_number = isinstance(value, kind) and not isinstance(value, bool)
-    return value if is_number and 0 <= value <= limit else 0
-
-
-def _planned(stage: Any) -> tuple[str, int]:
-    """Return name and chunks of a stage as the start of a run says it."""
-    if isinstance(stage, list) and len(stage) == 3 and isinstance(stage[0], str):
-        return stage[0], _within(stage[2], _MAX_COUNT, int)
-    return "", 0
+    def status(self) -> RunStatus:
+        """Return how the run is now; raises as :func:`run_status` does."""
+        events = self.events
+        for path in rank_files(events):
+            self._logs.setdefault(int(path.stem), RankLog(path)).look()
+        logs = {rank: log.events for rank, log in sorted(self._logs.items()) if log.events}
+        start = next((e for log in logs.values() for e in log if e["event"] == "start"), None)
+        if start is None:
+            raise BadInput(
+                f"{shown(events)}: no events of a run; give the folder that a tool was given as --out"
+            )
+        heard = max(log[-1]["time"] for log in logs.values())
+        state, why = _state(logs, start, heard)
+        record = record_of(events)
+        if state == "done" and not record.exists():
+            state, why = (
+                "lost",
+                f"it was done, and its record {shown(record)} is gone: nothing tells its results",
+            )
+        if state == "lost" and (died_at := last_activity(events)):
+            why += f"; {died_at}"
+        stages = _stages(logs, start, state)
+        ranks = [_rank(rank, log) for rank, log in logs.items()]
+        activities = read_activities(events) if state in ("running", "lost") else {}
+        _say_what_they_are_at(ranks, activities)
+        if state == "running":
+            _look_for_stalls(ranks, activities)
+        parts = _parts(logs, start, stages)
+        behind = sorted(ranks, key=lambda r: (r.done - r.share, r.since))
+        idle = min((rank.idle for rank in ranks if rank.idle is not None), default=None)
+        is_idle = idle is not None and idle >= IDLE
+        return RunStatus(
+            folder=str(events.parent),
+            tool=start["tool"],
+            command=start["command"],
+            state=state,
+            why=why,
+            began=start["time"],
+            heard=heard,
+            ranks=start["ranks"],
+            hosts=sorted({rank.host for rank in ranks}),
+            percent=100.0 if state == "done" else round(100 * fraction(parts), 1),
+            seconds_left=round(seconds_left(parts), 1) if state == "running" and not is_idle else None,
+            idle=idle,
+            stalled=is_idle or any(rank.stalled for rank in ranks),
+            stages=stages,
+            slowest=[] if state == "done" else behind[:SLOWEST],
+            by_rank=ranks,
+            errors=[e["report"] for log in logs.values() for e in log if e["event"] in ("error", "hang")],
+        )
 
 
 def _state(logs: Mapping[int, list[dict]], start: Mapping, heard: float) -> tuple[str, str]:
@@ -197,8 +209,8 @@ def _state(logs: Mapping[int, list[dict]], start: Mapping, heard: float) -> tupl
     hung = [e for log in logs.values() for e in log if e["event"] == "hang"]
     if hung:
         # Ranks that only waited for another say which.
-        event = min(hung, key=lambda e: bool(e.get("culprits")))
-        if event.get("culprits"):
+        event = min(hung, key=lambda e: bool(e["culprits"]))
+        if event["culprits"]:
             return "failed", f"hung: {event['culprits'][0]}"
         rank = next(rank for rank, log in logs.items() if event in log)
         return "failed", f"rank {rank} on {event['host']} hung: {event['what']}"
@@ -255,6 +267,24 @@ def _progressed(stage: StageStatus, last: float | None, running: bool) -> None:
             stage.seconds_left = max(0, stage.chunks - stage.resumed - stage.done) / stage.rate
 
 
+def _parts(logs: Mapping[int, list[dict]], start: Mapping, stages: Sequence[StageStatus]) -> list[StagePart]:
+    """Return the stages as parts of the run; a run that predicts nothing has stages of one weight."""
+    weights = {name: seconds for (name, _), seconds in zip(start["stages"], start["seconds"], strict=False)}
+    planned = {e["stage"]: e["planned"] for log in logs.values() for e in log if e["event"] == "stage"}
+    now = time.time()
+    parts = []
+    for stage in stages:
+        left = stage.chunks - stage.resumed
+        part = StagePart(stage.name, weights.get(stage.name, 0.0 if weights else 1.0))
+        if stage.began is not None:
+            part.begun, part.planned = True, planned.get(stage.name, 0.0)
+            part.resumed = stage.resumed / stage.chunks if stage.chunks else 0.0
+            part.done = 1.0 if stage.ended or left <= 0 else min(1.0, stage.done / left)
+            part.spent = max(0.0, (stage.ended or now) - stage.began)
+        parts.append(part)
+    return parts
+
+
 def _rank(rank: int, log: list[dict]) -> RankStatus:
     last, share, done, stage = log[-1], 0, 0, ""
     for event in log:
@@ -265,46 +295,35 @@ def _rank(rank: int, log: list[dict]) -> RankStatus:
     doing = last["what"] or f"stage {last['stage'] or stage}"
     if last["event"] == "chunks":
         doing += f", after chunk {last['chunk']}"
-    return RankStatus(rank, last["host"], doing, last["since"], last["time"], done, share, last["memory"])
+    progressed = max((event["time"] for event in log if event["event"] in _PROGRESS), default=last["time"])
+    return RankStatus(
+        rank, last["host"], doing, last["since"], last["time"], done, share, last["memory"], progressed
+    )
 
 
-# --- In words ---------------------------------------------------------------------------------------------
+def _say_what_they_are_at(ranks: Sequence[RankStatus], activities: Mapping[int, Activity]) -> None:
+    """Note of each rank what it is at, or was when it died, where that is later than its last event."""
+    for rank in ranks:
+        activity = activities.get(rank.rank)
+        if activity is not None and activity.since >= rank.progressed:
+            rank.doing, rank.since, rank.waits = activity.what, activity.since, activity.waits
 
 
-def describe(run: RunStatus) -> str:
-    """Return the status of a run in some lines of text, which a terminal may be shown."""
-    lines = [
-        f"{run.tool}: {run.state}" + (f": {run.why}" if run.why else ""),
-        f"  {run.command or run.folder}",
-        f"  {run.ranks} ranks on {', '.join(run.hosts)}; began {clock(run.began)}, "
-        f"last heard of {span(time.time() - run.heard)} ago",
-    ]
-    width = max((len(stage.name) for stage in run.stages), default=0)
-    for stage in run.stages:
-        lines.append(f"  {stage.name:<{width}} {_progress(stage)}")
-    if run.state != "done":
-        for rank in run.slowest:
-            lines.append(
-                f"  rank {rank.rank} on {rank.host}: {rank.done} of its {rank.share} chunks, "
-                f"{rank.memory >> 20} MB; since {clock(rank.since)}: {rank.doing}"
-            )
-    return "\n".join([*(shown(line, lines=True) for line in [*lines, *run.errors])])
-
-
-def _progress(stage: StageStatus) -> str:
-    if stage.began is None:
-        return f"{'to do':>9}  {stage.chunks} chunks"
-    have = stage.resumed + stage.done
-    percent = min(100, 100 * have // stage.chunks) if stage.chunks else 100
-    text = f"{'done' if stage.ended else f'{percent} %':>9}  {have} of {stage.chunks} chunks"
-    if stage.resumed:
-        text += f", {stage.resumed} of them in earlier runs"
-    if stage.ended:
-        return f"{text}, {span(stage.ended - stage.began)}"
-    if stage.idle is not None and stage.idle >= IDLE:
-        return f"{text}, no progress for {span(stage.idle)}"
-    if stage.rate:
-        text += f", {stage.rate:.3g} per second"
-    if stage.seconds_left is not None:
-        text += f", {span(stage.seconds_left)} left"
-    return text
+def _look_for_stalls(ranks: Sequence[RankStatus], activities: Mapping[int, Activity]) -> None:
+    """Note of the ranks of a running run how long each is at what it is at, and which are stuck there."""
+    now = time.time()
+    for rank in ranks:
+        activity = activities.get(rank.rank)
+        rank.idle = max(0.0, now - max(rank.progressed, activity.since if activity else 0.0))
+        if (
+            activity is not None
+            and activity.host == socket.gethostname()
+            and not _runs(activity.pid, activity.since)
+        ):
+            rank.stalled, rank.doing = True, f"{rank.doing}; its process is gone"
+        rank.stalled = rank.stalled or (rank.idle >= IDLE and not rank.waits)
+    # Where all wait, it is for the one that waits longest.
+    if activities and not any(rank.stalled for rank in ranks):
+        at = {activity.rank for activity in interrupted_at(activities)}
+        for rank in ranks:
+            rank.stalled = rank.idle >= IDLE and rank.rank in at

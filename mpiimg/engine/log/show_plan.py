@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mpiimg.engine.log.verdict import Disk, in_words, verdict
-from mpiimg.engine.log.wording import columns, many, megabytes
+from mpiimg.engine.log.wording import columns, many, megabytes, step_of
 from mpiimg.engine.plan import Resources, StagePlan
 from mpiimg.engine.stage import Stage
 
@@ -121,7 +121,7 @@ def table(
         f"upper bounds where the data decide{f'; recipe {recipe}' if recipe else ''}"
     )
     lines = [*in_words(verdict(plan, r, disk), r.ranks), head]
-    lines += columns([*rows, whole], left=2 if full else 1)
+    lines += columns([*rows, whole], left=(0, 1) if full else (0,))
     return "\n".join([*lines, *_notes(plan, resources, totals(plan))])
 
 
@@ -138,16 +138,10 @@ def _every_stage(plan: Plan) -> list[Sequence[object]]:
 def _by_step(plan: Plan) -> list[Sequence[object]]:
     """Return the head of a table and a row for each run of stages whose names begin with the same step."""
     rows: list[Sequence[object]] = [BY_STEP]
-    for step, stages in itertools.groupby(plan, key=lambda one: _step_of(one[0].name)):
+    for step, stages in itertools.groupby(plan, key=lambda one: step_of(one[0].name)):
         plans = [planned for _, planned in stages]
         rows.append((step, len(plans), max(planned.chunks for planned in plans), *_sums(plans)))
     return rows
-
-
-def _step_of(stage: str) -> str:
-    """Return the step that the name of a stage begins with; of one that is of no step, the whole name."""
-    step, _, _ = stage.partition(".")
-    return stage if step.startswith(("write-", "read-")) else step
 
 
 def _sums(plans: Sequence[StagePlan]) -> tuple[object, ...]:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import time
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 #: Spaces between columns.
 _GAP = "  "
 
 
-def columns(rows: Sequence[Sequence[object]], left: int = 1) -> list[str]:
+def columns(rows: Sequence[Sequence[object]], left: Collection[int] = (0,)) -> list[str]:
     """Return rows of cells as lines; each column is as wide as its widest cell, so that none ever touch.
 
     Parameters
     ----------
     rows : sequence of sequence of object
         As many cells in each, of which the text is shown.
-    left : int
-        So many columns, from the first on, are flush left; the others are flush right.
+    left : collection of int
+        The columns that are flush left; the others are flush right.
     """
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
@@ -27,7 +27,7 @@ def columns(rows: Sequence[Sequence[object]], left: int = 1) -> list[str]:
         padded = []
         for number, (cell, width) in enumerate(zip(row, widths, strict=True)):
             space = " " * (width - _width(cell))
-            padded.append(cell + space if number < left else space + cell)
+            padded.append(cell + space if number in left else space + cell)
         lines.append(_GAP.join(padded).rstrip())
     return lines
 
@@ -38,6 +38,12 @@ def _width(text: str) -> int:
         return len(text)
     wide = sum(unicodedata.east_asian_width(one) in "WF" for one in text)
     return len(text) + wide - sum(unicodedata.combining(one) > 0 for one in text)
+
+
+def step_of(stage: str) -> str:
+    """Return the step that the name of a stage begins with; of one that is of no step, the whole name."""
+    step, _, _ = stage.partition(".")
+    return stage if step.startswith(("write-", "read-")) else step
 
 
 def megabytes(count: int) -> int:

@@ -200,22 +200,30 @@ def say(comm, text: str, stream=None) -> None:
         put(text, stream or sys.stderr)
 
 
-def put(text: str, stream) -> None:
+def put(text: str, stream, made_fit: bool = False) -> bool:
     """Print `text`, also where whoever reads, such as head, has seen enough and is gone.
 
-    Whatever it was made of, a terminal shows it and takes no command from it. Where it cannot be printed, as
-    on a full disk, the work goes on; :func:`check_printed` fails where that was an answer.
+    Whatever it was made of, a terminal shows it and takes no command from it, unless it was `made_fit` for a
+    terminal before. Where it cannot be printed, as on a full disk, the work goes on;
+    :func:`check_printed` fails where that was an answer.
+
+    Returns
+    -------
+    bool
+        Whether it could be printed.
     """
     global _unprinted
     if _aside is not None:
         _aside()
     try:
-        print(shown(text, lines=True), file=stream, flush=True)
+        print(text if made_fit else shown(text, lines=True), file=stream, flush=True)
+        return True
     except OSError as error:
         if stream is sys.stdout and not isinstance(error, BrokenPipeError):
             _unprinted = error.strerror
         # What is still in the stream's buffer goes nowhere too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return False
 
 
 #: Called before anything is printed: what is drawn on the terminal leaves its line.

@@ -80,7 +80,6 @@ def process_scans(
         outer.record(error, f"group {number}")
     life.watchdog.rest()  # other groups may be at their scans for hours, and each is watched by itself
     outer.wait()
-    leads = group.rank == 0
     group.Free()
     try:
         outer.agree()
@@ -91,7 +90,7 @@ def process_scans(
         ) from None
     finally:
         outer.close()
-    return [one for part in comm.gather(warnings if leads else []) or () for one in part]
+    return [one for part in comm.gather(warnings) or () for one in part]
 
 
 class _Queue(deque):
@@ -158,7 +157,7 @@ def _serve(
         started = time.monotonic()
         here = dataclasses.replace(options, portion=queue.portion(scan))
         kind, details, error, told = _process(cohort, scan, group, outer, here)
-        warnings += [f"{scan.name}: {one}" for one in told]
+        on_root(group, warnings.extend, [f"{scan.name}: {one}" for one in told])
         gc.collect()  # the arrays of this scan hang in cycles, and the next one needs their room
         on_root(group, _end, cohort, scan, number, kind, details)
         tell(
