@@ -165,7 +165,8 @@ def test_bad_exposures_do_not_sink_the_night(bad_night):
 def test_a_bad_exposure_is_named_with_its_reason(bad_night, name):
     """On stderr, in run.json, and in the table of exposures."""
     done, out, _, paths = bad_night
-    told = [line for line in done.stderr.splitlines() if "left out" in line and paths[name].name in line]
+    warnings = [line for line in done.stderr.splitlines() if line.startswith("mpiimg: warning: left out")]
+    told = [line for line in warnings if paths[name].name in line]
     assert len(told) == 1, done.stderr
     noted = [text for text in record(out)["warnings"] if paths[name].name in text]
     table = exposure_table(out)
