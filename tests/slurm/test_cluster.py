@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
 from slurm.conftest import INSTALLS, SOON, settings
-from support import launch, warm
+from support import launch, sabotage, warm
 from support.astro_data import TRACT
 from support.subjects import digests, images
 
@@ -20,17 +21,21 @@ def tool(install, name):
     return launch.REPOSITORY / install / "bin" / name
 
 
-def forked(install, name) -> list[str]:
+def forked(install, name, sabotaged=None) -> list[str]:
     """Return the command of a tool whose ranks are forked, wherever srun starts them."""
-    return warm.tool_command(name, python=str(tool(install, "python")))
+    return warm.tool_command(name, python=str(tool(install, "python")), sabotaged=sabotaged)
 
 
 @pytest.mark.parametrize("install", INSTALLS)
 def test_neuro_across_nodes_gives_the_bits_of_one_process(cluster, head, maps, tmp_path, install):
+    """And the log of a job tells how far it is, without a terminal."""
     out = tmp_path / "out"
-    srun = ("srun", "-N2", "-n3", f"--mpi={MPI[install]}", *forked(install, "mpiimg-neuro"))
+    seeing = sabotage.install(tmp_path / "often", "", sabotage.PROGRESS_AT_ONCE)
+    srun = ("srun", "-N2", "-n3", f"--mpi={MPI[install]}", *forked(install, "mpiimg-neuro", seeing))
     done = cluster.run(*srun, *head.arguments, "--out", out, timeout=SOON, **settings(install))
     assert digests(out) == digests(maps)
+    told = re.findall(r"^mpiimg: (\d+) %, .*\bdenoise \(", done.stderr, re.M)
+    assert told and [int(percent) for percent in told] == sorted(map(int, told))
     assert done.stderr.count("SLURM_KILL_BAD_EXIT is not 1") == 1
 
 

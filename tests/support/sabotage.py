@@ -36,6 +36,13 @@ IN_COMPRESSION = IN_DENOISING.replace("mpiimg.neuro.kernels.nlmeans", "mpiimg.ne
     "nonlocal_means", "gzip_part"
 )
 
+#: Progress is told at every look, where it is told after ten seconds and less and less often.
+PROGRESS_AT_ONCE = """
+import mpiimg.engine.log.progress as module
+
+module.FIRST = module.LAST = 0.0
+"""
+
 
 def install(folder: Path, body: str, where: str = IN_DENOISING) -> Path:
     """Write a module that makes `body` run there, and return `folder`."""

@@ -16,13 +16,6 @@ from support.subjects import EVERYTHING, PATIENCE, digests
 
 pytestmark = pytest.mark.tool
 
-#: A line at every look, where there is one after ten seconds.
-AT_ONCE = """
-import mpiimg.engine.log.progress as module
-
-module.FIRST = module.LAST = 0.0
-"""
-
 
 def on_terminal(*command, patience=60, **variables):
     """Return the exit status of a command on a terminal of 100 columns, and all that it showed there."""
@@ -45,7 +38,7 @@ def on_terminal(*command, patience=60, **variables):
 
 def test_lines_where_there_is_no_terminal_and_not_a_bit_changes(simulated, alone, tmp_path):
     words = (*simulated.arguments, *EVERYTHING, "--out", tmp_path / "out")
-    seeing = sabotage.install(tmp_path / "often", "", AT_ONCE)
+    seeing = sabotage.install(tmp_path / "often", "", sabotage.PROGRESS_AT_ONCE)
     done = warm.run_tool("mpiimg-neuro", *words, ranks=2, sabotaged=seeing, timeout=PATIENCE)
     lines = done.stderr.splitlines()
     told = [

@@ -50,7 +50,15 @@ class Bar:
             # Some terminals do not tell how large they are, and tqdm would draw nothing there.
             size = {"dynamic_ncols": True} if self._place.columns else {"ncols": USUAL_WIDTH, "nrows": 24}
             form = "{percentage:3.0f} %|{bar:24}| {desc}"
-            self._bar = Quiet(total=100, file=self._place.stream, bar_format=form, leave=False, **size)
+            # With a delay nothing is drawn before there is a text.
+            self._bar = Quiet(
+                total=100,
+                file=self._place.stream,
+                bar_format=form,
+                leave=False,
+                delay=1e-9,
+                **size,
+            )
             runtime.steps_aside(self.clear)
         self._bar.n = int(percent)
         self._bar.set_description_str(text, refresh=False)
