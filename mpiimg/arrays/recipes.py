@@ -122,6 +122,8 @@ def carry_out(recipe: Recipe, comm: Any, options: Options, session: Any) -> Any:
 
     given = scripts.settings()
     about = {"command": given.command, "run_id": given.run_id, "script": given.script, "worded": as_calls}
+    if given.work_dir is not None and not (recipe.staged_outputs or options.in_memory):
+        about["work_dir"] = Path(given.work_dir)
     session.only_planned = False
     outcome = run(recipe, comm, dataclasses.replace(options, **about))
     scripts.note(outcome.status)

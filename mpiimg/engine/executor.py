@@ -8,13 +8,13 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mpiimg.engine.checkpoint import Checkpoint
 from mpiimg.engine.containment import Containment
+from mpiimg.engine.folders import Folders
 from mpiimg.engine.forecast import StageSizes, stage_sizes
 from mpiimg.engine.log.logbook import Logbook
 from mpiimg.engine.log.show_plan import predicted
@@ -50,13 +50,11 @@ class Executor:
     comm : communicator
         Of the ranks.
     options : Options
-    work : Path
-        The work folder.
+    folders : Folders
+        Of the run.
     cpu_target : str
         The CPU that kernels are compiled for.
     resources : Resources
-    events : Path, optional
-        Folder of the events; without it none are written.
     outer : Agreement, optional
         Of the whole job, where `comm` is one group of its ranks.
     """
@@ -66,28 +64,27 @@ class Executor:
         recipe: Recipe,
         comm,
         options: Options,
-        work: Path,
+        folders: Folders,
         cpu_target: str,
         resources: Resources,
-        events: Path | None = None,
         outer: Agreement | None = None,
     ):
-        self.recipe, self.comm, self.options, self.work = recipe, comm, options, work
+        self.recipe, self.comm, self.options = recipe, comm, options
         self.state: Any = None
         self.left_out = dict(recipe.left_out)
         self.traffic = Traffic()
         self.agreement = Agreement(comm, outer)
         self.containment = Containment(comm, recipe.faults)
-        self.logbook = Logbook(comm, options, events)
+        self.logbook = Logbook(comm, options, folders.events)
         self.resources = resources
-        staged = None if options.in_memory else StagedStore(work, comm)
-        records = None if options.in_memory else RecordStore(work, comm.rank)
+        staged = None if options.in_memory else StagedStore(folders.staging, comm)
+        records = None if options.in_memory else RecordStore(folders.staging, comm.rank)
         self.arrays = PlacedArrays(comm, recipe.inputs, staged, records, self._exchange)
         self.lineage = Lineage(recipe.inputs, cpu_target, recipe.packages)
-        self.checkpoint = Checkpoint(comm, work / "journal", staged, records, options.sync_every)
+        self.checkpoint = Checkpoint(comm, folders.work / "journal", staged, records, options.sync_every)
         self.recorder = Recorder(comm, records, self.arrays, self.checkpoint, resources.memory)
         self._rounds = Rounds(comm, self.arrays, self.agreement, self.logbook, resources.memory)
-        self.files = ResultFiles(comm, work, self._rounds, self.containment)
+        self.files = ResultFiles(comm, folders.work, self._rounds, self.containment)
         self.timings: list[dict] = []
         self.warnings = list(recipe.warnings)
         self.notes: list[str] = []

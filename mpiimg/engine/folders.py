@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import shutil
 from collections.abc import Collection
@@ -34,6 +35,7 @@ from mpiimg.engine.records import DamagedRecord, read_record, write_record
 from mpiimg.engine.results import OUTPUTS, prepare_outputs
 from mpiimg.engine.stage import Compute, Records
 from mpiimg.engine.staged_file import remove_staged
+from mpiimg.engine.staging_place import place_staged
 from mpiimg.engine.system_errors import ADVICE, OF_PLACE
 from mpiimg.errors import BadInput
 
@@ -53,7 +55,7 @@ class Folders:
     Parameters
     ----------
     work : Path
-        Where staged arrays, marks and unfinished results lie.
+        Where marks, unfinished results and, as a rule, staged arrays lie.
     events : Path
     new : tuple of Path
         The folders that did not exist before, inner ones first.
@@ -61,6 +63,8 @@ class Folders:
         Of the work folder.
     earlier : str
         The run that the record that was there before is of; empty where there was none.
+    staged : Path, optional
+        Where staged arrays lie; by default in `work`.
     """
 
     work: Path
@@ -68,6 +72,12 @@ class Folders:
     new: tuple[Path, ...]
     lease: WorkLease
     earlier: str = ""
+    staged: Path | None = None
+
+    @property
+    def staging(self) -> Path:
+        """Where staged arrays lie."""
+        return self.staged or self.work
 
     def remove_new(self) -> None:
         """Remove the new folders, for a run of which nothing is to stay."""
@@ -98,7 +108,7 @@ def make_folders(recipe: Recipe, options: Options, current: dict, claimed: bool)
         raise
     folders = Folders(work, events, new, lease, recorded_run(recipe, options))
     try:
-        _furnish(recipe, options, folders, current)
+        return dataclasses.replace(folders, staged=_furnish(recipe, options, folders, current))
     except BadInput:
         folders.remove_new()
         raise
@@ -106,7 +116,6 @@ def make_folders(recipe: Recipe, options: Options, current: dict, claimed: bool)
         folders.remove_new()
         _refuse_place(options, error)
         raise
-    return folders
 
 
 def known_facts(records: Path, record: str) -> dict[str, Any]:
@@ -129,8 +138,14 @@ def _remove_empty(folders: Collection[Path]) -> None:
             folder.rmdir()
 
 
-def _furnish(recipe: Recipe, options: Options, folders: Folders, current: dict) -> None:
-    """Check that results can be written, and prepare the folders, once the lease is there."""
+def _furnish(recipe: Recipe, options: Options, folders: Folders, current: dict) -> Path:
+    """Check that results can be written, and prepare the folders, once the lease is there.
+
+    Returns
+    -------
+    Path
+        Where staged arrays go.
+    """
     work, events = folders.work, folders.events
     record = work / REQUEST
     earlier = read_fingerprint(record)
@@ -139,6 +154,7 @@ def _furnish(recipe: Recipe, options: Options, folders: Folders, current: dict) 
     may_replace = options.force or options.replace or earlier == current
     if not may_replace and not _takes_up(work, earlier, current):
         _refuse_present(recipe, options, names, current)
+    staged = place_staged(work, options.work_dir)
     (work / "journal").mkdir(exist_ok=True)
     prepare_outputs(work, names, output_folders(recipe), open_folders(recipe))
     events.mkdir(exist_ok=True)
@@ -151,15 +167,16 @@ def _furnish(recipe: Recipe, options: Options, folders: Folders, current: dict) 
         write_record(events / FACTS, recipe.facts)
     (work / LEFT_OUT).unlink(missing_ok=True)
     needed = 0 if options.in_memory or earlier == current else staged_bytes(recipe)
-    free = free_bytes(work)
+    free = free_bytes(staged)
     if needed > free:
         raise BadInput(
             f"{options.out}: {free >> 20} MB free, the work file may take {needed >> 20} MB; "
-            "free some, choose another --out, or use --in-memory"
+            "free some, choose another --out or --work-dir, or use --in-memory"
         )
     if earlier not in (None, current):
         what = changes(earlier, current)
         log.warning("%s: since the last run changed: %s; what depends on it is made again", work, what)
+    return staged
 
 
 def _refuse_present(recipe: Recipe, options: Options, names: Collection[str], current: dict) -> None:
@@ -220,7 +237,7 @@ def clean(recipe: Recipe, options: Options, folders: Folders, left_out: int) -> 
             kept = [
                 stage for stage in rerun_stages if isinstance(stage, Compute | Records) and _is_kept(stage)
             ]
-            size = _keep_only(kept, folders.work)
+            size = _keep_only(kept, folders)
             log.log(
                 logging.INFO if options.quiet else logging.WARNING,
                 "%s keeps what was made of the others (%d MB), so that the same command takes up only the %d "
@@ -239,21 +256,22 @@ def _is_kept(stage: Compute | Records) -> bool:
     return (isinstance(stage, Compute) and stage.unusable is not None) or stage.units.kept
 
 
-def _keep_only(stages: list[Compute | Records], work: Path) -> int:
+def _keep_only(stages: list[Compute | Records], folders: Folders) -> int:
     """Remove all but the arrays and records of `stages` and their marks; return the bytes that stay."""
-    arrays = [work / f"{array.name}.h5" for stage in stages for array in stage.arrays]
-    for path in work.glob("*.h5"):
+    work, staged = folders.work, folders.staging
+    arrays = [staged / f"{array.name}.h5" for stage in stages for array in stage.arrays]
+    for path in staged.glob("*.h5"):
         if path not in arrays:
             remove_staged(path)
-    for path in work.glob("*.sums"):
+    for path in staged.glob("*.sums"):
         path.unlink()  # a rerun sums anew what it finds sound
     shutil.rmtree(work / OUTPUTS, ignore_errors=True)
     names = [stage.name for stage in stages]
-    for folder in records_in(work).glob("*"):
+    for folder in records_in(staged).glob("*"):
         if folder.name not in names:
             shutil.rmtree(folder)
     keep_marks(work / "journal", names)
-    return sum(path.stat().st_size for path in [*arrays, *records_in(work).glob("*/*")])
+    return sum(path.stat().st_size for path in [*arrays, *records_in(staged).glob("*/*")])
 
 
 def recorded_run(recipe: Recipe, options: Options) -> str:

@@ -36,6 +36,7 @@ from mpiimg.engine.mpi.job import slurm_facts
 from mpiimg.engine.mpi.job import slurm_running as _slurm_runs
 from mpiimg.engine.mpi.processes import boot_id, pid_namespace, process_stat
 from mpiimg.engine.records import DamagedRecord, read_record, write_record
+from mpiimg.engine.staging_place import remove_staged_elsewhere
 from mpiimg.errors import BadInput, RunFailed, RunStopped
 
 #: Folder of leases in that of a scan's records, or in the work folder of a run.
@@ -372,6 +373,7 @@ def remove_work(work: Path) -> None:
     """Remove a work folder with its leases, and the folder above it if nothing else is in there."""
     mark = f"{work.name}.removed"
     _remove_all(work.parent, mark)  # what is left of a run that died while it removed
+    remove_staged_elsewhere(work)
     with contextlib.suppress(FileNotFoundError):
         work.replace(work.with_name(unique(mark)))
         _remove_all(work.parent, mark)

@@ -126,6 +126,8 @@ class Options:
         Stage nothing on disk; a run that dies starts over.
     keep_work : bool
         Leave staged arrays and marks when the run is done.
+    work_dir : Path, optional
+        Staged arrays lie in this folder, which all nodes share, and not in the work folder.
     progress : bool
         Show on stderr how far it is: a bar on a terminal, else a line now and then.
     timeout : float
@@ -169,6 +171,7 @@ class Options:
     script: Mapping[str, str] = field(default_factory=dict)
     worded: Callable[[str], str] = str
     portion: Portion = field(default_factory=Portion)
+    work_dir: Path | None = None
 
 
 def records_folder(options: Options) -> Path:

@@ -33,6 +33,7 @@ from mpiimg.engine.recipe import (
     records_folder,
 )
 from mpiimg.engine.results import publish
+from mpiimg.engine.staging_place import check_shared
 from mpiimg.errors import BadInput, Exit, RunFailed, RunStopped
 
 log = logging.getLogger("mpiimg")
@@ -116,6 +117,7 @@ def _run(
         safe_point(comm)
     if options.in_memory and recipe.staged_outputs:
         raise BadInput(f"--in-memory: the result of {recipe.tool} is a staged file; leave the option out")
+    _check_work_dir(recipe, options)
     earlier = on_root(comm, finished, recipe, options, comm.size, outer is not None)
     if earlier is not None:
         return _already_done(earlier, recipe, comm, options)
@@ -129,8 +131,10 @@ def _run(
     on_root(comm, prove, recipe, options)
     folders = on_root(comm, make_folders, recipe, options, fingerprint(recipe, target), outer is not None)
     with holding(folders.lease, comm):
+        if options.work_dir is not None:
+            _check_shared(folders, options, comm)
         before = on_root(comm, seen, recipe)
-        executor = Executor(recipe, comm, options, folders.work, target, resources, folders.events, outer)
+        executor = Executor(recipe, comm, options, folders, target, resources, outer)
         executor.logbook.start(recipe, recipe.expected, seconds)
         report = _carry_out(recipe, comm, options, folders, executor, before, collect)
     outcome = Outcome(executor.state, executor.left_out, report)
@@ -148,6 +152,27 @@ def _closing(recipe: Recipe, options: Options, report: Mapping[str, Any]) -> lis
     if options.portion.what:
         return beside_actual(report["stages"], every)
     return closing_lines(report, options.out, records_folder(options) / recipe.record, every)
+
+
+def _check_work_dir(recipe: Recipe, options: Options) -> None:
+    """Refuse a folder for staged arrays where none are staged, or where they are the result."""
+    if options.work_dir is not None and options.in_memory:
+        raise BadInput("--work-dir: with --in-memory nothing is staged on disk; give one of them")
+    if options.work_dir is not None and recipe.staged_outputs:
+        raise BadInput(
+            f"--work-dir: the result of {recipe.tool} is a staged file, which lies where it is to be; "
+            "leave the option out"
+        )
+
+
+def _check_shared(folders: Folders, options: Options, comm) -> None:
+    """Leave nothing behind where not all ranks see the folder for staged arrays. Collective."""
+    try:
+        check_shared(folders.staging, options.work_dir, comm)
+    except BadInput:
+        comm.Barrier()  # no rank may still look at the folder that is removed
+        on_root(comm, folders.remove_new)
+        raise
 
 
 def _already_done(earlier: Earlier, recipe: Recipe, comm, options: Options) -> Outcome:

@@ -18,6 +18,8 @@ class Settings:
         Of records and work, where a call does not say.
     memory : int or str, optional
         Bytes that a rank may use, also as "4G".
+    work_dir : str, optional
+        Staged arrays of runs that stage any lie in this folder.
     force, in_memory, keep_work, progress : bool
         As in :class:`mpiimg.engine.recipe.Options`.
     timeout : float
@@ -38,6 +40,7 @@ class Settings:
 
     folder: str | None = None
     memory: int | str | None = None
+    work_dir: str | None = None
     force: bool = False
     in_memory: bool = False
     keep_work: bool = False

@@ -51,6 +51,7 @@ def run(
     force: bool = False,
     in_memory: bool = False,
     keep_work: bool = False,
+    work_dir: str | os.PathLike | None = None,
     progress: bool = False,
     timeout: float | None = None,
     **options: Any,
@@ -78,6 +79,8 @@ def run(
         Stage nothing on disk; a run that dies starts over.
     keep_work : bool
         Keep the staged arrays and the checkpoints of a finished run.
+    work_dir : path, optional
+        Arrays are staged in this folder, which all nodes share; by default in work, beside the results.
     progress : bool
         Show on stderr how far a run is: a bar on a terminal, else a line now and then.
     timeout : float, optional
@@ -106,6 +109,7 @@ def run(
     memory = given.memory if memory is None else memory
     if memory is not None:
         memory = checked_memory(memory, "memory =")
+    work_dir = given.work_dir if work_dir is None else _path(work_dir, "work_dir =")
     timeout = given.timeout if timeout is None else checked(TIMEOUT, timeout, "timeout =")
     places, place = _paths(inputs), _path(out, "out =")
     digest = _digest(pipeline, places, place, params, options)
@@ -132,6 +136,7 @@ def run(
             command=given.command,
             run_id=given.run_id,
             script=given.script,
+            work_dir=None if work_dir is None else Path(work_dir),
         )
         outcome = execute(made, comm, how)
         scripts.note(outcome.status)

@@ -76,11 +76,6 @@ IGNORED = (
         "--memory says how much a rank may use, by default its share of the node's",
         "SIZE",
     ),
-    Ignored(
-        ("-w", "--work-dir", "--work_dir"),
-        "what is in work lies in OUT_DIR/logs, where the next job finds it",
-        "DIR",
-    ),
     Ignored(("--bids-database-dir", "--bids_database_dir"), "no database of the dataset is made", "DIR"),
     Ignored(
         ("--use-plugin", "--use_plugin", "--nipype-plugin-file"), "mpiexec or srun starts the ranks", "FILE"

@@ -17,7 +17,7 @@ from mpiimg.engine.mpi.job import launched_rank, run_word
 from mpiimg.engine.mpi.lifetime import lifetime, living
 from mpiimg.engine.mpi.nodes import memory_per_rank, node_count
 from mpiimg.engine.names import shown
-from mpiimg.engine.parameters import TIMEOUT, checked_memory
+from mpiimg.engine.parameters import TIMEOUT, checked_memory, checked_path
 from mpiimg.errors import BadInput, Exit
 from mpiimg.tools import bids_app
 from mpiimg.tools.parsing import COMMON, parser_of
@@ -146,6 +146,10 @@ def check_common(args: argparse.Namespace) -> None:
     """Look at the options of every run, before any input is looked at."""
     if (args.ranks or args.nodes) and not args.plan:
         raise BadInput("--ranks and --nodes are for --plan; a run has the ranks that mpiexec or srun starts")
+    if args.work_dir is not None:
+        checked_path(args.work_dir, "--work-dir")
+        if args.in_memory:
+            raise BadInput("--work-dir: with --in-memory nothing is staged on disk; give one of them")
     if args.memory is not None:
         lifetime().memory = checked_memory(args.memory, "--memory")
     if 0 < args.timeout < MIN_TIMEOUT:
@@ -164,6 +168,7 @@ def _options(args: argparse.Namespace, out: Path, memory: int, command: str):
         force=args.force,
         in_memory=args.in_memory,
         keep_work=args.keep_work,
+        work_dir=None if args.work_dir is None else Path(args.work_dir),
         progress=not args.quiet,
         timeout=args.timeout,
         command=command,

@@ -116,6 +116,7 @@ FOREIGN: dict[str, tuple[Foreign, ...]] = {
         Foreign("SWarp", ("-PIXEL_SCALE",), ("pixel_scale",)),
         Foreign("SWarp", ("-IMAGE_SIZE",), ("patch",), "the side of a patch: there are as many as it takes"),
         Foreign("SWarp", ("-RESAMPLING_TYPE",), ("resampling",), "auto or lanczos3"),
+        Foreign("SWarp", ("-RESAMPLE_DIR",), ("work_dir",)),
         Foreign("SWarp", ("-SUBTRACT_BACK",), ("mesh",), "the sky is subtracted in any case"),
         Foreign("SWarp", ("-BACK_SIZE",), ("mesh",)),
         Foreign("SWarp", ("-GAIN_KEYWORD", "-GAIN_DEFAULT"), ("gain",)),

@@ -23,7 +23,7 @@ from mpiimg.version import __version__
 _NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)
 
 #: Options that also have one letter, as most programs have them.
-LETTERS = {"out": "-o", "force": "-f", "quiet": "-q", "verbose": "-v"}
+LETTERS = {"out": "-o", "force": "-f", "quiet": "-q", "verbose": "-v", "work_dir": "-w"}
 
 COMMON = (
     Parameter(
@@ -53,6 +53,12 @@ COMMON = (
     ),
     Parameter("force", False, "All results are made anew, and those that exist overwritten.", bool),
     Parameter("in_memory", False, "Stage nothing on disk; a run that dies starts over.", bool),
+    Parameter(
+        "work_dir",
+        None,
+        "Arrays are staged in this folder, which all nodes share (default: work, beside the results).",
+        metavar="DIR",
+    ),
     Parameter("keep_work", False, "Keep the staged arrays and the checkpoints of a finished run.", bool),
     Parameter(
         "memory",
@@ -334,6 +340,9 @@ class _Parser(argparse.ArgumentParser):
             before = None
             if word.startswith("-") and word != "-" and not _NEGATIVE.match(word):
                 flag, equals, _ = word.partition("=")
+                if self.tool.bids and flag not in actions and flag.replace("_", "-") in actions:
+                    # BIDS Apps take either.
+                    flag, word = flag.replace("_", "-"), word.replace(flag, flag.replace("_", "-"), 1)
                 if flag not in actions and not self._is_bundle(word):
                     self.error(self._unknown(flag, f"{flag}: there is no such option"))
                 before = None if equals else actions.get(flag)

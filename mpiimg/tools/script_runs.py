@@ -53,6 +53,7 @@ def run_script(tool: Tool, options: list[str], script: str, arguments: list[str]
                 return answer_ended(dataclasses.replace(of_script, folder=lambda values: folder), args)
             settings = Settings(
                 folder=args.out,
+                work_dir=args.work_dir,
                 memory=None if args.memory is None else checked_memory(args.memory, "--memory"),
                 force=args.force,
                 in_memory=args.in_memory,

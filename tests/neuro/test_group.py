@@ -174,7 +174,6 @@ def test_both_levels_and_flags_that_callers_of_bids_apps_give(raw, tmp_path):
         ("--skip_bids_validation", "no validator runs"),
         ("--n-cpus", "the ranks that mpiexec or srun starts"),
         ("--omp-nthreads", "the ranks that mpiexec or srun starts"),
-        ("-w", "what is in work lies in OUT_DIR/logs"),
         ("--mem_mb", "--memory says"),
         ("--notrack", "nothing is sent"),
         ("--dwi-only", "no other images are read"),
