@@ -13,7 +13,7 @@ from support import launch, warm
 
 from mpiimg.engine.log import show_plan
 from mpiimg.errors import Exit
-from mpiimg.tools import cli, registry
+from mpiimg.tools import cli, other_programs, registry
 
 ROOT = launch.REPOSITORY
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -60,6 +60,8 @@ def code(page):
 
 def test_every_flag_on_a_page_exists():
     known = set().union(*map(flags, registry.tool_names()), *FOREIGN.values(), *map(script_flags, SCRIPTS))
+    theirs = [one for of_domain in other_programs.FOREIGN.values() for one in of_domain]
+    known |= {word.partition("_")[0] for one in theirs for word in one.words}
     named = [
         (page.name, flag)
         for page in PAGES

@@ -7,7 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
+from support import launch
 
+from mpiimg.engine.parameters import checked_memory
+from mpiimg.errors import Exit
 from mpiimg.tools import cli, parsing
 from mpiimg.tools.other_programs import FOREIGN
 from mpiimg.tools.registry import tool_names
@@ -56,7 +59,7 @@ def test_options_of_other_programs_work_or_are_answered_by_what_they_are_called_
         parsing.parser(tool).parse_args([*needed, flag, *value])
         return
     line = refused(tool, [*NEEDED[tool], flag, *value], capsys)
-    said = re.search(rf"{re.escape(flag)} of ([\w\d-]+(?: and [\w-]+)?)(: \w| is --)", line)
+    said = re.search(rf"{re.escape(flag)} of ([\w\d-]+(?: and [\w-]+)?)(: [\w-]| is --)", line)
     assert said, line
     assert row["program"] in said[1] or (said[1] == "MRtrix3" and row["program"].startswith("dwi"))
     # A name that is given is one of an option of ours.
@@ -135,3 +138,34 @@ def test_a_switch_has_an_opposite_unless_another_option_is_called_so():
     assert not parser.parse_args([*words, "--no-deblend", "--deblend"]).no_deblend
     assert parser.parse_args([*words, "--cosmic-rays", "always"]).cosmic_rays == "always"
     assert "--no-force" not in parser.format_help()
+
+
+def row_of(foreign):
+    """Return the line of the page that speaks of an option of another program."""
+    named = " or ".join(f"`--{name.replace('_', '-')}`" for name in foreign.options)
+    says = re.sub(r"(--[a-z][a-z-]+)", r"`\1`", foreign.says).replace("*", r"\*")
+    return f"| `{foreign.words[0]}` | {foreign.program} | {'; '.join(filter(None, [named, says]))} |"
+
+
+def test_the_page_of_the_command_line_has_what_is_said_of_other_programs():
+    text = (launch.REPOSITORY / "docs" / "command-line.md").read_text()
+    rows = [row_of(one) for of_domain in FOREIGN.values() for one in of_domain]
+    assert [row for row in rows if row not in text] == []
+    assert len(re.findall(r"^\| `", text, re.M)) == len(rows)
+    statuses = [f"| {int(one)} | {one.words} |" for one in Exit]
+    assert [row for row in statuses if row not in text] == []
+
+
+def test_what_the_page_says_of_options_is_so(tmp_path, monkeypatch):
+    text = (launch.REPOSITORY / "docs" / "command-line.md").read_text()
+    letters = dict(re.findall(r"`(-\w)`\s+\(`--([a-z-]+)`\)", text))
+    assert letters.pop("-h") == "help"
+    assert letters == {flag: name.replace("_", "-") for name, flag in parsing.LETTERS.items()}
+    (example,) = re.findall(r"^```toml\n(.*?)^```", text, re.M | re.S)
+    (tmp_path / "neuro.toml").write_text(example)
+    monkeypatch.chdir(tmp_path)
+    parsed = parsing.parser("mpiimg-neuro").parse_args(["dwi.nii.gz", "--config", "neuro.toml", "-o", "maps"])
+    assert (parsed.b_max, parsed.sigma, parsed.shells, parsed.quiet) == ("1000", "20", "0,1000", True)
+    for size in ("4G", "4GB", "4GiB"):
+        assert checked_memory(size, "--memory") == 4 * 1024**3
+    assert checked_memory("4e9", "--memory") == 4_000_000_000
