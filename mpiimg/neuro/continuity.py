@@ -288,6 +288,15 @@ def scores_text(verdict: Verdict, tables: tuple[Candidate, ...]) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
+def worded(verdict: Verdict, tables: tuple[Candidate, ...]) -> str:
+    """Return what the check came to in words."""
+    if verdict.reason:
+        return f"not decidable: {verdict.reason}"
+    if verdict.better == 0:
+        return "the given table fits best"
+    return f"another table fits better: {tables[verdict.better].name}"
+
+
 def described(verdict: Verdict, tables: tuple[Candidate, ...]) -> dict[str, Any]:
     """Return what the sidecar of the scores says."""
     better = verdict.better
@@ -296,12 +305,7 @@ def described(verdict: Verdict, tables: tuple[Candidate, ...]) -> dict[str, Any]
         "or swapped axes",
         "Reference": PAPER,
         "Decided": better is not None,
-        "Verdict": (verdict.reason and f"not decidable: {verdict.reason}")
-        or (
-            "the given table fits best"
-            if better == 0
-            else f"another table fits better: {tables[better].name}"
-        ),
+        "Verdict": worded(verdict, tables),
         "Axes": tables[better].axes if better else "voxel",
         "Voxels": verdict.voxels,
         "MinFA": MIN_FA,

@@ -16,7 +16,7 @@ BIDS_VERSION = "1.11.0"
 
 #: What validators are to pass over: maps, whose names BIDS has only proposed so far (BEP 16), and among them
 #: the table of the volumes. Everything else has a name of the standard.
-BIDS_IGNORED = ("*_dwimap.nii.gz", "*_dwimap.json", "*_dwimap.tsv")
+BIDS_IGNORED = ("*_dwimap.nii.gz", "*_dwimap.json", "*_dwimap.tsv", "*_dwimap.npz", "report.html")
 
 #: What a step calls gradients, and BIDS, where they have no `desc`: they apply to each series of the scan by
 #: the inheritance principle.

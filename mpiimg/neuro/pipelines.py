@@ -13,8 +13,8 @@ DOMAIN = Domain(
     pipelines={
         "neuro": Pipeline(
             "Process diffusion MRI, from the scanner's image to maps: brain mask, check of the volumes, "
-            "denoising, tensor fit.",
-            ("mask", "volumes", "denoise", "fit"),
+            "denoising, tensor fit, figures of quality.",
+            ("mask", "volumes", "denoise", "fit", "qc"),
             examples=(
                 (
                     "From one image, whose gradients lie beside it, to maps, on four ranks.",
@@ -48,10 +48,11 @@ DOMAIN = Domain(
                 "min_signal": "0.0001",
                 "gradient_check": "off",
             },
-            without=("volumes",),
+            without=("volumes", "qc"),
         )
     },
     baseline=125 << 20,
+    report="mpiimg.neuro.report.page:page_of",
     rates={
         "inflate": (2.2e-9, "mpiimg.neuro.samples:sample_inflate"),
         "deflate": (3.3e-9, "mpiimg.neuro.samples:sample_deflate"),

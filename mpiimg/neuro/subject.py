@@ -90,12 +90,19 @@ class Maps:
         Of the signals.
     figures : Figures
         What the fit came to.
+    frame, order : str
+        Of the tensor: a key of :data:`mpiimg.neuro.maps.FRAMES`, and of `ORDERS`.
+    verdict : str
+        What the check of the gradient table came to, in words; empty where it was not made.
     """
 
     voxels: Array
     volumes: tuple[int, ...]
     floor: Floor
     figures: Figures
+    frame: str = "bvec"
+    order: str = "dipy"
+    verdict: str = ""
 
 
 @dataclass(frozen=True)
@@ -151,6 +158,8 @@ class Subject(State):
         What the last fit made.
     gradcheck : Verdict, optional
         What the last check of the gradient table came to.
+    checked : object
+        The figures of the scan and the slices that are shown: a dataclass of the step qc.
     mask_image : Image, optional
         The file of a mask that the user gave.
     gradient_files : mapping of str to bytes
@@ -176,6 +185,7 @@ class Subject(State):
     quality: VolumeQuality | None = None
     maps: Maps | None = None
     gradcheck: Verdict | None = None
+    checked: Any = None
     mask_image: Image | None = None
     gradient_files: Mapping[str, bytes] = field(default_factory=dict)
     unsettled: Unsettled = SETTLED

@@ -70,6 +70,8 @@ class VolumeFigures:
         Change of the b0s over the series as a line through them has it, over their value at its start.
     shell : array
         Of each volume, s/mm^2.
+    ratios : (V, nz) array
+        Mean signal over its prediction, of each slice.
     """
 
     zeros: np.ndarray
@@ -85,6 +87,7 @@ class VolumeFigures:
     judged: int
     drift: float
     shell: np.ndarray
+    ratios: np.ndarray
 
     @property
     def empty(self) -> np.ndarray:
@@ -141,7 +144,7 @@ def volume_figures(rows: np.ndarray, counts: np.ndarray, predictors: Predictors)
     zeros, signal, squares = (np.nansum(measured[name], axis=1) for name in ("zeros", "signal", "squares"))
     products = np.nansum(rows[:, :, len(COLUMNS) :], axis=0)
     empty = zeros > MAX_ZEROS * voxels
-    partner, ndc = _correlations(signal, squares, products, voxels, empty, predictors)
+    partner, ndc = correlations(signal, squares, products, voxels, empty, predictors)
     gradients, shell = predictors.gradients, predictors.shell
     nothing = measured["zeros"] > MAX_ZEROS * counts
     nothing &= (counts >= MIN_VOXELS) & (nothing.mean(axis=0) < 0.5)
@@ -164,6 +167,7 @@ def volume_figures(rows: np.ndarray, counts: np.ndarray, predictors: Predictors)
         judged=int(np.isfinite(measured["ratio"]).sum()),
         drift=_drift(np.array(b0s), signal / voxels, len(shell)),
         shell=shell,
+        ratios=measured["ratio"],
     )
 
 
@@ -177,8 +181,21 @@ def _places(at: np.ndarray) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(np.flatnonzero(row).tolist()) for row in at)
 
 
-def _correlations(signal, squares, products, voxels, empty, predictors: Predictors):
-    """Return the nearest volume that is not empty, and the correlation with it, (V,) each."""
+def correlations(signal, squares, products, voxels, empty, predictors: Predictors):
+    """Return the nearest volume that is not empty, and the correlation with it, (V,) each.
+
+    Parameters
+    ----------
+    signal, squares : (V,) array
+        Sums over the voxels of the mask.
+    products : (V, k) array
+        Sums of products with the partners.
+    voxels : int
+        Of the mask.
+    empty : (V,) bool array
+        Volumes that are no partners.
+    predictors : Predictors
+    """
     partner, ndc = np.full(len(signal), -1), np.full(len(signal), np.nan)
     spread = squares - signal**2 / voxels
     for volume, near in enumerate(predictors.partners):

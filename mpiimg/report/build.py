@@ -59,22 +59,17 @@ def cohort_page(folder: Path) -> Page | None:
 
 def page_of(runs: Sequence[Run]) -> Page:
     """Return the page of runs whose records lie in one folder."""
-    facts, sections = {}, []
+    facts, sections, titles = {}, [], []
     for domain in plugins.every_domain():
         if domain.report:
             told = _told(plugins.load_object(domain.report), runs, domain.name)
             facts |= told.facts
             sections += told.sections
+            titles += [told.title] if told.title else []
     newest = runs[-1]
-    title = " and ".join(dict.fromkeys(newest_title(run) for run in runs)) or newest.tool
+    title = ", ".join(titles) or newest.tool
     subtitle = f"{os.path.abspath(newest.out)}, {len(runs)} run{'s' * (len(runs) != 1)}"
     return Page(title, subtitle, [*sections, *run_sections(runs)], facts)
-
-
-def newest_title(run: Run) -> str:
-    """Return what a page of this run alone is called."""
-    stem = str(run.record.get("stem") or "")
-    return f"{stem}: {run.tool}" if stem else run.tool
 
 
 def _told(tell: Callable[[Sequence[Run]], Page], runs: Sequence[Run], domain: str) -> Page:

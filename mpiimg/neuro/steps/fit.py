@@ -19,7 +19,7 @@ from mpiimg.engine.stage import Compute, Stages
 from mpiimg.engine.step import Inspection, Output, Step
 from mpiimg.errors import BadInput
 from mpiimg.neuro import floor, noise, plausible
-from mpiimg.neuro.continuity import check_continuity
+from mpiimg.neuro.continuity import candidates, check_continuity, worded
 from mpiimg.neuro.floor import Floor
 from mpiimg.neuro.gradients import MAX_B, TENSOR_B_LIMIT, Gradients, bvec_to_scanner, unit_vectors
 from mpiimg.neuro.images import finite, value_bytes
@@ -214,10 +214,13 @@ def stages(subject: Subject, p: FitParameters, sigma_image: Image | None) -> Sta
     figures = yield plausible.look(
         voxels, fitting.grid, len(volumes), p.tensor_order, least, str(subject.original.path)
     )
+    said = ""
     if p.gradient_check == "on":
         directions = Rows(voxels, (*ROWS["fa"], *ROWS["v1"]), {"z": 1})
-        yield check_continuity(subject.image, directions, mask.array, p.frame)
-    return dataclasses.replace(subject, maps=Maps(voxels, volumes, least, figures))
+        verdict = yield check_continuity(subject.image, directions, mask.array, p.frame)
+        said = "" if verdict is None else worded(verdict, candidates(subject.image.affine))
+    maps = Maps(voxels, volumes, least, figures, p.frame, p.tensor_order, said)
+    return dataclasses.replace(subject, maps=maps)
 
 
 def fit(
