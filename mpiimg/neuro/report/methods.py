@@ -92,7 +92,7 @@ def _fit(scan: Scan) -> str:
     return (
         f"A diffusion tensor was fitted in each voxel of the mask by {method} to "
         f"{fields.get('Volumes', '?')} volumes (b = {listed} s/mm²), with signals raised to a floor of "
-        f"{_floor(fields)}; fractional anisotropy and mean, axial and radial diffusivity were derived from it."
+        f"{_floor(fields)}; fractional anisotropy and mean, axial and radial diffusivity were drawn from it."
     )
 
 
