@@ -243,8 +243,8 @@ def test_what_a_derivative_says_of_itself(tree, tmp_path):
     assert said["SourceDatasets"] == [{"URL": "../../raw%20data", "DOI": "doi:10.0/x"}]
     assert said["DatasetLinks"] == {"raw": "../../raw%20data"}
     assert said["License"] == "CC0"
-    ignored = [f"*_dwimap{ending}" for ending in (".nii.gz", ".json", ".tsv")]
-    assert files[".bidsignore"].decode().splitlines() == ignored
+    ignored = [f"*_dwimap{ending}" for ending in (".nii.gz", ".json", ".tsv", ".npz")]
+    assert files[".bidsignore"].decode().splitlines() == [*ignored, "report.html"]
     assert b'Made from the dataset "made up"' in files["README.md"]
     (scan,) = find_scans(root).scans
     assert sources(root, scan) == [

@@ -54,6 +54,7 @@ def test_every_file_is_there(alone):
     expected = {f"dwi_{name}{ending}" for name in images for ending in (".nii.gz", ".json")}
     expected |= {"dwi_desc-denoised_dwi.bval", "dwi_desc-denoised_dwi.bvec"}
     expected |= {"dwi_desc-volumes_dwimap.tsv", "dwi_desc-volumes_dwimap.json"}
+    expected |= {f"dwi_desc-qc_dwimap.{ending}" for ending in ("json", "npz", "tsv")}
     assert set(digests(alone)) == expected
 
 

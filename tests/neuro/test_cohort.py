@@ -168,7 +168,7 @@ def test_the_derivative_is_bids(made, pristine):
     ignored = (made / ".bidsignore").read_text().split()
     model = (
         r"(sub-\w+?)(_ses-\w+?)?(_run-\d+)?(_model-tensor_param-[a-z0-9]+|_desc-noise)_dwimap\.(nii\.gz|json)"
-        r"|(sub-\w+?)(_ses-\w+?)?(_run-\d+)?_desc-volumes_dwimap\.(tsv|json)"
+        r"|(sub-\w+?)(_ses-\w+?)?(_run-\d+)?_desc-(volumes|qc)_dwimap\.(tsv|json|npz)"
     )
     count = 0
     for path in made.rglob("*"):

@@ -80,7 +80,7 @@ def _glance(scan: Scan) -> list[Item]:
 
 
 def _turned(scan: Scan, parts) -> list[Plane]:
-    return oriented(parts, scan.space.affine)
+    return oriented(parts, scan.affine)
 
 
 def _inside(scan: Scan) -> list[Plane]:

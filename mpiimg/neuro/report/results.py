@@ -13,7 +13,7 @@ from typing import Any
 import nibabel
 import numpy as np
 
-from mpiimg.neuro.shown_slices import parted, planes_to_show
+from mpiimg.neuro.shown_slices import cut, parted, planes_to_show, steps_of
 from mpiimg.report.runs import Run, last_output
 
 #: How the names of results end by which a scan is known, with what stands before.
@@ -87,6 +87,11 @@ class Scan:
         return next((one for one in found if one is not None), None)
 
     @cached_property
+    def affine(self) -> np.ndarray:
+        """The affine of the voxels that are shown."""
+        return self.space.affine @ np.diag([*steps_of(self.space.shape[:3]), 1])
+
+    @cached_property
     def planes(self) -> list[list[int]]:
         """The indices of the slices that are shown, across z, y and x."""
         if self.slices:
@@ -110,7 +115,7 @@ class Scan:
         """
         low, high = (float(self.slices[name][number]) for name in ("low", "high"))
         values = low + self.slices["levels"][number, kind] * (np.float32(high - low) / 65535)
-        return parted(values, self.slices["shape"])
+        return parted(values, self.slices["sides"])
 
     @property
     def is_denoised(self) -> bool:
@@ -124,9 +129,7 @@ class Scan:
             return None
         # (x, y, z, ...) to (z, y, x, ...), without a copy.
         volume = np.asarray(image.dataobj)
-        volume = volume.transpose(2, 1, 0, *range(3, volume.ndim))
-        z, y, x = self.planes
-        return [volume[z], volume[:, y].swapaxes(0, 1), volume[:, :, x].swapaxes(0, 2).swapaxes(1, 2)]
+        return cut(volume.transpose(2, 1, 0, *range(3, volume.ndim)), self.planes)
 
 
 def scans_of(runs: Sequence[Run]) -> list[Scan]:

@@ -30,14 +30,15 @@ from mpiimg.neuro.quality_figures import (
 )
 from mpiimg.neuro.samples import image_of
 from mpiimg.neuro.shown_slices import (
+    Layout,
     Shown,
     file_of,
-    numbers_in,
     planes_to_show,
     show,
     volumes_to_show,
     write_slices,
 )
+from mpiimg.neuro.steps import volumes
 from mpiimg.neuro.steps.volumes import LARGEST, look
 from mpiimg.neuro.subject import Subject, dense, gradients_of, mask_of
 
@@ -96,12 +97,12 @@ def stages(subject: Subject, p: Any, data: Any) -> Stages[Subject]:
         quality = yield look(scanned, subject.mask, ())
         subject = dataclasses.replace(subject, quality=quality)
     figures = yield measure(subject, raw, image)
-    shape, volumes = image.shape[-3:], volumes_to_show(subject)
+    shape, chosen = image.shape[-3:], volumes_to_show(subject)
     extent = [(0, n - 1) for n in shape] if figures is None else figures.extent
     kinds = 1 if subject.denoised is None else 2
-    array = Array("shown", "kpl", (len(volumes), kinds, numbers_in(shape)), "float32")
-    shown = Shown(array, volumes, planes_to_show(shape, extent))
-    yield show(subject, raw, image, shown)
+    layout = Layout(chosen, kinds, shape, planes_to_show(shape, extent))
+    yield from show(subject, raw, image, layout)
+    shown = Shown(layout, layout.axial, layout.lines)
     return dataclasses.replace(subject, checked=Checked(figures, shown))
 
 
@@ -149,7 +150,7 @@ def measure(subject: Subject, raw: Array, image: Image) -> Reduce[QualityFigures
             clean = clean if denoised.packing is not None else clean[:, 0][:, inside]
         return sums.of_slice(inside, values.astype(np.float32), clean, others[0] if others else None)
 
-    counts, volumes = np.diff(mask.offsets), raw.shape[0]
+    counts, count = np.diff(mask.offsets), raw.shape[0]
     itemsize = np.dtype(image.native).itemsize
     per_sample = itemsize + max(itemsize + value_bytes(image) + 4, 12) + 8
     return Reduce(
@@ -161,9 +162,9 @@ def measure(subject: Subject, raw: Array, image: Image) -> Reduce[QualityFigures
         finish=lambda rows: Found(sums.figures(rows, subject)),
         parameters=None,
         weights=tuple(counts.tolist()),
-        scratch=int(max(counts)) * (volumes * per_sample + 200) + 64 * height * width + (2 << 20),
+        scratch=int(max(counts)) * (count * per_sample + 200) + 64 * height * width + (2 << 20),
         finish_bytes=4 * depth * sums.width * 8,
-        cost=("qc", float(mask.voxels) * volumes),
+        cost=("qc", float(mask.voxels) * count),
     )
 
 
@@ -236,5 +237,5 @@ STEP = Step(
         "mpiimg.neuro.kernels.prediction:precompile",
         "mpiimg.neuro.kernels.contrast:precompile",
     ),
-    rates={"qc": (6.0e-9, "mpiimg.neuro.steps.qc:sample_qc")},
+    rates={"qc": (6.0e-9, "mpiimg.neuro.steps.qc:sample_qc"), **volumes.STEP.rates},
 )
