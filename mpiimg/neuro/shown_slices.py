@@ -120,7 +120,7 @@ def planes_to_show(shape: Sequence[int], extent: Sequence[tuple[int, int]]) -> t
 
 
 def cut(volume: np.ndarray, planes: Sequence[Sequence[int]]) -> list[np.ndarray]:
-    """Return the slices of a (z, y, x, ...) volume that are shown, (slices, rows, columns, ...) across each axis."""
+    """Return the slices of a (z, y, x, ...) volume that are shown: (slices, rows, columns, ...) by axis."""
     z, y, x = (list(indices) for indices in planes)
     sz, sy, sx = steps_of(volume.shape[:3])
     return [
