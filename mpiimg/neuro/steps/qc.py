@@ -151,8 +151,12 @@ def measure(subject: Subject, raw: Array, image: Image) -> Reduce[QualityFigures
         return sums.of_slice(inside, values.astype(np.float32), clean, others[0] if others else None)
 
     counts, count = np.diff(mask.offsets), raw.shape[0]
-    itemsize = np.dtype(image.native).itemsize
-    per_sample = itemsize + max(itemsize + value_bytes(image) + 4, 12) + 8
+    # The voxels in the mask as they are, on their way to float32, and clipped; then the denoised ones.
+    itemsize, is_float = np.dtype(image.native).itemsize, np.dtype(image.native).kind == "f"
+    laid_out = denoised is not None and denoised.packing is None
+    per_sample = (
+        itemsize + value_bytes(image) + 4 + 8 * (is_float or value_bytes(image) > 0) + 4 * laid_out + 1
+    )
     return Reduce(
         "figures",
         ChunkGrid("z", (depth,), (1,)),
@@ -232,6 +236,12 @@ STEP = Step(
     gives=("checked",),
     inspect=inspect,
     stages=stages,
+    examples=(
+        (
+            "How good a scan is, before anything is done with it.",
+            "mpiexec -n 4 mpiimg-qc dwi.nii.gz --mask brain.nii.gz --out checks",
+        ),
+    ),
     outputs=(Output("checked", write, documents=describe),),
     kernels=(
         "mpiimg.neuro.kernels.prediction:precompile",
