@@ -436,3 +436,20 @@ def test_whoever_has_seen_enough_stops_a_watch(run, capsys, monkeypatch):
     monkeypatch.setattr(tool.time, "sleep", interrupt)
     assert cli.main("mpiimg-status", [str(run[0].parent), "--watch"]) == Exit.DONE
     assert capsys.readouterr().err == ""
+
+
+def test_a_watch_of_a_cohort_goes_on_until_no_scan_is_in_work(cohort, capsys, monkeypatch):
+    """On a terminal: each look clears it."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(
+        tool.time, "sleep", lambda seconds: lease.release(cohort / "logs/sub-03", 1, Kind.STOPPED)
+    )
+    assert cli.main("mpiimg-status", [str(cohort), "--watch"]) == Exit.FAILED
+    _, first, last = capsys.readouterr().out.split("\x1b[H\x1b[2J")
+    assert first.startswith("5 scans: 1 to do, 1 in work, 2 done, 1 failed; 73 % in all, about 1 min left\n")
+    # What is in work comes first, then what somebody has to look at, which is red.
+    assert first.splitlines()[1].split()[0] == "sub-03"
+    assert re.search(r"\x1b\[31m  sub-02  failed +the moon\x1b\[0m", first)
+    assert last.startswith("5 scans: 1 to do, 2 done, 1 failed, 1 stopped\n")

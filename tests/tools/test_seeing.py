@@ -76,7 +76,9 @@ def test_a_bar_under_mpiexec_on_a_terminal_and_a_log_has_none(simulated, tmp_pat
 def kill_in_denoising(run, activity):
     """Kill a run some seconds after a rank has come to the stage denoise."""
     deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline and b"stage denoise," not in activity.read_bytes():
+    while time.monotonic() < deadline:
+        if activity.exists() and b"stage denoise," in activity.read_bytes():
+            break
         time.sleep(0.05)
     time.sleep(2.5)
     launch.kill_session(run)
@@ -86,7 +88,7 @@ def test_a_watch_shows_a_run_until_it_is_killed(simulated, tmp_path):
     """Its ranks one by one, on a terminal; what has happened to it is red where colours are wanted."""
     out, slow = tmp_path / "out", sabotage.install(tmp_path / "slow", "import time; time.sleep(0.5)")
     words = ("mpiimg-neuro", *simulated.arguments, "--out", out, "--median-radius", 1)
-    run = sabotage.start(*words, sabotaged=slow, ranks=2, forked=False)
+    run = sabotage.start(*words, sabotaged=slow, ranks=2)
     try:
         sabotage.wait_for(out / "events" / "1.jsonl", run)
         killer = threading.Thread(target=kill_in_denoising, args=(run, out / "events" / "1.at"))
