@@ -14,7 +14,8 @@ from mpiimg.engine import presets
 from mpiimg.engine.parameters import TIMEOUT, checked, checked_memory, checked_path
 from mpiimg.errors import BadInput
 from mpiimg.functions.declare import is_aggregate, udf
-from mpiimg.tools.registry import PREFIX, Tool, tool
+from mpiimg.tools.registry import tool
+from mpiimg.tools.tool import PREFIX, Tool
 
 __all__ = ["Result", "run", "udf"]
 

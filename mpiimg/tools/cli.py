@@ -22,7 +22,8 @@ from mpiimg.errors import BadInput, Exit
 from mpiimg.tools import bids_app
 from mpiimg.tools.parsing import COMMON, parser_of
 from mpiimg.tools.parsing import parser as parser
-from mpiimg.tools.registry import Tool, tool
+from mpiimg.tools.registry import tool
+from mpiimg.tools.tool import Tool
 
 #: Seconds: a chunk takes about ten at most, the longest step of one rank about a minute, on a quiet machine.
 MIN_TIMEOUT = 300.0

@@ -13,8 +13,8 @@ from typing import Any
 
 from mpiimg.engine.mpi.runtime import put
 from mpiimg.errors import Exit
-from mpiimg.tools.registry import PREFIX, Tool
 from mpiimg.tools.surface import Option, options
+from mpiimg.tools.tool import PREFIX, Tool
 from mpiimg.tools.umbrella import NAME, subjects
 
 

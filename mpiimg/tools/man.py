@@ -12,8 +12,8 @@ from mpiimg.engine.mpi.runtime import put, refused
 from mpiimg.engine.names import shown
 from mpiimg.errors import BadInput, Exit
 from mpiimg.tools.parsing import usage
-from mpiimg.tools.registry import Tool
 from mpiimg.tools.surface import Option, options
+from mpiimg.tools.tool import Tool
 from mpiimg.tools.umbrella import NAME, subjects
 from mpiimg.version import __version__
 

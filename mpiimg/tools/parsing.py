@@ -15,8 +15,8 @@ from mpiimg.engine.parameters import TIMEOUT, Parameter, checked_path, from_word
 from mpiimg.errors import BadInput, Exit
 from mpiimg.tools import bids_app
 from mpiimg.tools.config import OptionsFile, dumped, named_file
-from mpiimg.tools.other_programs import answers, tools_with
-from mpiimg.tools.registry import Tool, tool
+from mpiimg.tools.registry import tool
+from mpiimg.tools.tool import Tool
 from mpiimg.version import __version__
 
 #: How a negative number begins, or an infinity or NaN with a sign.
@@ -364,6 +364,8 @@ class _Parser(argparse.ArgumentParser):
 
     def _unknown(self, flag: str, said: str) -> str:
         """Say what a word that is no option here may be: that of another program or tool, or mistyped."""
+        from mpiimg.tools.other_programs import answers, tools_with
+
         here = {action.dest for action in self._actions}
         if others := answers(flag, self.tool.domain, here):
             return f"{said}; {others}"

@@ -16,7 +16,7 @@ from mpiimg.engine.settings import Settings
 from mpiimg.engine.step import Argument
 from mpiimg.errors import BadInput
 from mpiimg.tools.cli import answer_ended, check_common, parsed, parser_of
-from mpiimg.tools.registry import Tool
+from mpiimg.tools.tool import Tool
 
 
 def script_among(tool: Tool, words: list[str]) -> int | None:

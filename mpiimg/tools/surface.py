@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mpiimg.tools.parsing import parser_of
-from mpiimg.tools.registry import Tool
+from mpiimg.tools.tool import Tool
 
 #: Options and arguments whose value is a folder.
 FOLDERS = ("DIR",)

@@ -14,7 +14,9 @@ from mpiimg.engine.mpi.runtime import check_printed, put
 from mpiimg.engine.names import did_you_mean, shown
 from mpiimg.engine.step import Argument
 from mpiimg.errors import BadInput, Exit
-from mpiimg.tools.registry import OTHERS, PREFIX, Tool, tool, tool_names
+from mpiimg.tools.other_tools import OTHERS
+from mpiimg.tools.registry import tool, tool_names
+from mpiimg.tools.tool import PREFIX, Tool
 from mpiimg.version import __version__
 
 NAME = "mpiimg"

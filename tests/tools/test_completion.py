@@ -9,9 +9,10 @@ import subprocess
 import pytest
 from support import launch
 
-from mpiimg.tools import completion, man, parsing, umbrella
+from mpiimg.tools import completion, man, parsing
 from mpiimg.tools.registry import tool, tool_names
 from mpiimg.tools.surface import options
+from mpiimg.tools.tool import Tool
 
 EVERY = completion._tools()
 
@@ -87,7 +88,7 @@ def test_a_shell_can_read_its_completion(shell, tmp_path):
 def test_words_of_a_shell_in_a_help_text_are_no_commands(tmp_path):
     """$(...), backticks and quotes stay what they are."""
     bad = parsing.Parameter("bad", None, "It's `touch x` $(touch y); [a]: done.", metavar="FILE")
-    evil = umbrella.Tool("mpiimg-evil", "It's `touch z`.", (), (bad,), program=print, mpi=False)
+    evil = Tool("mpiimg-evil", "It's `touch z`.", (), (bad,), program=print, mpi=False)
     tools = {"evil": (evil, list(options(evil)))}
     path = tmp_path / "completion"
     path.write_text(completion.bash(tools))
