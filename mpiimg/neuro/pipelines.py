@@ -53,6 +53,7 @@ DOMAIN = Domain(
     },
     baseline=125 << 20,
     report="mpiimg.neuro.report.page:page_of",
+    cohort_report="mpiimg.neuro.report.cohort:cohort_page",
     rates={
         "inflate": (2.2e-9, "mpiimg.neuro.samples:sample_inflate"),
         "deflate": (3.3e-9, "mpiimg.neuro.samples:sample_deflate"),

@@ -18,7 +18,7 @@ log = logging.getLogger("mpiimg")
 TIMEOUT = 300.0
 
 
-def report_on(comm, folder: Path, label: str = "", always: bool = True) -> None:
+def report_on(comm, folder: Path, label: str = "", always: bool = True, speaks: bool = True) -> None:
     """Write the page of the runs in a folder, and say where it is. Collective.
 
     A page that cannot be made is a warning: the results are there.
@@ -32,6 +32,8 @@ def report_on(comm, folder: Path, label: str = "", always: bool = True) -> None:
         What lines begin with.
     always : bool
         Make it anew also where there is one.
+    speaks : bool
+        Say where it is; what is wrong is said in any case.
     """
     if not pages_wanted():
         return
@@ -41,7 +43,7 @@ def report_on(comm, folder: Path, label: str = "", always: bool = True) -> None:
         return
     if problem:
         say(comm, f"mpiimg: {label}warning: no report: {problem}; mpiimg-report {folder} tries again")
-    else:
+    elif speaks:
         say(comm, f"mpiimg: {label}report: {page}")
 
 

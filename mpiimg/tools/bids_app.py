@@ -240,6 +240,10 @@ def process(tool, args: argparse.Namespace, values: Mapping[str, Any], comm, opt
         status = _process_scans(tool, args, values, comm, options, resources)
     if "group" in args.cohort.levels and (args.cohort.levels == ("group",) or not args.plan):
         _write_tables(args, comm, options, status)
+    if not args.plan and not args.no_report:
+        from mpiimg.report.child import report_on
+
+        report_on(comm, args.cohort.out)
     return status
 
 
@@ -300,5 +304,6 @@ def _process_scans(tool, args: argparse.Namespace, values: Mapping[str, Any], co
         group_size=request.group_size,
         strict=request.strict,
         retry_suspects=request.retry_suspects,
+        reports=not args.no_report,
     )
     return run_cohort(cohort, comm, options, resources, args.plan)

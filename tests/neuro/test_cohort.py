@@ -14,6 +14,7 @@ import nibabel
 import numpy as np
 import pytest
 from support import launch, sabotage, warm
+from support.html import parsed
 from support.subjects import PATIENCE
 
 from mpiimg.engine.records import read_record
@@ -572,3 +573,29 @@ def test_a_plan_writes_nothing(pristine, tmp_path):
     job = json.loads(done.stdout)
     assert job["totals"]["seconds"] == pytest.approx(4 * job["plan"]["totals"]["seconds"], rel=1e-3)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_page_of_a_cohort(derivative):
+    """It lists all scans, leads to the pages that are there, and reads no image."""
+    for image in derivative.rglob("*.nii.gz"):
+        image.write_bytes(b"")
+    scan = sorted(SCANS)[0]
+    (derivative / "logs" / scan / "report.html").write_text("a page")
+    page = Path(warm.run_tool("mpiimg-report", derivative).stdout.strip())
+    html = parsed(page)
+    assert page == derivative / "report.html"
+    assert {name for name in SCANS if name in html.text} == set(SCANS)
+    assert {target for tag, target in html.addresses if tag == "a" and target[0] != "#"} == {
+        f"logs/{scan}/report.html"
+    }
+    assert html.foreign == [] and html.unclosed == []
+
+
+def test_scans_and_cohorts_get_pages(raw, tmp_path):
+    label = sorted(SCANS)[-1].split("_")[0].removeprefix("sub-")
+    words = [raw, tmp_path / "out", "participant", "--participant-label", label, *OPTIONS]
+    done = launch.run_tool("mpiimg-neuro", *words, env={"MPIIMG_REPORT": "on"}, timeout=PATIENCE)
+    assert done.stderr.splitlines()[-1] == f"mpiimg: report: {tmp_path}/out/report.html"
+    html = parsed(tmp_path / "out" / "report.html")
+    links = [target for tag, target in html.addresses if tag == "a" and target[0] != "#"]
+    assert links and all((tmp_path / "out" / link).is_file() for link in links)

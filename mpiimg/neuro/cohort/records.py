@@ -47,6 +47,8 @@ class Cohort:
         A scan that fails ends the job.
     retry_suspects : bool
         Process a scan again although two processes died while they worked on it.
+    reports : bool
+        Write a page for each scan that is done.
     """
 
     dataset: Path
@@ -59,6 +61,7 @@ class Cohort:
     without: tuple[str, ...] = ()
     strict: bool = False
     retry_suspects: bool = False
+    reports: bool = True
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from mpiimg.errors import BadInput, DamagedData, RunFailed, RunStopped
 from mpiimg.neuro.bids import Scan
 from mpiimg.neuro.cohort.records import Cohort, scan_state, settings_digest
 from mpiimg.neuro.derivative import as_derivative, sources
+from mpiimg.report.child import report_on
 
 log = logging.getLogger("mpiimg")
 
@@ -255,6 +256,9 @@ def _process(cohort: Cohort, scan: Scan, group, outer: Agreement, options: Optio
         recipe = _together(group, lambda: _of_dataset(cohort.recipe(scan, headers), cohort.dataset, scan))
         identity = input_identity(scan)
         outcome = run(recipe, group, scan_options, outer)
+        if cohort.reports:
+            is_new, label = outcome.state is not None, scan_options.label
+            report_on(group, cohort.records(scan), label, always=is_new, speaks=False)
     except BadInput as error:
         return Kind.FAILED, {"reason": shown(error)}, BadInput(f"{scan.name}: {error}"), []
     except RunFailed as error:
