@@ -56,6 +56,11 @@ def shown(text: object, lines: bool = False) -> str:
     )
 
 
+def asking(said: str, word: str, known: Iterable[str]) -> str:
+    """Return what is said of a word, and the question whether one like it was meant."""
+    return "; ".join(filter(None, [said, did_you_mean(word, known)]))
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return a question that names what a mistyped word may be: those that it begins, else those like it.
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mpiimg.engine.names import shown
+from mpiimg.engine.names import asking, shown
 from mpiimg.errors import BadInput
 
 #: Limits of a parameter that must be above 0 and finite.
@@ -174,7 +174,8 @@ def checked(parameter: Parameter, value: Any, place: str, word: str | None = Non
     said = f"{place} {_shown(value, place) if word is None else _shortened(word)}".strip()
     converted = _converted(parameter, value, said)
     if parameter.choices and converted not in parameter.choices:
-        raise BadInput(f"{said}: must be one of {', '.join(map(str, parameter.choices))}")
+        there = list(map(str, parameter.choices))
+        raise BadInput(asking(f"{said}: must be one of {', '.join(there)}", str(value), there))
     tested = number_in(converted) if isinstance(converted, str) else converted
     if parameter.limits and tested is not None:
         low, high = parameter.limits

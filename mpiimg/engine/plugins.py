@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, distribution, entry_points
 from typing import Any
 
+from mpiimg.engine.names import asking
 from mpiimg.engine.step import Domain, Step
 from mpiimg.errors import BadInput
 
@@ -143,7 +144,8 @@ def step_place(of: Domain, name: str) -> str:
     """
     place = of.steps.get(name) or installed(OF_STEPS).get(f"{of.name}.{name}")
     if place is None:
-        raise BadInput(f"{name}: {of.name} has no such step; it has {', '.join(step_names(of))}")
+        names = step_names(of)
+        raise BadInput(asking(f"{name}: {of.name} has no such step; it has {', '.join(names)}", name, names))
     return place
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mpiimg.engine import plugins, presets
+from mpiimg.engine.names import asking
 from mpiimg.engine.parameters import checked, checked_path, holds_controls, parameters_of
 from mpiimg.engine.small_files import read_text
 from mpiimg.engine.step import Domain, Preset
@@ -285,7 +286,7 @@ class _Stages:
                 self.settings[word] = checked(of_sources[word], value, f"{place}: {key} =")
             else:
                 has = f"it has {', '.join(own)}" if own else "it has none"
-                raise BadInput(f"{place}: {name} has no parameter {key!r}; {has}")
+                raise BadInput(asking(f"{place}: {name} has no parameter {key!r}; {has}", key, own))
         return Entry(_named(table, name, place), declared_at, settings=settings, write=_written(table, place))
 
     def _find(self, text: Any, place: str) -> tuple[Domain, str]:
@@ -303,7 +304,8 @@ class _Stages:
     def _function(self, table: Mapping, place: str) -> Entry:
         unknown = [key for key in table if key not in KEYS]
         if unknown:
-            raise BadInput(f"{place}: no key {unknown[0]!r}; a function has {', '.join(KEYS)}")
+            said = f"{place}: no key {unknown[0]!r}; a function has {', '.join(KEYS)}"
+            raise BadInput(asking(said, unknown[0], KEYS))
         params = table.get("params", {})
         if not isinstance(params, Mapping):
             raise BadInput(f"{place}: params is a table, as in params = {{ strength = 0.5 }}")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mpiimg.engine.boxes import ChunkGrid
+from mpiimg.engine.names import asking
 from mpiimg.engine.parameters import Parameter, number_in
 from mpiimg.engine.recipe import Recipe
 from mpiimg.engine.stage import Files, Stage, Stages
@@ -77,7 +78,8 @@ def inspect(values: Mapping[str, Any]) -> SimulatedSubject | SimulatedSurvey:
     """
     kind = values["kind"]
     if kind not in DEFAULT_SHAPES:
-        raise BadInput(f"mpiimg-simulate {kind}: neuro and astro can be simulated")
+        said = f"mpiimg-simulate {kind}: neuro and astro can be simulated"
+        raise BadInput(asking(said, kind, DEFAULT_SHAPES))
     text = values["shape"] or DEFAULT_SHAPES[kind]
     axes = DEFAULT_SHAPES[kind].count("x") + 1
     lengths = tuple(map(number_in, text.split("x")))

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from mpiimg.engine import presets
+from mpiimg.engine.names import asking
 from mpiimg.engine.parameters import TIMEOUT, checked, checked_memory, checked_path
 from mpiimg.errors import BadInput
 from mpiimg.functions.declare import is_aggregate, udf
-from mpiimg.tools.registry import tool
+from mpiimg.tools.registry import tool, tool_names
 from mpiimg.tools.tool import PREFIX, Tool
 
 __all__ = ["Result", "run", "udf"]
@@ -307,7 +308,10 @@ def _tool_asked(
     except BadInput:
         program = None
     if program is None or program.recipe is None or full == "mpiimg-run":
-        raise BadInput(f"{name}: no such tool; give one of ours, a pipeline (.toml), or a function")
+        said = f"{name}: no such tool; give one of ours, a pipeline (.toml), or a function"
+        raise BadInput(
+            asking(said, full.removeprefix(PREFIX), [one.removeprefix(PREFIX) for one in tool_names()])
+        )
     values = {"out": out, **_options(program, options)}
     first = program.arguments[0][0]
     if first.many:
@@ -329,7 +333,8 @@ def _options(program: Tool, options: Mapping[str, Any]) -> dict[str, Any]:
     values |= {name: None for name, _ in paths if name != "out"}
     for key, value in options.items():
         if key not in values and key not in parameters:
-            raise BadInput(f"{program.name}: no option {key!r}; see {program.name} --help")
+            said = f"{program.name}: no option {key!r}; see {program.name} --help"
+            raise BadInput(asking(said, key, (*values, *parameters)))
         plain = os.fspath(value) if isinstance(value, os.PathLike) else value
         own = parameters.get(key)
         if plain is not None and own is None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mpiimg.engine.names import asking
 from mpiimg.engine.parameters import Parameter
 from mpiimg.errors import Exit
 
@@ -112,6 +113,14 @@ GROUP_SIZE = Parameter(
 )
 
 
+#: What becomes of the others where one scan cannot be processed.
+STRICT = Parameter("strict", False, "One scan that is broken or fails ends the job.", bool)
+
+RETRY_SUSPECTS = Parameter(
+    "retry_suspects", False, "Scans that were being processed when two jobs died are tried once more.", bool
+)
+
+
 def usage(prog: str) -> str:
     """Return how a program is called, in both forms."""
     return (
@@ -121,7 +130,7 @@ def usage(prog: str) -> str:
 
 
 def declare(
-    parser: argparse.ArgumentParser, help_of_one: str, path: Callable, add: Callable[[Any, Parameter], None]
+    parser: argparse.ArgumentParser, help_of_one: str, path: Callable, add: Callable[..., Any]
 ) -> None:
     """Add the positional arguments of both forms, and the options of the second.
 
@@ -133,7 +142,7 @@ def declare(
     path : callable
         Called as path(name); returns what turns a word into the path of that name, as argparse's `type`.
     add : callable
-        Called as add(group, parameter); adds an option.
+        Called as add(group, parameter, also=flags); adds an option, which may have further names.
     """
     parser.add_argument(
         "inputs",
@@ -163,18 +172,8 @@ def declare(
         help='Only scans whose names are as this JSON says are processed, e.g. {"dwi": {"session": "01"}}.',
     )
     add(group, GROUP_SIZE)
-    group.add_argument(
-        "--strict",
-        "--stop-on-first-crash",
-        "--stop_on_first_crash",
-        action="store_true",
-        help="One scan that is broken or fails ends the job.",
-    )
-    group.add_argument(
-        "--retry-suspects",
-        action="store_true",
-        help="Scans that were being processed when two jobs died are tried once more.",
-    )
+    add(group, STRICT, also=("--stop-on-first-crash", "--stop_on_first_crash"))
+    add(group, RETRY_SUSPECTS)
     others = parser.add_argument_group("of other BIDS Apps, taken and ignored")
     for one in IGNORED:
         others.add_argument(
@@ -222,7 +221,8 @@ def tell_apart(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     levels = tuple(inputs[2:])
     unknown = [level for level in levels if level not in LEVELS]
     if unknown:
-        parser.error(f"analysis level {unknown[0]}: there are {' and '.join(LEVELS)}")
+        said = f"analysis level {unknown[0]}: there are {' and '.join(LEVELS)}"
+        parser.error(asking(said, unknown[0], LEVELS))
     if levels not in (*((level,) for level in LEVELS), LEVELS):
         parser.error(f"analysis levels {' '.join(levels)}: give {', '.join(LEVELS)}, or both in this order")
     args.dwi = None

@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from mpiimg.engine.names import did_you_mean
+from mpiimg.engine.names import asking
 from mpiimg.engine.parameters import Parameter, checked, checked_path
 from mpiimg.engine.small_files import read_text
 from mpiimg.errors import BadInput
@@ -85,10 +85,8 @@ class OptionsFile:
             raise BadInput(f"{self.path}: {key}: is for the command line, and not for a file")
         if name not in self.actions:
             known = [one.replace("_", "-") for one in self.actions]
-            question = did_you_mean(name.replace("_", "-"), known)
-            raise BadInput(
-                "; ".join(filter(None, [f"{self.path}: {key}: there is no such option", question]))
-            )
+            said = f"{self.path}: {key}: there is no such option"
+            raise BadInput(asking(said, name.replace("_", "-"), known))
         return name
 
     def words(self, given: Collection[str]) -> tuple[list[str], list[str]]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mpiimg.engine import presets
-from mpiimg.engine.names import did_you_mean, shown
+from mpiimg.engine.names import asking, shown
 from mpiimg.engine.parameters import TIMEOUT, Parameter, checked_path, from_word, number_in
 from mpiimg.errors import BadInput, Exit
 from mpiimg.tools import bids_app
@@ -180,7 +180,13 @@ def _add_parameters(made: argparse.ArgumentParser, tool: Tool) -> None:
         _add(options, parameter, parameter.name in negatable, taken).default = argparse.SUPPRESS
 
 
-def _add(group, parameter: Parameter, negatable: bool = False, taken: Iterable[str] = ()) -> argparse.Action:
+def _add(
+    group,
+    parameter: Parameter,
+    negatable: bool = False,
+    taken: Iterable[str] = (),
+    also: tuple[str, ...] = (),
+) -> argparse.Action:
     """Add an option.
 
     Parameters
@@ -191,8 +197,10 @@ def _add(group, parameter: Parameter, negatable: bool = False, taken: Iterable[s
         The help says that a switch can be switched off too.
     taken : iterable of str
         Names of the tool's parameters, which the opposite of a switch must not have.
+    also : tuple of str
+        Further names.
     """
-    flags = [*filter(None, [LETTERS.get(parameter.name)]), parameter.flag]
+    flags = [*filter(None, [LETTERS.get(parameter.name)]), parameter.flag, *also]
     if parameter.type is bool:
         return group.add_argument(
             *flags, action=_Switch, default=False, help=parameter.help, shows_off=negatable, taken=taken
@@ -316,7 +324,7 @@ class _Parser(argparse.ArgumentParser):
         for action in self._actions:
             for flag in getattr(action, "hidden", ()):
                 message = message.replace(f"/{flag}", "")
-        text = shown(message)
+        text = shown(message).replace("expected one argument", "needs a value")
         self.exit(Exit.BAD_INPUT, f"{self.prog}: error: {text}; see {self.prog} --help\n")
 
     def _prepared(self, words: list[str]) -> list[str]:
@@ -382,12 +390,11 @@ class _Parser(argparse.ArgumentParser):
         having = tools_with(plain[2:].replace("-", "_"), self.tool.domain)
         if having and self.tool.name not in having:
             return f"{said}; {plain} is an option of {', '.join(having)}"
-        return "; ".join(filter(None, [said, did_you_mean(plain, known)]))
+        return asking(said, plain, known)
 
     def _check_value(self, action, value):
         """Refuse what is none of the choices, and ask whether one like it was meant."""
         if action.choices is not None and value not in action.choices:
             there = ", ".join(map(str, action.choices))
-            hint = did_you_mean(str(value), map(str, action.choices))
             text = f"invalid choice: {value!r} (choose from {there})"
-            raise argparse.ArgumentError(action, "; ".join(filter(None, [text, hint])))
+            raise argparse.ArgumentError(action, asking(text, str(value), map(str, action.choices)))

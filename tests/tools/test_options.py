@@ -10,10 +10,12 @@ import pytest
 from support import launch
 
 from mpiimg.engine.parameters import checked_memory
-from mpiimg.errors import Exit
-from mpiimg.tools import cli, parsing
+from mpiimg.errors import BadInput, Exit
+from mpiimg.functions.request import _Stages
+from mpiimg.simulate import recipes
+from mpiimg.tools import api, cli, parsing
 from mpiimg.tools.other_programs import FOREIGN
-from mpiimg.tools.registry import tool_names
+from mpiimg.tools.registry import tool, tool_names
 
 #: What ten programs that users come from call their options.
 OTHERS = list(csv.DictReader((Path(__file__).parent / "options_of_others.tsv").open(), delimiter="\t"))
@@ -96,6 +98,7 @@ def test_all_that_is_said_of_other_programs_names_options_that_there_are():
         ("mpiimg-mask", ["-ofolder"], "-ofolder: there is no such option"),
         ("mpiimg-mask", ["-fo", "folder"], "-fo: there is no such option"),
         ("mpiimg-mask", ["-f", "0.3"], "-f takes no value; -f of bet: "),
+        ("mpiimg-mask", ["--passes"], "argument --passes: needs a value; see"),
         ("mpiimg-mask", ["--finalize", "1"], "--finalize takes no value; see"),
         ("mpiimg-mask", ["--pases=\x1b[2J"], "did you mean --passes?"),
     ],
@@ -169,3 +172,21 @@ def test_what_the_page_says_of_options_is_so(tmp_path, monkeypatch):
     for size in ("4G", "4GB", "4GiB"):
         assert checked_memory(size, "--memory") == 4 * 1024**3
     assert checked_memory("4e9", "--memory") == 4_000_000_000
+
+
+def test_a_level_of_bids_apps_is_asked_for_too(tmp_path, capsys):
+    line = refused("mpiimg-neuro", [str(tmp_path), "out", "partcipant"], capsys)
+    assert "analysis level partcipant: there are participant and group; did you mean participant?" in line
+
+
+def test_python_and_pipelines_are_answered_alike(tmp_path):
+    with pytest.raises(BadInput, match=r"no option 'pases'; .*; did you mean passes\?"):
+        api._options(tool("mpiimg-mask"), {"pases": 3})
+    with pytest.raises(BadInput, match=r"^nuero: no such tool; .*; did you mean neuro\?"):
+        api._tool_asked("nuero", ["dwi.nii.gz"], "out", {})
+    with pytest.raises(BadInput, match="neuro and astro can be simulated; did you mean neuro"):
+        recipes.inspect({"kind": "nuero"})
+    with pytest.raises(BadInput, match=r"mask has no parameter 'pases'; .*; did you mean passes\?"):
+        _Stages("pipeline.toml", None, "").read([{"tool": "mask", "pases": 3}])
+    with pytest.raises(BadInput, match=r"must be one of iwls, .*; did you mean iwls"):
+        _Stages("pipeline.toml", None, "").read([{"tool": "fit", "method": "iwl"}])
