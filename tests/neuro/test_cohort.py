@@ -14,7 +14,7 @@ import nibabel
 import numpy as np
 import pytest
 from support import launch, sabotage, warm
-from support.html import parsed
+from support.parsed_html import parsed
 from support.subjects import PATIENCE
 
 from mpiimg.engine.records import read_record

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.stats import median_abs_deviation
-from support.html import parsed
+from support.parsed_html import parsed
 
 from mpiimg.neuro.report.cohort import OUTLYING, ScanFigures, outliers, page_of
 from mpiimg.neuro.report.strips import MAX_DOTS

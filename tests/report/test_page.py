@@ -1,7 +1,7 @@
 """A page is one file that needs no other, says what it was given, and is no way in for what names say."""
 
 import pytest
-from support.html import parsed
+from support.parsed_html import parsed
 
 from mpiimg.report.page import (
     Flicker,

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 from support import launch, warm
-from support.html import parsed
+from support.parsed_html import parsed
 from support.subjects import PATIENCE
 
 from mpiimg.report.run_section import stretches

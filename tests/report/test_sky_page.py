@@ -7,7 +7,7 @@ import pytest
 from astropy.table import Table
 from support import astro_data
 from support.astro_data import exposure_table
-from support.html import parsed
+from support.parsed_html import parsed
 
 from mpiimg.astro.report import clipped, exposures, methods
 from mpiimg.astro.report.results import SurveyResults
