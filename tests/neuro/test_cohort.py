@@ -183,7 +183,7 @@ def test_the_derivative_is_bids(made, pristine):
         else:
             assert not any(path.match(pattern) for pattern in ignored), name
             assert any(re.fullmatch(pattern, name) for pattern in patterns), name
-    assert count == 4 * 26
+    assert count == 4 * 29
     assert {path.name for path in made.iterdir() if path.is_file()} == {
         "dataset_description.json",
         ".bidsignore",
