@@ -113,6 +113,14 @@ install_validators() {
     loudly "The BIDS validator and others of $pins cannot be fetched: NO OUTPUT IS VALIDATED."
 }
 
+# A browser, for the pages that runs write.
+install_browser() {
+    if command -v chromium >/dev/null; then return 0; fi
+    if may_install_packages && (install_packages chromium); then return 0; fi
+    loudly "Chromium is not here and cannot be installed: NO PAGE IS LOOKED AT IN A BROWSER." \
+        "(On Debian, as root: apt-get install --no-install-recommends chromium)"
+}
+
 # A cluster on this machine, for tests/slurm; nothing is started here. Those tests look for it themselves.
 install_slurm() {
     if command -v slurmd >/dev/null && command -v munged >/dev/null && [ "$(id -u)" = 0 ]; then return 0; fi
@@ -130,6 +138,7 @@ else
 fi
 install_peers
 install_validators
+install_browser
 install_slurm
 
 block "ruff" make --no-print-directory lint || exit 1

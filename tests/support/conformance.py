@@ -61,6 +61,16 @@ def deno(script: Path, *words) -> str:
     return said_by(runtime, "run", "--allow-read", script, *words, DENO_DIR=folder / "deno", NO_COLOR=1)
 
 
+def deno_in_browser(script: str, browser: str, *words) -> str:
+    """Return what a script of tests/conformance prints that lets a browser look at pages."""
+    folder = installed()
+    # It is there that modules find each other.
+    shutil.copy(FOLDER / script, folder)
+    runtime = folder / "python" / "bin" / "deno"
+    words = (runtime, "run", "--allow-all", folder / script, browser, *words)
+    return said_by(*words, DENO_DIR=folder / "deno", NO_COLOR=1)
+
+
 def bids_issues(dataset: Path) -> list[dict]:
     """Return what the BIDS validator finds in a dataset."""
     validator = installed() / "python" / "bin" / "bids-validator-deno"

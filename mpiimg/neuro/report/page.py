@@ -70,7 +70,7 @@ def _glance(scan: Scan) -> list[Item]:
     rows = judge(scan.figures)
     items: list[Item] = []
     if rows:
-        items.append(Table(["figure", "value", "usual", ""], rows, "Figures to look at first"))
+        items.append(Table(["figure", "value", "usual", "verdict"], rows, "Figures to look at first"))
         check = scan.figures.get("gradient_check")
         if check:
             tone = "warning" if "another table" in str(check) else "note"
