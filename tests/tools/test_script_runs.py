@@ -148,3 +148,12 @@ def test_libraries_of_a_script_start_no_threads_unless_they_are_asked_for(tmp_pa
         environment = {k: v for k, v in launch.environment().items() if not k.endswith("_NUM_THREADS")}
         done = subprocess.run(command, env={**environment, **given}, capture_output=True, text=True)
         assert done.stdout.strip() == said, done.stderr
+
+
+def test_arrays_of_a_script_are_staged_where_it_is_told(script, tmp_path):
+    run("--work-dir", tmp_path / "scratch", script, tmp_path / "out")
+    assert np.load(tmp_path / "out" / "doubled.npy").sum() == 2 * np.arange(24).sum()
+    assert list((tmp_path / "scratch").iterdir()) == []
+    done = run("--work-dir", script, script, tmp_path / "other", check=False)
+    assert done.returncode == Exit.BAD_INPUT
+    assert f"--work-dir {script}: cannot write there" in done.stderr
