@@ -132,7 +132,7 @@ def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
     recipe = tool.recipe(inspected, values)
     resources = _resources(args, comm)
     if args.plan:
-        return _plan(recipe, resources, args.plan, tool.folder(values), comm)
+        return _plan(recipe, resources, args.plan, Path(args.work_dir or tool.folder(values)), comm)
     safe_point(comm)
     options = _options(args, tool.folder(values), resources.memory, command)
     outcome = run(recipe, comm, options)
@@ -193,7 +193,7 @@ def _resources(args: argparse.Namespace, comm):
 
 
 def _plan(recipe, resources, form: str, out: Path, comm) -> int:
-    """Print the plan of a run whose results go to folder `out`."""
+    """Print the plan of a run whose arrays are staged below folder `out`."""
     from mpiimg.engine.log import show_plan
     from mpiimg.engine.log.verdict import disk_of
     from mpiimg.engine.plan import plan_recipe

@@ -63,7 +63,8 @@ COMMON = (
     Parameter(
         "memory",
         None,
-        "A rank may use this much memory, in bytes or as e.g. 4G (default: its share of the node's).",
+        "A rank may use this much memory, in bytes or as 4G, 4GB or 4GiB, which are the same (default: its "
+        "share of the node's).",
         metavar="SIZE",
     ),
     TIMEOUT,

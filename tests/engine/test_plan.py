@@ -213,7 +213,10 @@ def test_a_plan_begins_with_what_it_comes_to(tmp_path):
     tight = verdict.verdict(plan, resources, verdict.Disk(needed, needed - 1))
     assert not tight.fits
     (line, _) = verdict.in_words(tight, 4)
-    assert line.startswith("does not fit: ") and "free some, choose another --out, or use --in-memory" in line
+    assert (
+        line.startswith("does not fit: ")
+        and "free some, choose another --out or --work-dir, or use --in-memory" in line
+    )
     assert verdict.verdict(plan, resources, verdict.Disk(needed, needed)).fits
     assert verdict.disk_of(small, dataclasses.replace(resources, in_memory=True), Path(".")) is None
     assert verdict.disk_of(small, resources, Path("no/such/folder")).needed == needed

@@ -133,7 +133,7 @@ def in_words(it: Verdict, ranks: int) -> list[str]:
         facts.insert(1, f"{size(it.disk_needed)} go to a disk with {size(it.disk_free)} free")
     lines = [f"{_fits(it)}: {'; '.join(facts)}"]
     if it.disk_needed is not None and it.disk_needed > it.disk_free:
-        lines[0] += ": free some, choose another --out, or use --in-memory"
+        lines[0] += ": free some, choose another --out or --work-dir, or use --in-memory"
     most = "1" if it.ranks_worth == 1 else f"up to {it.ranks_worth}"
     then = "" if it.ranks_worth == ranks else f" ({about(it.seconds_with_these)})"
     lines.append(f"ranks worth having: {most}{then}; more would be idle for over half of the time")
