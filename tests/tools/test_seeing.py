@@ -7,7 +7,6 @@ import pty
 import re
 import select
 import signal
-import threading
 import time
 
 import pytest
@@ -17,8 +16,11 @@ from support.subjects import EVERYTHING, PATIENCE, digests
 pytestmark = pytest.mark.tool
 
 
-def on_terminal(*command, patience=60, **variables):
-    """Return the exit status of a command on a terminal of 100 columns, and all that it showed there."""
+def on_terminal(*command, patience=60, once=None, **variables):
+    """Return the exit status of a command on a terminal, and all that it showed there.
+
+    `once` is a text and what is called when it is seen.
+    """
     pid, screen = pty.fork()
     if pid == 0:
         os.execvpe(command[0], [str(word) for word in command], launch.environment(TERM="xterm", **variables))
@@ -27,6 +29,8 @@ def on_terminal(*command, patience=60, **variables):
         while select.select([screen], [], [], max(0.0, deadline - time.monotonic()))[0]:
             try:
                 shown += os.read(screen, 1 << 16)
+                if once and once[0] in shown:
+                    once = once[1]()
             except OSError:  # its end
                 break
         else:
@@ -73,35 +77,25 @@ def test_a_bar_under_mpiexec_on_a_terminal_and_a_log_has_none(simulated, tmp_pat
     assert "results in" in log.read_text()
 
 
-def kill_in_denoising(run, activity):
-    """Kill a run some seconds after a rank has come to the stage denoise."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        if activity.exists() and b"stage denoise," in activity.read_bytes():
-            break
-        time.sleep(0.05)
-    time.sleep(2.5)
-    launch.kill_session(run)
-
-
 def test_a_watch_shows_a_run_until_it_is_killed(simulated, tmp_path):
     """Its ranks one by one, on a terminal; what has happened to it is red where colours are wanted."""
-    out, slow = tmp_path / "out", sabotage.install(tmp_path / "slow", "import time; time.sleep(0.5)")
+    out, slow = tmp_path / "out", sabotage.install(tmp_path / "slow", "import time; time.sleep(2)")
     words = ("mpiimg-neuro", *simulated.arguments, "--out", out, "--median-radius", 1)
     run = sabotage.start(*words, sabotaged=slow, ranks=2)
+
+    def kill():
+        launch.kill_session(run)
+
     try:
         sabotage.wait_for(out / "events" / "1.jsonl", run)
-        killer = threading.Thread(target=kill_in_denoising, args=(run, out / "events" / "1.at"))
-        killer.start()
         watch = launch.tool_command("mpiimg-status", out, "--watch")
-        status, shown = on_terminal(*watch)
-        killer.join()
+        status, shown = on_terminal(*watch, once=(b"stage denoise, ", kill))
     finally:
-        launch.kill_session(run)
+        kill()
     assert status == 1
     *looks, last = shown.split("\x1b[H\x1b[2J")[1:]
     assert looks and all("mpiimg-neuro: running: " in look for look in looks)
-    assert any(re.search(r"^ +1  .* stage denoise, ", look, re.M) for look in looks), shown
+    assert any(re.search(r"^ +[01]  .* stage denoise, ", look, re.M) for look in looks), shown
     assert "\x1b[31mmpiimg-neuro: lost: the process is gone" in last
     status, shown = on_terminal(*watch, NO_COLOR="1")
     assert status == 1 and "mpiimg-neuro: lost: " in shown and "\x1b[31m" not in shown

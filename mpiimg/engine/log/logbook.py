@@ -169,11 +169,13 @@ class Logbook(Reporter):
 
     def died(self, why: str) -> None:
         """Note that this process is about to end, and why."""
+        self._progress.close()
         self._log.write("end", run=self._options.run_id, status=int(Exit.FAILED), why=why)
         self._log.flush()
 
     def last_words(self, what: str, since: float, waits: bool, stack: str, limit: float) -> str:
         """Return what there is to say when this rank ends the job, and note it."""
+        self._progress.close()
         # Others need time to note what they are at.
         time.sleep(Watchdog.LOOK if limit > 4 * Watchdog.LOOK else 0)
         said = super().last_words(what, since, waits, stack, limit)
