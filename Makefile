@@ -18,7 +18,7 @@ help:
 	@echo 'make install              .venv: MPI and all else from wheels, no root'
 	@echo 'make install MPI=system   .venv-mpi: mpi4py and h5py on the MPI and parallel HDF5 of this machine'
 	@echo 'make wheelhouse           .cache/wheelhouse: all packages, to install from where there is no network'
-	@echo 'make demo [OUT=demo]      simulate a subject, process it and real data, show a picture'
+	@echo 'make demo [OUT=demo]      simulate a head and a survey, process them and real data, a page on each'
 	@echo 'make test                 all tests, on both installs: 1 and 3 ranks on one, 2 and 4 on the other'
 	@echo 'make test-long            the slow variants, and 1 to 4 ranks on both installs'
 	@echo 'make lint                 ruff, and the types of what scripts use'

@@ -1,1 +1,1 @@
-"""make demo: both pipelines on small data, and a picture of what they made."""
+"""make demo: both pipelines on small data, and a page on what each run made."""

@@ -1,4 +1,4 @@
-"""What `make demo` runs: simulate a subject and a survey, process them and real data, draw what came out.
+"""What `make demo` runs: simulate a subject and a survey, process them and real data, show what came out.
 
 `python -m mpiimg.demo DIR` says each command before it runs it, so that a reader can repeat it.
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mpiimg.report import NAME as PAGE
 from mpiimg.version import __version__
 
 RANKS = 2
@@ -44,9 +45,9 @@ class DemoSubject:
     Parameters
     ----------
     name : str
-        The name of the folder of its results, and of its picture.
+        The name of the folder of its results.
     title : str
-        The heading of the picture and of the step.
+        The heading of the step.
     dwi, bvals, bvecs : Path
     flags : tuple of str
         Options of mpiimg-neuro, beside those that every subject gets.
@@ -105,7 +106,7 @@ def shipped_with_dipy() -> list[DemoSubject]:
 
 
 def run_demo(out: Path, shape: str = SHAPE, volumes: int = VOLUMES) -> None:
-    """Simulate, process and draw; say what is done, what it took and where the results are.
+    """Simulate and process; say what is done, what it took and where the results are.
 
     Parameters
     ----------
@@ -135,50 +136,46 @@ def run_demo(out: Path, shape: str = SHAPE, volumes: int = VOLUMES) -> None:
     _run(launcher, "mpiimg-simulate", "neuro", *arguments)
 
     subjects = [simulated(raw), *shipped_with_dipy()]
-    pictures = {subject.name: _process(subject, launcher, out) for subject in subjects}
+    folders = [_process(subject, launcher, out) for subject in subjects]
     _compare_with_truth(raw, out)
-    pictures |= _surveys(launcher, out)
+    folders += _surveys(launcher, out)
 
-    print(f"\nAll done in {time.monotonic() - started:.0f} s. The results:")
-    for name, picture in pictures.items():
-        print(f"  {_shown(out / name)}/   picture: {_shown(picture)}")
+    print(f"\nAll done in {time.monotonic() - started:.0f} s. Each folder has a page to open in a browser:")
+    for folder in folders:
+        print(f"  {_shown(folder)}/{PAGE}")
     print("Names of the files: README.md, Outputs, and docs/astro.md. How each step works: docs/stages.md.")
 
 
-def _surveys(launcher: Path, out: Path) -> dict[str, Path]:
-    """Run mpiimg-astro on a simulated survey, and on real exposures where they are; return pictures."""
+def _surveys(launcher: Path, out: Path) -> list[Path]:
+    """Run mpiimg-astro on a simulated survey, and on real exposures where they are; return folders."""
     raw = out / "survey"
     print("\nSimulate a small sky survey: 5 visits of 2 sensors")
     arguments = ("--visits", 5, "--sensors", 2, "--shape", "700x800", "--out", raw, "--force")
     _run(launcher, "mpiimg-simulate", "astro", *arguments)
     print("\nSimulated survey: calibration, patches, coadds, detection")
     exposures = sorted(raw.glob("sim-*.fits"))
-    pictures = {
-        "survey-sky": _coadd(launcher, out / "survey-sky", exposures, ("--patch", 600, "--border", 50))
-    }
+    folders = [_coadd(launcher, out / "survey-sky", exposures, ("--patch", 600, "--border", 50))]
     real = sorted(REAL_EXPOSURES.glob("*_ooi_*.fits"))
     if real:
         print("\nReal data: cut-outs of DECam exposures in three filters, too small for statistics")
         flags = ("--zero-point", 25, "--patch", 100, "--border", 10)
-        pictures["decam"] = _coadd(launcher, out / "decam", real, flags)
-    return pictures
+        folders.append(_coadd(launcher, out / "decam", real, flags))
+    return folders
 
 
 def _coadd(launcher: Path, folder: Path, exposures: list[Path], flags: tuple) -> Path:
-    """Run mpiimg-astro on exposures, say what was found, and return its picture."""
+    """Run mpiimg-astro on exposures, say what was found, and return the folder of the results."""
     from astropy.table import Table
 
     _run(launcher, "mpiimg-astro", *exposures, *flags, "--quiet", "--out", folder, "--force")
     patches = sorted(folder.glob("*patch-*.fits"))
     sources = Table.read(folder / "catalogue.fits")
     print(f"  {len(exposures)} exposures, {len(patches)} patches, {sources['is_primary'].sum()} sources")
-    return folder / "mosaic.png"
+    return folder
 
 
 def _process(subject: DemoSubject, launcher: Path, out: Path) -> Path:
-    """Run mpiimg-neuro on a subject, say what was found, and return its picture."""
-    from mpiimg.demo.picture import draw_subject
-
+    """Run mpiimg-neuro on a subject, say what was found, and return the folder of the results."""
     folder = out / subject.name
     print(f"\n{subject.title}: brain mask, denoising, tensor fit")
     if subject.remark:
@@ -191,11 +188,7 @@ def _process(subject: DemoSubject, launcher: Path, out: Path) -> Path:
         f"  mask {figures['voxels']} voxels, noise sigma {figures['sigma']:.1f}, "
         f"median FA in the mask {figures['fa']:.2f}"
     )
-    picture = out / f"{subject.name}.png"
-    images = ("mask", "denoised", "residual", "fa", "rgb")
-    shown = {name: results[name] for name in images}
-    draw_subject({"dwi": subject.dwi, "bval": subject.bvals, **shown}, picture, subject.title)
-    return picture
+    return folder
 
 
 def outputs(subject: DemoSubject, folder: Path) -> dict[str, Path]:

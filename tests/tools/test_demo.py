@@ -8,6 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 from support import launch
+from support.parsed_html import parsed
 
 SMALL = ("--shape", "48x56x40", "--volumes", "8")
 
@@ -15,7 +16,7 @@ SMALL = ("--shape", "48x56x40", "--volumes", "8")
 def run_demo(folder, *arguments, **options):
     """Run the demo in `folder`, writing to `folder`/demo."""
     command = [sys.executable, "-m", "mpiimg.demo", "demo", *arguments]
-    return launch.run(command, cwd=folder, timeout=180, **options)
+    return launch.run(command, cwd=folder, timeout=180, env={"MPIIMG_REPORT": "on"}, **options)
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +44,12 @@ def test_a_newcomer_sees_no_warning_but_that_crops_of_a_brain_have_no_background
         assert name in line and "no background" in line
 
 
-def test_each_subject_has_its_results_and_its_picture(demo):
+def test_each_subject_has_its_results_and_its_page(demo):
     folder, finished = demo
-    for name in ("simulated-maps", "small_64D", "small_101D"):
-        assert f"demo/{name}/ " in finished.stdout and f"demo/{name}.png" in finished.stdout
-        picture = (folder / "demo" / f"{name}.png").read_bytes()
-        assert picture.startswith(b"\x89PNG") and len(picture) > 20_000
+    for name in ("simulated-maps", "small_64D", "small_101D", "survey-sky"):
+        assert f"  demo/{name}/report.html" in finished.stdout.splitlines()
+        html = parsed(folder / "demo" / name / "report.html")
+        assert "Methods" in html.headings and html.foreign == [] and html.unclosed == []
         assert (folder / "demo" / name / "run.json").is_file()
 
 
