@@ -12,13 +12,14 @@ VENV := $(if $(filter system,$(MPI)),.venv-mpi,.venv)
 # What the install scripts and the tests read; empty where nobody set it.
 export PYTHON WARM APT CACHE WHEELHOUSE PREFIX MPICC HDF5_PKGCONFIG_NAME HDF5_DIR RANKS MPI_TIMEOUT LANES
 
-.PHONY: help install wheelhouse lock demo test test-long lint bench bench-systems bench-scaling bench-roofline noise-tables sky-tables clean distclean
+.PHONY: help install wheelhouse lock demo docs test test-long lint bench bench-systems bench-scaling bench-roofline noise-tables sky-tables clean distclean
 
 help:
 	@echo 'make install              .venv: MPI and all else from wheels, no root'
 	@echo 'make install MPI=system   .venv-mpi: mpi4py and h5py on the MPI and parallel HDF5 of this machine'
 	@echo 'make wheelhouse           .cache/wheelhouse: all packages, to install from where there is no network'
 	@echo 'make demo [OUT=demo]      simulate a head and a survey, process them and real data, a page on each'
+	@echo 'make docs                 build/docs: these documents as a site, with a reference of tools and Python'
 	@echo 'make test                 all tests, on both installs: 1 and 3 ranks on one, 2 and 4 on the other'
 	@echo 'make test-long            the slow variants, and 1 to 4 ranks on both installs'
 	@echo 'make lint                 ruff, and the types of what scripts use'
@@ -46,6 +47,11 @@ wheelhouse: install
 
 lock: install
 	@install/wheelhouse.sh lock
+
+docs:
+	@install/install.sh docs
+	@.venv/bin/python -m sphinx -q -W --keep-going -b html docs build/docs
+	@echo 'build/docs/index.html'
 
 demo: install
 	@$(VENV)/bin/python -m mpiimg.demo $(OUT)

@@ -16,7 +16,7 @@ def files(folder):
     """Return the files below `folder`, as pairs of where they go and what goes there."""
     found = {}
     for path in sorted((HERE / folder).rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
+        if path.is_file() and not {"__pycache__", "reference"} & {*path.parts}:
             relative = path.relative_to(HERE)
             found.setdefault(f"share/mpiimg/{relative.parent}", []).append(str(relative))
     return list(found.items())

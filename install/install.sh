@@ -2,6 +2,7 @@
 # make install: .venv (MPI=wheel) or .venv-mpi (MPI=system), from the repository's folder.
 #
 #   install/install.sh wheel|system     install, or do nothing where nothing has changed
+#   install/install.sh docs             the same as wheel, and what builds the docs
 #   install/install.sh possible         exit 0 if MPI=system can be installed here, else say why not
 #
 # Variables: PYTHON, WARM, APT, CACHE, WHEELHOUSE, PREFIX; for system also MPICC, HDF5_PKGCONFIG_NAME, HDF5_DIR. See docs/install.md.
@@ -90,6 +91,13 @@ warm() {
 case "${1:-}" in
 wheel) install_wheel ;;
 system) install_system ;;
+docs)
+    install_wheel
+    .venv/bin/python -c 'import myst_parser, sphinx' 2>/dev/null || {
+        [ -z "${WHEELHOUSE:-}" ] || use_wheelhouse .venv/bin/python
+        install_project .venv/bin/pip mpich,all,docs,test
+    }
+    ;;
 possible)
     may_install_packages && exit 0
     recall_site

@@ -156,6 +156,7 @@ heads="tests/neuro tests/tools" others=$(ls -d tests/*/ | grep -vE '/(neuro|tool
     tests "tools, heads" .venv "tool and $SELECTED" $(with 'mark\.tool' $heads)
     tests "tools, others" .venv "tool and $SELECTED" $(with 'mark\.tool' $others)
     tests "serial" .venv "not (ranks or tool or slurm or conformance) and $SELECTED" $(without '^pytestmark.*mark\.(ranks|tool|slurm|conformance)')
+    later "docs" make --no-print-directory docs
     tests "conformance" .venv "conformance and $SELECTED" $(with 'mark\.conformance')
     for venv in $installs; do tests "ranks" $venv "$ranks" $(with 'mark\.ranks'); done
     [ "$installs" = .venv ] || tests "tools" .venv-mpi "tool and $site" $(with 'mark\.tool')

@@ -16,7 +16,8 @@ from mpiimg.errors import Exit
 from mpiimg.tools import cli, other_programs, registry
 
 ROOT = launch.REPOSITORY
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), *sorted((DOCS / "tutorials").glob("*.md"))]
 
 #: Flags of programs that are not ours, which the pages may name.
 FOREIGN = {
@@ -104,6 +105,34 @@ def test_every_link_and_path_leads_somewhere():
     assert [path for path in sorted(paths - made) if not (ROOT / path).exists()] == []
 
 
+def anchors(page):
+    """Return the anchors of the headings of a page, as hosts of Markdown and our generator make them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_link_into_a_page_leads_to_a_heading():
+    links = [
+        (page, path, anchor)
+        for page in PAGES
+        for path, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text())
+    ]
+    assert len(links) > 20
+    lost = [
+        (page.name, path, anchor)
+        for page, path, anchor in links
+        if anchor not in anchors((page.parent / path) if path else page)
+    ]
+    assert lost == []
+
+
+def test_every_page_is_on_the_site():
+    listed = re.findall(r"^([\w/-]+)$", (DOCS / "index.md").read_text(), re.M)
+    pages = {str(page.relative_to(DOCS).with_suffix("")) for page in PAGES[1:]}
+    assert sorted(listed) == sorted(pages - {"index"} | {"reference/tools", "reference/python"})
+
+
 def test_every_test_that_a_page_names_exists():
     named = {
         (path, name)
@@ -125,8 +154,8 @@ def test_make_targets_exist():
     assert {"demo", "test", "install", "bench"} <= named <= targets
 
 
-def test_every_tool_is_in_the_readme():
-    text = PAGES[0].read_text()
+def test_every_tool_is_in_the_table_of_tools():
+    text = (DOCS / "tools.md").read_text()
     assert [name for name in registry.tool_names() if f"`{name}`" not in text] == []
 
 
@@ -237,7 +266,7 @@ def test_the_commands_of_the_readme_run_and_step_by_step_gives_the_same_maps(rea
 
 
 def test_the_table_of_outputs_is_what_a_run_writes(readme_run):
-    section = PAGES[0].read_text().split("## Outputs")[1].split("\n## ")[0]
+    section = (DOCS / "files.md").read_text().split("## Diffusion MRI")[1].split("\n## ")[0]
     named = set(re.findall(r"`((?:dwi|run)[\w.-]+)`", section.split("| file |")[1]))
     named |= {f"dwi_model-tensor_param-{key}_dwimap.nii.gz" for key in re.findall(r"`-([a-z]+)_`", section)}
     named |= {f"dwi_desc-denoised_dwi{ending}" for ending in re.findall(r"`(\.bv\w+)`", section)}
