@@ -23,6 +23,9 @@ FA_BINS, MD_BINS, MAX_MD = 50, 80, 4e-3
 #: Free water at body temperature, mm^2/s: above `MD_OF_CSF` lies what is mostly that.
 MD_OF_WATER, MD_OF_CSF = 3.0e-3, 2.0e-3
 
+#: Bins that a peak is smoothed over, and how far it must rise above the valley before it.
+SMOOTHED, MIN_RISE = 5, 1.2
+
 #: b0s whose standard deviation says something.
 MIN_B0S = 3
 
@@ -61,7 +64,10 @@ DEFINITIONS: Mapping[str, tuple[str, str]] = {
     "snr_b0": ("1", "Mean of the b0s over the root mean square of their standard deviation, in the mask."),
     "fa_mean": ("1", "Mean FA in the mask."),
     "md_mean": ("mm^2/s", "Mean of the mean diffusivity in the mask."),
-    "md_csf_peak": ("mm^2/s", "Most frequent mean diffusivity above 2e-3; free water has 3e-3."),
+    "md_csf_peak": (
+        "mm^2/s",
+        "Peak of the mean diffusivity above 2e-3, if there is one; free water has 3e-3.",
+    ),
     "fa_nans": ("ppm", "Voxels of the mask whose FA is no number."),
     "fa_degenerate": ("ppm", "Voxels of the mask whose fitted tensor is none of tissue or water."),
     "floor_share": ("1", "Share of the signals of the fit that were raised to the floor."),
@@ -267,10 +273,7 @@ class SliceSums:
             if (self.shell_of == k).any()
         }
         numbers |= {"fa_mean": found.fa, "md_mean": found.md} if found is not None else {}
-        md = total[self.parts["md"]]
-        first = round(MD_OF_CSF / MAX_MD * MD_BINS)
-        if md[first:].any():
-            numbers["md_csf_peak"] = (first + int(np.argmax(md[first:])) + 0.5) * MAX_MD / MD_BINS
+        numbers["md_csf_peak"] = csf_peak(total[self.parts["md"]])
         ppm = 1e6 / max(voxels, 1.0)
         numbers["fa_nans"] = float(total[self.parts["nans"]][0] * ppm)
         if found is not None:
@@ -279,6 +282,25 @@ class SliceSums:
         if maps.verdict:
             numbers["gradient_check"] = maps.verdict
         return numbers
+
+
+def csf_peak(counts: np.ndarray) -> float | None:
+    """Return the mean diffusivity of the peak of CSF, mm^2/s; None where there is only the tail of tissue.
+
+    Parameters
+    ----------
+    counts : (MD_BINS,) array
+        Voxels by their mean diffusivity, from 0 to `MAX_MD`; the last bin holds those beyond.
+    """
+    first = round(MD_OF_CSF / MAX_MD * MD_BINS)
+    smooth = np.convolve(counts, np.ones(SMOOTHED) / SMOOTHED, "same")
+    inner = np.arange(first, MD_BINS - 1 - SMOOTHED // 2)
+    peaks = inner[(smooth[inner] > smooth[inner - 1]) & (smooth[inner] >= smooth[inner + 1])]
+    if not peaks.size:
+        return None
+    best = int(peaks[np.argmax(smooth[peaks])])
+    valley = smooth[first : best + 1].min()
+    return (best + 0.5) * MAX_MD / MD_BINS if smooth[best] > MIN_RISE * valley else None
 
 
 def _counted(values: np.ndarray, bins: int, largest: float) -> np.ndarray:

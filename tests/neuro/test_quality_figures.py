@@ -13,7 +13,7 @@ from dipy.stats.qc import neighboring_dwi_correlation
 from support.subjects import EVERYTHING, neuro
 
 from mpiimg.engine import plugins
-from mpiimg.neuro.quality_figures import MAX_MD, spread_energy
+from mpiimg.neuro.quality_figures import MAX_MD, MD_BINS, csf_peak, spread_energy
 from mpiimg.neuro.shown_slices import cut, parted, planes_to_show
 from mpiimg.neuro.steps.qc import DEFINITIONS, OF_SHELLS, definition
 
@@ -145,6 +145,15 @@ def test_evenly_spread_directions_have_energy_one():
     assert spread_energy(bunched) > 1.1
     assert spread_energy(half[:5]) is None
     assert spread_energy(np.concatenate([half, -half])) == pytest.approx(spread_energy(half))
+
+
+def test_the_peak_of_csf_is_none_where_there_is_only_a_tail():
+    md = (np.arange(MD_BINS) + 0.5) * MAX_MD / MD_BINS
+    tail = 1e5 * np.exp(-((md - 0.8e-3) ** 2) / (2 * 0.5e-3**2))
+    assert csf_peak(np.rint(tail)) is None
+    peak = tail + 900 * np.exp(-((md - 2.9e-3) ** 2) / (2 * 0.15e-3**2))
+    assert csf_peak(np.rint(peak)) == pytest.approx(2.9e-3, abs=0.1e-3)
+    assert csf_peak(np.zeros(MD_BINS)) is None
 
 
 def test_it_is_a_tool_of_its_own(simulated, alone, tmp_path):

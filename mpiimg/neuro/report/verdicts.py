@@ -50,7 +50,7 @@ FIRST = (
         "thin voxels, a weak coil, or motion between the b0s",
     ),
     Judged(
-        "most frequent diffusivity of CSF [mm²/s]",
+        "peak of the diffusivity of CSF [mm²/s]",
         "md_csf_peak",
         lambda value: abs(value / MD_OF_WATER - 1) <= 0.2,
         "2.4e-3 to 3.6e-3, in vivo",
