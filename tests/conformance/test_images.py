@@ -71,6 +71,8 @@ def made(tmp_path_factory) -> Path:
     describe(root / "raw", DESCRIPTION)
     (root / "raw" / "README").write_text("Heads that mpiimg-simulate made, for tests. " * 5)
     run("mpiimg-neuro", root / "raw", root / "study", "participant", *FILTER, "--residual", "--fit-residual")
+    for folder in (root / "study" / "logs" / "sub-01", root / "study"):
+        run("mpiimg-report", folder)  # pages lie among the results
 
     dwi, steps = raw / "sub-01_dwi.nii.gz", root / "steps"
     mask, denoised = (steps / f"sub-01_desc-{what}.nii.gz" for what in ("brain_mask", "denoised_dwi"))
@@ -78,6 +80,7 @@ def made(tmp_path_factory) -> Path:
     run("mpiimg-stage", dwi, root / "staged.h5")
     run("mpiimg-mask", dwi, *gradients, *FILTER, "--out", steps)
     run("mpiimg-denoise", root / "staged.h5", "--mask", mask, "--out", steps)
+    run("mpiimg-qc", dwi, *gradients, "--mask", mask, "--out", steps)
     run("mpiimg-fit", denoised, *gradients, "--mask", mask, "--out", steps, ranks=3)
 
     function = launch.REPOSITORY / "docs" / "examples" / "gaussian.py"
