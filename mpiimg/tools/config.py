@@ -85,7 +85,11 @@ class OptionsFile:
             raise BadInput(f"{self.path}: {key}: is for the command line, and not for a file")
         if name not in self.actions:
             known = [one.replace("_", "-") for one in self.actions]
+            from mpiimg.tools.other_programs import tools_with
+
             said = f"{self.path}: {key}: there is no such option"
+            if having := ", ".join(tools_with(name)):
+                raise BadInput(f"{said}; it is one of {having}")
             raise BadInput(asking(said, name.replace("_", "-"), known))
         return name
 

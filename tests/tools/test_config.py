@@ -122,7 +122,7 @@ def test_labels_of_a_file_leave_the_words_of_the_command_line_alone(config, tmp_
     ("name", "text", "said"),
     [
         ("mpiimg-fit", "b-mux = 1", "options.toml: b-mux: there is no such option; did you mean b-max?"),
-        ("mpiimg-fit", "passes = 1", "options.toml: passes: there is no such option"),
+        ("mpiimg-fit", "passes = 1", "options.toml: passes: there is no such option; it is one of mpiimg-"),
         ("mpiimg-fit", "plan = 'table'", "options.toml: plan: is for the command line, and not for a file"),
         ("mpiimg-fit", "b-max = 1\nb_max = 2", "options.toml: b_max: is there twice"),
         ("mpiimg-fit", "method = 'iwl'", "options.toml: method = 'iwl': must be one of iwls, wls"),
