@@ -168,7 +168,8 @@ def epilog(tool: Tool) -> str:
 
 def _add_parameters(made: argparse.ArgumentParser, tool: Tool) -> None:
     """Add the options of a tool, in the groups that it declares."""
-    negatable, taken = presets.switches(tool.presets), {one.name for one in tool.parameters}
+    negatable = presets.switches(tool.presets)
+    taken = {one.name for one in (*COMMON, QUIET, VERBOSE, *tool.parameters)}
     titled: dict[str, argparse._ArgumentGroup] = {}
     for group in tool.groups:
         names = [one.name for one in tool.parameters if one.name in group.names and one.name not in titled]
@@ -202,13 +203,14 @@ def _add(
         Further names.
     """
     flags = [*filter(None, [LETTERS.get(parameter.name)]), parameter.flag, *also]
+    text = parameter.help.replace("%", "%%")
     if parameter.type is bool:
         return group.add_argument(
-            *flags, action=_Switch, default=False, help=parameter.help, shows_off=negatable, taken=taken
+            *flags, action=_Switch, default=False, help=text, shows_off=negatable, taken=taken
         )
     if parameter.repeated:
         return group.add_argument(
-            *flags, action="append", type=_checked(parameter), metavar=parameter.metavar, help=parameter.help
+            *flags, action="append", type=_checked(parameter), metavar=parameter.metavar, help=text
         )
     unit = f" [{parameter.unit}]" if parameter.unit else ""
     optional = {"nargs": "?", "const": parameter.bare} if parameter.bare is not None else {}
@@ -220,7 +222,7 @@ def _add(
         default=parameter.default,
         choices=parameter.choices,
         metavar=parameter.metavar or (None if parameter.choices else parameter.type.__name__.upper()),
-        help=(parameter.help.rstrip(".") + unit + default + ".").replace("%", "%%"),
+        help=text.rstrip(".") + f"{unit}{default}.".replace("%", "%%"),
         **optional,
     )
 
