@@ -136,7 +136,8 @@ def _run(tool: Tool, args: argparse.Namespace, comm, command: str) -> int:
     safe_point(comm)
     options = _options(args, tool.folder(values), resources.memory, command)
     outcome = run(recipe, comm, options)
-    if tool.reports and not args.no_report:
+    # Where one image is the result its folder may be anybody's.
+    if tool.reports and not args.no_report and values.get("out"):
         from mpiimg.report.child import report_on
 
         report_on(comm, options.out, always=outcome.state is not None)

@@ -65,6 +65,7 @@ def _run() -> Tool:
             ("A script of your own.", "mpiexec -n 8 mpiimg-run mine.py"),
         ),
         subject=DATA,
+        reports=True,
     )
 
 
