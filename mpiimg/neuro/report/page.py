@@ -115,7 +115,12 @@ def _mask(scan: Scan) -> list[Item]:
         "Letters are the sides of the body.",
         outline=inside,
     )
-    return [Text(", ".join(filter(None, words)) + "."), picture]
+    doubts = [text for run in scan.runs for text in run.texts("warnings") if "mask" in text]
+    return [
+        Text(", ".join(filter(None, words)) + "."),
+        *(Text(text, "warning") for text in dict.fromkeys(doubts)),
+        picture,
+    ]
 
 
 def _volumes(scan: Scan) -> list[Item]:
