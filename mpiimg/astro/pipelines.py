@@ -55,6 +55,6 @@ DOMAIN = Domain(
             },
         )
     },
-    baseline=150 << 20,
+    baseline=158 << 20,
     report="mpiimg.astro.report.page:survey_page",
 )

@@ -12,6 +12,7 @@ import numpy as np
 from mpiimg.astro.fits.exposure import ExposureRef
 from mpiimg.astro.fits.headers import ReadOptions
 from mpiimg.astro.fits.products import Product
+from mpiimg.astro.photometry.residuals import NO_RESIDUALS, Residuals
 from mpiimg.astro.sky.layout import Layout, PatchPlanes, Planes, WarpPlanes
 from mpiimg.astro.sky.tract import Tract
 from mpiimg.engine.array import Array, Ragged
@@ -76,6 +77,8 @@ class Survey(State):
         How each was found; empty where no calibration looked for them.
     stats : tuple of tuple of float
         EXPOSURE_STATS of each exposure; empty without a calibration.
+    residuals : Residuals
+        What is left between the stars of exposures and a reference, or each other.
     warps : WarpPlanes, optional
     weights : tuple of float
         Of each footprint in the coadd.
@@ -95,7 +98,7 @@ class Survey(State):
     maps : tuple of Ragged
         What detection leaves of each pixel, as far as it was asked for.
     mosaic : Array, optional
-        Means of blocks of each patch, for the picture.
+        Means of blocks of each patch, for the mosaic.
     stem, inputs, sources, files, warnings, left_out, history, nbytes
         As :class:`mpiimg.engine.step.State` has them; `history` is what this run does, while files have
         their own.
@@ -117,6 +120,7 @@ class Survey(State):
     zero_points: tuple[float, ...] = ()
     zero_point_kinds: tuple[str, ...] = ()
     stats: tuple[tuple[float, ...], ...] = ()
+    residuals: Residuals = NO_RESIDUALS
     warps: WarpPlanes | None = None
     weights: tuple[float, ...] = ()
     artifacts: Ragged | None = None

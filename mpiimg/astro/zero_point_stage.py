@@ -17,6 +17,14 @@ from mpiimg.astro.exposure_warnings import exposure_notes, exposure_warnings
 from mpiimg.astro.fits.exposure import ExposureRef
 from mpiimg.astro.photometry import zero_points
 from mpiimg.astro.photometry.overlaps import Catalogue
+from mpiimg.astro.photometry.residuals import (
+    NO_RESIDUALS,
+    Residuals,
+    by_exposure,
+    compare_stars,
+    residual_bytes,
+    rows_of_band,
+)
 from mpiimg.astro.reference import digest
 from mpiimg.astro.survey import EXPOSURE_STATS, Survey, unit_names
 from mpiimg.engine.array import Array
@@ -56,6 +64,7 @@ class Solved(NamedTuple):
     usable: tuple[bool, ...]
     stats: tuple[tuple[float, ...], ...]  # EXPOSURE_STATS
     left_out: dict[str, str]
+    residuals: Residuals = NO_RESIDUALS
 
 
 def solve(
@@ -105,7 +114,8 @@ def solve(
         left_out = {names[i]: reason for i, reason in sorted(reasons.items())}
         usable = tuple(number not in reasons for number in range(count))
         measured = tuple(map(tuple, stats.tolist()))
-        solved = Solved(tuple(points.tolist()), tuple(kinds), usable, measured, left_out)
+        compared = _residuals(exposures, tables, points, references, radius)
+        solved = Solved(tuple(points.tolist()), tuple(kinds), usable, measured, left_out, compared)
         notes = _notes(exposures, kinds, references is not None) + exposure_notes(exposures, stats)
         return Found(solved, tuple(warnings), tuple(notes), left_out)
 
@@ -128,7 +138,8 @@ def _solve_bytes(exposures: Sequence[ExposureRef], by_reference: bool) -> int:
     most = 0
     for band, count in Counter(ref.band for ref in exposures).items():
         known = not by_reference and all(ref.magzero is not None for ref in exposures if ref.band == band)
-        most = max(most, count * STARS_BYTES + (0 if known else zero_points.solve_bytes(count)))
+        solving = 0 if known else zero_points.solve_bytes(count)
+        most = max(most, count * STARS_BYTES + max(solving, residual_bytes(count, MAX_STARS)))
     return most
 
 
@@ -154,9 +165,32 @@ def _zero_points(
     return points, kinds
 
 
-def _catalogue(table: np.ndarray) -> Catalogue:
+def _catalogue(table: np.ndarray, zero_point: float = 0.0) -> Catalogue:
     whole = table[np.isfinite(table).all(axis=1)]
-    return Catalogue(*np.ascontiguousarray(whole.T))
+    ra, dec, magnitude, error = np.ascontiguousarray(whole.T)
+    return Catalogue(ra, dec, magnitude + zero_point, error)
+
+
+def _residuals(
+    exposures: Sequence[ExposureRef],
+    tables: np.ndarray,
+    points: np.ndarray,
+    references: Mapping[str, Catalogue] | None,
+    radius: float,
+) -> Residuals:
+    """Return what is left between exposures and their reference, or each other, band by band."""
+    rows, of_exposure = [], [{} for _ in exposures]
+    against = "exposures" if references is None else "reference"
+    for band in sorted({ref.band for ref in exposures}):
+        members = [i for i, ref in enumerate(exposures) if ref.band == band and np.isfinite(points[i])]
+        catalogues = [_catalogue(tables[i], points[i]) for i in members]
+        if not members:
+            continue
+        found = compare_stars(catalogues, None if references is None else references[band], radius)
+        rows += rows_of_band(band, against, found)
+        for i, figures in zip(members, by_exposure(found, len(members)), strict=True):
+            of_exposure[i] = figures
+    return Residuals(tuple(rows), tuple(of_exposure))
 
 
 def _without_zero_point(

@@ -45,7 +45,8 @@ def test_every_file_is_there(alone):
     tables = {
         "catalogue.fits",
         "catalogue.reg",
-        "mosaic.png",
+        "mosaic.fits",
+        *astro_data.FIGURES,
         "exposures.ecsv",
         "rejected.ecsv",
         "tract.toml",

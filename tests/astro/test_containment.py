@@ -45,7 +45,7 @@ OF_PATCHES = {
     "coadd": ("mpiimg.astro.steps.coadd", "stacked", "arguments[1].patch"),
     "detect": ("mpiimg.astro.patch_sources", "_detected", "arguments[1]"),
     "detect.catalogue-rows": ("mpiimg.astro.photometry.seams", "locate", "arguments[0]['id'][0] >> 32"),
-    "detect.average": ("mpiimg.astro.mosaic", "block_means", "sum(start for start, _ in arguments[1])"),
+    "coadd.average": ("mpiimg.astro.mosaic", "block_means", "sum(start for start, _ in arguments[1])"),
     "detect.write-patches": ("mpiimg.astro.patch_files", "_write", "arguments[2]"),
 }
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 
-import matplotlib.image
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -196,10 +196,39 @@ def test_sources_are_found_on_compressed_patches(everything, tmp_path):
     assert abs(np.median(ratio) - 1) < 1e-3
 
 
-def test_the_mosaic_shows_the_coadd(plain):
-    picture = matplotlib.image.imread(plain / "mosaic.png")
-    shown = picture[..., :3]
-    assert min(shown.shape[:2]) > 300
-    orange = (shown[..., 0] > 0.9) & (shown[..., 1] > 0.5) & (shown[..., 2] < 0.2)
-    assert orange.sum() > 500, "circles of sources"
-    assert shown.std() > 0.1
+def test_the_mosaic_is_the_coadd_in_blocks(plain):
+    """Each of its pixels is the mean of those of a patch that lie there on the sky."""
+    with fits.open(plain / "mosaic.fits") as mosaic, fits.open(plain / "patch-1-1.fits") as patch:
+        assert [hdu.name for hdu in mosaic] == ["PRIMARY", "IMAGE", "VARIANCE_LS", "NIMAGE"]
+        step = mosaic[0].header["BLOCK"]
+        assert (mosaic[0].header["FILTER"], mosaic[0].header["PIXSCALE"]) == ("r", 0.333) and step > 1
+        rows, columns = patch["IMAGE"].data.shape
+        # Where the patch overlaps with others, these have weights of their own.
+        blocks = np.array([[y, x] for y in range(110, rows - 110, 31) for x in range(110, columns - 110, 27)])
+        place, wcs = WCS(mosaic["IMAGE"].header), WCS(patch["IMAGE"].header)
+        at = place.all_world2pix(*wcs.all_pix2world(blocks[:, 1], blocks[:, 0], 0), 0)
+        column, row = (np.rint(one).astype(int) for one in at)
+        corner = wcs.all_world2pix(*place.all_pix2world(column - 0.5, row - 0.5, 0), 0)
+        left, top = (np.rint(one + 0.5).astype(int) for one in corner)
+        for plane in ("IMAGE", "VARIANCE_LS", "NIMAGE"):
+            for k in range(len(blocks)):
+                pixels = patch[plane].data[top[k] : top[k] + step, left[k] : left[k] + step]
+                finite = pixels[np.isfinite(pixels)]
+                expected = finite.mean(dtype=np.float64) if finite.size else np.nan
+                found = mosaic[plane].data[row[k], column[k]]
+                np.testing.assert_allclose(found, expected, rtol=1e-6, err_msg=plane)
+
+
+def test_the_depth_is_that_of_the_variance(plain):
+    """Five deviations of the sum over a circle of 2 arcsec, where half of the field is deeper."""
+    table = Table.read(plain / "depth.tsv", format="ascii.tab")
+    with fits.open(plain / "mosaic.fits") as mosaic:
+        variance, inputs, step = (*(mosaic[k].data for k in (2, 3)), mosaic[0].header["BLOCK"])
+    there = inputs > 0
+    noise = np.sqrt(np.pi * np.median(variance[there]) / 0.333**2)
+    assert table["depth"] == pytest.approx(27 - 2.5 * np.log10(5 * noise), abs=1e-4)
+    assert table["depth_10"] < table["depth"] < table["depth_90"]
+    assert table["area"] == pytest.approx(there.sum() * (step * 0.333 / 60) ** 2, rel=1e-5)
+    assert (table["inputs"], table["inputs_max"]) == (np.median(inputs[there]), inputs.max())
+    rows = json.loads((plain / "depth.json").read_text())["rows"]
+    assert rows == [{name: table[name][0] for name in table.colnames}]

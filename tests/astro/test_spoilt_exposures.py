@@ -54,8 +54,8 @@ def run(exposures, out, tract):
 
 
 def products(out):
-    """Return the bytes of patches, catalogue and picture."""
-    names = sorted(path.name for path in out.iterdir() if path.suffix in (".fits", ".reg", ".png"))
+    """Return the bytes of patches, catalogue and mosaic."""
+    names = sorted(path.name for path in out.iterdir() if path.suffix in (".fits", ".reg", ".tsv"))
     return {name: (out / name).read_bytes() for name in names}
 
 

@@ -71,7 +71,7 @@ def assert_same_results(steps, at_once):
     """Assert that patches have the same pixels and cards, and that the tables have the same bytes."""
     patches = sorted(path.name for path in at_once.glob("*patch-*.fits"))
     assert len(patches) >= 2 * 4 and {name[0] for name in patches} == {"g", "r"}
-    assert sorted(path.name for path in (steps / "patches").glob("*.fits")) == patches
+    assert sorted(path.name for path in (steps / "patches").glob("*patch-*.fits")) == patches
     for name in patches:
         with fits.open(at_once / name) as expected, fits.open(steps / "patches" / name) as found:
             for plane in PLANES["patch"]:
@@ -101,7 +101,14 @@ def assert_same_results(steps, at_once):
             assert list(found[0].header["HISTORY"]) == list(expected[0].header["HISTORY"])
     for name in ("catalogue.fits", "catalogue.reg"):
         assert (steps / "sources" / name).read_bytes() == (at_once / name).read_bytes(), name
-    assert (steps / "sources" / "catalogue.png").read_bytes() == (at_once / "mosaic.png").read_bytes()
+    for band in ("g", "r"):
+        expected = (at_once / f"{band}-mosaic.fits").read_bytes()
+        for name in (f"sources/{band}-catalogue-mosaic.fits", f"patches/{band}-mosaic.fits"):
+            assert (steps / name).read_bytes() == expected, name
+    figures = ("sources/catalogue-depth.tsv", "patches/depth.tsv", "sources/catalogue-counts.tsv")
+    for name in (*figures, "calibrated/calibration.tsv", "calibrated/residuals.json"):
+        whole = at_once / name.partition("/")[2].removeprefix("catalogue-")
+        assert (steps / name).read_bytes() == whole.read_bytes(), name
     for folder in ("warps", "patches"):
         assert (steps / folder / "tract.toml").read_bytes() == (at_once / "tract.toml").read_bytes()
     table = steps / "calibrated" / "exposures.ecsv"
@@ -217,7 +224,7 @@ def test_folders_that_hold_nothing_to_work_on(in_steps, tmp_path):
 def test_a_folder_with_and_without_large_scale_variances_is_refused(in_steps, tmp_path):
     """Files without them are as good, as long as all are alike."""
     here, out = copied(in_steps, "patches", tmp_path), ("--out", tmp_path / "out.fits")
-    paths = sorted(here.glob("*.fits"))
+    paths = sorted(here.glob("*patch-*.fits"))
     for number, path in enumerate(paths):
         with fits.open(path) as hdus:
             plain = fits.HDUList([hdu.copy() for hdu in hdus if hdu.name != "VARIANCE_LS"])
@@ -261,7 +268,7 @@ def test_exposures_without_zero_points_are_not_warped(night, in_steps, tmp_path)
 
 def test_no_result_replaces_an_input(in_steps):
     calibrated = sorted((in_steps / "calibrated").glob("*.fits"))
-    patch = sorted((in_steps / "patches").glob("*.fits"))[0]
+    patch = sorted((in_steps / "patches").glob("*patch-*.fits"))[0]
     for words in (
         ("calibrate", *calibrated, "--out", in_steps / "calibrated"),
         ("detect", in_steps / "patches", "--out", patch),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from support import launch, warm
-from support.astro_data import astro, observe
+from support.astro_data import FIGURES, astro, observe
 from support.subjects import PATIENCE, digests, record
 
 from mpiimg.astro.fits.exposure import read_exposure
@@ -83,7 +83,7 @@ def test_any_number_of_ranks(night, piped, tmp_path, ranks, options):
 
 
 def test_every_file_is_there(piped):
-    others = {"catalogue.fits", "catalogue.reg", "exposures.ecsv", "mosaic.png", "tract.toml"}
+    others = {"catalogue.fits", "catalogue.reg", "exposures.ecsv", "mosaic.fits", "tract.toml", *FIGURES}
     found = set(digests(piped))
     assert {name for name in found if not name.startswith("patch-")} == others
     assert len(found - others) >= 4

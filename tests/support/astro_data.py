@@ -17,6 +17,14 @@ from mpiimg.simulate.survey_files import exposure_name, files
 TRACT = ("--patch", 400, "--border", 50, "--pixel-scale", 0.333)
 
 
+#: Names of the figures that a run leaves, from its steps.
+FIGURES = tuple(
+    f"{name}.{ending}"
+    for name in ("calibration", "residuals", "depth", "counts")
+    for ending in ("tsv", "json")
+)
+
+
 #: A crowded field that some of whose stars are saturated; its edges are seen once, its middle by all visits.
 CROWDED = SimulatedSurvey(5, 2, (500, 620), seed=11, density=50.0, magnitudes=(14.0, 23.5))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mpiimg.astro.calibration_figures import calibration_figures
 from mpiimg.astro.cosmic_rays import CosmicSearch, Frame, clean_frame
 from mpiimg.astro.exposure_files import exposure_table, write_exposures
 from mpiimg.astro.fits.exposure import Exposure, ExposureRef, read_exposure
@@ -182,6 +183,7 @@ def stages(state: Survey, p: Calibration, references: Mapping[str, Catalogue] | 
         zero_points=solved.points,
         zero_point_kinds=solved.kinds,
         stats=solved.stats,
+        residuals=solved.residuals,
         left_out={**state.left_out, **solved.left_out},
     )
 
@@ -311,6 +313,11 @@ def sample() -> tuple[Callable[[], object], float]:
     return work, image.size
 
 
+def _documents(state: Survey, p: Calibration) -> dict[str, bytes]:
+    """Return the small files: the table of exposures, and the figures of the page."""
+    return {"exposures.ecsv": exposure_table(state), **calibration_figures(state)}
+
+
 STEP = Step(
     "calibrate",
     "Calibrate exposures: cosmic rays repaired, sky subtracted, stars measured, zero points found.",
@@ -335,7 +342,7 @@ STEP = Step(
         Output(
             "zero_points",
             lambda state, p, folder: None,
-            documents=lambda state, p: {"exposures.ecsv": exposure_table(state)},
+            documents=_documents,
         ),
     ),
     history=calibration_history,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mpiimg.astro import mosaic
 from mpiimg.astro.artifacts import find_artifacts
 from mpiimg.astro.comparison import GUARD, HIT_SIGMA
 from mpiimg.astro.fits.maskplanes import bits
@@ -106,7 +107,7 @@ def stages(state: Survey, p: Coaddition, data: None) -> Stages[Survey]:
     state = state.without_strips((yield coadd(state, p)))
     if p.statistic == "compare" or (p.statistic == "clip" and p.passes):
         yield few_inputs(state.layout, patches, p)
-    return state
+    return (yield from mosaic.measure(state))
 
 
 def weigh(state: Survey) -> Reduce[tuple[float, ...]]:
@@ -256,6 +257,10 @@ def _write(state: Survey, p: Coaddition, folder: Path) -> Files:
     return write_patches(state, folder)
 
 
+def _write_mosaic(state: Survey, p: Coaddition, folder: Path) -> Files:
+    return mosaic.write_mosaic(state, folder)
+
+
 def _write_rejected(state: Survey, p: Coaddition, folder: Path) -> Sink | None:
     return write_rejected(state, folder)
 
@@ -289,6 +294,7 @@ STEP = Step(
     inspect=inspect,
     outputs=(
         Output("patches", _write, when="end", documents=tract_document, without=Survey.without_patches),
+        Output("patches", _write_mosaic, when="end"),
         Output("patches", _write_rejected),
     ),
     history=coaddition_history,

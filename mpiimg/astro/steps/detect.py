@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mpiimg.astro import band_stages, catalogue, mosaic, patch_sources, wide
+from mpiimg.astro import band_stages, catalogue, mosaic, number_counts, patch_sources, wide
 from mpiimg.astro.constants import ZERO_POINT
 from mpiimg.astro.fits.writing import history_lines
 from mpiimg.astro.lengths import MESH_LIMITS, aperture_pixels, apertures_of, mesh_of, mesh_pixels
@@ -41,7 +41,7 @@ DETECTION_MAPS = {"segmentation": "int32", "background": "float32"}
 class Detection(PatchOptions):
     """How sources are found, and what is left of that.
 
-    `regions` and `picture` are the names of the regions for DS9 and of the mosaic.
+    `regions` and `mosaic` are the names of the regions for DS9 and of the mosaic.
     """
 
     threshold: float = parameter(
@@ -118,7 +118,7 @@ class Detection(PatchOptions):
         "catalogue.fits", "The catalogue has this name; it ends in .fits, .ecsv or .parquet."
     )
     regions: str = "catalogue.reg"
-    picture: str = "mosaic.png"
+    mosaic: str = mosaic.FILE
 
     def method(self, pixel_scale: float) -> detection.DetectionSettings:
         """Return how sources are found on pixels of `pixel_scale` arcseconds."""
@@ -153,7 +153,7 @@ class Detection(PatchOptions):
 def to_file(p: Detection, name: str) -> Detection:
     """Name the catalogue, and what lies beside it by the stem of that."""
     stem = Path(name).stem
-    return dataclasses.replace(p, catalogue=name, regions=f"{stem}.reg", picture=f"{stem}.png")
+    return dataclasses.replace(p, catalogue=name, regions=f"{stem}.reg", mosaic=f"{stem}-{mosaic.FILE}")
 
 
 def detection_history(p: Detection) -> tuple[str, ...]:
@@ -189,13 +189,14 @@ def inspect(state: Survey, p: Detection) -> Inspection:
     if Path(name).name != name:
         raise BadInput(f"--catalogue {name}: give a name, which is written in --out, not a path")
     patches = name.endswith(".fits") and "patch-" in name and not state.from_patches
-    if name in ("exposures.ecsv", "rejected.ecsv") or patches:
+    others = {"exposures.ecsv", "rejected.ecsv", *mosaic.mosaic_names(state.layout, p.mosaic).values()}
+    if name in others or patches:
         raise BadInput(f"--catalogue {name}: another result is called so; choose another name")
     return Inspection()
 
 
 def stages(state: Survey, p: Detection, data: None) -> Stages[Survey]:
-    """Find the sources of each patch, lay them end to end, and average the patches for a picture."""
+    """Find the sources of each patch, lay them end to end, and average patches for the mosaic."""
     layout, how = state.layout, p.method(state.tract.pixel_scale)
     maps = tuple(layout.patch_plane(f"map-{name}", DETECTION_MAPS[name]) for name in p.maps)
     state = dataclasses.replace(
@@ -215,8 +216,7 @@ def stages(state: Survey, p: Detection, data: None) -> Stages[Survey]:
     counts = yield patch_sources.count_sources(state)
     state = dataclasses.replace(state, source_counts=counts, catalogue=patch_sources.rows_array(counts))
     state = state.without_patches((yield patch_sources.gather_rows(state, how, bands)))
-    state = dataclasses.replace(state, mosaic=mosaic.means_array(layout))
-    return state.without_patches((yield mosaic.average(state)))
+    return (yield from mosaic.measure(state))
 
 
 # --- Results ----------------------------------------------------------------------------------------------
@@ -254,9 +254,14 @@ def write_catalogue(state: Survey, p: Detection, folder: Path) -> Files:
     )
 
 
-def draw_mosaic(state: Survey, p: Detection, folder: Path) -> Files:
-    """Declare the picture of all patches with their sources."""
-    return mosaic.write_mosaic(state, str(folder / p.picture))
+def write_counts(state: Survey, p: Detection, folder: Path) -> Files:
+    """Declare the table of number counts."""
+    return number_counts.write_counts(state, folder, p.mosaic.removesuffix(mosaic.FILE) + "counts")
+
+
+def write_mosaic(state: Survey, p: Detection, folder: Path) -> Files:
+    """Declare the mosaic of all patches."""
+    return mosaic.write_mosaic(state, folder, p.mosaic)
 
 
 def _sample_patch() -> Survey:
@@ -297,7 +302,8 @@ STEP = Step(
             without=Survey.without_patches,
         ),
         Output("catalogue", write_catalogue),
-        Output("catalogue", draw_mosaic),
+        Output("catalogue", write_mosaic),
+        Output("catalogue", write_counts),
     ),
     history=detection_history,
     kernels=("mpiimg.astro.kernels.replaced:precompile",),
