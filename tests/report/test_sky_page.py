@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from astropy.table import Table
+from astropy.wcs import WCS
 from support import astro_data
 from support.astro_data import exposure_table
 from support.parsed_html import parsed
 
-from mpiimg.astro.report import clipped, exposures, methods
+from mpiimg.astro.report import clipped, exposures, glance, methods, sky, sources
 from mpiimg.astro.report.results import SurveyResults
 from mpiimg.astro.report.tables import columns_of
 from mpiimg.report.build import page_of
@@ -37,9 +39,22 @@ def html(folder):
 
 def test_the_page_is_whole(html):
     assert html.foreign == [] and html.unclosed == []
-    for heading in ("Exposures", "Left out of the coadd", "Methods", "Run: mpiimg-astro"):
-        assert heading in html.headings
+    assert html.headings[1:] == [
+        "At a glance",
+        "Coadd",
+        "Sources",
+        "Exposures",
+        "Agreement between exposures",
+        "Left out of the coadd",
+        "Methods",
+        "Run: mpiimg-astro",
+    ]
     assert all(len(alt) > 20 for _, alt in html.pictures)
+    assert any("Coadd in r with" in alt for _, alt in html.pictures)
+
+
+def test_its_size_is_that_of_a_mail(folder):
+    assert len(render(page_of(runs_of(folder)), "1")) < 6 << 20
 
 
 def test_its_top_counts_exposures(folder, html):
@@ -61,7 +76,7 @@ def test_what_is_clipped_is_counted(tmp_path):
     table["pixels"] = rng.integers(1, 1000, count)
     table.write(tmp_path / "rejected.ecsv")
     rejected = clipped.read_rejected(tmp_path / "rejected.ecsv")
-    assert rejected.counts.total() == len(rejected.x) == count
+    assert rejected.counts.total() == len(rejected.ra) == count
     for name in set(table["exposure"]):
         own = table[table["exposure"] == name]
         assert sum(n for (of, _), n in rejected.counts.items() if of == name) == len(own)
@@ -81,8 +96,8 @@ def night(count: int = 12) -> dict[str, np.ndarray]:
 def test_exposures_that_stand_out_are_named():
     table = night()
     assert exposures.outliers(table) == {}
-    table["fwhm"][3], table["zero_point"][[3, 5]] = 31, [18, 19]
-    assert exposures.outliers(table) == {3: "seeing (FWHM), zero point", 5: "zero point"}
+    table["seeing"][3], table["zero_point"][[3, 5]] = 31, [18, 19]
+    assert exposures.outliers(table) == {3: "seeing, zero point", 5: "zero point"}
     assert exposures.outliers({name: values[:7] for name, values in table.items()}) == {}, "too few to tell"
 
 
@@ -91,6 +106,64 @@ def test_very_many_exposures_make_no_large_page():
     assert picture.data.startswith(b"\x89PNG") and len(picture.data) < 1 << 20
     table = exposures.capped(["n"], [[n] for n in range(100_000)], "All")
     assert len(table.rows) == exposures.MAX_ROWS and "99800 more are not shown" in table.caption
+
+
+def test_mosaics_are_cut_to_where_there_are_data(folder, results):
+    (whole,) = sky.read_mosaics(results.runs)
+    with fits.open(folder / "mosaic.fits") as hdus:
+        inputs, wcs = hdus["NIMAGE"].data, WCS(hdus["IMAGE"].header)
+    assert (whole.inputs > 0).sum() == (inputs > 0).sum() and whole.inputs.size <= inputs.size
+    row, column = np.argwhere(whole.inputs == whole.inputs.max())[7]
+    ra, dec = whole.wcs.all_pix2world(column, row, 0)
+    column, row = np.rint(wcs.all_world2pix(ra, dec, 0)).astype(int)
+    assert inputs[row, column] == inputs.max()
+    depth = Table.read(folder / "depth.tsv", format="ascii.tab")["depth"][0]
+    assert np.nanmedian(whole.depth) == pytest.approx(depth, abs=2e-3)
+
+
+def test_sources_are_read_from_catalogues_of_either_form(folder, results):
+    found, table = sources.read_sources(results), astro_data.catalogue(folder)
+    table = table[table["is_primary"]]
+    np.testing.assert_array_equal(found.ra, table["ra"])
+    np.testing.assert_array_equal(found.flags, table["flags"] > 0)
+    assert len(found.of_band("r").ra) == len(table) and len(found.of_band("g").ra) == 0
+    flux = np.asarray(table["flux_auto"])
+    assert min(found.brightest(3).flux) == np.sort(flux[np.isfinite(flux)])[-3]
+    wide = {name: np.asarray(table[name]) for name in ("id", "is_primary", "ra", "dec", "x", "y")}
+    for band, factor in (("g", 1), ("r", 2)):
+        wide |= {f"{band}_{name}": factor * np.asarray(table[name]) for name in ("fwhm", "flux_auto")}
+        wide |= {f"{band}_flags": np.asarray(table["flags"]) * (band == "g")}
+        wide |= {f"{band}_mask_flags": np.ones(len(table), int)}
+    together = sources.sources_of(wide)
+    np.testing.assert_array_equal(together.fwhm, 2 * np.asarray(table["fwhm"], float))
+    np.testing.assert_array_equal(together.flags, found.flags)
+    assert len(together.of_band("g").ra) == len(table)
+
+
+def test_a_glance_says_what_is_wrong(results):
+    """Exposures left out or unlike the others, and magnitudes without a scale."""
+    table = night()
+    table["status"][2], table["seeing"][4] = "no stars", 99
+    table["zero_point_type"] = np.full(12, "RELATIVE")
+    other = SurveyResults(results.runs)
+    other.__dict__["exposures"] = table
+    said = {item.text: item.tone for item in glance.glance_section(other).items}
+    for words in ("1 of 12 exposures were left out: e2.", "Unlike the others of their band: e4 (seeing)."):
+        assert said[words] == "warning"
+    assert any("no absolute scale" in text for text, tone in said.items() if tone == "warning")
+    assert next(item.tone for item in glance.glance_section(results).items) == "good"
+
+
+def test_three_bands_are_one_picture_in_colour():
+    """What is bright in the reddest band alone is red; what no band has is empty."""
+    noise = np.random.default_rng(3).normal(0, 1, (3, 40, 50)).astype(np.float32)
+    noise[2, 20:24, 30:34] += 300
+    noise[:, :5] = np.nan
+    about = (noise[0], noise[0], None, 1, 0.3)
+    picture = sky.in_colour([sky.Mosaic(band, noise[k], *about) for k, band in enumerate("gri")])
+    red, green, blue = picture[21, 31].astype(int)
+    assert red > 150 and red > green + 50 and red > blue + 50
+    assert (picture[:5] == picture[0, 0]).all() and picture[0, 0].min() > 200
 
 
 def test_the_methods_are_those_of_the_run(results):

@@ -12,12 +12,16 @@ import numpy as np
 
 from mpiimg.astro.report.exposures import MAX_NAMES, capped, label_exposures
 from mpiimg.astro.report.results import SurveyResults
+from mpiimg.astro.report.sky import Mosaic, dress, in_grey, read_mosaics
 from mpiimg.astro.report.tables import rows_of
-from mpiimg.report.drawing import SERIES, as_svg, new_figure, style
+from mpiimg.report.drawing import SERIES, as_png, as_svg, new_figure, style
 from mpiimg.report.page import Item, Picture, Section, Text
 
 #: Artifacts that the page lists, those with most pixels.
 LARGEST = 15
+
+#: Artifacts that are drawn one by one.
+MAX_POINTS = 20_000
 
 #: Shapes of artifacts, in the order of their colours.
 SHAPES = ("trail", "point", "other")
@@ -29,26 +33,26 @@ class Rejected(NamedTuple):
     counts: Counter  # of artifacts, by exposure and shape
     pixels: Counter  # by exposure
     largest: list[dict[str, str]]
-    x: np.ndarray  # tract pixels of all
-    y: np.ndarray
+    ra: np.ndarray  # degrees, of all
+    dec: np.ndarray
     shape: np.ndarray  # index into SHAPES
 
 
 def read_rejected(path: Path) -> Rejected:
     """Read the table of artifacts row by row: of a large survey it has millions."""
     counts, pixels, largest = Counter(), Counter(), []
-    x, y, shapes = array("d"), array("d"), array("b")
+    ra, dec, shapes = array("d"), array("d"), array("b")
     for number, row in enumerate(rows_of(path)):
         name, shape, size = row["exposure"], row["shape"], int(row["pixels"])
         counts[name, shape] += 1
         pixels[name] += size
-        x.append(float(row["x"]))
-        y.append(float(row["y"]))
+        ra.append(float(row["ra"]))
+        dec.append(float(row["dec"]))
         shapes.append(SHAPES.index(shape) if shape in SHAPES else len(SHAPES) - 1)
         entry = (size, -number, row)
         (heapq.heappush if len(largest) < LARGEST else heapq.heappushpop)(largest, entry)
     chosen = [row for _, _, row in sorted(largest, key=lambda one: one[:2], reverse=True)]
-    return Rejected(counts, pixels, chosen, np.array(x), np.array(y), np.array(shapes))
+    return Rejected(counts, pixels, chosen, np.array(ra), np.array(dec), np.array(shapes))
 
 
 def clipped_section(results: SurveyResults) -> Section | None:
@@ -57,7 +61,7 @@ def clipped_section(results: SurveyResults) -> Section | None:
     if path is None:
         return None
     rejected = read_rejected(path)
-    total = len(rejected.x)
+    total = len(rejected.ra)
     if not total:
         return Section("Left out of the coadd", [Text("No artifact was found in any exposure.", "good")])
     items: list[Item] = [
@@ -71,6 +75,8 @@ def clipped_section(results: SurveyResults) -> Section | None:
         ),
         _draw_counts(results, rejected),
     ]
+    if found := read_mosaics(results.runs):
+        items.append(draw_places(rejected, found[0]))
     rows = [
         [
             *(one["exposure"], one["band"], one["shape"], int(one["pixels"]), float(one["flux"])),
@@ -81,6 +87,35 @@ def clipped_section(results: SurveyResults) -> Section | None:
     columns = ["exposure", "band", "shape", "pixels", "flux [ct]", "RA [deg]", "Dec [deg]"]
     items.append(capped(columns, rows, f"The largest of {total}"))
     return Section("Left out of the coadd", items)
+
+
+def draw_places(rejected: Rejected, one: Mosaic) -> Picture:
+    """Draw where the artifacts of all exposures lie; of very many, where they are dense."""
+    x, y = one.wcs.all_world2pix(rejected.ra, rejected.dec, 0)
+    rows, columns = one.image.shape
+    with style():
+        figure = new_figure(5.6, 7.0)
+        axes = figure.add_subplot(projection=one.wcs)
+        if len(x) > MAX_POINTS:
+            bins = (max(1, columns // 8), max(1, rows // 8))
+            number, edges_x, edges_y = np.histogram2d(x, y, bins, ((0, columns), (0, rows)))
+            number[number == 0] = np.nan
+            drawn = axes.pcolormesh(edges_x, edges_y, number.T, cmap="magma_r")
+            figure.colorbar(drawn, ax=axes, label="artifacts in 8 x 8 pixels of the mosaic")
+        else:
+            axes.imshow(in_grey(one.image), origin="lower", cmap="gray_r", vmin=0, vmax=2)
+            for k, shape in enumerate(SHAPES):
+                own = rejected.shape == k
+                axes.plot(x[own], y[own], "o", ms=5, mfc="none", mew=1.2, color=SERIES[k], label=shape)
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1.04), ncols=3, frameon=False)
+        dress(axes, one, "")
+        return as_png(
+            figure,
+            f"Places on the sky of {len(x)} artifacts",
+            "Good: spread evenly where exposures overlap, trails as rows of points. Bad: clusters on bright "
+            "stars or galaxies (light of sources is left out), lines along the edges or columns of a sensor.",
+            wide=False,
+        )
 
 
 def _draw_counts(results: SurveyResults, rejected: Rejected) -> Picture:

@@ -37,8 +37,8 @@ class Shown(NamedTuple):
 
 
 SHOWN = (
-    Shown("fwhm", "seeing (FWHM)", "pixels"),
-    Shown("sky", "sky", "counts"),
+    Shown("seeing", "seeing", "arcsec"),
+    Shown("brightness", "sky", "mag arcsec\u207b\u00b2"),
     Shown("zero_point", "zero point", "mag"),
     Shown("cosmic_ray_pixels", "cosmic rays", "pixels"),
 )
@@ -62,7 +62,7 @@ def exposure_section(results: SurveyResults) -> Section | None:
     if rows:
         items.append(capped([*heads, "stands out by"], rows, "Exposures unlike the others of their band"))
     rows = [_row(exposures, n) for n in range(len(names))]
-    items.append(capped(heads, rows, "All exposures, as in exposures.ecsv", folded=True))
+    items.append(capped(heads, rows, "All exposures, as in exposures.ecsv and calibration.tsv", folded=True))
     return Section("Exposures", items)
 
 
@@ -93,7 +93,7 @@ def outliers(exposures: Mapping[str, np.ndarray]) -> dict[int, str]:
                 continue
             middle = np.median(values[members])
             deviation = SIGMA_PER_MAD * np.median(np.abs(values[members] - middle))
-            floor = FLOOR_MAG if one.unit == "mag" else FLOOR * abs(middle)
+            floor = FLOOR_MAG if one.unit.startswith("mag") else FLOOR * abs(middle)
             for n in members[np.abs(values[members] - middle) > DEVIATIONS * max(deviation, floor)]:
                 found.setdefault(int(n), []).append(one.label)
     return {number: ", ".join(labels) for number, labels in found.items()}

@@ -57,9 +57,20 @@ class SurveyResults:
 
     @cached_property
     def exposures(self) -> dict[str, np.ndarray]:
-        """The table of exposures; empty where no run calibrated."""
-        path = self.path("exposures.ecsv")
-        return {} if path is None else columns_of(path)
+        """The table of exposures; empty where no run calibrated.
+
+        With `seeing` (arcsec) and the `brightness` of the sky (mag arcsec-2), NaN where they are unknown.
+        """
+        path, figures = self.path("exposures.ecsv"), self.path("calibration.tsv")
+        if path is None:
+            return {}
+        exposures = columns_of(path)
+        unknown = np.full(len(exposures["name"]), np.nan)
+        more = {} if figures is None else columns_of(figures, "\t")
+        for name, column in (("seeing", "seeing"), ("brightness", "sky")):
+            values = more.get(column, unknown)
+            exposures[name] = values if len(values) == len(unknown) else unknown
+        return exposures
 
     @cached_property
     def bands(self) -> list[str]:
