@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 from array import array
 from collections import Counter
@@ -10,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mpiimg.astro.report.exposures import MAX_NAMES, capped, label_exposures
+from mpiimg.astro.report.exposures import MANY, MAX_NAMES, capped, label_exposures
 from mpiimg.astro.report.results import SurveyResults
 from mpiimg.astro.report.sky import Mosaic, dress, in_grey, read_mosaics
 from mpiimg.astro.report.tables import rows_of
@@ -38,6 +39,7 @@ class Rejected(NamedTuple):
     shape: np.ndarray  # index into SHAPES
 
 
+@functools.lru_cache(maxsize=1)
 def read_rejected(path: Path) -> Rejected:
     """Read the table of artifacts row by row: of a large survey it has millions."""
     counts, pixels, largest = Counter(), Counter(), []
@@ -131,14 +133,14 @@ def _draw_counts(results: SurveyResults, rejected: Rejected) -> Picture:
             if len(names) <= MAX_NAMES:
                 axes.bar(range(len(names)), heights, bottom=bottom, color=SERIES[k], label=shape)
             else:
-                edges = np.arange(len(names) + 1) - 0.5
-                axes.stairs(bottom + heights, edges, color=SERIES[k], label=shape, fill=False)
+                axes.plot(bottom + heights, color=SERIES[k], lw=0.8, drawstyle="steps-mid", label=shape)
             bottom += heights
         label_exposures(axes, names)
         axes.set(ylabel="artifacts", ylim=(0, None), xlim=(-0.6, len(names) - 0.4))
         axes.yaxis.get_major_locator().set_params(integer=True)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
-        return as_svg(
+        saved = as_svg if len(names) <= MANY else as_png
+        return saved(
             figure,
             f"Number of artifacts left out of each of {len(names)} exposures, by shape",
             "Good: a few in every exposure, as cosmic rays that calibration missed, and a trail at times. "
