@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+from astropy.io import fits
+from astropy.wcs import WCS
 from support import warm
 from support.astro_data import TRACT, catalogue, exposure_table, observe, once
 from support.subjects import PATIENCE
@@ -110,6 +113,22 @@ def test_an_exposure_that_fails_at_a_stage_is_left_out(sound, tmp_path, stage):
     assert ("sim-0001-000" in written) is (stage == "warp")
 
 
+def assert_mosaic_lacks(patch, whole, made):
+    """Assert that a mosaic is the whole one but for a patch, of which it has only what others have too."""
+    with fits.open(patch) as hdus:
+        rows, columns = hdus["IMAGE"].data.shape
+        corners = WCS(hdus["IMAGE"].header).all_pix2world([0, columns - 1], [0, rows - 1], 0)
+    with fits.open(whole) as one, fits.open(made) as other:
+        expected, found = one["NIMAGE"].data, other["NIMAGE"].data
+        x, y = (np.rint(place).astype(int) for place in WCS(one["NIMAGE"].header).all_world2pix(*corners, 0))
+        shift = np.subtract(WCS(other["NIMAGE"].header).wcs.crpix, WCS(one["NIMAGE"].header).wcs.crpix)
+    assert (shift == 0).all() and found.shape == expected.shape
+    inside = np.zeros(expected.shape, bool)
+    inside[y[0] : y[1] + 1, x[0] : x[1] + 1] = True
+    np.testing.assert_array_equal(found[~inside], expected[~inside])
+    assert np.isfinite(found[inside]).sum() < np.isfinite(expected[inside]).sum()
+
+
 @pytest.mark.parametrize("stage", OF_PATCHES)
 def test_a_patch_that_fails_at_a_stage_is_in_no_result(sound, tmp_path, stage):
     """Its old file goes, and the catalogue is of the others, which are as they were."""
@@ -126,9 +145,10 @@ def test_a_patch_that_fails_at_a_stage_is_in_no_result(sound, tmp_path, stage):
     assert [fault["stage"] for fault in entry["faults"]] == [f"stage {stage}"]
     expected, made = products(alone), products(out)
     del expected["patch-0-0.fits"]
-    for name in ("catalogue.fits", "catalogue.reg"):
+    for name in ("catalogue.fits", "catalogue.reg", "mosaic.fits"):
         del expected[name], made[name]
     assert made == expected
+    assert_mosaic_lacks(alone / "patch-0-0.fits", alone / "mosaic.fits", out / "mosaic.fits")
     rows, whole = catalogue(out), catalogue(alone)
     assert len(rows) and set(rows["patch"]) == set(whole["patch"]) - {"patch-0-0"}
     kept = whole[whole["patch"] != "patch-0-0"]
