@@ -1,6 +1,5 @@
 """How `make docs` builds the site: pages as they are, and reference pages that follow from the code."""
 
-import importlib
 import pathlib
 import re
 import sys
@@ -47,9 +46,8 @@ def python_page() -> str:
     kinds = {True: ("autoclass", "   :members:\n"), False: ("autofunction", "")}
     parts = ["# The Python API\n\nWhat `import mpiimg as mi` offers ([primitives](../primitives.md)).\n"]
     for name in mpiimg.__all__:
-        place = importlib.import_module(mpiimg._PLACES[name])
-        directive, options = kinds[isinstance(getattr(place, name), type)]
-        parts.append(f"```{{eval-rst}}\n.. {directive}:: {place.__name__}.{name}\n{options}```\n")
+        directive, options = kinds[isinstance(getattr(mpiimg, name), type)]
+        parts.append(f"## {name}\n\n```{{eval-rst}}\n.. {directive}:: mpiimg.{name}\n{options}```\n")
     return "\n".join(parts)
 
 
