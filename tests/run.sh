@@ -129,7 +129,8 @@ install_slurm() {
         "(On Debian, as root: apt-get install --no-install-recommends slurmctld slurmd slurm-client munge)"
 }
 
-install/install.sh wheel
+# What builds the docs too: nothing is installed while tests run.
+install/install.sh docs
 if why=$(install/install.sh possible); then
     installs=".venv .venv-mpi"
     install/install.sh system
