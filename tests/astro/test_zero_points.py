@@ -351,3 +351,36 @@ def test_a_reference_elsewhere_gives_no_zero_points(sky):
     lost = catalogue(sky[1][0][0] + 20, sky[1][0][1])
     _, kinds = found(sky, [30.0] * 6, lost)
     assert kinds == ["NONE"] * 6
+
+
+def pairs_of_survey(rng, exposures=150, neighbours=12):
+    """Pairs of exposures near each other, as solve_offsets takes them, some of them wrong; and the truth."""
+    places = rng.uniform(0, 1, (exposures, 2))
+    apart = np.sqrt(((places[:, None] - places) ** 2).sum(axis=2))
+    first, second = np.nonzero(np.triu(apart < np.sqrt(neighbours / np.pi / exposures), 1))
+    truth, error = rng.normal(0, 0.2, exposures), rng.uniform(0.002, 0.02, len(first))
+    difference = truth[second] - truth[first] + rng.normal(0, error)
+    difference[rng.random(len(first)) < 0.02] += 0.5
+    return (first, second, difference, 1 / error**2, exposures), truth
+
+
+@pytest.mark.parametrize("anchored", [0, 3])
+def test_large_groups_are_solved_without_a_matrix_of_all_pairs(monkeypatch, anchored):
+    pairs, truth = pairs_of_survey(np.random.default_rng(5))
+    anchors = np.full(len(truth), np.nan)
+    anchors[:anchored] = truth[:anchored]
+    directly = zero_points.solve_offsets(*pairs, anchors)
+    monkeypatch.setattr(zero_points, "LARGE", 10)
+    large = zero_points.solve_offsets(*pairs, anchors)
+    np.testing.assert_allclose(large.offsets, directly.offsets, atol=1e-9)
+    np.testing.assert_array_equal(large.groups, directly.groups)
+    np.testing.assert_array_equal(large.used, directly.used)
+    in_large = np.bincount(large.groups[large.groups >= 0])[large.groups] >= 10
+    free = np.isnan(anchors)
+    assert in_large.sum() > 100 and np.isnan(large.errors[in_large & free]).all()
+
+
+def test_what_a_solution_takes_grows_with_the_pairs():
+    """20,000 exposures took 19 GB when all pairs had a place in a matrix."""
+    assert zero_points.solve_bytes(20_000) < 1 << 30
+    assert zero_points.solve_bytes(100_000) < 8 << 30

@@ -16,8 +16,18 @@ from mpiimg.astro.constants import SIGMA_PER_MAD, ZERO_POINT
 from mpiimg.astro.photometry.overlaps import Catalogue, compare_exposures, compare_with_reference
 from mpiimg.astro.photometry.stars import CLIP
 
-#: Matrices of all pairs of exposures that a solution takes at once, measured at 1,500 exposures.
+#: Exposures of a group from which on its equations are solved by conjugate gradients, without a matrix of all
+#: pairs, and without errors.
+LARGE = 2000
+
+#: Matrices of all pairs of exposures that a solution of a smaller group takes at once, measured at 1,500.
 MATRICES = 7
+
+#: Bytes that a pair takes in the solution of a large group, and pairs that an exposure of a survey is in.
+PAIR_BYTES, PAIRS = 200, 200
+
+#: The residual of a large group that is solved, as a share of the right side.
+TOLERANCE = 1e-12
 
 
 class Solution(NamedTuple):
@@ -25,13 +35,13 @@ class Solution(NamedTuple):
 
     offsets: np.ndarray  # (exposures,) their mean over a group without anchors is 0; NaN: unsolved
     groups: np.ndarray  # (exposures,) int, in the order of their first exposures; -1: in no pair
-    errors: np.ndarray  # (exposures,) standard deviation of an offset, magnitudes; 0 for an anchor
+    errors: np.ndarray  # (exposures,) standard deviation, magnitudes; 0 for an anchor, NaN in large groups
     used: np.ndarray  # (pairs,) bool: neither an outlier nor a pair of two anchors
 
 
 def solve_bytes(exposures: int) -> int:
     """Return the bytes that :func:`solve_offsets` takes for so many exposures, all of them connected."""
-    return MATRICES * 8 * exposures**2
+    return MATRICES * 8 * exposures**2 if exposures < LARGE else PAIR_BYTES * PAIRS * exposures
 
 
 def find_zero_points(
@@ -123,7 +133,8 @@ def solve_offsets(
 
     Notes
     -----
-    Minimises the sum of weight x (difference - (offset of second - offset of first))^2. Pairs that disagree
+    Minimises the sum of weight x (difference - (offset of second - offset of first))^2: directly in groups of
+    fewer than `LARGE` exposures, which have errors, and by conjugate gradients in others. Pairs that disagree
     are first weighed down (Huber's weights, iterated), then those beyond CLIP times the scatter of all, or of
     what their weights say where that is more, are dropped. Where a pair alone connects two parts, nothing
     contradicts it. A pair of two anchors changes nothing, and says nothing of the scatter of others. Errors
@@ -194,6 +205,9 @@ def _solve(first, second, difference, weight, anchors):
         # Sums in the order of the pairs.
         ends, flow = np.concatenate([i, j]), np.concatenate([-w, w]) * np.tile(difference[pairs], 2)
         right = np.bincount(ends, flow, minlength=n)
+        if n >= LARGE:
+            offsets[members] = _solve_large(i, j, w, right, anchors[members])
+            continue
         between = np.bincount(i * n + j, w, minlength=n * n).reshape(n, n)
         between += between.T
         laplacian = np.diag(between.sum(axis=1)) - between
@@ -215,3 +229,49 @@ def _solve(first, second, difference, weight, anchors):
         offsets[members[free]] = offset
         errors[members[free]] = np.sqrt(np.maximum(variance, 1 / (2 * best[free])))
     return offsets, groups, errors
+
+
+def _solve_large(i, j, weight, right, anchors) -> np.ndarray:
+    """Solve the normal equations of one group by conjugate gradients; return the offsets of its exposures.
+
+    Parameters
+    ----------
+    i, j : (pairs,) int
+        Members of the group.
+    weight : (pairs,) float64
+    right : (n,) float64
+        The right side.
+    anchors : (n,) float64
+        NaN where an offset is not known.
+
+    References
+    ----------
+    M. R. Hestenes, E. Stiefel 1952, J. Res. NBS 49, 409, doi:10.6028/jres.049.044; with the diagonal as
+    preconditioner.
+    """
+    from scipy.sparse import coo_array
+
+    n, free = len(right), np.isnan(anchors)
+    pairs = coo_array((np.tile(weight, 2), (np.concatenate([i, j]), np.concatenate([j, i]))), shape=(n, n))
+    between = pairs.tocsr()
+    degree = np.asarray(between.sum(axis=1)).ravel()
+
+    def times(offset):
+        return np.where(free, degree * offset - between @ offset, 0.0)
+
+    offset = np.where(free, 0.0, anchors)
+    rest = np.where(free, right + between @ offset, 0.0)
+    start = np.sqrt((rest**2).sum())
+    scaled = rest / degree
+    direction, size = scaled.copy(), (rest * scaled).sum()
+    for _ in range(20 * n):
+        if not np.sqrt((rest**2).sum()) > TOLERANCE * start:
+            break
+        change = times(direction)
+        step = size / (direction * change).sum()
+        offset += step * direction
+        rest -= step * change
+        scaled = rest / degree
+        before, size = size, (rest * scaled).sum()
+        direction = scaled + size / before * direction
+    return offset - offset.mean() if free.all() else offset
