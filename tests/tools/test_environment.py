@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -210,3 +211,16 @@ def test_without_a_home_there_is_no_cache_of_the_user(monkeypatch):
     assert rates.load_rates() == rates.DEFAULTS
     assert all(home.path.is_absolute() for home in cache.ours().homes())
     assert "~" not in str([home.path for home in cache.ours().homes()])
+
+
+def test_a_machine_without_mpi_is_told_what_to_install(tmp_path):
+    """mpi4py of a wheel looks for a library when it is loaded."""
+    if find_spec("mpi4py._mpiabi") is None:
+        pytest.skip("this mpi4py is bound to the library that it was built with")
+    env = launch.environment(MPI4PY_LIBMPI=str(tmp_path / "none.so"))
+    for tool, *words in (("doctor",), ("simulate", "neuro", "--out", tmp_path / "out")):
+        command = [sys.executable, launch.REPOSITORY / "bin" / f"mpiimg-{tool}", *words]
+        done = launch.run(command, check=False, env=env)
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1 and "pip install 'mpiimg[mpich]'" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -87,14 +87,26 @@ def world():
 
 
 def start_world():
-    """Start MPI, where it has not been started, and return the communicator of all ranks."""
+    """Start MPI, where it has not been started, and return the communicator of all ranks.
+
+    Raises
+    ------
+    BadInput
+        There is no MPI library.
+    """
     avoid_long_addresses()
     remove_stale_segments()
     remove_left_behind()
     life = lifetime()
     life.watchdog("the start of MPI")
     with life.stop.held_back():
-        from mpi4py import MPI
+        try:
+            from mpi4py import MPI
+        except (ImportError, RuntimeError) as error:
+            raise BadInput(
+                f"MPI cannot be loaded ({str(error).splitlines()[-1]}): pip install 'mpiimg[mpich]' brings "
+                "one; for that of a site, load the modules that mpi4py was built with"
+            ) from None
     life.watchdog("the start")
     refuse_singletons(MPI.COMM_WORLD.size)
     return MPI.COMM_WORLD
