@@ -8,6 +8,7 @@ from mpiimg.astro.report.clipped import read_rejected
 from mpiimg.astro.report.exposures import outliers
 from mpiimg.astro.report.results import SurveyResults
 from mpiimg.astro.report.tables import columns_of, where
+from mpiimg.astro.wide import blue_to_red
 from mpiimg.report.page import Item, Section, Text
 
 #: Names that a sentence has.
@@ -70,7 +71,8 @@ def _of_agreement(results: SurveyResults) -> list[Item]:
         return []
     whole = where(table, table["by"] == "all")
     said: list[Item] = []
-    for n, band in enumerate(whole["band"].tolist()):
+    for band in blue_to_red(whole["band"].tolist()):
+        (n,) = np.flatnonzero(whole["band"] == band)
         if not whole["stars"][n] >= MIN_STARS:
             continue
         apart = float(np.hypot(whole["dra"][n], whole["ddec"][n]))
@@ -78,7 +80,7 @@ def _of_agreement(results: SurveyResults) -> list[Item]:
         other = "the reference" if whole["against"][n] == "reference" else "each other"
         scatter = float(np.hypot(whole["dra_scatter"][n], whole["ddec_scatter"][n]))
         text = (
-            f"{band}: {int(whole['stars'][n])} stars of exposures agree with {other} within "
+            f"{band}: {int(whole['stars'][n])} measurements of stars agree with {other} within "
             f"{abs(whole['dmag'][n]):.3f} mag and {apart:.3f} arcsec in the median; a single one scatters by "
             f"{whole['dmag_scatter'][n]:.3f} mag and {scatter:.3f} arcsec."
         )
