@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import sys
 
+from support.no_syncs import leave_out_syncs
+
 
 def main(words: list[str]) -> int:
+    leave_out_syncs()
     if words[0] == "--sabotaged":
         sys.path.insert(0, words[1])
         import sabotaged  # noqa: F401

@@ -7,11 +7,14 @@ import sys
 import tempfile
 import warnings
 
+from support.no_syncs import leave_out_syncs
+
 from mpiimg.tools import cli
 
 
 def main(words: list[str]) -> int:
     """Read folders and command lines as JSON, one a line; answer each with exit status, stdout and stderr."""
+    leave_out_syncs()
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         folder, tool, *words = json.loads(line)
