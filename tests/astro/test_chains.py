@@ -114,7 +114,7 @@ def test_a_step_may_stand_twice_under_another_name(night):
     assert "faint.patch-stats" in {need.array.name for need in patches.reads}
 
 
-OTHER = {"threshold": 3.0, "catalogue": "faint.fits", "regions": "faint.reg", "picture": "faint.png"}
+OTHER = {"threshold": 3.0, "catalogue": "faint.fits", "regions": "faint.reg", "mosaic": "faint-mosaic.fits"}
 
 
 # --- What a chain begins with -------------------------------------------------------------------------------
