@@ -45,12 +45,14 @@ def exposure_names(exposures: Sequence[ExposureRef]) -> list[str]:
     What names one of three files of a DECam triplet is replaced, since a calibrated exposure has one file.
     """
     names, taken = [], set()
+    numbers: dict[str, int] = {}  # of the last one of each stem, so that many of one cost no more
     for ref in exposures:
         stem = file_name(re.sub(r"(?<![A-Za-z0-9])oo[iwd](?![A-Za-z0-9])", "calibrated", ref.name))
-        name, number = stem, 1
+        name, number = stem, numbers.get(stem, 1)
         while name in taken:
             number += 1
             name = f"{stem}-{number}"
+        numbers[stem] = number
         taken.add(name)
         names.append(f"{name}.fits")
     return names
