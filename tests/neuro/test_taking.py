@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 import pytest
 
 from mpiimg.engine import lease
@@ -84,13 +82,15 @@ def serve(scans, monkeypatch):
     """Serve the one scan, as a group whose work on it takes no time; returns what was done."""
     made, scan, records = scans
     monkeypatch.setattr(work, "SOONEST", 0.01)
-    monkeypatch.setattr(work, "_process", lambda *_: (Kind.DONE, {"files": [], "image": []}, None))
+    monkeypatch.setattr(work, "_process", lambda *_: (Kind.DONE, {"files": [], "image": []}, None, []))
     options = Options(records, 1 << 30)
 
     def run(outer=None, patience=60.0):
         monkeypatch.setattr(work, "PATIENCE", patience)
         before = {scan.name: records_of.scan_state(made.out, records, made.settings)}
-        work._serve(made, deque([scan]), before, Alone, outer or Undisturbed(), options, "this")
+        work._serve(
+            made, work._Queue([scan], {}, True), before, Alone, outer or Undisturbed(), options, "this"
+        )
         return records_of.scan_state(made.out, records, made.settings)
 
     return run

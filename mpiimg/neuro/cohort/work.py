@@ -108,12 +108,19 @@ class _Queue(deque):
     def __init__(self, scans: Sequence[Scan], costs: Mapping[str, int], alone: bool):
         super().__init__(scans)
         self._costs = {scan.name: max(1, costs.get(scan.name, 1)) for scan in scans}
+        self._whole = self._left = sum(self._costs.values())
         self._alone, self._began = alone, time.monotonic()
+
+    def popleft(self) -> Scan:
+        """Take the first scan."""
+        scan = super().popleft()
+        self._left -= self._costs[scan.name]
+        return scan
 
     def portion(self, scan: Scan) -> Portion:
         """Return what part of the job a scan is that was taken from it."""
-        cost, whole, count = self._costs[scan.name], sum(self._costs.values()), len(self._costs)
-        left = cost + sum(self._costs[one.name] for one in self)
+        cost, whole, count = self._costs[scan.name], self._whole, len(self._costs)
+        left = cost + self._left
         what = f"scan {count - len(self)} of {count}"
         return Portion(1 - left / whole, cost / whole, what, self._began, self._alone)
 
