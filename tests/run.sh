@@ -82,8 +82,8 @@ tests() {
     later "$title, $venv" "$venv/bin/python" -m pytest -m "$markers" ${RANKS:+--ranks "${RANKS// /,}"} "$@"
 }
 
-# with PATTERN, without PATTERN: the files of tests in which it stands, or does not.
-with() { grep -rlE --include='test_*.py' "$1" tests; }
+# with PATTERN [FOLDER...], without PATTERN: the files of tests in which it stands, or does not.
+with() { local pattern=$1 && shift && grep -rlE --include='test_*.py' "$pattern" "${@:-tests}"; }
 without() { grep -rLE --include='test_*.py' "$1" tests; }
 
 # Programs that nobody here wrote, to compare with.
@@ -148,11 +148,14 @@ if [ "$SELECTED" = long ]; then
     # Also what otherwise one install does for both.
     RANKS=${RANKS:-1 2 3 4} site="(long or not site)" ranks="ranks"
 fi
+# Tools in two blocks that take about as long. Those of the first share the heads that the session makes.
+heads="tests/neuro tests/tools" others=$(ls -d tests/*/ | grep -vE '/(neuro|tools|__pycache__)/')
 # What takes no lane, then the longest, so that none is left over at the end.
-# shellcheck disable=SC2046  # names of files are words
+# shellcheck disable=SC2046,SC2086  # names of files are words
 {
     tests "SLURM" .venv "slurm and $SELECTED" $(with 'mark\.slurm')
-    tests "tools" .venv "tool and $SELECTED" $(with 'mark\.tool')
+    tests "tools, heads" .venv "tool and $SELECTED" $(with 'mark\.tool' $heads)
+    tests "tools, others" .venv "tool and $SELECTED" $(with 'mark\.tool' $others)
     tests "serial" .venv "not (ranks or tool or slurm or conformance) and $SELECTED" $(without '^pytestmark.*mark\.(ranks|tool|slurm|conformance)')
     later "docs" make --no-print-directory docs
     tests "conformance" .venv "conformance and $SELECTED" $(with 'mark\.conformance')
