@@ -70,6 +70,7 @@ class Executor:
         outer: Agreement | None = None,
     ):
         self.recipe, self.comm, self.options = recipe, comm, options
+        self.work = folders.work
         self.state: Any = None
         self.left_out = dict(recipe.left_out)
         self.traffic = Traffic()
@@ -81,10 +82,10 @@ class Executor:
         records = None if options.in_memory else RecordStore(folders.staging, comm.rank)
         self.arrays = PlacedArrays(comm, recipe.inputs, staged, records, self._exchange)
         self.lineage = Lineage(recipe.inputs, cpu_target, recipe.packages)
-        self.checkpoint = Checkpoint(comm, folders.work / "journal", staged, records, options.sync_every)
+        self.checkpoint = Checkpoint(comm, self.work / "journal", staged, records, options.sync_every)
         self.recorder = Recorder(comm, records, self.arrays, self.checkpoint, resources.memory)
         self._rounds = Rounds(comm, self.arrays, self.agreement, self.logbook, resources.memory)
-        self.files = ResultFiles(comm, folders.work, self._rounds, self.containment)
+        self.files = ResultFiles(comm, self.work, self._rounds, self.containment)
         self.timings: list[dict] = []
         self.warnings = list(recipe.warnings)
         self.notes: list[str] = []

@@ -81,7 +81,7 @@ def arm(death: Death) -> None:
     keep = executor.Executor._keep
 
     def noted(self, stage, planned, number, *rest):
-        death.write("chunk", str(self.checkpoint._folder.parent), stage.name, number)
+        death.write("chunk", str(self.work), stage.name, number)
         return keep(self, stage, planned, number, *rest)
 
     executor.Executor._keep = noted
