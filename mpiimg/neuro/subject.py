@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from mpiimg.engine.array import Array
 from mpiimg.engine.inputs import said_of_file
 from mpiimg.engine.stage import Stages
-from mpiimg.engine.step import Argument, Source, State
+from mpiimg.engine.step import Argument, Inspection, Source, State
 from mpiimg.errors import BadInput
 from mpiimg.neuro.continuity import Verdict
 from mpiimg.neuro.floor import Figures, Floor
@@ -261,6 +261,17 @@ def mask_of(subject: Subject, step: str) -> Mask:
             f"{subject.original.path}: {step} needs a mask: give --mask, or put a mask stage before it"
         )
     return subject.mask
+
+
+def needs_mask_and_gradients(step: str) -> Callable[[Subject, Any], Inspection]:
+    """Return the inspection of a step that needs a mask and gradients, and looks at nothing else."""
+
+    def inspect(subject: Subject, parameters: Any) -> Inspection:
+        mask_of(subject, step)
+        gradients_of(subject)
+        return Inspection()
+
+    return inspect
 
 
 # --- Sources ----------------------------------------------------------------------------------------------

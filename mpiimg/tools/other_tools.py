@@ -129,7 +129,7 @@ def _report() -> Tool:
         "Write the page about the results in a folder again: report.html, one file that needs no network.",
         [(Argument("folder", "The folder that a tool was given as --out.", positional=True), True)],
         (),
-        program=_from("tools.report", "program"),
+        program=_from("report.program", "program"),
         examples=(("The page about the results in a folder, made again.", "mpiimg-report maps"),),
         mpi=False,
     )

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mpiimg.astro.constants import SIGMA_PER_MAD
+from mpiimg.astro.photometry.spread import deviation
 from mpiimg.astro.report.results import SurveyResults
 from mpiimg.report.drawing import FAINT, SERIES, WRONG, as_png, as_svg, new_figure, style
 from mpiimg.report.page import Item, Picture, Section, Table, Text
@@ -92,9 +92,9 @@ def outliers(exposures: Mapping[str, np.ndarray]) -> dict[int, str]:
             if len(members) < MIN_EXPOSURES:
                 continue
             middle = np.median(values[members])
-            deviation = SIGMA_PER_MAD * np.median(np.abs(values[members] - middle))
             floor = FLOOR_MAG if one.unit.startswith("mag") else FLOOR * abs(middle)
-            for n in members[np.abs(values[members] - middle) > DEVIATIONS * max(deviation, floor)]:
+            usual = max(deviation(values[members]), floor)
+            for n in members[np.abs(values[members] - middle) > DEVIATIONS * usual]:
                 found.setdefault(int(n), []).append(one.label)
     return {number: ", ".join(labels) for number, labels in found.items()}
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mpiimg.astro.constants import SIGMA_PER_MAD
 from mpiimg.astro.mosaic import magnitude_limit
+from mpiimg.astro.photometry.spread import deviation
 from mpiimg.astro.report.results import SurveyResults
 from mpiimg.astro.report.sources import Sources, read_sources
 from mpiimg.astro.wide import blue_to_red
@@ -235,8 +235,7 @@ def _three(found: Sequence[Mosaic]) -> list[str]:
 
 def _sky(finite: np.ndarray) -> tuple[float, float]:
     sky = float(np.median(finite)) if finite.size else 0.0
-    noise = SIGMA_PER_MAD * float(np.median(np.abs(finite - sky))) if finite.size else 0.0
-    return sky, noise or 1.0
+    return sky, (deviation(finite) if finite.size else 0.0) or 1.0
 
 
 def _span(values: np.ndarray) -> tuple[float, float]:

@@ -53,11 +53,12 @@ def _facts(scan: Scan) -> dict[str, Any]:
 
 
 def _sections(scan: Scan) -> list[Section]:
+    inside = _inside(scan)
     made = {
         "At a glance": _glance(scan),
-        "Brain mask": _mask(scan),
+        "Brain mask": _mask(scan, inside),
         "Volumes": _volumes(scan),
-        "Denoising": _denoising(scan),
+        "Denoising": _denoising(scan, inside),
         "Tensor": _tensor(scan),
         "Gradients": _gradients(scan),
         "All figures": _all_figures(scan),
@@ -96,8 +97,7 @@ def _underlay(scan: Scan) -> list[Plane] | None:
     return None if parts is None else _turned(scan, parts)
 
 
-def _mask(scan: Scan) -> list[Item]:
-    inside = _inside(scan)
+def _mask(scan: Scan, inside: Sequence[Plane]) -> list[Item]:
     if not inside:
         return []
     fields = scan.fields("_desc-brain_mask.json")
@@ -140,11 +140,10 @@ def _volumes(scan: Scan) -> list[Item]:
     return items
 
 
-def _denoising(scan: Scan) -> list[Item]:
+def _denoising(scan: Scan, inside: Sequence[Plane]) -> list[Item]:
     items: list[Item] = []
     if words := noise_words(scan.figures):
         items.append(Text(words, "warning" if "differ" in words else "note"))
-    inside = _inside(scan)
     for number, volume in enumerate(scan.slices.get("volumes", ())) if scan.is_denoised else ():
         items += _denoised_volume(scan, number, int(volume), inside)
     parts = scan.cut("_desc-noise_dwimap.nii.gz")

@@ -15,7 +15,7 @@ from mpiimg.engine.boxes import ChunkGrid
 from mpiimg.engine.needs import Part, Rows
 from mpiimg.engine.rates import RateSample, chunk_sample
 from mpiimg.engine.stage import Files, Found, Reduce, Stages
-from mpiimg.engine.step import Inspection, Output, Step
+from mpiimg.engine.step import Output, Step
 from mpiimg.neuro.gradients import Gradients, unit_vectors
 from mpiimg.neuro.images import finite, sidecar, value_bytes
 from mpiimg.neuro.maps import ROWS
@@ -40,7 +40,8 @@ from mpiimg.neuro.shown_slices import (
 )
 from mpiimg.neuro.steps import volumes
 from mpiimg.neuro.steps.volumes import LARGEST, look
-from mpiimg.neuro.subject import Subject, dense, gradients_of, mask_of
+from mpiimg.neuro.subject import Subject, dense, gradients_of, needs_mask_and_gradients
+from mpiimg.neuro.volume_quality import UNKNOWN
 
 PAPERS = (
     "NDC: Yeh et al. 2019, doi:10.1016/j.neuroimage.2019.116131",
@@ -51,9 +52,6 @@ PAPERS = (
 
 #: Rows of the maps that figures are of: FA, mean diffusivity, S0 and the tensor.
 OF_MAPS = tuple(sorted((*ROWS["fa"], *ROWS["md"], *ROWS["s0"], *ROWS["tensor"])))
-
-#: What stands in a table where nothing can be said, as BIDS has it.
-UNKNOWN = "n/a"
 
 
 @dataclass(frozen=True)
@@ -69,19 +67,6 @@ class Checked:
 
     figures: QualityFigures | None
     shown: Shown
-
-
-def inspect(subject: Subject, p: Any) -> Inspection:
-    """Check that there are a mask and gradients.
-
-    Raises
-    ------
-    BadInput
-        Something is missing.
-    """
-    mask_of(subject, STEP.name)
-    gradients_of(subject)
-    return Inspection()
 
 
 def stages(subject: Subject, p: Any, data: Any) -> Stages[Subject]:
@@ -234,7 +219,7 @@ STEP = Step(
     takes=("dwi", "gradients", "mask"),
     may_take=("denoised", "maps", "quality"),
     gives=("checked",),
-    inspect=inspect,
+    inspect=needs_mask_and_gradients("qc"),
     stages=stages,
     examples=(
         (

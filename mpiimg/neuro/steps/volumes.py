@@ -14,14 +14,14 @@ from mpiimg.engine.needs import Part
 from mpiimg.engine.parameters import parameter
 from mpiimg.engine.rates import RateSample, chunk_sample
 from mpiimg.engine.stage import Found, Reduce, Stages
-from mpiimg.engine.step import Inspection, Output, Step
+from mpiimg.engine.step import Output, Step
 from mpiimg.neuro.exclusion import Rule, parse_rules
 from mpiimg.neuro.gradients import Gradients, unit_vectors
 from mpiimg.neuro.images import finite, value_bytes
 from mpiimg.neuro.masks import Mask, volume
 from mpiimg.neuro.samples import image_of
 from mpiimg.neuro.slice_figures import WIDTH, Predictors, figures_of_slice
-from mpiimg.neuro.subject import Subject, dense, gradients_of, mask_of
+from mpiimg.neuro.subject import Subject, dense, gradients_of, needs_mask_and_gradients
 from mpiimg.neuro.volume_figures import volume_figures
 from mpiimg.neuro.volume_quality import VolumeQuality, check_rest, description, note_of, table, warnings_of
 from mpiimg.neuro.volumes import keep_volumes
@@ -60,19 +60,6 @@ class VolumesParameters:
     def rules(self) -> tuple[Rule, ...]:
         """The rules."""
         return parse_rules(self.exclude)
-
-
-def inspect(subject: Subject, p: VolumesParameters) -> Inspection:
-    """Check that there are a mask and gradients.
-
-    Raises
-    ------
-    BadInput
-        Something is missing.
-    """
-    mask_of(subject, STEP.name)
-    gradients_of(subject)
-    return Inspection()
 
 
 def stages(subject: Subject, p: VolumesParameters, data: Any) -> Stages[Subject]:
@@ -180,7 +167,7 @@ STEP = Step(
     takes=("dwi", "gradients", "mask"),
     gives=("volumes", "quality"),
     parameters=VolumesParameters,
-    inspect=inspect,
+    inspect=needs_mask_and_gradients("volumes"),
     stages=stages,
     outputs=(Output("quality", documents=describe_volumes),),
     kernels=("mpiimg.neuro.kernels.prediction:precompile",),
