@@ -143,7 +143,7 @@ def run_demo(out: Path, shape: str = SHAPE, volumes: int = VOLUMES) -> None:
     print(f"\nAll done in {time.monotonic() - started:.0f} s. Each folder has a page to open in a browser:")
     for folder in folders:
         print(f"  {_shown(folder)}/{PAGE}")
-    print("Names of the files: README.md, Outputs, and docs/astro.md. How each step works: docs/stages.md.")
+    print("Names of the files: docs/files.md and docs/astro.md. How each step works: docs/stages.md.")
 
 
 def _surveys(launcher: Path, out: Path) -> list[Path]:

@@ -77,6 +77,7 @@ def _told(tell: Callable[[Sequence[Run]], Page], runs: Sequence[Run], domain: st
     try:
         return tell(runs)
     except Exception as error:
-        log.warning("the part of %s on the page could not be made: %s", domain, error, exc_info=True)
+        hint = "mpiimg-status --verify says which results are not as they were written"
+        log.warning("warning: the part of %s on the page could not be made: %s; %s", domain, error, hint)
         text = f"This part could not be made: {type(error).__name__}: {error}"
         return Page("", "", [Section(f"Results of {domain}", [Text(text, "warning")])])

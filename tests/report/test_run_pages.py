@@ -48,6 +48,17 @@ def test_it_is_made_again_and_is_no_result(ran, tmp_path):
     assert launch.run_tool("mpiimg-status", copy, "--verify").returncode == 0
 
 
+def test_a_spoilt_result_is_a_line_and_the_rest_of_the_page_is_there(ran, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(ran[0], copy)
+    next(copy.glob("*_mask.nii.gz")).write_bytes(b"garbage")
+    done = launch.run_tool("mpiimg-report", copy)
+    (line,) = done.stderr.splitlines()
+    assert "the part of neuro on the page could not be made" in line and "--verify" in line
+    html = parsed(copy / "report.html")
+    assert "Run: mpiimg-mask" in html.headings and "could not be made" in html.text
+
+
 def test_a_page_that_cannot_be_made_is_a_warning(simulated, tmp_path):
     out = tmp_path / "out"
     (out / "report.html").mkdir(parents=True)
